@@ -1,0 +1,41 @@
+"""fastgan: an engine for adversarial networks.
+
+Names are loaded on first use: importing fastgan imports neither torch nor triton and touches no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Config": "fastgan.train.config",
+    "Trainer": "fastgan.train.loop",
+    "data": "fastgan.data",
+    "deploy": "fastgan.deploy",
+    "models": "fastgan.models",
+    "nn": "fastgan.nn",
+    "objectives": "fastgan.objectives",
+    "ops": "fastgan.ops",
+}
+
+__all__ = ["Config", "Trainer", "__version__", "data", "deploy", "models", "nn", "objectives", "ops"]
+
+if TYPE_CHECKING:
+    from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.train.config import Config
+    from fastgan.train.loop import Trainer
+
+
+def __getattr__(name: str):
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fastgan' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    return module if home == f"fastgan.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,36 @@
+"""Every environment variable that fastgan reads at run time. Nothing else in the package reads the environment.
+
+(`setup.py` reads FASTGAN_CUDA, FASTGAN_CUDA_ARCHS and CUDA_HOME while building; it cannot import the package.)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+VARIABLES = {
+    "FASTGAN_BACKEND": ("", "force one back-end for every op: reference, cpp, triton (debugging; raises if it cannot run)"),
+    "FASTGAN_CACHE": ("", "where fetched data sets are kept (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)"),
+    "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
+    "TRITON_INTERPRET": ("", "1 runs Triton kernels through its interpreter, on any device (read by Triton itself)"),
+    "XDG_CACHE_HOME": ("", "the user's cache directory"),
+}
+
+
+def read(name: str) -> str:
+    """The value of one of VARIABLES, or its default. A name that is not listed is a programming error."""
+    default, _ = VARIABLES[name]
+    return os.environ.get(name, default)
+
+
+def flag(name: str) -> bool:
+    """Whether a variable is set to something other than 0 or nothing."""
+    return read(name) not in ("", "0")
+
+
+def cache_dir() -> Path:
+    """The directory for fetched data and measured choices. It need not exist yet."""
+    if own := read("FASTGAN_CACHE"):
+        return Path(own)
+    base = read("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fastgan"

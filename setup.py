@@ -1,0 +1,109 @@
+"""Builds the native parts. Nothing here imports torch: one binary serves every PyTorch.
+
+fastgan._cpu   always tried; without a working compiler the package installs all the same and runs on plain PyTorch
+fastgan._cuda  tried where nvcc is found; FASTGAN_CUDA=0 skips it, FASTGAN_CUDA=1 makes a failure an error
+               FASTGAN_CUDA_ARCHS chooses the architectures, by default "80;90a;100"
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+CUDA_WANTED = os.environ.get("FASTGAN_CUDA", "auto")
+CUDA_ARCHS = os.environ.get("FASTGAN_CUDA_ARCHS", "80;90a;100").split(";")
+
+
+def find_nvcc() -> Path | None:
+    """nvcc under CUDA_HOME, on the path, or in its usual place."""
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    candidates = [Path(home) / "bin" / "nvcc" for home in homes if home]
+    if found := shutil.which("nvcc"):
+        candidates.append(Path(found))
+    candidates.append(Path("/usr/local/cuda/bin/nvcc"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def sources(*patterns: str) -> list[str]:
+    """Paths relative to this file, as setuptools wants them, in a fixed order."""
+    return sorted(path.as_posix() for pattern in patterns for path in Path("csrc").glob(pattern))
+
+
+class BuildNative(build_ext):
+    """Compiles .cu files with nvcc, and lets a missing compiler cost speed, not the installation."""
+
+    def build_extension(self, ext):
+        try:
+            if ext.name == "fastgan._cuda":
+                self.compile_cuda(ext)
+            super().build_extension(ext)
+        except Exception as error:
+            if ext.name == "fastgan._cuda" and CUDA_WANTED == "1":
+                raise
+            print(f"fastgan: {ext.name} was not built and will be missing: {error}", file=sys.stderr)
+
+    def copy_extensions_to_source(self):
+        # An editable install copies what was built; an extension that was not built is no error here either.
+        built = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists() or not self.inplace]
+        lib = Path(self.build_lib)
+        self.extensions = [e for e in built if (lib / self.get_ext_filename(self.get_ext_fullname(e.name))).exists()]
+        super().copy_extensions_to_source()
+
+    def compile_cuda(self, ext):
+        nvcc = find_nvcc()
+        if nvcc is None:
+            raise RuntimeError("nvcc was not found (set CUDA_HOME)")
+        objects = Path(self.build_temp) / "cuda"
+        objects.mkdir(parents=True, exist_ok=True)
+        flags = ["-O3", "-std=c++17", "-Icsrc/include", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--cudart=static"]
+        for arch in CUDA_ARCHS:
+            flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
+        # PTX of the newest listed architecture lets the driver translate for GPUs that come later.
+        newest = CUDA_ARCHS[-1]
+        flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+        for source in sources("cuda/*.cu"):
+            target = objects / (Path(source).stem + ".o")
+            subprocess.run([str(nvcc), *flags, "-c", source, "-o", str(target)], check=True)
+            ext.extra_objects.append(str(target))
+        # The real file, not a link to it: the static runtime lies beside the compiler it came with.
+        home = nvcc.resolve().parent.parent
+        roots = [home, Path("/usr/local/cuda")]
+        static = next((p for root in roots for p in root.glob("**/libcudart_static.a")), None)
+        if static is None:
+            raise RuntimeError(f"libcudart_static.a was not found below {home}")
+        ext.extra_objects.append(str(static))
+        headers = next((p.parent for root in roots for p in root.glob("**/cuda_runtime_api.h")), None)
+        if headers is not None:
+            ext.include_dirs.append(str(headers))
+
+
+OPTIMISE = ["-O3", "-fno-math-errno", "-ffp-contract=fast"] if sys.platform != "win32" else ["/O2"]
+OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []
+
+extensions = [
+    Pybind11Extension(
+        "fastgan._cpu",
+        ["csrc/bind_cpu.cpp", *sources("cpu/*.cpp")],
+        include_dirs=["csrc/include"],
+        extra_compile_args=OPTIMISE + OPENMP,
+        extra_link_args=OPENMP,
+        cxx_std=17,
+    )
+]
+if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or CUDA_WANTED == "1"):
+    extensions.append(
+        Pybind11Extension(
+            "fastgan._cuda",
+            ["csrc/bind_cuda.cpp"],
+            include_dirs=["csrc/include"],
+            libraries=["dl", "rt", "pthread"],
+            cxx_std=17,
+        )
+    )
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})
