@@ -14,6 +14,7 @@ from pathlib import Path
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CUDA_WANTED = os.environ.get("FASTGAN_CUDA", "auto")
 CUDA_ARCHS = os.environ.get("FASTGAN_CUDA_ARCHS", "80;90a;100").split(";")
@@ -35,29 +36,20 @@ def sources(*patterns: str) -> list[str]:
 
 
 class BuildNative(build_ext):
-    """Compiles .cu files with nvcc, and lets a missing compiler cost speed, not the installation."""
+    """Adds nvcc for .cu files. Extensions are optional: what does not compile costs speed, not the installation."""
 
     def build_extension(self, ext):
-        try:
-            if ext.name == "fastgan._cuda":
+        if ext.name == "fastgan._cuda":
+            try:
                 self.compile_cuda(ext)
-            super().build_extension(ext)
-        except Exception as error:
-            if ext.name == "fastgan._cuda" and CUDA_WANTED == "1":
-                raise
-            print(f"fastgan: {ext.name} was not built and will be missing: {error}", file=sys.stderr)
-
-    def copy_extensions_to_source(self):
-        # An editable install copies what was built; an extension that was not built is no error here either.
-        built = [ext for ext in self.extensions if Path(self.get_ext_fullpath(ext.name)).exists() or not self.inplace]
-        lib = Path(self.build_lib)
-        self.extensions = [e for e in built if (lib / self.get_ext_filename(self.get_ext_fullname(e.name))).exists()]
-        super().copy_extensions_to_source()
+            except (OSError, subprocess.SubprocessError) as error:
+                raise CompileError(str(error)) from error
+        super().build_extension(ext)
 
     def compile_cuda(self, ext):
         nvcc = find_nvcc()
         if nvcc is None:
-            raise RuntimeError("nvcc was not found (set CUDA_HOME)")
+            raise CompileError("nvcc was not found (set CUDA_HOME)")
         objects = Path(self.build_temp) / "cuda"
         objects.mkdir(parents=True, exist_ok=True)
         flags = ["-O3", "-std=c++17", "-Icsrc/include", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--cudart=static"]
@@ -75,7 +67,7 @@ class BuildNative(build_ext):
         roots = [home, Path("/usr/local/cuda")]
         static = next((p for root in roots for p in root.glob("**/libcudart_static.a")), None)
         if static is None:
-            raise RuntimeError(f"libcudart_static.a was not found below {home}")
+            raise CompileError(f"libcudart_static.a was not found below {home}")
         ext.extra_objects.append(str(static))
         headers = next((p.parent for root in roots for p in root.glob("**/cuda_runtime_api.h")), None)
         if headers is not None:
@@ -93,6 +85,7 @@ extensions = [
         extra_compile_args=OPTIMISE + OPENMP,
         extra_link_args=OPENMP,
         cxx_std=17,
+        optional=True,
     )
 ]
 if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or CUDA_WANTED == "1"):
@@ -103,6 +96,7 @@ if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or C
             include_dirs=["csrc/include"],
             libraries=["dl", "rt", "pthread"],
             cxx_std=17,
+            optional=CUDA_WANTED != "1",
         )
     )
 

@@ -1,4 +1,4 @@
-"""Images as arrays, and grids of them as PNG files. numpy and Pillow only: the ONNX runtime path uses this without torch."""
+"""Images as arrays, and grids of them as PNG files. numpy and Pillow only: `sample MODEL.onnx` runs without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def grid(images: np.ndarray, columns: int | None = None, margin: int = 2, scale:
     scale: each pixel becomes scale × scale (small pictures are hard to judge). Returns uint8 [H', W', 3].
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise UsageError(f"images: expected uint8 [N, 1 or 3, H, W] with N > 0, got {images.dtype} {list(images.shape)}")
+        raise UsageError(
+            f"images: expected uint8 [N, 1 or 3, H, W] with N > 0, got {images.dtype} {list(images.shape)}"
+        )
     n, _, h, w = images.shape
     columns = columns or int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)

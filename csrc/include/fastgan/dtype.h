@@ -1,0 +1,8 @@
+// Element types that cross the Python border, as small integers shared with fastgan/_native.py.
+#pragma once
+
+namespace fastgan {
+
+enum class Dtype : int { float32 = 0, float64 = 1 };
+
+}  // namespace fastgan

@@ -1,0 +1,105 @@
+"""A set of pictures in memory (or memory-mapped), as every source gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastgan.errors import UsageError
+
+NOT_STATED = "not stated: yours to know"  # the licence of files that come without one
+_CHUNK = 4096  # images looked at together: describing a memory-mapped set must not read it into memory whole
+_CLASSES_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Pictures of one size, their labels if they have any, and what one must know to use them.
+
+    images: uint8 [N, C, H, W], C-contiguous, C 1 (grey) or 3 (RGB), values 0..255; may be a read-only memory map.
+    labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
+    licence: as its source states it. Raises UsageError where an argument does not fit.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    name: str
+    licence: str
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if not isinstance(images, np.ndarray):
+            raise UsageError(f"images: expected a numpy array, got {type(images).__name__}")
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise UsageError(f"images: expected uint8 [N, C, H, W], got {images.dtype} {list(images.shape)}")
+        if images.shape[1] not in (1, 3):
+            raise UsageError(f"images: expected 1 or 3 channels, got {images.shape[1]} in {list(images.shape)}")
+        if 0 in images.shape:
+            raise UsageError(f"images: expected at least one image of at least one pixel, got {list(images.shape)}")
+        if not images.flags.c_contiguous:
+            raise UsageError("images: expected a C-contiguous array, got a strided view; use np.ascontiguousarray")
+        if labels is None:
+            if self.class_names is not None:
+                raise UsageError("class_names: expected None where labels is None, got names without labels")
+            return
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != (len(images),):
+            came = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, np.ndarray) else type(labels).__name__
+            raise UsageError(f"labels: expected int64 [{len(images)}], one for each image, got {came}")
+        if labels.min() < 0:
+            raise UsageError(f"labels: expected numbers from 0, got {labels.min()}")
+        if self.class_names is not None and labels.max() >= len(self.class_names):
+            raise UsageError(
+                f"class_names: expected a name for each label up to {labels.max()}, got {len(self.class_names)} names"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.images.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are: as many as are named, else the largest label + 1; 0 without labels."""
+        if self.labels is None:
+            return 0
+        return len(self.class_names) if self.class_names is not None else int(self.labels.max()) + 1
+
+    def describe(self) -> str:
+        """What a user wants to see before training: one fact a line. Reads every pixel once."""
+        low, high, total = 255, 0, 0
+        for start in range(0, len(self), _CHUNK):
+            chunk = self.images[start : start + _CHUNK]
+            low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
+            total += int(chunk.sum(dtype=np.uint64))
+        h, w = self.resolution
+        return "\n".join(
+            [
+                f"{self.name}: {len(self):,} image{'s' if len(self) > 1 else ''}",
+                f"size     {h} × {w} pixels (height × width)",
+                f"channels {self.channels} ({'grey' if self.channels == 1 else 'RGB'})",
+                f"values   {low}..{high}, mean {total / self.images.size:.1f}",
+                f"classes  {self._describe_classes()}",
+                f"licence  {self.licence}",
+            ]
+        )
+
+    def _describe_classes(self) -> str:
+        if self.labels is None:
+            return "no labels"
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        names = self.class_names or tuple(str(i) for i in range(len(counts)))
+        listed = ", ".join(
+            f"{name} {count:,}" for name, count in list(zip(names, counts, strict=True))[:_CLASSES_SHOWN]
+        )
+        more = f", and {len(counts) - _CLASSES_SHOWN} more" if len(counts) > _CLASSES_SHOWN else ""
+        return f"{len(counts)}: {listed}{more}"

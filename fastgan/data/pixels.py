@@ -1,0 +1,109 @@
+"""From any picture that Pillow opens to uint8 grey or RGB of one size."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_ORIENTATION = 0x0112  # the EXIF tag by which cameras say how the picture is to be turned
+_STRIP = 256  # images of an array that a worker takes at a time
+
+
+class Header(NamedTuple):
+    """What a file says before its pixels are decoded: the size as it will be shown, and whether it has no colour."""
+
+    height: int
+    width: int
+    grey: bool
+
+
+def pool() -> ThreadPoolExecutor:
+    """Threads for decoding and resizing: Pillow lets go of the interpreter lock while it works."""
+    return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="fastgan-data")
+
+
+def read_header(path: Path) -> Header:
+    """Open without decoding. Raises whatever Pillow raises on a damaged file."""
+    with Image.open(path) as image:
+        width, height = image.size
+        turned = _orientation(image) >= 5
+        return Header(width, height, _is_grey(image)) if turned else Header(height, width, _is_grey(image))
+
+
+def decode(path: Path, channels: int, resolution: int | None) -> np.ndarray:
+    """One file as uint8 [channels, H, W]: turned as its camera says, on white, cropped and resized if asked.
+
+    Raises whatever Pillow raises on a damaged file.
+    """
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+        flat = flatten(upright, channels)
+    return _to_planes(flat if resolution is None else crop_resize(flat, resolution))
+
+
+def flatten(image: Image.Image, channels: int) -> Image.Image:
+    """Any Pillow mode to 8-bit L (channels 1) or RGB (3). Alpha is composited on white; 16 bits are rounded to 8."""
+    if image.mode.startswith("I"):
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode in ("1", "L", "RGB"):
+        return image.convert(mode)
+    return image.convert("RGB").convert(mode)
+
+
+def crop_resize(image: Image.Image, resolution: int) -> Image.Image:
+    """The largest centred square, resized by LANCZOS to resolution × resolution. A fitting image stays bit for bit."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image if width == height else image.crop((left, top, left + side, top + side))
+    return square if side == resolution else square.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def convert(images: np.ndarray, resolution: int | None, channels: int | None) -> np.ndarray:
+    """uint8 [N, C, H, W] to another size or number of channels; the same array where nothing changes."""
+    count, came, height, width = images.shape
+    channels = channels or came
+    size = (height, width) if resolution is None else (resolution, resolution)
+    if (came, height, width) == (channels, *size):
+        return images
+    result = np.empty((count, channels, *size), np.uint8)
+
+    def strip(start: int) -> None:
+        for i in range(start, min(start + _STRIP, count)):
+            plane = images[i, 0] if came == 1 else np.ascontiguousarray(images[i].transpose(1, 2, 0))
+            image = flatten(Image.fromarray(plane), channels)
+            result[i] = _to_planes(image if resolution is None else crop_resize(image, resolution))
+
+    with pool() as workers:
+        list(workers.map(strip, range(0, count, _STRIP)))
+    return result
+
+
+def _to_planes(image: Image.Image) -> np.ndarray:
+    """L or RGB to uint8 [1 or 3, H, W]."""
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Asking a PNG without EXIF data for them would decode it.
+    return image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode in ("P", "PA") and image.palette is not None:
+        # Not getpalette(), which decodes the picture.
+        layout, colours = image.palette.getdata()
+        entries = np.frombuffer(colours, np.uint8).reshape(-1, len(layout))[:, :3]
+        return bool((entries == entries[:, :1]).all())
+    return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")

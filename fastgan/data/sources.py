@@ -1,0 +1,79 @@
+"""One door to every source of pictures."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fastgan.data import pixels
+from fastgan.data.arrays import read_idx_images, read_npz
+from fastgan.data.catalogue import FASHION_CLASSES, FASHION_LICENCE, MAIN
+from fastgan.data.fetch import known, set_dir
+from fastgan.data.folder import SUFFIXES, read_folder
+from fastgan.data.idx import read_idx
+from fastgan.data.imageset import ImageSet
+from fastgan.data.pack import open_pack
+from fastgan.errors import DataError, UsageError
+
+EMBEDDED = "embedded"
+_EMBEDDED_DIR = Path(__file__).parent / "embedded"
+_LARGEST = 65535  # the side of the largest picture Pillow and its codecs agree on
+
+
+def open_source(
+    source: str | Path = EMBEDDED, *, resolution: int | None = None, channels: int | None = None
+) -> ImageSet:
+    """Open pictures by name or by path.
+
+    source: "embedded" (10,000 Fashion-MNIST test images, in the package); the name of a fetched set, or NAME:SPLIT
+    (see `known`); a folder of images; an .npz file; an IDX file. A set's name goes before a path of the same name:
+    write ./mnist for a folder.
+    resolution: crop to the centred square and resize (LANCZOS) to resolution × resolution; None keeps the size.
+    channels: 1 (grey) or 3 (RGB) converts; None keeps them (a folder is grey where all its images are).
+    Fetched sets come as a read-only memory map unless they are converted.
+    Raises UsageError for a wrong argument, DataError (one sentence, with what to do) for a source that cannot be used.
+    """
+    if channels not in (None, 1, 3):
+        raise UsageError(f"channels: expected 1, 3 or None, got {channels!r}")
+    if resolution is not None and (not isinstance(resolution, int) or not 1 <= resolution <= _LARGEST):
+        raise UsageError(f"resolution: expected a whole number of pixels, 1 to {_LARGEST}, or None, got {resolution!r}")
+    if source == "":
+        raise UsageError("source: expected a name or a path, got ''")
+    path = Path(source).expanduser()
+    named = _open_named(source) if isinstance(source, str) else None
+    if named is None and path.is_dir():
+        return read_folder(path, resolution, channels)
+    images = _open_file(path) if named is None else named
+    return replace(images, images=pixels.convert(images.images, resolution, channels))
+
+
+def _open_named(source: str) -> ImageSet | None:
+    if source == EMBEDDED:
+        images = read_idx(_EMBEDDED_DIR / "t10k-images-idx3-ubyte.gz")[:, None]
+        labels = read_idx(_EMBEDDED_DIR / "t10k-labels-idx1-ubyte.gz").astype(np.int64)
+        return ImageSet(images, labels, EMBEDDED, FASHION_LICENCE, FASHION_CLASSES)
+    name, _, split = source.partition(":")
+    if name not in known():
+        return None
+    splits = known()[name].splits
+    if (split or MAIN) not in splits:
+        names = ", ".join(sorted(known()[name].sources))
+        raise DataError(f"{name} has no split {split!r}; choose one of {names}")
+    if not set_dir(name).is_dir():
+        beside = f" (for the folder of that name, write ./{source})" if Path(source).exists() else ""
+        raise DataError(f"{name} is not fetched yet: run `fastgan data fetch {name}`{beside}")
+    return open_pack(set_dir(name), split or MAIN)
+
+
+def _open_file(path: Path) -> ImageSet:
+    if not path.exists():
+        names = [EMBEDDED, *(source for entry in known().values() for source in entry.sources)]
+        near = difflib.get_close_matches(str(path), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"give a path, or one of {', '.join(names)}"
+        raise DataError(f"no such source: {str(path)!r}; {hint}")
+    if path.suffix.lower() in SUFFIXES:
+        raise DataError(f"{path} is a single image; give the folder that holds the images")
+    return read_npz(path) if path.suffix.lower() == ".npz" else read_idx_images(path)

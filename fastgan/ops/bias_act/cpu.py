@@ -1,0 +1,73 @@
+"""bias_act on the CPU: fastgan._cpu, float and double. Allocates, passes addresses, keeps nothing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.ops._layout import dense, empty, memory_format, view_ncs
+from fastgan.ops._library import Kernel
+from fastgan.ops.bias_act.activations import ACTIVATIONS
+
+_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
+
+
+def _why_not(x: Tensor, *_) -> str | None:
+    if x.device.type != "cpu":
+        return f"the tensor is on {x.device.type}, not on the CPU"
+    if x.dtype not in _DTYPES:
+        return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    return _native.why_not("_cpu")
+
+
+def _describe(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
+    native = _native.cpu()
+    shape = native.BiasActShape(*view_ncs(x), layout is torch.channels_last, _DTYPES[x.dtype], torch.get_num_threads())
+    limit = math.inf if clamp is None else clamp
+    return native, shape, native.BiasActOptions(ACTIVATIONS[act].code, alpha, gain, limit)
+
+
+def _dense_bias(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias.to(dtype).contiguous()
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def bias_act(x, bias, act, alpha, gain, clamp):
+    layout = memory_format(x)
+    x, bias, y = dense(x, layout), _dense_bias(bias, x.dtype), empty(x, layout)
+    native, *described = _describe(x, layout, act, alpha, gain, clamp)
+    native.bias_act(*described, x.data_ptr(), _address(bias), y.data_ptr())
+    return y
+
+
+def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
+    layout = memory_format(saved)
+    dy, saved, bias, dx = dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype), empty(dy, layout)
+    db = torch.empty(dy.shape[1] if bias_grad else 0, dtype=dy.dtype)
+    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    native.bias_act_grad(
+        *described, dy.data_ptr(), saved.data_ptr(), _address(bias), dx.data_ptr(), db.data_ptr() if bias_grad else 0
+    )
+    return dx, db
+
+
+def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
+    layout = memory_format(saved)
+    ddx, dy, saved, bias = dense(ddx, layout), dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype)
+    ddy, dsaved = empty(dy, layout), empty(dy, layout)
+    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    native.bias_act_grad_grad(
+        *described, ddx.data_ptr(), dy.data_ptr(), saved.data_ptr(), _address(bias), ddy.data_ptr(), dsaved.data_ptr()
+    )
+    return ddy, dsaved
+
+
+FORWARD = Kernel("cpp", bias_act, _why_not)
+GRAD = Kernel("cpp", bias_act_grad, _why_not)
+GRAD_GRAD = Kernel("cpp", bias_act_grad_grad, _why_not)

@@ -1,0 +1,185 @@
+"""bias_act as a family of three ops, each the derivative of the one before:
+
+bias_act → bias_act_grad → (piecewise linear) bias_act_grad again, or (curved) bias_act_grad_grad → plain PyTorch
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops._check import expect
+from fastgan.ops._layout import empty, memory_format
+from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops.bias_act import cpu, reference, triton
+from fastgan.ops.bias_act.activations import ACTIVATIONS
+
+_OPTIONS = "str act, float alpha, float gain, float? clamp"
+
+
+def _like(x: Tensor, saved: Tensor) -> Tensor:
+    return empty(x, memory_format(saved))
+
+
+# --- forward ---------------------------------------------------------------------------------------------------------
+
+
+def _save_forward(ctx, inputs, output):
+    x, bias, act, *options = inputs
+    ctx.options = (act, *options)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    if ACTIVATIONS[act].saves == "input":
+        ctx.save_for_backward(x, bias)
+    else:
+        ctx.save_for_backward(output, None)
+
+
+def _forward_formula(ctx, dy):
+    saved, bias = ctx.saved_tensors
+    bias_grad = ctx.bias_dtype is not None and needed(ctx, 1)
+    dx, db = bias_act_grad_op(dy, saved, bias, *ctx.options, bias_grad)
+    return dx, db.to(ctx.bias_dtype) if bias_grad else None, None, None, None, None
+
+
+def _fake_forward(x, bias, act, alpha, gain, clamp):
+    return _like(x, x)
+
+
+bias_act_op = define_op(
+    f"bias_act(Tensor x, Tensor? bias, {_OPTIONS}) -> Tensor",
+    reference=reference.bias_act,
+    fake=_fake_forward,
+    gradient=Gradient(_save_forward, _forward_formula),
+    kernels=(cpu.FORWARD, triton.FORWARD),
+)
+
+
+# --- gradient --------------------------------------------------------------------------------------------------------
+
+
+def _save_grad(ctx, inputs, output):
+    dy, saved, bias, *options, _ = inputs
+    ctx.options = tuple(options)
+    ctx.save_for_backward(dy, saved, bias)
+
+
+def _grad_formula(ctx, ddx, ddb):
+    dy, saved, bias = ctx.saved_tensors
+    if ddb is not None and ddb.numel():
+        # db is the sum of dx, so its cotangent is added to every element of its channel.
+        spread = ddb.to(dy.dtype).view(1, -1, *[1] * (dy.dim() - 2))
+        ddx = spread.expand_as(dy) if ddx is None else ddx + spread
+    if ddx is None:
+        return (None,) * 8
+    if ACTIVATIONS[ctx.options[0]].piecewise_linear:
+        ddy, _ = bias_act_grad_op(ddx, saved, None, *ctx.options, False)
+        return ddy, None, None, None, None, None, None, None
+    ddy, dsaved = bias_act_grad_grad_op(ddx, dy, saved, bias, *ctx.options)
+    return ddy, dsaved, _bias_gradient(bias, dsaved), None, None, None, None, None
+
+
+def _bias_gradient(bias: Tensor | None, dsaved: Tensor) -> Tensor | None:
+    # Where the input is saved with its bias, the formula depends on their sum alone.
+    if bias is None:
+        return None
+    dims = [0, *range(2, dsaved.dim())]
+    return dsaved.to(reference.accumulation_dtype(dsaved.dtype)).sum(dims).to(bias.dtype)
+
+
+def _fake_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
+    db = dy.new_empty(dy.shape[1] if bias_grad else 0, dtype=reference.accumulation_dtype(dy.dtype))
+    return _like(dy, saved), db
+
+
+bias_act_grad_op = define_op(
+    f"bias_act_grad(Tensor dy, Tensor saved, Tensor? bias, {_OPTIONS}, bool bias_grad) -> (Tensor dx, Tensor db)",
+    reference=reference.bias_act_grad,
+    fake=_fake_grad,
+    gradient=Gradient(_save_grad, _grad_formula),
+    kernels=(cpu.GRAD, triton.GRAD),
+)
+
+
+# --- second gradient of curved activations ---------------------------------------------------------------------------
+
+
+def _save_grad_grad(ctx, inputs, output):
+    ddx, dy, saved, bias, *options = inputs
+    ctx.options = tuple(options)
+    ctx.save_for_backward(ddx, dy, saved, bias)
+
+
+def _grad_grad_formula(ctx, dddy, ddsaved):
+    # Third order and above: nobody trains with it, so plain PyTorch, which differentiates by itself from here on.
+    ddx, dy, saved, bias = ctx.saved_tensors
+    first, second = (reference.slope(saved, bias, *ctx.options, order) for order in (1, 2))
+    third = reference.slope(saved, bias, *ctx.options, 3)
+    a = 0.0 if dddy is None else dddy
+    b = 0.0 if ddsaved is None else ddsaved
+    d_ddx = a * first + b * dy * second
+    d_dy = b * ddx * second if ddsaved is not None else None
+    d_saved = a * ddx * second + b * ddx * dy * third
+    results = [None if d is None else d.to(dy.dtype) for d in (d_ddx, d_dy, d_saved)]
+    return *results, _bias_gradient(bias, d_saved), None, None, None, None
+
+
+def _fake_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
+    return _like(dy, saved), _like(dy, saved)
+
+
+bias_act_grad_grad_op = define_op(
+    f"bias_act_grad_grad(Tensor ddx, Tensor dy, Tensor saved, Tensor? bias, {_OPTIONS}) -> (Tensor ddy, Tensor dsaved)",
+    reference=reference.bias_act_grad_grad,
+    fake=_fake_grad_grad,
+    gradient=Gradient(_save_grad_grad, _grad_grad_formula),
+    kernels=(cpu.GRAD_GRAD, triton.GRAD_GRAD),
+)
+
+
+# --- the public function ---------------------------------------------------------------------------------------------
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    act: str = "leaky_relu",
+    *,
+    alpha: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """clamp(activation(x + bias) · gain) in one pass over memory, with gradients of every order.
+
+    x: [N, C, *] floating, any strides. bias: [C] in x's dtype or float32, or None. act: one of
+    `fastgan.ops.ACTIVATIONS`. alpha: slope of leaky_relu for negative values, >= 0. gain: > 0. clamp: limit of |y|, > 0,
+    or None. Returns y like x, dense: channels_last where x is, else contiguous. The bias gradient is summed in the same
+    pass as the input gradient, in a fixed order, so that results repeat bit for bit.
+
+    Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/bias_act/reference.py.
+    """
+    expect(
+        isinstance(x, Tensor) and x.is_floating_point(),
+        "x",
+        "a floating tensor",
+        getattr(x, "dtype", type(x)),
+        TypeError,
+    )
+    expect(x.dim() >= 2, "x", "[N, C, *]", list(x.shape))
+    expect(act in ACTIVATIONS, "act", f"one of {', '.join(ACTIVATIONS)}", repr(act))
+    expect(alpha >= 0, "alpha", "a slope >= 0", alpha)
+    expect(gain > 0, "gain", "a number > 0", gain)
+    expect(clamp is None or clamp > 0, "clamp", "None or a number > 0", clamp)
+    if bias is not None:
+        expect(
+            bias.shape == x.shape[1:2], "bias", f"[{x.shape[1]}], the channels of x {list(x.shape)}", list(bias.shape)
+        )
+        expect(bias.device == x.device, "bias", f"on x's device {x.device}", bias.device)
+        dtypes = (x.dtype, torch.float32)
+        expect(
+            bias.dtype in dtypes and (x.dtype != torch.float64 or bias.dtype == x.dtype),
+            "bias",
+            f"x's dtype {x.dtype}" + ("" if x.dtype == torch.float64 else " or float32"),
+            bias.dtype,
+            TypeError,
+        )
+    return bias_act_op(x, bias, act, alpha, gain, clamp)

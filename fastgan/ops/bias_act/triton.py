@@ -1,0 +1,141 @@
+"""bias_act in Triton: launches the kernels of triton_kernels.py, which is imported at the first launch only."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from fastgan import _env
+from fastgan.ops._layout import dense, empty, memory_format, view_ncs
+from fastgan.ops._library import Kernel
+from fastgan.ops.bias_act.activations import ACTIVATIONS
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TILE = 2048  # elements a program holds at a time
+_REPEATS = 8  # tiles a program of the gradient walks, so that few partial sums remain
+
+
+def _why_not(x: Tensor, *_) -> str | None:
+    if not x.is_cuda and not _env.flag("TRITON_INTERPRET"):
+        return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
+    if x.dtype not in _FLOATS:
+        return f"the Triton kernels take float16, bfloat16, float32 and float64, not {x.dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
+
+
+def _kernels():
+    from fastgan.ops.bias_act import triton_kernels
+
+    return triton_kernels
+
+
+def _on(x: Tensor):
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def tile(channels: int, rows: int, channel_is_fast: bool) -> tuple[int, int]:
+    """(rows, channels) that a program holds: a pure function of the shape, so that results repeat.
+
+    With the channel fast in memory a program owns whole channel blocks; else it owns pixels of one channel.
+    """
+    if not channel_is_fast:
+        return min(_TILE, _power_of_two(rows)), 1
+    block_c = min(128, _power_of_two(channels))
+    return min(_TILE // block_c, _power_of_two(rows)), block_c
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
+    """Sizes for a kernel, and its constants."""
+    images, channels, pixels = view_ncs(x)
+    fast = layout is torch.channels_last or pixels == 1
+    rows = images * pixels
+    block_k, block_c = tile(channels, rows, fast)
+    constants = dict(
+        ACT=ACTIVATIONS[act].code,
+        ALPHA=float(alpha),
+        GAIN=float(gain),
+        INVERSE_GAIN=1.0 / gain,
+        HAS_CLAMP=clamp is not None,
+        CLAMP=0.0 if clamp is None else float(clamp),
+        CHANNEL_IS_FAST=fast,
+        DOUBLE=x.dtype == torch.float64,
+        BLOCK_K=block_k,
+        BLOCK_C=block_c,
+    )
+    return (rows, channels, pixels), constants
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+def bias_act(x, bias, act, alpha, gain, clamp):
+    layout = memory_format(x)
+    x, y = dense(x, layout), empty(x, layout)
+    if not x.numel():
+        return y
+    (rows, channels, pixels), constants = geometry(x, layout, act, alpha, gain, clamp)
+    grid = (_blocks(rows, constants["BLOCK_K"]), _blocks(channels, constants["BLOCK_C"]))
+    with _on(x):
+        _kernels().bias_act_fwd_kernel[grid](
+            x,
+            x if bias is None else bias.contiguous(),
+            y,
+            rows,
+            channels,
+            pixels,
+            HAS_BIAS=bias is not None,
+            **constants,
+        )
+    return y
+
+
+def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
+    layout = memory_format(saved)
+    dy, saved, dx = dense(dy, layout), dense(saved, layout), empty(dy, layout)
+    sum_dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
+    db = torch.zeros(dy.shape[1] if bias_grad else 0, dtype=sum_dtype, device=dy.device)
+    if not dy.numel():
+        return dx, db
+    (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
+    parts = _blocks(rows, constants["BLOCK_K"] * _REPEATS)
+    grid = (parts, _blocks(channels, constants["BLOCK_C"]))
+    partial = torch.empty((parts, channels) if bias_grad else 0, dtype=sum_dtype, device=dy.device)
+    with _on(dy):
+        _kernels().bias_act_bwd_kernel[grid](
+            dy, saved, saved if bias is None else bias.contiguous(), dx, partial, rows, channels, pixels,
+            HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=_REPEATS, **constants,
+        )  # fmt: skip
+        if bias_grad:
+            _kernels().sum_rows_kernel[(_blocks(channels, 16),)](partial, db, parts, channels, BLOCK_K=64, BLOCK_C=16)
+    return dx, db
+
+
+def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
+    layout = memory_format(saved)
+    ddx, dy, saved = dense(ddx, layout), dense(dy, layout), dense(saved, layout)
+    ddy, dsaved = empty(dy, layout), empty(dy, layout)
+    if not dy.numel():
+        return ddy, dsaved
+    (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
+    grid = (_blocks(rows, constants["BLOCK_K"]), _blocks(channels, constants["BLOCK_C"]))
+    with _on(dy):
+        _kernels().bias_act_bwd_bwd_kernel[grid](
+            ddx, dy, saved, saved if bias is None else bias.contiguous(), ddy, dsaved, rows, channels, pixels,
+            HAS_BIAS=bias is not None, **constants,
+        )  # fmt: skip
+    return ddy, dsaved
+
+
+FORWARD = Kernel("triton", bias_act, _why_not)
+GRAD = Kernel("triton", bias_act_grad, _why_not)
+GRAD_GRAD = Kernel("triton", bias_act_grad_grad, _why_not)

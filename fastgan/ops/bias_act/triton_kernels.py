@@ -1,0 +1,242 @@
+"""The Triton kernels of bias_act. A tensor [N, C, *] is seen as rows k = (n, pixel) by channels c, in either layout.
+
+Memory floor: forward 2 tensors, gradient 3, second gradient 5. Sums are float32 (float64 for double), one partial sum
+per program, added in order by a second kernel: no atomics, so that results repeat bit for bit.
+
+Options are compile-time constants: there are few of them in a network, and as kernel arguments they would be rounded to
+float32 even where the tensors are double.
+"""
+
+import triton
+import triton.language as tl
+
+# Numbers of the activations, as in activations.py and csrc/include/fastgan/bias_act.h.
+RELU = tl.constexpr(1)
+LEAKY_RELU = tl.constexpr(2)
+TANH = tl.constexpr(3)
+SIGMOID = tl.constexpr(4)
+SILU = tl.constexpr(5)
+SOFTPLUS = tl.constexpr(6)
+
+
+@triton.jit
+def _sigmoid(p):
+    return 1.0 / (1.0 + tl.exp(-p))
+
+
+@triton.jit
+def _tanh(p, DOUBLE: tl.constexpr):
+    size = tl.abs(p)
+    large = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
+    direct = tl.where(p < 0, -large, large)
+    if DOUBLE:
+        return direct
+    # Near zero the subtraction cancels: a series (Cephes' coefficients) keeps float32's relative accuracy.
+    z = p * p
+    series = -5.70498872745e-3
+    series = series * z + 2.06390887954e-2
+    series = series * z - 5.37397155531e-2
+    series = series * z + 1.33314422036e-1
+    series = series * z - 3.33332819422e-1
+    return tl.where(size < 0.625, series * z * p + p, direct)
+
+
+@triton.jit
+def _log1p_of_unit(t, DOUBLE: tl.constexpr):
+    if DOUBLE:
+        return tl.log(1.0 + t)
+    # 2 atanh(t / (2 + t)), for 0 <= t <= 1
+    s = t / (2.0 + t)
+    z = s * s
+    p = 1.0 / 15 * z + 1.0 / 13
+    p = p * z + 1.0 / 11
+    p = p * z + 1.0 / 9
+    p = p * z + 1.0 / 7
+    p = p * z + 1.0 / 5
+    p = p * z + 1.0 / 3
+    return 2.0 * (p * z * s + s)
+
+
+@triton.jit
+def _one_minus_exp_of_minus(u, DOUBLE: tl.constexpr):
+    direct = 1.0 - tl.exp(-u)
+    if DOUBLE:
+        return direct
+    p = -1.0 / 40320 * u + 1.0 / 5040
+    p = -p * u + 1.0 / 720
+    p = -p * u + 1.0 / 120
+    p = -p * u + 1.0 / 24
+    p = -p * u + 1.0 / 6
+    p = -p * u + 1.0 / 2
+    return tl.where(u < 0.5, u - p * u * u, direct)
+
+
+@triton.jit
+def _value(p, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
+    if ACT == RELU:
+        return tl.where(p <= 0, 0.0, p)  # written so that NaN passes through
+    elif ACT == LEAKY_RELU:
+        return tl.where(p > 0, p, p * ALPHA)
+    elif ACT == TANH:
+        return _tanh(p, DOUBLE)
+    elif ACT == SIGMOID:
+        return _sigmoid(p)
+    elif ACT == SILU:
+        return p * _sigmoid(p)
+    elif ACT == SOFTPLUS:
+        return tl.where(p > 0, p, p - p) + _log1p_of_unit(tl.exp(-tl.abs(p)), DOUBLE)  # p - p keeps NaN
+    else:
+        return p
+
+
+@triton.jit
+def _d1(u, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
+    if ACT == RELU:
+        return tl.where(u > 0, 1.0, 0.0)
+    elif ACT == LEAKY_RELU:
+        return tl.where(u > 0, 1.0, ALPHA)
+    elif ACT == TANH:
+        return 1.0 - u * u
+    elif ACT == SIGMOID:
+        return u * (1.0 - u)
+    elif ACT == SILU:
+        s = _sigmoid(u)
+        return s * (1.0 + u * (1.0 - s))
+    elif ACT == SOFTPLUS:
+        return _one_minus_exp_of_minus(u, DOUBLE)
+    else:
+        return tl.where(u == u, 1.0, 1.0)
+
+
+@triton.jit
+def _d2(u, ACT: tl.constexpr):
+    if ACT == TANH:
+        return -2.0 * u
+    elif ACT == SIGMOID:
+        return 1.0 - 2.0 * u
+    elif ACT == SILU:
+        s = _sigmoid(u)
+        return s * (1.0 - s) * (2.0 + u * (1.0 - 2.0 * s))
+    elif ACT == SOFTPLUS:
+        return tl.exp(-u)
+    else:
+        return tl.zeros_like(u)
+
+
+@triton.jit
+def _wide(x, DOUBLE: tl.constexpr):
+    return x.to(tl.float64) if DOUBLE else x.to(tl.float32)
+
+
+@triton.jit
+def _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST: tl.constexpr):
+    """Offsets and mask of the tile k [BLOCK_K] by c [BLOCK_C]. Offsets are 64 bits: big tensors are ordinary."""
+    inside = (k < rows)[:, None] & (c < channels)[None, :]
+    k = k.to(tl.int64)
+    c = c.to(tl.int64)
+    if CHANNEL_IS_FAST:
+        offsets = k[:, None] * channels + c[None, :]
+    else:
+        offsets = ((k // pixels) * channels * pixels + k % pixels)[:, None] + (c * pixels)[None, :]
+    return offsets, inside
+
+
+@triton.jit
+def _bias(bias, c, channels, HAS_BIAS: tl.constexpr, DOUBLE: tl.constexpr):
+    if HAS_BIAS:
+        return _wide(tl.load(bias + c, mask=c < channels, other=0.0), DOUBLE)[None, :]
+    else:
+        return _wide(tl.zeros_like(c), DOUBLE)[None, :]
+
+
+@triton.jit
+def _argument(saved, b, ACT: tl.constexpr, INVERSE_GAIN: tl.constexpr):
+    if ACT == SILU:
+        return saved + b
+    else:
+        return saved * INVERSE_GAIN
+
+
+@triton.jit
+def _clamped_to_zero(factor, saved, u, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
+                     HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
+    if HAS_CLAMP:
+        value = _value(u, ACT, ALPHA, DOUBLE) * GAIN if ACT == SILU else saved
+        return tl.where(tl.abs(value) < CLAMP, factor, 0.0)
+    else:
+        return factor
+
+
+@triton.jit
+def bias_act_fwd_kernel(x, bias, y, rows, channels, pixels,
+                        HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
+                        INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
+                        CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
+                        BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
+    p = _wide(tl.load(x + offsets, mask=inside, other=0.0), DOUBLE) + _bias(bias, c, channels, HAS_BIAS, DOUBLE)
+    v = _value(p, ACT, ALPHA, DOUBLE) * GAIN
+    if HAS_CLAMP:
+        v = tl.where(v > CLAMP, CLAMP, tl.where(v < -CLAMP, -CLAMP, v))
+    tl.store(y + offsets, v.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def bias_act_bwd_kernel(dy, saved, bias, dx, partial, rows, channels, pixels,
+                        HAS_BIAS: tl.constexpr, BIAS_GRAD: tl.constexpr, REPEATS: tl.constexpr,
+                        ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
+                        INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
+                        CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
+                        BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    b = _bias(bias, c, channels, HAS_BIAS, DOUBLE)
+    total = _wide(tl.zeros([BLOCK_K, BLOCK_C], tl.float32), DOUBLE)
+    for repeat in range(REPEATS):
+        k = (tl.program_id(0) * REPEATS + repeat) * BLOCK_K + tl.arange(0, BLOCK_K)
+        offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
+        g = _wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
+        s = _wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
+        u = _argument(s, b, ACT, INVERSE_GAIN)
+        factor = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
+        d = g * _clamped_to_zero(factor, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+        tl.store(dx + offsets, d.to(dx.dtype.element_ty), mask=inside)
+        if BIAS_GRAD:
+            total += tl.where(inside, d, 0.0)
+    if BIAS_GRAD:
+        tl.store(partial + tl.program_id(0) * channels + c, tl.sum(total, axis=0), mask=c < channels)
+
+
+@triton.jit
+def sum_rows_kernel(partial, result, rows, channels, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
+    """result[c] = Σ partial[k, c], in a fixed order."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    total = tl.zeros([BLOCK_K, BLOCK_C], partial.dtype.element_ty)
+    for start in range(0, rows, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = (k < rows)[:, None] & (c < channels)[None, :]
+        total += tl.load(partial + k[:, None] * channels + c[None, :], mask=inside, other=0.0)
+    tl.store(result + c, tl.sum(total, axis=0), mask=c < channels)
+
+
+@triton.jit
+def bias_act_bwd_bwd_kernel(ddx, dy, saved, bias, ddy, dsaved, rows, channels, pixels,
+                            HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
+                            INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
+                            CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
+                            BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
+    t = _wide(tl.load(ddx + offsets, mask=inside, other=0.0), DOUBLE)
+    g = _wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
+    s = _wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
+    u = _argument(s, _bias(bias, c, channels, HAS_BIAS, DOUBLE), ACT, INVERSE_GAIN)
+    first = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
+    # Where the output is saved its gain and the derivative's cancel.
+    second = _d2(u, ACT) * GAIN if ACT == SILU else _d2(u, ACT)
+    first = _clamped_to_zero(first, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+    second = _clamped_to_zero(second, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+    tl.store(ddy + offsets, (t * first).to(ddy.dtype.element_ty), mask=inside)
+    tl.store(dsaved + offsets, (t * g * second).to(dsaved.dtype.element_ty), mask=inside)

@@ -1,0 +1,164 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastgan.data import open_source
+from fastgan.errors import DataError
+
+
+def test_reads_every_format_in_order(tmp_path, picture):
+    for name in ("c.PNG", "a.bmp", "b.jpg", "d.webp", "e.jpeg", "sub/f.png"):
+        picture(name)
+    picture(".hidden.png", size=(3, 3))
+    picture(".thumbnails/a.png", size=(3, 3))
+    (tmp_path / "notes.txt").write_text("not a picture")
+    images = open_source(tmp_path)
+    assert images.images.shape == (6, 3, 8, 8)
+    assert (images.labels, images.class_names, images.name) == (None, None, tmp_path.name)
+    for i, name in enumerate(("a.bmp", "b.jpg", "c.PNG", "d.webp", "e.jpeg", "sub/f.png")):
+        expected = np.asarray(Image.open(tmp_path / name).convert("RGB")).transpose(2, 0, 1)
+        np.testing.assert_array_equal(images.images[i], expected, err_msg=name)
+
+
+def test_sub_folders_of_the_first_level_are_classes(tmp_path, picture):
+    for name in ("dog/b.png", "cat/deep/a.png", "cat/z.png"):
+        picture(name)
+    images = open_source(tmp_path)
+    assert images.class_names == ("cat", "dog")
+    assert images.labels is not None
+    assert images.labels.dtype == np.int64
+    assert images.labels.tolist() == [0, 0, 1]
+    picture("loose.png")
+    assert open_source(tmp_path).labels is None
+
+
+def test_linked_folders_are_followed_once(tmp_path, picture):
+    picture("real/cat/a.png")
+    picture("set/dog/b.png")
+    os.symlink(tmp_path / "real" / "cat", tmp_path / "set" / "cat")
+    os.symlink(tmp_path / "set", tmp_path / "set" / "dog" / "loop")
+    images = open_source(tmp_path / "set")
+    assert (len(images), images.class_names) == (2, ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"),
+    [(("L", "1", "LA"), 1), (("L", "RGB"), 3), (("L", "P"), 3), (("RGBA",), 3)],
+)
+def test_channels_follow_the_images(tmp_path, picture, modes, channels):
+    for i, mode in enumerate(modes):
+        picture(f"{i}.png", mode)
+    assert open_source(tmp_path).channels == channels
+    assert open_source(tmp_path, channels=4 - channels).channels == 4 - channels
+
+
+def test_colour_turns_grey_by_luma(tmp_path, picture):
+    path = picture("a.png")
+    np.testing.assert_array_equal(open_source(tmp_path, channels=1).images[0, 0], Image.open(path).convert("L"))
+
+
+@pytest.mark.parametrize(("name", "mode"), [("a.png", "RGBA"), ("a.png", "LA"), ("a.webp", "RGBA")])
+def test_alpha_lies_on_white(tmp_path, name, mode):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = 0, 128, 255
+    (tmp_path / "set").mkdir()
+    Image.fromarray(rgba).convert(mode).save(tmp_path / "set" / name, lossless=True)
+    values = open_source(tmp_path / "set", channels=1).images[0, 0, 0]
+    assert values.tolist() == [255, 127, 0]
+
+
+def test_palettes(tmp_path):
+    (tmp_path / "set").mkdir()
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / "set" / "a.png", transparency=bytes([255, 255, 0]))
+    assert open_source(tmp_path / "set").images[0, :, 0].T.tolist() == [[255, 0, 0], [0, 255, 0], [255, 255, 255]]
+    image.putpalette([7, 7, 7, 90, 90, 90, 200, 200, 200])
+    image.save(tmp_path / "set" / "a.png")
+    assert open_source(tmp_path / "set").images[0].tolist() == [[[7, 90, 200]]]
+
+
+def test_sixteen_bits_are_rounded_to_eight(tmp_path, picture):
+    wide = np.array([[0, 128, 129, 257 * 100, 65535]], np.uint16)
+    picture("set/a.png", array=wide)
+    assert open_source(tmp_path / "set").images.tolist() == [[[[0, 0, 1, 100, 255]]]]
+
+
+def test_turned_as_the_camera_says(tmp_path, picture):
+    array = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    (tmp_path / "set").mkdir()
+    Image.fromarray(array).save(tmp_path / "set" / "a.png", exif=exif)
+    np.testing.assert_array_equal(open_source(tmp_path / "set").images[0, 0], np.rot90(array, -1))
+
+
+def test_resolution_crops_the_centre_and_resizes(tmp_path, picture):
+    wide, tall = picture("a.png", size=(20, 10)), picture("b.png", size=(6, 15))
+    images = open_source(tmp_path, resolution=5).images
+    for got, path, box in ((images[0], wide, (5, 0, 15, 10)), (images[1], tall, (0, 4, 6, 10))):
+        expected = Image.open(path).crop(box).resize((5, 5), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(got, np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_mixed_sizes_need_a_resolution(tmp_path, picture):
+    for i, size in enumerate(((8, 6), (8, 6), (4, 4))):
+        picture(f"{i}.png", size=size)
+    with pytest.raises(DataError, match=r"have 2 sizes, such as 6×8 and 4×4 .*pass --resolution"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, resolution=4).resolution == (4, 4)
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DataError, match=rf"^no images \(bmp, jpeg, jpg, png, webp\) in {tmp_path}$"):
+        open_source(tmp_path)
+    (tmp_path / "a.tif").write_bytes(b"")
+    with pytest.raises(DataError, match=r"such as a\.tif: convert them"):
+        open_source(tmp_path)
+
+
+def test_a_sub_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
+    picture("a.png")
+    picture("shut/b.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="shut cannot be read: Permission denied"):
+        open_source(tmp_path)
+
+
+def test_unreadable_images_are_counted_and_listed(tmp_path, picture):
+    for i in range(6):
+        picture(f"{i}.png", size=(40, 40))
+    (tmp_path / "0.png").write_bytes(b"not a picture")
+    (tmp_path / "1.png").write_bytes(b"")
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
+    message = rf"^3 of 6 images in {tmp_path} cannot be read: 0.png, 1.png, 3.png; remove or replace them$"
+    with pytest.raises(DataError, match=message):
+        open_source(tmp_path)
+    (tmp_path / "4.png").write_bytes(whole[:50])
+    with pytest.raises(DataError, match=r"4 of 6 .*: 0.png, 1.png, 3.png and 1 more; remove"):
+        open_source(tmp_path)
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no")
+    with pytest.raises(DataError, match="1 of 1 images"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [30, 60])  # beyond twice Pillow's limit it raises, between it warns
+def test_decompression_bombs(tmp_path, picture, monkeypatch, limit):
+    picture("a.png", size=(10, 10))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match=r"a\.png in .* is absurdly large") as caught:
+        open_source(tmp_path)
+    assert "\n" not in str(caught.value)
