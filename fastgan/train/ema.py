@@ -1,0 +1,41 @@
+"""Exponential moving average of a generator's weights: the copy that is sampled and exported."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Ema:
+    """Keeps `module`, a copy of a network whose weights and float buffers follow the original's.
+
+    half_life: images after which an old weight counts half; 0 makes the copy equal the original. The average ramps up:
+    early on it looks no further back than a tenth of the steps so far, or the first samples would be noise for long.
+    """
+
+    def __init__(self, network: nn.Module, half_life: float):
+        self.module = copy.deepcopy(network).eval().requires_grad_(False)
+        self.half_life = half_life
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, images: int, step: int) -> None:
+        """Follow `network` after its step `step` (from 1), which used `images` images."""
+        decay = 0.5 ** (images / self.half_life) if self.half_life > 0 else 0.0
+        decay = min(decay, (1 + step) / (10 + step))
+        mine, theirs = self._pairs(network)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
+            if not own.is_floating_point():
+                own.copy_(other)
+
+    def _pairs(self, network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        # Batch norm's statistics belong to the weights they were measured with, so they are averaged with them.
+        pairs = list(zip(self.module.parameters(), network.parameters(), strict=True))
+        pairs += [
+            (own, other)
+            for own, other in zip(self.module.buffers(), network.buffers(), strict=True)
+            if own.is_floating_point()
+        ]
+        return [own for own, _ in pairs], [other for _, other in pairs]

@@ -1,0 +1,54 @@
+"""The live line in the terminal; where there is no terminal, a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+QUIET_SECONDS = 10.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Shows step, images per second, time left and losses."""
+
+    def __init__(self, steps: int, stream: TextIO | None = None):
+        self._steps = steps
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._width = 0
+        self._last = 0.0
+
+    def show(self, step: int, images_per_second: float, seconds_left: float, losses: dict[str, float]) -> None:
+        """Show the state after `step`."""
+        now = time.monotonic()
+        if not self._live and step < self._steps and now - self._last < QUIET_SECONDS:
+            return
+        self._last = now
+        named = "  ".join(f"{name} {value:+.3f}" for name, value in losses.items())
+        text = f"step {step}/{self._steps}  {images_per_second:.0f} img/s  {clock(seconds_left)} left  {named}"
+        if self._live:
+            self._stream.write("\r" + text.ljust(self._width))
+            self._width = len(text)
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence on a line of its own."""
+        self.close()
+        self._stream.write(sentence + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """End the live line."""
+        if self._width:
+            self._stream.write("\n")
+            self._width = 0

@@ -1,0 +1,154 @@
+"""The directory of a run: what lies in it, and how it is written so that a killed run leaves nothing half-done."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.errors import DataError, UsageError
+
+
+def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make `out` ready for a run. Raises UsageError rather than touch another run, or a folder that is none of ours."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"out: expected a directory, {out} is a file")
+    if resume:
+        if not (out / "config.json").exists():
+            raise UsageError(f"resume: {out} holds no run (there is no config.json in it)")
+    elif (out / "config.json").exists():
+        if not overwrite:
+            raise UsageError(f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite")
+        _clear(out)
+    elif out.exists() and any(out.iterdir()):
+        raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
+    try:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
+
+
+def _clear(out: Path) -> None:
+    # Only what a run writes: a user's notes in the folder stay.
+    for name in ("samples", "checkpoints", "tensorboard"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("config.json", "status.json", "metrics.jsonl", "report.html"):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(value, indent=1))
+    os.replace(aside, path)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """`config.json` of a run. Raises UsageError when the directory holds none, DataError when it is unreadable."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise UsageError(f"run: {run} holds no run of fastgan (there is no config.json in it)")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is not readable: {error}") from error
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for `config.json`."""
+    from fastgan import __version__, _native
+
+    threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "fastgan": __version__,
+        "torch": torch.__version__,
+        "numpy": importlib.metadata.version("numpy"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{device}{threads}",
+        "processor": name,
+        "commit": _commit(),
+        "backends": {m.strip("_"): _native.why_not(m) or "available" for m in ("_cpu", "_cuda")},
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that this package runs from, or None for an installed copy."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None
+
+
+class Metrics:
+    """`metrics.jsonl` and TensorBoard events: one line, one point, per interval.
+
+    Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
+    """
+
+    def __init__(self, run: Path, after: int = 0):
+        path = run / "metrics.jsonl"
+        kept = []
+        if after and path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
+        aside = path.with_name(f".{path.name}.part")
+        aside.write_text("".join(line + "\n" for line in kept))
+        os.replace(aside, path)
+        self._file = path.open("a", buffering=1)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after + 1 if after else None)
+
+    def write(self, line: dict[str, float]) -> None:
+        """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if "/" in name:
+                self._board.add_scalar(name, value, int(line["step"]))
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half-written by a run that was killed
+
+
+class Means:
+    """Running means of scalars, kept on the device: nothing waits for the device until `fetch`."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Add one step's scalars; a step may leave some out."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def fetch(self) -> dict[str, float]:
+        """The means since the last fetch, in one transfer."""
+        if not self._sums:
+            return {}
+        values = torch.stack([s.float() / self._counts[n] for n, s in self._sums.items()]).tolist()
+        result = dict(zip(self._sums, values, strict=True))
+        self._sums, self._counts = {}, {}
+        return result
