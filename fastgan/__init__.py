@@ -6,7 +6,7 @@ Names are loaded on first use: importing fastgan imports neither torch nor trito
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastgan.train.loop import Trainer
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'fastgan' has no attribute {name!r}")

@@ -23,7 +23,7 @@ def levels(resolution: int) -> tuple[int, int]:
 
 
 class Generator(nn.Module):
-    """z [N, latent] → images [N, channels, resolution, resolution] in [-1, 1]. width: channels before the last layer."""
+    """z [N, latent] → images [N, channels, side, side] in [-1, 1]. width: channels before the last layer."""
 
     def __init__(self, resolution: int, channels: int, latent: int, width: int):
         super().__init__()
@@ -43,7 +43,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, resolution, resolution] → logits [N]. No norm on the first and the last layer but spectral."""
+    """Images [N, channels, side, side] → logits [N]. Batch norm is left out of the first and the last layer."""
 
     def __init__(self, resolution: int, channels: int, width: int, norm: str = "none"):
         super().__init__()
@@ -67,9 +67,10 @@ def build(resolution: int, channels: int, latent: int, width: int, d_norm: str) 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-        # Under spectral norm the weight itself is the parametrisation's original.
-        weight = module.parametrizations.weight.original if hasattr(module, "parametrizations") else module.weight
-        nn.init.normal_(weight, 0.0, 0.02)
+        # Under spectral norm the parameter is the parametrisation's original, and `weight` is computed from it.
+        for name, parameter in module.named_parameters():
+            if name != "bias":
+                nn.init.normal_(parameter, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

@@ -10,7 +10,7 @@ from fastgan.nn import LinearBlock
 
 
 class Generator(nn.Module):
-    """z [N, latent] → images [N, channels, resolution, resolution] in [-1, 1], through width, 2·width and 4·width units."""
+    """z [N, latent] → images [N, channels, side, side] in [-1, 1], through width, 2·width and 4·width units."""
 
     def __init__(self, resolution: int, channels: int, latent: int, width: int):
         super().__init__()
@@ -27,7 +27,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, resolution, resolution] → logits [N], through 4·width, 2·width and width units."""
+    """Images [N, channels, side, side] → logits [N], through 4·width, 2·width and width units."""
 
     def __init__(self, resolution: int, channels: int, width: int, norm: str = "none"):
         super().__init__()

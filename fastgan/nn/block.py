@@ -1,4 +1,4 @@
-"""Convolution or linear layer, optional normalisation, and activation: the block that adversarial networks are made of."""
+"""Convolution or linear layer, optional normalisation, activation: the block of which adversarial networks are made."""
 
 from __future__ import annotations
 
@@ -36,16 +36,20 @@ class ConvBlock(nn.Module):
     ):
         super().__init__()
         _check_norm(norm)
-        # Batch norm has a bias of its own.
-        options = {"stride": stride, "padding": padding, "bias": norm != "batch"}
-        layer: nn.Module = (nn.ConvTranspose2d if transposed else nn.Conv2d)(in_channels, out_channels, kernel, **options)
-        self.conv = parametrizations.spectral_norm(layer) if norm == "spectral" else layer
+        self.stride, self.padding, self.act = stride, padding, act
+        with_bias = norm != "batch"  # batch norm has a bias of its own
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
+        if transposed:
+            self.conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding, bias=with_bias)
+        else:
+            self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=with_bias)
+        if norm == "spectral":
+            parametrizations.spectral_norm(self.conv)
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" else None
-        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         convolve = F.conv_transpose2d if isinstance(self.conv, nn.ConvTranspose2d) else F.conv2d
-        x = convolve(x, self.conv.weight, None, self.conv.stride, self.conv.padding)
+        x = convolve(x, self.conv.weight, None, self.stride, self.padding)
         if self.norm is not None:
             return bias_act(self.norm(x), None, self.act)
         return bias_act(x, self.conv.bias, self.act)
@@ -60,8 +64,9 @@ class LinearBlock(nn.Module):
     def __init__(self, in_features: int, out_features: int, *, norm: str = "none", act: str = "leaky_relu"):
         super().__init__()
         _check_norm(norm)
-        layer: nn.Module = nn.Linear(in_features, out_features, bias=norm != "batch")
-        self.linear = parametrizations.spectral_norm(layer) if norm == "spectral" else layer
+        self.linear = nn.Linear(in_features, out_features, bias=norm != "batch")
+        if norm == "spectral":
+            parametrizations.spectral_norm(self.linear)
         self.norm = nn.BatchNorm1d(out_features) if norm == "batch" else None
         self.act = act
 

@@ -37,10 +37,10 @@ class Kernel:
 class Gradient:
     """The derivative of an op.
 
-    save(ctx, inputs, output) keeps what the formula needs (ctx.save_for_backward, attributes). formula(ctx, *cotangents)
-    returns one gradient or None per input, built from differentiable ops, so that every order exists. Cotangents that
-    are zero arrive as None, and a derivative that is zero almost everywhere must be returned as None: a tensor of
-    zeros would drag a whole backward pass behind it.
+    save(ctx, inputs, output) keeps what the formula needs (ctx.save_for_backward, attributes).
+    formula(ctx, *cotangents) returns one gradient or None per input, built from differentiable ops, so that every order
+    exists. Cotangents that are zero arrive as None, and a derivative that is zero almost everywhere must be returned as
+    None: a tensor of zeros would drag a whole backward pass behind it.
     """
 
     save: Callable[..., None]

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors files with checksums, written aside and renamed, so that there is never half a one.
 
-checkpoints/00001000/{generator,ema,discriminator,optimizer}.safetensors and state.json, which names the step, the states
-of all random generators, and the sha256 of each file.
+checkpoints/00001000/{generator,ema,discriminator,optimizer}.safetensors and state.json, which names the step, the
+states of all random generators, and the sha256 of each file.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastgan.errors import UsageError
 
-#: Fields that may differ when a run is resumed: they decide how long it goes on and what it writes, not what it computes.
+#: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
 RESUMABLE = ("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device")
 
 

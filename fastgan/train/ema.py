@@ -32,7 +32,9 @@ class Ema:
 
     def _pairs(self, network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         # Batch norm's statistics belong to the weights they were measured with, so they are averaged with them.
-        pairs = list(zip(self.module.parameters(), network.parameters(), strict=True))
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = list(
+            zip(self.module.parameters(), network.parameters(), strict=True)
+        )
         pairs += [
             (own, other)
             for own, other in zip(self.module.buffers(), network.buffers(), strict=True)

@@ -100,7 +100,9 @@ class Trainer:
         try:
             return self._run(iter(batches), progress, metrics)
         except KeyboardInterrupt:
-            progress.say(f"interrupted at step {self.step}" + (f"; continue with --resume --out {self.out}" if self.out else ""))
+            progress.say(
+                f"interrupted at step {self.step}" + (f"; continue with --resume --out {self.out}" if self.out else "")
+            )
             self._status("interrupted")
             raise
         except Exception as error:
@@ -108,8 +110,8 @@ class Trainer:
             self._status("failed", str(error))
             raise
         finally:
-            if previous is not None:
-                signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
             progress.close()
             if metrics is not None:
                 metrics.close()
@@ -170,7 +172,7 @@ class Trainer:
     def _check_finite(self, since: int) -> None:
         wrong = next((name for name, value in self._latest.items() if not math.isfinite(value)), None)
         if wrong is None:
-            weights = [*self.generator.parameters(), *self.discriminator.parameters()]
+            weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
             if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
                 wrong = "a weight"
         if wrong is None:
@@ -182,18 +184,21 @@ class Trainer:
             " lower the learning rates or add a penalty (--r1-weight)"
         )
 
-    def _listen(self) -> Any:
-        """Let Ctrl-C end the step in progress first; a second one ends at once. Returns what to restore."""
+    def _listen(self) -> dict[int, Any]:
+        """Let Ctrl-C, or a scheduler's polite end, finish the step in progress first; a second Ctrl-C ends at once.
+
+        Returns the handlers to restore.
+        """
         self._stop = False
         if threading.current_thread() is not threading.main_thread():
-            return None
+            return {}
 
         def stop(number: int, frame: Any) -> None:
             if self._stop:
                 raise KeyboardInterrupt
             self._stop = True
 
-        return signal.signal(signal.SIGINT, stop)
+        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
     # --- what it writes ----------------------------------------------------------------------------------------------
 

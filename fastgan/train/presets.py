@@ -30,8 +30,17 @@ PRESETS: dict[str, Preset] = {
         "DCGAN at 64×64 with a spectrally normalised critic; bring --data",
     ),
     "wgan-gp-64": Preset(
-        Config(resolution=64, latent=128, game="wgan-gp", d_steps=5, lr_g=1e-4, lr_d=1e-4, beta1=0.0, beta2=0.9,
-               steps=50_000),  # fmt: skip
+        Config(
+            resolution=64,
+            latent=128,
+            game="wgan-gp",
+            d_steps=5,
+            lr_g=1e-4,
+            lr_d=1e-4,
+            beta1=0.0,
+            beta2=0.9,
+            steps=50_000,
+        ),
         "the same networks as a Wasserstein game with gradient penalty, five critic steps a step; bring --data",
     ),
 }

@@ -17,8 +17,8 @@ from torch import Tensor
 from fastgan.errors import DataError, UsageError
 
 
-def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make `out` ready for a run. Raises UsageError rather than touch another run, or a folder that is none of ours."""
+def check(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise UsageError rather than touch another run, or a folder that is none of ours. Changes nothing."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: expected a directory, {out} is a file")
     if resume:
@@ -26,10 +26,16 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
             raise UsageError(f"resume: {out} holds no run (there is no config.json in it)")
     elif (out / "config.json").exists():
         if not overwrite:
-            raise UsageError(f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite")
-        _clear(out)
+            raise UsageError(
+                f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
+            )
     elif out.exists() and any(out.iterdir()):
         raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
+
+
+def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """`check`, then make `out` ready for a run. Raises UsageError also where it cannot be written."""
+    check(out, resume=resume, overwrite=overwrite)
     try:
         (out / "samples").mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
@@ -37,6 +43,8 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
+    if overwrite:
+        _clear(out)
 
 
 def _clear(out: Path) -> None:
@@ -45,6 +53,7 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("config.json", "status.json", "metrics.jsonl", "report.html"):
         (out / name).unlink(missing_ok=True)
+    (out / "samples").mkdir()
 
 
 def write_json(path: Path, value: Any) -> None:

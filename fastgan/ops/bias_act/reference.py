@@ -49,14 +49,13 @@ def bias_act(x: Tensor, bias: Tensor | None, act: str, alpha: float, gain: float
     return dense(y.to(x.dtype), layout)
 
 
-def slope(
-    saved: Tensor, bias: Tensor | None, act: str, alpha: float, gain: float, clamp: float | None, order: int
-) -> Tensor:
+def slope(saved: Tensor, bias: Tensor | None, options: tuple[str, float, float, float | None], order: int) -> Tensor:
     """The order-th factor in the chain of derivatives (1, 2 or 3) in the accumulation dtype, like saved.
 
     order 1 is dy/dp; each further order is the derivative of the one before with respect to `saved`. Differentiable in
     saved and bias, the limits of the clamp being constants.
     """
+    act, alpha, gain, clamp = options
     row = ACTIVATIONS[act]
     wide = _widen(saved, bias)
     if row.saves == "input":
@@ -84,10 +83,10 @@ def bias_act_grad(
 ) -> tuple[Tensor, Tensor]:
     """dx = dy · slope(saved), and db = Σ dx over all but the channel, before dx is rounded.
 
-    dy [N, C, *]; saved like dy: the input x where the activation saves it, else the output y; bias [C] only with a saved
-    input. Returns dx like dy, in saved's layout, and db [C] in the accumulation dtype, or [0] without bias_grad.
+    dy [N, C, *]; saved like dy: the input x where the activation saves it, else the output y; bias [C] only with
+    a saved input. Returns dx like dy, in saved's layout, and db [C] in the accumulation dtype ([0] without bias_grad).
     """
-    wide = dy.to(accumulation_dtype(dy.dtype)) * slope(saved, bias, act, alpha, gain, clamp, 1)
+    wide = dy.to(accumulation_dtype(dy.dtype)) * slope(saved, bias, (act, alpha, gain, clamp), 1)
     dims = [0, *range(2, dy.dim())]
     db = wide.sum(dims) if bias_grad else wide.new_empty(0)
     return dense(wide.to(dy.dtype), memory_format(saved)), db
@@ -105,7 +104,7 @@ def bias_act_grad_grad(
 ) -> tuple[Tensor, Tensor]:
     """Cotangents of dy and of saved for the cotangent ddx of dx; all like dy. Only for curved activations."""
     wide = ddx.to(accumulation_dtype(ddx.dtype))
-    ddy = wide * slope(saved, bias, act, alpha, gain, clamp, 1)
-    dsaved = wide * dy * slope(saved, bias, act, alpha, gain, clamp, 2)
+    ddy = wide * slope(saved, bias, (act, alpha, gain, clamp), 1)
+    dsaved = wide * dy * slope(saved, bias, (act, alpha, gain, clamp), 2)
     layout = memory_format(saved)
     return dense(ddy.to(dy.dtype), layout), dense(dsaved.to(dy.dtype), layout)

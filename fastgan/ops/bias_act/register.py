@@ -112,8 +112,7 @@ def _save_grad_grad(ctx, inputs, output):
 def _grad_grad_formula(ctx, dddy, ddsaved):
     # Third order and above: nobody trains with it, so plain PyTorch, which differentiates by itself from here on.
     ddx, dy, saved, bias = ctx.saved_tensors
-    first, second = (reference.slope(saved, bias, *ctx.options, order) for order in (1, 2))
-    third = reference.slope(saved, bias, *ctx.options, 3)
+    first, second, third = (reference.slope(saved, bias, ctx.options, order) for order in (1, 2, 3))
     a = 0.0 if dddy is None else dddy
     b = 0.0 if ddsaved is None else ddsaved
     d_ddx = a * first + b * dy * second
@@ -151,8 +150,8 @@ def bias_act(
     """clamp(activation(x + bias) · gain) in one pass over memory, with gradients of every order.
 
     x: [N, C, *] floating, any strides. bias: [C] in x's dtype or float32, or None. act: one of
-    `fastgan.ops.ACTIVATIONS`. alpha: slope of leaky_relu for negative values, >= 0. gain: > 0. clamp: limit of |y|, > 0,
-    or None. Returns y like x, dense: channels_last where x is, else contiguous. The bias gradient is summed in the same
+    `fastgan.ops.ACTIVATIONS`. alpha: slope of leaky_relu below zero, >= 0. gain: > 0. clamp: limit of |y|, > 0, or
+    None. Returns y like x, dense: channels_last where x is, else contiguous. The bias gradient is summed in the same
     pass as the input gradient, in a fixed order, so that results repeat bit for bit.
 
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/bias_act/reference.py.

@@ -59,18 +59,18 @@ def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gai
     fast = layout is torch.channels_last or pixels == 1
     rows = images * pixels
     block_k, block_c = tile(channels, rows, fast)
-    constants = dict(
-        ACT=ACTIVATIONS[act].code,
-        ALPHA=float(alpha),
-        GAIN=float(gain),
-        INVERSE_GAIN=1.0 / gain,
-        HAS_CLAMP=clamp is not None,
-        CLAMP=0.0 if clamp is None else float(clamp),
-        CHANNEL_IS_FAST=fast,
-        DOUBLE=x.dtype == torch.float64,
-        BLOCK_K=block_k,
-        BLOCK_C=block_c,
-    )
+    constants = {
+        "ACT": ACTIVATIONS[act].code,
+        "ALPHA": float(alpha),
+        "GAIN": float(gain),
+        "INVERSE_GAIN": 1.0 / gain,
+        "HAS_CLAMP": clamp is not None,
+        "CLAMP": 0.0 if clamp is None else float(clamp),
+        "CHANNEL_IS_FAST": fast,
+        "DOUBLE": x.dtype == torch.float64,
+        "BLOCK_K": block_k,
+        "BLOCK_C": block_c,
+    }
     return (rows, channels, pixels), constants
 
 

@@ -1,0 +1,353 @@
+"""The command line: `fastgan COMMAND ...`. Errors are one sentence and an exit code; --debug shows the traceback."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgan import _env
+from fastgan.errors import FastganError, UsageError
+
+if TYPE_CHECKING:
+    from fastgan.train.config import Config
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `fastgan` script."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command and return its exit code: 0, 1 for failure, 2 for usage, 130 when interrupted."""
+    debug = "--debug" in argv or _env.flag("FASTGAN_DEBUG")
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        return _dispatch(argv)
+    except FastganError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        text = str(error).strip().splitlines()
+        return _fail(f"{text[0] if text else type(error).__name__} (run again with --debug to see where)", 1)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"fastgan: {sentence}", file=sys.stderr)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("usage: fastgan COMMAND [options]      fastgan COMMAND --help\n")
+        for name, (_, about) in COMMANDS.items():
+            print(f"  {name:9} {about}")
+        print("\n  --debug   show where an error comes from")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from fastgan import __version__
+
+        print(__version__)
+        return 0
+    if argv[0] not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {argv[0]!r}; {hint}")
+    COMMANDS[argv[0]][0](argv[1:])
+    return 0
+
+
+def _parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any:
+    """Parse flags into a dataclass with tyro, which prints help and exits with 2 for values of the wrong type."""
+    import dataclasses
+
+    import tyro
+
+    known = [f.name for f in dataclasses.fields(kind)]
+    if default is not None and "config" in known:
+        known += [f.name for f in dataclasses.fields(default.config)]
+    for word in argv:
+        name = word[2:].split("=")[0].replace("-", "_")
+        if word.startswith("--") and name not in (*known, "help") and name.removeprefix("no_") not in known:
+            from fastgan.train.config import unknown
+
+            flags = [f"--{n.replace('_', '-')}" for n in known]
+            raise UsageError(unknown("option", word.split("=")[0], flags))
+    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default)
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def train(argv: list[str]) -> None:
+    """fastgan train [PRESET] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [every config field]"""
+    from fastgan.train.config import RESUMABLE, Config
+    from fastgan.train.options import TrainOptions
+    from fastgan.train.presets import preset
+
+    named = bool(argv) and not argv[0].startswith("-")
+    name, rest = (argv[0], argv[1:]) if named else ("demo", argv)
+    asked = _parse(TrainOptions, rest, "train", TrainOptions(preset(name)))
+    out = asked.out or Path("runs") / name
+    config = asked.config
+    if asked.resume:
+        if asked.overwrite:
+            raise UsageError("resume: --resume and --overwrite contradict each other")
+        from fastgan.train.rundir import read_config
+
+        # The run's own configuration; flags may change only what does not change the outcome.
+        stored = Config.from_dict(read_config(out)["config"])
+        config = _parse(TrainOptions, rest, "train", TrainOptions(stored)).config
+        for field_name, value in stored.to_dict().items():
+            given = getattr(config, field_name)
+            if given != value and field_name not in RESUMABLE:
+                raise UsageError(
+                    f"{field_name}: {given!r} differs from the run's {value!r};"
+                    f" a resumed run can change only {', '.join(RESUMABLE)}"
+                )
+    _train(config, out, asked.resume, asked.overwrite, shlex.join(["fastgan", "train", *argv]))
+
+
+def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str) -> None:
+    import torch
+
+    from fastgan.data import open_source
+    from fastgan.data.stream import BatchStream
+    from fastgan.train import Trainer, rundir
+    from fastgan.train.load import build_networks
+
+    # Before the images are read: that can take long.
+    rundir.check(out, resume=resume, overwrite=overwrite)
+    images = open_source(config.data, resolution=config.resolution, channels=config.channels)
+    shape = (images.channels, *images.resolution)
+    torch.manual_seed(config.seed)
+    generator, discriminator = build_networks(config, shape)
+    dataset = {
+        "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,
+        "range_real": [-1.0, 1.0],
+    }  # fmt: skip
+    about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
+    trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about)
+    print(f"training {config.model} on {images.name} ({len(images)} images {shape}) on {trainer.device} → {out}")
+    batches = BatchStream(images, config.batch, config.seed, trainer.device)
+    trainer.fit(batches, resume=resume, overwrite=overwrite)
+    print(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
+          f" {trainer.images / trainer.seconds:.0f} images per second")  # fmt: skip
+    print(f"report: {out / 'report.html'}")
+
+
+# --- sample, export, report ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Sample:
+    """Make a grid of images from a run or from an exported generator."""
+
+    out: Path = Path("grid.png")
+    """PNG to write"""
+    n: int = 64
+    """how many images"""
+    seed: int = 0
+    """seed of the latents; a run and its export give the same images for the same seed"""
+
+
+def sample(argv: list[str]) -> None:
+    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0]"""
+    source, rest = _positional(argv, "sample", "RUN or MODEL.onnx", _Sample)
+    options = _parse(_Sample, rest, "sample")
+    if not 1 <= options.n <= 10_000:
+        raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
+    from fastgan.deploy.session import Session, latents
+    from fastgan.report.picture import save_grid
+
+    path = Path(source)
+    if path.suffix == ".onnx":
+        session = Session(path)
+        z = latents(options.n, session.latent_shape, options.seed)
+        start = time.perf_counter()
+        images = session(z)
+        where = f"ONNX Runtime, {session.provider}"
+    else:
+        import torch
+
+        from fastgan.train.load import load_generator
+
+        trained = load_generator(path)
+        z = latents(options.n, trained.latent_shape, options.seed)
+        start = time.perf_counter()
+        images = trained.generator(torch.from_numpy(z)).numpy()
+        where = f"PyTorch, step {trained.step}"
+    seconds = time.perf_counter() - start
+    try:
+        save_grid(images, options.out, scale=max(1, 64 // images.shape[-1]))
+    except OSError as error:
+        raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
+    print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
+
+
+@dataclass
+class _Export:
+    """Export the averaged generator of a run to ONNX, verified against PyTorch."""
+
+    out: Path | None = None
+    """file to write (RUN/generator.onnx when left out)"""
+
+
+def export(argv: list[str]) -> None:
+    """fastgan export RUN [--out generator.onnx]"""
+    source, rest = _positional(argv, "export", "RUN", _Export)
+    run_directory = Path(source)
+    options = _parse(_Export, rest, "export")
+    out = options.out or run_directory / "generator.onnx"
+    from fastgan.deploy import export_onnx
+    from fastgan.report.page import write_report
+    from fastgan.train.load import load_generator
+
+    trained = load_generator(run_directory)
+    about = {
+        "step": trained.step,
+        "dataset": trained.facts["dataset"]["name"],
+        "model": trained.facts["config"]["model"],
+    }
+    try:
+        figures = export_onnx(trained.generator, out, trained.latent_shape, about=about)
+    except PermissionError as error:
+        raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
+    print(f"{out}: opset {figures['opset']}, {figures['bytes'] / 1e6:.2f} MB, from step {trained.step}")
+    _print_figures(figures)
+    if out.parent.resolve() == run_directory.resolve():
+        write_report(run_directory)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    for row in figures["parity"]:
+        error, limit = row["max_abs_error"], figures["limit"]
+        print(f"  parity at batch {row['batch']:2}: max abs error {error:.1e} (allowed {limit:.0e})")
+    runtime = figures["runtime"]
+    print(f"  {runtime['provider']}: {runtime['latency_ms_batch1']:.2f} ms at batch 1,"
+          f" {runtime['images_per_second_batch64']:.0f} images per second at batch 64")  # fmt: skip
+
+
+@dataclass
+class _Nothing:
+    """No options."""
+
+
+def report(argv: list[str]) -> None:
+    """fastgan report RUN: write report.html anew, and say where everything is"""
+    import json
+
+    from fastgan.report.page import write_report
+
+    source, rest = _positional(argv, "report", "RUN", _Nothing)
+    _parse(_Nothing, rest, "report")
+    run_directory = Path(source)
+    page = write_report(run_directory)
+    lines = (
+        (run_directory / "metrics.jsonl").read_text().splitlines() if (run_directory / "metrics.jsonl").exists() else []
+    )
+    panels = sorted((run_directory / "samples").glob("fixed-*.png"))
+    if lines:
+        last = json.loads(lines[-1])
+        count, seconds = last["images"], last["seconds"]
+        print(f"training: {count} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
+    if panels:
+        print(f"samples:  {panels[-1]}")
+    print(f"report:   {page}")
+    for file in sorted(run_directory.glob("*.onnx")):
+        print(f"model:    {file}")
+        if (figures := file.with_name(file.name + ".json")).exists():
+            _print_figures(json.loads(figures.read_text()))
+
+
+def _positional(argv: list[str], command: str, what: str, kind: type) -> tuple[str, list[str]]:
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: fastgan {command} {what} [options]")
+        _parse(kind, argv, f"{command} {what}")
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"{command}: expected {what} first; see fastgan {command} --help")
+    return argv[0], argv[1:]
+
+
+# --- data, presets, doctor -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Info:
+    """Describe a data source as training would see it."""
+
+    resolution: int | None = None
+    """crop and resize to this side"""
+    channels: int | None = None
+    """1 for grey, 3 for colour"""
+    out: Path | None = field(default=None)
+    """write a grid of the first 64 images here"""
+
+
+def data(argv: list[str]) -> None:
+    """fastgan data list | fetch NAME | info SOURCE"""
+    from fastgan import data as sets
+    from fastgan.data.fetch import set_dir
+
+    usage = "data: expected list, fetch NAME or info SOURCE"
+    if argv[:1] == ["list"]:
+        print("embedded      10,000 images 1×28×28, the Fashion-MNIST test file, inside the package")
+        for name, entry in sets.known().items():
+            state = "fetched" if set_dir(name).exists() else f"fastgan data fetch {name} ({entry.megabytes:.0f} MB)"
+            print(f"{name:13} {entry.summary}; {state}")
+    elif argv[:1] == ["fetch"] and len(argv) == 2:
+        sets.fetch(argv[1])
+    elif argv[:1] == ["info"] and len(argv) >= 2 and not argv[1].startswith("-"):
+        options = _parse(_Info, argv[2:], "data info SOURCE")
+        images = sets.open_source(argv[1], resolution=options.resolution, channels=options.channels)
+        print(images.describe())
+        if options.out is not None:
+            from fastgan.report.picture import save_grid
+
+            print(f"grid: {save_grid(images.images[:64], options.out, scale=max(1, 64 // images.resolution[1]))}")
+    else:
+        raise UsageError(usage + (f", got {shlex.join(argv)!r}" if argv else ""))
+
+
+def presets(argv: list[str]) -> None:
+    """fastgan presets"""
+    from fastgan.train.presets import PRESETS
+
+    _parse(_Nothing, argv, "presets")
+    for name, preset in PRESETS.items():
+        print(f"{name:11} {preset.about}")
+
+
+def doctor(argv: list[str]) -> None:
+    """fastgan doctor"""
+    from fastgan.doctor import examine
+
+    _parse(_Nothing, argv, "doctor")
+    print(examine())
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
+    "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
+    "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
+    "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
+    "presets": (presets, "list the configurations that are known to work"),
+    "doctor": (doctor, "say what runs where on this machine, what is missing, and what it costs"),
+}

@@ -1,0 +1,23 @@
+"""The way out: verified export, and a runtime that needs no PyTorch.
+
+Names are loaded on first use: the runtime must not pull in torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {"Session": "fastgan.deploy.session", "export_onnx": "fastgan.deploy.export"}
+
+__all__ = ["Session", "export_onnx"]
+
+if TYPE_CHECKING:
+    from fastgan.deploy.export import export_onnx
+    from fastgan.deploy.session import Session
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastgan.deploy' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

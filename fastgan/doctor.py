@@ -1,0 +1,128 @@
+"""What runs where on this machine, what is missing, and what that costs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+
+import torch
+
+from fastgan import __version__, _env, _native, ops
+from fastgan.ops._library import registry
+
+
+def examine() -> str:
+    """The doctor's findings, as text for a person."""
+    parts = [_versions(), _processor(), _gpu(), _runtime(), _operations(), _environment()]
+    return "\n\n".join(parts)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _line(good: bool, text: str) -> str:
+    return f"  {'✓' if good else '–'} {text}"
+
+
+def _versions() -> str:
+    names = ("numpy", "safetensors", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+    found = [f"{name} {version}" for name in names if (version := _installed(name))]
+    return (
+        f"fastgan {__version__}, Python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}\n"
+        f"  {', '.join(found)}"
+    )
+
+
+def _processor() -> str:
+    lines = [f"CPU: {torch.get_num_threads()} threads"]
+    reason = _native.why_not("_cpu")
+    if reason is None:
+        native = _native.cpu()
+        threads = "with OpenMP" if native.threaded() else "single-threaded: it was built without OpenMP"
+        lines.append(_line(True, f"C++ kernels, {native.instruction_set()}, {threads}"))
+    else:
+        lines.append(_line(False, reason))
+        lines.append(
+            "    everything works on plain PyTorch, fused operations are slower (see benchmarks/results);\n"
+            "    install g++ (Debian, Ubuntu: apt install g++ python3-dev) and run pip install --force-reinstall again"
+        )
+    return "\n".join(lines)
+
+
+def _gpu() -> str:
+    lines = ["GPU:"]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for index in range(count):
+        major, minor = torch.cuda.get_device_capability(index)
+        lines.append(
+            _line(True, f"cuda:{index} {torch.cuda.get_device_name(index)}, compute capability {major}.{minor}")
+        )
+    if not count:
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
+        lines.append(_line(False, f"none: {why}"))
+    if importlib.util.find_spec("triton") is None:
+        lines.append(_line(False, "triton is not installed: on a GPU the operations run on plain PyTorch"))
+    else:
+        lines.append(_line(True, f"triton {_installed('triton')}" + ("" if count else ", unused without a GPU")))
+    reason = _native.why_not("_cuda")
+    if reason is not None:
+        lines.append(_line(False, f"{reason}; nothing needs it yet but this page" if "not built" in reason else reason))
+        return "\n".join(lines)
+    native = _native.cuda()
+    lines.append(_line(True, f"CUDA C++ part, runtime {_version(native.runtime_version())}"))
+    for device in native.devices():
+        problem = native.why_not(device.index)
+        lines.append(_line(not problem, f"its kernels on {device.name}: {problem or 'run'}"))
+    return "\n".join(lines)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _runtime() -> str:
+    lines = ["Export and runtime:"]
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        lines.append(_line(False, f"{', '.join(missing)} missing; install with: pip install 'fastgan[onnx]'"))
+    else:
+        import onnxruntime
+
+        lines.append(_line(True, f"ONNX Runtime with {', '.join(onnxruntime.get_available_providers())}"))
+    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+        lines.append(
+            _line(False, "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; uninstall both,"
+                         " then install one")
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _operations() -> str:
+    lines = ["Operations (first back-end that can run a float32 tensor):"]
+    for device in ("cpu", "cuda"):
+        if device == "cuda" and not torch.cuda.is_available():
+            continue
+        x = torch.zeros(1, 1, device=device)
+        for op in registry.values():
+            reasons = [(kernel.name, kernel.why_not(x)) for kernel in op.kernels]
+            chosen = next((name for name, reason in reasons if reason is None), "reference")
+            refused = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
+            lines.append(f"  {op.name:20} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
+    return "\n".join(lines)
+
+
+def _environment() -> str:
+    lines = ["Environment:"]
+    for name, (_, about) in _env.VARIABLES.items():
+        value = _env.read(name)
+        lines.append(f"  {name}={value or '(unset)'}: {about}")
+    return "\n".join(lines)
+
+
+# Importing the operations fills the registry.
+assert ops.__all__

@@ -1,0 +1,97 @@
+"""A small classifier as an outside eye: does it see every class in the samples, and is it sure of what it sees?
+
+It is trained here, on labelled images that the generator need not have seen, and its own held-out accuracy stands
+beside every judgement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgan.data.imageset import ImageSet
+from fastgan.data.stream import normalise
+from fastgan.errors import UsageError
+
+
+class Classifier(nn.Module):
+    """Images [N, C, H, W] in [-1, 1] → class logits [N, classes]: three convolutions and a linear layer."""
+
+    def __init__(self, channels: int, classes: int, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_convolution(channels, width), nn.MaxPool2d(2),
+            *_convolution(width, 2 * width), nn.MaxPool2d(2),
+            *_convolution(2 * width, 4 * width), nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(), nn.Linear(16 * width, classes),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def _convolution(channels: int, width: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """share: of samples in each class, [classes]. confidence: mean probability of the class seen."""
+
+    share: np.ndarray
+    confidence: float
+    accuracy: float
+    """of the judge itself, on images held out from it"""
+
+    def describe(self, names: tuple[str, ...] | None = None) -> str:
+        """A few lines of text."""
+        names = names or tuple(map(str, range(len(self.share))))
+        shares = "  ".join(f"{name} {share:.1%}" for name, share in zip(names, self.share, strict=True))
+        return f"mean confidence {self.confidence:.3f} (judge's own accuracy {self.accuracy:.1%})\nclasses: {shares}"
+
+
+def train_classifier(train: ImageSet, *, epochs: int = 1, batch: int = 128, seed: int = 0) -> Classifier:
+    """A classifier of labelled images, on the CPU. The one-cycle schedule gets the most out of very few epochs."""
+    if train.labels is None:
+        raise UsageError(f"train: expected labelled images, {train.name} has no labels")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Classifier(train.channels, int(train.labels.max()) + 1)
+        images, labels = torch.from_numpy(np.array(train.images)), torch.from_numpy(np.array(train.labels))
+        steps = epochs * (len(images) // batch)
+        optimizer = torch.optim.Adam(network.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+        network.train()
+        for _ in range(epochs):
+            order = torch.randperm(len(images))[: len(images) // batch * batch]
+            for chosen in order.split(batch):
+                optimizer.zero_grad()
+                F.cross_entropy(network(normalise(images[chosen])), labels[chosen]).backward()
+                optimizer.step()
+                schedule.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def probabilities(network: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
+    """Class probabilities [N, classes] of uint8 images [N, C, H, W]."""
+    parts = torch.from_numpy(np.array(images)).split(batch)
+    return torch.cat([network(normalise(part)).softmax(1) for part in parts]).numpy()
+
+
+def accuracy(network: Classifier, held_out: ImageSet) -> float:
+    """Share of labelled images that the classifier gets right."""
+    if held_out.labels is None:
+        raise UsageError(f"held_out: expected labelled images, {held_out.name} has no labels")
+    return float((probabilities(network, held_out.images).argmax(1) == held_out.labels).mean())
+
+
+def judge(network: Classifier, samples: np.ndarray, own_accuracy: float) -> Judgement:
+    """What the classifier sees in uint8 samples [N, C, H, W]."""
+    seen = probabilities(network, samples)
+    share = np.bincount(seen.argmax(1), minlength=seen.shape[1]) / len(seen)
+    return Judgement(share, float(seen.max(1).mean()), own_accuracy)

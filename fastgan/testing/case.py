@@ -1,0 +1,110 @@
+"""OpCase: all that the contract tests and the benchmark need to know about an operation, in one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Inputs = tuple[Tensor, ...]
+Normal = Callable[..., Tensor]
+
+HALVES = (torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The least work that any implementation must do: bytes read and written once, and arithmetic."""
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class OpCase:
+    """One use of a public operation.
+
+    The first input is the activation x [N, C, *]; the others are its parameters. Everything is differentiated.
+    """
+
+    name: str
+    ops: tuple[str, ...]
+    """Names in fastgan.ops._library.registry that run within two orders of gradients."""
+    make: Callable[[Normal, Shape], Inputs]
+    """make(normal, shape of x): the inputs in double, normal(*size) being a draw from the normal distribution."""
+    call: Callable[..., Tensor]
+    """The public function, of the inputs."""
+    plain: Callable[..., Tensor]
+    """The same as anybody would write it in plain PyTorch. In double it is the truth that errors are measured from."""
+    shape: Shape
+    """x in the tests: odd sizes."""
+    curved: bool
+    """Whether the op has a second derivative other than zero."""
+    cost: Callable[[Inputs], Mapping[str, Cost]]
+    """The cost of "forward" and "backward" for these inputs."""
+    penalty_calls: Mapping[str, int]
+    """How often each op runs in a gradient penalty through two of them, its backward pass included."""
+    bench_shapes: tuple[Shape, ...] = ()
+    """Shapes worth timing; none leaves the case to the tests."""
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(
+        default_factory=lambda: {"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES}
+    )
+    """The back-ends and what they promise to run."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def inputs(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        memory_format: torch.memory_format = torch.contiguous_format,
+        *,
+        shape: Shape | None = None,
+        seed: int = 0,
+        parameter_dtype: torch.dtype | None = None,
+    ) -> Inputs:
+        """Leaves that require gradients, the same numbers for every dtype, device and layout up to rounding."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(size, generator=generator, dtype=torch.float64)
+
+        x, *parameters = self.make(normal, shape or self.shape)
+        x = x.to(device, dtype)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=memory_format)
+        rest = [p.to(device, parameter_dtype or dtype) for p in parameters]
+        return tuple(t.requires_grad_() for t in (x, *rest))
+
+    @property
+    def memory_formats(self) -> tuple[torch.memory_format, ...]:
+        """The layouts that x can have."""
+        if len(self.shape) == 4:
+            return torch.contiguous_format, torch.channels_last
+        return (torch.contiguous_format,)
+
+    def sized(self, images: int | None = None, pixels: int | None = None) -> Shape:
+        """The test shape with another N, or with every dimension after the channel set to `pixels`."""
+        n, c, *rest = self.shape
+        return (n if images is None else images, c, *(rest if pixels is None else [pixels] * len(rest)))
+
+
+def cotangent(y: Tensor, seed: int = 1) -> Tensor:
+    """A fixed random tensor like y, for a vector-Jacobian product."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device, y.dtype)
+    return draw.contiguous(memory_format=torch.channels_last) if _channels_last(y) else draw
+
+
+def _channels_last(y: Tensor) -> bool:
+    return y.dim() == 4 and not y.is_contiguous() and y.is_contiguous(memory_format=torch.channels_last)
+
+
+def detached(inputs: Inputs, dtype: torch.dtype | None = None) -> Inputs:
+    """Fresh leaves with the same values and layouts, in another dtype if one is given."""
+    return tuple(t.detach().to(dtype or t.dtype, copy=True).requires_grad_() for t in inputs)

@@ -1,0 +1,94 @@
+"""CASES: one entry and the contract tests and the benchmark know the op. An op without a case fails the tests."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgan.ops import ACTIVATIONS, bias_act
+from fastgan.testing.case import Cost, Inputs, Normal, OpCase, Shape
+
+__all__ = ["CASES", "OpCase"]
+
+
+# --- bias_act --------------------------------------------------------------------------------------------------------
+
+_PLAIN = {
+    "linear": lambda p: p,
+    "relu": F.relu,
+    "leaky_relu": functools.partial(F.leaky_relu, negative_slope=0.2),
+    "tanh": F.tanh,
+    "sigmoid": F.sigmoid,
+    "silu": F.silu,
+    # PyTorch's default threshold would make it linear from 20 on, an error of 2e-9 that double sees.
+    "softplus": functools.partial(F.softplus, threshold=1000.0),
+}
+
+# Arithmetic per element, an exponential counted as 16.
+_FLOPS = {"linear": 2, "relu": 3, "leaky_relu": 4, "tanh": 24, "sigmoid": 20, "silu": 24, "softplus": 36}
+
+_BENCH = {
+    "leaky_relu": ((32, 128, 32, 32), (32, 64, 64, 64), (64, 512, 4, 4)),
+    "leaky_relu_2d": ((64, 8192),),
+}
+
+
+def _x_and_bias(normal: Normal, shape: Shape) -> Inputs:
+    return normal(*shape), normal(shape[1])
+
+
+def _x_alone(normal: Normal, shape: Shape) -> Inputs:
+    return (normal(*shape),)
+
+
+def _bias_act_plain(
+    x: Tensor, bias: Tensor | None = None, *, act: str, gain: float = 1.0, clamp: float | None = None
+) -> Tensor:
+    if bias is not None:
+        x = x + bias.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
+    y = _PLAIN[act](x)
+    if gain != 1:
+        y = y * gain
+    return y if clamp is None else y.clamp(-clamp, clamp)
+
+
+def _bias_act_cost(act: str, inputs: Inputs) -> dict[str, Cost]:
+    x, *parameters = inputs
+    size, flops = x.numel() * x.element_size(), x.numel() * _FLOPS[act]
+    bias = sum(p.numel() * p.element_size() for p in parameters)
+    return {"forward": Cost(2 * size + bias, flops), "backward": Cost(3 * size + bias, flops)}
+
+
+def _bias_act_cases() -> Iterator[OpCase]:
+    image, row = (2, 5, 3, 7), (6, 11)
+    variants = {
+        "": (image, _x_and_bias, {}),
+        "_gain_clamp": (image, _x_and_bias, {"gain": math.sqrt(2), "clamp": 0.75}),
+        "_no_bias": (image, _x_alone, {"gain": 0.5}),
+        "_2d": (row, _x_and_bias, {"clamp": 1.25}),
+    }
+    for act, activation in ACTIVATIONS.items():
+        curved = not activation.piecewise_linear
+        ops = ("bias_act", "bias_act_grad", *(["bias_act_grad_grad"] if curved else []))
+        calls = {"bias_act": 2, "bias_act_grad": 4, **({"bias_act_grad_grad": 2} if curved else {})}
+        for variant, (shape, make, options) in variants.items():
+            name = act + variant
+            yield OpCase(
+                name=f"bias_act-{name}",
+                ops=ops,
+                make=make,
+                call=functools.partial(bias_act, act=act, **options),
+                plain=functools.partial(_bias_act_plain, act=act, **options),
+                shape=shape,
+                curved=curved,
+                cost=functools.partial(_bias_act_cost, act),
+                penalty_calls=calls,
+                bench_shapes=_BENCH.get(name, () if variant else ((32, 128, 32, 32),)),
+            )
+
+
+CASES: list[OpCase] = [*_bias_act_cases()]

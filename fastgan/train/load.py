@@ -1,0 +1,59 @@
+"""A trained generator out of a run directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fastgan import models
+from fastgan.errors import UsageError
+from fastgan.train import checkpoint, rundir
+from fastgan.train.config import Config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The averaged generator of a run, in eval mode on the CPU, and where it comes from."""
+
+    generator: nn.Module
+    latent_shape: tuple[int, ...]
+    step: int
+    facts: dict
+
+
+def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
+    """The networks that a configuration names, for images [C, H, W]. UsageError for images that are not square."""
+    channels, height, width = image_shape
+    if height != width:
+        raise UsageError(
+            f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
+        )
+    return models.build(
+        config.model,
+        resolution=height,
+        channels=channels,
+        latent=config.latent,
+        width=config.width,
+        d_norm=config.d_norm,
+    )
+
+
+def load_generator(run: Path) -> Trained:
+    """The averaged generator of the newest whole checkpoint in a run directory.
+
+    Raises UsageError when there is no run, or its networks are not built by name (then they are in the user's code:
+    load `checkpoints/STEP/ema.safetensors` into them), CheckpointError when no checkpoint is whole.
+    """
+    facts = rundir.read_config(run)
+    shape = facts.get("image_shape")
+    if shape is None:
+        raise UsageError(
+            f"run: the networks of {run} are your own, fastgan cannot build them;"
+            " load checkpoints/STEP/ema.safetensors into your generator"
+        )
+    folder, state = checkpoint.newest(run / "checkpoints")
+    generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
+    checkpoint.load_network(generator, folder, "ema")
+    return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts)
