@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import sys
@@ -74,7 +76,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any:
-    """Parse flags into a dataclass with tyro, which prints help and exits with 2 for values of the wrong type."""
+    """Parse flags into a dataclass with tyro. Raises UsageError; prints and exits for --help."""
     import dataclasses
 
     import tyro
@@ -89,7 +91,21 @@ def _parse(kind: type, argv: list[str], command: str, default: Any = None) -> An
 
             flags = [f"--{n.replace('_', '-')}" for n in known]
             raise UsageError(unknown("option", word.split("=")[0], flags))
-    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UsageError(f"{_sentence_in(complaint.getvalue())}; see fastgan {command} --help") from None
+
+
+def _sentence_in(panel: str) -> str:
+    """The first paragraph inside a panel that tyro drew."""
+    lines = [line.strip("│ ") for line in panel.splitlines()[1:]]
+    end = next((i for i, line in enumerate(lines) if not line.strip("─╰╯")), len(lines))
+    return " ".join(lines[:end]).rstrip(".")
 
 
 # --- train -----------------------------------------------------------------------------------------------------------

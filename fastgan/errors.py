@@ -7,7 +7,7 @@ class FastganError(Exception):
     exit_code = 1
 
 
-class UsageError(FastganError, ValueError):
+class UsageError(FastganError):
     """What was asked cannot be done as asked: names the argument, what was expected and what came (exit code 2)."""
 
     exit_code = 2

@@ -87,7 +87,7 @@ struct Table<Act::softplus> {
   static constexpr bool saves_input = false;
   template <class T> static FASTGAN_INLINE T value(T p, T) {
     const T magnitude = p < T(0) ? -p : p;
-    return (p > T(0) ? p : p - p) + vlog1p_unit(vexp(-magnitude));  // p - p keeps NaN
+    return (p <= T(0) ? T(0) : p) + vlog1p_unit(vexp(-magnitude));  // written so that NaN passes through
   }
   template <class T> static FASTGAN_INLINE T d1(T u, T) { return -vexpm1(-u); }
   template <class T> static FASTGAN_INLINE T d2(T u, T) { return vexp(-u); }
@@ -108,16 +108,18 @@ template <Act act, class T>
 struct Formula {
   using Row = Table<act>;
   T alpha, gain, inverse_gain, clamp;
+  bool unlimited;
 
   explicit FASTGAN_INLINE Formula(const BiasActOptions& o)
-      : alpha(T(o.alpha)), gain(T(o.gain)), inverse_gain(T(1 / o.gain)), clamp(T(o.clamp)) {}
+      : alpha(T(o.alpha)), gain(T(o.gain)), inverse_gain(T(1 / o.gain)), clamp(T(o.clamp)), unlimited(o.clamp > 1e308) {}
 
   FASTGAN_INLINE T forward(T x, T b) const { return limit(Row::value(x + b, alpha) * gain, clamp); }
 
   // What d1 and d2 take, and whether the element was inside the clamp.
   FASTGAN_INLINE T argument(T saved, T b) const { return Row::saves_input ? saved + b : saved * inverse_gain; }
   FASTGAN_INLINE bool inside(T saved, T u) const {
-    return absolute(Row::saves_input ? Row::value(u, alpha) * gain : saved) < clamp;
+    // Without a clamp infinity and NaN are inside too, so that their gradients show.
+    return unlimited | (absolute(Row::saves_input ? Row::value(u, alpha) * gain : saved) < clamp);
   }
 
   // The clamp chooses the slope, not the product: NaN in dy passes through, and the compiler makes no masked load of
@@ -133,6 +135,14 @@ struct Formula {
     const T u = argument(saved, b);
     const T value = Row::d2(u, alpha) * (Row::saves_input ? gain : T(1));
     return inside(saved, u) ? value : T(0);
+  }
+
+  // By value, and both results before the first store: else saved is read and its exponential computed twice.
+  FASTGAN_INLINE void grad_grad(T ddx, T dy, T saved, T b, T& ddy, T& dsaved) const {
+    const T first = grad(ddx, saved, b);
+    const T second = ddx * dy * curvature(saved, b);
+    ddy = first;
+    dsaved = second;
   }
 };
 
@@ -255,15 +265,13 @@ FASTGAN_INLINE void grad_grad_rows(const BiasActGradGrad& p, int64_t begin, int6
     if (fast) {
       FASTGAN_SIMD
       for (int64_t c = 0; c < channels; ++c) {
-        ddy[c] = f.grad(ddx[c], saved[c], bias[c]);
-        ds[c] = ddx[c] * dy[c] * f.curvature(saved[c], bias[c]);
+        f.grad_grad(ddx[c], dy[c], saved[c], bias[c], ddy[c], ds[c]);
       }
     } else {
       const T b = bias[row % channels];
       FASTGAN_SIMD
       for (int64_t i = 0; i < length; ++i) {
-        ddy[i] = f.grad(ddx[i], saved[i], b);
-        ds[i] = ddx[i] * dy[i] * f.curvature(saved[i], b);
+        f.grad_grad(ddx[i], dy[i], saved[i], b, ddy[i], ds[i]);
       }
     }
   }

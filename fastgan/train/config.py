@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fastgan.errors import UsageError
+from fastgan.models import FAMILIES
+from fastgan.objectives import GAMES
 
 #: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
 RESUMABLE = ("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device")
@@ -81,8 +83,11 @@ class Config:
         _expect(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
+        for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):
+            if getattr(self, name) not in known:
+                raise UsageError(unknown(name, getattr(self, name), known))
         _expect(self.seed >= 0, "seed", "a number >= 0", self.seed)
-        penalised = self.game == "wgan-gp" or self.r1_weight > 0
+        penalised = GAMES[self.game].gp or self.r1_weight > 0
         if self.d_norm == "batch" and penalised:
             raise UsageError(
                 "d_norm: batch norm ties the samples of a batch together, so a penalty on each sample's gradient has no"

@@ -125,7 +125,7 @@ class Trainer:
         self._status("running")
         while self.step < config.steps and not self._stop:
             for _ in range(config.d_steps):
-                real = next(batches).to(self.device, non_blocking=True)
+                real = self._next(batches)
                 if self.step == 0 and self.out is not None:
                     self._save_real(real)
                 means.add(d_step(self.players, self.game, config, real, self.step))
@@ -165,6 +165,15 @@ class Trainer:
             raise KeyboardInterrupt
         self._status("finished")
         return self._latest
+
+    def _next(self, batches: Iterator[Tensor]) -> Tensor:
+        try:
+            return next(batches).to(self.device, non_blocking=True)
+        except StopIteration:
+            raise UsageError(
+                f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
+                " (itertools.cycle, or a generator that loops over the data)"
+            ) from None
 
     def _due(self, field: str) -> bool:
         return self.step % getattr(self.config, field) == 0

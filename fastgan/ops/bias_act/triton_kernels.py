@@ -84,17 +84,19 @@ def _value(p, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
     elif ACT == SILU:
         return p * _sigmoid(p)
     elif ACT == SOFTPLUS:
-        return tl.where(p > 0, p, p - p) + _log1p_of_unit(tl.exp(-tl.abs(p)), DOUBLE)  # p - p keeps NaN
+        return tl.where(p <= 0, 0.0, p) + _log1p_of_unit(tl.exp(-tl.abs(p)), DOUBLE)  # written so that NaN passes
     else:
         return p
 
 
 @triton.jit
 def _d1(u, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
+    # Two bare numbers would make a float32 tensor, in double too.
+    zero = tl.zeros_like(u)
     if ACT == RELU:
-        return tl.where(u > 0, 1.0, 0.0)
+        return tl.where(u > 0, zero + 1.0, zero)
     elif ACT == LEAKY_RELU:
-        return tl.where(u > 0, 1.0, ALPHA)
+        return tl.where(u > 0, zero + 1.0, zero + ALPHA)
     elif ACT == TANH:
         return 1.0 - u * u
     elif ACT == SIGMOID:
@@ -105,7 +107,7 @@ def _d1(u, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
     elif ACT == SOFTPLUS:
         return _one_minus_exp_of_minus(u, DOUBLE)
     else:
-        return tl.where(u == u, 1.0, 1.0)
+        return zero + 1.0
 
 
 @triton.jit

@@ -1,0 +1,48 @@
+# The habits of the house. Everything happens in .venv; PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+DEMO := runs/demo
+
+.PHONY: demo test test-fast test-gpu dev lint format bench clean
+
+demo: $(BIN)/python
+	$(PIP) install -q -c constraints.txt '.[onnx]'
+	$(BIN)/fastgan train demo --out $(DEMO) --overwrite
+	$(BIN)/fastgan export $(DEMO) --out $(DEMO)/generator.onnx
+	$(BIN)/fastgan sample $(DEMO) --n 64 --out $(DEMO)/samples.png
+	$(BIN)/fastgan sample $(DEMO)/generator.onnx --n 64 --out $(DEMO)/samples_onnx.png
+	@echo
+	@$(BIN)/fastgan report $(DEMO)
+	@echo "grids:    $(DEMO)/samples.png (PyTorch), $(DEMO)/samples_onnx.png (ONNX Runtime, from the file alone)"
+
+test: dev
+	$(BIN)/pytest -m 'not gpu'
+
+test-fast: dev
+	$(BIN)/pytest -m 'not gpu and not slow and not network'
+
+test-gpu: dev
+	$(BIN)/pytest -m gpu
+
+dev: $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e '.[onnx,dev]'
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: dev
+	$(BIN)/python benchmarks/run.py --out benchmarks/results/ops_cpu.csv
+
+clean:
+	rm -rf $(VENV) build runs *.egg-info fastgan/*.so
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from fastgan import models
+from fastgan.errors import UsageError
+
+SIZES = {"resolution": 28, "channels": 1, "latent": 16, "width": 8}
+
+
+@pytest.mark.parametrize("d_norm", ["none", "batch", "spectral"])
+@pytest.mark.parametrize("resolution", [28, 32, 64])
+@pytest.mark.parametrize("name", ["dcgan", "mlp"])
+def test_pairs_have_the_shapes_they_promise_and_every_weight_learns(name, resolution, d_norm):
+    options = SIZES | {"resolution": resolution, "channels": 3}
+    generator, critic = models.build(name, **options, d_norm=d_norm)
+    images = generator(torch.randn(4, generator.latent))
+    assert images.shape == (4, 3, resolution, resolution) == (4, *generator.image_shape)
+    assert images.abs().max() <= 1
+    logits = critic(images)
+    assert logits.shape == (4,)
+    logits.square().sum().backward()
+    for network in (generator, critic):
+        for parameter_name, parameter in network.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.abs().sum() > 0, parameter_name
+
+
+@pytest.mark.parametrize("resolution", [14, 20, 30, 48])
+def test_dcgan_says_which_resolutions_it_takes(resolution):
+    with pytest.raises(UsageError, match="28, 32, 64"):
+        models.build("dcgan", **SIZES | {"resolution": resolution})
+
+
+def test_bad_options_are_named():
+    with pytest.raises(UsageError, match="model: expected one of dcgan, mlp, got 'vae'"):
+        models.build("vae", **SIZES)
+    with pytest.raises(UsageError, match="width"):
+        models.build("mlp", **SIZES | {"width": 0})
+    with pytest.raises(UsageError, match="norm"):
+        models.build("dcgan", **SIZES, d_norm="layer")
+
+
+def test_dcgan_equals_a_plain_network_written_from_the_paper():
+    """Same weights, plain torch modules: the same images and logits."""
+    generator, critic = models.build("dcgan", **SIZES | {"resolution": 32})
+    generator.eval()
+    plain_generator = nn.Sequential(
+        nn.ConvTranspose2d(16, 32, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.ConvTranspose2d(32, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Tanh(),
+    ).eval()  # fmt: skip
+    plain_critic = nn.Sequential(
+        nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(8, 16, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.2),
+        nn.Flatten(), nn.Linear(512, 1),
+    )  # fmt: skip
+    for ours, plain in ((generator, plain_generator), (critic, plain_critic)):
+        with torch.no_grad():
+            for own, other in zip(ours.parameters(), plain.parameters(), strict=True):
+                own.normal_(0, 0.1)
+                other.copy_(own)
+    z = torch.randn(5, 16)
+    images = generator(z)
+    torch.testing.assert_close(images, plain_generator(z[:, :, None, None]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(critic(images), plain_critic(images).flatten(), rtol=1e-5, atol=1e-5)
+
+
+def test_spectral_norm_bounds_every_layer_of_the_critic():
+    _, critic = models.build("dcgan", **SIZES, d_norm="spectral")
+    with torch.no_grad():
+        for _ in range(50):
+            critic(torch.randn(2, 1, 28, 28))
+    layers = [m for m in critic.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == 3
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=1e-2)

@@ -1,0 +1,194 @@
+"""The command line as a person meets it: each call in a process of its own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 6, "--log-every", 2, "--sample-every", 3,
+         "--checkpoint-every", 3]  # fmt: skip
+
+
+def fails(done, code, *words):
+    """Exit code, one sentence with these words, and no traceback."""
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("fastgan: ")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in lines[-1], lines[-1]
+
+
+def test_first_light(command, images_npz, tmp_path):
+    """Train, sample, export, sample the export, report: the whole way."""
+    done = command("train", "demo", "--data", images_npz, "--out", "run", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "step 6/6" in done.stderr
+    assert "images per second" in done.stdout
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert facts["command"].startswith("fastgan train demo --data")
+    assert facts["config"]["width"] == 4
+
+    done = command("export", "run")
+    assert done.returncode == 0, done.stderr
+    assert "parity at batch 64" in done.stdout
+    assert "images per second at batch 64" in done.stdout
+
+    for source, out in (("run", "torch.png"), ("run/generator.onnx", "onnx.png")):
+        done = command("sample", source, "--n", 9, "--out", out, "--seed", 5)
+        assert done.returncode == 0, done.stderr
+    grids = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("torch.png", "onnx.png")]
+    assert grids[0].shape == (3 * 58 + 2, 3 * 58 + 2, 3)
+    assert np.abs(grids[0] - grids[1]).max() <= 1  # the same latents, the same pictures
+    assert grids[0].std() > 5
+
+    done = command("report", "run")
+    assert done.returncode == 0, done.stderr
+    for part in ("report.html", "fixed-00000006.png", "generator.onnx", "parity", "images per second"):
+        assert part in done.stdout
+    assert "parity" in (tmp_path / "run" / "report.html").read_text().lower()
+
+
+def test_resume_from_the_command_line(command, images_npz, tmp_path):
+    base = ["--data", images_npz, *QUICK]
+    assert command("train", "demo", *base, "--out", "whole").returncode == 0
+    assert command("train", "demo", *base, "--out", "run", "--steps", 3).returncode == 0
+    fails(command("train", "demo", *base, "--out", "run"), 2, "already holds a run", "--resume", "--overwrite")
+    fails(command("train", "--resume", "--out", "run", "--lr-g", 0.1), 2, "lr_g: 0.1 differs from the run's 0.0")
+    done = command("train", "--resume", "--out", "run", "--steps", 6)
+    assert done.returncode == 0, done.stderr
+    assert "resumed run at step 3" in done.stderr
+    parts = [tmp_path / name / "checkpoints" / "00000006" / "ema.safetensors" for name in ("whole", "run")]
+    assert parts[0].read_bytes() == parts[1].read_bytes()
+
+    ema = parts[1]
+    ema.write_bytes(ema.read_bytes()[:100])
+    done = command("sample", "run", "--out", "grid.png")  # the checkpoint before serves
+    assert done.returncode == 0
+    assert "step 3" in done.stdout
+    (tmp_path / "run" / "checkpoints" / "00000003" / "state.json").write_text("{")
+    fails(command("sample", "run", "--out", "grid.png"), 1, "no whole checkpoint", "ema.safetensors is damaged")
+    fails(command("train", "--resume", "--out", "run", "--steps", 9), 1, "no whole checkpoint")
+
+
+def test_a_checkpoint_of_another_network(command, images_npz, tmp_path):
+    assert command("train", "demo", "--data", images_npz, "--out", "run", *QUICK).returncode == 0
+    path = tmp_path / "run" / "config.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["width"] = 8
+    path.write_text(json.dumps(facts))
+    fails(command("sample", "run"), 1, "is of another network")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, number):
+    words = ["train", "demo", "--data", images_npz, "--out", "run", *QUICK, "--steps", 100000, "--log-every", 1,
+             "--sample-every", 100000, "--checkpoint-every", 100000]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastgan", *map(str, words)], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "interrupted at step" in said
+    assert "Traceback" not in said
+    step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"{step:08d}"]
+    done = command("train", "--resume", "--out", "run", "--steps", step + 2)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["trian"], 2, "did you mean 'train'"),
+        (["train", "deno"], 2, "unknown preset 'deno'; did you mean 'demo'"),
+        (["train", "--stepz", "3"], 2, "unknown option '--stepz'; did you mean '--steps'"),
+        (["train", "--game", "wgan"], 2, "did you mean 'wgan-gp'"),
+        (["train", "--steps", "many"], 2, "Error parsing --steps"),
+        (["train", "--steps"], 2, "Missing value for argument '--steps'"),
+        (["train", "demo", "extra"], 2, "Unrecognized options: extra"),
+        (["train", "--width", "0"], 2, "width: expected a number >= 1, got 0"),
+        (["train", "--data", "mnst"], 1, "mnst"),
+        (["train", "--data", "empty"], 1, "empty"),
+        (["train", "--data", "broken"], 1, "1 of 2 images"),
+        (["train", "--data", "mixed"], 1, "--resolution"),
+        (["train", "--data", "wide"], 2, "--resolution"),
+        (["train", "--out", "/proc/run"], 2, "out: /proc/run cannot be written"),
+        (["train", "--resume", "--out", "nowhere"], 2, "nowhere holds no run"),
+        (["train", "--resume", "--overwrite", "--out", "nowhere"], 2, "contradict"),
+        (["sample", "nowhere"], 2, "nowhere holds no run"),
+        (["sample"], 2, "RUN or MODEL.onnx"),
+        (["sample", "broken.onnx"], 1, "cannot be opened"),
+        (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
+        (["export", "nowhere"], 2, "nowhere holds no run"),
+        (["report", "nowhere"], 2, "nowhere"),
+        (["data"], 2, "expected list, fetch NAME or info SOURCE"),
+        (["data", "fetch", "mnst"], 2, "mnist"),
+        (["data", "info", "pickled.npz"], 1, "pickled.npz"),
+    ],
+)
+def test_bad_input_is_one_sentence(command, tmp_path, words, code, expected):
+    (tmp_path / "empty").mkdir()
+    for folder, sizes in (("broken", [(28, 28)]), ("mixed", [(28, 28), (32, 32)]), ("wide", [(28, 14), (28, 14)])):
+        (tmp_path / folder).mkdir()
+        for i, size in enumerate(sizes):
+            Image.new("L", size).save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "broken" / "x.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object))
+    fails(command(*words), code, expected)
+
+
+def test_debug_shows_where(command):
+    done = command("train", "--data", "nowhere", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "DataError" in done.stderr
+
+
+def test_pages_that_tell(command):
+    done = command()
+    assert done.returncode == 2
+    done = command("--help")
+    assert done.returncode == 0
+    for name in ("train", "sample", "export", "data", "presets", "doctor"):
+        assert name in done.stdout
+    done = command("presets")
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    done = command("data", "list")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("embedded", "mnist", "cifar10", "emoji", "landscapes"))
+    done = command("data", "info", "embedded")
+    assert done.returncode == 0
+    assert "10,000" in done.stdout
+    assert "MIT" in done.stdout
+    done = command("train", "--help")
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--data", "--steps", "--out", "--resume", "--seed", "--r1-weight"))
+
+
+def test_doctor_tells_what_is_missing(command):
+    done = command("doctor")
+    assert done.returncode == 0, done.stderr
+    assert "bias_act" in done.stdout
+    assert "GPU" in done.stdout
+
+
+def test_sampling_an_onnx_file_needs_no_torch(command, images_npz, tmp_path):
+    assert command("train", "demo", "--data", images_npz, "--out", "run", *QUICK, "--steps", 1).returncode == 0
+    assert command("export", "run").returncode == 0
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not here')\n")
+    done = command("sample", "run/generator.onnx", "--n", 4, "--out", "grid.png", env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "grid.png").exists()

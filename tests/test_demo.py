@@ -1,0 +1,26 @@
+"""The demo, judged by an outside eye: what `make demo` trains must show every class, and show it clearly."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "demo_seeds.py"
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.timeout(1800)
+def test_demo_shows_every_class_clearly(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("demo_seeds", SCRIPT)
+    demo_seeds = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo_seeds)
+
+    network, own = demo_seeds.trained_judge()
+    assert own >= 0.88
+    trainer = demo_seeds.demo(seed=0, out=tmp_path / "run")
+    verdict = demo_seeds.judge(network, demo_seeds.samples(trainer), own)
+    with capsys.disabled():
+        print(f"\ndemo: {verdict.describe()}")
+    assert verdict.share.min() >= 0.02, verdict.describe()
+    assert verdict.confidence >= 0.7, verdict.describe()

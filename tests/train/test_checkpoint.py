@@ -1,0 +1,110 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.errors import CheckpointError
+from fastgan.train import checkpoint
+
+
+def parts(value):
+    return {part: {"w": torch.full((3,), value)} for part in checkpoint.PARTS}
+
+
+def test_keeps_the_newest_and_reads_them_back(tmp_path):
+    for step in (10, 20, 30):
+        checkpoint.save(tmp_path, step, parts(float(step)), {"images": step}, keep=2)
+    assert checkpoint.steps_in(tmp_path) == [20, 30]
+    folder, state = checkpoint.newest(tmp_path)
+    assert (state["step"], state["images"]) == (30, 30)
+    assert checkpoint.load_part(folder, "ema")["w"].tolist() == [30.0] * 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000020", "00000030"]  # nothing left aside
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "state"])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, parts(float(step)), {}, keep=2)
+    victim = tmp_path / "00000002" / ("state.json" if damage == "state" else "ema.safetensors")
+    data = victim.read_bytes()
+    if damage == "remove":
+        victim.unlink()
+    elif damage == "flip":
+        victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        victim.write_bytes(data[: len(data) // 2])
+    said = []
+    folder, state = checkpoint.newest(tmp_path, said.append)
+    assert (folder.name, state["step"]) == ("00000001", 1)
+    assert len(said) == 1
+    assert "00000002" in said[0]
+
+
+def test_none_whole_and_none_at_all(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        checkpoint.newest(tmp_path)
+    checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
+    (tmp_path / "00000001" / "generator.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no whole checkpoint.*generator.safetensors is damaged"):
+        checkpoint.newest(tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    with pytest.raises(CheckpointError, match="checkpoint 2 could not be written.*No space left"):
+        checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
+    assert checkpoint.read_state(tmp_path / "00000001")["step"] == 1
+
+
+def test_another_network_is_refused_before_anything_changes(tmp_path):
+    network = nn.Linear(3, 2)
+    tensors = {part: network.state_dict() for part in checkpoint.PARTS}
+    folder = checkpoint.save(tmp_path, 1, tensors, {}, keep=1)
+    other = nn.Linear(4, 2)
+    before = other.weight.clone()
+    with pytest.raises(CheckpointError, match=r"another network: ema has \[2, 3\] for 'weight', this one has \[2, 4\]"):
+        checkpoint.load_network(other, folder, "ema")
+    assert torch.equal(other.weight, before)
+    with pytest.raises(CheckpointError, match="this one has nothing"):
+        checkpoint.load_network(nn.Linear(3, 2, bias=False), folder, "ema")
+
+
+def test_optimizer_round_trip_continues_bit_for_bit(tmp_path):
+    def make():
+        torch.manual_seed(0)
+        network = nn.Linear(4, 4)
+        return network, torch.optim.Adam(network.parameters(), 0.1, fused=True)
+
+    def steps(network, optimizer, n, start):
+        for i in range(n):
+            optimizer.zero_grad()
+            network(torch.full((2, 4), float(start + i))).square().sum().backward()
+            optimizer.step()
+
+    whole, whole_optimizer = make()
+    steps(whole, whole_optimizer, 5, 0)
+    first, first_optimizer = make()
+    steps(first, first_optimizer, 3, 0)
+    tensors = checkpoint.optimizer_tensors(first_optimizer, "generator")
+    assert all(key.startswith("generator.") for key in tensors)
+    second, second_optimizer = make()
+    second.load_state_dict(first.state_dict())
+    checkpoint.load_optimizer(second_optimizer, tensors, "generator")
+    steps(second, second_optimizer, 2, 3)
+    assert torch.equal(whole.weight, second.weight)
+
+
+def test_random_state_survives_json():
+    random = torch.Generator().manual_seed(5)
+    torch.rand(3, generator=random)
+    text = json.loads(json.dumps(checkpoint.encode_random(random)))
+    expected = torch.rand(4, generator=random)
+    checkpoint.decode_random(random, text)
+    assert torch.equal(torch.rand(4, generator=random), expected)

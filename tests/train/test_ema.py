@@ -1,0 +1,42 @@
+import pytest
+import torch
+from torch import nn
+
+from fastgan.train.ema import Ema
+
+
+def network(value):
+    module = nn.BatchNorm1d(2)
+    nn.init.constant_(module.weight, value)
+    module.running_mean.fill_(value)
+    module.num_batches_tracked.fill_(int(value))
+    return module
+
+
+def test_follows_weights_and_statistics_with_the_half_life():
+    ema = Ema(network(0.0), half_life=100)
+    ema.update(network(8.0), images=100, step=10**6)
+    assert ema.module.weight.tolist() == pytest.approx([4.0, 4.0])
+    assert ema.module.running_mean.tolist() == pytest.approx([4.0, 4.0])
+    assert ema.module.num_batches_tracked.item() == 8  # counters are copied
+    ema.update(network(8.0), images=100, step=10**6)
+    assert ema.module.weight.tolist() == pytest.approx([6.0, 6.0])
+
+
+def test_ramps_up_and_can_be_off():
+    ema = Ema(network(0.0), half_life=1e9)
+    ema.update(network(11.0), images=1, step=1)
+    assert ema.module.weight[0].item() == pytest.approx(11 * 9 / 11)
+    off = Ema(network(0.0), half_life=0)
+    off.update(network(3.0), images=1, step=10)
+    assert off.module.weight[0].item() == 3.0
+
+
+def test_the_copy_takes_no_gradient_and_stays_in_eval_mode():
+    original = network(1.0)
+    ema = Ema(original, half_life=10)
+    assert not ema.module.training
+    assert original.training
+    assert not any(p.requires_grad for p in ema.module.parameters())
+    assert all(p.requires_grad for p in original.parameters())
+    assert torch.equal(ema.module.weight, original.weight)
