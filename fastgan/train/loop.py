@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import threading
@@ -115,7 +116,9 @@ class Trainer:
             progress.close()
             if metrics is not None:
                 metrics.close()
-                if self.out is not None:
+            if self.out is not None:
+                # What ended the run matters more than a page that could not be written.
+                with contextlib.suppress(OSError):
                     write_report(self.out)
 
     def _run(self, batches: Iterator[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:

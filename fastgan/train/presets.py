@@ -18,7 +18,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "demo": Preset(
-        Config(width=32, steps=3000, r1_weight=1.0, sample_every=250, checkpoint_every=1000),
+        Config(width=48, d_norm="batch", lr_g=4e-4, lr_d=4e-4, steps=5000, sample_every=500, checkpoint_every=1000),
         "the first light: DCGAN on the 10,000 embedded 28×28 images, minutes on two cores",
     ),
     "mlp": Preset(

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from fastgan.errors import DataError, UsageError
 
+FILES = ("config.json", "status.json", "metrics.jsonl", "report.html")
+
 
 def check(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise UsageError rather than touch another run, or a folder that is none of ours. Changes nothing."""
@@ -51,7 +53,8 @@ def _clear(out: Path) -> None:
     # Only what a run writes: a user's notes in the folder stay.
     for name in ("samples", "checkpoints", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("config.json", "status.json", "metrics.jsonl", "report.html"):
+    # An export of the old generator beside the new run would be taken for the new one's.
+    for name in (*FILES, "generator.onnx", "generator.onnx.json"):
         (out / name).unlink(missing_ok=True)
     (out / "samples").mkdir()
 
