@@ -50,6 +50,8 @@ class OpCase:
     """How often each op runs in a gradient penalty through two of them, its backward pass included."""
     bench_shapes: tuple[Shape, ...] = ()
     """Shapes worth timing; none leaves the case to the tests."""
+    core: bool = True
+    """Whether the case runs where each costs seconds: in Triton, in compilers and exporters."""
     dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(
         default_factory=lambda: {"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES}
     )

@@ -16,6 +16,7 @@ from fastgan.ops.bias_act.activations import ACTIVATIONS
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TILE = 2048  # elements a program holds at a time
 _REPEATS = 8  # tiles a program of the gradient walks, so that few partial sums remain
+_FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
 
 
 def _why_not(x: Tensor, *_) -> str | None:
@@ -70,6 +71,7 @@ def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gai
         "DOUBLE": x.dtype == torch.float64,
         "BLOCK_K": block_k,
         "BLOCK_C": block_c,
+        **_FUSED,
     }
     return (rows, channels, pixels), constants
 
@@ -116,7 +118,9 @@ def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
             HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=_REPEATS, **constants,
         )  # fmt: skip
         if bias_grad:
-            _kernels().sum_rows_kernel[(_blocks(channels, 16),)](partial, db, parts, channels, BLOCK_K=64, BLOCK_C=16)
+            _kernels().sum_rows_kernel[(_blocks(channels, 16),)](
+                partial, db, parts, channels, BLOCK_K=64, BLOCK_C=16, **_FUSED
+            )
     return dx, db
 
 

@@ -1,0 +1,45 @@
+"""The modes in which an op is timed, as functions without arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastgan.testing.case import Inputs, OpCase, cotangent
+
+MODES = ("forward", "backward", "forward+backward", "penalty")
+
+
+def step(function: Callable[..., Tensor], inputs: Inputs, mode: str) -> Callable[[], object]:
+    """One step of that mode.
+
+    backward is the backward pass alone, over a graph that is kept. penalty is the gradient, its squared norm, and the
+    gradient of that: the double backward of a critic.
+    """
+    y = function(*inputs)
+    dy = cotangent(y)
+    if mode == "forward":
+        return lambda: function(*inputs)
+    if mode == "backward":
+        return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
+    if mode == "forward+backward":
+        return lambda: torch.autograd.grad(function(*inputs), inputs, dy)
+    if mode == "penalty":
+        # dy leads back to a leaf, as it does to the weights of a network: through it the second order always exists.
+        dy.requires_grad_()
+
+        def penalty() -> object:
+            gradient = torch.autograd.grad(function(*inputs), inputs[0], dy, create_graph=True)[0]
+            return torch.autograd.grad(gradient.square().sum(), (dy, *inputs), allow_unused=True)
+
+        return penalty
+    raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+
+
+def least_bytes(case: OpCase, inputs: Inputs, mode: str) -> int | None:
+    """Bytes that must move in that mode; None where nobody counted them."""
+    cost = case.cost(inputs)
+    parts = mode.split("+")
+    return sum(cost[part].bytes for part in parts) if all(part in cost for part in parts) else None

@@ -1,0 +1,15 @@
+"""Tests that mean nothing without an NVIDIA GPU. The contract of the ops runs there too: `pytest -m gpu`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.gpu)
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

@@ -1,0 +1,21 @@
+"""The Triton kernels on the CPU, through Triton's interpreter. It must be chosen before triton is imported, and it
+stays for the life of a process: hence one of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+ROOT = Path(__file__).parents[2]
+CONTRACT = ["tests/ops/test_contract.py", "tests/ops/test_contract_memory.py"]
+
+
+def test_the_contract_holds_in_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=short", "-k", "cpu-triton", *CONTRACT]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "FASTGAN_BACKEND": "triton"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    # pytest exits with 5, not 0, when nothing was selected.
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

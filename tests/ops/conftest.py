@@ -1,0 +1,32 @@
+"""Runs each contract test at its place: the back-end is forced, and what needs a GPU is marked so."""
+
+import pytest
+import torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "cuda" in _device(item):
+            item.add_marker(pytest.mark.gpu)
+
+
+def _device(item):
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return params["place"].device if "place" in params else params.get("device", "")
+
+
+@pytest.fixture(autouse=True)
+def _forced_backend(request, monkeypatch):
+    callspec = getattr(request.node, "callspec", None)
+    if callspec and "place" in callspec.params:
+        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["place"].backend)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Small tensors on a busy machine: threads would mostly wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,116 @@
+"""The contract of every op, its numbers: each OpCase at every place that runs here.
+
+The other half is in test_contract_memory.py and test_contract_graph.py. An OpCase in fastgan/testing/cases.py is all
+that a new op adds.
+"""
+
+import math
+
+import pytest
+import torch
+
+from fastgan import _env
+from fastgan.testing.case import HALVES, cotangent, detached
+from fastgan.testing.cases import CASES
+from fastgan.testing.judge import gradients, judge
+from fastgan.testing.places import grid
+from fastgan.testing.stack import critic_weights, penalty
+
+CURVED = [case for case in CASES if case.curved]
+# Finite differences call an op hundreds of times; Triton's interpreter takes milliseconds for each.
+INTERPRETED = _env.flag("TRITON_INTERPRET")
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid(), ids=str)
+def test_forward_and_gradients(case, place, dtype):
+    for memory_format in case.memory_formats:
+        judge(case, case.inputs(dtype, place.device, memory_format))
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
+def test_forward_and_gradients_of_more_than_one_block(case, place, dtype):
+    # Long enough for several partial sums along the pixels and along the images.
+    images = 96_000 // math.prod(case.sized(1, pixels=40))
+    for memory_format in case.memory_formats:
+        judge(case, case.inputs(dtype, place.device, memory_format, shape=case.sized(images, pixels=40)))
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid(HALVES), ids=str)
+def test_float32_parameters_with_half_activations(case, place, dtype):
+    inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)
+    if len(inputs) > 1:
+        judge(case, inputs)
+
+
+def tiny(case, place):
+    images = 1 if INTERPRETED else 2
+    return case.inputs(torch.float64, place.device, case.memory_formats[-1], shape=case.sized(images, pixels=2))
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
+def test_gradcheck(case, place, dtype):
+    torch.autograd.gradcheck(case.call, tiny(case, place), fast_mode=INTERPRETED)
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
+def test_gradgradcheck(case, place, dtype):
+    torch.autograd.gradgradcheck(case.call, tiny(case, place), fast_mode=INTERPRETED)
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64], CURVED), ids=str)
+def test_third_order(case, place, dtype):
+    inputs = tiny(case, place)
+    dy = cotangent(case.call(*inputs))
+
+    def gradient(*leaves):
+        return torch.autograd.grad(case.call(*leaves), leaves, dy, create_graph=True)
+
+    torch.autograd.gradgradcheck(gradient, inputs, fast_mode=INTERPRETED)
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
+def test_penalty_through_two_stacked_ops(case, place, dtype):
+    x, *first = case.inputs(dtype, place.device)
+    second = case.inputs(dtype, place.device, seed=3)[1:]
+    leaves = [x, *first, *second, *critic_weights(case, case.call(x, *first), x)]
+    found = []
+    for function in (case.call, case.plain):
+        own = detached(leaves)
+        at = 1 + len(first)
+        value = penalty(function, own[0], [own[1:at], own[at : at + len(second)]], own[at + len(second) :])
+        value.backward()
+        # A derivative that is zero almost everywhere is None here and zeros in plain PyTorch.
+        found.append([value.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad for t in own)])
+    for ours, plain in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-12)
+
+
+# Triton's interpreter computes in NumPy, which warns.
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
+def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, place, dtype, monkeypatch):
+    inputs = case.inputs(dtype, place.device)
+    special = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 30.0, -30.0, 88.0, -88.0, 1e4, -1e4]
+    with torch.no_grad():
+        inputs[0].view(-1)[3 : 3 + len(special)] = torch.tensor(special)
+    dy = cotangent(case.call(*inputs))
+    dy.view(-1)[-4:] = torch.tensor([float("nan"), float("inf"), float("-inf"), 1e30])
+    y, ours = gradients(case.call, inputs, dy)
+    monkeypatch.setenv("FASTGAN_BACKEND", "reference")
+    expected_y, expected = gradients(case.call, detached(inputs), dy)
+    for got, want in zip([y, *ours], [expected_y, *expected], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.bfloat16]), ids=str)
+def test_autocast(case, place, dtype):
+    # What arrives behind an autocast convolution: a bfloat16 activation, float32 parameters.
+    inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)
+    dy = cotangent(case.call(*inputs))
+    with torch.autocast(place.device, torch.bfloat16):
+        y = case.call(*inputs)
+    outside, expected = gradients(case.call, detached(inputs), dy)
+    assert torch.equal(y, outside)
+    for leaf, got, want in zip(inputs, torch.autograd.grad(y, inputs, dy), expected, strict=True):
+        assert got.dtype == leaf.dtype
+        assert torch.equal(got, want)

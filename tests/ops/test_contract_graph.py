@@ -1,0 +1,126 @@
+"""The contract of every op, its place in graphs: what runs, what compiles, what exports."""
+
+import operator
+
+import pytest
+import torch
+import torch.nn as nn
+
+from fastgan.ops._library import registry
+from fastgan.testing.case import cotangent, detached
+from fastgan.testing.cases import CASES
+from fastgan.testing.places import devices
+from fastgan.testing.record import Recorder
+from fastgan.testing.stack import critic_weights, penalty
+
+CORE = [case for case in CASES if case.core]
+FLAT = [case for case in CASES if not case.curved]
+
+
+def test_every_op_has_a_case():
+    assert set(registry) == {op for case in CASES for op in case.ops}
+
+
+def test_the_names_of_cases_are_unique():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_cases_promise_the_back_ends_that_exist(case):
+    existing = {"reference", *(kernel.name for op in case.ops for kernel in registry[op].kernels)}
+    assert set(case.dtypes) == existing
+
+
+def two_orders(case, device="cpu", dtype=torch.float64):
+    """Records a penalty through two ops and its backward pass."""
+    x, *first = case.inputs(dtype, device)
+    second = case.inputs(dtype, device, seed=3)[1:]
+    # Not through convolutions: PyTorch's own second gradient of those makes zeros.
+    weights = critic_weights(case, case.call(x, *first), x, convolve=False)
+    with Recorder() as calls:
+        value = penalty(case.call, x, [tuple(first), tuple(second)], weights)
+        value.backward()
+    return calls, x
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_penalty_runs_no_more_than_it_must(case, device):
+    calls, _ = two_orders(case, device)
+    assert calls.counts() == dict(case.penalty_calls)
+    assert set(calls.counts()) == set(case.ops)
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("case", FLAT, ids=str)
+def test_penalty_makes_no_zeros(case, device):
+    calls, x = two_orders(case, device)
+    assert not calls.zeros(x.numel())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_parameter_gradient_unless_asked(case):
+    x, *parameters = case.inputs(torch.float64)
+    y = case.call(x, *parameters)
+    with Recorder() as calls:
+        torch.autograd.grad(y, x, cotangent(y), create_graph=True)
+    assert calls.of("fastgan")
+    shapes = {p.shape for p in parameters}
+    assert not [out for call in calls.of("fastgan") for out in call.outputs if out.shape in shapes]
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("case", CORE, ids=str)
+def test_opcheck(case, device):
+    calls, _ = two_orders(case, device)
+    seen = set()
+    for call in calls.of("fastgan"):
+        if call.name not in seen:
+            seen.add(call.name)
+            args = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in call.args]
+            torch.library.opcheck(call.overload, args, call.kwargs)
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("case", CORE, ids=str)
+def test_compiles_once_for_all_sizes(case, device):
+    torch._dynamo.reset()
+    compiled = torch.compile(case.call, fullgraph=True, dynamic=True, backend="aot_eager")
+    n, _, *rest = case.shape
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for layout in case.memory_formats[:1]:
+            for more in (0, 1, 4):
+                inputs = case.inputs(
+                    torch.float64, device, layout, shape=case.sized(n + more, rest[0] + more if rest else 1)
+                )
+                dy = cotangent(expected := case.call(*inputs))
+                got = compiled(*inputs)
+                torch.testing.assert_close(got, expected)
+                ours = torch.autograd.grad(got, inputs, dy)
+                torch.testing.assert_close(ours, torch.autograd.grad(expected, inputs, dy))
+
+
+class _Model(nn.Module):
+    def __init__(self, case, parameters):
+        super().__init__()
+        self.call = case.call
+        self.parameters_of_op = nn.ParameterList(parameters)
+
+    def forward(self, x):
+        return self.call(x, *self.parameters_of_op)
+
+
+# PyTorch's own exporter calls a deprecated function of its own.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
+@pytest.mark.parametrize("case", CORE, ids=str)
+def test_decomposes_for_export(case):
+    x, *parameters = detached(case.inputs(torch.float32))
+    model = _Model(case, parameters).eval()
+    program = torch.export.export(model, (x.detach(),))
+    program = program.run_decompositions({op.overload: op.reference for op in registry.values()})
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            assert node.target is operator.getitem or node.target.namespace == "aten", node.target
+    other = case.inputs(torch.float32, seed=5)[0].detach()
+    torch.testing.assert_close(program.module()(other), model(other))
