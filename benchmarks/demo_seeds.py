@@ -54,7 +54,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/demo_seeds.csv"))
-    parser.add_argument("--grids", type=Path, default=None, help="also write a grid of samples per seed into this folder")
+    parser.add_argument(
+        "--grids", type=Path, default=None, help="also write a grid of samples per seed into this folder"
+    )
     arguments = parser.parse_args()
     network, own = trained_judge()
     names = open_source("embedded").class_names or ()

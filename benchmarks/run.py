@@ -147,6 +147,9 @@ def main() -> int:
     options = arguments()
     if options.threads:
         torch.set_num_threads(options.threads)
+    if os.getloadavg()[0] > 0.5 and torch.get_num_threads() > 1:
+        # Seen on a busy machine: every parallel region takes the scheduler's 8 ms, and ratios count regions.
+        print("this machine is busy: threads will wait for one another; --threads 1 tells more", file=sys.stderr)
     # A graph that is kept for timing the backward pass alone may not give its buffers away.
     torch._functorch.config.donated_buffer = False
     rows: list[Row] = []

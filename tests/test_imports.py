@@ -66,7 +66,9 @@ def test_only_env_reads_the_environment():
     assert readers == {"_env.py"}
 
 
-@pytest.mark.parametrize("module", ["fastgan", "fastgan.data", "fastgan.cli", "fastgan.deploy.session", "fastgan.report.page"])
+@pytest.mark.parametrize(
+    "module", ["fastgan", "fastgan.data", "fastgan.cli", "fastgan.deploy.session", "fastgan.report.page"]
+)
 def test_light_modules_import_no_torch(module):
     code = f"import sys, {module}; print([m for m in ('torch', 'triton', 'onnxruntime') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

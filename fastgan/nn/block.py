@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from fastgan.errors import UsageError
-from fastgan.ops import bias_act
+from fastgan.ops import bias_act, conv2d, conv_transpose2d
 
 NORMS = ("none", "batch", "spectral")
 
@@ -48,8 +48,8 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        convolve = F.conv_transpose2d if isinstance(self.conv, nn.ConvTranspose2d) else F.conv2d
-        x = convolve(x, self.conv.weight, None, self.stride, self.padding)
+        convolve = conv_transpose2d if isinstance(self.conv, nn.ConvTranspose2d) else conv2d
+        x = convolve(x, self.conv.weight, stride=self.stride, padding=self.padding)
         if self.norm is not None:
             return bias_act(self.norm(x), None, self.act)
         return bias_act(x, self.conv.bias, self.act)

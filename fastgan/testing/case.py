@@ -50,6 +50,10 @@ class OpCase:
     """How often each op runs in a gradient penalty through two of them, its backward pass included."""
     bench_shapes: tuple[Shape, ...] = ()
     """Shapes worth timing; none leaves the case to the tests."""
+    mixed: bool = True
+    """Whether parameters may be float32 beside an activation in half precision."""
+    least_pixels: int = 1
+    """The smallest side of an image that the op takes."""
     core: bool = True
     """Whether the case runs where each costs seconds: in Triton, in compilers and exporters."""
     dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import ACTIVATIONS, bias_act
-from fastgan.testing.case import Cost, Inputs, Normal, OpCase, Shape
+from fastgan.ops import ACTIVATIONS, bias_act, conv2d, conv_transpose2d
+from fastgan.testing.case import FLOATS, Cost, Inputs, Normal, OpCase, Shape
 
 __all__ = ["CASES", "OpCase"]
 
@@ -111,4 +111,53 @@ def _bias_act_cases() -> Iterator[OpCase]:
             )
 
 
-CASES: list[OpCase] = [*_bias_act_cases()]
+# --- convolutions ----------------------------------------------------------------------------------------------------
+
+
+def _conv_cases() -> Iterator[OpCase]:
+    # name: shape of x, output channels, kernel, options; odd sizes, so that strides leave a rest.
+    variants: dict[str, tuple[Shape, int, int, _Options]] = {
+        "3x3": ((2, 4, 5, 7), 4, 3, {"padding": 1}),
+        "4x4_stride2": ((2, 3, 7, 6), 5, 4, {"stride": 2, "padding": 1}),
+        "1x1": ((3, 4, 3, 5), 6, 1, {}),
+        "groups_dilation": ((5, 4, 8, 7), 6, 3, {"padding": (2, 3), "dilation": (2, 3), "groups": 2, "stride": (1, 2)}),
+    }
+    for name, (shape, out, kernel, options) in variants.items():
+        groups = options.get("groups", 1)
+        forward = functools.partial(_x_and_weight, size=(out, shape[1] // groups, kernel, kernel))
+        backward = functools.partial(_x_and_weight, size=(shape[1], out // groups, kernel, kernel))
+        yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options)
+        yield _conv_case(f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options)
+
+
+def _conv_case(
+    name: str, make: Callable[..., Inputs], ours: Any, plain: Any, shape: Shape, options: _Options
+) -> OpCase:
+    forward, backward = ("conv", "conv_dgrad") if ours is conv2d else ("conv_dgrad", "conv")
+    return OpCase(
+        name=name,
+        ops=("conv", "conv_dgrad", "conv_wgrad"),
+        make=make,
+        call=functools.partial(ours, **options),
+        plain=functools.partial(plain, **options),
+        shape=shape,
+        curved=False,
+        cost=_no_cost,
+        # Forward and input gradient of both layers, the tangent through the first (behind the second nothing depends
+        # on it), one weight gradient each: nothing else.
+        penalty_calls={forward: 3, backward: 2, "conv_wgrad": 2},
+        dtypes={"reference": (*FLOATS, torch.bfloat16)},
+        mixed=False,
+        least_pixels=2 if options.get("stride") == 2 else 1,
+    )
+
+
+def _x_and_weight(normal: Normal, shape: Shape, size: Shape) -> Inputs:
+    return normal(*shape), normal(*size) / math.prod(size[1:]) ** 0.5
+
+
+def _no_cost(inputs: Inputs) -> dict[str, Cost]:
+    return {}  # the library's own arithmetic; never timed as an op
+
+
+CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases()]

@@ -65,7 +65,7 @@ class NotANumber(nn.Module):
 def test_a_wrong_export_is_refused_and_an_older_file_stays(tmp_path, network):
     path = tmp_path / "generator.onnx"
     path.write_text("older")
-    with pytest.raises(ExportError, match="off by .* at batch 1; allowed is 1e-04"):
+    with pytest.raises(ExportError, match=r"off by .* at batch 1; allowed is 1e-04"):
         export_onnx(network, path, (8,))
     assert path.read_text() == "older"
     assert [p.name for p in tmp_path.iterdir()] == ["generator.onnx"]

@@ -17,6 +17,7 @@ from fastgan.testing.places import grid
 from fastgan.testing.stack import critic_weights, penalty
 
 CURVED = [case for case in CASES if case.curved]
+MIXED = [case for case in CASES if case.mixed]
 # Finite differences call an op hundreds of times; Triton's interpreter takes milliseconds for each.
 INTERPRETED = _env.flag("TRITON_INTERPRET")
 
@@ -35,7 +36,7 @@ def test_forward_and_gradients_of_more_than_one_block(case, place, dtype):
         judge(case, case.inputs(dtype, place.device, memory_format, shape=case.sized(images, pixels=40)))
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid(HALVES), ids=str)
+@pytest.mark.parametrize(("case", "place", "dtype"), grid(HALVES, MIXED), ids=str)
 def test_float32_parameters_with_half_activations(case, place, dtype):
     inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)
     if len(inputs) > 1:
@@ -102,7 +103,7 @@ def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, place, dty
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.bfloat16]), ids=str)
+@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.bfloat16], MIXED), ids=str)
 def test_autocast(case, place, dtype):
     # What arrives behind an autocast convolution: a bfloat16 activation, float32 parameters.
     inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)

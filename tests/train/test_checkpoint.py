@@ -46,7 +46,7 @@ def test_none_whole_and_none_at_all(tmp_path):
         checkpoint.newest(tmp_path)
     checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
     (tmp_path / "00000001" / "generator.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no whole checkpoint.*generator.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"no whole checkpoint.*generator.safetensors is damaged"):
         checkpoint.newest(tmp_path)
 
 
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "_sync", full)
-    with pytest.raises(CheckpointError, match="checkpoint 2 could not be written.*No space left"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 could not be written.*No space left"):
         checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
     assert checkpoint.read_state(tmp_path / "00000001")["step"] == 1

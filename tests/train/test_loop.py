@@ -34,7 +34,9 @@ def stream(images, config):
 
 
 def weights(t):
-    return torch.cat([p.flatten() for m in (t.generator, t.discriminator, t.ema.module) for p in m.state_dict().values()])
+    return torch.cat(
+        [p.flatten() for m in (t.generator, t.discriminator, t.ema.module) for p in m.state_dict().values()]
+    )
 
 
 def test_a_run_leaves_all_that_it_promises(tmp_path, images):
@@ -67,7 +69,9 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, images, options):
     second.fit(stream(images, second.config), resume=True)
     assert second.step == 6
     assert torch.equal(weights(whole), weights(second))
-    lines = [[json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("whole", "run")]
+    lines = [
+        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()] for n in ("whole", "run")
+    ]
     for one, other in zip(*lines, strict=True):
         assert one["step"] == other["step"]
     assert lines[0][-1]["loss/generator"] == lines[1][-1]["loss/generator"]
@@ -138,7 +142,9 @@ def test_nothing_is_overwritten_unasked(tmp_path, images):
     t = trainer(tmp_path / "run")
     t.fit(stream(images, t.config))
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="already holds a run; continue it with --resume or replace it with --overwrite"):
+    with pytest.raises(
+        UsageError, match="already holds a run; continue it with --resume or replace it with --overwrite"
+    ):
         trainer(tmp_path / "run").fit(stream(images, t.config))
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3, 6]
     trainer(tmp_path / "run", steps=2).fit(stream(images, t.config), overwrite=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._check import expect
+from fastgan.ops._check import bad
 from fastgan.ops._layout import empty, memory_format
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.bias_act import cpu, reference, triton
@@ -156,29 +156,28 @@ def bias_act(
 
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/bias_act/reference.py.
     """
-    expect(
-        isinstance(x, Tensor) and x.is_floating_point(),
-        "x",
-        "a floating tensor",
-        getattr(x, "dtype", type(x)),
-        TypeError,
-    )
-    expect(x.dim() >= 2, "x", "[N, C, *]", list(x.shape))
-    expect(act in ACTIVATIONS, "act", f"one of {', '.join(ACTIVATIONS)}", repr(act))
-    expect(alpha >= 0, "alpha", "a slope >= 0", alpha)
-    expect(gain > 0, "gain", "a number > 0", gain)
-    expect(clamp is None or clamp > 0, "clamp", "None or a number > 0", clamp)
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise bad("x", "a floating tensor", getattr(x, "dtype", type(x)), TypeError)
+    if x.dim() < 2:
+        raise bad("x", "[N, C, *]", list(x.shape))
+    if act not in ACTIVATIONS:
+        raise bad("act", f"one of {', '.join(ACTIVATIONS)}", repr(act))
+    if not alpha >= 0:
+        raise bad("alpha", "a slope >= 0", alpha)
+    if not gain > 0:
+        raise bad("gain", "a number > 0", gain)
+    if clamp is not None and not clamp > 0:
+        raise bad("clamp", "None or a number > 0", clamp)
     if bias is not None:
-        expect(
-            bias.shape == x.shape[1:2], "bias", f"[{x.shape[1]}], the channels of x {list(x.shape)}", list(bias.shape)
-        )
-        expect(bias.device == x.device, "bias", f"on x's device {x.device}", bias.device)
-        dtypes = (x.dtype, torch.float32)
-        expect(
-            bias.dtype in dtypes and (x.dtype != torch.float64 or bias.dtype == x.dtype),
-            "bias",
-            f"x's dtype {x.dtype}" + ("" if x.dtype == torch.float64 else " or float32"),
-            bias.dtype,
-            TypeError,
-        )
+        _check_bias(x, bias)
     return bias_act_op(x, bias, act, alpha, gain, clamp)
+
+
+def _check_bias(x: Tensor, bias: Tensor) -> None:
+    if bias.shape != x.shape[1:2]:
+        raise bad("bias", f"[{x.shape[1]}], the channels of x {list(x.shape)}", list(bias.shape))
+    if bias.device != x.device:
+        raise bad("bias", f"on x's device {x.device}", bias.device)
+    if bias.dtype != x.dtype and (bias.dtype != torch.float32 or x.dtype == torch.float64):
+        wider = "" if x.dtype == torch.float64 else " or float32"
+        raise bad("bias", f"x's dtype {x.dtype}{wider}", bias.dtype, TypeError)

@@ -1,0 +1,209 @@
+"""The convolution family: conv, conv_dgrad and conv_wgrad, each differentiated by the other two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.ops._check import bad
+from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops.conv import reference
+from fastgan.ops.conv.reference import activation_layout, weight_layout
+
+_OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
+
+
+def _is_channels_last(x: Tensor, like: Tensor) -> bool:
+    return activation_layout(x, like) is torch.channels_last
+
+
+def _save(ctx, inputs, output):
+    left, right, *rest = inputs
+    ctx.save_for_backward(left, right)
+    ctx.rest = rest
+
+
+# --- y = x ∗ w -------------------------------------------------------------------------------------------------------
+
+
+def _conv_formula(ctx, dy):
+    x, weight = ctx.saved_tensors
+    options = ctx.rest
+    dx = conv_dgrad_op(dy, weight, x.shape[2:], *options) if needed(ctx, 0) else None
+    dw = _wgrad(dy, x, weight, options) if needed(ctx, 1) else None
+    return dx, dw, None, None, None, None
+
+
+def _wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
+    return conv_wgrad_op(dy, x, weight.shape[2:], *options, _is_channels_last(weight, weight))
+
+
+def _fake_conv(x, weight, stride, padding, dilation, groups):
+    size = [
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    ]
+    shape = (x.shape[0], weight.shape[0], *size)
+    return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
+
+
+conv_op = define_op(
+    f"conv(Tensor x, Tensor weight, {_OPTIONS}) -> Tensor",
+    reference=reference.conv,
+    fake=_fake_conv,
+    gradient=Gradient(_save, _conv_formula),
+)
+
+
+# --- dx = dy carried back through w ----------------------------------------------------------------------------------
+
+
+def _dgrad_formula(ctx, ddx):
+    dy, weight = ctx.saved_tensors
+    _, *options = ctx.rest
+    ddy = conv_op(ddx, weight, *options) if needed(ctx, 0) else None
+    dw = _wgrad(dy, ddx, weight, options) if needed(ctx, 1) else None
+    return ddy, dw, None, None, None, None, None
+
+
+def _fake_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    shape = (dy.shape[0], weight.shape[1] * groups, *size)
+    return dy.new_empty(shape).to(memory_format=activation_layout(dy, weight))
+
+
+conv_dgrad_op = define_op(
+    f"conv_dgrad(Tensor dy, Tensor weight, SymInt[2] size, {_OPTIONS}) -> Tensor",
+    reference=reference.conv_dgrad,
+    fake=_fake_dgrad,
+    gradient=Gradient(_save, _dgrad_formula),
+)
+
+
+# --- dw --------------------------------------------------------------------------------------------------------------
+
+
+def _wgrad_formula(ctx, ddw):
+    dy, x = ctx.saved_tensors
+    _, *options, _ = ctx.rest
+    ddy = conv_op(x, ddw, *options) if needed(ctx, 0) else None
+    dx = conv_dgrad_op(dy, ddw, x.shape[2:], *options) if needed(ctx, 1) else None
+    return ddy, dx, None, None, None, None, None, None
+
+
+def _fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
+    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
+
+
+conv_wgrad_op = define_op(
+    f"conv_wgrad(Tensor dy, Tensor x, SymInt[2] kernel, {_OPTIONS}, bool channels_last) -> Tensor",
+    reference=reference.conv_wgrad,
+    fake=_fake_wgrad,
+    gradient=Gradient(_save, _wgrad_formula),
+)
+
+
+# --- the public functions --------------------------------------------------------------------------------------------
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Two-dimensional convolution without bias, whose gradients of every order run no wasted pass.
+
+    x: [N, C, H, W] floating. weight: [K, C/groups, R, S] in x's dtype. stride, padding, dilation: a number or (height,
+    width). Returns [N, K, P, Q], channels_last where x or weight is. Under autocast both are cast to its dtype. The
+    bias belongs into the `bias_act` that follows. A backward pass computes only the gradients that are asked for.
+
+    Raises TypeError or ValueError naming the argument.
+    """
+    x, weight = _cast(x, weight)
+    stride, padding, dilation = _checked(x, weight, stride, padding, dilation, groups)
+    if x.shape[1] != weight.shape[1] * groups:
+        takes = f"{weight.shape[1] * groups} channels, as weight {list(weight.shape)} with groups={groups} takes"
+        raise bad("x", takes, x.shape[1])
+    for i in range(2):
+        least = dilation[i] * (weight.shape[2 + i] - 1) + 1 - 2 * padding[i]
+        if x.shape[2 + i] < least:
+            raise bad("x", f"at least {least} pixels in dimension {2 + i}", x.shape[2 + i])
+    return conv_op(x, weight, stride, padding, dilation, groups)
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Two-dimensional transposed convolution without bias: the input gradient of `conv2d` as a forward pass.
+
+    x: [N, K, P, Q] floating. weight: [K, C/groups, R, S] in x's dtype. Returns [N, C, H, W] with
+    H = (P − 1)·stride − 2·padding + dilation·(R − 1) + output_padding + 1. The rest as for `conv2d`.
+    """
+    x, weight = _cast(x, weight)
+    stride, padding, dilation = _checked(x, weight, stride, padding, dilation, groups)
+    extra = _pair(output_padding, "output_padding", 0)
+    if x.shape[1] != weight.shape[0]:
+        raise bad("x", f"{weight.shape[0]} channels, as weight {list(weight.shape)} takes", x.shape[1])
+    size = []
+    for i in range(2):
+        limit = max(stride[i], dilation[i])
+        if extra[i] >= limit:
+            raise bad("output_padding", f"less than stride or dilation, {limit}", extra[i])
+        span = dilation[i] * (weight.shape[2 + i] - 1) + 1
+        side = (x.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + span + extra[i]
+        if side <= 0:
+            raise bad("padding", f"an output of at least one pixel in dimension {2 + i}", side)
+        size.append(side)
+    return conv_dgrad_op(x, weight, size, stride, padding, dilation, groups)
+
+
+def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
+    pair = [value, value] if isinstance(value, int) else list(value)
+    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+        raise bad(name, f"a whole number >= {least}, or two", value)
+    return pair
+
+
+def _checked(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> tuple[list[int], list[int], list[int]]:
+    if not x.is_floating_point():
+        raise bad("x", "a floating tensor", x.dtype, TypeError)
+    if x.dim() != 4:
+        raise bad("x", "[N, C, H, W]", list(x.shape))
+    if weight.dim() != 4:
+        raise bad("weight", "[K, C/groups, R, S]", list(weight.shape))
+    if weight.dtype != x.dtype:
+        raise bad("weight", f"x's dtype {x.dtype}", weight.dtype, TypeError)
+    if weight.device != x.device:
+        raise bad("weight", f"on x's device {x.device}", weight.device)
+    if not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
+        raise bad("groups", f"a divisor of weight's {weight.shape[0]} rows", groups)
+    return _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
+
+
+def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, weight
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype)

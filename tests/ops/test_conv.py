@@ -1,0 +1,95 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastgan.ops import bias_act, conv2d, conv_transpose2d
+from fastgan.testing.record import Recorder
+
+X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "named", "error"),
+    [
+        (lambda: conv2d(X.int(), W), "x: expected a floating tensor, got torch.int32", TypeError),
+        (lambda: conv2d(X[0], W), r"x: expected \[N, C, H, W\], got \[4, 6, 6\]", ValueError),
+        (lambda: conv2d(X, W[0]), r"weight: expected \[K, C/groups, R, S\]", ValueError),
+        (lambda: conv2d(X, W.double()), "weight: expected x's dtype torch.float32, got torch.float64", TypeError),
+        (lambda: conv2d(X[:, :3], W), r"x: expected 4 channels, as weight \[8, 4, 3, 3\] .* takes, got 3", ValueError),
+        (lambda: conv2d(X, W, groups=3), "groups: expected a divisor of weight's 8 rows, got 3", ValueError),
+        (lambda: conv2d(X, W, stride=0), "stride: expected a whole number >= 1, or two, got 0", ValueError),
+        (lambda: conv2d(X, W, padding=(1, 2, 3)), "padding", ValueError),
+        (lambda: conv2d(X, W, dilation=4), "x: expected at least 9 pixels in dimension 2, got 6", ValueError),
+        (lambda: conv_transpose2d(X, W), "x: expected 8 channels", ValueError),
+        (lambda: conv_transpose2d(X, W.mT.transpose(0, 1), output_padding=1), "output_padding", ValueError),
+        (
+            lambda: conv_transpose2d(X[..., :1, :1], W.transpose(0, 1), padding=2),
+            "padding: expected an output",
+            ValueError,
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, named, error):
+    with pytest.raises(error, match=named):
+        call()
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("output_padding", [0, 1])
+def test_transposed_sizes_are_pytorchs(output_padding, padding):
+    options = {"stride": 3, "padding": padding, "output_padding": output_padding}
+    w = W.transpose(0, 1)
+    torch.testing.assert_close(conv_transpose2d(X, w, **options), F.conv_transpose2d(X, w, **options))
+
+
+def test_autocast_casts_both_and_gradients_come_back_in_their_own_dtype():
+    x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv2d(x, w, padding=1)
+        plain = F.conv2d(x, w, padding=1)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, plain)
+    for leaf, gradient in zip((x, w), torch.autograd.grad(y.float().sum(), (x, w)), strict=True):
+        assert gradient.dtype == leaf.dtype
+
+
+def critic(layers, x):
+    for w, b in layers:
+        x = bias_act(conv2d(x, w, stride=2, padding=1), b)
+    return x.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_a_penalty_through_a_critic_runs_exactly_the_passes_it_must(depth):
+    """L layers: L forward, L input gradients; then L tangents at most and L weight gradients, and no zeros."""
+    layers = [(torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)) for _ in range(depth)]
+    weights = [w for w, _ in layers]
+    x = torch.randn(2, 4, 32, 32, requires_grad=True)
+    with Recorder() as calls:
+        (gradient,) = torch.autograd.grad(critic(layers, x).sum(), x, create_graph=True)
+        assert calls.counts() == {"conv": depth, "bias_act": depth, "bias_act_grad": depth, "conv_dgrad": depth}
+        penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        penalty.backward()
+    assert calls.counts() == {
+        "conv": 2 * depth, "conv_dgrad": depth, "conv_wgrad": depth, "bias_act": depth, "bias_act_grad": 2 * depth
+    }  # fmt: skip
+    smallest_activation = 2 * 4 * (32 >> depth) ** 2
+    assert not calls.zeros(smallest_activation)
+    assert all(w.grad is not None for w in weights)
+
+
+def test_that_penalty_equals_plain_pytorchs():
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2)
+    ).double()
+    layers = [(plain[0].weight, plain[0].bias), (plain[2].weight, plain[2].bias)]
+    x = torch.randn(3, 4, 16, 16, dtype=torch.double)
+    found = []
+    for network in (lambda v: critic(layers, v), lambda v: plain(v).sum((1, 2, 3))):
+        v = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(v).sum(), v, create_graph=True)
+        penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        found.append([penalty, *torch.autograd.grad(penalty, [plain[0].weight, plain[2].weight])])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
