@@ -74,7 +74,9 @@ class BuildNative(build_ext):
             ext.include_dirs.append(str(headers))
 
 
-OPTIMISE = ["-O3", "-fno-math-errno", "-ffp-contract=fast"] if sys.platform != "win32" else ["/O2"]
+# Without -fno-trapping-math GCC 12 leaves the AVX2 clones scalar: a select might hide a trap (measured: 10 to 20 times).
+VECTOR = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+OPTIMISE = VECTOR if sys.platform != "win32" else ["/O2"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []
 
 extensions = [
