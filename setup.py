@@ -74,7 +74,8 @@ class BuildNative(build_ext):
             ext.include_dirs.append(str(headers))
 
 
-# Without -fno-trapping-math GCC 12 leaves the AVX2 clones scalar: a select might hide a trap (measured: 10 to 20 times).
+# Without -fno-trapping-math GCC 12 leaves the AVX2 clones scalar: a select might hide a trap (measured: 10 to 20 times
+# slower).
 VECTOR = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 OPTIMISE = VECTOR if sys.platform != "win32" else ["/O2"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []

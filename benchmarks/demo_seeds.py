@@ -60,6 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     network, own = trained_judge()
     names = open_source("embedded").class_names or ()
+    print(f"the judge on real images: {judge(network, open_source('embedded').images, own).describe(names)}")
     rows = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:

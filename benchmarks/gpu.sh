@@ -50,5 +50,6 @@ else
     echo "tests: pytest is not installed here" | tee -a "$results/summary.txt"
     failed=1
 fi
-part bench 150 "$python" -P benchmarks/run.py --device cuda --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
+part bench 110 "$python" -P benchmarks/run.py --device cuda --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
+part penalty 60 "$python" -P benchmarks/penalty.py --device cuda --batch 64 --seconds 1 --out "$results/penalty_cuda.csv" || failed=1
 exit "$failed"

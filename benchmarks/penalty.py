@@ -1,5 +1,5 @@
-"""Times what a critic does under a penalty: fastgan's ops against the same network in plain PyTorch, side by side in one
-process, in alternating rounds. Gradients are compared first; a critic that is not equal is not timed.
+"""Times what a critic does under a penalty: fastgan's ops against the same network in plain PyTorch, side by side in
+one process, in alternating rounds. Gradients are compared first; a critic that is not equal is not timed.
 
     python benchmarks/penalty.py [--device cpu|cuda] [--batch 32] [--out benchmarks/results/penalty_cpu.csv]
 

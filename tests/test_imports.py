@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": {"data", "models", "ops"},
     "train": {"_native", "ops", "nn", "models", "objectives", "data", "metrics", "report"},
     "deploy": {"models", "ops", "nn", "report"},
-    "testing": {"ops", "nn", "models", "objectives"},
+    "testing": {"_native", "ops", "nn", "models", "objectives"},
     "doctor": {"_native", "ops"},
     "cli": {"train", "deploy", "data", "report", "doctor", "metrics"},
 }
