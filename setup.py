@@ -74,6 +74,8 @@ class BuildNative(build_ext):
             ext.include_dirs.append(str(headers))
 
 
+# What a change of must rebuild, and what a source distribution carries.
+HEADERS = sources("include/fastgan/*.h")
 # Without -fno-trapping-math GCC 12 leaves the AVX2 clones scalar: a select might hide a trap (measured: 10 to 20 times
 # slower).
 VECTOR = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
@@ -85,6 +87,7 @@ extensions = [
         "fastgan._cpu",
         ["csrc/bind_cpu.cpp", *sources("cpu/*.cpp")],
         include_dirs=["csrc/include"],
+        depends=HEADERS,
         extra_compile_args=OPTIMISE + OPENMP,
         extra_link_args=OPENMP,
         cxx_std=17,
@@ -97,6 +100,7 @@ if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or C
             "fastgan._cuda",
             ["csrc/bind_cuda.cpp"],
             include_dirs=["csrc/include"],
+            depends=[*HEADERS, *sources("cuda/*.cu")],
             libraries=["dl", "rt", "pthread"],
             cxx_std=17,
             optional=CUDA_WANTED != "1",

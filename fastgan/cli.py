@@ -116,28 +116,39 @@ def train(argv: list[str]) -> None:
     from fastgan.train.config import RESUMABLE, Config
     from fastgan.train.options import TrainOptions
     from fastgan.train.presets import preset
+    from fastgan.train.rundir import read_config
 
     named = bool(argv) and not argv[0].startswith("-")
     name, rest = (argv[0], argv[1:]) if named else ("demo", argv)
-    asked = _parse(TrainOptions, rest, "train", TrainOptions(preset(name)))
-    out = asked.out or Path("runs") / name
-    config = asked.config
-    if asked.resume:
-        if asked.overwrite:
+    if "--resume" not in rest:
+        asked = _parse(TrainOptions, rest, "train", TrainOptions(preset(name)))
+        out = asked.out or Path("runs") / name
+    else:
+        # The flags are read against the run's own configuration, and may change only what does not change the outcome.
+        if named:
+            raise UsageError(f"resume: a resumed run has its own configuration; leave the preset {name!r} out")
+        if "--overwrite" in rest:
             raise UsageError("resume: --resume and --overwrite contradict each other")
-        from fastgan.train.rundir import read_config
-
-        # The run's own configuration; flags may change only what does not change the outcome.
+        out = _out_among(rest) or Path("runs") / name
         stored = Config.from_dict(read_config(out)["config"])
-        config = _parse(TrainOptions, rest, "train", TrainOptions(stored)).config
+        asked = _parse(TrainOptions, rest, "train", TrainOptions(stored))
         for field_name, value in stored.to_dict().items():
-            given = getattr(config, field_name)
+            given = getattr(asked.config, field_name)
             if given != value and field_name not in RESUMABLE:
                 raise UsageError(
                     f"{field_name}: {given!r} differs from the run's {value!r};"
                     f" a resumed run can change only {', '.join(RESUMABLE)}"
                 )
-    _train(config, out, asked.resume, asked.overwrite, shlex.join(["fastgan", "train", *argv]))
+    _train(asked.config, out, asked.resume, asked.overwrite, shlex.join(["fastgan", "train", *argv]))
+
+
+def _out_among(words: list[str]) -> Path | None:
+    for i, word in enumerate(words):
+        if word == "--out" and i + 1 < len(words):
+            return Path(words[i + 1])
+        if word.startswith("--out="):
+            return Path(word.removeprefix("--out="))
+    return None
 
 
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str) -> None:
@@ -158,6 +169,9 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,
         "range_real": [-1.0, 1.0],
     }  # fmt: skip
+    if resume:
+        # What reproduces the run is the command that began it.
+        command = rundir.read_config(out).get("command", command)
     about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
     trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about)
     print(f"training {config.model} on {images.name} ({len(images)} images {shape}) on {trainer.device} → {out}")
@@ -241,10 +255,7 @@ def export(argv: list[str]) -> None:
         "dataset": trained.facts["dataset"]["name"],
         "model": trained.facts["config"]["model"],
     }
-    try:
-        figures = export_onnx(trained.generator, out, trained.latent_shape, about=about)
-    except PermissionError as error:
-        raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
+    figures = export_onnx(trained.generator, out, trained.latent_shape, about=about)
     print(f"{out}: opset {figures['opset']}, {figures['bytes'] / 1e6:.2f} MB, from step {trained.step}")
     _print_figures(figures)
     if out.parent.resolve() == run_directory.resolve():
@@ -270,26 +281,26 @@ def report(argv: list[str]) -> None:
     import json
 
     from fastgan.report.page import write_report
+    from fastgan.report.read import read_run
 
     source, rest = _positional(argv, "report", "RUN", _Nothing)
     _parse(_Nothing, rest, "report")
     run_directory = Path(source)
     page = write_report(run_directory)
-    lines = (
-        (run_directory / "metrics.jsonl").read_text().splitlines() if (run_directory / "metrics.jsonl").exists() else []
-    )
-    panels = sorted((run_directory / "samples").glob("fixed-*.png"))
-    if lines:
-        last = json.loads(lines[-1])
+    found = read_run(run_directory)
+    if found.metrics:
+        last = found.metrics[-1]
         count, seconds = last["images"], last["seconds"]
         print(f"training: {count} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
-    if panels:
-        print(f"samples:  {panels[-1]}")
+    if found.fixed:
+        print(f"samples:  {found.fixed[max(found.fixed)]}")
     print(f"report:   {page}")
     for file in sorted(run_directory.glob("*.onnx")):
-        print(f"model:    {file}")
-        if (figures := file.with_name(file.name + ".json")).exists():
-            _print_figures(json.loads(figures.read_text()))
+        figures = file.with_name(file.name + ".json")
+        described = json.loads(figures.read_text()) if figures.exists() else {}
+        print(f"model:    {file}" + (f", from step {described['step']}" if "step" in described else ""))
+        if described:
+            _print_figures(described)
 
 
 def _positional(argv: list[str], command: str, what: str, kind: type) -> tuple[str, list[str]]:
@@ -322,7 +333,9 @@ def data(argv: list[str]) -> None:
     from fastgan.data.fetch import set_dir
 
     usage = "data: expected list, fetch NAME or info SOURCE"
-    if argv[:1] == ["list"]:
+    if argv[:1] in (["-h"], ["--help"]):
+        print("usage: fastgan data list | fetch NAME | info SOURCE [--resolution N] [--channels 1|3] [--out GRID.png]")
+    elif argv[:1] == ["list"]:
         print("embedded      10,000 images 1×28×28, the Fashion-MNIST test file, inside the package")
         for name, entry in sets.known().items():
             state = "fetched" if set_dir(name).exists() else f"fastgan data fetch {name} ({entry.megabytes:.0f} MB)"

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastgan import _native
+
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 6, "--log-every", 2, "--sample-every", 3,
          "--checkpoint-every", 3]  # fmt: skip
 
@@ -60,9 +62,13 @@ def test_resume_from_the_command_line(command, images_npz, tmp_path):
     assert command("train", "demo", *base, "--out", "run", "--steps", 3).returncode == 0
     fails(command("train", "demo", *base, "--out", "run"), 2, "already holds a run", "--resume", "--overwrite")
     fails(command("train", "--resume", "--out", "run", "--lr-g", 0.1), 2, "lr_g: 0.1 differs from the run's 0.0")
-    done = command("train", "--resume", "--out", "run", "--steps", 6)
+    # The run's own values may be said again.
+    done = command("train", "--resume", "--out=run", "--steps", 6, "--width", 4)
     assert done.returncode == 0, done.stderr
     assert "resumed run at step 3" in done.stderr
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert facts["command"].startswith("fastgan train demo --data")  # the command that began it
+    assert facts["config"]["steps"] == 6
     parts = [tmp_path / name / "checkpoints" / "00000006" / "ema.safetensors" for name in ("whole", "run")]
     assert parts[0].read_bytes() == parts[1].read_bytes()
 
@@ -132,6 +138,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
         (["export", "nowhere"], 2, "nowhere holds no run"),
         (["report", "nowhere"], 2, "nowhere"),
+        (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
         (["data"], 2, "expected list, fetch NAME or info SOURCE"),
         (["data", "fetch", "mnst"], 2, "mnist"),
         (["data", "info", "pickled.npz"], 1, "pickled.npz"),
@@ -169,6 +176,9 @@ def test_pages_that_tell(command):
     done = command("data", "list")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("embedded", "mnist", "cifar10", "emoji", "landscapes"))
+    done = command("data", "--help")
+    assert done.returncode == 0
+    assert "fetch NAME" in done.stdout
     done = command("data", "info", "embedded")
     assert done.returncode == 0
     assert "10,000" in done.stdout
@@ -178,11 +188,23 @@ def test_pages_that_tell(command):
     assert all(flag in done.stdout for flag in ("--data", "--steps", "--out", "--resume", "--seed", "--r1-weight"))
 
 
-def test_doctor_tells_what_is_missing(command):
+def test_doctor_tells_what_runs_where(command):
+    """(What it says where things are missing: tests/test_wheel.py.)"""
     done = command("doctor")
     assert done.returncode == 0, done.stderr
-    assert "bias_act" in done.stdout
-    assert "GPU" in done.stdout
+    backend = "cpp" if _native.why_not("_cpu") is None else "reference"
+    assert f"bias_act             on cpu: {backend}" in done.stdout
+    assert "ONNX Runtime with" in done.stdout
+    done = command("doctor", env={"FASTGAN_BACKEND": "reference"})
+    assert "FASTGAN_BACKEND=reference" in done.stdout
+
+
+def test_a_forced_back_end_runs_whole_networks(command, images_npz):
+    backend = "cpp" if _native.why_not("_cpu") is None else "reference"
+    done = command("train", "--data", images_npz, *QUICK, env={"FASTGAN_BACKEND": backend})
+    assert done.returncode == 0, done.stderr
+    done = command("train", "--data", images_npz, *QUICK, "--out", "other", env={"FASTGAN_BACKEND": "cuda"})
+    fails(done, 1, "FASTGAN_BACKEND=cuda", "has no such back-end")
 
 
 def test_sampling_an_onnx_file_needs_no_torch(command, images_npz, tmp_path):

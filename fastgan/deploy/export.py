@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from fastgan.deploy.session import Session
 from fastgan.deploy.verify import LIMIT, verify
-from fastgan.errors import ExportError, UsageError
+from fastgan.errors import UsageError
 
 OPSET = 18
 
@@ -35,26 +35,28 @@ def export_onnx(
     """
     path = Path(path)
     model = _frozen(generator)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.part.onnx")
+    aside, figures = path.with_name(f".{path.stem}.part.onnx"), path.with_name(path.name + ".json")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write(model, aside, latent_shape, about or {})
         session = Session(aside)
         parity = verify(session, model)
         report = {
             "file": path.name,
+            **(about or {}),
             "opset": OPSET,
             "bytes": aside.stat().st_size,
             "parity": parity,
             "limit": LIMIT,
             "runtime": session.figures(),
         }
+        figures.unlink(missing_ok=True)  # never old figures beside a new model
         os.replace(aside, path)
+        figures.write_text(json.dumps(report, indent=1))
     except OSError as error:
-        raise ExportError(f"{path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"out: {path} cannot be written: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
-    path.with_name(path.name + ".json").write_text(json.dumps(report, indent=1))
     return report
 
 

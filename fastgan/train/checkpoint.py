@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,13 +28,16 @@ def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state:
     """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder."""
     final = directory / f"{step:08d}"
     aside = directory / f".{step:08d}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    for left in directory.glob(".*.part"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
+        aside.mkdir(parents=True)
         checksums = {}
         for part in PARTS:
             path = aside / f"{part}.safetensors"
-            save_file({name: tensor.detach().contiguous() for name, tensor in parts[part].items()}, path)
+            # Cloned: two names may share memory (tied weights), which the format refuses.
+            dense = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in parts[part].items()}
+            save_file(dense, path)
             checksums[path.name] = _sha256(path)
             _sync(path)
         (aside / "state.json").write_text(json.dumps({"step": step, **state, "sha256": checksums}, indent=1))
@@ -41,10 +45,14 @@ def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
         _sync(directory)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"checkpoint {step} could not be written to {directory}: {error.strerror}") from error
-    for old in steps_in(directory)[:-keep]:
+        if isinstance(error, (OSError, SafetensorError)):
+            raise CheckpointError(f"checkpoint {step} could not be written to {directory}: {error}") from error
+        raise
+    # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
+    steps = steps_in(directory)
+    for old in [s for s in steps if s > step] + [s for s in steps if s <= step][:-keep]:
         shutil.rmtree(directory / f"{old:08d}")
     return final
 

@@ -68,7 +68,7 @@ def g_step(players: Players, game: Game, batch: int) -> dict[str, Tensor]:
 
 def _improve(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     # autograd.grad asks for this player's weights alone: backward() would also fill the other's.
-    weights = [w for group in optimizer.param_groups for w in group["params"]]
+    weights = [w for group in optimizer.param_groups for w in group["params"] if w.requires_grad]
     for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
         weight.grad = gradient
     optimizer.step()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class Trainer:
         if isinstance(game, str) and game not in GAMES:
             raise UsageError(unknown("game", game, list(GAMES)))
         self.game = GAMES[game] if isinstance(game, str) else game
+        if self.game.name in GAMES:
+            # The configuration says what is played; replacing it also checks the game against its other fields.
+            self.config = config = dataclasses.replace(config, game=self.game.name)
         self.device = resolve_device(config.device)
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
@@ -79,7 +83,7 @@ class Trainer:
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def fit(self, batches: Iterator[Tensor], *, resume: bool = False, overwrite: bool = False) -> dict[str, float]:
+    def fit(self, batches: Iterable[Tensor], *, resume: bool = False, overwrite: bool = False) -> dict[str, float]:
         """Train until config.steps on batches [N, C, H, W], float in [-1, 1]. Returns the last interval's means.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
@@ -90,45 +94,50 @@ class Trainer:
         progress = Progress(self.config.steps)
         metrics = None
         if self.out is not None:
+            facts = self._facts()
             rundir.prepare(self.out, resume=resume, overwrite=overwrite)
             if resume:
                 self._load(batches, progress)
-            rundir.write_json(self.out / "config.json", self._facts())
+            rundir.write_json(self.out / "config.json", facts)
             metrics = rundir.Metrics(self.out, self.step)
         elif resume:
             raise UsageError("resume: there is nothing to resume without `out`")
         previous = self._listen()
         try:
-            return self._run(iter(batches), progress, metrics)
+            return self._run(batches, progress, metrics)
         except KeyboardInterrupt:
             progress.say(
                 f"interrupted at step {self.step}" + (f"; continue with --resume --out {self.out}" if self.out else "")
             )
-            self._status("interrupted")
+            self._end("interrupted", metrics)
             raise
         except Exception as error:
             progress.close()
-            self._status("failed", str(error))
+            self._end("failed", metrics, str(error))
             raise
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
             progress.close()
-            if metrics is not None:
-                metrics.close()
-            if self.out is not None:
-                # What ended the run matters more than a page that could not be written.
-                with contextlib.suppress(OSError):
-                    write_report(self.out)
 
-    def _run(self, batches: Iterator[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
-        config, means = self.config, rundir.Means()
+    def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
+        # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
+        for write in (
+            lambda: self._status(state, message),
+            lambda: metrics.close() if metrics is not None else None,
+            lambda: write_report(self.out) if self.out is not None else None,
+        ):
+            with contextlib.suppress(OSError):
+                write()
+
+    def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
+        config, means, stream = self.config, rundir.Means(), iter(batches)
         saved_at = self.step if self.step else None
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self._status("running")
         while self.step < config.steps and not self._stop:
             for _ in range(config.d_steps):
-                real = self._next(batches)
+                real = self._next(stream)
                 if self.step == 0 and self.out is not None:
                     self._save_real(real)
                 means.add(d_step(self.players, self.game, config, real, self.step))
@@ -164,9 +173,12 @@ class Trainer:
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         if self._stop:
             if self.out is not None and saved_at != self.step:
+                # The signal came after this step had been looked at.
+                self._latest = means.fetch() or self._latest
+                self._check_finite(mark_step)
                 self._save(batches)
             raise KeyboardInterrupt
-        self._status("finished")
+        self._end("finished", metrics)
         return self._latest
 
     def _next(self, batches: Iterator[Tensor]) -> Tensor:
@@ -193,7 +205,7 @@ class Trainer:
         where = f"; the checkpoint of step {kept[-1]} is whole" if kept else ""
         raise NonFiniteError(
             f"{wrong} became {self._latest.get(wrong, 'not a number')} between steps {since} and {self.step}{where};"
-            " lower the learning rates or add a penalty (--r1-weight)"
+            " start anew with lower learning rates or a penalty (--r1-weight)"
         )
 
     def _listen(self) -> dict[int, Any]:
@@ -267,6 +279,9 @@ class Trainer:
         for name, source in self._random_sources().items():
             if name in state["random"]:
                 checkpoint.decode_random(source, state["random"][name])
+            else:
+                source.manual_seed(self.config.seed + state["step"])
+                progress.say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
         if state["batches"] is not None and hasattr(batches, "load_state_dict"):
             batches.load_state_dict(state["batches"])
@@ -308,6 +323,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device: {name} is not there ({torch.cuda.device_count()} CUDA devices found)")
     return device

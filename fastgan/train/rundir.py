@@ -54,7 +54,8 @@ def _clear(out: Path) -> None:
     for name in ("samples", "checkpoints", "tensorboard"):
         shutil.rmtree(out / name, ignore_errors=True)
     # An export of the old generator beside the new run would be taken for the new one's.
-    for name in (*FILES, "generator.onnx", "generator.onnx.json"):
+    exports = [path.name for figures in out.glob("*.onnx.json") for path in (figures, figures.with_suffix(""))]
+    for name in (*FILES, *exports):
         (out / name).unlink(missing_ok=True)
     (out / "samples").mkdir()
 
@@ -101,8 +102,11 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:  # a checkout on a machine without git
+        return None
 
 
 class Metrics:

@@ -139,7 +139,9 @@ def test_everything_allocated_is_written(case, place, dtype):
 
 
 @pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
-def test_results_repeat_bit_for_bit(case, place, dtype):
+def test_results_repeat_bit_for_bit(case, place, dtype, monkeypatch):
+    # The library's convolutions repeat only when they are asked to.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     images = MANY // case.inputs()[0][0].numel()
     threads = torch.get_num_threads()
     for layout in case.memory_formats:

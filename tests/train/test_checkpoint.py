@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fastgan.errors import CheckpointError
@@ -61,6 +62,34 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path,
         checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
     assert checkpoint.read_state(tmp_path / "00000001")["step"] == 1
+
+
+def test_a_full_disk_as_safetensors_tells_it(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
+    (tmp_path / ".00000007.part").mkdir()  # left by a process that was killed
+
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 could not be written.*No space left"):
+        checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
+
+
+def test_tied_weights_can_be_saved(tmp_path):
+    shared = torch.ones(3)
+    folder = checkpoint.save(tmp_path, 1, {p: {"a": shared, "b": shared} for p in checkpoint.PARTS}, {}, keep=1)
+    assert checkpoint.load_part(folder, "ema")["b"].tolist() == [1.0] * 3
+
+
+def test_a_damaged_later_one_makes_room_for_the_resumed_run(tmp_path):
+    for step in (3000, 4000):
+        checkpoint.save(tmp_path, step, parts(float(step)), {}, keep=2)
+    (tmp_path / "00004000" / "state.json").write_text("{")
+    checkpoint.save(tmp_path, 3100, parts(3100.0), {}, keep=1)
+    assert checkpoint.steps_in(tmp_path) == [3100]
 
 
 def test_another_network_is_refused_before_anything_changes(tmp_path):

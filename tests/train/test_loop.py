@@ -92,6 +92,26 @@ def test_drawing_pictures_does_not_change_what_is_trained(tmp_path, images):
     assert torch.equal(weights(plain), weights(drawn))
 
 
+class Loader:
+    """Batches whose iterator is another object, as a data loader's is; the state belongs to the loader."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
+
+    def __iter__(self):
+        yield from self.stream
+
+
+def test_a_loader_with_a_state_resumes_too(tmp_path, images):
+    whole = trainer()
+    whole.fit(stream(images, whole.config))
+    trainer(tmp_path / "run", steps=3).fit(Loader(stream(images, whole.config)))
+    t = trainer(tmp_path / "run")
+    t.fit(Loader(stream(images, t.config)), resume=True)
+    assert torch.equal(weights(whole), weights(t))
+
+
 class Interrupting:
     """Sends this process a signal while batch `at` is taken."""
 
@@ -135,7 +155,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path, 
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3]
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed"
-    assert "lower the learning rates" in status["message"]
+    assert "lower learning rates" in status["message"]
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, images):
@@ -173,6 +193,25 @@ def test_a_users_own_modules_on_a_users_own_iterator():
     assert not torch.equal(weights(t), before)
     assert all(math.isfinite(v) for v in last.values())
     assert t.sample(torch.randn(2, 6, 1, 1)).shape == (2, 3, 8, 8)
+
+
+def test_frozen_layers_stay_frozen():
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.LeakyReLU(0.2), nn.Linear(4, 1))
+    critic[1].requires_grad_(False)
+    frozen, free = critic[1].weight.clone(), critic[3].weight.clone()
+    generator, _ = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    Trainer(generator, critic, config=Config(**SMALL)).fit(torch.rand(8, 1, 28, 28) for _ in range(6))
+    assert torch.equal(critic[1].weight, frozen)
+    assert not torch.equal(critic[3].weight, free)
+
+
+def test_the_configuration_says_which_game_was_played(tmp_path):
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    t = Trainer(*networks, "wgan-gp", Config(**SMALL), out=tmp_path / "run")
+    t.fit(torch.rand(8, 1, 28, 28) for _ in range(6))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["game"] == "wgan-gp"
+    with pytest.raises(UsageError, match="batch norm ties"):
+        Trainer(*networks, "wgan-gp", Config(d_norm="batch"))
 
 
 def test_an_iterator_that_ends_early_says_so():
