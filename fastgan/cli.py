@@ -377,6 +377,6 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
-    "presets": (presets, "list the configurations that are known to work"),
+    "presets": (presets, "list the configurations that have names"),
     "doctor": (doctor, "say what runs where on this machine, what is missing, and what it costs"),
 }

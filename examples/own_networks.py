@@ -1,0 +1,45 @@
+"""Train two modules of your own on an iterator of your own, then take the generator out of PyTorch.
+
+    python examples/own_networks.py [STEPS]
+
+The images are made here: grey discs of random place and size, 16×16.
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+import fastgan
+from fastgan.deploy import Session, export_onnx
+from fastgan.deploy.session import latents
+from fastgan.report.picture import save_grid
+
+
+def discs(batch=64):
+    """Endless batches [batch, 1, 16, 16] in [-1, 1]."""
+    axis = torch.arange(16.0)
+    while True:
+        centre, radius = torch.rand(batch, 2, 1, 1) * 8 + 4, torch.rand(batch, 1, 1) * 3 + 2
+        distance = ((axis[:, None] - centre[:, 0]) ** 2 + (axis[None, :] - centre[:, 1]) ** 2).sqrt()
+        yield torch.tanh(radius - distance)[:, None]
+
+
+generator = nn.Sequential(
+    nn.Linear(16, 64 * 16), nn.ReLU(), nn.Unflatten(1, (64, 4, 4)),
+    nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU(),
+    nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Tanh(),
+)  # fmt: skip
+critic = nn.Sequential(
+    nn.Conv2d(1, 32, 4, 2, 1), nn.LeakyReLU(0.2),
+    nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+    nn.Flatten(), nn.Linear(64 * 16, 1),
+)  # fmt: skip
+
+steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+config = fastgan.Config(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
+trainer = fastgan.Trainer(generator, critic, "wgan-gp", config)
+trainer.fit(discs())
+
+export_onnx(trainer.ema.module, "discs.onnx", latent_shape=(16,))
+print(save_grid(Session("discs.onnx")(latents(64, (16,), seed=0)), "discs.png", scale=4))
