@@ -23,7 +23,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mlp": Preset(
         Config(model="mlp", width=128, d_norm="none", r1_weight=1.0, steps=10_000),
-        "fully connected pair on 28×28 images, the smallest network here",
+        "fully connected pair on 28×28 images, the smallest network here (not measured yet)",
     ),
     "dcgan-64": Preset(
         Config(resolution=64, latent=100, steps=50_000, d_norm="spectral"),
