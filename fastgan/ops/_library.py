@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from fastgan import _env
 
@@ -140,13 +141,12 @@ def _guarded(name: str, gradient: Gradient, arguments: list[Any]) -> tuple[Calla
     def setup(ctx, inputs, output):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
-        tensors = [i for i, value in enumerate(inputs) if isinstance(value, torch.Tensor)]
-        ctx.edge_of = {i: edge for edge, i in enumerate(tensors)}
+        ctx.edge_of = _edges(inputs)
         gradient.save(ctx, inputs, output)
 
     def formula(ctx, *cotangents):
-        if all(c is None for c in cotangents):
-            return (None,) * len(arguments)
+        if all(c is None for c in tree_leaves(cotangents)):
+            return _nothing(ctx)
         gradients = gradient.formula(ctx, *cotangents)
         if not isinstance(gradients, tuple) or len(gradients) != len(arguments):
             raise TypeError(f"op {name}: its gradient must return {len(arguments)} values, one per input")
@@ -155,15 +155,32 @@ def _guarded(name: str, gradient: Gradient, arguments: list[Any]) -> tuple[Calla
     return setup, formula
 
 
-def needed(ctx: Any, i: int) -> bool:
-    """Whether anybody asked for the gradient of input i in the backward pass that is running.
+def _edges(inputs: tuple[Any, ...]) -> dict[tuple[int, int], int]:
+    """The graph edge of each tensor: (its input, its place in the list if the input is one) → number."""
+    places = [
+        (i, j)
+        for i, value in enumerate(inputs)
+        for j, element in enumerate(value if isinstance(value, list | tuple) else [value])
+        if isinstance(element, torch.Tensor)
+    ]
+    return {place: edge for edge, place in enumerate(places)}
+
+
+def _nothing(ctx: Any) -> tuple[Any, ...]:
+    """No gradient for any input, in the structure of the inputs."""
+    return tuple([None] * len(asked) if isinstance(asked, list) else None for asked in ctx.needs_input_grad)
+
+
+def needed(ctx: Any, i: int, j: int = 0) -> bool:
+    """Whether anybody asked for the gradient of input i (of its j-th tensor, if it is a list).
 
     ctx.needs_input_grad only says that input i requires a gradient; under autograd.grad(y, inputs=[x]) most of those
     are asked of nobody, and computing them is wasted.
     """
-    if not ctx.needs_input_grad[i]:
+    asked = ctx.needs_input_grad[i]
+    if not (asked[j] if isinstance(asked, list) else asked):
         return False
-    node = ctx.next_functions[ctx.edge_of[i]][0]
+    node = ctx.next_functions[ctx.edge_of[i, j]][0]
     if node is None:
         return False
     try:

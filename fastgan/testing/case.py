@@ -52,6 +52,8 @@ class OpCase:
     """Shapes worth timing; none leaves the case to the tests."""
     mixed: bool = True
     """Whether parameters may be float32 beside an activation in half precision."""
+    library: bool = False
+    """Whether the library's convolutions are in it, whose sums depend on the number of threads."""
     least_pixels: int = 1
     """The smallest side of an image that the op takes."""
     core: bool = True

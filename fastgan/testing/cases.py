@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import ACTIVATIONS, bias_act, conv2d, conv_transpose2d
+from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
 from fastgan.testing.case import FLOATS, Cost, Inputs, Normal, OpCase, Shape
 
 __all__ = ["CASES", "OpCase"]
@@ -148,6 +148,7 @@ def _conv_case(
         penalty_calls={forward: 3, backward: 2, "conv_wgrad": 2},
         dtypes={"reference": (*FLOATS, torch.bfloat16)},
         mixed=False,
+        library=True,
         least_pixels=2 if options.get("stride") == 2 else 1,
     )
 
@@ -160,4 +161,78 @@ def _no_cost(inputs: Inputs) -> dict[str, Cost]:
     return {}  # the library's own arithmetic; never timed as an op
 
 
-CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases()]
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def _block_cases() -> Iterator[OpCase]:
+    three, four = {"padding": 1}, {"stride": 2, "padding": 1}
+    leaky, halved = {"act": "leaky_relu"}, {"act": "relu", "gain": 0.5, "clamp": 0.75}
+    # As for convolutions, with a tangent through both: bias_act_grad lies behind the second.
+    single = {"conv_bias_act": 2, "bias_act_grad": 4, "conv_dgrad": 2, "conv": 2, "conv_wgrad": 2}
+    curved = {**single, "bias_act_grad_grad": 2, "conv_dgrad": 4, "conv_wgrad": 4}
+    yield _block_case("leaky_relu_3x3", (2, 4, 5, 7), (4, 4, 3, 3), leaky | three, single)
+    yield _block_case("leaky_relu_4x4_stride2", (2, 3, 7, 6), (5, 3, 4, 4), leaky | four, single, least_pixels=2)
+    yield _block_case("relu_gain_clamp_1x1", (3, 4, 3, 5), (6, 4, 1, 1), halved, single)
+    yield _block_case("tanh_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "tanh"} | three, curved, core=False)
+    tower = {"conv_tower": 2, "bias_act_grad": 6, "conv_dgrad_act": 2, "conv_dgrad": 2, "conv": 4, "conv_wgrad": 4}
+    yield OpCase(
+        name="conv2d_tower-leaky_relu",
+        ops=tuple(tower),
+        make=_two_layers,
+        call=_tower,
+        plain=_tower_plain,
+        shape=(2, 3, 6, 7),
+        curved=False,
+        cost=_no_cost,
+        penalty_calls=tower,
+        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        mixed=False,
+        library=True,
+    )
+
+
+def _block_case(
+    name: str, shape: Shape, weight: Shape, options: _Options, calls: dict[str, int], **more: Any
+) -> OpCase:
+    return OpCase(
+        name=f"conv2d_bias_act-{name}",
+        ops=tuple(calls),
+        make=functools.partial(_x_weight_bias, size=weight),
+        call=functools.partial(conv2d_bias_act, **options),
+        plain=functools.partial(_block_plain, **options),
+        shape=shape,
+        curved="bias_act_grad_grad" in calls,
+        cost=_no_cost,
+        penalty_calls=calls,
+        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        mixed=False,
+        library=True,
+        **more,
+    )
+
+
+def _x_weight_bias(normal: Normal, shape: Shape, size: Shape) -> Inputs:
+    return *_x_and_weight(normal, shape, size), normal(size[0])
+
+
+def _block_plain(
+    x: Tensor, w: Tensor, b: Tensor, *, act: str, stride: int = 1, padding: int = 0, **options: float
+) -> Tensor:
+    return _bias_act_plain(F.conv2d(x, w, b, stride, padding), act=act, **options)
+
+
+def _two_layers(normal: Normal, shape: Shape) -> Inputs:
+    first = _x_weight_bias(normal, shape, (5, shape[1], 3, 3))
+    return *first, *_x_and_weight(normal, (1,), (4, 5, 1, 1))[1:], normal(4)
+
+
+def _tower(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return conv2d_tower(x, [Layer(w1, b1, padding=1), Layer(w2, b2, stride=1)], gain=1.5)
+
+
+def _tower_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    x = 1.5 * F.leaky_relu(F.conv2d(x, w1, b1, padding=1), 0.2)
+    return 1.5 * F.leaky_relu(F.conv2d(x, w2, b2), 0.2)
+
+
+CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases()]

@@ -28,8 +28,9 @@ def test_the_names_of_cases_are_unique():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_cases_promise_the_back_ends_that_exist(case):
-    existing = {"reference", *(kernel.name for op in case.ops for kernel in registry[op].kernels)}
-    assert set(case.dtypes) == existing
+    # Ops without kernels run wherever the others do.
+    existing = [{kernel.name for kernel in registry[op].kernels} for op in case.ops if registry[op].kernels]
+    assert set(case.dtypes) == {"reference"}.union(set.intersection(*existing) if existing else ())
 
 
 def two_orders(case, device="cpu", dtype=torch.float64):

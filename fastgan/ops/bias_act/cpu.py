@@ -46,6 +46,23 @@ def bias_act(x, bias, act, alpha, gain, clamp):
     return y
 
 
+def bias_act_(y, bias, act, alpha, gain, clamp):
+    """The same in place, on a dense tensor that nobody else has seen yet."""
+    native, *described = _describe(y, memory_format(y), act, alpha, gain, clamp)
+    bias = _dense_bias(bias, y.dtype)
+    native.bias_act(*described, y.data_ptr(), _address(bias), y.data_ptr())
+
+
+def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
+    """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
+    db = torch.empty(dy.shape[1] if bias_grad else 0, dtype=dy.dtype)
+    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    native.bias_act_grad(
+        *described, dy.data_ptr(), saved.data_ptr(), 0, dy.data_ptr(), db.data_ptr() if bias_grad else 0
+    )
+    return db
+
+
 def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
     layout = memory_format(saved)
     dy, saved, bias, dx = dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype), empty(dy, layout)

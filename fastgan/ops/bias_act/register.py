@@ -160,6 +160,16 @@ def bias_act(
         raise bad("x", "a floating tensor", getattr(x, "dtype", type(x)), TypeError)
     if x.dim() < 2:
         raise bad("x", "[N, C, *]", list(x.shape))
+    check_options(act, alpha, gain, clamp)
+    if bias is not None:
+        if bias.shape != x.shape[1:2]:
+            raise bad("bias", f"[{x.shape[1]}], the channels of x {list(x.shape)}", list(bias.shape))
+        check_bias(x, bias)
+    return bias_act_op(x, bias, act, alpha, gain, clamp)
+
+
+def check_options(act: str, alpha: float, gain: float, clamp: float | None) -> None:
+    """ValueError naming the option that is out of its range."""
     if act not in ACTIVATIONS:
         raise bad("act", f"one of {', '.join(ACTIVATIONS)}", repr(act))
     if not alpha >= 0:
@@ -168,14 +178,10 @@ def bias_act(
         raise bad("gain", "a number > 0", gain)
     if clamp is not None and not clamp > 0:
         raise bad("clamp", "None or a number > 0", clamp)
-    if bias is not None:
-        _check_bias(x, bias)
-    return bias_act_op(x, bias, act, alpha, gain, clamp)
 
 
-def _check_bias(x: Tensor, bias: Tensor) -> None:
-    if bias.shape != x.shape[1:2]:
-        raise bad("bias", f"[{x.shape[1]}], the channels of x {list(x.shape)}", list(bias.shape))
+def check_bias(x: Tensor, bias: Tensor) -> None:
+    """TypeError or ValueError unless the bias lies beside x, in x's dtype or, under half precision, in float32."""
     if bias.device != x.device:
         raise bad("bias", f"on x's device {x.device}", bias.device)
     if bias.dtype != x.dtype and (bias.dtype != torch.float32 or x.dtype == torch.float64):

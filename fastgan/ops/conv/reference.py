@@ -1,11 +1,18 @@
 """Specification of the convolution family, in plain PyTorch.
 
-Three ops, each linear in both of its tensors and each the derivative of the others:
+Three ops, each linear in both of its tensors and each the derivative of the others, and three with
+`bias_act` in them, so that it costs no pass over memory of its own:
 
     conv        y  [N, K, P, Q] = x [N, C, H, W] ∗ w [K, C/groups, R, S]
     conv_dgrad  dx [N, C, H, W]: dy carried back through w, the gradient of conv with respect to x; as a forward pass it
                 is the transposed convolution
     conv_wgrad  dw [K, C/groups, R, S]: the gradient of conv with respect to w
+
+    conv_bias_act   bias_act(conv(x, w), b): a block of a network; its steps are rounded as in bias_act, but between the
+                    two the result may stay in the accumulation dtype
+    conv_tower      conv_bias_act, one upon the other; the outputs of all of them
+    conv_dgrad_act  bias_act_grad(conv_dgrad(dy, w), saved): from the pre-activation of a block to that of the block
+                    below, whose output is `saved`
 
 The library's convolutions (oneDNN, cuDNN) do the arithmetic, in the tensors' dtype with the library's own accumulation.
 Results are dense: activations in channels_last when either operand is, weights as `channels_last` says.
@@ -21,6 +28,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._layout import dense, memory_format
+from fastgan.ops.bias_act import reference as bias_act_reference
 
 Pair = list[int]
 
@@ -67,10 +75,83 @@ def conv_wgrad(
 ) -> Tensor:
     """dy [N, K, P, Q], x [N, C, H, W], kernel (R, S) → [K, C/groups, R, S]."""
     shape = [dy.shape[1], x.shape[1] // groups, *kernel]
-    # Only the shape of the weight is looked at; its values do not enter its own gradient.
-    like = dy.new_empty(1).expand(shape)
+    # Only its shape and layout are looked at. Expanding one element would do, but oneDNN makes it dense: a copy as
+    # large as the weight.
+    like = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=weight_layout(channels_last))
     mask = [False, True, False]
     _, dw, _ = torch.ops.aten.convolution_backward(
         dy, x, like, None, stride, padding, dilation, False, [0, 0], groups, mask
     )
     return dense(dw, weight_layout(channels_last))
+
+
+def conv_bias_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """x [N, C, H, W], weight [K, C/groups, R, S], bias [K] or None → [N, K, P, Q]. For activations that save y."""
+    z = conv(x, weight, stride, padding, dilation, groups)
+    return bias_act_reference.bias_act(z, bias, act, alpha, gain, clamp)
+
+
+def options_of(
+    i: int, stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
+) -> tuple[Pair, Pair, Pair, int]:
+    """stride, padding, dilation and groups of block i of a tower."""
+    pair = slice(2 * i, 2 * i + 2)
+    return stride[pair], padding[pair], dilation[pair], groups[i]
+
+
+def conv_tower(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: list[int],
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> list[Tensor]:
+    """x [N, C, H, W]; a weight and (unless there are none) a bias for each block; two numbers for each block in stride,
+    padding and dilation, one in groups. Returns what each block returns."""
+    outputs = []
+    for i, weight in enumerate(weights):
+        options = options_of(i, stride, padding, dilation, groups)
+        x = conv_bias_act(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
+        outputs.append(x)
+    return outputs
+
+
+def conv_dgrad_act(
+    dy: Tensor,
+    weight: Tensor,
+    saved: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    """dy [N, K, P, Q], weight [K, C/groups, R, S], saved [N, C, H, W], the output of the block below, piecewise linear.
+
+    Returns dx like saved, in the layout of conv_dgrad, and db [C] as bias_act_grad does.
+    """
+    d = conv_dgrad(dy, weight, list(saved.shape[2:]), stride, padding, dilation, groups)
+    dx, db = bias_act_reference.bias_act_grad(d, saved, None, act, alpha, gain, clamp, bias_grad)
+    return dense(dx, activation_layout(dy, weight)), db

@@ -13,7 +13,7 @@ from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.conv import reference
 from fastgan.ops.conv.reference import activation_layout, weight_layout
 
-_OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
+OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 
 def _is_channels_last(x: Tensor, like: Tensor) -> bool:
@@ -33,27 +33,33 @@ def _conv_formula(ctx, dy):
     x, weight = ctx.saved_tensors
     options = ctx.rest
     dx = conv_dgrad_op(dy, weight, x.shape[2:], *options) if needed(ctx, 0) else None
-    dw = _wgrad(dy, x, weight, options) if needed(ctx, 1) else None
+    dw = wgrad(dy, x, weight, options) if needed(ctx, 1) else None
     return dx, dw, None, None, None, None
 
 
-def _wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
+def wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
     return conv_wgrad_op(dy, x, weight.shape[2:], *options, _is_channels_last(weight, weight))
 
 
-def _fake_conv(x, weight, stride, padding, dilation, groups):
+def output_shape(
+    shape: Sequence[int], weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[int, ...]:
+    """[N, K, P, Q] of a convolution of [N, C, H, W]."""
     size = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
+        (shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
     ]
-    shape = (x.shape[0], weight.shape[0], *size)
+    return (shape[0], weight.shape[0], *size)
+
+
+def fake_conv(x, weight, stride, padding, dilation, groups):
+    shape = output_shape(x.shape, weight, stride, padding, dilation)
     return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
 
 
 conv_op = define_op(
-    f"conv(Tensor x, Tensor weight, {_OPTIONS}) -> Tensor",
+    f"conv(Tensor x, Tensor weight, {OPTIONS}) -> Tensor",
     reference=reference.conv,
-    fake=_fake_conv,
+    fake=fake_conv,
     gradient=Gradient(_save, _conv_formula),
 )
 
@@ -65,19 +71,19 @@ def _dgrad_formula(ctx, ddx):
     dy, weight = ctx.saved_tensors
     _, *options = ctx.rest
     ddy = conv_op(ddx, weight, *options) if needed(ctx, 0) else None
-    dw = _wgrad(dy, ddx, weight, options) if needed(ctx, 1) else None
+    dw = wgrad(dy, ddx, weight, options) if needed(ctx, 1) else None
     return ddy, dw, None, None, None, None, None
 
 
-def _fake_dgrad(dy, weight, size, stride, padding, dilation, groups):
+def fake_dgrad(dy, weight, size, stride, padding, dilation, groups):
     shape = (dy.shape[0], weight.shape[1] * groups, *size)
     return dy.new_empty(shape).to(memory_format=activation_layout(dy, weight))
 
 
 conv_dgrad_op = define_op(
-    f"conv_dgrad(Tensor dy, Tensor weight, SymInt[2] size, {_OPTIONS}) -> Tensor",
+    f"conv_dgrad(Tensor dy, Tensor weight, SymInt[2] size, {OPTIONS}) -> Tensor",
     reference=reference.conv_dgrad,
-    fake=_fake_dgrad,
+    fake=fake_dgrad,
     gradient=Gradient(_save, _dgrad_formula),
 )
 
@@ -99,7 +105,7 @@ def _fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last)
 
 
 conv_wgrad_op = define_op(
-    f"conv_wgrad(Tensor dy, Tensor x, SymInt[2] kernel, {_OPTIONS}, bool channels_last) -> Tensor",
+    f"conv_wgrad(Tensor dy, Tensor x, SymInt[2] kernel, {OPTIONS}, bool channels_last) -> Tensor",
     reference=reference.conv_wgrad,
     fake=_fake_wgrad,
     gradient=Gradient(_save, _wgrad_formula),
@@ -126,15 +132,9 @@ def conv2d(
 
     Raises TypeError or ValueError naming the argument.
     """
-    x, weight = _cast(x, weight)
-    stride, padding, dilation = _checked(x, weight, stride, padding, dilation, groups)
-    if x.shape[1] != weight.shape[1] * groups:
-        takes = f"{weight.shape[1] * groups} channels, as weight {list(weight.shape)} with groups={groups} takes"
-        raise bad("x", takes, x.shape[1])
-    for i in range(2):
-        least = dilation[i] * (weight.shape[2 + i] - 1) + 1 - 2 * padding[i]
-        if x.shape[2 + i] < least:
-            raise bad("x", f"at least {least} pixels in dimension {2 + i}", x.shape[2 + i])
+    x, weight = cast(x, weight)
+    stride, padding, dilation = checked(x, weight, stride, padding, dilation, groups)
+    checked_input(x.shape, weight, padding, dilation, groups)
     return conv_op(x, weight, stride, padding, dilation, groups)
 
 
@@ -153,8 +153,8 @@ def conv_transpose2d(
     x: [N, K, P, Q] floating. weight: [K, C/groups, R, S] in x's dtype. Returns [N, C, H, W] with
     H = (P − 1)·stride − 2·padding + dilation·(R − 1) + output_padding + 1. The rest as for `conv2d`.
     """
-    x, weight = _cast(x, weight)
-    stride, padding, dilation = _checked(x, weight, stride, padding, dilation, groups)
+    x, weight = cast(x, weight)
+    stride, padding, dilation = checked(x, weight, stride, padding, dilation, groups)
     extra = _pair(output_padding, "output_padding", 0)
     if x.shape[1] != weight.shape[0]:
         raise bad("x", f"{weight.shape[0]} channels, as weight {list(weight.shape)} takes", x.shape[1])
@@ -178,7 +178,7 @@ def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
     return pair
 
 
-def _checked(
+def checked(
     x: Tensor,
     weight: Tensor,
     stride: int | Sequence[int],
@@ -201,7 +201,18 @@ def _checked(
     return _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
 
 
-def _cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def checked_input(shape: Sequence[int], weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> None:
+    """ValueError unless x of that shape has the channels and at least the pixels that the weight takes."""
+    if shape[1] != weight.shape[1] * groups:
+        takes = f"{weight.shape[1] * groups} channels, as weight {list(weight.shape)} with groups={groups} takes"
+        raise bad("x", takes, shape[1])
+    for i in range(2):
+        least = dilation[i] * (weight.shape[2 + i] - 1) + 1 - 2 * padding[i]
+        if shape[2 + i] < least:
+            raise bad("x", f"at least {least} pixels in dimension {2 + i}", shape[2 + i])
+
+
+def cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         return x, weight

@@ -1,0 +1,62 @@
+"""Blocks on the CPU: oneDNN's convolution with the activation as its post-operation, else our C++ epilogue in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan.ops._library import Kernel
+from fastgan.ops.bias_act import cpu as bias_act_cpu
+from fastgan.ops.conv import reference
+
+#: Our names of the activations that oneDNN applies to the accumulator, and its own.
+_POST_OPERATIONS = {"linear": "none", "relu": "relu", "leaky_relu": "leaky_relu"}
+
+
+def _why_not(x: Tensor, *_) -> str | None:
+    return bias_act_cpu.FORWARD.why_not(x)
+
+
+def _post_operation(x: Tensor, act: str, gain: float, clamp: float | None) -> bool:
+    return (
+        x.dtype == torch.float32
+        and x.numel() > 0
+        and act in _POST_OPERATIONS
+        and gain == 1
+        and clamp is None
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
+
+
+def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    if _post_operation(x, act, gain, clamp):
+        slopes = [alpha] if act == "leaky_relu" else []
+        y = torch.ops.mkldnn._convolution_pointwise(
+            x, weight, bias, padding, stride, dilation, groups, _POST_OPERATIONS[act], slopes, ""
+        )
+        return reference.dense(y, reference.activation_layout(x, weight))
+    y = reference.conv(x, weight, stride, padding, dilation, groups)
+    bias_act_cpu.bias_act_(y, bias, act, alpha, gain, clamp)
+    return y
+
+
+def conv_tower(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    outputs = []
+    for i, weight in enumerate(weights):
+        options = reference.options_of(i, stride, padding, dilation, groups)
+        x = conv_bias_act(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
+        outputs.append(x)
+    return outputs
+
+
+def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
+    dx = reference.conv_dgrad(dy, weight, list(saved.shape[2:]), stride, padding, dilation, groups)
+    layout = reference.activation_layout(dy, weight)
+    db = bias_act_cpu.bias_act_grad_(dx, reference.dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
+    return dx, db
+
+
+CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
+CONV_DGRAD_ACT = Kernel("cpp", conv_dgrad_act, _why_not)
+CONV_TOWER = Kernel("cpp", conv_tower, _why_not)

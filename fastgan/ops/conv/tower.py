@@ -1,0 +1,128 @@
+"""Blocks one upon the other as one op, so that nothing but convolutions runs between two of them in either direction.
+
+Going back, the input gradient of a block steps through the activation of the block below and sums its bias gradient. As
+separate ops the blocks could not do this: each would have to know that nobody else looks at what lies between.
+
+conv_tower → bias_act_grad, conv_dgrad_act, conv_dgrad, conv_wgrad
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fastgan.ops._check import bad
+from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops.bias_act import ACTIVATIONS
+from fastgan.ops.bias_act.register import bias_act_grad_op, check_options
+from fastgan.ops.conv import cpu, reference
+from fastgan.ops.conv.block import ACT, checked_block, conv_dgrad_act_op
+from fastgan.ops.conv.register import conv_dgrad_op, fake_conv, output_shape, wgrad
+
+Options = tuple[list[int], list[int], list[int], int]
+
+
+def _save(ctx, inputs, output):
+    x, weights, biases, *rest = inputs
+    ctx.conv, ctx.act = rest[:4], rest[4:]
+    ctx.bias_dtypes = [bias.dtype for bias in biases]
+    ctx.save_for_backward(x, *weights, *output)
+
+
+def _formula(ctx, cotangents):
+    x, *saved = ctx.saved_tensors
+    blocks = len(saved) // 2
+    weights, outputs = saved[:blocks], saved[blocks:]
+    weight_needed = [needed(ctx, 1, i) for i in range(blocks)]
+    bias_needed = [needed(ctx, 2, i) for i in range(len(ctx.bias_dtypes))] or [False] * blocks
+    dx, dws, dbs = None, [None] * blocks, [None] * len(ctx.bias_dtypes)
+    dz = db = None  # gradients of the pre-activation and of the bias of block i
+    for i in reversed(range(blocks)):
+        if dz is None:
+            if cotangents[i] is None:
+                continue
+            dz, db = bias_act_grad_op(cotangents[i], outputs[i], None, *ctx.act, bias_needed[i])
+        options = reference.options_of(i, *ctx.conv)
+        if bias_needed[i]:
+            dbs[i] = db.to(ctx.bias_dtypes[i])
+        if weight_needed[i]:
+            dws[i] = wgrad(dz, outputs[i - 1] if i else x, weights[i], options)
+        if not (needed(ctx, 0) or any(weight_needed[:i]) or any(bias_needed[:i])):
+            break
+        if i == 0:
+            dx = conv_dgrad_op(dz, weights[0], x.shape[2:], *options)
+        elif cotangents[i - 1] is None:
+            dz, db = conv_dgrad_act_op(dz, weights[i], outputs[i - 1], *options, *ctx.act, bias_needed[i - 1])
+        else:  # an inner output has a cotangent of its own only in second gradients of the weights
+            dy = conv_dgrad_op(dz, weights[i], outputs[i - 1].shape[2:], *options) + cotangents[i - 1]
+            dz, db = bias_act_grad_op(dy, outputs[i - 1], None, *ctx.act, bias_needed[i - 1])
+    return dx, dws, dbs, *(None,) * 8
+
+
+def _fake(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    outputs = []
+    for i, weight in enumerate(weights):
+        x = fake_conv(x, weight, *reference.options_of(i, stride, padding, dilation, groups))
+        outputs.append(x)
+    return outputs
+
+
+conv_tower_op = define_op(
+    "conv_tower(Tensor x, Tensor[] weights, Tensor[] biases, int[] stride, int[] padding, int[] dilation, int[] groups,"
+    f" {ACT}) -> Tensor[]",
+    reference=reference.conv_tower,
+    fake=_fake,
+    gradient=Gradient(_save, _formula),
+    kernels=(cpu.CONV_TOWER,),
+)
+
+
+class Layer(NamedTuple):
+    """The weights of one block of a tower, and how it convolves; as in `conv2d_bias_act`."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+
+
+def conv2d_tower(
+    x: Tensor,
+    layers: Sequence[Layer],
+    act: str = "leaky_relu",
+    *,
+    alpha: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """Blocks of `conv2d_bias_act` one upon the other, with one piecewise-linear activation: linear, relu or leaky_relu.
+
+    x: [N, C, H, W] floating. layers: from the first to the last, all with a bias or all without. Equal to the
+    blocks one by one, with less traffic: going back, the input gradient of a block steps through the activation of the
+    block below and sums its bias gradient in the same pass. Returns the output of the last block.
+
+    Raises TypeError or ValueError naming the argument.
+    """
+    check_options(act, alpha, gain, clamp)
+    if not ACTIVATIONS[act].piecewise_linear:
+        raise bad("act", "a piecewise-linear activation: linear, relu, leaky_relu", repr(act))
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if not layers or len(biases) not in (0, len(layers)):
+        raise bad(
+            "layers", "at least one layer, and a bias for all or for none", [layer.bias is None for layer in layers]
+        )
+    shape = x.shape
+    weights: list[Tensor] = []
+    options: list[Options] = []
+    for layer in layers:
+        first, weight, own = checked_block(x, shape, *layer)
+        shape = output_shape(shape, weight, *own[:3])
+        weights.append(weight)
+        options.append(own)
+    stride, padding, dilation = ([n for own in options for n in own[i]] for i in range(3))
+    groups = [own[3] for own in options]
+    return conv_tower_op(first, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp)[-1]
