@@ -216,7 +216,7 @@ def _x_weight_bias(normal: Normal, shape: Shape, size: Shape) -> Inputs:
 
 
 def _block_plain(
-    x: Tensor, w: Tensor, b: Tensor, *, act: str, stride: int = 1, padding: int = 0, **options: float
+    x: Tensor, w: Tensor, b: Tensor, *, act: str, stride: int = 1, padding: int = 0, **options: Any
 ) -> Tensor:
     return _bias_act_plain(F.conv2d(x, w, b, stride, padding), act=act, **options)
 

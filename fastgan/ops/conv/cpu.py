@@ -18,7 +18,7 @@ def _why_not(x: Tensor, *_) -> str | None:
 
 
 def _post_operation(x: Tensor, act: str, gain: float, clamp: float | None) -> bool:
-    return (
+    return bool(
         x.dtype == torch.float32
         and x.numel() > 0
         and act in _POST_OPERATIONS

@@ -37,8 +37,10 @@ def _formula(ctx, cotangents):
     weights, outputs = saved[:blocks], saved[blocks:]
     weight_needed = [needed(ctx, 1, i) for i in range(blocks)]
     bias_needed = [needed(ctx, 2, i) for i in range(len(ctx.bias_dtypes))] or [False] * blocks
-    dx, dws, dbs = None, [None] * blocks, [None] * len(ctx.bias_dtypes)
-    dz = db = None  # gradients of the pre-activation and of the bias of block i
+    dx: Tensor | None = None
+    dws: list[Tensor | None] = [None] * blocks
+    dbs: list[Tensor | None] = [None] * len(ctx.bias_dtypes)
+    dz: Tensor | None = None  # gradient of the pre-activation of block i, db that of its bias
     for i in reversed(range(blocks)):
         if dz is None:
             if cotangents[i] is None:
@@ -115,14 +117,18 @@ def conv2d_tower(
         raise bad(
             "layers", "at least one layer, and a bias for all or for none", [layer.bias is None for layer in layers]
         )
-    shape = x.shape
+    shape: Sequence[int] = x.shape
     weights: list[Tensor] = []
     options: list[Options] = []
     for layer in layers:
-        first, weight, own = checked_block(x, shape, *layer)
+        x, weight, own = checked_block(x, shape, *layer)
         shape = output_shape(shape, weight, *own[:3])
         weights.append(weight)
         options.append(own)
-    stride, padding, dilation = ([n for own in options for n in own[i]] for i in range(3))
-    groups = [own[3] for own in options]
-    return conv_tower_op(first, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp)[-1]
+    flat = [
+        [n for stride, _, _, _ in options for n in stride],
+        [n for _, padding, _, _ in options for n in padding],
+        [n for _, _, dilation, _ in options for n in dilation],
+        [groups for _, _, _, groups in options],
+    ]
+    return conv_tower_op(x, weights, biases, *flat, act, alpha, gain, clamp)[-1]
