@@ -1,7 +1,9 @@
 // Python module fastgan._cpu. Tensors arrive as addresses: the callers in fastgan/ops/*/cpu.py own and check them.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "fastgan/bias_act.h"
+#include "fastgan/spectral_norm.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -13,6 +15,13 @@ using Address = std::uintptr_t;
 template <class T = const void>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+template <class T = const void>
+std::vector<T*> at(const std::vector<Address>& addresses) {
+  std::vector<T*> found;
+  for (const Address address : addresses) found.push_back(at<T>(address));
+  return found;
 }
 
 const char* instruction_set() {
@@ -67,6 +76,36 @@ PYBIND11_MODULE(_cpu, m) {
          Address ddy, Address dsaved) {
         launch_bias_act_grad_grad(
             {shape, options, at(ddx), at(dy), at(saved), at(bias), at<void>(ddy), at<void>(dsaved)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  py::class_<SpectralLayer>(m, "SpectralLayer")
+      .def(py::init([](Address weight, int64_t rows, int64_t columns, int64_t segments, int64_t length, int64_t pixels,
+                       bool transposed, int64_t offset) {
+        return SpectralLayer{at(weight), rows, columns, segments, length, pixels, transposed, offset};
+      }));
+  m.def(
+      "power_iteration",
+      [](const std::vector<SpectralLayer>& layers, int dtype, int threads, int iterations, bool v_first, double eps,
+         Address uv, Address sigma) {
+        launch_power_iteration({layers, static_cast<Dtype>(dtype), threads, iterations, v_first, eps, at<void>(uv),
+                                at<void>(sigma)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "spectral_scale",
+      [](const std::vector<Address>& weights, const std::vector<Address>& scaled, const std::vector<int64_t>& sizes,
+         int dtype, int threads, Address sigma) {
+        launch_spectral_scale(
+            {at(weights), at<void>(scaled), sizes, static_cast<Dtype>(dtype), threads, at(sigma)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "spectral_scale_grad",
+      [](const std::vector<SpectralLayer>& layers, const std::vector<Address>& dy, const std::vector<Address>& dw,
+         int dtype, int threads, Address uv, Address sigma) {
+        launch_spectral_scale_grad(
+            {layers, at(dy), at<void>(dw), static_cast<Dtype>(dtype), threads, at(uv), at(sigma)});
       },
       py::call_guard<py::gil_scoped_release>());
 }

@@ -2,5 +2,16 @@
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.conv import Layer, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
+from fastgan.ops.spectral_norm import power_iteration, spectral_scale
 
-__all__ = ["ACTIVATIONS", "Layer", "bias_act", "conv2d", "conv2d_bias_act", "conv2d_tower", "conv_transpose2d"]
+__all__ = [
+    "ACTIVATIONS",
+    "Layer",
+    "bias_act",
+    "conv2d",
+    "conv2d_bias_act",
+    "conv2d_tower",
+    "conv_transpose2d",
+    "power_iteration",
+    "spectral_scale",
+]

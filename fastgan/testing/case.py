@@ -52,8 +52,12 @@ class OpCase:
     """Shapes worth timing; none leaves the case to the tests."""
     mixed: bool = True
     """Whether parameters may be float32 beside an activation in half precision."""
+    couples: bool = False
+    """Whether every gradient holds a sum over the whole output, as that through a norm does."""
     library: bool = False
     """Whether the library's convolutions are in it, whose sums depend on the number of threads."""
+    least_images: int = 0
+    """The smallest N that the op takes."""
     least_pixels: int = 1
     """The smallest side of an image that the op takes."""
     core: bool = True

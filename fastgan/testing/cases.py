@@ -11,7 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
+from fastgan.ops import (
+    ACTIVATIONS,
+    Layer,
+    bias_act,
+    conv2d,
+    conv2d_bias_act,
+    conv2d_tower,
+    conv_transpose2d,
+    power_iteration,
+    spectral_scale,
+)
 from fastgan.testing.case import FLOATS, Cost, Inputs, Normal, OpCase, Shape
 
 __all__ = ["CASES", "OpCase"]
@@ -235,4 +245,76 @@ def _tower_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
     return 1.5 * F.leaky_relu(F.conv2d(x, w2, b2), 0.2)
 
 
-CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases()]
+# --- spectral normalisation ------------------------------------------------------------------------------------------
+
+
+def _spectral_cases() -> Iterator[OpCase]:
+    # dims of the group, its x, and the weights beside x.
+    groups: dict[str, tuple[list[int], Shape, list[Shape]]] = {
+        "convolution": ([0], (6, 5, 4, 3), []),
+        "transposed": ([1], (6, 5, 4, 3), []),
+        "group": ([0, 1, 0], (9, 4, 3, 3), [(8, 5, 2, 6), (11, 12)]),
+    }
+    for name, (dims, shape, others) in groups.items():
+        yield OpCase(
+            name=f"spectral_norm-{name}",
+            ops=("power_iteration", "spectral_scale", "spectral_scale_grad"),
+            make=functools.partial(_weights, dims=dims, others=others),
+            call=functools.partial(_spectral_norm, dims=dims),
+            plain=functools.partial(_spectral_norm_plain, dims=dims),
+            shape=shape,
+            curved=True,
+            cost=_no_cost,
+            penalty_calls={"power_iteration": 2, "spectral_scale": 2, "spectral_scale_grad": 3},
+            dtypes={"reference": FLOATS, "cpp": FLOATS},
+            mixed=False,
+            couples=True,
+            least_images=1,
+            core=name == "group",
+        )
+
+
+def _vectors(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Unit vectors u and v that depend on the shape alone: only then are they constants to finite differences."""
+    rows = weight.shape[dim]
+    found = []
+    for size in (rows, weight.numel() // rows):
+        wave = torch.cos(torch.arange(size, dtype=torch.float64, device=weight.device) + 0.3)
+        found.append((wave / wave.norm()).to(weight.dtype))
+    return found[0], found[1]
+
+
+def _weights(normal: Normal, shape: Shape, dims: list[int], others: list[Shape]) -> Inputs:
+    weights = []
+    for size, dim in zip([shape, *others], dims, strict=True):
+        w = normal(*size)
+        u, v = _vectors(w, dim)
+        # A large singular value that belongs to these vectors: else sigma could be near zero.
+        rest = [n for d, n in enumerate(size) if d != dim]
+        weights.append(w + 8 * torch.outer(u, v).view(size[dim], *rest).movedim(0, dim))
+    return tuple(weights)
+
+
+def _spectral_norm(*weights: Tensor, dims: list[int]) -> Tensor:
+    uv = torch.cat([part for w, dim in zip(weights, dims, strict=True) for part in _vectors(w, dim)])
+    uv, sigma = power_iteration(list(weights), uv, dims, iterations=0)
+    x, *others = spectral_scale(list(weights), uv, sigma, dims)
+    return _with_one_of(x, others)
+
+
+def _spectral_norm_plain(*weights: Tensor, dims: list[int]) -> Tensor:
+    scaled = []
+    for w, dim in zip(weights, dims, strict=True):
+        u, v = _vectors(w, dim)
+        scaled.append(w / torch.dot(u, torch.mv(w.movedim(dim, 0).flatten(1), v)))
+    return _with_one_of(scaled[0], scaled[1:])
+
+
+def _with_one_of(x: Tensor, others: list[Tensor]) -> Tensor:
+    # One element of each is added to an element of x: no sum of PyTorch's, which would depend on the threads.
+    for other in others:
+        x = x + F.pad(other.flatten()[1:2], (0, x.numel() - 1)).view(x.shape)
+    return x
+
+
+CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases(), *_spectral_cases()]

@@ -5,6 +5,7 @@ import operator
 import pytest
 import torch
 import torch.nn as nn
+from torch.utils._pytree import tree_map_only
 
 from fastgan.ops._library import registry
 from fastgan.testing.case import cotangent, detached
@@ -79,7 +80,7 @@ def test_opcheck(case, device):
     for call in calls.of("fastgan"):
         if call.name not in seen:
             seen.add(call.name)
-            args = [a.detach().clone().requires_grad_() if isinstance(a, torch.Tensor) else a for a in call.args]
+            args = tree_map_only(torch.Tensor, lambda a: a.detach().clone().requires_grad_(), call.args)
             torch.library.opcheck(call.overload, args, call.kwargs)
 
 

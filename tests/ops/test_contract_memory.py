@@ -85,7 +85,11 @@ def test_the_fake_allocates_like_the_op(case):
 @pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
 def test_strange_sizes(case, place, dtype):
     least = case.least_pixels
-    shapes = [case.sized(0), case.sized(1), *(case.sized(n, pixels=p) for n, p in ((1, least), (3, least), (17, 9)))]
+    shapes = [
+        case.sized(case.least_images),
+        case.sized(1),
+        *(case.sized(n, pixels=p) for n, p in ((1, least), (3, least), (17, 9))),
+    ]
     for shape in shapes:
         for layout in case.memory_formats:
             inputs = case.inputs(dtype, place.device, layout, shape=shape)

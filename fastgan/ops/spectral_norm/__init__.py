@@ -1,0 +1,5 @@
+"""Spectral normalisation of a group of weights: power iteration, scaling, and the gradient, each for all at once."""
+
+from fastgan.ops.spectral_norm.register import power_iteration, spectral_scale
+
+__all__ = ["power_iteration", "spectral_scale"]

@@ -1,0 +1,91 @@
+"""Spectral normalisation on the CPU: fastgan._cpu, float and double."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.ops._layout import dense, empty, memory_format
+from fastgan.ops._library import Kernel
+
+_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
+
+
+def _why_not(tensors: list[Tensor], *_) -> str | None:
+    x = tensors[0]
+    if x.device.type != "cpu":
+        return f"the tensor is on {x.device.type}, not on the CPU"
+    if x.dtype not in _DTYPES:
+        return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    return _native.why_not("_cpu")
+
+
+def _dense(x: Tensor) -> Tensor:
+    return dense(x, memory_format(x))
+
+
+def _empty(x: Tensor) -> Tensor:
+    return empty(x, memory_format(x))
+
+
+def _layers(native, weights: list[Tensor], dims: list[int]):
+    """How each dense weight lies in memory, for csrc/include/fastgan/spectral_norm.h: its rows in segments."""
+    layers, at = [], 0
+    for weight, dim in zip(weights, dims, strict=True):
+        rows = weight.shape[dim]
+        columns = weight.numel() // rows
+        pixels = 1  # of a channels_last weight, whose columns lie in another order than v's
+        transposed = False
+        segments, length = math.prod(weight.shape[:dim]), math.prod(weight.shape[dim + 1 :])
+        if memory_format(weight) is torch.channels_last:
+            if dim == 0:
+                pixels = weight.shape[2] * weight.shape[3]
+            else:  # [N, H, W, C] with rows of C: the transposed matrix, row by row, in v's order
+                transposed = True
+                segments, length = 1, rows
+        layers.append(native.SpectralLayer(weight.data_ptr(), rows, columns, segments, length, pixels, transposed, at))
+        at += rows + columns
+    return layers
+
+
+def power_iteration(weights, uv, dims, iterations, v_first, eps):
+    native = _native.cpu()
+    weights = [_dense(w) for w in weights]
+    new, sigma = uv.clone(memory_format=torch.contiguous_format), uv.new_empty(len(weights))
+    native.power_iteration(
+        _layers(native, weights, dims), _DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
+        new.data_ptr(), sigma.data_ptr(),
+    )  # fmt: skip
+    return new, sigma
+
+
+def spectral_scale(weights, uv, sigma, dims):
+    native = _native.cpu()
+    weights = [_dense(w) for w in weights]
+    scaled = [_empty(w) for w in weights]
+    native.spectral_scale(
+        [w.data_ptr() for w in weights], [y.data_ptr() for y in scaled], [w.numel() for w in weights],
+        _DTYPES[uv.dtype], torch.get_num_threads(), sigma.contiguous().data_ptr(),
+    )  # fmt: skip
+    return scaled
+
+
+def spectral_scale_grad(dy, weights, uv, sigma, dims):
+    native = _native.cpu()
+    weights = [_dense(w) for w in weights]
+    dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
+    dw = [_empty(w) for w in weights]
+    uv, sigma = uv.contiguous(), sigma.contiguous()
+    native.spectral_scale_grad(
+        _layers(native, weights, dims), [g.data_ptr() for g in dy], [d.data_ptr() for d in dw],
+        _DTYPES[uv.dtype], torch.get_num_threads(), uv.data_ptr(), sigma.data_ptr(),
+    )  # fmt: skip
+    return dw
+
+
+POWER_ITERATION = Kernel("cpp", power_iteration, _why_not)
+SCALE = Kernel("cpp", spectral_scale, _why_not)
+SCALE_GRAD = Kernel("cpp", spectral_scale_grad, _why_not)
