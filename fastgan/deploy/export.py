@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -14,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from fastgan.deploy.session import Session
 from fastgan.deploy.verify import LIMIT, verify
 from fastgan.errors import UsageError
+from fastgan.nn import fold
 
 OPSET = 18
 
@@ -34,7 +33,7 @@ def export_onnx(
     1e-4 at batch 1, 3 or 64; then nothing is written.
     """
     path = Path(path)
-    model = _frozen(generator)
+    model = fold(generator).cpu().requires_grad_(False)
     aside, figures = path.with_name(f".{path.stem}.part.onnx"), path.with_name(path.name + ".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,14 +57,6 @@ def export_onnx(
     finally:
         aside.unlink(missing_ok=True)
     return report
-
-
-def _frozen(generator: nn.Module) -> nn.Module:
-    model = copy.deepcopy(generator).cpu().eval().requires_grad_(False)
-    for module in model.modules():
-        for name in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    return model
 
 
 def _write(model: nn.Module, path: Path, latent_shape: tuple[int, ...], about: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.nn import ConvBlock, LinearBlock
+from fastgan.nn import ConvBlock, ConvTower, LinearBlock, group_spectral_norms
 
 
 def levels(resolution: int) -> tuple[int, int]:
@@ -52,9 +52,10 @@ class Discriminator(nn.Module):
         blocks = [ConvBlock(channels, width, 4, stride=2, padding=1, norm=edge)]
         for i in range(doublings - 1):
             blocks.append(ConvBlock(width << i, width << (i + 1), 4, stride=2, padding=1, norm=norm))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = ConvTower(*blocks)
         self.to_logit = LinearBlock((width << (doublings - 1)) * side * side, 1, norm=edge, act="linear")
         self.apply(_initialise)
+        group_spectral_norms(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.to_logit(self.blocks(x).flatten(1)).flatten()

@@ -1,5 +1,8 @@
 """Modules that call fastgan's ops. Their state dicts are those of plain PyTorch modules."""
 
-from fastgan.nn.block import ConvBlock, LinearBlock
+from fastgan.nn.block import ConvBlock, ConvTower, LinearBlock
+from fastgan.nn.fold import fold
+from fastgan.nn.spectral import SpectralNorm
+from fastgan.nn.spectral_group import group_spectral_norms, spectral_norm
 
-__all__ = ["ConvBlock", "LinearBlock"]
+__all__ = ["ConvBlock", "ConvTower", "LinearBlock", "SpectralNorm", "fold", "group_spectral_norms", "spectral_norm"]

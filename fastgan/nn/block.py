@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations
 
 from fastgan.errors import UsageError
-from fastgan.ops import bias_act, conv2d, conv_transpose2d
+from fastgan.nn.spectral_group import spectral_norm
+from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
 
 NORMS = ("none", "batch", "spectral")
 
@@ -15,9 +17,10 @@ NORMS = ("none", "batch", "spectral")
 class ConvBlock(nn.Module):
     """Convolution (or transposed convolution) → norm → activation, on [N, C, H, W].
 
-    Without batch norm the bias is added together with the activation, in one pass over memory. The state dict holds
-    `conv.weight`, `conv.bias` and `norm.*` (batch norm), as the plain modules would; with spectral norm it holds the
-    keys of `torch.nn.utils.parametrizations.spectral_norm`.
+    Without batch norm bias and activation are part of the convolution's op. The state dict holds `conv.weight`,
+    `conv.bias` and `norm.*` (batch norm), as the plain modules would; with spectral norm it holds the keys of
+    `torch.nn.utils.parametrizations.spectral_norm`. A network of such blocks ends its constructor with
+    `group_spectral_norms(self)`, so that they are computed together.
 
     norm: "none", "batch" or "spectral". act: see `fastgan.ops.ACTIVATIONS`.
     """
@@ -44,18 +47,55 @@ class ConvBlock(nn.Module):
         else:
             self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=with_bias)
         if norm == "spectral":
-            parametrizations.spectral_norm(self.conv)
+            spectral_norm(self.conv)
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fusable:
+            weight, bias = self.conv.weight, self.conv.bias
+            return conv2d_bias_act(x, weight, bias, self.act, stride=self.stride, padding=self.padding)
         convolve = conv_transpose2d if isinstance(self.conv, nn.ConvTranspose2d) else conv2d
         x = convolve(x, self.conv.weight, stride=self.stride, padding=self.padding)
         if self.norm is not None:
             return bias_act(self.norm(x), None, self.act)
         return bias_act(x, self.conv.bias, self.act)
 
+    @property
+    def fusable(self) -> bool:
+        """Whether the block is one op: a convolution with nothing between it and its activation."""
+        return self.norm is None and isinstance(self.conv, nn.Conv2d)
+
     def extra_repr(self) -> str:
         return f"act={self.act}"
+
+
+class ConvTower(nn.Sequential):
+    """ConvBlocks one upon the other. Neighbours that are one op each, with one activation, become one op together.
+
+    The state dict is that of nn.Sequential. A block with hooks runs on its own, so that they see what they should.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        tower: list[ConvBlock] = []
+        for block in self:
+            if tower and not (self._joins(block) and block.act == tower[0].act):
+                x, tower = self._run(tower, x), []
+            if self._joins(block):
+                tower.append(cast(ConvBlock, block))
+            else:
+                x = block(x)
+        return self._run(tower, x) if tower else x
+
+    @staticmethod
+    def _joins(block: nn.Module) -> bool:
+        if not isinstance(block, ConvBlock) or not block.fusable or not ACTIVATIONS[block.act].piecewise_linear:
+            return False
+        return not (block._forward_hooks or block._forward_pre_hooks or block._backward_hooks)
+
+    @staticmethod
+    def _run(tower: list[ConvBlock], x: Tensor) -> Tensor:
+        layers = [Layer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in tower]
+        return conv2d_tower(x, layers, tower[0].act)
 
 
 class LinearBlock(nn.Module):
@@ -66,7 +106,7 @@ class LinearBlock(nn.Module):
         _check_norm(norm)
         self.linear = nn.Linear(in_features, out_features, bias=norm != "batch")
         if norm == "spectral":
-            parametrizations.spectral_norm(self.linear)
+            spectral_norm(self.linear)
         self.norm = nn.BatchNorm1d(out_features) if norm == "batch" else None
         self.act = act
 

@@ -1,0 +1,225 @@
+"""The spectral norms of a network as one group: one power iteration, one scaling and one gradient for all of them.
+
+Before the network runs, the group normalises all weights and leaves each in its norm's slot; the layers take theirs
+from there; after the run the singular vectors of those that did are written into their buffers.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fastgan.errors import UsageError
+from fastgan.nn.spectral import (
+    HookedSpectralNorm,
+    Options,
+    SpectralNorm,
+    TorchHook,
+    TorchParametrization,
+    normalise,
+    write,
+)
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A norm in its network. owner holds the weight and the buffers."""
+
+    name: str
+    norm: SpectralNorm | HookedSpectralNorm
+    owner: nn.Module
+
+    @property
+    def weight(self) -> Tensor:
+        if isinstance(self.norm, SpectralNorm):
+            return cast(Tensor, self.owner.original)
+        return getattr(self.owner, self.norm.name + "_orig")
+
+    @property
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        if isinstance(self.norm, SpectralNorm):
+            return self.norm._u, self.norm._v
+        return getattr(self.owner, self.norm.name + "_u"), getattr(self.owner, self.norm.name + "_v")
+
+    @property
+    def training(self) -> bool:
+        return self.norm.training if isinstance(self.norm, SpectralNorm) else self.owner.training
+
+
+class Group:
+    """Norms that are computed together whenever the network runs."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.options, self.schedule = members[0].norm.options, members[0].norm.schedule
+        for member in members:
+            member.norm.schedule, member.norm.label = self.schedule, member.name or "the layer"
+        _groups.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Copies and unpickled groups hear of optimiser steps too.
+        self.__dict__.update(state)
+        _groups.add(self)
+
+    def attach(self, root: nn.Module) -> None:
+        """From now on the norms are computed when root runs."""
+        self.schedule.grouped = True
+        # First of all hooks, for another might look at a weight.
+        root.register_forward_pre_hook(self.before, prepend=True)
+        root.register_forward_hook(self.after)
+
+    def before(self, root: nn.Module, inputs: Any) -> None:
+        members = self.members
+        training = {member.training for member in members}
+        weights = [member.weight for member in members]
+        kinds = {(weight.dtype, weight.device) for weight in weights}
+        if len(training) > 1 or len(kinds) > 1:
+            return  # each alone
+        iterations = self.schedule.iterations(self.options.n_power_iterations) if training.pop() else 0
+        vectors = [vector for member in members for vector in member.vectors]
+        names, dims = [member.norm.label for member in members], [member.norm.dim for member in members]
+        found = normalise(names, weights, vectors, dims, iterations, self.options)
+        for member, values in zip(members, found, strict=True):
+            member.norm.slot.ready, member.norm.slot.taken = values, None
+
+    def after(self, root: nn.Module, inputs: Any, output: Any) -> None:
+        buffers, values = [], []
+        for member in self.members:
+            slot = member.norm.slot
+            if slot.taken is not None:
+                buffers.append(member.vectors)
+                values.append(slot.taken)
+            # A layer that did not run keeps its vectors, as it would alone.
+            slot.ready = slot.taken = None
+        if buffers:
+            write(buffers, values)
+
+    def holds(self, parameters: set[int]) -> bool:
+        """Whether one of its weights is among these (by id)."""
+        return any(id(member.weight) in parameters for member in self.members)
+
+
+_groups: weakref.WeakSet[Group] = weakref.WeakSet()
+
+
+def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    waiting = [group for group in _groups if group.schedule.every == "step" and group.schedule.fresh]
+    if waiting:
+        stepped = {id(p) for entry in optimizer.param_groups for p in entry["params"]}
+        for group in waiting:
+            if group.holds(stepped):
+                group.schedule.fresh = False
+
+
+# PyTorch offers no other way to learn of a step: versions of tensors are invisible to a compiled graph, and a hook on
+# one optimiser would be the user's to put there. It costs nothing where no norm has every="step".
+register_optimizer_step_post_hook(_after_optimizer_step)
+
+
+# --- the public functions --------------------------------------------------------------------------------------------
+
+
+def spectral_norm(
+    module: nn.Module, n_power_iterations: int = 1, *, every: str = "forward", eps: float = 1e-12
+) -> nn.Module:
+    """Put a spectral norm on every convolution, transposed convolution, linear layer and embedding of a network.
+
+    module: a network, or one layer; changed in place and returned. All its layers form one group, whose power
+    iteration, scaling and gradient are one operation each. n_power_iterations: >= 1. eps: least norm that a vector is
+    divided by. every: "forward" iterates at each run in training mode, as torch.nn.utils.parametrizations.spectral_norm
+    does, whose numbers and state dict are the same; "step" once per step of the optimiser (any torch.optim.Optimizer)
+    that holds the weights, however often the network runs: in a critic's step, which runs it two or three times, the
+    cheaper and steadier choice. In eval mode nothing iterates and nothing changes.
+
+    Raises UsageError where no layer is found, or a layer has a spectral norm already; RuntimeError, on the CPU, in the
+    run that meets a weight with NaN or infinity in it, naming the layer.
+    """
+    found = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS)]
+    if not found:
+        raise UsageError(f"module: expected layers to normalise, got none in {type(module).__name__}")
+    for name, layer in found:
+        if norm_of(layer) is not None:
+            raise UsageError(f"module: {name or 'the layer'} has a spectral norm already")
+    for _, layer in found:
+        dim = 1 if isinstance(layer, TRANSPOSED) else 0
+        norm = SpectralNorm(cast(Tensor, layer.weight), n_power_iterations, dim, eps, every)
+        parametrize.register_parametrization(layer, "weight", norm)
+    group_spectral_norms(module)
+    return module
+
+
+def group_spectral_norms(module: nn.Module) -> dict[str, str]:
+    """Gather all spectral norms of a network, torch's of both kinds and ours, into groups that are computed at once.
+
+    module: changed in place; its numbers, state dict and buffers stay. Norms with the same options form one group.
+    Returns for each layer that has a spectral norm "" or the reason why it was left.
+    """
+    verdicts: dict[str, str] = {}
+    groups: dict[tuple[Options, str], list[Member]] = {}
+    for name, layer in module.named_modules():
+        # A group stands where the network is called: an inner one gives its members to the outer.
+        detach(layer)
+        kind = norm_of(layer)
+        if kind is None:
+            continue
+        verdicts[name] = reason = _why_left(layer, kind)
+        if not reason:
+            member = _adopted(name, layer, kind)
+            key = (member.norm.options, member.norm.schedule.every)
+            groups.setdefault(key, []).append(member)
+    for members in groups.values():
+        group = Group(members)
+        if len(members) > 1:
+            group.attach(module)
+    return verdicts
+
+
+def norm_of(layer: nn.Module) -> Any:
+    """The norm of a layer's weight, torch's or ours, or None."""
+    if parametrize.is_parametrized(layer, "weight"):
+        for norm in _chain(layer):
+            if isinstance(norm, SpectralNorm | TorchParametrization):
+                return norm
+    return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, TorchHook)), None)
+
+
+def _chain(layer: nn.Module) -> parametrize.ParametrizationList:
+    return cast(nn.ModuleDict, layer.parametrizations)["weight"]  # type: ignore[return-value]
+
+
+def _why_left(layer: nn.Module, norm: Any) -> str:
+    if isinstance(norm, SpectralNorm | TorchParametrization):
+        if len(_chain(layer)) > 1:
+            return "other parametrizations stand beside the spectral norm"
+        if _chain(layer).original.dim() < 2:
+            return "a weight of one dimension needs no iteration"
+    return ""
+
+
+def _adopted(name: str, layer: nn.Module, norm: Any) -> Member:
+    if isinstance(norm, SpectralNorm):
+        return Member(name, norm, _chain(layer))
+    if isinstance(norm, TorchParametrization):
+        own = SpectralNorm.adopt(norm)
+        _chain(layer)[0] = own
+        return Member(name, own, _chain(layer))
+    if not isinstance(norm, HookedSpectralNorm):
+        key = next(key for key, hook in layer._forward_pre_hooks.items() if hook is norm)
+        layer._forward_pre_hooks[key] = norm = HookedSpectralNorm(norm)
+    return Member(name, norm, layer)
+
+
+def detach(layer: nn.Module) -> None:
+    """Take the hooks of groups from a module."""
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+        for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Group)]:
+            del hooks[key]
