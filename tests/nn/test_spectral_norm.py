@@ -1,0 +1,338 @@
+"""Spectral norms in networks: torch's numbers, one group, the schedule, and what must not change."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.utils
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from fastgan.errors import UsageError
+from fastgan.nn import SpectralNorm, fold, group_spectral_norms, spectral_norm
+from fastgan.testing.record import Recorder
+
+KINDS = {"parametrization": parametrizations.spectral_norm, "hook": torch.nn.utils.spectral_norm}
+X = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+
+
+class Network(nn.Module):
+    """One of each: convolution, transposed convolution, linear, embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 6, 4, 2, 1)
+        self.up = nn.ConvTranspose2d(6, 5, 4, 2, 1)
+        self.head = nn.Linear(5, 4)
+        self.table = nn.Embedding(7, 5)
+
+    def forward(self, x):
+        h = self.up(torch.tanh(self.down(x))).mean((2, 3))
+        return self.head(h) + (self.table(torch.arange(len(x))) * h).sum(1, keepdim=True)
+
+
+def layers(network):
+    return [network.down, network.up, network.head, network.table]
+
+
+def torchs(kind, seed=0):
+    """The network with torch's norms, layer by layer."""
+    torch.manual_seed(seed)
+    network = Network().double()
+    for layer in layers(network):
+        KINDS[kind](layer)
+    return network
+
+
+def ours(kind, seed=0):
+    if kind == "parametrization":
+        torch.manual_seed(seed)
+        return spectral_norm(Network().double())
+    network = torchs(kind, seed)
+    assert set(group_spectral_norms(network).values()) == {""}
+    return network
+
+
+def assert_same_state(a, b):
+    assert list(a.state_dict()) == list(b.state_dict())
+    for (name, x), y in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12, msg=lambda m, at=name: f"{at}: {m}")
+
+
+def vectors(network):
+    return {k: v.clone() for k, v in network.state_dict().items() if k.endswith(("_u", "_v"))}
+
+
+def changed(before, network):
+    return [k for k, v in vectors(network).items() if not torch.equal(v, before[k])]
+
+
+def critic_step(network, optimizer):
+    optimizer.zero_grad()
+    (network(X).mean() - network(2 * X).tanh().mean()).backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_gives_torchs_numbers(kind):
+    pair = [torchs(kind), ours(kind)]
+    assert_same_state(*pair)
+    optimizers = [torch.optim.SGD(network.parameters(), 0.1) for network in pair]
+    for _ in range(4):
+        for network, optimizer in zip(pair, optimizers, strict=True):
+            critic_step(network, optimizer)
+        assert_same_state(*pair)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("network", [torchs, ours])
+def test_state_dicts_load_both_ways(kind, network):
+    other = ours if network is torchs else torchs
+    source, target = network(kind, seed=1), other(kind, seed=2)
+    target.load_state_dict(source.state_dict())
+    torch.testing.assert_close(source.eval()(X), target.eval()(X), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torchs_norms_are_taken_over_in_place(kind):
+    network = torchs(kind)
+    alone = copy.deepcopy(network)
+    buffers = {name: buffer.data_ptr() for name, buffer in network.named_buffers()}
+    assert group_spectral_norms(network) == {"down": "", "up": "", "head": "", "table": ""}
+    assert {name: buffer.data_ptr() for name, buffer in network.named_buffers()} == buffers
+    torch.testing.assert_close(network(X), alone(X), rtol=1e-10, atol=1e-12)
+    assert_same_state(network, alone)
+
+
+def test_a_run_of_the_network_is_one_operation():
+    network = ours("parametrization")
+    with Recorder() as calls:
+        network(X).sum().backward()
+    assert calls.counts() == {"power_iteration": 1, "spectral_scale": 1, "spectral_scale_grad": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_is_called_alone_is_normalised_alone(kind):
+    pair = [torchs(kind), ours(kind)]
+    for network in pair:
+        network.down(X)
+    assert_same_state(*pair)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_does_not_run_keeps_its_vectors_and_one_that_runs_twice_iterates_twice(kind):
+    class Odd(Network):
+        def forward(self, x):
+            return self.down(x).sum() + self.down(x + 1).sum()
+
+    pair = [torchs(kind), ours(kind)]
+    for network in pair:
+        network.__class__ = Odd
+        before = vectors(network)
+        network(X)
+        assert {name.split(".")[0] for name in changed(before, network)} == {"down"}
+    assert_same_state(*pair)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eval_changes_nothing_and_uses_the_vectors(kind):
+    network, reference = ours(kind).eval(), torchs(kind).eval()
+    before = vectors(network)
+    torch.testing.assert_close(network(X), reference(X), rtol=1e-12, atol=1e-12)
+    assert changed(before, network) == []
+
+
+def test_a_part_in_eval_mode_does_not_iterate():
+    network, reference = ours("parametrization"), torchs("parametrization")
+    before = vectors(network)
+    for one in (network, reference):
+        one.up.eval()
+        one(X)
+    assert {name.split(".")[0] for name in changed(before, network)} == {"down", "head", "table"}
+    assert_same_state(network, reference)
+
+
+# --- every="step" ----------------------------------------------------------------------------------------------------
+
+
+def test_every_step_iterates_once_per_step_of_the_own_optimiser():
+    network = spectral_norm(Network().double(), every="step")
+    own = torch.optim.Adam(network.parameters(), 1e-2)
+    foreign = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    foreign.param_groups[0]["params"][0].grad = torch.zeros(1)
+    network(X)
+    for _ in range(3):
+        critic_step(network, own)
+        before = vectors(network)
+        network(X)
+        assert len(changed(before, network)) == 8, "the first run after a step iterates"
+        before = vectors(network)
+        network(X)
+        foreign.step()
+        network(X)
+        assert changed(before, network) == [], "no other run does"
+
+
+def test_every_step_normalises_by_the_present_weights():
+    network = spectral_norm(Network().double(), every="step")
+    network(X)
+    y = network(X)
+    with torch.no_grad():
+        for layer in layers(network):
+            layer.parametrizations.weight.original.mul_(3)
+    torch.testing.assert_close(network(X), y, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_every_step_are_those_of_every_forward():
+    networks = [spectral_norm(copy.deepcopy(Network().double()), every="step")]
+    networks.append(copy.deepcopy(networks[0]).eval())
+    gradients = []
+    networks[0](X)
+    networks[1].load_state_dict(networks[0].state_dict())
+    for network in networks:
+        gradients.append(torch.autograd.grad(network(X).square().sum(), list(network.parameters())))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_a_copy_with_every_step_hears_of_its_own_optimiser():
+    original = spectral_norm(Network().double(), every="step")
+    twin = copy.deepcopy(original)
+    for network in (original, twin):
+        network(X)
+    critic_step(twin, torch.optim.SGD(twin.parameters(), 0.1))
+    before, kept = vectors(twin), vectors(original)
+    twin(X)
+    original(X)
+    assert changed(before, twin)
+    assert not changed(kept, original)
+
+
+# --- what it must bear -----------------------------------------------------------------------------------------------
+
+
+# Dynamo looks at the `grad` of every tensor that comes into a graph.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("every", ["forward", "step"])
+def test_compiles_whole_and_gives_the_same_numbers(every):
+    network = spectral_norm(Network().double(), every=every)
+    eager, graph = copy.deepcopy(network), torch.compile(network, fullgraph=True, backend="aot_eager")
+    optimizers = [torch.optim.SGD(n.parameters(), 0.1) for n in (eager, network)]
+    for _ in range(3):
+        for call, optimizer in ((eager, optimizers[0]), (graph, optimizers[1])):
+            optimizer.zero_grad()
+            (call(X).mean() - call(2 * X).tanh().mean()).backward()
+            optimizer.step()
+        assert_same_state(eager, network)
+
+
+def test_deepcopy_and_pickle():
+    network = ours("hook")
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        before = vectors(network)
+        with Recorder() as calls:
+            twin(X)
+        assert calls.counts()["power_iteration"] == 1
+        assert changed(before, network) == []
+        assert changed(before, twin)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_a_weight_without_a_norm_is_named_and_nothing_is_lost(value):
+    network = ours("parametrization")
+    with torch.no_grad():
+        weight = network.up.parametrizations.weight.original
+        if value:
+            weight[1, 2, 0, 0] = value
+        else:
+            weight.zero_()
+    before = vectors(network)
+    reason = "NaN or infinity in it" if value else "zero everywhere"
+    with pytest.raises(RuntimeError, match=rf"the weight of up \({reason}\) has no spectral norm; .* last good values"):
+        network(X)
+    assert changed(before, network) == []
+    with torch.no_grad():
+        weight.normal_()
+    assert network(X).isfinite().all()
+
+
+def test_after_a_failed_run_the_next_one_is_right():
+    network, reference = ours("parametrization"), ours("parametrization")
+    with pytest.raises(RuntimeError):
+        network(X[:, :2])
+    with torch.no_grad():
+        for one in (network, reference):
+            one.down.parametrizations.weight.original.mul_(2)
+            one.down.parametrizations.weight.original[0].mul_(5)
+    torch.testing.assert_close(network(X), reference(X), rtol=1e-12, atol=1e-12)
+    assert_same_state(network, reference)
+
+
+def test_half_precision_and_mixed_dtypes():
+    network = spectral_norm(Network()).bfloat16()
+    assert network(X.bfloat16()).isfinite().all()
+    mixed = spectral_norm(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    mixed[1].double()
+    h = mixed[0](torch.randn(2, 4))
+    assert mixed[1](h.double()).dtype == torch.float64
+
+
+def test_a_frozen_network_and_a_frozen_layer():
+    network = ours("parametrization")
+    network.down.requires_grad_(False)
+    x = X.clone().requires_grad_()
+    network(x).sum().backward()
+    assert x.grad is not None
+    assert network.down.parametrizations.weight.original.grad is None
+    assert network.up.parametrizations.weight.original.grad is not None
+    network.requires_grad_(False)
+    (g,) = torch.autograd.grad(network(x).sum(), x)
+    assert g.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("network", [torchs, ours])
+def test_fold(kind, network):
+    source = network(kind)
+    source(X)
+    folded = fold(source)
+    assert set(folded.state_dict()) == set(Network().state_dict())
+    assert type(folded.down) is nn.Conv2d
+    torch.testing.assert_close(folded(X), source.eval()(X), rtol=1e-12, atol=1e-12)
+    source.train()(X).sum().backward()  # the original still works
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: spectral_norm(nn.ReLU()), UsageError, "module: expected layers to normalise, got none in ReLU"),
+        (lambda: spectral_norm(spectral_norm(Network())), UsageError, "module: down has a spectral norm already"),
+        (lambda: spectral_norm(Network(), 0), UsageError, "n_power_iterations: expected a whole number >= 1, got 0"),
+        (lambda: spectral_norm(Network(), every="epoch"), UsageError, "every: expected one of forward, step, got 'epo"),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_what_cannot_be_grouped_is_left_and_said():
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    network = nn.Sequential(*(parametrizations.spectral_norm(nn.Linear(3, 3)) for _ in range(3)))
+    torch.nn.utils.parametrize.register_parametrization(network[1], "weight", Twice())
+    verdicts = group_spectral_norms(network)
+    assert verdicts == {"0": "", "1": "other parametrizations stand beside the spectral norm", "2": ""}
+    assert network(torch.randn(2, 3)).shape == (2, 3)
+
+
+def test_the_norm_bounds_the_layer():
+    torch.manual_seed(0)
+    network = spectral_norm(Network().double(), n_power_iterations=3)
+    for _ in range(30):
+        network(X)
+    matrix = network.down.weight.flatten(1)
+    assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=1e-3)
+    assert isinstance(network.down.parametrizations.weight[0], SpectralNorm)
