@@ -2,7 +2,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "fastgan/bias_act.h"
+#include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
 
 namespace py = pybind11;
@@ -106,6 +109,30 @@ PYBIND11_MODULE(_cpu, m) {
          int dtype, int threads, Address uv, Address sigma) {
         launch_spectral_scale_grad(
             {layers, at(dy), at<void>(dw), static_cast<Dtype>(dtype), threads, at(uv), at(sigma)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  py::class_<SampleShape>(m, "SampleShape").def(py::init([](int64_t samples, int64_t size, int dtype, int threads) {
+    return SampleShape{samples, size, static_cast<Dtype>(dtype), threads};
+  }));
+  m.def(
+      "norm_penalty",
+      [](const SampleShape& shape, std::optional<double> target, Address g, Address value, Address slope,
+         Address norm) {
+        launch_norm_penalty({shape, target.has_value(), target.value_or(0), at(g), at<void>(value), at<void>(slope),
+                             at<void>(norm)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "sample_scale",
+      [](const SampleShape& shape, Address a, Address c, Address y) {
+        launch_sample_scale({shape, at(a), at(c), at<void>(y)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "sample_dot",
+      [](const SampleShape& shape, Address a, Address b, Address dot) {
+        launch_sample_dot({shape, at(a), at(b), at<void>(dot)});
       },
       py::call_guard<py::gil_scoped_release>());
 }

@@ -15,16 +15,37 @@ _HOMES = {
     "Trainer": "fastgan.train.loop",
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
+    "dragan": "fastgan.objectives",
+    "gradient_penalty": "fastgan.objectives",
     "models": "fastgan.models",
     "nn": "fastgan.nn",
     "objectives": "fastgan.objectives",
     "ops": "fastgan.ops",
+    "r1": "fastgan.objectives",
+    "r2": "fastgan.objectives",
+    "zero_centered_gp": "fastgan.objectives",
 }
 
-__all__ = ["Config", "Trainer", "__version__", "data", "deploy", "models", "nn", "objectives", "ops"]
+__all__ = [
+    "Config",
+    "Trainer",
+    "__version__",
+    "data",
+    "deploy",
+    "dragan",
+    "gradient_penalty",
+    "models",
+    "nn",
+    "objectives",
+    "ops",
+    "r1",
+    "r2",
+    "zero_centered_gp",
+]
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.train.config import Config
     from fastgan.train.loop import Trainer
 

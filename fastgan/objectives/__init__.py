@@ -1,6 +1,6 @@
 """Losses, penalties and games: functions of logits and networks."""
 
 from fastgan.objectives.games import GAMES, Game
-from fastgan.objectives.penalties import gradient_penalty, r1
+from fastgan.objectives.penalties import dragan, gradient_penalty, r1, r2, zero_centered_gp
 
-__all__ = ["GAMES", "Game", "gradient_penalty", "r1"]
+__all__ = ["GAMES", "Game", "dragan", "gradient_penalty", "r1", "r2", "zero_centered_gp"]

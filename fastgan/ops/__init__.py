@@ -2,6 +2,7 @@
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.conv import Layer, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
+from fastgan.ops.norm_penalty import norm_penalty
 from fastgan.ops.spectral_norm import power_iteration, spectral_scale
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "conv2d_bias_act",
     "conv2d_tower",
     "conv_transpose2d",
+    "norm_penalty",
     "power_iteration",
     "spectral_scale",
 ]

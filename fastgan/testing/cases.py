@@ -19,6 +19,7 @@ from fastgan.ops import (
     conv2d_bias_act,
     conv2d_tower,
     conv_transpose2d,
+    norm_penalty,
     power_iteration,
     spectral_scale,
 )
@@ -317,4 +318,40 @@ def _with_one_of(x: Tensor, others: list[Tensor]) -> Tensor:
     return x
 
 
-CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases(), *_spectral_cases()]
+# --- penalties -------------------------------------------------------------------------------------------------------
+
+
+def _penalty_cases() -> Iterator[OpCase]:
+    for name, target in (("target", 1.5), ("square", None)):
+        yield OpCase(
+            name=f"norm_penalty-{name}",
+            ops=("norm_penalty", "sample_scale", "sample_dot"),
+            make=_x_alone,
+            call=functools.partial(_norm_penalty, target=target),
+            plain=functools.partial(_norm_penalty_plain, target=target),
+            shape=(5, 3, 4, 7),
+            curved=True,
+            cost=_norm_penalty_cost,
+            # Through the slope there is one way more where a target makes it vary.
+            penalty_calls={"norm_penalty": 2, "sample_scale": 6 if target else 5, "sample_dot": 2},
+            dtypes={"reference": FLOATS, "cpp": FLOATS},
+            mixed=False,
+            bench_shapes=((32, 3, 64, 64),) if target else (),
+        )
+
+
+def _norm_penalty(g: Tensor, target: float | None) -> Tensor:
+    return norm_penalty(g, target).view(-1, 1, 1, 1)
+
+
+def _norm_penalty_plain(g: Tensor, target: float | None) -> Tensor:
+    size = g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return size.square() if target is None else (size - target).square()
+
+
+def _norm_penalty_cost(inputs: Inputs) -> dict[str, Cost]:
+    size = inputs[0].numel() * inputs[0].element_size()
+    return {"forward": Cost(size, 2 * inputs[0].numel()), "backward": Cost(2 * size, inputs[0].numel())}
+
+
+CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases(), *_spectral_cases(), *_penalty_cases()]

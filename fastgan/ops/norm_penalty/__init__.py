@@ -1,0 +1,5 @@
+"""The penalty on the norm of each sample's gradient, in one reduction."""
+
+from fastgan.ops.norm_penalty.register import norm_penalty
+
+__all__ = ["norm_penalty"]

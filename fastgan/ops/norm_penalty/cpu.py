@@ -1,0 +1,57 @@
+"""norm_penalty on the CPU: fastgan._cpu, float and double."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan import _native
+from fastgan.ops._layout import dense, empty, memory_format
+from fastgan.ops._library import Kernel
+
+_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
+
+
+def _why_not(x: Tensor, *_) -> str | None:
+    if x.device.type != "cpu":
+        return f"the tensor is on {x.device.type}, not on the CPU"
+    if x.dtype not in _DTYPES:
+        return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    return _native.why_not("_cpu")
+
+
+def _describe(x: Tensor):
+    native = _native.cpu()
+    samples = x.shape[0]
+    size = x.numel() // samples if samples else 0
+    return native, native.SampleShape(samples, size, _DTYPES[x.dtype], torch.get_num_threads())
+
+
+def norm_penalty(g, target):
+    g = dense(g, memory_format(g))
+    native, shape = _describe(g)
+    value, slope, size = (g.new_empty(g.shape[0]) for _ in range(3))
+    native.norm_penalty(shape, target, g.data_ptr(), value.data_ptr(), slope.data_ptr(), size.data_ptr())
+    return value, slope, size
+
+
+def sample_scale(a, c):
+    layout = memory_format(a)
+    a, c, y = dense(a, layout), c.contiguous(), empty(a, layout)
+    native, shape = _describe(a)
+    native.sample_scale(shape, a.data_ptr(), c.data_ptr(), y.data_ptr())
+    return y
+
+
+def sample_dot(a, b):
+    layout = memory_format(a)
+    a, b = dense(a, layout), dense(b, layout)
+    native, shape = _describe(a)
+    result = a.new_empty(a.shape[0])
+    native.sample_dot(shape, a.data_ptr(), b.data_ptr(), result.data_ptr())
+    return result
+
+
+NORM_PENALTY = Kernel("cpp", norm_penalty, _why_not)
+SAMPLE_SCALE = Kernel("cpp", sample_scale, _why_not)
+SAMPLE_DOT = Kernel("cpp", sample_dot, _why_not)
