@@ -1,13 +1,15 @@
-"""Times every OpCase that has benchmark shapes: fastgan, plain PyTorch, torch.compile of it and the reference, side by
-side in one process, in alternating rounds. A case that is not correct is not timed.
+"""Times every OpCase that has benchmark shapes (fastgan, plain PyTorch, torch.compile of it, the reference) and the
+steps of steps.py (a plain critic against its fused copy, each also compiled whole, and on a GPU as a CUDA graph), side
+by side in one process, in alternating rounds. What is not correct is not timed.
 
-    python benchmarks/run.py [--device cpu|cuda] [--case SUBSTRING] [--out benchmarks/results/ops_cpu.csv]
+    python benchmarks/run.py [--device cpu|cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +17,11 @@ from pathlib import Path
 
 import torch
 import torch._functorch.config
+from steps import STEPS, Step, verify
+from steps import providers as step_providers
 
 import fastgan
-from fastgan.testing.case import Inputs, OpCase, Shape
+from fastgan.testing.case import OpCase, Shape
 from fastgan.testing.cases import CASES
 from fastgan.testing.judge import judge
 from fastgan.testing.modes import MODES, least_bytes, step
@@ -26,7 +30,8 @@ from fastgan.testing.timing import Timing, side_by_side
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.bfloat16)}
 PROVIDERS = ("fastgan", "eager", "compile", "reference")
 KEY = ("op", "case", "provider", "mode", "shape", "dtype", "layout", "device", "threads", "torch", "fastgan")
-COLUMNS = (*KEY, "median_ms", "q20_ms", "q80_ms", "ratio_vs_eager", "GB/s", "note")
+FIGURES = ("median_ms", "q20_ms", "q80_ms", "ratio_vs_eager", "ratio_vs_eager_contiguous", "GB/s")
+COLUMNS = (*KEY, *FIGURES, "note")
 Row = dict[str, object]
 Function = Callable[..., torch.Tensor]
 
@@ -61,20 +66,31 @@ def layouts(shape: Shape) -> dict[str, torch.memory_format]:
     return {"contiguous": torch.contiguous_format, **images}
 
 
-def prepared(functions: dict[str, Function], inputs: Inputs, mode: str) -> tuple[dict, dict[str, str]]:
+def prepared(builders: dict[str, Callable[[], Function]]) -> tuple[dict, dict[str, str]]:
     """A step for each provider that can, and the reason for each that cannot."""
-    steps, notes = {}, {}
-    for name, function in functions.items():
+    ready, notes = {}, {}
+    for name, build in builders.items():
         try:
-            steps[name] = step(function, inputs, mode)
-            steps[name]()
+            ready[name] = build()
+            ready[name]()
         except Exception as error:
-            steps.pop(name, None)
-            if name != "compile":
+            ready.pop(name, None)
+            if "compile" not in name and "graph" not in name:
                 raise
-            # What torch.compile cannot do is a result too.
+            # What a compiler or a graph cannot do is a result too.
             notes[name] = f"not available: {str(error).strip().splitlines()[0][:120]}"
-    return steps, notes
+    return ready, notes
+
+
+def key(options: argparse.Namespace, dtype: torch.dtype) -> Row:
+    """The part of a row's key that the machine and the dtype give."""
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": options.device_name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "fastgan": fastgan.__version__,
+    }
 
 
 def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options: argparse.Namespace) -> Iterator[Row]:
@@ -83,24 +99,50 @@ def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options
     judge(case, inputs)
     functions = providers(case)
     for mode in MODES:
-        steps, notes = prepared(functions, inputs, mode)
-        times = side_by_side(steps, options.device, options.seconds)
+        ready, notes = prepared({n: functools.partial(step, f, inputs, mode) for n, f in functions.items()})
+        times = side_by_side(ready, options.device, options.seconds)
         for name in PROVIDERS:
             yield {
+                **key(options, dtype),
                 "op": case.ops[0],
                 "case": case.name,
                 "provider": name,
                 "mode": mode,
                 "shape": "x".join(map(str, shape)),
-                "dtype": str(dtype).removeprefix("torch."),
                 "layout": layout,
-                "device": options.device_name,
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-                "fastgan": fastgan.__version__,
                 **figures(times.get(name), times["eager"], least_bytes(case, inputs, mode)),
                 "note": notes.get(name, ""),
             }
+
+
+def measure_step(what: Step, dtype: torch.dtype, batch: int, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of one step: all providers in both layouts, in the same rounds."""
+    formats = layouts((0, 0, 0, 0))
+    builders = {}
+    for layout, memory_format in formats.items():
+        verify(what, options.device, memory_format)
+        torch._dynamo.reset()
+        found = step_providers(what, options.device, dtype, memory_format, batch)
+        builders |= {f"{name} {layout}": build for name, build in found.items()}
+    ready, notes = prepared(builders)
+    times = side_by_side(ready, options.device, 4 * options.seconds)
+    for label in builders:
+        name, layout = label.split()
+        time = times.get(label)
+        row = figures(time, times[f"eager {layout}"], None)
+        if time is not None:
+            row["ratio_vs_eager_contiguous"] = f"{times['eager contiguous'].median / time.median:.2f}"
+        yield {
+            **key(options, dtype),
+            "op": "step",
+            "case": what.name,
+            "provider": name,
+            "mode": "step",
+            "shape": f"{batch}x3x{what.side}x{what.side}",
+            "layout": layout,
+            **row,
+            "note": notes.get(label, ""),
+        }
 
 
 def figures(time: Timing | None, eager: Timing, least: int | None) -> Row:
@@ -117,13 +159,14 @@ def figures(time: Timing | None, eager: Timing, least: int | None) -> Row:
 
 
 def print_table(rows: list[Row]) -> None:
-    """One line for each case and mode, the providers beside one another: milliseconds and times eager."""
-    head = ("case", "shape", "layout", "dtype", "mode")
-    lines = [[*head, *PROVIDERS]]
-    for start in range(0, len(rows), len(PROVIDERS)):
-        group = rows[start : start + len(PROVIDERS)]
-        cells = [f"{r['median_ms']} ({r['ratio_vs_eager']}x)" if "median_ms" in r else "not available" for r in group]
-        lines.append([*(str(group[0][key]) for key in head), *cells])
+    """One line for each case, mode and layout, the providers beside one another: milliseconds and times eager."""
+    head = ("case", "shape", "dtype", "mode", "layout")
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        cell = f"{row['median_ms']} ({row['ratio_vs_eager']}x)" if "median_ms" in row else "not available"
+        groups.setdefault(tuple(str(row[column]) for column in head), []).append(f"{row['provider']} {cell}")
+    lines = [[*head, "milliseconds (times eager in the same layout)"]]
+    lines += [[*values, "  ".join(cells)] for values, cells in groups.items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -164,6 +207,15 @@ def main() -> int:
                     except AssertionError as error:
                         wrong += 1
                         print(f"NOT TIMED, wrong: {case.name} {shape} {dtype} {layout}: {error}", file=sys.stderr)
+    for what in STEPS:
+        for dtype in DTYPES[options.device] if options.case in what.name else ():
+            for batch in what.batches[options.device]:
+                try:
+                    rows += measure_step(what, dtype, batch, options)
+                    print(f"timed {what.name} batch {batch} {dtype}", file=sys.stderr)
+                except AssertionError as error:
+                    wrong += 1
+                    print(f"NOT TIMED, wrong: {what.name} {dtype}: {error}", file=sys.stderr)
     print_table(rows)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

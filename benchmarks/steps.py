@@ -1,0 +1,242 @@
+"""Steps of a critic that run.py times beside the ops: what a user of `fastgan.fuse` and the penalties gains.
+
+Every step is built from one plain PyTorch network: eager runs it as it is, fastgan runs a fused copy of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+import fastgan
+
+#: A step of a network on real and fake images: the loss whose gradients it takes.
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+def conv_critic(blocks: list[tuple[int, int, int]], channels: int = 3, side: int = 64) -> nn.Sequential:
+    """(width, kernel, stride) for each convolution + leaky ReLU, then a linear head, as anybody would write it."""
+    layers: list[nn.Module] = []
+    for width, kernel, stride in blocks:
+        layers += [nn.Conv2d(channels, width, kernel, stride, 1), nn.LeakyReLU(0.2, inplace=True)]
+        channels, side = width, side // stride
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, 1))
+
+
+def dcgan_critic() -> nn.Sequential:
+    """3 → 64 → 128 → 256 → 512, 4×4 stride 2, at 64×64."""
+    return conv_critic([(64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2)])
+
+
+def six_block_critic() -> nn.Sequential:
+    """3×3 at both ends and four 4×4 stride 2 between, at 64×64."""
+    return conv_critic([(64, 3, 1), (64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2), (512, 3, 1)])
+
+
+def spectral_dcgan_critic() -> nn.Sequential:
+    return _with_norms(dcgan_critic())
+
+
+def sngan_critic() -> nn.Sequential:
+    """The convolutions of SNGAN's plain critic at 32×32 (arXiv:1802.05957, table 3), and its head."""
+    blocks = [(64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2), (512, 3, 1)]
+    return _with_norms(conv_critic(blocks, side=32))
+
+
+def _with_norms(network: nn.Sequential) -> nn.Sequential:
+    for layer in network:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            parametrizations.spectral_norm(layer)
+    return network
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return fastgan.gradient_penalty(critic, real, fake)
+
+
+def r1(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return fastgan.r1(critic, real)
+
+
+def wgan_gp(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return critic(fake).mean() - critic(real).mean() + fastgan.gradient_penalty(critic, real, fake)
+
+
+def hinge(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - critic(real)).mean() + F.relu(1 + critic(fake)).mean()
+
+
+class Weights(nn.Module):
+    """Reads the normalised weight of every layer, and nothing else: what spectral normalisation itself costs."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.dy: list[Tensor] | None = None
+
+    def forward(self, *_: Tensor) -> Tensor:
+        weights = [layer.weight for layer in self.network if hasattr(layer, "weight")]
+        if self.dy is None:
+            self.dy = [torch.randn_like(weight) for weight in weights]
+        # A backward pass with these cotangents, without arithmetic of its own.
+        return _Cotangents.apply(self.dy, *weights)
+
+
+class _Cotangents(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dy: list[Tensor], *weights: Tensor) -> Tensor:
+        ctx.dy = dy
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> Any:
+        return None, *ctx.dy
+
+
+def weights_alone(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return network(real)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table. batches: by device. side: of the images. optimizer: whether its step belongs to it."""
+
+    name: str
+    network: Callable[[], nn.Module]
+    loss: Loss
+    batches: dict[str, tuple[int, ...]]
+    side: int = 64
+    optimizer: bool = False
+    whole: bool = True
+    """Whether a compiler can take the whole step, the autograd calls in it included."""
+
+    def images(self, dtype: torch.dtype, device: str, layout: torch.memory_format, batch: int) -> tuple[Tensor, Tensor]:
+        """Real and fake."""
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randn(2, batch, 3, self.side, self.side, generator=generator)
+        real, fake = draws.to(device, dtype).unbind()
+        return real.contiguous(memory_format=layout), fake.contiguous(memory_format=layout)
+
+
+_TRAINING = {"cpu": (32,), "cuda": (64, 256)}
+_NONE = {"cpu": (1,), "cuda": (1,)}
+
+STEPS = [
+    Step("gradient_penalty", dcgan_critic, gradient_penalty, _TRAINING),
+    Step("wgan_gp_critic_step", dcgan_critic, wgan_gp, _TRAINING, optimizer=True),
+    Step("r1_six_blocks", six_block_critic, r1, {"cpu": (16,), "cuda": (64, 256)}),
+    Step("spectral_norm_dcgan", lambda: Weights(spectral_dcgan_critic()), weights_alone, _NONE, whole=False),
+    Step("spectral_norm_sngan", lambda: Weights(sngan_critic()), weights_alone, _NONE, 32, whole=False),
+    Step("sngan_critic_step", sngan_critic, hinge, _TRAINING, 32, optimizer=True),
+]
+
+
+def networks(step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format) -> dict[str, nn.Module]:
+    """The plain network and its fused copy."""
+    torch.manual_seed(0)
+    plain = step.network().to(device, dtype)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(3)  # gradients of the size that training has, so that a wrong one shows
+    fused = fastgan.fuse(copy.deepcopy(plain))
+    if isinstance(plain, Weights):
+        plain.dy = fused.dy = None
+    return {"fastgan": fused.to(memory_format=layout), "eager": plain.to(memory_format=layout)}
+
+
+def gradients(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
+    """Of the loss, for the same draws every time; of a copy, for a norm moves on with every run."""
+    network = copy.deepcopy(network)
+    torch.manual_seed(1)
+    weights = list(network.parameters())
+    found = torch.autograd.grad(step.loss(network, real, fake), weights, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
+
+
+def verify(step: Step, device: str, layout: torch.memory_format) -> None:
+    """AssertionError unless fastgan's gradients are the eager network's, in float32."""
+    pair = networks(step, device, torch.float32, layout)
+    real, fake = step.images(torch.float32, device, layout, 8)
+    # Both in true float32: TF32 rounds the operands, and the two would differ by that.
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        got, want = (gradients(step, network, real, fake) for network in pair.values())
+    for g, w in zip(got, want, strict=True):
+        error = (g - w).norm() / (w.norm() + 1e-5)
+        assert error <= 1e-4, f"{step.name}: gradients differ by {error:.1e}"
+
+
+def providers(
+    step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int
+) -> dict[str, Callable[[], Callable[[], object]]]:
+    """For each of those that are compared, what builds its function without arguments; building may fail."""
+    real, fake = step.images(dtype, device, layout, batch)
+    found: dict[str, Callable[[], Callable[[], object]]] = {}
+    for name, network in networks(step, device, dtype, layout).items():
+        found[name] = functools.partial(_run, step, network, real, fake)
+        if step.whole:
+            found[f"{name}+compile"] = functools.partial(_compiled, step, network, real, fake)
+        if device == "cuda":
+            found[f"{name}+graph"] = functools.partial(_graphed, step, copy.deepcopy(network), real, fake)
+    return found
+
+
+def _optimizer(step: Step, network: nn.Module, capturable: bool = False) -> torch.optim.Optimizer | None:
+    return torch.optim.Adam(network.parameters(), 1e-5, fused=True, capturable=capturable) if step.optimizer else None
+
+
+def _run(step: Step, network: nn.Module, real: Tensor, fake: Tensor, capturable: bool = False) -> Callable[[], None]:
+    """Loss, backward pass, and the optimiser where it belongs to the step."""
+    optimizer = _optimizer(step, network, capturable)
+
+    def run() -> None:
+        network.zero_grad(set_to_none=True)
+        step.loss(network, real, fake).backward()
+        if optimizer is not None:
+            optimizer.step()
+
+    return run
+
+
+def _compiled(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> Callable[[], None]:
+    """The same with loss and both backward passes as one graph of Inductor's."""
+    network = copy.deepcopy(network)
+    optimizer = _optimizer(step, network)
+    weights = list(network.parameters())
+
+    def whole(real: Tensor, fake: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(step.loss(network, real, fake), weights, allow_unused=True)
+
+    compiled = torch.compile(whole, fullgraph=True)
+
+    def run() -> None:
+        with torch._dynamo.config.patch(trace_autograd_ops=True):
+            found = compiled(real, fake)
+        for weight, gradient in zip(weights, found, strict=True):
+            weight.grad = gradient
+        if optimizer is not None:
+            optimizer.step()
+
+    return run
+
+
+def _graphed(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> Callable[[], None]:
+    """The whole step as a CUDA graph: what is left when no launch costs the host anything."""
+    run = _run(step, network, real, fake, capturable=True)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
