@@ -15,16 +15,31 @@ _HOMES = {
     "Trainer": "fastgan.train.loop",
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
+    "fuse": "fastgan.nn.fuse",
+    "fusion_report": "fastgan.nn.fuse",
     "models": "fastgan.models",
     "nn": "fastgan.nn",
     "objectives": "fastgan.objectives",
     "ops": "fastgan.ops",
 }
 
-__all__ = ["Config", "Trainer", "__version__", "data", "deploy", "models", "nn", "objectives", "ops"]
+__all__ = [
+    "Config",
+    "Trainer",
+    "__version__",
+    "data",
+    "deploy",
+    "fuse",
+    "fusion_report",
+    "models",
+    "nn",
+    "objectives",
+    "ops",
+]
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.nn.fuse import fuse, fusion_report
     from fastgan.train.config import Config
     from fastgan.train.loop import Trainer
 

@@ -1,0 +1,166 @@
+"""What fusing does with each module of a tree, and why: `fuse` acts by it, `fusion_report` shows it.
+
+A module is judged by the class that its user gave it, so that the plan is the same before and after.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from fastgan.nn import chain
+from fastgan.nn.classes import base_without_forward, fused_class, methods, original_class, paths_called
+from fastgan.nn.layers import OURS, Linear, activation_of, layer_kind
+from fastgan.nn.rewrite import NotRewritable
+from fastgan.nn.sequential import pieces
+
+
+@dataclass(frozen=True)
+class Step:
+    """One module of the plan."""
+
+    name: str
+    module: nn.Module
+    #: The name of the class that its user gave it.
+    kind: str
+    fused: bool
+    #: What it becomes, or why it is left.
+    reason: str
+    becomes: type[nn.Module] | None = None
+
+
+def plan(root: nn.Module) -> list[Step]:
+    """A step for every module of a tree, in the order of `named_modules`."""
+    together = dict(_together(root))
+    return [_step(name, module, together.get(id(module))) for name, module in _tree(root, "", set())]
+
+
+def is_sealed(module: nn.Module) -> str:
+    """Why nothing inside a module may be touched, "" where it may: it has been compiled into something else."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a torch.jit.ScriptModule"
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # imported by whoever compiled something, and else not needed
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        return "a module compiled with torch.compile"
+    return ""
+
+
+def _tree(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield name, module
+    if is_sealed(module):
+        return
+    for child_name, child in module.named_children():
+        yield from _tree(child, f"{name}.{child_name}" if name else child_name, seen)
+
+
+def _together(root: nn.Module) -> Iterator[tuple[int, str]]:
+    """What children of a Sequential run as: id of the child → words."""
+    for _, module in _tree(root, "", set()):
+        if is_sealed(module) or base_without_forward(original_class(module)) is not nn.Sequential:
+            continue
+        for piece in pieces(list(module.children()), towers=True):
+            if piece.act is None:
+                continue
+            words = f"tower of {len(piece.modules) // 2}: " if piece.tower else ""
+            for layer, activation in zip(piece.modules[::2], piece.modules[1::2], strict=True):
+                words_of_pair = f"{words}{_word(layer)} + {piece.act.name}"
+                if layer_kind(layer) is not None and not _why_not_layer(layer):
+                    yield id(layer), words_of_pair
+                    yield id(activation), words_of_pair
+                else:
+                    yield id(activation), piece.act.name
+
+
+def _word(module: nn.Module) -> str:
+    return "linear" if layer_kind(module) is Linear else "conv"
+
+
+def _step(name: str, module: nn.Module, together: str | None) -> Step:
+    kind = original_class(module)
+    fused, reason, becomes = _verdict(module, kind, together)
+    return Step(name, module, kind.__name__, fused, reason, becomes)
+
+
+Verdict = tuple[bool, str, type[nn.Module] | None]
+
+
+def _verdict(module: nn.Module, kind: type[nn.Module], together: str | None) -> Verdict:
+    sealed = is_sealed(module)
+    if sealed:
+        return False, sealed, None
+    if "forward" in module.__dict__:
+        return False, "its forward was replaced on the module itself", None
+    if isinstance(module, LazyModuleMixin):
+        return False, "lazy: it has no weights until it has run once", None
+    plain = base_without_forward(kind)
+    if plain in OURS:
+        return _leaf(module, kind, plain, together)
+    if plain is nn.Sequential:
+        becomes = fused_class(kind, frozenset())
+        return True, "runs its children in pieces", becomes
+    if kind is nn.Linear:
+        return (True, together, None) if together else (False, "alone it is one op already", None)
+    if kind.__module__.startswith("torch."):
+        return False, _REASONS.get(kind, "runs as in PyTorch"), None
+    return _custom(module, kind)
+
+
+_REASONS: dict[type, str] = {
+    nn.Softplus: "PyTorch's is linear above a threshold, ours nowhere",
+    nn.ModuleList: "only holds its children",
+    nn.ModuleDict: "only holds its children",
+}
+
+
+def _why_not_layer(module: nn.Module) -> str:
+    kind = layer_kind(module)
+    return "" if kind is None else kind.why_not(module)
+
+
+def _leaf(module: nn.Module, kind: type[nn.Module], plain: type[nn.Module], together: str | None) -> Verdict:
+    ours = fused_class(kind, frozenset())
+    if issubclass(plain, nn.modules.conv._ConvNd):
+        reason = OURS[plain].why_not(module)  # type: ignore[attr-defined]
+        if reason:
+            return False, reason, None
+        return True, together or "convolution", ours
+    act = activation_of(module) if plain is kind else OURS[plain].act(module)  # type: ignore[attr-defined]
+    if act is None:
+        return False, f"slope {getattr(module, 'negative_slope', None)} is not a number >= 0", None
+    if act.inplace and together is None:
+        return False, "in place: fused only behind a layer whose result nobody else sees", None
+    return True, together or act.name, ours
+
+
+def _custom(module: nn.Module, kind: type[nn.Module]) -> Verdict:
+    if kind.__module__.startswith("fastgan."):
+        return True, "fastgan's own", None
+    if isinstance(module, torch.fx.GraphModule):
+        return False, "its forward is generated by torch.fx", None
+    activations = frozenset(path for path in paths_called(kind) if chain.is_activation(_lookup(module, path)))
+    try:
+        becomes = fused_class(kind, activations)
+    except NotRewritable as error:
+        return False, f"its forward is left: {error}", None
+    if becomes is None:
+        return False, "nothing to fuse in its forward", None
+    return True, f"activations in its {', '.join(name for name in methods(kind) if name in vars(becomes))}", becomes
+
+
+def _lookup(module: nn.Module, path: str) -> Any:
+    """What `module.path` is, found without running properties."""
+    value: Any = module
+    for name in path.split("."):
+        if not isinstance(value, nn.Module):
+            return None
+        value = value._modules.get(name, value.__dict__.get(name))
+    return value
