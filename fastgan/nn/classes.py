@@ -18,6 +18,8 @@ from fastgan.nn.rewrite import NotRewritable, called_paths, rewritten
 from fastgan.nn.sequential import Sequential
 
 _STATIC: dict[type, type] = {**OURS, nn.Sequential: Sequential}
+#: What the forward of torch.nn's convolutions calls on the module: who overrides it has another forward.
+_INNER = ("_conv_forward", "_output_padding")
 _ORIGINALS = {ours: plain for plain, ours in _STATIC.items()}
 
 
@@ -31,23 +33,25 @@ def original_class(module: nn.Module) -> type[nn.Module]:
 def base_without_forward(kind: type[nn.Module]) -> type[nn.Module]:
     """torch.nn's class whose forward a class runs unchanged, else the class itself."""
     for plain in _STATIC:
-        inner = "_conv_forward"
-        if issubclass(kind, plain) and kind.forward is plain.forward:
-            if getattr(kind, inner, None) is getattr(plain, inner, None):
-                return plain
+        if issubclass(kind, plain) and all(
+            getattr(kind, name, None) is getattr(plain, name, None) for name in ("forward", *_INNER)
+        ):
+            return plain
     return kind
 
 
 def methods(kind: type[nn.Module]) -> dict[str, FunctionType]:
     """The methods that a user wrote for a class and its ancestors, up to PyTorch's."""
-    found: dict[str, FunctionType] = {}
+    found: dict[str, Any] = {}
     for ancestor in kind.__mro__:
         if ancestor is nn.Module or ancestor.__module__.startswith("torch."):
             break
-        for name, value in vars(ancestor).items():
-            if isinstance(value, FunctionType) and not (name.startswith("__") and name.endswith("__")):
-                found.setdefault(name, value)
-    return found
+        found = {**vars(ancestor), **found}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, FunctionType) and not (name.startswith("__") and name.endswith("__"))
+    }
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import itertools
 import linecache
 from collections import Counter
 from collections.abc import Iterator
@@ -250,7 +251,7 @@ class _Sites(ast.NodeTransformer):
         """`n = layer(x)` and `m = activation(n)` in the next line, where nobody else reads that n."""
         if not self.may_join:
             return
-        for first, second in zip(statements, statements[1:], strict=False):
+        for first, second in itertools.pairwise(statements):
             name = _only_target(first)
             if name is None or name not in self.private or not isinstance(first, ast.Assign):
                 continue
