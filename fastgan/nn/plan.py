@@ -68,6 +68,8 @@ def _together(root: nn.Module) -> Iterator[tuple[int, str]]:
         if is_sealed(module) or base_without_forward(original_class(module)) is not nn.Sequential:
             continue
         for piece in pieces(list(module.children()), towers=True):
+            if piece.overwritten:
+                yield id(piece.modules[0]), _OVERWRITTEN
             if piece.act is None:
                 continue
             words = f"tower of {len(piece.modules) // 2}: " if piece.tower else ""
@@ -114,6 +116,7 @@ def _verdict(module: nn.Module, kind: type[nn.Module], together: str | None) -> 
     return _custom(module, kind)
 
 
+_OVERWRITTEN = "the next module overwrites its output, which ours would keep for the backward pass"
 _REASONS: dict[type, str] = {
     nn.Softplus: "PyTorch's is linear above a threshold, ours nowhere",
     nn.ModuleList: "only holds its children",
@@ -138,7 +141,7 @@ def _leaf(module: nn.Module, kind: type[nn.Module], plain: type[nn.Module], toge
         return False, f"slope {getattr(module, 'negative_slope', None)} is not a number >= 0", None
     if act.inplace and together is None:
         return False, "in place: fused only behind a layer whose result nobody else sees", None
-    return True, together or act.name, ours
+    return together != _OVERWRITTEN, together or act.name, ours
 
 
 def _custom(module: nn.Module, kind: type[nn.Module]) -> Verdict:

@@ -35,6 +35,8 @@ class Piece(NamedTuple):
     #: The activation at the end of each block.
     act: Act | None = None
     tower: bool = False
+    #: One leaky ReLU, which PyTorch runs: the next child overwrites its output, which ours would keep.
+    overwritten: bool = False
 
 
 def pieces(modules: list[nn.Module], towers: bool) -> Iterator[Piece]:
@@ -43,7 +45,7 @@ def pieces(modules: list[nn.Module], towers: bool) -> Iterator[Piece]:
     while i < len(modules):
         act = _joint(modules, i)
         if act is None:
-            yield Piece((modules[i],))
+            yield Piece((modules[i],), overwritten=_keeps_what_is_overwritten(modules, i))
             i += 1
             continue
         end = i + 2
@@ -57,15 +59,15 @@ def _joint(modules: list[nn.Module], i: int) -> Act | None:
     """The activation behind module i, if it alone sees what that module returns."""
     if i + 1 == len(modules) or not returns_fresh(modules[i]) or not bare(modules[i + 1]):
         return None
-    act = activation_of(modules[i + 1])
-    if act is None or (act.name == "leaky_relu" and not act.inplace and _overwritten(modules, i + 2)):
-        return None
-    return act
+    return None if _keeps_what_is_overwritten(modules, i + 1) else activation_of(modules[i + 1])
 
 
-def _overwritten(modules: list[nn.Module], i: int) -> bool:
+def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
     # PyTorch's leaky ReLU keeps its input for the backward pass and ours its output, which must then stay as it is.
-    return i < len(modules) and bool(getattr(modules[i], "inplace", False))
+    if i + 1 >= len(modules) or not getattr(modules[i + 1], "inplace", False):
+        return False
+    act = activation_of(modules[i])
+    return act is not None and act.name == "leaky_relu" and not act.inplace and bare(modules[i])
 
 
 def _stackable(module: nn.Module, act: Act) -> bool:
@@ -88,7 +90,9 @@ def run(modules: list[nn.Module], x: Any) -> Any:
     # Without gradients a tower would only keep its inner results alive for longer.
     for piece in pieces(modules, towers=torch.is_grad_enabled()):
         first, *rest = piece.modules
-        if piece.act is None:
+        if piece.overwritten:
+            x = nn.LeakyReLU.forward(first, x)  # type: ignore[arg-type]
+        elif piece.act is None:
             x = first(x)
         elif piece.tower and takes(Conv2d, first, x):
             x = _tower(piece.modules[::2], piece.act, x)
