@@ -16,17 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.nn.layers import (
+from fastgan.nn.kinds import (
     Act,
-    Layer,
-    act_takes,
+    Kind,
     activate,
     activation_of,
+    activation_takes,
     bare,
     layer_kind,
+    leaky_relu,
     returns_fresh,
-    slope_taken,
-    takes,
 )
 
 
@@ -36,15 +35,15 @@ class Held(NamedTuple):
     value: Tensor
     #: The layer to run on value, and how; None where value is the result.
     layer: nn.Module | None = None
-    kind: type[Layer] | None = None
+    kind: Kind | None = None
 
 
-def hold(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def hold(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """function(*args, **kwargs), perhaps put off or marked as nobody else's. Only `finish` may see what it returns."""
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
     kind = layer_kind(function)
-    if kind is not None and len(args) == 1 and not kwargs and bare(function) and takes(kind, function, args[0]):
+    if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(function, args[0]):
         return Held(args[0], function, kind)
     result = function(*args, **kwargs)
     return Held(result) if type(result) is Tensor and returns_fresh(function) else result
@@ -54,23 +53,16 @@ def finish(function: Callable[..., Any], held: Any, /, *args: Any, **kwargs: Any
     """function(held, *args, **kwargs), where held came from `hold`."""
     act = _meaning(function, args, kwargs)
     if not isinstance(held, Held):
-        return activate(held, act) if _may(act, held) else function(held, *args, **kwargs)
+        if act is not None and not act.inplace and activation_takes(held):
+            return activate(held, act)
+        return function(held, *args, **kwargs)
     x, layer, kind = held
     if layer is None or kind is None:
         # Nobody else sees x, so that an activation in place may as well run out of place.
-        return activate(x, act) if act is not None and act_takes(x) else function(x, *args, **kwargs)
+        return activate(x, act) if act is not None and activation_takes(x) else function(x, *args, **kwargs)
     if act is not None:
         return kind.block(layer, x, act)
     return function(layer(x), *args, **kwargs)
-
-
-def alone(function: Callable[..., Any], x: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """function(x, *args, **kwargs), by our op where function is an activation that leaves x as it is."""
-    return finish(function, x, *args, **kwargs)
-
-
-def _may(act: Act | None, x: Any) -> bool:
-    return act is not None and not act.inplace and act_takes(x)
 
 
 # --- activations as functions ----------------------------------------------------------------------------------------
@@ -117,9 +109,7 @@ def _meaning(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ac
     if isinstance(function, nn.Module):
         return activation_of(function) if not args and not kwargs and bare(function) else None
     if function is F.leaky_relu:
-        return (
-            _leaky_relu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"negative_slope", "inplace"} else None
-        )
+        return leaky_relu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"negative_slope", "inplace"} else None
     for known, (name, may_overwrite) in _FUNCTIONS.items():
         if function is known:
             if not args and not kwargs:
@@ -127,7 +117,3 @@ def _meaning(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ac
             if may_overwrite and len(args) + len(kwargs) == 1 and kwargs.keys() <= {"inplace"}:
                 return Act(name, 0.0, bool(args[0] if args else kwargs["inplace"]))
     return None
-
-
-def _leaky_relu(negative_slope: Any = 0.01, inplace: Any = False) -> Act | None:
-    return Act("leaky_relu", negative_slope, bool(inplace)) if slope_taken(negative_slope) else None

@@ -17,20 +17,12 @@ from fastgan.nn.layers import OURS
 from fastgan.nn.rewrite import NotRewritable, called_paths, rewritten
 from fastgan.nn.sequential import Sequential
 
-_STATIC: dict[type, type] = {**OURS, nn.Sequential: Sequential}
+_STATIC: dict[type[nn.Module], type[nn.Module]] = {**OURS, nn.Sequential: Sequential}
 #: What the forward of torch.nn's convolutions calls on the module: who overrides it has another forward.
 _INNER = ("_conv_forward", "_output_padding")
-_ORIGINALS = {ours: plain for plain, ours in _STATIC.items()}
 
 
-def original_class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module as its user knows it: before parametrisation, and before it was fused."""
-    kind = parametrize.type_before_parametrizations(module)
-    kind = kind.__dict__.get("_fastgan_original", kind)
-    return _ORIGINALS.get(kind, kind)
-
-
-def base_without_forward(kind: type[nn.Module]) -> type[nn.Module]:
+def base_without_forward(kind: type[Any]) -> type[nn.Module]:
     """torch.nn's class whose forward a class runs unchanged, else the class itself."""
     for plain in _STATIC:
         if issubclass(kind, plain) and all(
@@ -40,7 +32,7 @@ def base_without_forward(kind: type[nn.Module]) -> type[nn.Module]:
     return kind
 
 
-def methods(kind: type[nn.Module]) -> dict[str, FunctionType]:
+def methods(kind: type[Any]) -> dict[str, FunctionType]:
     """The methods that a user wrote for a class and its ancestors, up to PyTorch's."""
     found: dict[str, Any] = {}
     for ancestor in kind.__mro__:
@@ -55,7 +47,7 @@ def methods(kind: type[nn.Module]) -> dict[str, FunctionType]:
 
 
 @functools.cache
-def paths_called(kind: type[nn.Module]) -> frozenset[str]:
+def paths_called(kind: type[Any]) -> frozenset[str]:
     """What the methods of a class call on `self`; see rewrite.called_paths."""
     paths: set[str] = set()
     for function in methods(kind).values():
@@ -67,7 +59,7 @@ def paths_called(kind: type[nn.Module]) -> frozenset[str]:
 
 
 @functools.cache
-def fused_class(kind: type[nn.Module], activations: frozenset[str]) -> type[nn.Module] | None:
+def fused_class(kind: type[Any], activations: frozenset[str]) -> type[nn.Module] | None:
     """The class that takes the place of `kind`, or None where nothing would change.
 
     activations: what its methods call on `self` that is an activation. NotRewritable, if its forward is.
@@ -75,7 +67,7 @@ def fused_class(kind: type[nn.Module], activations: frozenset[str]) -> type[nn.M
     plain = base_without_forward(kind)
     if plain in _STATIC:
         ours = _STATIC[plain]
-        return ours if plain is kind else _derived(kind, activations, {"forward": ours.forward})
+        return ours if plain is kind else _derived(kind, activations, {"forward": vars(ours)["forward"]})
     new = {}
     for name, function in methods(kind).items():
         try:
@@ -89,20 +81,20 @@ def fused_class(kind: type[nn.Module], activations: frozenset[str]) -> type[nn.M
     return _derived(kind, activations, new) if new else None
 
 
-def _derived(kind: type[nn.Module], activations: frozenset[str], members: dict[str, Any]) -> type[nn.Module]:
+def _derived(kind: type[Any], activations: frozenset[str], members: dict[str, Any]) -> type[nn.Module]:
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(derived, self).__reduce_ex__(protocol)
         arguments = tuple(kind if argument is derived else argument for argument in arguments)
         return _made_again, (kind, activations, make, arguments), *rest
 
     own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-    derived = type(
+    derived: type[Any] = type(
         kind.__name__, (kind,), {**own, "_fastgan_original": kind, "__reduce_ex__": __reduce_ex__, **members}
     )
     return derived
 
 
-def _made_again(kind: type[nn.Module], activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
+def _made_again(kind: type[Any], activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
     """A fused module as pickle and copy make it, still without its state. Where fusing fails now, the plain one."""
     module = make(*arguments)
     try:

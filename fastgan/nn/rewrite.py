@@ -257,7 +257,7 @@ class _Sites(ast.NodeTransformer):
                 continue
             if not self._may_be_layer(first.value) or not isinstance(second, ast.Assign | ast.Return):
                 continue
-            call = second.value
+            call: Any = second.value
             if not _is_call_of(call, _FINISH) or not isinstance(call.args[1], ast.Name) or call.args[1].id != name:
                 continue
             reads = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(call))
@@ -287,7 +287,7 @@ def _assignments_overwritten(function: ast.FunctionDef) -> set[ast.stmt]:
     found: set[ast.stmt] = set()
     for parent in ast.walk(function):
         for field in ("body", "orelse", "finalbody"):
-            statements = getattr(parent, field, None)
+            statements: Any = getattr(parent, field, None)
             for i, statement in enumerate(statements if isinstance(statements, list) else ()):
                 name = _only_target(statement)
                 if name is not None and name in anywhere and _is_overwritten(name, statements[i + 1 :]):

@@ -12,18 +12,7 @@ import torch
 from torch import nn
 
 from fastgan.nn.chain import finish, hold
-from fastgan.nn.layers import (
-    ACTIVATIONS_OF_TOWERS,
-    Act,
-    Conv2d,
-    Layer,
-    activation_of,
-    bare,
-    compute_bias,
-    layer_kind,
-    returns_fresh,
-    takes,
-)
+from fastgan.nn.kinds import CONV2D, Act, activation_of, bare, bias_for, layer_kind, returns_fresh, why_not
 from fastgan.ops import Layer as Block
 from fastgan.ops import conv2d_tower
 
@@ -71,7 +60,7 @@ def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
 
 
 def _stackable(module: nn.Module, act: Act) -> bool:
-    return layer_kind(module) is Conv2d and act.name in ACTIVATIONS_OF_TOWERS
+    return layer_kind(module) is CONV2D and act.name in ("relu", "leaky_relu")
 
 
 def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
@@ -82,7 +71,7 @@ def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
     b: Any = modules[i]
     other = _joint(modules, i)
     same = other is not None and other[:2] == act[:2] and (a.bias is None) == (b.bias is None)
-    return same and not Layer.why_not(b)
+    return same and not why_not(b)
 
 
 def run(modules: list[nn.Module], x: Any) -> Any:
@@ -94,7 +83,7 @@ def run(modules: list[nn.Module], x: Any) -> Any:
             x = nn.LeakyReLU.forward(first, x)  # type: ignore[arg-type]
         elif piece.act is None:
             x = first(x)
-        elif piece.tower and takes(Conv2d, first, x):
+        elif piece.tower and CONV2D.takes(first, x):
             x = _tower(piece.modules[::2], piece.act, x)
         else:
             x = finish(rest[0], hold(first, x))
@@ -105,7 +94,7 @@ def run(modules: list[nn.Module], x: Any) -> Any:
 
 def _tower(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
     blocks = [
-        Block(layer.weight, compute_bias(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
+        Block(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
         for layer in layers
     ]
     return conv2d_tower(x, blocks, act.name, alpha=act.alpha)
@@ -113,6 +102,8 @@ def _tower(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
 
 class Sequential(nn.Sequential):
     """nn.Sequential, run in pieces; see above."""
+
+    _fastgan_original = nn.Sequential
 
     def forward(self, input: Any) -> Any:
         return run(list(self), input)

@@ -30,4 +30,4 @@ def assert_same(
         a, b = (None if t is not None and not t.any() else t for t in (a, b))
         assert (a is None) == (b is None), f"quantity {i}: {a} and {b}"
         if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=lambda m, at=i: f"quantity {at}: {m}")
+            torch.testing.assert_close(a, b, rtol=rtol, atol=atol, msg=f"quantity {i}: {a} and {b}")
