@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from fastgan.nn.kinds import ModuleClass
 from fastgan.nn.layers import OURS
 from fastgan.nn.rewrite import NotRewritable, called_paths, rewritten
 from fastgan.nn.sequential import Sequential
@@ -22,7 +23,7 @@ _STATIC: dict[type[nn.Module], type[nn.Module]] = {**OURS, nn.Sequential: Sequen
 _INNER = ("_conv_forward", "_output_padding")
 
 
-def base_without_forward(kind: type[Any]) -> type[nn.Module]:
+def base_without_forward(kind: ModuleClass) -> type[nn.Module]:
     """torch.nn's class whose forward a class runs unchanged, else the class itself."""
     for plain in _STATIC:
         if issubclass(kind, plain) and all(
@@ -32,7 +33,7 @@ def base_without_forward(kind: type[Any]) -> type[nn.Module]:
     return kind
 
 
-def methods(kind: type[Any]) -> dict[str, FunctionType]:
+def methods(kind: ModuleClass) -> dict[str, FunctionType]:
     """The methods that a user wrote for a class and its ancestors, up to PyTorch's."""
     found: dict[str, Any] = {}
     for ancestor in kind.__mro__:
@@ -47,7 +48,7 @@ def methods(kind: type[Any]) -> dict[str, FunctionType]:
 
 
 @functools.cache
-def paths_called(kind: type[Any]) -> frozenset[str]:
+def paths_called(kind: ModuleClass) -> frozenset[str]:
     """What the methods of a class call on `self`; see rewrite.called_paths."""
     paths: set[str] = set()
     for function in methods(kind).values():
@@ -59,7 +60,7 @@ def paths_called(kind: type[Any]) -> frozenset[str]:
 
 
 @functools.cache
-def fused_class(kind: type[Any], activations: frozenset[str]) -> type[nn.Module] | None:
+def fused_class(kind: ModuleClass, activations: frozenset[str]) -> type[nn.Module] | None:
     """The class that takes the place of `kind`, or None where nothing would change.
 
     activations: what its methods call on `self` that is an activation. NotRewritable, if its forward is.
@@ -81,7 +82,7 @@ def fused_class(kind: type[Any], activations: frozenset[str]) -> type[nn.Module]
     return _derived(kind, activations, new) if new else None
 
 
-def _derived(kind: type[Any], activations: frozenset[str], members: dict[str, Any]) -> type[nn.Module]:
+def _derived(kind: ModuleClass, activations: frozenset[str], members: dict[str, Any]) -> type[nn.Module]:
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(derived, self).__reduce_ex__(protocol)
         arguments = tuple(kind if argument is derived else argument for argument in arguments)
@@ -94,7 +95,7 @@ def _derived(kind: type[Any], activations: frozenset[str], members: dict[str, An
     return derived
 
 
-def _made_again(kind: type[Any], activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
+def _made_again(kind: ModuleClass, activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
     """A fused module as pickle and copy make it, still without its state. Where fusing fails now, the plain one."""
     module = make(*arguments)
     try:

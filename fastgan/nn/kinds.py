@@ -15,8 +15,11 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
 
+#: A class of modules. mypy takes type[nn.Module] for unhashable, because nn.Module has a __hash__ of its own.
+ModuleClass = Any
 
-def original_class(module: nn.Module) -> type[Any]:
+
+def original_class(module: nn.Module) -> ModuleClass:
     """The class of a module as its user knows it: before parametrisation, and before it was fused."""
     kind = type_before_parametrizations(module)
     return getattr(kind, "_fastgan_original", kind)
