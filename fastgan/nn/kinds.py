@@ -34,17 +34,21 @@ def ordinary(x: Any) -> bool:
     return torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0
 
 
-def bare(module: nn.Module) -> bool:
-    """Whether nobody looks at the calls of a module: no hooks, and no forward or compiled call of its own."""
+def unseen(module: nn.Module) -> bool:
+    """Whether nobody but the caller sees its results: no hooks, no forward or compiled call of its own."""
     return not (
         module._forward_hooks
-        or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
         or torch_module._has_any_global_hook()
         or "forward" in module.__dict__
         or module._compiled_call_impl is not None
     )
+
+
+def bare(module: nn.Module) -> bool:
+    """Whether calling a module runs its forward and nothing else. The old spectral norm is a forward pre-hook."""
+    return unseen(module) and not module._forward_pre_hooks
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
@@ -196,4 +200,4 @@ def layer_kind(module: nn.Module) -> Kind | None:
 def returns_fresh(module: nn.Module) -> bool:
     """Whether what a module returns is seen by its caller alone."""
     kind = original_class(module)
-    return (kind in LAYERS or kind in _FRESH) and bare(module)
+    return (kind in LAYERS or kind in _FRESH) and unseen(module)

@@ -16,7 +16,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from fastgan.nn import chain
 from fastgan.nn.classes import base_without_forward, fused_class, methods, paths_called
-from fastgan.nn.kinds import ACTS, ModuleClass, layer_kind, original_class, why_not
+from fastgan.nn.kinds import ACTS, ModuleClass, bare, layer_kind, original_class, why_not
 from fastgan.nn.layers import OURS
 from fastgan.nn.rewrite import NotRewritable
 from fastgan.nn.sequential import pieces
@@ -76,7 +76,7 @@ def _together(root: nn.Module) -> Iterator[tuple[int, str]]:
             tower = f"tower of {len(piece.modules) // 2}: " if piece.tower else ""
             for first, activation in zip(piece.modules[::2], piece.modules[1::2], strict=True):
                 layer = layer_kind(first)
-                if layer is None or why_not(first):  # a norm, or a layer that PyTorch runs
+                if layer is None or why_not(first) or not bare(first):  # a norm, or a layer that runs by itself
                     yield id(activation), piece.act.name
                 else:
                     words = f"{tower}{layer.word} + {piece.act.name}"

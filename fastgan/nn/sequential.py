@@ -60,7 +60,7 @@ def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
 
 
 def _stackable(module: nn.Module, act: Act) -> bool:
-    return layer_kind(module) is CONV2D and act.name in ("relu", "leaky_relu")
+    return layer_kind(module) is CONV2D and bare(module) and act.name in ("relu", "leaky_relu")
 
 
 def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:

@@ -37,6 +37,30 @@ def test_equal_in_double(name, training, layout, fused):
     assert_same(list(ours.buffers()), list(network.buffers()))
 
 
+@pytest.mark.parametrize(
+    ("name", "ours", "left"),
+    [
+        ("dcgan", {"conv_bias_act": 2, "conv": 1, "bias_act": 1}, 0),
+        ("resnet", {"conv_bias_act": 7, "bias_act": 3}, 0),
+        ("resnet_inplace", {"conv_bias_act": 7, "bias_act": 1}, 2),
+        ("torchvision_block", {"conv": 2, "bias_act": 1}, 1),
+        ("functional", {"conv_bias_act": 2, "bias_act": 3}, 0),
+        ("shared_inplace", {"conv_bias_act": 2, "bias_act": 1}, 0),
+        ("function_attribute", {"conv_bias_act": 2, "bias_act": 1}, 0),
+        ("generator", {"conv_dgrad": 3, "bias_act": 3}, 0),
+        ("spectral_parametrized", {"conv_tower": 1}, 0),
+    ],
+)
+def test_a_pair_is_one_op(name, ours, left):
+    network, x = make(name)
+    fastgan.fuse(network)
+    with Recorder() as calls:
+        network(x)
+    assert calls.counts() == ours
+    plain = calls.counts("aten")
+    assert sum(plain.get(act, 0) for act in ("relu", "relu_", "leaky_relu", "leaky_relu_", "tanh", "sigmoid")) == left
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_good_as_pytorch_in_float32(name, fused):
     network, x = make(name, torch.float32)

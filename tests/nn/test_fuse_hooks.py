@@ -78,7 +78,10 @@ def test_attributes_changed_later():
     network, x = make("plain_critic")
     ours = fastgan.fuse(copy.deepcopy(network))
     for critic in (network, ours):
-        critic[1].negative_slope, critic[3].inplace, critic[2].stride = -0.5, False, (1, 1)
+        critic[3].negative_slope, critic[5].inplace, critic[2].stride = 0.7, False, (1, 1)
+    assert_same([ours[:6](x)], [network[:6](x)])
+    for critic in (network, ours):
+        critic[1].negative_slope = -0.5
     assert_same([ours[:6](x)], [network[:6](x)])
 
 
@@ -110,6 +113,9 @@ def test_a_parametrized_weight_is_computed_once_a_pass():
     ours[0].parametrizations.weight[0].register_forward_hook(lambda *_: looks.append(1))
     ours(x)
     assert len(looks) == 1
+    with torch.no_grad():
+        ours(x)
+    assert len(looks) == 2
 
 
 def test_the_old_spectral_norm_keeps_its_pair_apart_and_its_steps():
@@ -119,6 +125,9 @@ def test_the_old_spectral_norm_keeps_its_pair_apart_and_its_steps():
     for _ in range(3):
         assert_same([ours(x)], [network(x)])
     assert_same(list(ours.buffers()), list(network.buffers()))
+    with Recorder() as calls:
+        ours(x)
+    assert calls.counts() == {"conv_bias_act": 2, "bias_act": 2}
 
 
 def test_without_gradients_no_tower_keeps_inner_results():

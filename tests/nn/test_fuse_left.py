@@ -144,10 +144,10 @@ class Seen(Custom):
     """A name that a nested function reads."""
 
     def forward(self, x):
+        mean = lambda: y.abs().mean().item()  # noqa: E731
         y = self.conv(x)
-        seen = lambda: y  # noqa: E731
-        z = F.relu(y)
-        return z + seen()
+        y = F.leaky_relu(y, mean())
+        return y
 
 
 class Swallowed(Custom):
