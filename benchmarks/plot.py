@@ -68,11 +68,9 @@ def draw(found: list[Group], title: str) -> str:
         parts.append(f'<text x="{LABELS - 8}" y="{y + 10}" text-anchor="end">{html.escape(first)}</text>')
         parts.append(f'<text x="{LABELS - 8}" y="{y + 22}" text-anchor="end" fill="#777">{html.escape(second)}</text>')
         for i, (provider, ratio) in enumerate(bars):
-            top = y + i * BAR
-            parts.append(
-                f'<rect x="{x(0)}" y="{top}" width="{x(ratio) - x(0):.1f}" height="{BAR - 2}" '
-                f'fill="{COLOURS.get(provider, "#8a8f98")}"/><text x="{x(ratio) + 4:.1f}" y="{top + 9}">{ratio:g}</text>'
-            )
+            top, width, colour = y + i * BAR, x(ratio) - x(0), COLOURS[provider]
+            parts.append(f'<rect x="{x(0)}" y="{top}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>')
+            parts.append(f'<text x="{x(ratio) + 4:.1f}" y="{top + 9}">{ratio:g}</text>')
         y += max(len(bars), 2) * BAR + GAP
     return "\n".join([*parts, "</svg>", ""])
 

@@ -16,6 +16,8 @@ _HOMES = {
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
     "dragan": "fastgan.objectives",
+    "fuse": "fastgan.nn.fuse",
+    "fusion_report": "fastgan.nn.fuse",
     "gradient_penalty": "fastgan.objectives",
     "models": "fastgan.models",
     "nn": "fastgan.nn",
@@ -33,6 +35,8 @@ __all__ = [
     "data",
     "deploy",
     "dragan",
+    "fuse",
+    "fusion_report",
     "gradient_penalty",
     "models",
     "nn",
@@ -45,6 +49,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.nn.fuse import fuse, fusion_report
     from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.train.config import Config
     from fastgan.train.loop import Trainer

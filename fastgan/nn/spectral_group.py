@@ -163,17 +163,13 @@ def group_spectral_norms(module: nn.Module) -> dict[str, str]:
     module: changed in place; its numbers, state dict and buffers stay. Norms with the same options form one group.
     Returns for each layer that has a spectral norm "" or the reason why it was left.
     """
-    verdicts: dict[str, str] = {}
+    verdicts = why_ungrouped(module)
     groups: dict[tuple[Options, str], list[Member]] = {}
     for name, layer in module.named_modules():
         # A group stands where the network is called: an inner one gives its members to the outer.
         detach(layer)
-        kind = norm_of(layer)
-        if kind is None:
-            continue
-        verdicts[name] = reason = _why_left(layer, kind)
-        if not reason:
-            member = _adopted(name, layer, kind)
+        if verdicts.get(name) == "":
+            member = _adopted(name, layer, norm_of(layer))
             key = (member.norm.options, member.norm.schedule.every)
             groups.setdefault(key, []).append(member)
     for members in groups.values():
@@ -181,6 +177,12 @@ def group_spectral_norms(module: nn.Module) -> dict[str, str]:
         if len(members) > 1:
             group.attach(module)
     return verdicts
+
+
+def why_ungrouped(module: nn.Module) -> dict[str, str]:
+    """For each layer below a module that has a spectral norm: "" if a group can hold it, else why not."""
+    norms = {name: (layer, norm_of(layer)) for name, layer in module.named_modules()}
+    return {name: _why_left(layer, norm) for name, (layer, norm) in norms.items() if norm is not None}
 
 
 def norm_of(layer: nn.Module) -> Any:

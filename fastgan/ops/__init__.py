@@ -1,7 +1,15 @@
 """The operations. Only this floor knows that devices exist; see CONTRIBUTING.md for how to add one."""
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
-from fastgan.ops.conv import Layer, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
+from fastgan.ops.conv import (
+    Layer,
+    conv1d,
+    conv2d,
+    conv2d_bias_act,
+    conv2d_tower,
+    conv_transpose1d,
+    conv_transpose2d,
+)
 from fastgan.ops.norm_penalty import norm_penalty
 from fastgan.ops.spectral_norm import power_iteration, spectral_scale
 
@@ -9,9 +17,11 @@ __all__ = [
     "ACTIVATIONS",
     "Layer",
     "bias_act",
+    "conv1d",
     "conv2d",
     "conv2d_bias_act",
     "conv2d_tower",
+    "conv_transpose1d",
     "conv_transpose2d",
     "norm_penalty",
     "power_iteration",

@@ -99,7 +99,8 @@ def _bias_act_cases() -> Iterator[OpCase]:
     for act, activation in ACTIVATIONS.items():
         curved = not activation.piecewise_linear
         ops = ("bias_act", "bias_act_grad", *(["bias_act_grad_grad"] if curved else []))
-        # The last op's own slope is asked twice, unless it is made from the input: then nothing depends on the output.
+        # The last op's own slope is asked twice, unless it is made from the input or is a constant: then nothing
+        # depends on the output.
         calls = {"bias_act": 2, "bias_act_grad": 4 if activation.saves == "output" else 3}
         if curved:
             calls["bias_act_grad_grad"] = 2
@@ -116,7 +117,7 @@ def _bias_act_cases() -> Iterator[OpCase]:
                 shape=shape,
                 curved=curved,
                 cost=functools.partial(_bias_act_cost, act),
-                penalty_calls=calls,
+                penalty_calls=calls | ({"bias_act_grad": 3} if act == "linear" and "clamp" not in options else {}),
                 core=variant == "_gain_clamp" or act in ("leaky_relu", "silu"),
                 bench_shapes=_BENCH.get(name, () if variant else ((32, 128, 32, 32),)),
             )

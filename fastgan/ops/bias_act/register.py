@@ -5,6 +5,9 @@ bias_act → bias_act_grad → (piecewise linear) bias_act_grad again, or (curve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,14 +34,20 @@ def _save_forward(ctx, inputs, output):
     if ACTIVATIONS[act].saves == "input":
         ctx.save_for_backward(x, bias)
     else:
-        ctx.save_for_backward(output, None)
+        ctx.save_for_backward(output_to_save(output, ctx.options), None)
 
 
 def _forward_formula(ctx, dy):
     saved, bias = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 1)
-    dx, db = bias_act_grad_op(dy, saved, bias, *ctx.options, bias_grad)
+    dx, db = bias_act_grad_op(dy, dy if saved is None else saved, bias, *ctx.options, bias_grad)
     return dx, db.to(ctx.bias_dtype) if bias_grad else None, None, None, None, None
+
+
+def output_to_save(output: Tensor, options: Sequence[Any]) -> Tensor | None:
+    """What backward needs of the output. Nothing where the slope is a constant: the output may then be overwritten."""
+    act, _, _, clamp = options
+    return None if act == "linear" and clamp is None else output
 
 
 def _fake_forward(x, bias, act, alpha, gain, clamp):

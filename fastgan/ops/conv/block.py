@@ -14,7 +14,12 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.bias_act.reference import accumulation_dtype
-from fastgan.ops.bias_act.register import bias_act_grad_op, check_bias, check_options
+from fastgan.ops.bias_act.register import (
+    bias_act_grad_op,
+    check_bias,
+    check_options,
+    output_to_save,
+)
 from fastgan.ops.conv import cpu, reference
 from fastgan.ops.conv.register import (
     OPTIONS,
@@ -39,13 +44,16 @@ def _save_block(ctx, inputs, output):
     x, weight, bias, *rest = inputs
     ctx.conv, ctx.act = rest[:4], rest[4:]
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(x, weight, output)
+    ctx.save_for_backward(x, weight, output_to_save(output, ctx.act))
 
 
 def _block_formula(ctx, dy):
     x, weight, y = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 2)
-    dz, db = bias_act_grad_op(dy, y, None, *ctx.act, bias_grad)
+    if y is None and not bias_grad and ctx.act[2] == 1:
+        dz = dy
+    else:
+        dz, db = bias_act_grad_op(dy, dy if y is None else y, None, *ctx.act, bias_grad)
     dx = conv_dgrad_op(dz, weight, x.shape[2:], *ctx.conv) if needed(ctx, 0) else None
     dw = wgrad(dz, x, weight, ctx.conv) if needed(ctx, 1) else None
     return dx, dw, db.to(ctx.bias_dtype) if bias_grad else None, *(None,) * 8

@@ -1,0 +1,210 @@
+"""What torch.nn's modules are to our ops: the layers and activations they run, when, and as what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from fastgan.nn.spectral import TorchHook
+from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
+
+#: A class of modules. mypy takes type[nn.Module] for unhashable, because nn.Module has a __hash__ of its own.
+ModuleClass = Any
+
+
+def original_class(module: nn.Module) -> ModuleClass:
+    """The class of a module as its user knows it: before parametrisation, and before it was fused."""
+    kind = type_before_parametrizations(module)
+    return getattr(kind, "_fastgan_original", kind)
+
+
+def ordinary(x: Any) -> bool:
+    """Whether our ops take x as PyTorch's would: no subclass, no transform of torch.func, no forward-mode tangent."""
+    if type(x) not in (Tensor, nn.Parameter) or not x.is_floating_point() or x.layout is not torch.strided:
+        return False
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0
+
+
+def unseen(module: nn.Module) -> bool:
+    """Whether nobody but the caller sees its results: no hooks, no forward or compiled call of its own."""
+    return not (
+        module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or torch_module._has_any_global_hook()
+        or "forward" in module.__dict__
+        or module._compiled_call_impl is not None
+    )
+
+
+def bare(module: nn.Module) -> bool:
+    """Whether calling a module runs its forward and nothing else, but for hooks that `prepare` can run."""
+    return unseen(module) and all(isinstance(hook, TorchHook) for hook in module._forward_pre_hooks.values())
+
+
+def prepare(layer: nn.Module) -> None:
+    """What calling a bare layer does before its forward: the older spectral norm is a hook that sets the weight."""
+    for hook in layer._forward_pre_hooks.values():
+        hook(layer, ())
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+class Act(NamedTuple):
+    """An activation as our ops know it, and whether PyTorch's would overwrite its input."""
+
+    name: str
+    alpha: float = 0.0
+    inplace: bool = False
+
+
+LINEAR = Act("linear")
+
+
+def leaky_relu(negative_slope: Any = 0.01, inplace: Any = False) -> Act | None:
+    """None where ours has no such slope: it reads the side of the kink from the sign of its output."""
+    if isinstance(negative_slope, int | float) and negative_slope >= 0:
+        return Act("leaky_relu", negative_slope, bool(inplace))
+    return None
+
+
+#: What torch.nn's activations are, as they stand now.
+ACTS: dict[type[nn.Module], Callable[[Any], Act | None]] = {
+    nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope, module.inplace),
+    nn.ReLU: lambda module: Act("relu", inplace=module.inplace),
+    nn.SiLU: lambda module: Act("silu", inplace=module.inplace),
+    nn.Tanh: lambda module: Act("tanh"),
+    nn.Sigmoid: lambda module: Act("sigmoid"),
+}
+
+
+def activation_of(module: nn.Module) -> Act | None:
+    """The activation that a module is, fused already or not; None for any other module."""
+    read = ACTS.get(original_class(module))
+    return None if read is None else read(module)
+
+
+def activation_takes(x: Any) -> bool:
+    """Whether our activations run on x."""
+    return ordinary(x) and x.dim() >= 2
+
+
+def activate(x: Tensor, act: Act) -> Tensor:
+    """act(x), out of place."""
+    return bias_act(x, None, act.name, alpha=act.alpha)
+
+
+# --- convolutions and linear layers ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A layer of torch.nn as our ops run it."""
+
+    word: str
+    #: The dimensions that x must have.
+    dims: int
+    #: (layer, x, act) → act(layer(x)). It reads the weight once, because a parametrised one changes by being read.
+    block: Callable[[Any, Tensor, Act], Tensor]
+
+    def takes(self, layer: Any, x: Any) -> bool:
+        """Whether `block` may run. The weight is not looked at, see there."""
+        if not ordinary(x) or x.dim() != self.dims or why_not(layer):
+            return False
+        # Autocast leaves double alone, our ops would not.
+        return x.dtype is not torch.float64 or not torch.is_autocast_enabled(x.device.type)
+
+
+def why_not(layer: Any) -> str:
+    """Why a layer is left to PyTorch, in a few words; "" where it need not be."""
+    if isinstance(layer, nn.Linear):
+        return ""
+    if layer.padding_mode != "zeros":
+        return f"padding mode {layer.padding_mode}"
+    return f"padding {layer.padding!r} is not a number" if isinstance(layer.padding, str) else ""
+
+
+def bias_for(layer: Any, x: Tensor) -> Tensor | None:
+    """The layer's bias as our ops add it to a product of x: in its dtype or in float32."""
+    bias = layer.bias
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    # Under autocast it may be of the other half type.
+    return bias if bias is None or bias.dtype in (dtype, torch.float32) else bias.to(dtype)
+
+
+def _options(layer: Any) -> dict[str, Any]:
+    return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+
+
+def _biased(z: Tensor, bias: Tensor | None, act: Act) -> Tensor:
+    return z if bias is None and act.name == "linear" else bias_act(z, bias, act.name, alpha=act.alpha)
+
+
+def _conv1d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    return _biased(conv1d(x, layer.weight, **_options(layer)), bias_for(layer, x), act)
+
+
+def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    bias = bias_for(layer, x)
+    if bias is None and act.name == "linear":
+        return conv2d(x, layer.weight, **_options(layer))
+    return conv2d_bias_act(x, layer.weight, bias, act.name, alpha=act.alpha, **_options(layer))
+
+
+def _conv_transpose1d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    z = conv_transpose1d(x, layer.weight, output_padding=layer.output_padding, **_options(layer))
+    return _biased(z, bias_for(layer, x), act)
+
+
+def _conv_transpose2d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    z = conv_transpose2d(x, layer.weight, output_padding=layer.output_padding, **_options(layer))
+    return _biased(z, bias_for(layer, x), act)
+
+
+def _linear(layer: Any, x: Tensor, act: Act) -> Tensor:
+    return _biased(F.linear(x, layer.weight), bias_for(layer, x), act)
+
+
+CONV1D = Kind("conv", 3, _conv1d)
+CONV2D = Kind("conv", 4, _conv2d)
+CONV_TRANSPOSE1D = Kind("conv", 3, _conv_transpose1d)
+CONV_TRANSPOSE2D = Kind("conv", 4, _conv_transpose2d)
+LAYERS: dict[type[nn.Module], Kind] = {
+    nn.Conv1d: CONV1D,
+    nn.Conv2d: CONV2D,
+    nn.ConvTranspose1d: CONV_TRANSPOSE1D,
+    nn.ConvTranspose2d: CONV_TRANSPOSE2D,
+    nn.Linear: Kind("linear", 2, _linear),
+}
+
+#: Besides these: modules whose result is a tensor that nobody else holds, not even their own backward pass. PyTorch
+#: may overwrite it in place, and we need not.
+_FRESH = {
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, nn.LayerNorm,
+    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Conv3d, nn.ConvTranspose3d,
+}  # fmt: skip
+
+
+def layer_kind(module: nn.Module) -> Kind | None:
+    """How we run a convolution or linear layer, fused already or not; None for any other module."""
+    return LAYERS.get(original_class(module))
+
+
+def returns_fresh(module: nn.Module) -> bool:
+    """Whether what a module returns is seen by its caller alone."""
+    kind = original_class(module)
+    return (kind in LAYERS or kind in _FRESH) and unseen(module)

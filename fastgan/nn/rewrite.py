@@ -1,0 +1,326 @@
+"""A method of a user's module with its activations on our ops: the same function, but for how those calls are made.
+
+    F.leaky_relu(self.conv(x), 0.2)   becomes   finish(F.leaky_relu, hold(self.conv, x), 0.2)
+
+and the same for `x = self.conv(x)` with `x = F.leaky_relu(x, 0.2)` in the next line. What the names mean is looked up
+when the method runs, in the order in which it was (see fastgan/nn/chain.py), and every other statement stays: control
+flow, contexts, randomness and side effects are those of the original. Tracing would have to prove that they do not
+matter. A method is left alone unless its source, compiled again, is the code that runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import itertools
+import linecache
+from collections import Counter
+from collections.abc import Iterator
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+from fastgan.nn import chain
+
+_HOLD, _FINISH = "_fastgan_hold", "_fastgan_finish"
+_HELPERS: dict[str, Any] = {
+    _HOLD: chain.hold,
+    _FINISH: chain.finish,
+    **{f"_fastgan_{name}": method for name, method in chain.METHODS.items()},
+}
+#: Functions through which a method could see its own local names.
+_MIRRORS = {"locals", "vars", "dir", "eval", "exec"}
+
+
+class NotRewritable(Exception):
+    """A method is left as it is; the text says why."""
+
+
+def called_paths(function: FunctionType) -> set[str]:
+    """What a method calls on itself: `self.act(x)` and `self.head.act(x)` give "act" and "head.act"."""
+    node = _definition(function)
+    if not node.args.args:
+        return set()
+    paths = {_path(call.func) for call in ast.walk(node) if isinstance(call, ast.Call) and call.args}
+    own = f"{node.args.args[0].arg}."
+    return {path.removeprefix(own) for path in paths if path is not None and path.startswith(own)}
+
+
+def rewritten(function: FunctionType, activations: frozenset[str]) -> FunctionType | None:
+    """The function on our ops, or None where it has nothing for them. activations: the `called_paths` that are such.
+
+    NotRewritable where its source is not known.
+    """
+    tree, node = _parse(function)
+    sites = _Sites(function, node, activations)
+    sites.visit_all()
+    if not sites.count:
+        return None
+    return _compiled(function, tree, node)
+
+
+# --- from a function to its source ------------------------------------------------------------------------------------
+
+
+def _definition(function: FunctionType) -> ast.FunctionDef:
+    return _parse(function)[1]
+
+
+def _parse(function: FunctionType) -> tuple[ast.Module, ast.FunctionDef]:
+    """The module in which a function is defined, and its definition there; NotRewritable if that is not what runs."""
+    code = function.__code__
+    if hasattr(function, "__wrapped__"):
+        raise NotRewritable("it is decorated")
+    if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        raise NotRewritable("it is a generator")
+    text = "".join(linecache.getlines(code.co_filename, function.__globals__))
+    if not text:
+        raise NotRewritable("its source is not at hand")
+    try:
+        tree = ast.parse(text, code.co_filename)
+        compiled = compile(tree, code.co_filename, "exec", dont_inherit=True)
+    except SyntaxError:
+        raise NotRewritable("its source is not Python") from None
+    nodes = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == code.co_name and _first_line(node) == code.co_firstlineno
+    ]
+    if len(nodes) != 1 or not any(other == code for other in _codes(compiled)):
+        raise NotRewritable("its source is not what runs")
+    return tree, nodes[0]
+
+
+def _first_line(node: ast.FunctionDef) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant
+            yield from _codes(constant)
+
+
+def _compiled(function: FunctionType, tree: ast.Module, node: ast.FunctionDef) -> FunctionType:
+    """The changed definition as a function with the globals, defaults and closure of the old one.
+
+    The helpers come in as variables of a scope around it, so that the user's module gets no new names.
+    """
+    scope = ast.parse(f"def _fastgan_scope({', '.join(_HELPERS)}): pass").body[0]
+    assert isinstance(scope, ast.FunctionDef)
+    bodies = [getattr(parent, "body", None) for parent in ast.walk(tree)]
+    (home,) = [body for body in bodies if isinstance(body, list) and node in body]
+    home[home.index(node)] = scope
+    node.decorator_list = []
+    scope.body = [node]
+    ast.copy_location(scope, node)
+    ast.fix_missing_locations(tree)
+    old = function.__code__
+    (outer,) = [c for c in _codes(compile(tree, old.co_filename, "exec", dont_inherit=True)) if c.co_name == scope.name]
+    (code,) = [c for c in outer.co_consts if isinstance(c, CodeType) and c.co_name == node.name]
+    cells = dict(zip(old.co_freevars, function.__closure__ or (), strict=True))
+    cells |= {name: CellType(helper) for name, helper in _HELPERS.items()}
+    code = code.replace(co_qualname=old.co_qualname)
+    closure = tuple(cells[name] for name in code.co_freevars)
+    new = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    new.__kwdefaults__ = function.__kwdefaults__
+    new.__annotations__ = function.__annotations__
+    new.__doc__ = function.__doc__
+    new.__qualname__ = function.__qualname__
+    new.__dict__.update(function.__dict__)
+    return new
+
+
+def _path(node: ast.expr) -> str | None:
+    """a.b.c as text; None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        root = _path(node.value)
+        return None if root is None else f"{root}.{node.attr}"
+    return None
+
+
+# --- the calls to change ---------------------------------------------------------------------------------------------
+
+
+class _Sites(ast.NodeTransformer):
+    """Changes the calls of activations in one function, and counts them."""
+
+    def __init__(self, function: FunctionType, node: ast.FunctionDef, activations: frozenset[str]):
+        self.function, self.node = function, node
+        code = function.__code__
+        self.locals = {*code.co_varnames, *code.co_cellvars}
+        names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
+        self.loads = Counter(n.id for n in names if isinstance(n.ctx, ast.Load))
+        stored = {n.id for n in names if not isinstance(n.ctx, ast.Load)}
+        first = node.args.args[0].arg if node.args.args else None
+        self.own = f"{first}." if first is not None and first not in stored else None
+        self.paths = {self.own + path for path in activations} if self.own is not None else set()
+        # Between two statements a name may stand for a layer that has not run: nobody must be able to look.
+        mirrors = bool(_MIRRORS & self.loads.keys())
+        self.may_join = not mirrors and not any(isinstance(n, ast.Try | ast.TryStar) for n in ast.walk(node))
+        self.private = set(code.co_varnames) - set(code.co_cellvars)
+        self.overwritten = _assignments_overwritten(node)
+        self.count = 0
+
+    def visit_all(self) -> None:
+        self.node.body = [self.visit(statement) for statement in self.node.body]
+        for parent in ast.walk(self.node):
+            for field in ("body", "orelse", "finalbody"):
+                statements = getattr(parent, field, None)
+                if isinstance(statements, list):
+                    self._join(statements)
+
+    # Names mean something else in there.
+    def _skip(self, node: Any) -> Any:
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _skip
+    visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _skip
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        if node in self.overwritten and self._keeps_its_input(node.value):
+            assert isinstance(node.value, ast.Call)
+            node.value.args = [self.visit(arg) for arg in node.value.args]
+            return node
+        return self.generic_visit(node)
+
+    def _keeps_its_input(self, node: ast.expr) -> bool:
+        """Whether PyTorch keeps the input of this activation for the backward pass, and ours its output: leaky ReLU.
+
+        Where the output is overwritten later, only PyTorch's will do.
+        """
+        if not isinstance(node, ast.Call) or not self._is_activation(node.func):
+            return False
+        path = _path(node.func) or ""
+        return (path in self.paths or "leaky_relu" in path) and all(k.arg != "inplace" for k in node.keywords)
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        self.generic_visit(node)
+        if node.args and not isinstance(node.args[0], ast.Starred) and self._is_activation(node.func):
+            return self._finish(node, node.func, node.args[0], node.args[1:], node.keywords)
+        if isinstance(node.func, ast.Attribute) and node.func.attr in chain.METHODS and not node.args + node.keywords:
+            method = ast.copy_location(ast.Name(f"_fastgan_{node.func.attr}", ast.Load()), node.func)
+            return self._finish(node, method, node.func.value, [], [])
+        return node
+
+    def _finish(
+        self, node: ast.Call, function: ast.expr, x: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
+    ) -> ast.Call:
+        self.count += 1
+        if self._may_be_layer(x):
+            x = _hold(x)
+        name = ast.copy_location(ast.Name(_FINISH, ast.Load()), node)
+        return ast.copy_location(ast.Call(name, [function, x, *args], keywords), node)
+
+    def _is_activation(self, node: ast.expr) -> bool:
+        path = _path(node)
+        if path is None:
+            return False
+        root, *attributes = path.split(".")
+        if root in self.locals:
+            return path in self.paths
+        value = self._outer(root)
+        for attribute in attributes:
+            # Only modules are looked into: their attributes have no side effects.
+            value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
+        return chain.is_activation(value)
+
+    def _may_be_layer(self, node: ast.expr) -> bool:
+        """Whether a call may be of a layer: self.a.b(x), self.blocks[i](x), or layer(x) in a loop over layers."""
+        if not isinstance(node, ast.Call):
+            return False
+        function = node.func
+        while isinstance(function, ast.Subscript):
+            function = function.value
+        if isinstance(function, ast.Name):
+            return function.id in self.private
+        return self.own is not None and (_path(function) or "").startswith(self.own)
+
+    def _outer(self, name: str) -> Any:
+        """The value of a name of the scopes around the function, as it is now."""
+        code = self.function.__code__
+        if name in code.co_freevars:
+            cell = (self.function.__closure__ or ())[code.co_freevars.index(name)]
+            return cell.cell_contents if cell != CellType() else None
+        return self.function.__globals__.get(name, getattr(builtins, name, None))
+
+    def _join(self, statements: list[ast.stmt]) -> None:
+        """`n = layer(x)` and `m = activation(n)` in the next line, where nobody else reads that n."""
+        if not self.may_join:
+            return
+        for first, second in itertools.pairwise(statements):
+            name = _only_target(first)
+            if name is None or name not in self.private or not isinstance(first, ast.Assign):
+                continue
+            if not self._may_be_layer(first.value) or not isinstance(second, ast.Assign | ast.Return):
+                continue
+            call: Any = second.value
+            if not _is_call_of(call, _FINISH) or not isinstance(call.args[1], ast.Name) or call.args[1].id != name:
+                continue
+            reads = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(call))
+            gone = isinstance(second, ast.Return) or _only_target(second) == name or self.loads[name] == 1
+            if reads == 1 and gone:
+                first.value = _hold(first.value)
+
+
+def _is_call_of(node: Any, name: str) -> Any:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def _hold(call: Any) -> ast.Call:
+    name = ast.copy_location(ast.Name(_HOLD, ast.Load()), call)
+    return ast.copy_location(ast.Call(name, [call.func, *call.args], call.keywords), call)
+
+
+def _only_target(node: ast.stmt) -> str | None:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id
+    return None
+
+
+def _assignments_overwritten(function: ast.FunctionDef) -> set[ast.stmt]:
+    """Assignments to one name after which the tensor of that name may be overwritten, before the name is bound anew."""
+    anywhere = _changed_in_place(function)
+    found: set[ast.stmt] = set()
+    for parent in ast.walk(function):
+        for field in ("body", "orelse", "finalbody"):
+            statements: Any = getattr(parent, field, None)
+            for i, statement in enumerate(statements if isinstance(statements, list) else ()):
+                name = _only_target(statement)
+                if name is not None and name in anywhere and _is_overwritten(name, statements[i + 1 :]):
+                    found.add(statement)
+    return found
+
+
+def _is_overwritten(name: str, statements: list[ast.stmt]) -> bool:
+    for statement in statements:
+        if name in _changed_in_place(statement):
+            return True
+        if _only_target(statement) == name or isinstance(statement, ast.Return):
+            return False
+    return True  # at the end of a loop or a branch nobody knows
+
+
+def _changed_in_place(tree: ast.AST) -> set[str]:
+    """Names whose tensor a piece of code may overwrite: x += y, x[...] = y, x.mul_(y), f(x, inplace=True)."""
+    names = set()
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.AugAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = [target for target in node.targets if isinstance(target, ast.Subscript)]
+        elif isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_") and node.func.attr[-2:] != "__":
+                targets = [node.func.value]
+            if any(keyword.arg == "inplace" for keyword in node.keywords):
+                targets += node.args[:1]
+        for target in targets:
+            while isinstance(target, ast.Subscript | ast.Attribute):
+                target = target.value
+            if isinstance(target, ast.Name):
+                names.add(target.id)
+    return names

@@ -1,0 +1,111 @@
+"""nn.Sequential that runs a layer and the activation behind it as one op, and runs of such blocks as one tower.
+
+It looks at its children when it runs, not when it is made: what is hooked, replaced or appended later is right too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fastgan.nn.chain import finish, hold
+from fastgan.nn.kinds import CONV2D, Act, activation_of, bare, bias_for, layer_kind, prepare, returns_fresh, why_not
+from fastgan.ops import Layer as Block
+from fastgan.ops import conv2d_tower
+
+
+class Piece(NamedTuple):
+    """Consecutive children that run together: one alone, two of which the second is an activation, or blocks."""
+
+    modules: tuple[nn.Module, ...]
+    #: The activation at the end of each block.
+    act: Act | None = None
+    tower: bool = False
+    #: One leaky ReLU, which PyTorch runs: the next child overwrites its output, which ours would keep.
+    overwritten: bool = False
+
+
+def pieces(modules: list[nn.Module], towers: bool) -> Iterator[Piece]:
+    """How a Sequential of these modules runs. `fusion_report` reads the same."""
+    i = 0
+    while i < len(modules):
+        act = _joint(modules, i)
+        if act is None:
+            yield Piece((modules[i],), overwritten=_keeps_what_is_overwritten(modules, i))
+            i += 1
+            continue
+        end = i + 2
+        while towers and _stackable(modules[i], act) and _continues(modules, i, end, act):
+            end += 2
+        yield Piece(tuple(modules[i:end]), act, end > i + 2)
+        i = end
+
+
+def _joint(modules: list[nn.Module], i: int) -> Act | None:
+    """The activation behind module i, if it alone sees what that module returns."""
+    if i + 1 == len(modules) or not returns_fresh(modules[i]) or not bare(modules[i + 1]):
+        return None
+    return None if _keeps_what_is_overwritten(modules, i + 1) else activation_of(modules[i + 1])
+
+
+def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
+    # PyTorch's leaky ReLU keeps its input for the backward pass and ours its output, which must then stay as it is.
+    if i + 1 >= len(modules) or not getattr(modules[i + 1], "inplace", False):
+        return False
+    act = activation_of(modules[i])
+    return act is not None and act.name == "leaky_relu" and not act.inplace and bare(modules[i])
+
+
+def _stackable(module: nn.Module, act: Act) -> bool:
+    return layer_kind(module) is CONV2D and bare(module) and act.name in ("relu", "leaky_relu")
+
+
+def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
+    """Whether modules i and i + 1 are a block like the one at `first`."""
+    if i + 1 >= len(modules) or not _stackable(modules[i], act):
+        return False
+    a: Any = modules[first]
+    b: Any = modules[i]
+    other = _joint(modules, i)
+    same = other is not None and other[:2] == act[:2] and (a.bias is None) == (b.bias is None)
+    return same and not why_not(b)
+
+
+def run(modules: list[nn.Module], x: Any) -> Any:
+    """What nn.Sequential of these modules computes."""
+    # Without gradients a tower would only keep its inner results alive for longer.
+    for piece in pieces(modules, towers=torch.is_grad_enabled()):
+        first, *rest = piece.modules
+        if piece.overwritten:
+            x = nn.LeakyReLU.forward(first, x)  # type: ignore[arg-type]
+        elif piece.act is None:
+            x = first(x)
+        elif piece.tower and CONV2D.takes(first, x):
+            x = _tower(piece.modules[::2], piece.act, x)
+        else:
+            x = finish(rest[0], hold(first, x))
+            for layer, act in zip(rest[1::2], rest[2::2], strict=True):
+                x = finish(act, hold(layer, x))
+    return x
+
+
+def _tower(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
+    for layer in layers:
+        prepare(layer)
+    blocks = [
+        Block(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
+        for layer in layers
+    ]
+    return conv2d_tower(x, blocks, act.name, alpha=act.alpha)
+
+
+class Sequential(nn.Sequential):
+    """nn.Sequential, run in pieces; see above."""
+
+    _fastgan_original = nn.Sequential
+
+    def forward(self, input: Any) -> Any:
+        return run(list(self), input)

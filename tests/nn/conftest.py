@@ -1,0 +1,13 @@
+"""What every test of fuse begins with."""
+
+import copy
+
+import pytest
+
+import fastgan
+
+
+@pytest.fixture
+def fused():
+    """A fused copy of a network."""
+    return lambda network: fastgan.fuse(copy.deepcopy(network))
