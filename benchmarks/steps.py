@@ -83,7 +83,8 @@ class Weights(nn.Module):
         self.dy: list[Tensor] | None = None
 
     def forward(self, *_: Tensor) -> Tensor:
-        weights = [layer.weight for layer in self.network if hasattr(layer, "weight")]
+        # Not by hasattr: that reads the weight, and every reading normalises.
+        weights = [layer.weight for layer in self.network if isinstance(layer, nn.Conv2d | nn.Linear)]
         if self.dy is None:
             self.dy = [torch.randn_like(weight) for weight in weights]
         # A backward pass with these cotangents, without arithmetic of its own.

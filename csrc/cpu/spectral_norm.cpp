@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kFlush = 1024;  // additions between flushes into double
 constexpr int64_t kParts = 16;    // independent parts of a sum over rows
-constexpr int64_t kChunk = 32768; // elements of a work item that touches each element once
+constexpr int64_t kChunk = 32768;  // elements that are summed, or scaled, by one thread at a time
 
 // M as it lies in memory.
 template <class T>
@@ -269,66 +269,46 @@ void power_iteration(const PowerIteration& p) {
   }
 }
 
-// Parts of all layers in one list, so that big and small layers share the threads evenly.
-struct Item {
-  size_t layer;
-  int64_t begin, end;
-};
-
-std::vector<Item> items_of(const std::vector<int64_t>& counts, const std::vector<int64_t>& per_item) {
-  std::vector<Item> items;
-  for (size_t l = 0; l < counts.size(); ++l)
-    for (int64_t begin = 0; begin < counts[l]; begin += per_item[l])
-      items.push_back({l, begin, std::min(counts[l], begin + per_item[l])});
-  return items;
-}
-
-template <class Body>
-void over_items(const std::vector<Item>& items, int threads, const Body& body) {
-  parallel_for(static_cast<int64_t>(items.size()), kChunk, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(i, items[i]);
-  });
-}
-
 template <class T>
 void spectral_scale(const SpectralScale& p) {
-  const std::vector<int64_t> chunks(p.sizes.size(), kChunk);
-  over_items(items_of(p.sizes, chunks), p.threads, [&](int64_t, const Item& item) {
-    const T factor = T(1) / static_cast<const T*>(p.sigma)[item.layer];
-    scale(static_cast<const T*>(p.weights[item.layer]) + item.begin, factor,
-          static_cast<T*>(p.scaled[item.layer]) + item.begin, item.end - item.begin);
-  });
+  for (size_t l = 0; l < p.weights.size(); ++l) {
+    const T factor = T(1) / static_cast<const T*>(p.sigma)[l];
+    const int64_t size = p.sizes[l], chunks = (size + kChunk - 1) / kChunk;
+    parallel_for(chunks, kChunk, p.threads, [&](int64_t begin, int64_t end) {
+      const int64_t from = begin * kChunk, to = std::min(size, end * kChunk);
+      scale(static_cast<const T*>(p.weights[l]) + from, factor, static_cast<T*>(p.scaled[l]) + from, to - from);
+    });
+  }
 }
 
+// One layer after the other: the second look at dy finds it in the cache.
 template <class T>
 void spectral_scale_grad(const SpectralScaleGrad& p) {
-  std::vector<int64_t> rows, per_item;
-  std::vector<std::vector<T>> columns(p.layers.size());  // the vector over M's columns, as they lie in memory
   for (size_t l = 0; l < p.layers.size(); ++l) {
     const SpectralLayer& layer = p.layers[l];
     const Matrix<T> m(layer);
-    rows.push_back(m.rows);
-    per_item.push_back(std::max<int64_t>(1, kChunk / m.columns()));
+    const T* const dy = static_cast<const T*>(p.dy[l]);
     const T* const u = static_cast<const T*>(p.uv) + layer.at;
-    const T* const right = layer.transposed ? u : u + layer.rows;
-    columns[l].resize(m.columns());
+    const T *const left = layer.transposed ? u + layer.rows : u, *const right = layer.transposed ? u : u + layer.rows;
+    std::vector<T> columns(m.columns());  // as they lie in memory
     const int64_t channels = m.columns() / layer.pixels;
     for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < layer.pixels; ++i) columns[l][i * channels + c] = right[c * layer.pixels + i];
+      for (int64_t i = 0; i < layer.pixels; ++i) columns[i * channels + c] = right[c * layer.pixels + i];
+
+    const int64_t parts = std::max<int64_t>(1, std::min(m.rows, m.rows * m.columns() / kChunk));
+    const int64_t work = m.rows * m.columns() / parts;
+    const auto first = [&](int64_t part) { return m.rows * part / parts; };
+    std::vector<double> partial(parts);
+    parallel_for(parts, work, p.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) partial[i] = inner(layer, dy, first(i), first(i + 1));
+    });
+    double total = 0;
+    for (const double part : partial) total += part;
+    parallel_for(parts, work, p.threads, [&](int64_t begin, int64_t end) {
+      grad(layer, dy, left, columns.data(), total, static_cast<const T*>(p.sigma)[l], static_cast<T*>(p.dw[l]),
+           first(begin), first(end));
+    });
   }
-  const std::vector<Item> items = items_of(rows, per_item);
-  std::vector<double> partial(items.size()), inners(p.layers.size());
-  over_items(items, p.threads, [&](int64_t i, const Item& item) {
-    partial[i] = inner(p.layers[item.layer], static_cast<const T*>(p.dy[item.layer]), item.begin, item.end);
-  });
-  for (size_t i = 0; i < items.size(); ++i) inners[items[i].layer] += partial[i];
-  over_items(items, p.threads, [&](int64_t, const Item& item) {
-    const SpectralLayer& layer = p.layers[item.layer];
-    const T* const u = static_cast<const T*>(p.uv) + layer.at;
-    const T* const left = layer.transposed ? u + layer.rows : u;
-    grad(layer, static_cast<const T*>(p.dy[item.layer]), left, columns[item.layer].data(), inners[item.layer],
-         static_cast<const T*>(p.sigma)[item.layer], static_cast<T*>(p.dw[item.layer]), item.begin, item.end);
-  });
 }
 
 void check(const std::vector<SpectralLayer>& layers, Dtype dtype) {
