@@ -46,7 +46,7 @@ def test_make_fx_of_a_penalty_step(name, mode):
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*", "ignore::torch.jit.TracerWarning")  # the latter of group_norm
 @pytest.mark.parametrize("name", NAMES)
 def test_symbolic_trace_and_jit_trace(name):
     network, x = make(name)
