@@ -10,6 +10,7 @@ hooks added later, children replaced later, and strange inputs are right in both
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +66,15 @@ def finish(function: Callable[..., Any], held: Any, /, *args: Any, **kwargs: Any
         prepare(layer)
         return kind.block(layer, x, act)
     return function(layer(x), *args, **kwargs)
+
+
+#: A user's function → the same on our ops, or the function itself; see rewrite.learn_stand_in.
+STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def stand_in(function: Any) -> Any:
+    """The function to call in place of this one."""
+    return STAND_INS.get(function, function) if isinstance(function, FunctionType) else function
 
 
 # --- activations as functions ----------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
     F.leaky_relu(self.conv(x), 0.2)   becomes   finish(F.leaky_relu, hold(self.conv, x), 0.2)
 
-and the same for `x = self.conv(x)` with `x = F.leaky_relu(x, 0.2)` in the next line. What the names mean is looked up
+and the same for `x = self.conv(x)` with `x = F.leaky_relu(x, 0.2)` in the next line. A function of the user's own that
+does so (`lrelu(self.conv(x))`) is replaced by such a version of itself. What the names mean is looked up
 when the method runs, in the order in which it was (see fastgan/nn/chain.py), and every other statement stays: control
 flow, contexts, randomness and side effects are those of the original. Tracing would have to prove that they do not
 matter. A method is left alone unless its source, compiled again, is the code that runs.
@@ -22,14 +23,19 @@ from typing import Any
 
 from fastgan.nn import chain
 
-_HOLD, _FINISH = "_fastgan_hold", "_fastgan_finish"
+_HOLD, _FINISH, _STAND_IN = "_fastgan_hold", "_fastgan_finish", "_fastgan_stand_in"
 _HELPERS: dict[str, Any] = {
     _HOLD: chain.hold,
     _FINISH: chain.finish,
+    _STAND_IN: chain.stand_in,
     **{f"_fastgan_{name}": method for name, method in chain.METHODS.items()},
 }
 #: Functions through which a method could see its own local names.
 _MIRRORS = {"locals", "vars", "dir", "eval", "exec"}
+
+
+#: What a function that has activations of ours must name. Most functions do not, and their source is not even read.
+_NAMES = {"leaky_relu", "relu", "silu", "tanh", "sigmoid"}
 
 
 class NotRewritable(Exception):
@@ -44,6 +50,20 @@ def called_paths(function: FunctionType) -> set[str]:
     paths = {_path(call.func) for call in ast.walk(node) if isinstance(call, ast.Call) and call.args}
     own = f"{node.args.args[0].arg}."
     return {path.removeprefix(own) for path in paths if path is not None and path.startswith(own)}
+
+
+def learn_stand_in(function: Any) -> bool:
+    """Whether a user's function has activations of ours; `chain.stand_in` then knows the same function on ours."""
+    if not isinstance(function, FunctionType) or str(function.__module__).startswith("torch."):
+        return False
+    if function not in chain.STAND_INS:
+        chain.STAND_INS[function] = function  # also while it is looked at: it may call itself
+        if _NAMES & set(function.__code__.co_names):
+            try:
+                chain.STAND_INS[function] = rewritten(function, frozenset()) or function
+            except NotRewritable:
+                return False
+    return chain.STAND_INS[function] is not function
 
 
 def rewritten(function: FunctionType, activations: frozenset[str]) -> FunctionType | None:
@@ -192,15 +212,23 @@ class _Sites(ast.NodeTransformer):
 
         Where the output is overwritten later, only PyTorch's will do.
         """
-        if not isinstance(node, ast.Call) or not self._is_activation(node.func):
+        if not isinstance(node, ast.Call):
             return False
+        if learn_stand_in(self._outer_value(node.func)):
+            return True
         path = _path(node.func) or ""
-        return (path in self.paths or "leaky_relu" in path) and all(k.arg != "inplace" for k in node.keywords)
+        known = path in self.paths or ("leaky_relu" in path and self._is_activation(node.func))
+        return known and all(keyword.arg != "inplace" for keyword in node.keywords)
 
     def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
         if node.args and not isinstance(node.args[0], ast.Starred) and self._is_activation(node.func):
             return self._finish(node, node.func, node.args[0], node.args[1:], node.keywords)
+        if learn_stand_in(self._outer_value(node.func)):
+            self.count += 1
+            name = ast.copy_location(ast.Name(_STAND_IN, ast.Load()), node.func)
+            node.func = ast.copy_location(ast.Call(name, [node.func], []), node.func)
+            return node
         if isinstance(node.func, ast.Attribute) and node.func.attr in chain.METHODS and not node.args + node.keywords:
             method = ast.copy_location(ast.Name(f"_fastgan_{node.func.attr}", ast.Load()), node.func)
             return self._finish(node, method, node.func.value, [], [])
@@ -216,17 +244,21 @@ class _Sites(ast.NodeTransformer):
         return ast.copy_location(ast.Call(name, [function, x, *args], keywords), node)
 
     def _is_activation(self, node: ast.expr) -> bool:
+        return _path(node) in self.paths or chain.is_activation(self._outer_value(node))
+
+    def _outer_value(self, node: ast.expr) -> Any:
+        """What a dotted name from outside the function stands for now; None for anything else."""
         path = _path(node)
         if path is None:
-            return False
+            return None
         root, *attributes = path.split(".")
         if root in self.locals:
-            return path in self.paths
+            return None
         value = self._outer(root)
         for attribute in attributes:
             # Only modules are looked into: their attributes have no side effects.
             value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
-        return chain.is_activation(value)
+        return value
 
     def _may_be_layer(self, node: ast.expr) -> bool:
         """Whether a call may be of a layer: self.a.b(x), self.blocks[i](x), or layer(x) in a loop over layers."""

@@ -110,6 +110,26 @@ class SharedActivation(nn.Module):
         return self.head(x)
 
 
+def actvn(x):
+    return F.leaky_relu(x, 2e-1)
+
+
+class HelperFunction(nn.Module):
+    """The activation in a function of the file, and the features in a method."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_img, self.conv_0 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 1)
+
+    def features(self, x):
+        x = F.relu(self.conv_img(x))
+        return x + 0.1 * self.conv_0(actvn(x))
+
+    def forward(self, x):
+        return self.fc(actvn(self.features(x)).mean((2, 3)))
+
+
 class Audio(nn.Module):
     """Line by line, collecting what a feature-matching loss looks at."""
 
@@ -173,6 +193,7 @@ NETWORKS = {
     "shared_activation": (SharedActivation, IMAGE),
     "shared_inplace": (lambda: SharedActivation(nn.LeakyReLU(0.2, inplace=True)), IMAGE),
     "function_attribute": (lambda: SharedActivation(F.relu), IMAGE),
+    "helper_function": (HelperFunction, IMAGE),
     "audio": (Audio, LINE),
     "pixel": (PixelCritic, IMAGE),
     "generator": (generator, LATENT),

@@ -49,6 +49,7 @@ def test_equal_in_double(name, training, layout, fused):
         ("functional", {"conv_bias_act": 2, "bias_act": 3}, 0),
         ("shared_inplace", {"conv_bias_act": 2, "bias_act": 1}, 0),
         ("function_attribute", {"conv_bias_act": 2, "bias_act": 1}, 0),
+        ("helper_function", {"conv_bias_act": 2, "bias_act": 2}, 0),
         ("generator", {"conv_dgrad": 3, "bias_act": 3}, 0),
         ("spectral_parametrized", {"power_iteration": 1, "spectral_scale": 1, "conv_tower": 1}, 0),
         ("spectral_hook", {"power_iteration": 1, "spectral_scale": 1, "conv_tower": 1}, 0),
