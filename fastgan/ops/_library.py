@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
 from fastgan import _env
@@ -110,6 +111,9 @@ def define_op(
 
 def _implementation(op: Op) -> Callable[..., Any]:
     def run(*args):
+        if forward_ad._current_level >= 0:
+            # PyTorch would go on with a tangent of zero, and say nothing.
+            raise RuntimeError(f"op {op.name} has no forward-mode derivative; use reverse mode (torch.autograd.grad)")
         forced = _env.read("FASTGAN_BACKEND")
         if not op.kernels:  # the library's own arithmetic: there is nothing to force
             return op.reference(*args)

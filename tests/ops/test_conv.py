@@ -93,3 +93,9 @@ def test_that_penalty_equals_plain_pytorchs():
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         found.append([penalty, *torch.autograd.grad(penalty, [plain[0].weight, plain[2].weight])])
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+
+
+def test_autocast_leaves_double_alone():
+    x, w = X.double(), W.double()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv2d(x, w).dtype == torch.float64 == F.conv2d(x, w).dtype

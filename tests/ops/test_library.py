@@ -188,3 +188,10 @@ def test_needed_under_backward(asked, grads, answer):
     op, answers = asked
     op(torch.ones(2, requires_grad=grads[0]), 1.0, torch.ones(2, requires_grad=grads[1])).sum().backward()
     assert answers == [answer]
+
+
+def test_forward_mode_is_refused_instead_of_silently_zero(name):
+    op = define(f"{name}(Tensor x) -> Tensor")
+    with pytest.raises(RuntimeError, match=f"op {name} has no forward-mode derivative; use reverse mode"):
+        torch.func.jvp(op, (torch.ones(2),), (torch.ones(2),))
+    assert op(torch.ones(2)).tolist() == [2, 2]

@@ -214,7 +214,7 @@ def checked_input(shape: Sequence[int], weight: Tensor, padding: list[int], dila
 
 def cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
         return x, weight
     dtype = torch.get_autocast_dtype(device)
     return x.to(dtype), weight.to(dtype)
