@@ -63,75 +63,95 @@ def _address(row, FIELD: tl.constexpr, like):
 
 
 @triton.jit
-def _columns(row, j):
-    """Where columns j are in memory, and their places in the vector."""
-    inner = _int(row, INNER)
-    a = j // inner
-    b = j - a * inner
-    return a * tl.load(row + OUTER) + b, a * tl.load(row + V_OUTER) + b * tl.load(row + V_INNER)
+def _strides(row):
+    """The numbers that _columns wants: loaded once, since the compiler moves no load out of a loop."""
+    return _int(row, INNER), tl.load(row + OUTER), tl.load(row + V_INNER), tl.load(row + V_OUTER)
 
 
 @triton.jit
-def _sum_of_parts(vector, sums, places, inside, BLOCK_P: tl.constexpr):
-    """The entries of a vector at those places, from the partial sums of a product."""
-    size = tl.load(vector + SIZE)
-    parts = _int(vector, PARTS)
-    base = sums + tl.load(vector + SUMS)
-    total = tl.zeros(places.shape, sums.dtype.element_ty)
+def _columns(j, inner, outer, v_inner, v_outer):
+    """Where columns j are in memory, and their places in the vector."""
+    a = j // inner
+    b = j - a * inner
+    return a * outer + b, a * v_outer + b * v_inner
+
+
+@triton.jit
+def _parts(vector, sums):
+    """Where the partial sums of a vector begin, the length of each, and how many there are."""
+    return sums + tl.load(vector + SUMS), tl.load(vector + SIZE), _int(vector, PARTS)
+
+
+@triton.jit
+def _sum_of_parts(first, size, parts, places, inside, BLOCK_P: tl.constexpr):
+    """The entries of a vector at those places."""
+    total = tl.zeros(places.shape, first.dtype.element_ty)
     for start in range(0, parts, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         mask = (p < parts)[:, None] & inside[None, :]
-        total += tl.sum(tl.load(base + (p * size)[:, None] + places[None, :], mask=mask, other=0.0), axis=0)
+        total += tl.sum(tl.load(first + (p * size)[:, None] + places[None, :], mask=mask, other=0.0), axis=0)
     return total
 
 
 @triton.jit
-def _entries(vector, uv, sums, places, inside, FROM_SUMS: tl.constexpr, BLOCK_P: tl.constexpr):
+def _source(vector, uv, sums, FROM_SUMS: tl.constexpr):
     if FROM_SUMS:
-        return _sum_of_parts(vector, sums, places, inside, BLOCK_P)
+        return _parts(vector, sums)
     else:
-        return tl.load(uv + tl.load(vector + AT) + places, mask=inside, other=0.0)
+        return uv + tl.load(vector + AT), tl.load(vector + SIZE), 1
+
+
+@triton.jit
+def _entries(first, size, parts, places, inside, FROM_SUMS: tl.constexpr, BLOCK_P: tl.constexpr):
+    if FROM_SUMS:
+        return _sum_of_parts(first, size, parts, places, inside, BLOCK_P)
+    else:
+        return tl.load(first + places, mask=inside, other=0.0)
 
 
 @triton.jit
 def _forth(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
            BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of M · source: a block of rows, REPEATS blocks of columns."""
-    rows, columns, parts = _int(row, ROWS), _int(row, COLUMNS), _int(target, PARTS)
-    r = item // parts * BLOCK_R + tl.arange(0, BLOCK_R)
-    part = item % parts
+    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
+    x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
+    y_first, y_size, across = _parts(target, sums)
+    r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
+    part = item % across
     begin = part * (BLOCK_C * REPEATS)
     lines = _address(row, W, uv) + (r * tl.load(row + PITCH))[:, None]
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
         j = start + tl.arange(0, BLOCK_C)
-        offsets, places = _columns(row, j)
-        x = _entries(source, uv, sums, places, j < columns, FROM_SUMS, BLOCK_P)
+        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
+        x = _entries(x_first, x_size, x_parts, places, j < columns, FROM_SUMS, BLOCK_P)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
         total += tl.load(lines + offsets[None, :], mask=inside, other=0.0) * x[None, :]
-    into = sums + tl.load(target + SUMS) + part * tl.load(target + SIZE)
-    tl.store(into + r, tl.sum(total, axis=1), mask=r < rows)
+    tl.store(y_first + part * y_size + r, tl.sum(total, axis=1), mask=r < rows)
 
 
 @triton.jit
 def _back(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
           BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of Mᵀ · source: a block of columns, REPEATS blocks of rows."""
-    rows, columns, parts = _int(row, ROWS), _int(row, COLUMNS), _int(target, PARTS)
-    j = item // parts * BLOCK_C + tl.arange(0, BLOCK_C)
-    part = item % parts
+    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
+    x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
+    y_first, y_size, down = _parts(target, sums)
+    j = item // down * BLOCK_C + tl.arange(0, BLOCK_C)
+    part = item % down
     begin = part * (BLOCK_R * REPEATS)
-    offsets, places = _columns(row, j)
+    offsets, places = _columns(j, inner, outer, v_inner, v_outer)
     lines = _address(row, W, uv) + offsets[None, :]
     pitch = tl.load(row + PITCH)
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(rows, begin + BLOCK_R * REPEATS), BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
-        x = _entries(source, uv, sums, r, r < rows, FROM_SUMS, BLOCK_P)
+        x = _entries(x_first, x_size, x_parts, r, r < rows, FROM_SUMS, BLOCK_P)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
         total += tl.load(lines + (r * pitch)[:, None], mask=inside, other=0.0) * x[:, None]
-    into = sums + tl.load(target + SUMS) + part * tl.load(target + SIZE)
-    tl.store(into + places, tl.sum(total, axis=0), mask=j < columns)
+    tl.store(y_first + part * y_size + places, tl.sum(total, axis=0), mask=j < columns)
 
 
 @triton.jit
@@ -170,11 +190,11 @@ def _is_finite(x):
 @triton.jit
 def _norm(vector, sums, factor, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
     """‖factor · vector‖"""
-    size = _int(vector, SIZE)
+    first, size, parts = _parts(vector, sums)
     total = tl.zeros([BLOCK], sums.dtype.element_ty)
-    for start in range(0, size, BLOCK):
+    for start in range(0, size.to(tl.int32), BLOCK):
         i = start + tl.arange(0, BLOCK)
-        x = _sum_of_parts(vector, sums, i, i < size, BLOCK_P) * factor
+        x = _sum_of_parts(first, size, parts, i, i < size, BLOCK_P) * factor
         total += x * x
     return tl.sqrt(tl.sum(total, axis=0))
 
@@ -182,11 +202,11 @@ def _norm(vector, sums, factor, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
 @triton.jit
 def _write(vector, sums, factor, old, new, good, GUARDED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
     """new = factor · vector; if GUARDED, old where the layer is not good."""
-    size = _int(vector, SIZE)
+    first, size, parts = _parts(vector, sums)
     at = tl.load(vector + AT)
-    for start in range(0, size, BLOCK):
+    for start in range(0, size.to(tl.int32), BLOCK):
         i = start + tl.arange(0, BLOCK)
-        x = _sum_of_parts(vector, sums, i, i < size, BLOCK_P) * factor
+        x = _sum_of_parts(first, size, parts, i, i < size, BLOCK_P) * factor
         if GUARDED:
             x = tl.where(good, x, tl.load(old + at + i, mask=i < size, other=0.0))
         tl.store(new + at + i, x, mask=i < size)
@@ -227,13 +247,13 @@ def spectral_sigma_kernel(table, sums, uv, sigma, BLOCK: tl.constexpr, BLOCK_P: 
     """sigma = uᵀ (W v), a program per layer."""
     layer = tl.program_id(0)
     u = table + layer * FIELDS + U
-    size = _int(u, SIZE)
+    first, size, parts = _parts(u, sums)
     at = tl.load(u + AT)
     total = tl.zeros([BLOCK], sums.dtype.element_ty)
-    for start in range(0, size, BLOCK):
+    for start in range(0, size.to(tl.int32), BLOCK):
         i = start + tl.arange(0, BLOCK)
         x = tl.load(uv + at + i, mask=i < size, other=0.0)
-        total += x * _sum_of_parts(u, sums, i, i < size, BLOCK_P)
+        total += x * _sum_of_parts(first, size, parts, i, i < size, BLOCK_P)
     value = tl.sum(total, axis=0)
     tl.store(sigma + layer, tl.where(_is_finite(value), value, float("nan")))
 
@@ -268,11 +288,12 @@ def spectral_inner_kernel(table, layers, partial, LAYERS: tl.constexpr, CHUNK: t
 
 @triton.jit
 def _sum_of_chunks(row, partial, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    first = partial + tl.load(row + CHUNKS)
     count = tl.cdiv(tl.load(row + ROWS) * tl.load(row + COLUMNS), CHUNK * REPEATS).to(tl.int32)
     total = tl.zeros([CHUNK], partial.dtype.element_ty)
     for start in range(0, count, CHUNK):
         i = start + tl.arange(0, CHUNK)
-        total += tl.load(partial + tl.load(row + CHUNKS) + i, mask=i < count, other=0.0)
+        total += tl.load(first + i, mask=i < count, other=0.0)
     return tl.sum(total, axis=0)
 
 
@@ -282,21 +303,22 @@ def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr
     """OUT = (DY − inner / sigma · u vᵀ) / sigma, in tiles of M."""
     layer, row, item = _find(table, layers, TILES, LAYERS)
     s = tl.load(sigma + layer)
-    inner = _divide(_sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS), s)
+    factor = _divide(_sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS), s)
     dy, out = _address(row, DY, uv), _address(row, OUT, uv)
     u_at, v_at = tl.load(row + U + AT), tl.load(row + V + AT)
     transposed = tl.load(row + TRANSPOSED) != 0
     left_at, right_at = tl.where(transposed, v_at, u_at), tl.where(transposed, u_at, v_at)
     rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
     across = tl.cdiv(columns, BLOCK_C * REPEATS)
     r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
-    left = tl.load(uv + left_at + r, mask=r < rows, other=0.0)
+    lines = (r * tl.load(row + PITCH))[:, None]
+    left = factor * tl.load(uv + left_at + r, mask=r < rows, other=0.0)
     begin = item % across * (BLOCK_C * REPEATS)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
         j = start + tl.arange(0, BLOCK_C)
-        offsets, places = _columns(row, j)
+        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
         right = tl.load(uv + right_at + places, mask=j < columns, other=0.0)
-        offsets = (r * tl.load(row + PITCH))[:, None] + offsets[None, :]
         inside = (r < rows)[:, None] & (j < columns)[None, :]
-        g = tl.load(dy + offsets, mask=inside, other=0.0)
-        tl.store(out + offsets, _divide(g - inner * left[:, None] * right[None, :], s), mask=inside)
+        g = tl.load(dy + lines + offsets[None, :], mask=inside, other=0.0)
+        tl.store(out + lines + offsets[None, :], _divide(g - left[:, None] * right[None, :], s), mask=inside)
