@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-_CAPACITY = 256  # tables kept for calls to come, some KB each
-_RESERVE = 1 << 17  # numbers of pinned memory set aside for captures
+CAPACITY = 256  # tables kept for calls to come, some KB each
+RESERVE = 1 << 17  # numbers of pinned memory set aside for captures
 
 
 class Tables:
@@ -39,25 +39,25 @@ class Tables:
         with self._lock:
             if torch.cuda.is_current_stream_capturing():
                 return self._for_replay(device, numbers())
+            self._refill()
             key = key, device, torch.cuda.current_stream(device).cuda_stream
             table = self._ready.pop(key, None)
             if table is None:
                 table = torch.tensor(numbers(), pin_memory=True).to(device, non_blocking=True)
-                self._refill()
             self._ready[key] = table
-            if len(self._ready) > _CAPACITY:
+            if len(self._ready) > CAPACITY:
                 self._ready.popitem(last=False)
             return table
 
     def _refill(self) -> None:
-        if self._reserve is None or len(self._reserve) < _RESERVE // 2:
-            self._reserve = torch.empty(_RESERVE, dtype=torch.int64, pin_memory=True)
+        if self._reserve is None or len(self._reserve) < RESERVE // 2:
+            self._reserve = torch.empty(RESERVE, dtype=torch.int64, pin_memory=True)
 
     def _for_replay(self, device: torch.device, numbers: list[int]) -> Tensor:
         size = len(numbers)
         if self._reserve is None or len(self._reserve) < size:
             # Only where a capture comes before any other call, or holds hundreds of them.
-            self._reserve = torch.empty(max(size, _RESERVE), dtype=torch.int64, pin_memory=True)
+            self._reserve = torch.empty(max(size, RESERVE), dtype=torch.int64, pin_memory=True)
         host, self._reserve = self._reserve[:size], self._reserve[size:]
         host.copy_(torch.tensor(numbers))
         self._captured.append(host)

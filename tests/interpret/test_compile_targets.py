@@ -60,7 +60,14 @@ def job(kernel, arch, element, act=LEAKY_RELU, fast=True):
     if kernel == "sum_rows_kernel":
         constants = {"BLOCK_K": 64, "BLOCK_C": 16}
         types["result"] = wide
-    return {"op": "bias_act", "kernel": kernel, "arch": arch, "element": element, "constants": constants, "types": types}
+    return {
+        "op": "bias_act",
+        "kernel": kernel,
+        "arch": arch,
+        "element": element,
+        "constants": constants,
+        "types": types,
+    }
 
 
 SPECTRAL = [

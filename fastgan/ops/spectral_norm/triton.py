@@ -100,7 +100,7 @@ def make_plan(shapes: tuple[Shape, ...]) -> Plan:
     layers = []
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
-        rows, columns, transposed, *strides = _in_memory(shape)
+        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _in_memory(shape)
         across, down = _blocks(columns, _BLOCK_C * _REPEATS), _blocks(rows, _BLOCK_R * _REPEATS)
         # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
         left = rows, across, _blocks(rows, _BLOCK_R) * across
@@ -110,7 +110,7 @@ def make_plan(shapes: tuple[Shape, ...]) -> Plan:
         scratch += u_size * u_parts
         v = Vector(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(Layer(rows, columns, transposed, *strides, tiles, chunks, u, v))
+        layers.append(Layer(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v))
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += _blocks(rows, _BLOCK_R) * across
         chunks += _blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)

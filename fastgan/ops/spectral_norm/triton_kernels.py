@@ -183,6 +183,11 @@ def _divide(a, b):
 
 
 @triton.jit
+def _inverse(x):
+    return _divide(tl.full((), 1.0, x.dtype), x)
+
+
+@triton.jit
 def _is_finite(x):
     return (x - x) == 0
 
@@ -229,11 +234,11 @@ def spectral_finish_kernel(table, sums, old, new, sigma, U_FIRST: tl.constexpr, 
     one = tl.full((), 1.0, sums.dtype.element_ty)
     eps = tl.full((), EPS, sums.dtype.element_ty)
     size = _norm(first, sums, one, BLOCK, BLOCK_P)
-    first_factor = _divide(one, tl.where(size > eps, size, eps))
+    first_factor = _inverse(tl.where(size > eps, size, eps))
     # The second product was made from the first as it was. uᵀ W v is then the norm of what is about to be normalised,
     # or less where eps limits it.
     size = _norm(second, sums, first_factor, BLOCK, BLOCK_P)
-    second_factor = _divide(one, tl.where(size > eps, size, eps)) * first_factor
+    second_factor = _inverse(tl.where(size > eps, size, eps)) * first_factor
     value = tl.where(size > eps, size, size * _divide(size, eps))
     good = _is_finite(value)
     if LAST:
@@ -264,11 +269,11 @@ def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.
     layer, row, item = _find(table, layers, CHUNKS, LAYERS)
     w, out = _address(row, W, sigma), _address(row, OUT, sigma)
     elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
-    s = tl.load(sigma + layer)
+    factor = _inverse(tl.load(sigma + layer))
     for repeat in range(REPEATS):
         i = (item.to(tl.int64) * REPEATS + repeat) * CHUNK + tl.arange(0, CHUNK)
         x = tl.load(w + i, mask=i < elements, other=0.0)
-        tl.store(out + i, _divide(x, s), mask=i < elements)
+        tl.store(out + i, x * factor, mask=i < elements)
 
 
 @triton.jit
@@ -300,10 +305,10 @@ def _sum_of_chunks(row, partial, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
 @triton.jit
 def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr, BLOCK_R: tl.constexpr,
                          BLOCK_C: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
-    """OUT = (DY − inner / sigma · u vᵀ) / sigma, in tiles of M."""
+    """OUT = (DY − ⟨DY, W⟩ / sigma · u vᵀ) / sigma, in tiles of M."""
     layer, row, item = _find(table, layers, TILES, LAYERS)
-    s = tl.load(sigma + layer)
-    factor = _divide(_sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS), s)
+    scale = _inverse(tl.load(sigma + layer))
+    factor = scale * _sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS)
     dy, out = _address(row, DY, uv), _address(row, OUT, uv)
     u_at, v_at = tl.load(row + U + AT), tl.load(row + V + AT)
     transposed = tl.load(row + TRANSPOSED) != 0
@@ -321,4 +326,4 @@ def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr
         right = tl.load(uv + right_at + places, mask=j < columns, other=0.0)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
         g = tl.load(dy + lines + offsets[None, :], mask=inside, other=0.0)
-        tl.store(out + lines + offsets[None, :], _divide(g - left[:, None] * right[None, :], s), mask=inside)
+        tl.store(out + lines + offsets[None, :], (g - left[:, None] * right[None, :]) * scale, mask=inside)
