@@ -1,6 +1,7 @@
 """Every Triton kernel compiles for every GPU that is served, though none is here: in a process of its own, since
 TRITON_INTERPRET would make the kernels something else."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,14 +12,13 @@ import pytest
 pytest.importorskip("triton")
 
 CHILD = """
-import inspect, json, sys
+import importlib, json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from fastgan.ops.bias_act import triton_kernels
 
 for job in map(json.loads, sys.stdin):
-    kernel = getattr(triton_kernels, job["kernel"])
+    kernel = getattr(importlib.import_module(f"fastgan.ops.{job['op']}.triton_kernels"), job["kernel"])
     constants = {name: job["constants"][name] for name in kernel.arg_names if name in job["constants"]}
     signature = {
         name: "constexpr" if name in constants else job["types"].get(name, "*" + job["element"])
@@ -60,7 +60,50 @@ def job(kernel, arch, element, act=LEAKY_RELU, fast=True):
     if kernel == "sum_rows_kernel":
         constants = {"BLOCK_K": 64, "BLOCK_C": 16}
         types["result"] = wide
-    return {"kernel": kernel, "arch": arch, "element": element, "constants": constants, "types": types}
+    return {
+        "op": "bias_act",
+        "kernel": kernel,
+        "arch": arch,
+        "element": element,
+        "constants": constants,
+        "types": types,
+    }
+
+
+SPECTRAL = [
+    "spectral_product_kernel",
+    "spectral_finish_kernel",
+    "spectral_sigma_kernel",
+    "spectral_scale_kernel",
+    "spectral_inner_kernel",
+    "spectral_grad_kernel",
+]
+
+
+def spectral_jobs(arch, element, layers=16):
+    constants = {
+        "LAYERS": layers,
+        "CHUNK": 2048,
+        "BLOCK_R": 16,
+        "BLOCK_C": 128,
+        "BLOCK_P": 8,
+        "REPEATS": 8,
+        "BLOCK": 1024,
+        "EPS": 1e-12,
+    }
+    variants = itertools.product(SPECTRAL, (True, False), (True, False))
+    return [
+        {
+            "op": "spectral_norm",
+            "kernel": kernel,
+            "arch": arch,
+            "element": element,
+            "constants": {**constants, "TO_U": first, "FROM_SUMS": second, "U_FIRST": first, "LAST": second},
+            "types": {"table": "*i64", "layers": "i32"},
+        }
+        for kernel, first, second in variants
+        if kernel in SPECTRAL[:2] or (first and second)  # the other kernels have no such choice
+    ]
 
 
 def compile_all(jobs, tmp_path):
@@ -88,6 +131,7 @@ def test_kernels_compile(arch, tmp_path):
         ]
     ]
     jobs += [job("sum_rows_kernel", arch, element) for element in ("fp32", "fp64")]
+    jobs += [*spectral_jobs(arch, "fp32"), *spectral_jobs(arch, "fp64"), *spectral_jobs(arch, "fp32", layers=1)]
     answers = compile_all(jobs, tmp_path)
     assert len(answers) == len(jobs)
     for answer in answers:
@@ -99,6 +143,6 @@ def test_kernels_compile(arch, tmp_path):
 def test_double_computes_in_double(tmp_path):
     """A constant in a kernel is float32 unless something says otherwise; in double nothing may be."""
     jobs = [job(kernel, 90, "fp64", act) for kernel in ELEMENTWISE for act in range(7)]
-    jobs.append(job("sum_rows_kernel", 90, "fp64"))
+    jobs += [job("sum_rows_kernel", 90, "fp64"), *spectral_jobs(90, "fp64")]
     for one, answer in zip(jobs, compile_all(jobs, tmp_path), strict=True):
         assert not answer["single"], (one["kernel"], one["constants"].get("ACT"))

@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items):
 
 def _device(item):
     params = getattr(getattr(item, "callspec", None), "params", {})
-    return params["place"].device if "place" in params else params.get("device", "")
+    return getattr(params.get("place"), "device", params.get("device", ""))  # no device: an empty list of places
 
 
 @pytest.fixture(autouse=True)

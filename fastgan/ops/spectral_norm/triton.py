@@ -1,0 +1,238 @@
+"""Spectral normalisation in Triton: launches the kernels of triton_kernels.py, as many for one weight as for fifty.
+
+The kernels find the weights through a table on the device: a row of addresses, sizes and strides for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan import _env
+from fastgan.ops._layout import dense, empty, memory_format
+from fastgan.ops._library import Kernel
+from fastgan.ops._tables import tables
+
+_FLOATS = (torch.float32, torch.float64)
+_BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program holds at a time
+_REPEATS = 8  # such blocks that it walks, so that few partial sums remain
+_BLOCK_P = 8  # partial sums that are added at a time
+_VECTOR = 1024  # entries of a vector that the last launch of an iteration holds at a time
+_FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
+_TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **_FUSED}
+_CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **_FUSED}
+
+
+class Vector(NamedTuple):
+    """u or v of a layer, and the launch that multiplies to it."""
+
+    items: int  # the first program of that launch for this layer
+    at: int  # the vector in uv
+    size: int
+    sums: int  # its partial sums [parts, size] in the scratch tensor
+    parts: int
+
+
+class Layer(NamedTuple):
+    """A weight as a matrix in memory, for the kernels: triton_kernels.py says how M, its rows and columns lie."""
+
+    rows: int
+    columns: int
+    transposed: bool
+    pitch: int
+    inner: int
+    outer: int
+    v_inner: int
+    v_outer: int
+    tiles: int  # the first program of a launch over tiles of M, and of one over chunks of memory
+    chunks: int
+    u: Vector
+    v: Vector
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the shapes of a group decide."""
+
+    layers: tuple[Layer, ...]
+    scratch: int  # entries of all partial sums
+    u_items: int  # programs of each launch
+    v_items: int
+    tiles: int
+    chunks: int
+
+
+class Shape(NamedTuple):
+    """What is asked of a weight: its sizes, the dimension of its rows, and whether it is channels_last."""
+
+    sizes: torch.Size
+    dim: int
+    channels_last: bool
+
+
+def _blocks(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
+    """The fields of Layer from rows to v_outer."""
+    sizes, dim, channels_last = shape
+    rows = sizes[dim]
+    columns = math.prod(sizes) // rows
+    length = math.prod(sizes[dim + 1 :])
+    if channels_last and dim == 0:
+        channels = sizes[1]
+        return rows, columns, False, columns, channels, channels, columns // channels, 1
+    if channels_last or length == 1:
+        return columns, rows, True, rows, rows, 0, 1, 0
+    return rows, columns, False, length, length, rows * length, 1, length
+
+
+@functools.lru_cache(maxsize=256)
+def make_plan(shapes: tuple[Shape, ...]) -> Plan:
+    layers = []
+    at = scratch = u_items = v_items = tiles = chunks = 0
+    for shape in shapes:
+        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _in_memory(shape)
+        across, down = _blocks(columns, _BLOCK_C * _REPEATS), _blocks(rows, _BLOCK_R * _REPEATS)
+        # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
+        left = rows, across, _blocks(rows, _BLOCK_R) * across
+        right = columns, down, _blocks(columns, _BLOCK_C) * down
+        (u_size, u_parts, u_more), (v_size, v_parts, v_more) = (right, left) if transposed else (left, right)
+        u = Vector(u_items, at, u_size, scratch, u_parts)
+        scratch += u_size * u_parts
+        v = Vector(v_items, at + u_size, v_size, scratch, v_parts)
+        scratch += v_size * v_parts
+        layers.append(Layer(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v))
+        at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
+        tiles += _blocks(rows, _BLOCK_R) * across
+        chunks += _blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
+    return Plan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
+
+
+def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[Shape, ...]:
+    return tuple(
+        Shape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _unserved(shapes: tuple[Shape, ...]) -> str | None:
+    for i, (sizes, dim, channels_last) in enumerate(shapes):
+        if channels_last and dim > 1:
+            return f"weight {i} is channels_last and has its rows along dimension {dim}, not 0 or 1"
+        if max(sizes[dim], math.prod(sizes) // sizes[dim]) >= 1 << 30:
+            return f"weight {i} {list(sizes)} has 2^30 rows or columns"
+    return None
+
+
+def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
+    x, interpreted = weights[0], _env.flag("TRITON_INTERPRET")
+    if not x.is_cuda and not interpreted:
+        return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
+    if x.is_cuda and interpreted:
+        return "Triton's interpreter cannot follow addresses on a GPU"
+    if x.dtype not in _FLOATS:
+        return f"the Triton kernels take float32 and float64, not {x.dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return _unserved(_shapes(weights, dims))
+
+
+def _kernels():
+    from fastgan.ops.spectral_norm import triton_kernels
+
+    return triton_kernels
+
+
+def _on(x: Tensor):
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def _dense(x: Tensor) -> Tensor:
+    return dense(x, memory_format(x))
+
+
+def _empty(x: Tensor) -> Tensor:
+    return empty(x, memory_format(x))
+
+
+def _table(plan: Plan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
+    """The rows of the layers. Kernels that use no DY or OUT get the weights in their place."""
+    addresses = tuple((w.data_ptr(), g.data_ptr(), y.data_ptr()) for w, g, y in zip(weights, dy, out, strict=True))
+
+    def numbers() -> list[int]:
+        rows = zip(addresses, plan.layers, strict=True)
+        return [int(n) for three, layer in rows for n in (*three, *layer[:-2], *layer.u, *layer.v)]
+
+    return tables.get(weights[0].device, (plan, addresses), numbers)
+
+
+def _layers(plan: Plan) -> dict[str, int]:
+    return {"layers": len(plan.layers), "LAYERS": 1 << (len(plan.layers) - 1).bit_length()}
+
+
+def power_iteration(weights, uv, dims, iterations, v_first, eps):
+    plan = make_plan(_shapes(weights, dims))
+    weights, uv = [_dense(w) for w in weights], uv.contiguous()
+    sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
+    kernels = _kernels()
+    vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **_FUSED}
+
+    def product(table: Tensor, vector: Tensor, to_u: bool, from_sums: bool) -> None:
+        grid = (plan.u_items if to_u else plan.v_items,)
+        kernels.spectral_product_kernel[grid](
+            table, uv=vector, sums=sums, TO_U=to_u, FROM_SUMS=from_sums, BLOCK_P=_BLOCK_P, **_layers(plan), **_TILE
+        )
+
+    with _on(uv):
+        table = _table(plan, weights, weights, weights)
+        if iterations == 0:
+            product(table, uv, to_u=True, from_sums=False)
+            kernels.spectral_sigma_kernel[(len(weights),)](table, sums, uv, sigma, **vectors)
+            return uv.clone(), sigma
+        new = torch.empty_like(uv)
+        for i in range(iterations):
+            product(table, new if i else uv, to_u=not v_first, from_sums=False)
+            product(table, new if i else uv, to_u=v_first, from_sums=True)
+            kernels.spectral_finish_kernel[(len(weights),)](
+                table, sums, uv, new, sigma, U_FIRST=not v_first, LAST=i == iterations - 1, EPS=eps, **vectors
+            )
+    return new, sigma
+
+
+def spectral_scale(weights, uv, sigma, dims):
+    plan = make_plan(_shapes(weights, dims))
+    weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
+    scaled = [_empty(w) for w in weights]
+    with _on(sigma):
+        table = _table(plan, weights, weights, scaled)
+        _kernels().spectral_scale_kernel[(plan.chunks,)](table, sigma=sigma, **_layers(plan), **_CHUNK)
+    return scaled
+
+
+def spectral_scale_grad(dy, weights, uv, sigma, dims):
+    plan = make_plan(_shapes(weights, dims))
+    weights = [_dense(w) for w in weights]
+    dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
+    dw = [_empty(w) for w in weights]
+    uv, sigma, partial = uv.contiguous(), sigma.contiguous(), sigma.new_empty(plan.chunks)
+    with _on(uv):
+        table = _table(plan, weights, dy, dw)
+        _kernels().spectral_inner_kernel[(plan.chunks,)](table, partial=partial, **_layers(plan), **_CHUNK)
+        _kernels().spectral_grad_kernel[(plan.tiles,)](
+            table, uv=uv, sigma=sigma, partial=partial, **_layers(plan), **_TILE
+        )
+    return dw
+
+
+POWER_ITERATION = Kernel("triton", power_iteration, lambda weights, uv, dims, *_: _why_not(weights, dims))
+SCALE = Kernel("triton", spectral_scale, lambda weights, uv, sigma, dims: _why_not(weights, dims))
+SCALE_GRAD = Kernel("triton", spectral_scale_grad, lambda dy, weights, uv, sigma, dims: _why_not(weights, dims))

@@ -1,0 +1,329 @@
+"""The Triton kernels of spectral normalisation, each for all weights of a group at once.
+
+A program finds its layer and its part of it in a table on the device, a row per layer (triton.py makes it). In memory
+lies M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that neighbouring columns are neighbours in memory: row r,
+column j = a · INNER + b is at r · PITCH + a · OUTER + b, and is entry a · V_OUTER + b · V_INNER of the vector over the
+columns. The vector over the rows is in their order.
+
+An iteration reads the weights twice, from L2 the second time where they fit. Its second product takes the first as it
+is, and the norm is divided out afterwards: so norms need no launch of their own, and sigma² must be within the range of
+the dtype, as PyTorch's norm wants too. No atomics: partial sums go to memory and are added in a fixed order, so that
+results repeat bit for bit. Everything is computed in the weights' dtype.
+"""
+
+import triton
+import triton.language as tl
+
+# Fields of a row, in the order of triton.Layer.
+W = tl.constexpr(0)
+DY = tl.constexpr(1)
+OUT = tl.constexpr(2)
+ROWS = tl.constexpr(3)
+COLUMNS = tl.constexpr(4)
+TRANSPOSED = tl.constexpr(5)
+PITCH = tl.constexpr(6)
+INNER = tl.constexpr(7)
+OUTER = tl.constexpr(8)
+V_INNER = tl.constexpr(9)
+V_OUTER = tl.constexpr(10)
+TILES = tl.constexpr(11)
+CHUNKS = tl.constexpr(12)
+U = tl.constexpr(13)
+V = tl.constexpr(18)
+FIELDS = tl.constexpr(23)
+
+# Fields of a vector, counted from U or V, in the order of triton.Vector.
+ITEMS = tl.constexpr(0)
+AT = tl.constexpr(1)
+SIZE = tl.constexpr(2)
+SUMS = tl.constexpr(3)
+PARTS = tl.constexpr(4)
+
+
+@triton.jit
+def _find(table, layers, FIRST: tl.constexpr, LAYERS: tl.constexpr):
+    """The layer that this program serves, its row, and the program's number within it. FIRST is the field that holds
+    the first program of each layer."""
+    item = tl.program_id(0)
+    n = tl.arange(0, LAYERS)
+    first = tl.load(table + n * FIELDS + FIRST, mask=n < layers, other=0)
+    layer = tl.sum(((n < layers) & (first <= item)).to(tl.int32), axis=0) - 1
+    row = table + layer * FIELDS
+    return layer, row, item - tl.load(row + FIRST).to(tl.int32)
+
+
+@triton.jit
+def _int(row, FIELD: tl.constexpr):
+    return tl.load(row + FIELD).to(tl.int32)
+
+
+@triton.jit
+def _address(row, FIELD: tl.constexpr, like):
+    return tl.load(row + FIELD).to(tl.pointer_type(like.dtype.element_ty))
+
+
+@triton.jit
+def _strides(row):
+    """The numbers that _columns wants: loaded once, since the compiler moves no load out of a loop."""
+    return _int(row, INNER), tl.load(row + OUTER), tl.load(row + V_INNER), tl.load(row + V_OUTER)
+
+
+@triton.jit
+def _columns(j, inner, outer, v_inner, v_outer):
+    """Where columns j are in memory, and their places in the vector."""
+    a = j // inner
+    b = j - a * inner
+    return a * outer + b, a * v_outer + b * v_inner
+
+
+@triton.jit
+def _parts(vector, sums):
+    """Where the partial sums of a vector begin, the length of each, and how many there are."""
+    return sums + tl.load(vector + SUMS), tl.load(vector + SIZE), _int(vector, PARTS)
+
+
+@triton.jit
+def _sum_of_parts(first, size, parts, places, inside, BLOCK_P: tl.constexpr):
+    """The entries of a vector at those places."""
+    total = tl.zeros(places.shape, first.dtype.element_ty)
+    for start in range(0, parts, BLOCK_P):
+        p = start + tl.arange(0, BLOCK_P)
+        mask = (p < parts)[:, None] & inside[None, :]
+        total += tl.sum(tl.load(first + (p * size)[:, None] + places[None, :], mask=mask, other=0.0), axis=0)
+    return total
+
+
+@triton.jit
+def _source(vector, uv, sums, FROM_SUMS: tl.constexpr):
+    if FROM_SUMS:
+        return _parts(vector, sums)
+    else:
+        return uv + tl.load(vector + AT), tl.load(vector + SIZE), 1
+
+
+@triton.jit
+def _entries(first, size, parts, places, inside, FROM_SUMS: tl.constexpr, BLOCK_P: tl.constexpr):
+    if FROM_SUMS:
+        return _sum_of_parts(first, size, parts, places, inside, BLOCK_P)
+    else:
+        return tl.load(first + places, mask=inside, other=0.0)
+
+
+@triton.jit
+def _forth(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+           BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+    """Partial sums of M · source: a block of rows, REPEATS blocks of columns."""
+    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
+    x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
+    y_first, y_size, across = _parts(target, sums)
+    r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
+    part = item % across
+    begin = part * (BLOCK_C * REPEATS)
+    lines = _address(row, W, uv) + (r * tl.load(row + PITCH))[:, None]
+    total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
+    for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
+        j = start + tl.arange(0, BLOCK_C)
+        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
+        x = _entries(x_first, x_size, x_parts, places, j < columns, FROM_SUMS, BLOCK_P)
+        inside = (r < rows)[:, None] & (j < columns)[None, :]
+        total += tl.load(lines + offsets[None, :], mask=inside, other=0.0) * x[None, :]
+    tl.store(y_first + part * y_size + r, tl.sum(total, axis=1), mask=r < rows)
+
+
+@triton.jit
+def _back(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+          BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+    """Partial sums of Mᵀ · source: a block of columns, REPEATS blocks of rows."""
+    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
+    x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
+    y_first, y_size, down = _parts(target, sums)
+    j = item // down * BLOCK_C + tl.arange(0, BLOCK_C)
+    part = item % down
+    begin = part * (BLOCK_R * REPEATS)
+    offsets, places = _columns(j, inner, outer, v_inner, v_outer)
+    lines = _address(row, W, uv) + offsets[None, :]
+    pitch = tl.load(row + PITCH)
+    total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
+    for start in range(begin, tl.minimum(rows, begin + BLOCK_R * REPEATS), BLOCK_R):
+        r = start + tl.arange(0, BLOCK_R)
+        x = _entries(x_first, x_size, x_parts, r, r < rows, FROM_SUMS, BLOCK_P)
+        inside = (r < rows)[:, None] & (j < columns)[None, :]
+        total += tl.load(lines + (r * pitch)[:, None], mask=inside, other=0.0) * x[:, None]
+    tl.store(y_first + part * y_size + places, tl.sum(total, axis=0), mask=j < columns)
+
+
+@triton.jit
+def spectral_product_kernel(table, layers, uv, sums, TO_U: tl.constexpr, FROM_SUMS: tl.constexpr,
+                            LAYERS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+                            REPEATS: tl.constexpr):  # fmt: skip
+    """Partial sums of W v (TO_U) or Wᵀ u. The vector is in uv, or the product of the launch before (FROM_SUMS)."""
+    if TO_U:
+        _, row, item = _find(table, layers, U + ITEMS, LAYERS)
+        source, target = row + V, row + U
+        forth = tl.load(row + TRANSPOSED) == 0
+    else:
+        _, row, item = _find(table, layers, V + ITEMS, LAYERS)
+        source, target = row + U, row + V
+        forth = tl.load(row + TRANSPOSED) != 0
+    if forth:
+        _forth(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+    else:
+        _back(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+
+
+@triton.jit
+def _divide(a, b):
+    # Triton's division of float32 is approximate; an error in a norm would stand in every entry.
+    if b.dtype == tl.float32:
+        return tl.div_rn(a, b)
+    else:
+        return a / b
+
+
+@triton.jit
+def _inverse(x):
+    return _divide(tl.full((), 1.0, x.dtype), x)
+
+
+@triton.jit
+def _is_finite(x):
+    return (x - x) == 0
+
+
+@triton.jit
+def _norm(vector, sums, factor, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
+    """‖factor · vector‖"""
+    first, size, parts = _parts(vector, sums)
+    total = tl.zeros([BLOCK], sums.dtype.element_ty)
+    for start in range(0, size.to(tl.int32), BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = _sum_of_parts(first, size, parts, i, i < size, BLOCK_P) * factor
+        total += x * x
+    return tl.sqrt(tl.sum(total, axis=0))
+
+
+@triton.jit
+def _write(vector, sums, factor, old, new, good, GUARDED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
+    """new = factor · vector; if GUARDED, old where the layer is not good."""
+    first, size, parts = _parts(vector, sums)
+    at = tl.load(vector + AT)
+    for start in range(0, size.to(tl.int32), BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = _sum_of_parts(first, size, parts, i, i < size, BLOCK_P) * factor
+        if GUARDED:
+            x = tl.where(good, x, tl.load(old + at + i, mask=i < size, other=0.0))
+        tl.store(new + at + i, x, mask=i < size)
+
+
+@triton.jit
+def spectral_finish_kernel(table, sums, old, new, sigma, U_FIRST: tl.constexpr, LAST: tl.constexpr, EPS: tl.constexpr,
+                           BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):  # fmt: skip
+    """Ends an iteration, a program per layer: divides the norms out of both products, into new.
+
+    After the LAST, sigma, and the old vectors where it is not finite. Not before: what an earlier iteration met, the
+    later ones inherit.
+    """
+    layer = tl.program_id(0)
+    row = table + layer * FIELDS
+    if U_FIRST:
+        first, second = row + U, row + V
+    else:
+        first, second = row + V, row + U
+    one = tl.full((), 1.0, sums.dtype.element_ty)
+    eps = tl.full((), EPS, sums.dtype.element_ty)
+    size = _norm(first, sums, one, BLOCK, BLOCK_P)
+    first_factor = _inverse(tl.where(size > eps, size, eps))
+    # The second product was made from the first as it was. uᵀ W v is then the norm of what is about to be normalised,
+    # or less where eps limits it.
+    size = _norm(second, sums, first_factor, BLOCK, BLOCK_P)
+    second_factor = _inverse(tl.where(size > eps, size, eps)) * first_factor
+    value = tl.where(size > eps, size, size * _divide(size, eps))
+    good = _is_finite(value)
+    if LAST:
+        tl.store(sigma + layer, tl.where(good, value, float("nan")))
+    _write(first, sums, first_factor, old, new, good, LAST, BLOCK, BLOCK_P)
+    _write(second, sums, second_factor, old, new, good, LAST, BLOCK, BLOCK_P)
+
+
+@triton.jit
+def spectral_sigma_kernel(table, sums, uv, sigma, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):
+    """sigma = uᵀ (W v), a program per layer."""
+    layer = tl.program_id(0)
+    u = table + layer * FIELDS + U
+    first, size, parts = _parts(u, sums)
+    at = tl.load(u + AT)
+    total = tl.zeros([BLOCK], sums.dtype.element_ty)
+    for start in range(0, size.to(tl.int32), BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        x = tl.load(uv + at + i, mask=i < size, other=0.0)
+        total += x * _sum_of_parts(first, size, parts, i, i < size, BLOCK_P)
+    value = tl.sum(total, axis=0)
+    tl.store(sigma + layer, tl.where(_is_finite(value), value, float("nan")))
+
+
+@triton.jit
+def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    """OUT = W / sigma"""
+    layer, row, item = _find(table, layers, CHUNKS, LAYERS)
+    w, out = _address(row, W, sigma), _address(row, OUT, sigma)
+    elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
+    factor = _inverse(tl.load(sigma + layer))
+    for repeat in range(REPEATS):
+        i = (item.to(tl.int64) * REPEATS + repeat) * CHUNK + tl.arange(0, CHUNK)
+        x = tl.load(w + i, mask=i < elements, other=0.0)
+        tl.store(out + i, x * factor, mask=i < elements)
+
+
+@triton.jit
+def spectral_inner_kernel(table, layers, partial, LAYERS: tl.constexpr, CHUNK: tl.constexpr,
+                          REPEATS: tl.constexpr):  # fmt: skip
+    """partial[program] = Σ DY · W over the program's chunk: they lie alike in memory."""
+    _, row, item = _find(table, layers, CHUNKS, LAYERS)
+    w, dy = _address(row, W, partial), _address(row, DY, partial)
+    elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
+    total = tl.zeros([CHUNK], partial.dtype.element_ty)
+    for repeat in range(REPEATS):
+        i = (item.to(tl.int64) * REPEATS + repeat) * CHUNK + tl.arange(0, CHUNK)
+        inside = i < elements
+        total += tl.load(w + i, mask=inside, other=0.0) * tl.load(dy + i, mask=inside, other=0.0)
+    tl.store(partial + tl.program_id(0), tl.sum(total, axis=0))
+
+
+@triton.jit
+def _sum_of_chunks(row, partial, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    first = partial + tl.load(row + CHUNKS)
+    count = tl.cdiv(tl.load(row + ROWS) * tl.load(row + COLUMNS), CHUNK * REPEATS).to(tl.int32)
+    total = tl.zeros([CHUNK], partial.dtype.element_ty)
+    for start in range(0, count, CHUNK):
+        i = start + tl.arange(0, CHUNK)
+        total += tl.load(first + i, mask=i < count, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr, BLOCK_R: tl.constexpr,
+                         BLOCK_C: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+    """OUT = (DY − ⟨DY, W⟩ / sigma · u vᵀ) / sigma, in tiles of M."""
+    layer, row, item = _find(table, layers, TILES, LAYERS)
+    scale = _inverse(tl.load(sigma + layer))
+    factor = scale * _sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS)
+    dy, out = _address(row, DY, uv), _address(row, OUT, uv)
+    u_at, v_at = tl.load(row + U + AT), tl.load(row + V + AT)
+    transposed = tl.load(row + TRANSPOSED) != 0
+    left_at, right_at = tl.where(transposed, v_at, u_at), tl.where(transposed, u_at, v_at)
+    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
+    inner, outer, v_inner, v_outer = _strides(row)
+    across = tl.cdiv(columns, BLOCK_C * REPEATS)
+    r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
+    lines = (r * tl.load(row + PITCH))[:, None]
+    left = factor * tl.load(uv + left_at + r, mask=r < rows, other=0.0)
+    begin = item % across * (BLOCK_C * REPEATS)
+    for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
+        j = start + tl.arange(0, BLOCK_C)
+        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
+        right = tl.load(uv + right_at + places, mask=j < columns, other=0.0)
+        inside = (r < rows)[:, None] & (j < columns)[None, :]
+        g = tl.load(dy + lines + offsets[None, :], mask=inside, other=0.0)
+        tl.store(out + lines + offsets[None, :], (g - left[:, None] * right[None, :]) * scale, mask=inside)

@@ -1,0 +1,197 @@
+"""Groups of weights at every place: what an OpCase, which iterates nothing and has three layers, does not reach."""
+
+import itertools
+
+import pytest
+import torch
+
+from fastgan.ops._library import registry
+from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
+from fastgan.ops.spectral_norm import triton as back_end
+from fastgan.testing.close import assert_as_good_as
+from fastgan.testing.places import places
+
+PLACES = [place for place in places() if place.backend != "reference"]
+TRITON = [place for place in PLACES if place.backend == "triton"]
+FAST, CHANNELS = torch.contiguous_format, torch.channels_last
+
+# Shape, dimension of the rows, layout.
+STRANGE = [
+    ((19, 5, 4, 3), 0, FAST),
+    ((9, 20, 4, 4), 1, FAST),
+    ((6, 10, 3, 3), 0, CHANNELS),
+    ((6, 10, 3, 3), 1, CHANNELS),
+    ((40, 30), 0, FAST),  # linear
+    ((30, 40), 1, FAST),  # the transposed matrix in memory
+    ((4, 6, 3, 2, 2), 2, FAST),
+    ((1, 9000), 0, FAST),  # more partial sums than are added at a time, here and in the next
+    ((1100, 3), 0, FAST),  # embedding
+    ((70, 1), 0, FAST),
+    ((1, 2), 0, FAST),
+    ((140, 1050), 0, FAST),
+]
+CRITIC = [
+    *(((c, i, 4, 4), 0, layout) for c, i in ((4, 3), (8, 4), (16, 8)) for layout in (FAST, CHANNELS)),
+    ((1, 256), 0, FAST),
+    ((24, 64), 0, FAST),
+]
+GROUPS = {"strange": STRANGE, "critic": CRITIC}
+
+
+def make(group, place, dtype=torch.float32, seed=0):
+    """weights, uv, dims"""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    weights, vectors, dims = [], [], []
+    for shape, dim, layout in group:
+        w = normal(*shape)
+        rows = shape[dim]
+        for size in (rows, w.numel() // rows):
+            x = normal(size)
+            vectors.append(x / x.norm())
+        w = w.to(place.device, dtype)
+        weights.append(w.contiguous(memory_format=layout) if w.dim() == 4 else w)
+        dims.append(dim)
+    return weights, torch.cat(vectors).to(place.device, dtype), dims
+
+
+def double(tensors):
+    return [t.double() for t in tensors]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize(("group", "iterations"), [("strange", 0), ("strange", 1), ("critic", 1), ("critic", 3)])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_iterations_are_as_good_as_the_reference(place, group, iterations, v_first, dtype):
+    weights, uv, dims = make(GROUPS[group], place, dtype)
+    options = dims, iterations, v_first, 1e-12
+    plain = reference.power_iteration(weights, uv, *options)
+    truth = reference.power_iteration(double(weights), uv.double(), *options)
+    got = power_iteration(weights, uv, dims, iterations=iterations, v_first=v_first)
+    terms = max(w.numel() for w in weights)
+    vectors = [[x for pair in reference.split(r[0], weights, dims) for x in pair] for r in (got, plain, truth)]
+    for i, (ours, theirs, true) in enumerate(zip(*vectors, strict=True)):
+        assert_as_good_as(ours, theirs, true, terms=terms, what=f"{'uv'[i % 2]} of {list(weights[i // 2].shape)}")
+    assert_as_good_as(got[1], plain[1], truth[1], terms=terms, what="sigma")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_scaling_and_gradient_are_as_good_as_the_reference(place, group, dtype):
+    weights, uv, dims = make(GROUPS[group], place, dtype)
+    uv, sigma = power_iteration(weights, uv, dims)
+    dy = make(GROUPS[group], place, dtype, seed=1)[0]
+    leaves = [w.requires_grad_() for w in weights]
+    scaled = spectral_scale(leaves, uv, sigma, dims)
+    gradients = torch.autograd.grad(scaled, leaves, dy)
+    args = [w.detach() for w in weights], uv, sigma, dims
+    true = double(args[0]), uv.double(), sigma.double(), dims
+    plain = reference.spectral_scale(*args), reference.spectral_scale_grad(dy, *args)
+    truth = reference.spectral_scale(*true), reference.spectral_scale_grad(double(dy), *true)
+    for results, plains, truths in zip((scaled, gradients), plain, truth, strict=True):
+        for w, result, other, exact in zip(weights, results, plains, truths, strict=True):
+            assert result.stride() == w.stride()
+            assert_as_good_as(result, other, exact, terms=w.numel(), what=str(list(w.shape)))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # Triton's interpreter is NumPy
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(place, value, iterations):
+    weights, uv, dims = make(CRITIC, place)
+    clean, clean_sigma = power_iteration(weights, uv, dims, iterations=iterations)
+    bad = 3
+    weights[bad].view(-1)[7:8].fill_(value) if weights[bad].is_contiguous() else weights[bad][0, 1, 2, 3].fill_(value)
+    new, sigma = power_iteration(weights, uv, dims, iterations=iterations)
+    vectors = [reference.split(x, weights, dims) for x in (uv, clean, new)]
+    for i, (old, expected, got) in enumerate(zip(*vectors, strict=True)):
+        for o, e, g in zip(old, expected, got, strict=True):
+            assert torch.equal(g, o if i == bad else e)
+        assert sigma[i].isnan() if i == bad else torch.equal(sigma[i], clean_sigma[i])
+
+
+@pytest.mark.parametrize("v_first", [False, True])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_eps_limits_the_norms(place, v_first):
+    weights, uv, dims = make(CRITIC, place, torch.float64)
+    for eps in (2.0, 1e3):
+        got = power_iteration(weights, uv, dims, v_first=v_first, eps=eps)
+        want = reference.power_iteration(weights, uv, dims, 1, v_first, eps)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_results_repeat_bit_for_bit(place):
+    weights, uv, dims = make(CRITIC, place)
+    dy = make(CRITIC, place, seed=1)[0]
+    runs = []
+    for _ in range(2):
+        new, sigma = power_iteration(weights, uv, dims, iterations=2)
+        runs.append([new, sigma, *registry["spectral_scale_grad"](dy, weights, new, sigma, dims)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+class Counted:
+    """A jitted function that notes its launches."""
+
+    def __init__(self, kernel, launches):
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid):
+        self.launches.append(self.kernel)
+        return self.kernel[grid]
+
+
+@pytest.mark.parametrize("place", TRITON, ids=str)
+def test_launches_do_not_grow_with_the_layers(place, monkeypatch):
+    from fastgan.ops.spectral_norm import triton_kernels
+
+    launches = []
+    for name in dir(triton_kernels):
+        if name.endswith("_kernel"):
+            monkeypatch.setattr(triton_kernels, name, Counted(getattr(triton_kernels, name), launches))
+    for layers, iterations in itertools.product((1, len(CRITIC)), (0, 1, 3)):
+        weights, uv, dims = make(CRITIC[:layers], place)
+        found = []
+        uv, sigma = power_iteration(weights, uv, dims, iterations=iterations)
+        found.append(len(launches))
+        scaled = registry["spectral_scale"](weights, uv, sigma, dims)
+        found.append(len(launches))
+        registry["spectral_scale_grad"](scaled, weights, uv, sigma, dims)
+        found.append(len(launches))
+        assert found == [(iteration := 3 * iterations or 2), iteration + 1, iteration + 3]
+        launches.clear()
+
+
+@pytest.mark.parametrize("place", TRITON, ids=str)
+def test_rows_of_the_table_are_as_the_kernels_read_them(place):
+    from fastgan.ops.spectral_norm import triton_kernels
+
+    u, v = ([f"{name}.{field}" for field in back_end.Vector._fields] for name in "uv")
+    fields = ["w", "dy", "out", *back_end.Layer._fields[:-2], *u, *v]
+    for at, field in enumerate(fields):
+        first, _, second = field.upper().partition(".")
+        number = getattr(triton_kernels, first).value + (getattr(triton_kernels, second).value if second else 0)
+        assert number == at, field
+    assert triton_kernels.FIELDS.value == len(fields)
+
+
+@pytest.mark.parametrize("place", TRITON, ids=str)
+def test_what_triton_leaves_to_others_is_said(place):
+    w = torch.zeros(2, 3, 4, 5, device=place.device).contiguous(memory_format=CHANNELS)
+    uv, sigma = torch.zeros(34, device=place.device), torch.ones(1, device=place.device)
+    for dim, expected in ((0, None), (1, None), (2, "rows along dimension 2"), (3, "rows along dimension 3")):
+        for kernel, args in (
+            (back_end.POWER_ITERATION, ([w], uv, [dim], 1, False, 1e-12)),
+            (back_end.SCALE, ([w], uv, sigma, [dim])),
+            (back_end.SCALE_GRAD, ([w], [w], uv, sigma, [dim])),
+        ):
+            reason = kernel.why_not(*args)
+            assert reason is None if expected is None else expected in reason
+    assert "float16" in back_end.SCALE.why_not([w.half()], uv, sigma, [0])
