@@ -16,8 +16,8 @@ _HOMES = {
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
     "dragan": "fastgan.objectives",
-    "fuse": "fastgan.nn.fuse",
-    "fusion_report": "fastgan.nn.fuse",
+    "fuse": "fastgan.nn.fusion.fuse",
+    "fusion_report": "fastgan.nn.fusion.fuse",
     "gradient_penalty": "fastgan.objectives",
     "models": "fastgan.models",
     "nn": "fastgan.nn",
@@ -49,7 +49,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
-    from fastgan.nn.fuse import fuse, fusion_report
+    from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.train.config import Config
     from fastgan.train.loop import Trainer

@@ -2,7 +2,7 @@
 
 from fastgan.nn.block import ConvBlock, ConvTower, LinearBlock
 from fastgan.nn.fold import fold
-from fastgan.nn.fuse import fuse, fusion_report
+from fastgan.nn.fusion.fuse import fuse, fusion_report
 from fastgan.nn.spectral import SpectralNorm
 from fastgan.nn.spectral_group import group_spectral_norms, spectral_norm
 

@@ -191,7 +191,7 @@ CUSTOM = [
 def test_a_forward_keeps_its_meaning(kind, training):
     plain = kind().train(training)
     ours = fastgan.fuse(copy.deepcopy(plain))
-    assert [m for m in ours.modules() if type(m).__module__ == "fastgan.nn.layers"]
+    assert [m for m in ours.modules() if type(m).__module__ == "fastgan.nn.fusion.layers"]
     results = []
     for network in (ours, plain):
         leaf = X.clone().requires_grad_()

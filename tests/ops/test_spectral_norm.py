@@ -195,3 +195,16 @@ def test_what_triton_leaves_to_others_is_said(place):
             reason = kernel.why_not(*args)
             assert reason is None if expected is None else expected in reason
     assert "float16" in back_end.SCALE.why_not([w.half()], uv, sigma, [0])
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_channels_last_weights_with_rows_along_any_dimension(dim):
+    weights, uv, dims = make([((2, 3, 4, 5), dim, CHANNELS)], places()[0], torch.float64)
+    got = power_iteration(weights, uv, dims)
+    want = reference.power_iteration(weights, uv, dims, 1, False, 1e-12)
+    torch.testing.assert_close(got, want)
+    leaf = weights[0].requires_grad_()
+    (scaled,) = spectral_scale([leaf], *got, dims)
+    dy = torch.randn(scaled.shape, dtype=torch.float64)
+    gradient = reference.spectral_scale_grad([dy], [leaf.detach()], *want, dims)[0]
+    torch.testing.assert_close(torch.autograd.grad(scaled, leaf, dy)[0], gradient)

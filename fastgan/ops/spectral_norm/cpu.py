@@ -14,12 +14,14 @@ from fastgan.ops._library import Kernel
 _DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
 
 
-def _why_not(tensors: list[Tensor], *_) -> str | None:
-    x = tensors[0]
+def _why_not(weights: list[Tensor], *rest) -> str | None:
+    x, dims = weights[0], next(value for value in rest if isinstance(value, list) and isinstance(value[0], int))
     if x.device.type != "cpu":
         return f"the tensor is on {x.device.type}, not on the CPU"
     if x.dtype not in _DTYPES:
         return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    if any(dim > 1 and memory_format(w) is torch.channels_last for w, dim in zip(weights, dims, strict=True)):
+        return "a channels_last weight has its rows along height or width"
     return _native.why_not("_cpu")
 
 
@@ -88,4 +90,4 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
 
 POWER_ITERATION = Kernel("cpp", power_iteration, _why_not)
 SCALE = Kernel("cpp", spectral_scale, _why_not)
-SCALE_GRAD = Kernel("cpp", spectral_scale_grad, _why_not)
+SCALE_GRAD = Kernel("cpp", spectral_scale_grad, lambda dy, *rest: _why_not(*rest))

@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from fastgan.nn import chain
-from fastgan.nn.classes import base_without_forward, fused_class, methods, paths_called
-from fastgan.nn.kinds import ACTS, ModuleClass, bare, layer_kind, original_class, why_not
-from fastgan.nn.layers import OURS
-from fastgan.nn.rewrite import NotRewritable
-from fastgan.nn.sequential import pieces
+from fastgan.nn.fusion import chain
+from fastgan.nn.fusion.classes import base_without_forward, fused_class, methods, paths_called
+from fastgan.nn.fusion.kinds import ACTS, ModuleClass, bare, layer_kind, original_class, why_not
+from fastgan.nn.fusion.layers import OURS
+from fastgan.nn.fusion.rewrite import NotRewritable
+from fastgan.nn.fusion.sequential import pieces
 
 
 @dataclass(frozen=True)

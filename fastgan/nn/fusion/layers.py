@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgan.nn.kinds import (
+from fastgan.nn.fusion.kinds import (
     ACTS,
     CONV1D,
     CONV2D,

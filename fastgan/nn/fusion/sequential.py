@@ -11,8 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastgan.nn.chain import finish, hold
-from fastgan.nn.kinds import CONV2D, Act, activation_of, bare, bias_for, layer_kind, prepare, returns_fresh, why_not
+from fastgan.nn.fusion.chain import finish, hold
+from fastgan.nn.fusion.kinds import (
+    CONV2D,
+    Act,
+    activation_of,
+    bare,
+    bias_for,
+    layer_kind,
+    prepare,
+    returns_fresh,
+    why_not,
+)
 from fastgan.ops import Layer as Block
 from fastgan.ops import conv2d_tower
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastgan.errors import UsageError
-from fastgan.nn.classes import swap
-from fastgan.nn.plan import Step, is_sealed, plan
+from fastgan.nn.fusion.classes import swap
+from fastgan.nn.fusion.plan import Step, is_sealed, plan
 from fastgan.nn.spectral_group import group_spectral_norms, why_ungrouped
 
 M = TypeVar("M", bound=nn.Module)

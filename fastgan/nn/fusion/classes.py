@@ -1,6 +1,6 @@
 """The class that a fused module gets, made from the class it had.
 
-torch.nn's own layers have a counterpart in fastgan/nn/layers.py. For a user's class there is a subclass with other
+torch.nn's own layers have a counterpart in fastgan/nn/fusion/layers.py. For a user's class there is a subclass with other
 methods, made when it is needed and never named anywhere: pickles hold the user's class and how it was fused.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastgan.nn.kinds import ModuleClass
-from fastgan.nn.layers import OURS
-from fastgan.nn.rewrite import NotRewritable, called_paths, rewritten
-from fastgan.nn.sequential import Sequential
+from fastgan.nn.fusion.kinds import ModuleClass
+from fastgan.nn.fusion.layers import OURS
+from fastgan.nn.fusion.rewrite import NotRewritable, called_paths, rewritten
+from fastgan.nn.fusion.sequential import Sequential
 
 _STATIC: dict[type[nn.Module], type[nn.Module]] = {**OURS, nn.Sequential: Sequential}
 #: What the forward of torch.nn's convolutions calls on the module: who overrides it has another forward.

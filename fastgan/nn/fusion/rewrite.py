@@ -4,7 +4,7 @@
 
 and the same for `x = self.conv(x)` with `x = F.leaky_relu(x, 0.2)` in the next line. A function of the user's own that
 does so (`lrelu(self.conv(x))`) is replaced by such a version of itself. What the names mean is looked up
-when the method runs, in the order in which it was (see fastgan/nn/chain.py), and every other statement stays: control
+when the method runs, in the order in which it was (see fastgan/nn/fusion/chain.py), and every other statement stays: control
 flow, contexts, randomness and side effects are those of the original. Tracing would have to prove that they do not
 matter. A method is left alone unless its source, compiled again, is the code that runs.
 """
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-from fastgan.nn import chain
+from fastgan.nn.fusion import chain
 
 _HOLD, _FINISH, _STAND_IN = "_fastgan_hold", "_fastgan_finish", "_fastgan_stand_in"
 _HELPERS: dict[str, Any] = {
