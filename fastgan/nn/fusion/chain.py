@@ -3,7 +3,7 @@
     activation(layer(x)) = finish(activation, hold(layer, x))
 
 hold runs whatever it is given, unless it is a layer of ours that nobody watches; finish then makes one op of the two.
-The same two functions serve `Sequential` and the rewritten forward of a user's module (fastgan/nn/fusion/rewrite.py), so that
+The same two functions serve `Sequential` and the rewritten forward of a user's module (rewrite.py), so that
 hooks added later, children replaced later, and strange inputs are right in both.
 """
 

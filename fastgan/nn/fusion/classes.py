@@ -1,6 +1,6 @@
 """The class that a fused module gets, made from the class it had.
 
-torch.nn's own layers have a counterpart in fastgan/nn/fusion/layers.py. For a user's class there is a subclass with other
+torch.nn's own layers have a counterpart in layers.py. For a user's class there is a subclass with other
 methods, made when it is needed and never named anywhere: pickles hold the user's class and how it was fused.
 """
 

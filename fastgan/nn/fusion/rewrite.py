@@ -4,7 +4,7 @@
 
 and the same for `x = self.conv(x)` with `x = F.leaky_relu(x, 0.2)` in the next line. A function of the user's own that
 does so (`lrelu(self.conv(x))`) is replaced by such a version of itself. What the names mean is looked up
-when the method runs, in the order in which it was (see fastgan/nn/fusion/chain.py), and every other statement stays: control
+when the method runs, in the order in which it was (see chain.py), and every other statement stays: control
 flow, contexts, randomness and side effects are those of the original. Tracing would have to prove that they do not
 matter. A method is left alone unless its source, compiled again, is the code that runs.
 """

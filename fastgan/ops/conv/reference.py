@@ -74,10 +74,14 @@ def conv_wgrad(
     channels_last: bool,
 ) -> Tensor:
     """dy [N, K, P, Q], x [N, C, H, W], kernel (R, S) → [K, C/groups, R, S]."""
-    shape = [dy.shape[1], x.shape[1] // groups, *kernel]
-    # Only its shape and layout are looked at. Expanding one element would do, but oneDNN makes it dense: a copy as
-    # large as the weight.
-    like = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=weight_layout(channels_last))
+    shape = torch.Size([dy.shape[1], x.shape[1] // groups, *kernel])
+    if dy.device.type == "cpu" and not channels_last and shape.numel() > x.numel():
+        # oneDNN's gradient of a big weight for small images is wanted contiguous: turning the images round is cheaper
+        # than turning the gradient round (measured: 8.0 against 12.6 ms for 512×512×3×3 at 16×4×4).
+        dy, x = dy.contiguous(), x.contiguous()
+    # Only its shape and layout are looked at. Expanding one element would do, but oneDNN makes it dense, and in the
+    # layout of the images: a copy as large as the weight.
+    like = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=activation_layout(dy, x))
     mask = [False, True, False]
     _, dw, _ = torch.ops.aten.convolution_backward(
         dy, x, like, None, stride, padding, dilation, False, [0, 0], groups, mask

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastgan.ops._check import bad
@@ -19,6 +20,7 @@ from fastgan.ops.bias_act import ACTIVATIONS
 from fastgan.ops.bias_act.register import bias_act_grad_op, check_options
 from fastgan.ops.conv import cpu, reference
 from fastgan.ops.conv.block import ACT, checked_block, conv_dgrad_act_op
+from fastgan.ops.conv.reference import activation_layout
 from fastgan.ops.conv.register import conv_dgrad_op, fake_conv, output_shape, wgrad
 
 Options = tuple[list[int], list[int], list[int], int]
@@ -131,4 +133,10 @@ def conv2d_tower(
         [n for _, _, dilation, _ in options for n in dilation],
         [groups for _, _, _, groups in options],
     ]
-    return conv_tower_op(x, weights, biases, *flat, act, alpha, gain, clamp)[-1]
+    # The libraries convolve faster in channels_last, and inside a tower nobody sees it: two small copies at its ends
+    # against a conversion in every pass. (They do nothing for double, which is for checking gradients.)
+    outside = activation_layout(x, weights[0])
+    if len(layers) > 1 and x.dtype != torch.float64:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = conv_tower_op(x, weights, biases, *flat, act, alpha, gain, clamp)[-1]
+    return y.contiguous(memory_format=outside)
