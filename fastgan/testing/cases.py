@@ -114,6 +114,13 @@ def _bias_act_cases() -> Iterator[OpCase]:
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
+_CONV_DTYPES = {
+    "reference": (*FLOATS, torch.bfloat16),  # plain PyTorch's backward pass on the CPU takes no float16
+    "cpp": FLOATS,
+    "triton": (*FLOATS, torch.bfloat16),
+}
+
+
 def _conv_cases() -> Iterator[OpCase]:
     # name: shape of x, output channels, kernel, options; odd sizes, so that strides leave a rest.
     variants: dict[str, tuple[Shape, int, int, _Options]] = {
@@ -146,7 +153,7 @@ def _conv_case(
         # Forward and input gradient of both layers, the tangent through the first (behind the second nothing depends
         # on it), one weight gradient each: nothing else.
         penalty_calls={forward: 3, backward: 2, "conv_wgrad": 2},
-        dtypes={"reference": (*FLOATS, torch.bfloat16)},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
         least_pixels=2 if options.get("stride") == 2 else 1,
@@ -185,7 +192,7 @@ def _block_cases() -> Iterator[OpCase]:
         curved=False,
         cost=_no_cost,
         penalty_calls=tower,
-        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
     )
@@ -204,7 +211,7 @@ def _block_case(
         curved="bias_act_grad_grad" in calls,
         cost=_no_cost,
         penalty_calls=calls,
-        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
         **more,

@@ -15,7 +15,7 @@ from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.bias_act.register import bias_act_grad_op, check_bias, check_options
-from fastgan.ops.conv import cpu, reference
+from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.register import (
     OPTIONS,
     cast,
@@ -60,7 +60,7 @@ conv_bias_act_op = define_op(
     reference=reference.conv_bias_act,
     fake=_fake_block,
     gradient=Gradient(_save_block, _block_formula),
-    kernels=(cpu.CONV_BIAS_ACT,),
+    kernels=(cpu.CONV_BIAS_ACT, triton.CONV_BIAS_ACT),
 )
 
 
@@ -98,7 +98,7 @@ conv_dgrad_act_op = define_op(
     reference=reference.conv_dgrad_act,
     fake=_fake_dgrad_act,
     gradient=Gradient(_save_dgrad_act, _dgrad_act_formula),
-    kernels=(cpu.CONV_DGRAD_ACT,),
+    kernels=(cpu.CONV_DGRAD_ACT, triton.CONV_DGRAD_ACT),
 )
 
 
