@@ -48,8 +48,8 @@ class Choice:
     def parse(cls, stored: Any) -> Choice:
         """What `asdict` made. ValueError or TypeError if it did not."""
         choice = cls(**stored)
-        if choice.name not in choice.milliseconds:
-            raise ValueError(f"{choice.name!r} has no time")
+        if not {choice.name, LIBRARY} <= set(choice.milliseconds):
+            raise ValueError(f"{choice.name!r} or {LIBRARY!r} has no time")
         return cls(
             choice.name,
             {str(name): float(ms) for name, ms in choice.milliseconds.items()},
@@ -197,7 +197,7 @@ def machine(index: int) -> dict[str, str]:
     """What the times depend on beside the question."""
     return {
         "device": torch.cuda.get_device_name(index),
-        "driver": str(torch._C._cuda_getDriverVersion()),
+        "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
         "torch": torch.__version__,
         "cudnn": str(torch.backends.cudnn.version()),
         "triton": version("triton"),

@@ -157,6 +157,7 @@ def _conv_case(
         mixed=False,
         library=True,
         least_pixels=2 if options.get("stride") == 2 else 1,
+        core="groups" not in options,  # the Triton kernels take one group
     )
 
 

@@ -20,13 +20,23 @@ def _release(package):
     return tuple(int(part) for part in version(package).split(".")[:2])
 
 
-@pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     _release("triton") == (3, 6) and _release("numpy") >= (2, 4),
     reason="the interpreter of Triton 3.6 does not work with NumPy 2.4",
 )
-def test_the_contract_holds_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=short", "-W", NUMPY, "-k", "cpu-triton", *CONTRACT]
+
+
+def interpret(*words):
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=short", "-W", NUMPY, *words]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "FASTGAN_BACKEND": "triton"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     # pytest exits with 5, not 0, when nothing was selected.
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+def test_the_contract_holds_in_the_interpreter():
+    interpret("-k", "cpu-triton", *CONTRACT)
+
+
+def test_the_convolutions_agree_with_the_reference_in_the_interpreter():
+    interpret("tests/ops/test_conv_triton.py")

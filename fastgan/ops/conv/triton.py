@@ -47,6 +47,7 @@ CONFIGS = (
     Config(128, 16, 64, 4, 4),
     Config(32, 16, 64, 2, 5),
 )
+_INTERPRETED = Config(1024, 64, 64, 1, 1)  # the interpreter takes a millisecond for a program, whatever its size
 _FLATTENED = 16  # fewer channels than this share an index with the taps: tl.dot takes 16 at least
 _BUSY = 132  # programs that keep a big GPU busy
 
@@ -114,12 +115,15 @@ def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, .
     x, weight, *_ = tensors
     assert x is not None
     assert weight is not None
-    if _why_not_ours(x, weight, groups) is not None:
+    if rows >= 2**30 or _why_not_ours(x, weight, groups) is not None:  # our kernels count rows in 32 bits
         return library()
     candidates = configs(rows, outputs, x.dtype)
-    if not x.is_cuda or _forced():
+    if not x.is_cuda:
+        return ours(_INTERPRETED)
+    if _forced():
         return ours(candidates[0])
-    runs = {"library": library, **{f"triton/{c}": functools.partial(ours, c) for c in candidates}}
+    runs: dict[str, Callable[[], Any]] = {_choice.LIBRARY: library}
+    runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
     return _choice.fastest(x.device, _choice.question(name, tensors, (*options, _precision(x))), runs)
 
 
@@ -136,10 +140,10 @@ def _precision(x: Tensor) -> str:
     return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
 
 
-def _constants(x: Tensor, weight: Tensor, summed: int, stride, padding, dilation, config: Config) -> dict[str, Any]:
-    """What both kernels need; summed: the channels that a product sums over."""
+def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, config: Config) -> dict[str, Any]:
+    """What both kernels need; a product sums over so many channels, and taps of one output pixel."""
     few = summed if 0 < summed < _FLATTENED else 0
-    depth = summed * math.prod(weight.shape[2:]) if few else summed
+    depth = summed * taps if few else summed
     return {
         "R": weight.shape[2],
         "S": weight.shape[3],
@@ -178,7 +182,8 @@ def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp,
     rows = images * out_height * out_width
     if y.numel():
         x, weight = (dense(t, torch.channels_last) for t in (x, weight))
-        constants = _constants(x, weight, x.shape[1], stride, padding, dilation, config)
+        taps = math.prod(weight.shape[2:])
+        constants = _constants(x, weight, x.shape[1], taps, stride, padding, dilation, config)
         activation = epilogue.act_constants(act, alpha, gain, clamp)
         del activation["INVERSE_GAIN"]
         with epilogue.on(x):
@@ -209,11 +214,13 @@ def backward(dy, weight, size, stride, padding, dilation, config, saved=None, ac
         return dense(dx, layout), partial.sum(0)
     dy, weight = (dense(t, torch.channels_last) for t in (dy, weight))
     gcds = [math.gcd(stride[i], dilation[i]) for i in (0, 1)]
+    steps = [stride[i] // gcds[i] for i in (0, 1)]  # taps that reach the same pixel are that far apart
+    taps = math.prod(blocks(weight.shape[2 + i], steps[i]) for i in (0, 1))
     constants = {
-        **_constants(dy, weight, dy.shape[1], stride, padding, dilation, config),
+        **_constants(dy, weight, dy.shape[1], taps, stride, padding, dilation, config),
         **epilogue.act_constants(*(act or ("linear", 0.0, 1.0, None))),
-        "STEP_R": stride[0] // gcds[0],
-        "STEP_S": stride[1] // gcds[1],
+        "STEP_R": steps[0],
+        "STEP_S": steps[1],
         "MOVE_H": -dilation[0] // gcds[0],
         "MOVE_W": -dilation[1] // gcds[1],
     }
