@@ -204,9 +204,9 @@ def test_doctor_lists_what_was_measured(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Nothing was measured yet" in done.stdout
     assert "measured at its first call" in done.stdout
-    times = {"library": 0.2, "triton/128x64x64w4s3": 0.1}
+    times = {"library": 0.2, "triton/128x64x64w8s3": 0.1}
     choices = {
-        "conv 2x3": {"name": "triton/128x64x64w4s3", "milliseconds": times, "unavailable": {}},
+        "conv 2x3": {"name": "triton/128x64x64w8s3", "milliseconds": times, "unavailable": {}},
         "conv 4x3": {"name": "library", "milliseconds": {"library": 0.3}, "unavailable": {"triton/a": "too big"}},
     }
     directory = tmp_path / "cache" / "kernels"
@@ -220,7 +220,7 @@ def test_doctor_lists_what_was_measured(command, tmp_path):
     assert "broken.json cannot be read" in lines[0]
     assert lines[2:] == [
         "NVIDIA H200 (driver 13000):",
-        "  conv 2x3 → triton/128x64x64w4s3 0.1000 ms, library 0.2000 ms, 2.00×",
+        "  conv 2x3 → triton/128x64x64w8s3 0.1000 ms, library 0.2000 ms, 2.00×",
         "  conv 4x3 → library 0.3000 ms; triton/a cannot run: too big",
     ]
 

@@ -131,14 +131,18 @@ def _conv_cases() -> Iterator[OpCase]:
     }
     for name, (shape, out, kernel, options) in variants.items():
         groups = options.get("groups", 1)
+        # The Triton kernels take one group, and meet 1×1 in a block.
+        core = groups == 1 and kernel > 1
         forward = functools.partial(_x_and_weight, size=(out, shape[1] // groups, kernel, kernel))
         backward = functools.partial(_x_and_weight, size=(shape[1], out // groups, kernel, kernel))
-        yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options)
-        yield _conv_case(f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options)
+        yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options, core)
+        yield _conv_case(
+            f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options, core
+        )
 
 
 def _conv_case(
-    name: str, make: Callable[..., Inputs], ours: Any, plain: Any, shape: Shape, options: _Options
+    name: str, make: Callable[..., Inputs], ours: Any, plain: Any, shape: Shape, options: _Options, core: bool
 ) -> OpCase:
     forward, backward = ("conv", "conv_dgrad") if ours is conv2d else ("conv_dgrad", "conv")
     return OpCase(
@@ -157,7 +161,7 @@ def _conv_case(
         mixed=False,
         library=True,
         least_pixels=2 if options.get("stride") == 2 else 1,
-        core="groups" not in options,  # the Triton kernels take one group
+        core=core,
     )
 
 

@@ -40,7 +40,7 @@ class Config(NamedTuple):
 #: and the accumulators into registers: doubles get a quarter of the largest tile.
 CONFIGS = (
     Config(128, 128, 64, 8, 3),
-    Config(128, 64, 64, 4, 3),
+    Config(128, 64, 64, 8, 3),
     Config(64, 64, 64, 4, 4),
     Config(128, 32, 64, 4, 4),
     Config(64, 32, 64, 4, 4),
