@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -106,21 +106,25 @@ class Table:
 
     def put(self, text: str, choice: Choice) -> None:
         """Keep a choice here and in the file, beside what other processes have added in the meantime."""
-        self._choices = {**self._stored(), **self._choices, text: choice}
-        content = {"machine": self.machine, "choices": {t: asdict(c) for t, c in sorted(self._choices.items())}}
+        self._choices[text] = choice
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            number, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
-            try:
-                with os.fdopen(number, "w") as file:
-                    json.dump(content, file, indent=1)
-                os.replace(name, self.path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
-                raise
+            with _alone(self.path.with_suffix(".lock")):
+                self._choices = {**self._stored(), **self._choices}
+                self._write()
         except OSError as error:
             self._warn(f"{self.path} cannot be written, so kernels are measured again in the next process: {error}")
+
+    def _write(self) -> None:
+        content = {"machine": self.machine, "choices": {t: asdict(c) for t, c in sorted(self._choices.items())}}
+        number, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
+        try:
+            with os.fdopen(number, "w") as file:
+                json.dump(content, file, indent=1)
+            os.replace(name, self.path)
+        except BaseException:
+            os.unlink(name)
+            raise
 
     def _stored(self) -> dict[str, Choice]:
         try:
@@ -135,6 +139,17 @@ class Table:
         if not self._warned:
             self._warned = True
             warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Other processes wait here meanwhile, where the system has locks. Without, one may lose what the other wrote."""
+    with path.open("a") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------

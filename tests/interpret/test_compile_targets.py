@@ -3,6 +3,7 @@ TRITON_INTERPRET would make the kernels something else."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -161,7 +162,8 @@ def test_convolutions_compile(arch, tmp_path):
         assert ARCHITECTURES[arch] in answer["target"]
         assert answer["products"], about
         assert answer["shared"] <= 99 * 1024, about
-        assert "STACK:0 " in answer["usage"], (about, answer["usage"])
+        # A word or two may be parked on the stack; a tile that does not fit into registers takes hundreds of bytes.
+        assert int(re.search(r"STACK:(\d+)", answer["usage"])[1]) <= 16, (about, answer["usage"])
         assert "LOCAL:0 " in answer["usage"], (about, answer["usage"])
         if {"channels", "outputs"} <= set(one["aligned"]):
             assert answer["asynchronous"], about
