@@ -363,12 +363,19 @@ def presets(argv: list[str]) -> None:
         print(f"{name:11} {preset.about}")
 
 
-def doctor(argv: list[str]) -> None:
-    """fastgan doctor"""
-    from fastgan.doctor import examine
+@dataclass
+class _Doctor:
+    """Say what runs where on this machine, what is missing, and what it costs."""
 
-    _parse(_Nothing, argv, "doctor")
-    print(examine())
+    kernels: bool = False
+    """list the kernels that were chosen by measurement, with their times, instead"""
+
+
+def doctor(argv: list[str]) -> None:
+    """fastgan doctor [--kernels]"""
+    from fastgan.doctor import examine, kernel_choices
+
+    print(kernel_choices() if _parse(_Doctor, argv, "doctor").kernels else examine())
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {

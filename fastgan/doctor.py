@@ -9,6 +9,7 @@ import platform
 import torch
 
 from fastgan import __version__, _env, _native, ops
+from fastgan.ops import _choice
 from fastgan.ops._library import registry
 
 
@@ -114,6 +115,37 @@ def _operations() -> str:
             refused = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
             lines.append(f"  {op.name:20} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
     return "\n".join(lines)
+
+
+def kernel_choices() -> str:
+    """The choices that were measured on this machine's GPUs, as text for a person."""
+    parts = []
+    for path in sorted(_choice.directory().glob("*.json")):
+        try:
+            machine, choices = _choice.read(path)
+        except (OSError, ValueError) as error:
+            parts.append(_line(False, f"{path} cannot be read: {error}"))
+            continue
+        about = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device")
+        lines = [f"{machine.get('device', path.stem)} ({about}):"]
+        lines += [f"  {text} → {_described(choice)}" for text, choice in choices.items()]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or (
+        f"Nothing was measured yet ({_choice.directory()} is empty).\n"
+        "  On a GPU each new shape of a convolution in channels_last is measured at its first call:\n"
+        "  run a few training steps of a network that uses conv2d_bias_act or conv2d_tower, then ask again."
+    )
+
+
+def _described(choice: _choice.Choice) -> str:
+    took, library = choice.milliseconds[choice.name], choice.milliseconds[_choice.LIBRARY]
+    if choice.name != _choice.LIBRARY:
+        text = f"{choice.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
+    else:
+        others = [ms for name, ms in choice.milliseconds.items() if name != _choice.LIBRARY]
+        text = f"library {library:.4f} ms" + (f", ours {min(others):.4f} ms" if others else "")
+        text += f", {min(others) / library:.2f}×" if others else ""
+    return text + "".join(f"; {name} cannot run: {reason}" for name, reason in choice.unavailable.items())
 
 
 def _environment() -> str:

@@ -199,6 +199,32 @@ def test_doctor_tells_what_runs_where(command):
     assert "FASTGAN_BACKEND=reference" in done.stdout
 
 
+def test_doctor_lists_what_was_measured(command, tmp_path):
+    done = command("doctor", "--kernels")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was measured yet" in done.stdout
+    assert "measured at its first call" in done.stdout
+    times = {"library": 0.2, "triton/128x64x64w8s3": 0.1}
+    choices = {
+        "conv 2x3": {"name": "triton/128x64x64w8s3", "milliseconds": times, "unavailable": {}},
+        "conv 4x3": {"name": "library", "milliseconds": {"library": 0.3}, "unavailable": {"triton/a": "too big"}},
+    }
+    directory = tmp_path / "cache" / "kernels"
+    directory.mkdir(parents=True)
+    content = {"machine": {"device": "NVIDIA H200", "driver": "13000"}, "choices": choices}
+    (directory / "nvidia-h200.json").write_text(json.dumps(content))
+    (directory / "broken.json").write_text("{")
+    done = command("doctor", "--kernels")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "broken.json cannot be read" in lines[0]
+    assert lines[2:] == [
+        "NVIDIA H200 (driver 13000):",
+        "  conv 2x3 → triton/128x64x64w8s3 0.1000 ms, library 0.2000 ms, 2.00×",
+        "  conv 4x3 → library 0.3000 ms; triton/a cannot run: too big",
+    ]
+
+
 def test_a_forced_back_end_runs_whole_networks(command, images_npz):
     backend = "cpp" if _native.why_not("_cpu") is None else "reference"
     done = command("train", "--data", images_npz, *QUICK, env={"FASTGAN_BACKEND": backend})

@@ -126,6 +126,13 @@ def _bias_act_cases() -> Iterator[OpCase]:
 # --- convolutions ----------------------------------------------------------------------------------------------------
 
 
+_CONV_DTYPES = {
+    "reference": (*FLOATS, torch.bfloat16),  # plain PyTorch's backward pass on the CPU takes no float16
+    "cpp": FLOATS,
+    "triton": (*FLOATS, torch.bfloat16),
+}
+
+
 def _conv_cases() -> Iterator[OpCase]:
     # name: shape of x, output channels, kernel, options; odd sizes, so that strides leave a rest.
     variants: dict[str, tuple[Shape, int, int, _Options]] = {
@@ -136,14 +143,18 @@ def _conv_cases() -> Iterator[OpCase]:
     }
     for name, (shape, out, kernel, options) in variants.items():
         groups = options.get("groups", 1)
+        # The Triton kernels take one group, and meet 1×1 in a block.
+        core = groups == 1 and kernel > 1
         forward = functools.partial(_x_and_weight, size=(out, shape[1] // groups, kernel, kernel))
         backward = functools.partial(_x_and_weight, size=(shape[1], out // groups, kernel, kernel))
-        yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options)
-        yield _conv_case(f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options)
+        yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options, core)
+        yield _conv_case(
+            f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options, core
+        )
 
 
 def _conv_case(
-    name: str, make: Callable[..., Inputs], ours: Any, plain: Any, shape: Shape, options: _Options
+    name: str, make: Callable[..., Inputs], ours: Any, plain: Any, shape: Shape, options: _Options, core: bool
 ) -> OpCase:
     forward, backward = ("conv", "conv_dgrad") if ours is conv2d else ("conv_dgrad", "conv")
     return OpCase(
@@ -158,10 +169,11 @@ def _conv_case(
         # Forward and input gradient of both layers, the tangent through the first (behind the second nothing depends
         # on it), one weight gradient each: nothing else.
         penalty_calls={forward: 3, backward: 2, "conv_wgrad": 2},
-        dtypes={"reference": (*FLOATS, torch.bfloat16)},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
         least_pixels=2 if options.get("stride") == 2 else 1,
+        core=core,
     )
 
 
@@ -197,7 +209,7 @@ def _block_cases() -> Iterator[OpCase]:
         curved=False,
         cost=_no_cost,
         penalty_calls=tower,
-        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
     )
@@ -216,7 +228,7 @@ def _block_case(
         curved="bias_act_grad_grad" in calls,
         cost=_no_cost,
         penalty_calls=calls,
-        dtypes={"reference": (*FLOATS, torch.bfloat16), "cpp": FLOATS},
+        dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
         **more,

@@ -4,29 +4,48 @@ TRITON_INTERPRET would make the kernels something else."""
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from fastgan.ops.bias_act import triton as epilogue
+from fastgan.ops.conv import triton as conv
 
 pytest.importorskip("triton")
 
 CHILD = """
-import importlib, json, sys
+import importlib, json, subprocess, sys, tempfile
+from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+TOOL = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
 for job in map(json.loads, sys.stdin):
-    kernel = getattr(importlib.import_module(f"fastgan.ops.{job['op']}.triton_kernels"), job["kernel"])
+    module = importlib.import_module(f"fastgan.ops.{job['module']}.triton_kernels")
+    kernel = getattr(module, job["kernel"])
     constants = {name: job["constants"][name] for name in kernel.arg_names if name in job["constants"]}
     signature = {
         name: "constexpr" if name in constants else job["types"].get(name, "*" + job["element"])
         for name in kernel.arg_names
     }
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", job["arch"], 32))
+    # As the launcher would find them for channels in whole blocks; it is what lets loads be wide.
+    aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in job["aligned"]}
+    source = ASTSource(kernel, signature, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", job["arch"], 32), options=job["options"])
     ptx = compiled.asm["ptx"]
     answer = {"cubin": len(compiled.asm["cubin"]), "entry": f".entry {job['kernel']}" in ptx}
+    answer["shared"] = compiled.metadata.shared
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        answer["usage"] = subprocess.check_output([TOOL, "--dump-resource-usage", file.name], text=True)
+    answer["products"] = any(name in ptx for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma"))
+    answer["asynchronous"] = "cp.async.c" in ptx and ", 0x10," in ptx
     answer["target"] = next(line for line in ptx.splitlines() if line.startswith(".target"))
     # Not in the PTX: there a float32 constant has been folded into a double, with its rounding.
     answer["single"] = [line.strip() for line in compiled.asm["ttir"].splitlines() if "f32" in line]
@@ -35,6 +54,10 @@ for job in map(json.loads, sys.stdin):
 
 ARCHITECTURES = {80: "sm_80", 90: "sm_90", 100: "sm_100"}
 SIZES = {"rows": "i32", "channels": "i32", "pixels": "i32"}
+ARGUMENTS = {
+    "conv_fwd_kernel": ("x", "weight", "bias", "y"),
+    "conv_bwd_kernel": ("dy", "weight", "saved", "dx", "partial"),
+}
 ELEMENTWISE = ["bias_act_fwd_kernel", "bias_act_bwd_kernel", "bias_act_bwd_bwd_kernel"]
 LEAKY_RELU, TANH, SILU, SOFTPLUS = 2, 3, 5, 6
 
@@ -60,14 +83,8 @@ def job(kernel, arch, element, act=LEAKY_RELU, fast=True):
     if kernel == "sum_rows_kernel":
         constants = {"BLOCK_K": 64, "BLOCK_C": 16}
         types["result"] = wide
-    return {
-        "op": "bias_act",
-        "kernel": kernel,
-        "arch": arch,
-        "element": element,
-        "constants": constants,
-        "types": types,
-    }
+    return {"module": "bias_act", "kernel": kernel, "arch": arch, "element": element, "constants": constants,
+            "types": types, "aligned": [], "options": {}}  # fmt: skip
 
 
 SPECTRAL = [
@@ -94,16 +111,40 @@ def spectral_jobs(arch, element, layers=16):
     variants = itertools.product(SPECTRAL, (True, False), (True, False))
     return [
         {
-            "op": "spectral_norm",
+            "module": "spectral_norm",
             "kernel": kernel,
             "arch": arch,
             "element": element,
             "constants": {**constants, "TO_U": first, "FROM_SUMS": second, "U_FIRST": first, "LAST": second},
             "types": {"table": "*i64", "layers": "i32"},
+            "aligned": [],
+            "options": {},
         }
         for kernel, first, second in variants
         if kernel in SPECTRAL[:2] or (first and second)  # the other kernels have no such choice
     ]
+
+
+TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+CONV_POINTERS = ("x", "weight", "bias", "y", "dy", "saved", "dx", "partial")
+COUNTS = ("rows", "height", "width", "channels", "out_height", "out_width", "outputs")
+
+
+def conv_job(kernel, arch, element, config, channels=64):
+    """A 4×4 convolution with stride 2; `channels` are those that a product sums over, it makes 64."""
+    x, weight = torch.empty(0, dtype=TORCH[element]), torch.empty(1, 1, 4, 4)
+    taps = 16 if kernel == "conv_fwd_kernel" else 4
+    constants = conv._constants(x, weight, channels, taps, [2, 2], [1, 1], [1, 1], config)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+    constants |= epilogue.act_constants("leaky_relu", 0.2, 1.5, 0.7)
+    constants |= {"HAS_BIAS": True, "HAS_ACT": True, "BIAS_GRAD": True, "WIDEN": False}  # x is not on a GPU here
+    constants |= {"STEP_R": 2, "STEP_S": 2, "MOVE_H": -1, "MOVE_W": -1}
+    types = {**dict.fromkeys(COUNTS, "i32"), "partial": "*fp64" if element == "fp64" else "*fp32"}
+    aligned = [name for name in CONV_POINTERS if name in ARGUMENTS[kernel]]
+    summed, made = ("channels", "outputs") if kernel == "conv_fwd_kernel" else ("outputs", "channels")
+    aligned += [made, summed] if channels % 16 == 0 else [made]
+    return {"module": "conv", "kernel": kernel, "arch": arch, "element": element, "constants": constants,
+            "types": types, "aligned": aligned, "options": options}  # fmt: skip
 
 
 def compile_all(jobs, tmp_path):
@@ -146,3 +187,37 @@ def test_double_computes_in_double(tmp_path):
     jobs += [job("sum_rows_kernel", 90, "fp64"), *spectral_jobs(90, "fp64")]
     for one, answer in zip(jobs, compile_all(jobs, tmp_path), strict=True):
         assert not answer["single"], (one["kernel"], one["constants"].get("ACT"))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_convolutions_compile(arch, tmp_path):
+    """In half precision every config multiplies in tensor cores, keeps its numbers in registers, and fits anywhere."""
+    halves = [
+        conv_job(kernel, arch, "bf16", config, channels)
+        for kernel in ARGUMENTS
+        for config, channels in [*((c, 64) for c in conv.CONFIGS), (conv.CONFIGS[1], 3), (conv.CONFIGS[1], 40)]
+    ]
+    for one, answer in zip(halves, compile_all(halves, tmp_path), strict=True):
+        about = one["kernel"], one["options"], one["constants"]["FEW"]
+        assert ARCHITECTURES[arch] in answer["target"]
+        assert answer["products"], about
+        assert answer["shared"] <= 99 * 1024, about
+        # A word or two may be parked on the stack; a tile that does not fit into registers takes hundreds of bytes.
+        assert int(re.search(r"STACK:(\d+)", answer["usage"])[1]) <= 16, (about, answer["usage"])
+        assert "LOCAL:0 " in answer["usage"], (about, answer["usage"])
+        if {"channels", "outputs"} <= set(one["aligned"]):
+            assert answer["asynchronous"], about
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_convolutions_compile_for_wide_numbers(arch, tmp_path):
+    wide = [
+        conv_job(kernel, arch, element, conv.configs(100_000, 64, TORCH[element])[0])
+        for kernel in ARGUMENTS
+        for element in ("fp16", "fp32", "fp64")
+    ]
+    for one, answer in zip(wide, compile_all(wide, tmp_path), strict=True):
+        assert answer["entry"]
+        assert answer["shared"] <= 99 * 1024
+        if one["element"] == "fp64":
+            assert not answer["single"]

@@ -30,3 +30,9 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32(monkeypatch):
+    """cuDNN, and our convolutions with it, would round the factors of float32 products to 10 bits on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

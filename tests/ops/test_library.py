@@ -190,6 +190,7 @@ def test_needed_under_backward(asked, grads, answer):
     assert answers == [answer]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch.func.jvp's own
 def test_forward_mode_is_refused_instead_of_silently_zero(name):
     op = define(f"{name}(Tensor x) -> Tensor")
     with pytest.raises(RuntimeError, match=f"op {name} has no forward-mode derivative; use reverse mode"):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-
 import torch
 from torch import Tensor
 
-from fastgan import _env
+from fastgan.ops._launch import FUSED, blocks, on, power_of_two, why_no_triton
 from fastgan.ops._layout import dense, empty, memory_format, view_ncs
 from fastgan.ops._library import Kernel
 from fastgan.ops.bias_act.activations import ACTIVATIONS
@@ -16,17 +13,10 @@ from fastgan.ops.bias_act.activations import ACTIVATIONS
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TILE = 2048  # elements a program holds at a time
 _REPEATS = 8  # tiles a program of the gradient walks, so that few partial sums remain
-_FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
 
 
-def _why_not(x: Tensor, *_) -> str | None:
-    if not x.is_cuda and not _env.flag("TRITON_INTERPRET"):
-        return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
-    if x.dtype not in _FLOATS:
-        return f"the Triton kernels take float16, bfloat16, float32 and float64, not {x.dtype}"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    return None
+def why_not(x: Tensor, *_) -> str | None:
+    return why_no_triton(x, _FLOATS)
 
 
 def _kernels():
@@ -35,23 +25,27 @@ def _kernels():
     return triton_kernels
 
 
-def _on(x: Tensor):
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-
 def tile(channels: int, rows: int, channel_is_fast: bool) -> tuple[int, int]:
     """(rows, channels) that a program holds: a pure function of the shape, so that results repeat.
 
     With the channel fast in memory a program owns whole channel blocks; else it owns pixels of one channel.
     """
     if not channel_is_fast:
-        return min(_TILE, _power_of_two(rows)), 1
-    block_c = min(128, _power_of_two(channels))
-    return min(_TILE // block_c, _power_of_two(rows)), block_c
+        return min(_TILE, power_of_two(rows)), 1
+    block_c = min(128, power_of_two(channels))
+    return min(_TILE // block_c, power_of_two(rows)), block_c
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
+def act_constants(act: str, alpha: float, gain: float, clamp: float | None):
+    """The activation and its numbers, as constants of a kernel."""
+    return {
+        "ACT": ACTIVATIONS[act].code,
+        "ALPHA": float(alpha),
+        "GAIN": float(gain),
+        "INVERSE_GAIN": 1.0 / gain,
+        "HAS_CLAMP": clamp is not None,
+        "CLAMP": 0.0 if clamp is None else float(clamp),
+    }
 
 
 def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
@@ -61,33 +55,34 @@ def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gai
     rows = images * pixels
     block_k, block_c = tile(channels, rows, fast)
     constants = {
-        "ACT": ACTIVATIONS[act].code,
-        "ALPHA": float(alpha),
-        "GAIN": float(gain),
-        "INVERSE_GAIN": 1.0 / gain,
-        "HAS_CLAMP": clamp is not None,
-        "CLAMP": 0.0 if clamp is None else float(clamp),
+        **act_constants(act, alpha, gain, clamp),
         "CHANNEL_IS_FAST": fast,
         "DOUBLE": x.dtype == torch.float64,
         "BLOCK_K": block_k,
         "BLOCK_C": block_c,
-        **_FUSED,
+        **FUSED,
     }
     return (rows, channels, pixels), constants
-
-
-def _blocks(size: int, block: int) -> int:
-    return -(-size // block)
 
 
 def bias_act(x, bias, act, alpha, gain, clamp):
     layout = memory_format(x)
     x, y = dense(x, layout), empty(x, layout)
+    _forward(x, bias, y, layout, act, alpha, gain, clamp)
+    return y
+
+
+def bias_act_(y, bias, act, alpha, gain, clamp):
+    """The same in place, on a dense tensor that nobody else has seen yet."""
+    _forward(y, bias, y, memory_format(y), act, alpha, gain, clamp)
+
+
+def _forward(x, bias, y, layout, act, alpha, gain, clamp):
     if not x.numel():
-        return y
+        return
     (rows, channels, pixels), constants = geometry(x, layout, act, alpha, gain, clamp)
-    grid = (_blocks(rows, constants["BLOCK_K"]), _blocks(channels, constants["BLOCK_C"]))
-    with _on(x):
+    grid = (blocks(rows, constants["BLOCK_K"]), blocks(channels, constants["BLOCK_C"]))
+    with on(x):
         _kernels().bias_act_fwd_kernel[grid](
             x,
             x if bias is None else bias.contiguous(),
@@ -98,30 +93,49 @@ def bias_act(x, bias, act, alpha, gain, clamp):
             HAS_BIAS=bias is not None,
             **constants,
         )
-    return y
 
 
 def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
     layout = memory_format(saved)
     dy, saved, dx = dense(dy, layout), dense(saved, layout), empty(dy, layout)
-    sum_dtype = torch.float64 if dy.dtype == torch.float64 else torch.float32
-    db = torch.zeros(dy.shape[1] if bias_grad else 0, dtype=sum_dtype, device=dy.device)
+    return dx, _gradient(dy, saved, bias, dx, layout, act, alpha, gain, clamp, bias_grad)
+
+
+def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
+    """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
+    return _gradient(dy, saved, None, dy, layout, act, alpha, gain, clamp, bias_grad)
+
+
+def _gradient(dy, saved, bias, dx, layout, act, alpha, gain, clamp, bias_grad):
     if not dy.numel():
-        return dx, db
+        return partial_sums(dy, 0, bias_grad).sum(0)
     (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
-    parts = _blocks(rows, constants["BLOCK_K"] * _REPEATS)
-    grid = (parts, _blocks(channels, constants["BLOCK_C"]))
-    partial = torch.empty((parts, channels) if bias_grad else 0, dtype=sum_dtype, device=dy.device)
-    with _on(dy):
+    parts = blocks(rows, constants["BLOCK_K"] * _REPEATS)
+    grid = (parts, blocks(channels, constants["BLOCK_C"]))
+    partial = partial_sums(dy, parts, bias_grad)
+    with on(dy):
         _kernels().bias_act_bwd_kernel[grid](
             dy, saved, saved if bias is None else bias.contiguous(), dx, partial, rows, channels, pixels,
             HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=_REPEATS, **constants,
         )  # fmt: skip
-        if bias_grad:
-            _kernels().sum_rows_kernel[(_blocks(channels, 16),)](
-                partial, db, parts, channels, BLOCK_K=64, BLOCK_C=16, **_FUSED
-            )
-    return dx, db
+        return sums(partial)
+
+
+def partial_sums(x: Tensor, parts: int, wanted: bool) -> Tensor:
+    """[parts, C] for the sums of a kernel's programs over their share of x [N, C, *]; [0, 0] where nobody asked."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.empty((parts, x.shape[1]) if wanted else (0, 0), dtype=dtype, device=x.device)
+
+
+def sums(partial: Tensor) -> Tensor:
+    """The sum of the rows of partial, in a fixed order. Runs on the device that is current."""
+    parts, channels = partial.shape
+    total = partial.new_empty(channels)
+    if channels:
+        _kernels().sum_rows_kernel[(blocks(channels, 16),)](
+            partial, total, parts, channels, BLOCK_K=64, BLOCK_C=16, **FUSED
+        )
+    return total
 
 
 def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
@@ -131,8 +145,8 @@ def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
     if not dy.numel():
         return ddy, dsaved
     (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
-    grid = (_blocks(rows, constants["BLOCK_K"]), _blocks(channels, constants["BLOCK_C"]))
-    with _on(dy):
+    grid = (blocks(rows, constants["BLOCK_K"]), blocks(channels, constants["BLOCK_C"]))
+    with on(dy):
         _kernels().bias_act_bwd_bwd_kernel[grid](
             ddx, dy, saved, saved if bias is None else bias.contiguous(), ddy, dsaved, rows, channels, pixels,
             HAS_BIAS=bias is not None, **constants,
@@ -140,6 +154,6 @@ def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
     return ddy, dsaved
 
 
-FORWARD = Kernel("triton", bias_act, _why_not)
-GRAD = Kernel("triton", bias_act_grad, _why_not)
-GRAD_GRAD = Kernel("triton", bias_act_grad_grad, _why_not)
+FORWARD = Kernel("triton", bias_act, why_not)
+GRAD = Kernel("triton", bias_act_grad, why_not)
+GRAD_GRAD = Kernel("triton", bias_act_grad_grad, why_not)

@@ -126,7 +126,7 @@ def _d2(u, ACT: tl.constexpr):
 
 
 @triton.jit
-def _wide(x, DOUBLE: tl.constexpr):
+def wide(x, DOUBLE: tl.constexpr):
     return x.to(tl.float64) if DOUBLE else x.to(tl.float32)
 
 
@@ -144,11 +144,11 @@ def _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST: tl.constexpr):
 
 
 @triton.jit
-def _bias(bias, c, channels, HAS_BIAS: tl.constexpr, DOUBLE: tl.constexpr):
+def bias_row(bias, c, channels, HAS_BIAS: tl.constexpr, DOUBLE: tl.constexpr):
     if HAS_BIAS:
-        return _wide(tl.load(bias + c, mask=c < channels, other=0.0), DOUBLE)[None, :]
+        return wide(tl.load(bias + c, mask=c < channels, other=0.0), DOUBLE)[None, :]
     else:
-        return _wide(tl.zeros_like(c), DOUBLE)[None, :]
+        return wide(tl.zeros_like(c), DOUBLE)[None, :]
 
 
 @triton.jit
@@ -170,6 +170,25 @@ def _clamped_to_zero(factor, saved, u, ACT: tl.constexpr, ALPHA: tl.constexpr, G
 
 
 @triton.jit
+def activated(p, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr,
+              CLAMP: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
+    """clamp(activation(p) · gain): what an epilogue does to the pre-activation."""
+    v = _value(p, ACT, ALPHA, DOUBLE) * GAIN
+    if HAS_CLAMP:
+        v = tl.where(v > CLAMP, CLAMP, tl.where(v < -CLAMP, -CLAMP, v))
+    return v
+
+
+@triton.jit
+def slope(saved, b, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, INVERSE_GAIN: tl.constexpr,
+          HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
+    """The derivative of `activated`, from what was saved; b only where that is the input."""
+    u = _argument(saved, b, ACT, INVERSE_GAIN)
+    factor = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
+    return _clamped_to_zero(factor, saved, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+
+
+@triton.jit
 def bias_act_fwd_kernel(x, bias, y, rows, channels, pixels,
                         HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
                         INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
@@ -178,10 +197,8 @@ def bias_act_fwd_kernel(x, bias, y, rows, channels, pixels,
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
-    p = _wide(tl.load(x + offsets, mask=inside, other=0.0), DOUBLE) + _bias(bias, c, channels, HAS_BIAS, DOUBLE)
-    v = _value(p, ACT, ALPHA, DOUBLE) * GAIN
-    if HAS_CLAMP:
-        v = tl.where(v > CLAMP, CLAMP, tl.where(v < -CLAMP, -CLAMP, v))
+    p = wide(tl.load(x + offsets, mask=inside, other=0.0), DOUBLE) + bias_row(bias, c, channels, HAS_BIAS, DOUBLE)
+    v = activated(p, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
     tl.store(y + offsets, v.to(y.dtype.element_ty), mask=inside)
 
 
@@ -193,16 +210,14 @@ def bias_act_bwd_kernel(dy, saved, bias, dx, partial, rows, channels, pixels,
                         CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
                         BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    b = _bias(bias, c, channels, HAS_BIAS, DOUBLE)
-    total = _wide(tl.zeros([BLOCK_K, BLOCK_C], tl.float32), DOUBLE)
+    b = bias_row(bias, c, channels, HAS_BIAS, DOUBLE)
+    total = wide(tl.zeros([BLOCK_K, BLOCK_C], tl.float32), DOUBLE)
     for repeat in range(REPEATS):
         k = (tl.program_id(0) * REPEATS + repeat) * BLOCK_K + tl.arange(0, BLOCK_K)
         offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
-        g = _wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
-        s = _wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
-        u = _argument(s, b, ACT, INVERSE_GAIN)
-        factor = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
-        d = g * _clamped_to_zero(factor, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+        g = wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
+        s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
+        d = g * slope(s, b, ACT, ALPHA, GAIN, INVERSE_GAIN, HAS_CLAMP, CLAMP, DOUBLE)
         tl.store(dx + offsets, d.to(dx.dtype.element_ty), mask=inside)
         if BIAS_GRAD:
             total += tl.where(inside, d, 0.0)
@@ -231,10 +246,10 @@ def bias_act_bwd_bwd_kernel(ddx, dy, saved, bias, ddy, dsaved, rows, channels, p
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
-    t = _wide(tl.load(ddx + offsets, mask=inside, other=0.0), DOUBLE)
-    g = _wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
-    s = _wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
-    u = _argument(s, _bias(bias, c, channels, HAS_BIAS, DOUBLE), ACT, INVERSE_GAIN)
+    t = wide(tl.load(ddx + offsets, mask=inside, other=0.0), DOUBLE)
+    g = wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
+    s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
+    u = _argument(s, bias_row(bias, c, channels, HAS_BIAS, DOUBLE), ACT, INVERSE_GAIN)
     first = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
     # Where the output is saved its gain and the derivative's cancel.
     second = _d2(u, ACT) * GAIN if ACT == SILU else _d2(u, ACT)

@@ -20,7 +20,7 @@ from fastgan.ops.bias_act.register import (
     check_options,
     output_to_save,
 )
-from fastgan.ops.conv import cpu, reference
+from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.register import (
     OPTIONS,
     cast,
@@ -68,7 +68,7 @@ conv_bias_act_op = define_op(
     reference=reference.conv_bias_act,
     fake=_fake_block,
     gradient=Gradient(_save_block, _block_formula),
-    kernels=(cpu.CONV_BIAS_ACT,),
+    kernels=(cpu.CONV_BIAS_ACT, triton.CONV_BIAS_ACT),
 )
 
 
@@ -106,7 +106,7 @@ conv_dgrad_act_op = define_op(
     reference=reference.conv_dgrad_act,
     fake=_fake_dgrad_act,
     gradient=Gradient(_save_dgrad_act, _dgrad_act_formula),
-    kernels=(cpu.CONV_DGRAD_ACT,),
+    kernels=(cpu.CONV_DGRAD_ACT, triton.CONV_DGRAD_ACT),
 )
 
 

@@ -57,6 +57,9 @@ def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, al
     return dx, db
 
 
+# The plain ones are oneDNN's: there is nothing to fuse.
+CONV = Kernel("cpp", reference.conv, _why_not)
+CONV_DGRAD = Kernel("cpp", reference.conv_dgrad, _why_not)
 CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
 CONV_DGRAD_ACT = Kernel("cpp", conv_dgrad_act, _why_not)
 CONV_TOWER = Kernel("cpp", conv_tower, _why_not)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
-from fastgan.ops.conv import reference
+from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.reference import activation_layout, weight_layout
 
 OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
@@ -61,6 +61,7 @@ conv_op = define_op(
     reference=reference.conv,
     fake=fake_conv,
     gradient=Gradient(_save, _conv_formula),
+    kernels=(cpu.CONV, triton.CONV),
 )
 
 
@@ -85,6 +86,7 @@ conv_dgrad_op = define_op(
     reference=reference.conv_dgrad,
     fake=fake_dgrad,
     gradient=Gradient(_save, _dgrad_formula),
+    kernels=(cpu.CONV_DGRAD, triton.CONV_DGRAD),
 )
 
 

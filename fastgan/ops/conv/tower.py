@@ -18,7 +18,7 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.bias_act import ACTIVATIONS
 from fastgan.ops.bias_act.register import bias_act_grad_op, check_options
-from fastgan.ops.conv import cpu, reference
+from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.block import ACT, checked_block, conv_dgrad_act_op
 from fastgan.ops.conv.reference import activation_layout
 from fastgan.ops.conv.register import conv_dgrad_op, fake_conv, output_shape, wgrad
@@ -79,7 +79,7 @@ conv_tower_op = define_op(
     reference=reference.conv_tower,
     fake=_fake,
     gradient=Gradient(_save, _formula),
-    kernels=(cpu.CONV_TOWER,),
+    kernels=(cpu.CONV_TOWER, triton.CONV_TOWER),
 )
 
 

@@ -5,9 +5,7 @@ The kernels find the weights through a table on the device: a row of addresses, 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.util
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _env
+from fastgan.ops._launch import FUSED, blocks, on, why_no_triton
 from fastgan.ops._layout import dense, empty, memory_format
 from fastgan.ops._library import Kernel
 from fastgan.ops._tables import tables
@@ -25,9 +24,8 @@ _BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program holds at a time
 _REPEATS = 8  # such blocks that it walks, so that few partial sums remain
 _BLOCK_P = 8  # partial sums that are added at a time
 _VECTOR = 1024  # entries of a vector that the last launch of an iteration holds at a time
-_FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
-_TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **_FUSED}
-_CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **_FUSED}
+_TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
+_CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
 
 
 class Vector(NamedTuple):
@@ -77,10 +75,6 @@ class Shape(NamedTuple):
     channels_last: bool
 
 
-def _blocks(size: int, block: int) -> int:
-    return -(-size // block)
-
-
 def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
     """The fields of Layer from rows to v_outer."""
     sizes, dim, channels_last = shape
@@ -101,10 +95,10 @@ def make_plan(shapes: tuple[Shape, ...]) -> Plan:
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
         rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _in_memory(shape)
-        across, down = _blocks(columns, _BLOCK_C * _REPEATS), _blocks(rows, _BLOCK_R * _REPEATS)
+        across, down = blocks(columns, _BLOCK_C * _REPEATS), blocks(rows, _BLOCK_R * _REPEATS)
         # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
-        left = rows, across, _blocks(rows, _BLOCK_R) * across
-        right = columns, down, _blocks(columns, _BLOCK_C) * down
+        left = rows, across, blocks(rows, _BLOCK_R) * across
+        right = columns, down, blocks(columns, _BLOCK_C) * down
         (u_size, u_parts, u_more), (v_size, v_parts, v_more) = (right, left) if transposed else (left, right)
         u = Vector(u_items, at, u_size, scratch, u_parts)
         scratch += u_size * u_parts
@@ -112,8 +106,8 @@ def make_plan(shapes: tuple[Shape, ...]) -> Plan:
         scratch += v_size * v_parts
         layers.append(Layer(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v))
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
-        tiles += _blocks(rows, _BLOCK_R) * across
-        chunks += _blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
+        tiles += blocks(rows, _BLOCK_R) * across
+        chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
     return Plan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
 
 
@@ -134,26 +128,16 @@ def _unserved(shapes: tuple[Shape, ...]) -> str | None:
 
 
 def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
-    x, interpreted = weights[0], _env.flag("TRITON_INTERPRET")
-    if not x.is_cuda and not interpreted:
-        return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
-    if x.is_cuda and interpreted:
-        return "Triton's interpreter cannot follow addresses on a GPU"
-    if x.dtype not in _FLOATS:
-        return f"the Triton kernels take float32 and float64, not {x.dtype}"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    return _unserved(_shapes(weights, dims))
+    reason = why_no_triton(weights[0], _FLOATS)
+    if reason is None and weights[0].is_cuda and _env.flag("TRITON_INTERPRET"):
+        reason = "Triton's interpreter cannot follow addresses on a GPU"
+    return reason or _unserved(_shapes(weights, dims))
 
 
 def _kernels():
     from fastgan.ops.spectral_norm import triton_kernels
 
     return triton_kernels
-
-
-def _on(x: Tensor):
-    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -184,7 +168,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
     weights, uv = [_dense(w) for w in weights], uv.contiguous()
     sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
     kernels = _kernels()
-    vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **_FUSED}
+    vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **FUSED}
 
     def product(table: Tensor, vector: Tensor, to_u: bool, from_sums: bool) -> None:
         grid = (plan.u_items if to_u else plan.v_items,)
@@ -192,7 +176,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
             table, uv=vector, sums=sums, TO_U=to_u, FROM_SUMS=from_sums, BLOCK_P=_BLOCK_P, **_layers(plan), **_TILE
         )
 
-    with _on(uv):
+    with on(uv):
         table = _table(plan, weights, weights, weights)
         if iterations == 0:
             product(table, uv, to_u=True, from_sums=False)
@@ -212,7 +196,7 @@ def spectral_scale(weights, uv, sigma, dims):
     plan = make_plan(_shapes(weights, dims))
     weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
     scaled = [_empty(w) for w in weights]
-    with _on(sigma):
+    with on(sigma):
         table = _table(plan, weights, weights, scaled)
         _kernels().spectral_scale_kernel[(plan.chunks,)](table, sigma=sigma, **_layers(plan), **_CHUNK)
     return scaled
@@ -224,7 +208,7 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
     dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
     dw = [_empty(w) for w in weights]
     uv, sigma, partial = uv.contiguous(), sigma.contiguous(), sigma.new_empty(plan.chunks)
-    with _on(uv):
+    with on(uv):
         table = _table(plan, weights, dy, dw)
         _kernels().spectral_inner_kernel[(plan.chunks,)](table, partial=partial, **_layers(plan), **_CHUNK)
         _kernels().spectral_grad_kernel[(plan.tiles,)](

@@ -1,0 +1,41 @@
+"""What the launchers of all Triton kernels share. Imports no triton."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from fastgan import _env
+
+FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
+
+
+def why_no_triton(x: Tensor, dtypes: Iterable[torch.dtype]) -> str | None:
+    """None where Triton can run on this tensor, else the reason."""
+    if not x.is_cuda and not _env.flag("TRITON_INTERPRET"):
+        return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
+    if x.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        return f"the Triton kernels take {names}, not {x.dtype}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None
+
+
+def on(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Makes x's GPU the current one, on which kernels are launched."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def blocks(size: int, block: int) -> int:
+    """How many blocks cover a size."""
+    return -(-size // block)
+
+
+def power_of_two(n: int) -> int:
+    """The least power of two that is not below n."""
+    return 1 << max(0, n - 1).bit_length()

@@ -1,0 +1,309 @@
+"""Convolutions on a GPU: our Triton kernels or the library's convolution, whichever was faster here.
+
+Ours take one group and activations in channels_last; everything else is the library's convolution with the Triton
+kernels of bias_act in place of its result. FASTGAN_BACKEND=triton insists on ours, and converts contiguous tensors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan import _env
+from fastgan.ops import _choice
+from fastgan.ops._launch import FUSED, blocks, on, power_of_two
+from fastgan.ops._layout import dense
+from fastgan.ops._library import Kernel
+from fastgan.ops.bias_act import triton as epilogue
+from fastgan.ops.conv import reference
+
+
+class Config(NamedTuple):
+    """How a kernel cuts its work. Any config is right for any shape."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        return f"{self.block_m}x{self.block_n}x{self.block_k}w{self.warps}s{self.stages}"
+
+
+#: For 16-bit numbers; wider ones take as many bytes of a row. The tiles of all stages fit into 99 KB of shared memory,
+#: and the accumulators into registers: doubles get a quarter of the largest tile.
+CONFIGS = (
+    Config(128, 128, 64, 8, 3),
+    Config(128, 64, 64, 8, 3),
+    Config(64, 64, 64, 4, 4),
+    Config(128, 32, 64, 4, 4),
+    Config(64, 32, 64, 4, 4),
+    Config(128, 16, 64, 4, 4),
+    Config(32, 16, 64, 2, 5),
+)
+_INTERPRETED = Config(1024, 64, 64, 1, 1)  # the interpreter takes a millisecond for a program, whatever its size
+_FLATTENED = 16  # fewer channels than this share an index with the taps: tl.dot takes 16 at least
+_BUSY = 132  # programs that keep a big GPU busy
+
+
+def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
+    """The candidates for a product with that many rows and columns, the likely best first. Pure, so results repeat."""
+    width = min(128, max(16, power_of_two(outputs)))
+    accumulators = 128 * 128 if dtype != torch.float64 else 64 * 64
+    fit = [c for c in CONFIGS if width // 2 <= c.block_n <= width and c.block_m * c.block_n <= accumulators]
+    busy = [c for c in fit if blocks(rows, c.block_m) * blocks(outputs, c.block_n) >= _BUSY]
+    first = busy[0] if busy else fit[-1]
+    ordered = [first, *(c for c in fit if c is not first)]
+    return tuple(c._replace(block_k=max(16, c.block_k * 2 // dtype.itemsize)) for c in ordered)
+
+
+# --- whether ours can run --------------------------------------------------------------------------------------------
+
+
+def _forced() -> bool:
+    return _env.read("FASTGAN_BACKEND") == "triton"
+
+
+def _why_not_ours(x: Tensor, weight: Tensor, groups: int) -> str | None:
+    """x: the activation that is gathered."""
+    if groups != 1:
+        return f"the Triton convolutions take one group, not {groups}"
+    if x.is_cuda and not _forced() and reference.activation_layout(x, weight) is not torch.channels_last:
+        return "the Triton convolutions read channels_last, and the tensors are contiguous"
+    if max(math.prod(x.shape[1:]), weight.numel()) >= 2**31:
+        return "an image or the weight has 2^31 elements or more"
+    return None
+
+
+def _plain(groups_at: int) -> Callable[..., str | None]:
+    """why_not of an op that the library computes alone. `fastgan doctor` asks with x alone."""
+
+    def why_not(x: Tensor, *rest: Any) -> str | None:
+        reason = epilogue.why_not(x)
+        return reason if reason or not rest else _why_not_ours(x, rest[0], rest[groups_at - 1])
+
+    return why_not
+
+
+def _fused(groups_at: int) -> Callable[..., str | None]:
+    """why_not of an op with an epilogue, which serves the library's convolution too."""
+    plain = _plain(groups_at)
+
+    def why_not(x: Tensor, *rest: Any) -> str | None:
+        return plain(x, *rest) if _forced() else epilogue.why_not(x)
+
+    return why_not
+
+
+def _why_not_tower(x: Tensor, *rest: Any) -> str | None:
+    reason = epilogue.why_not(x)
+    if reason or not rest or not _forced():
+        return reason
+    weights, groups = rest[0], rest[5]
+    return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_ours(x, w, g))), None)
+
+
+def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], rows: int, outputs: int,
+            groups: int, library: Callable[[], Any], ours: Callable[[Config], Any]) -> Any:  # fmt: skip
+    """The result of the library or of ours with one of its configs; tensors and options are what the choice knows."""
+    x, weight, *_ = tensors
+    assert x is not None
+    assert weight is not None
+    if rows >= 2**30 or _why_not_ours(x, weight, groups) is not None:  # our kernels count rows in 32 bits
+        return library()
+    candidates = configs(rows, outputs, x.dtype)
+    if not x.is_cuda:
+        return ours(_INTERPRETED)
+    if _forced():
+        return ours(candidates[0])
+    runs: dict[str, Callable[[], Any]] = {_choice.LIBRARY: library}
+    runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
+    return _choice.fastest(x.device, _choice.question(name, tensors, (*options, _precision(x))), runs)
+
+
+# --- launchers -------------------------------------------------------------------------------------------------------
+
+
+def _kernels():
+    from fastgan.ops.conv import triton_kernels
+
+    return triton_kernels
+
+
+def _precision(x: Tensor) -> str:
+    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, config: Config) -> dict[str, Any]:
+    """What both kernels need; a product sums over so many channels, and taps of one output pixel."""
+    few = summed if 0 < summed < _FLATTENED else 0
+    depth = summed * taps if few else summed
+    return {
+        "R": weight.shape[2],
+        "S": weight.shape[3],
+        "STRIDE_H": stride[0],
+        "STRIDE_W": stride[1],
+        "PADDING_H": padding[0],
+        "PADDING_W": padding[1],
+        "DILATION_H": dilation[0],
+        "DILATION_W": dilation[1],
+        "FEW": few,
+        # Triton's interpreter would multiply the bits of bfloat16.
+        "WIDEN": x.dtype == torch.bfloat16 and not x.is_cuda,
+        "PRECISION": _precision(x),
+        "DOUBLE": x.dtype == torch.float64,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": min(config.block_k, max(16, power_of_two(depth))),
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+        **FUSED,
+    }
+
+
+def _result(x: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
+    """An uninitialised tensor of that shape whose channel is the fast axis, in that layout where it can be."""
+    narrow = shape[1] == 1 or shape[2:] == (1, 1)  # both layouts are one: the strides are the asked one's
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout if narrow else torch.channels_last)
+
+
+def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config):
+    """conv_bias_act of one group by our kernel."""
+    layout = reference.activation_layout(x, weight)
+    shape = _forward_shape(x, weight, stride, padding, dilation)
+    y = _result(x, shape, layout)
+    images, outputs, out_height, out_width = shape
+    rows = images * out_height * out_width
+    if y.numel():
+        x, weight = (dense(t, torch.channels_last) for t in (x, weight))
+        taps = math.prod(weight.shape[2:])
+        constants = _constants(x, weight, x.shape[1], taps, stride, padding, dilation, config)
+        activation = epilogue.act_constants(act, alpha, gain, clamp)
+        del activation["INVERSE_GAIN"]
+        with on(x):
+            _kernels().conv_fwd_kernel[(blocks(rows, config.block_m) * blocks(outputs, config.block_n),)](
+                x, weight, x if bias is None else bias.contiguous(), y,
+                rows, x.shape[2], x.shape[3], x.shape[1], out_height, out_width, outputs,
+                HAS_BIAS=bias is not None, **activation, **constants,
+            )  # fmt: skip
+    return dense(y, layout)
+
+
+def _forward_shape(x, weight, stride, padding, dilation):
+    sizes = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    return (x.shape[0], weight.shape[0], *sizes)
+
+
+def backward(dy, weight, size, stride, padding, dilation, config, saved=None, act=None, bias_grad=False):
+    """conv_dgrad of one group by our kernel; with saved (of the size of dx) and act (act, alpha, gain, clamp), the dx
+    of conv_dgrad_act. And its db, empty unless bias_grad."""
+    layout = reference.activation_layout(dy, weight)
+    dx = _result(dy, (dy.shape[0], weight.shape[1], *size), layout)
+    rows, phases = _phases(dy, size, stride)
+    tiles = blocks(rows, config.block_m) * phases
+    partial = epilogue.partial_sums(dx, tiles if dx.numel() else 0, bias_grad)
+    if not dx.numel():
+        return dense(dx, layout), partial.sum(0)
+    dy, weight = (dense(t, torch.channels_last) for t in (dy, weight))
+    gcds = [math.gcd(stride[i], dilation[i]) for i in (0, 1)]
+    steps = [stride[i] // gcds[i] for i in (0, 1)]  # taps that reach the same pixel are that far apart
+    taps = math.prod(blocks(weight.shape[2 + i], steps[i]) for i in (0, 1))
+    constants = {
+        **_constants(dy, weight, dy.shape[1], taps, stride, padding, dilation, config),
+        **epilogue.act_constants(*(act or ("linear", 0.0, 1.0, None))),
+        "STEP_R": steps[0],
+        "STEP_S": steps[1],
+        "MOVE_H": -dilation[0] // gcds[0],
+        "MOVE_W": -dilation[1] // gcds[1],
+    }
+    with on(dy):
+        _kernels().conv_bwd_kernel[(tiles * blocks(dx.shape[1], config.block_n),)](
+            dy, weight, dy if saved is None else dense(saved, torch.channels_last), dx, partial,
+            rows, dy.shape[2], dy.shape[3], dy.shape[1], *size, dx.shape[1],
+            HAS_ACT=saved is not None, BIAS_GRAD=bias_grad, **constants,
+        )  # fmt: skip
+        return dense(dx, layout), epilogue.sums(partial)
+
+
+def _phases(dy, size, stride):
+    """Pixels of the largest phase of dx over all images, and how many phases there are."""
+    return dy.shape[0] * blocks(size[0], stride[0]) * blocks(size[1], stride[1]), stride[0] * stride[1]
+
+
+# --- the back-ends ---------------------------------------------------------------------------------------------------
+
+
+def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    def library():
+        y = reference.conv(x, weight, stride, padding, dilation, groups)
+        epilogue.bias_act_(y, bias, act, alpha, gain, clamp)
+        return y
+
+    images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
+    return _served(
+        "conv_bias_act", (x, weight, bias), (stride, padding, dilation, act, alpha, gain, clamp),
+        images * math.prod(size), outputs, groups, library,
+        lambda config: forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config),
+    )  # fmt: skip
+
+
+def conv_tower(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    outputs = []
+    for i, weight in enumerate(weights):
+        options = reference.options_of(i, stride, padding, dilation, groups)
+        x = conv_bias_act(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
+        outputs.append(x)
+    return outputs
+
+
+def conv(x, weight, stride, padding, dilation, groups):
+    images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
+    return _served(
+        "conv", (x, weight), (stride, padding, dilation), images * math.prod(size), outputs, groups,
+        lambda: reference.conv(x, weight, stride, padding, dilation, groups),
+        lambda config: forward(x, weight, None, stride, padding, dilation, "linear", 0.0, 1.0, None, config),
+    )  # fmt: skip
+
+
+def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    rows, phases = _phases(dy, size, stride)
+    return _served(
+        "conv_dgrad", (dy, weight), (size, stride, padding, dilation), rows * phases, weight.shape[1], groups,
+        lambda: reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups),
+        lambda config: backward(dy, weight, size, stride, padding, dilation, config)[0],
+    )  # fmt: skip
+
+
+def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
+    size = list(saved.shape[2:])
+
+    def library():
+        dx = reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
+        layout = reference.activation_layout(dy, weight)
+        return dx, epilogue.bias_act_grad_(dx, dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
+
+    def ours(config):
+        return backward(
+            dy, weight, size, stride, padding, dilation, config, saved, (act, alpha, gain, clamp), bias_grad
+        )
+
+    rows, phases = _phases(dy, size, stride)
+    return _served(
+        "conv_dgrad_act", (dy, weight, saved), (stride, padding, dilation, act, alpha, gain, clamp, bias_grad),
+        rows * phases, weight.shape[1], groups, library, ours,
+    )  # fmt: skip
+
+
+CONV = Kernel("triton", conv, _plain(groups_at=5))
+CONV_DGRAD = Kernel("triton", conv_dgrad, _plain(groups_at=6))
+CONV_BIAS_ACT = Kernel("triton", conv_bias_act, _fused(groups_at=6))
+CONV_DGRAD_ACT = Kernel("triton", conv_dgrad_act, _fused(groups_at=6))
+CONV_TOWER = Kernel("triton", conv_tower, _why_not_tower)

@@ -1,0 +1,167 @@
+"""Convolutions as matrix products whose left operand is gathered while it is loaded (implicit GEMM).
+
+All activations and weights lie in memory with the channel fast: x [N, H, W, C], weights [K, R, S, C]. A row of the
+product is an output pixel, a column an output channel, and the sum runs over (tap, input channel). Forward and input
+gradient are the same sum with other numbers: tap t of an output pixel reads the input pixel
+
+    forward         h = p · stride − padding + t · dilation                         taps r = t
+    input gradient  p = h' + const − t · dilation / gcd                             taps r = first + t · stride / gcd
+
+where gcd is that of stride and dilation, and h = h' · stride + phase. Pixels of one phase are hit by the same taps, so
+the input gradient of a strided convolution is stride² dense problems, and no product is with an inserted zero. One
+launch runs all phases.
+
+Sums are float32 (float64 for double). Sums over pixels leave one row per program, which sum_rows_kernel of bias_act
+adds up in a fixed order.
+"""
+
+import triton
+import triton.language as tl
+
+from fastgan.ops.bias_act.triton_kernels import activated, bias_row, slope, wide
+
+
+@triton.jit
+def _dot(a, b, total, WIDEN: tl.constexpr, PRECISION: tl.constexpr):
+    if WIDEN:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
+
+
+@triton.jit
+def _products(x, weight, image, top, left, exists, n, height, width, channels, outputs,
+              first_r, first_s, taps_r, taps_s, w_output, w_tap, w_channel,
+              STEP_R: tl.constexpr, STEP_S: tl.constexpr, MOVE_H: tl.constexpr, MOVE_W: tl.constexpr,
+              S: tl.constexpr, FEW: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, DOUBLE: tl.constexpr,
+              BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """Σ over taps and channels of x · weight: [BLOCK_M, BLOCK_N].
+
+    Row m reads x at (image, top + t_r · MOVE_H, left + t_s · MOVE_W) if it exists, column n is an output channel. Tap
+    (t_r, t_s) uses the weight at (first_r + t_r · STEP_R, first_s + t_s · STEP_S), whose strides are w_*.
+    """
+    # 64 bits lead to the image and 32 within it: half the registers, and no tensor is too big.
+    x_image = x + image.to(tl.int64) * (height * width * channels)
+    total = wide(tl.zeros([BLOCK_M, BLOCK_N], tl.float32), DOUBLE)
+    taps = taps_r * taps_s
+    if FEW > 0:
+        # Few channels: taps and channels are one index, or most of a block would be padding.
+        for start in range(0, taps * FEW, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            tap = k // FEW
+            c = k % FEW
+            t_r = tap // taps_s
+            t_s = tap % taps_s
+            h = top[:, None] + (t_r * MOVE_H)[None, :]
+            w = left[:, None] + (t_s * MOVE_W)[None, :]
+            inside = (h >= 0) & (h < height) & (w >= 0) & (w < width) & exists[:, None] & (tap < taps)[None, :]
+            a = tl.load(x_image[:, None] + ((h * width + w) * FEW + c[None, :]), mask=inside, other=0.0)
+            at = ((first_r + t_r * STEP_R) * S + first_s + t_s * STEP_S) * w_tap + c * w_channel
+            known = (tap < taps)[:, None] & (n < outputs)[None, :]
+            b = tl.load(weight + (at[:, None] + (n * w_output)[None, :]), mask=known, other=0.0)
+            total = _dot(a, b, total, WIDEN, PRECISION)
+    else:
+        # The taps are the inner loop: neighbouring ones read the same pixels.
+        for i in range(taps * tl.cdiv(channels, BLOCK_K)):
+            tap = i % taps
+            c = (i // taps) * BLOCK_K + tl.arange(0, BLOCK_K)
+            t_r = tap // taps_s
+            t_s = tap % taps_s
+            h = top + t_r * MOVE_H
+            w = left + t_s * MOVE_W
+            inside = (h >= 0) & (h < height) & (w >= 0) & (w < width) & exists
+            pixel = x_image + (h * width + w) * channels
+            a = tl.load(pixel[:, None] + c[None, :], mask=inside[:, None] & (c < channels)[None, :], other=0.0)
+            at = ((first_r + t_r * STEP_R) * S + first_s + t_s * STEP_S) * w_tap
+            known = (c < channels)[:, None] & (n < outputs)[None, :]
+            b = tl.load(weight + at + ((c * w_channel)[:, None] + (n * w_output)[None, :]), mask=known, other=0.0)
+            total = _dot(a, b, total, WIDEN, PRECISION)
+    return total
+
+
+@triton.jit
+def conv_fwd_kernel(x, weight, bias, y, rows, height, width, channels, out_height, out_width, outputs,
+                    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+                    PADDING_H: tl.constexpr, PADDING_W: tl.constexpr,
+                    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+                    HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
+                    HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
+                    FEW: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, DOUBLE: tl.constexpr,
+                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """y [N, P, Q, K] = activated(x [N, H, W, C] ∗ weight [K, R, S, C] + bias [K]). rows = N·P·Q."""
+    # Programs that read the same rows of x follow one another.
+    columns = tl.cdiv(outputs, BLOCK_N)
+    m = (tl.program_id(0) // columns) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
+    top = (m // out_width) % out_height * STRIDE_H - PADDING_H
+    left = m % out_width * STRIDE_W - PADDING_W
+    z = _products(x, weight, m // (out_width * out_height), top, left, m < rows, n, height, width, channels, outputs,
+                  0, 0, R, S, R * S * channels, channels, 1, 1, 1, DILATION_H, DILATION_W, S,
+                  FEW, WIDEN, PRECISION, DOUBLE, BLOCK_M, BLOCK_N, BLOCK_K)  # fmt: skip
+    z += bias_row(bias, n, outputs, HAS_BIAS, DOUBLE)
+    v = activated(z, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+    offsets = m.to(tl.int64)[:, None] * outputs + n[None, :]
+    tl.store(y + offsets, v.to(y.dtype.element_ty), mask=(m < rows)[:, None] & (n < outputs)[None, :])
+
+
+@triton.jit
+def _first_tap(phase, SIZE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, DILATION: tl.constexpr,
+               STEP: tl.constexpr):  # fmt: skip
+    """The first tap that reaches the pixels of a phase; none does where that is SIZE or more."""
+    first = phase * 0 + SIZE
+    for r in tl.static_range(STEP):
+        first = tl.where((phase + PADDING - r * DILATION) % STRIDE == 0, r, first)
+    return first
+
+
+@triton.jit
+def conv_bwd_kernel(dy, weight, saved, dx, partial, rows, out_height, out_width, outputs, height, width, channels,
+                    R: tl.constexpr, S: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+                    PADDING_H: tl.constexpr, PADDING_W: tl.constexpr,
+                    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+                    STEP_R: tl.constexpr, STEP_S: tl.constexpr, MOVE_H: tl.constexpr, MOVE_W: tl.constexpr,
+                    HAS_ACT: tl.constexpr, BIAS_GRAD: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr,
+                    GAIN: tl.constexpr, INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
+                    FEW: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr, DOUBLE: tl.constexpr,
+                    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """dx [N, H, W, C] from dy [N, P, Q, K] and weight [K, R, S, C]; with HAS_ACT times the slope at saved, like dx.
+
+    rows = N · ceil(H / stride) · ceil(W / stride), the pixels of the largest phase. partial
+    [programs along the rows, C] receives each program's sum of dx.
+    """
+    columns = tl.cdiv(channels, BLOCK_N)
+    phases = STRIDE_H * STRIDE_W
+    # Phases of the same rows follow one another, as they read the same pixels of dy.
+    block = tl.program_id(0) // columns
+    phase_h = block % phases // STRIDE_W
+    phase_w = block % phases % STRIDE_W
+    m = (block // phases) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
+
+    phase_height = tl.cdiv(height, STRIDE_H)
+    phase_width = tl.cdiv(width, STRIDE_W)
+    image = m // (phase_height * phase_width)
+    row = m // phase_width % phase_height
+    column = m % phase_width
+    h = row * STRIDE_H + phase_h
+    w = column * STRIDE_W + phase_w
+    exists = (m < rows) & (h < height) & (w < width)
+
+    first_r = _first_tap(phase_h, R, STRIDE_H, PADDING_H, DILATION_H, STEP_R)
+    first_s = _first_tap(phase_w, S, STRIDE_W, PADDING_W, DILATION_W, STEP_S)
+    top = row + (phase_h + PADDING_H - first_r * DILATION_H) // STRIDE_H
+    left = column + (phase_w + PADDING_W - first_s * DILATION_W) // STRIDE_W
+    d = _products(dy, weight, image, top, left, exists, n, out_height, out_width, outputs, channels,
+                  first_r, first_s, tl.cdiv(R - first_r, STEP_R), tl.cdiv(S - first_s, STEP_S),
+                  1, channels, R * S * channels, STEP_R, STEP_S, MOVE_H, MOVE_W, S,
+                  FEW, WIDEN, PRECISION, DOUBLE, BLOCK_M, BLOCK_N, BLOCK_K)  # fmt: skip
+
+    offsets = ((image.to(tl.int64) * height + h) * width + w)[:, None] * channels + n[None, :]
+    inside = exists[:, None] & (n < channels)[None, :]
+    if HAS_ACT:
+        s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
+        d *= slope(s, 0.0, ACT, ALPHA, GAIN, INVERSE_GAIN, HAS_CLAMP, CLAMP, DOUBLE)
+    tl.store(dx + offsets, d.to(dx.dtype.element_ty), mask=inside)
+    if BIAS_GRAD:
+        sums = tl.sum(tl.where(inside, d, 0.0), axis=0)
+        tl.store(partial + block.to(tl.int64) * channels + n, sums, mask=n < channels)

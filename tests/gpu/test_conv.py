@@ -1,0 +1,137 @@
+"""Convolutions where a GPU differs from the interpreter: real tensor cores, graphs, streams, and choosing by time."""
+
+import pytest
+import torch
+
+from fastgan import doctor
+from fastgan.ops import Layer, _choice, conv2d_bias_act, conv2d_tower
+from fastgan.ops.conv import reference, triton
+from fastgan.testing.close import assert_as_good_as
+
+# The critic of DCGAN at 64²: [N, C, H, W], [K, C, R, S], stride, padding.
+CRITIC = {
+    "first": ((16, 3, 64, 64), (64, 3, 4, 4), 2, 1),
+    "second": ((16, 64, 32, 32), (128, 64, 4, 4), 2, 1),
+    "third": ((16, 128, 16, 16), (256, 128, 4, 4), 2, 1),
+    "fourth": ((16, 256, 8, 8), (512, 256, 4, 4), 2, 1),
+    "last": ((16, 512, 4, 4), (1, 512, 4, 4), 1, 0),
+}
+ACT = ("leaky_relu", 0.2, 1.0, None)
+
+
+def draw(name, dtype=torch.bfloat16):
+    shape, weight, stride, padding = CRITIC[name]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator)
+    w = torch.randn(weight, generator=generator) / (weight[1] * weight[2] * weight[3]) ** 0.5
+    b = torch.randn(weight[0], generator=generator)
+    x, w = (t.to("cuda", dtype).contiguous(memory_format=torch.channels_last) for t in (x, w))
+    return x, w, b.cuda(), ([stride] * 2, [padding] * 2, [1, 1])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
+    _choice._chooser.cache_clear()
+    yield tmp_path / "kernels"
+    _choice._chooser.cache_clear()
+
+
+@pytest.mark.parametrize("name", CRITIC)
+def test_every_config_on_the_layers_of_a_critic(name):
+    x, w, b, options = draw(name)
+    plain = reference.conv_bias_act(x, w, b, *options, 1, *ACT)
+    truth = reference.conv_bias_act(x.double(), w.double(), b.double(), *options, 1, *ACT)
+    dy = torch.randn_like(plain)
+    arguments = (dy, w, x, *options, 1, *ACT, True)
+    plain_dx, plain_db = reference.conv_dgrad_act(*arguments)
+    doubles = (a.double() if isinstance(a, torch.Tensor) else a for a in arguments)
+    true_dx, true_db = reference.conv_dgrad_act(*doubles)
+    for config in triton.CONFIGS:
+        assert_as_good_as(triton.forward(x, w, b, *options, *ACT, config), plain, truth, what=f"y, {config}")
+        runs = [triton.backward(dy, w, list(x.shape[2:]), *options, config, x, ACT, True) for _ in range(2)]
+        for first, second in zip(*runs, strict=True):
+            assert torch.equal(first, second), config
+        dx, db = runs[0]
+        assert_as_good_as(dx, plain_dx, true_dx, what=f"dx, {config}")
+        assert_as_good_as(db, plain_db, true_db, terms=dx.numel() // dx.shape[1], what=f"db, {config}")
+
+
+def tower():
+    layers = []
+    for name in ("first", "second", "third"):
+        _, w, b, (stride, padding, _) = draw(name)
+        layers.append(Layer(w.requires_grad_(), b.requires_grad_(), stride, padding))
+    x = draw("first")[0].requires_grad_()
+    return x, layers, [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
+
+
+def step(x, layers, leaves):
+    y = conv2d_tower(x, layers)
+    return y, *torch.autograd.grad(y, leaves, torch.ones_like(y))
+
+
+def test_a_choice_is_measured_once_and_told(own_cache, monkeypatch):
+    arguments = tower()
+    expected = step(*arguments)
+    (file,) = own_cache.glob("*.json")
+    machine, choices = _choice.read(file)
+    assert machine == _choice.machine(0)
+    assert {text.split()[0] for text in choices} == {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"}
+    assert all(len(choice.milliseconds) > 1 for choice in choices.values()), choices
+    assert all(text in doctor.kernel_choices() for text in choices)
+
+    def forbidden(run):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(_choice, "_milliseconds", forbidden)
+    _choice._chooser.cache_clear()
+    assert all(torch.equal(a, b) for a, b in zip(step(*arguments), expected, strict=True))
+
+
+def test_nothing_waits_for_the_device():
+    arguments = tower()
+    step(*arguments)  # measures and compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(*arguments)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_captures_in_a_cuda_graph(own_cache, measured, monkeypatch):
+    # Weight gradients are the library's, which repeat only when they are asked to.
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    arguments = tower()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        expected = step(*arguments)
+    torch.cuda.current_stream().wait_stream(side)
+    if not measured:
+        _choice._chooser.cache_clear()
+        for file in own_cache.iterdir():
+            file.unlink()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(*arguments)
+    graph.replay()
+    torch.cuda.synchronize()
+    for got, want in zip(captured, expected, strict=True):
+        if measured:
+            assert torch.equal(got, want)
+        else:
+            assert_as_good_as(got, want, want.double(), factor=2.0, terms=got.numel())
+    assert measured or not list(own_cache.iterdir())
+
+
+def test_contiguous_activations_run_in_the_library_with_our_epilogue():
+    x, w, b, _ = draw("second")
+    x, w = x.contiguous(), w.contiguous()
+    y = conv2d_bias_act(x, w, b, stride=2, padding=1)
+    assert y.is_contiguous()
+    truth = reference.conv_bias_act(x.double(), w.double(), b.double(), [2, 2], [1, 1], [1, 1], 1, *ACT)
+    assert_as_good_as(y, reference.conv_bias_act(x, w, b, [2, 2], [1, 1], [1, 1], 1, *ACT), truth)
+    assert not list(_choice.directory().glob("*.json"))
