@@ -39,7 +39,8 @@ format: dev
 	$(BIN)/ruff format .
 
 bench: dev
-	$(BIN)/python benchmarks/run.py --out benchmarks/results/ops_cpu.csv
+	$(BIN)/python benchmarks/run.py --whole --out benchmarks/results/cpu.csv
+	$(BIN)/python benchmarks/plot.py benchmarks/results/cpu.csv benchmarks/results/cpu.svg --mode forward+backward
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info fastgan/*.so

@@ -2,7 +2,7 @@
 steps of steps.py (a plain critic against its fused copy, each also compiled whole, and on a GPU as a CUDA graph), side
 by side in one process, in alternating rounds. What is not correct is not timed.
 
-    python benchmarks/run.py [--device cpu|cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
+    python benchmarks/run.py [--whole] [--device cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def measure_step(what: Step, dtype: torch.dtype, batch: int, options: argparse.N
     for layout, memory_format in formats.items():
         verify(what, options.device, memory_format)
         torch._dynamo.reset()
-        found = step_providers(what, options.device, dtype, memory_format, batch)
+        found = step_providers(what, options.device, dtype, memory_format, batch, options.whole)
         builders |= {f"{name} {layout}": build for name, build in found.items()}
     ready, notes = prepared(builders)
     times = side_by_side(ready, options.device, 4 * options.seconds)
@@ -177,6 +177,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
+    parser.add_argument("--only", choices=["ops", "steps"], help="half of the table")
+    parser.add_argument("--whole", action="store_true", help="also compile whole steps (about half a minute for each)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time spent on each figure")
     options = parser.parse_args()
@@ -197,33 +199,39 @@ def main() -> int:
     torch._functorch.config.donated_buffer = False
     rows: list[Row] = []
     wrong = 0
-    for case in CASES:
+    for name, measured in plan(options):
+        try:
+            rows += measured()
+            print(f"timed {name}", file=sys.stderr, flush=True)
+        except AssertionError as error:
+            wrong += 1
+            print(f"NOT TIMED, wrong: {name}: {error}", file=sys.stderr, flush=True)
+        if options.out:  # every time, so that a run that is cut off leaves what it found
+            write(options.out, rows)
+    print_table(rows)
+    return 1 if wrong or not rows else 0
+
+
+def plan(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
+    """What is to be measured: a name, and what does it."""
+    for case in CASES if options.only != "steps" else ():
         for shape in case.bench_shapes if options.case in case.name else ():
             for dtype in DTYPES[options.device]:
                 for layout in layouts(shape):
-                    try:
-                        rows += measure(case, shape, dtype, layout, options)
-                        print(f"timed {case.name} {shape} {dtype} {layout}", file=sys.stderr)
-                    except AssertionError as error:
-                        wrong += 1
-                        print(f"NOT TIMED, wrong: {case.name} {shape} {dtype} {layout}: {error}", file=sys.stderr)
-    for what in STEPS:
+                    name = f"{case.name} {shape} {dtype} {layout}"
+                    yield name, functools.partial(measure, case, shape, dtype, layout, options)
+    for what in STEPS if options.only != "ops" else ():
         for dtype in DTYPES[options.device] if options.case in what.name else ():
             for batch in what.batches[options.device]:
-                try:
-                    rows += measure_step(what, dtype, batch, options)
-                    print(f"timed {what.name} batch {batch} {dtype}", file=sys.stderr)
-                except AssertionError as error:
-                    wrong += 1
-                    print(f"NOT TIMED, wrong: {what.name} {dtype}: {error}", file=sys.stderr)
-    print_table(rows)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-    return 1 if wrong or not rows else 0
+                yield f"{what.name} {batch} {dtype}", functools.partial(measure_step, what, dtype, batch, options)
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -175,14 +175,17 @@ def verify(step: Step, device: str, layout: torch.memory_format) -> None:
 
 
 def providers(
-    step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int
+    step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int, whole: bool
 ) -> dict[str, Callable[[], Callable[[], object]]]:
-    """For each of those that are compared, what builds its function without arguments; building may fail."""
+    """For each of those that are compared, what builds its function without arguments; building may fail.
+
+    whole: also the step compiled as one graph.
+    """
     real, fake = step.images(dtype, device, layout, batch)
     found: dict[str, Callable[[], Callable[[], object]]] = {}
     for name, network in networks(step, device, dtype, layout).items():
         found[name] = functools.partial(_run, step, network, real, fake)
-        if step.whole:
+        if whole and step.whole:
             found[f"{name}+compile"] = functools.partial(_compiled, step, network, real, fake)
         if device == "cuda":
             found[f"{name}+graph"] = functools.partial(_graphed, step, copy.deepcopy(network), real, fake)

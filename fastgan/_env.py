@@ -13,7 +13,10 @@ VARIABLES = {
         "",
         "force one back-end for every op: reference, cpp, triton (debugging; raises if it cannot run)",
     ),
-    "FASTGAN_CACHE": ("", "where fetched data sets are kept (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)"),
+    "FASTGAN_CACHE": (
+        "",
+        "data sets and measured choices of kernels (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
+    ),
     "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
     "TRITON_INTERPRET": ("", "1 runs Triton kernels through its interpreter, on any device (read by Triton itself)"),
     "XDG_CACHE_HOME": ("", "the user's cache directory"),

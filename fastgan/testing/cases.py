@@ -347,7 +347,7 @@ def _penalty_cases() -> Iterator[OpCase]:
             cost=_norm_penalty_cost,
             # Through the slope there is one way more where a target makes it vary.
             penalty_calls={"norm_penalty": 2, "sample_scale": 6 if target else 5, "sample_dot": 2},
-            dtypes={"reference": FLOATS, "cpp": FLOATS},
+            dtypes={"reference": FLOATS, "cpp": FLOATS, "triton": FLOATS},
             mixed=False,
             bench_shapes=((32, 3, 64, 64),) if target else (),
         )

@@ -125,6 +125,28 @@ def spectral_jobs(arch, element, layers=16):
     ]
 
 
+PENALTY = ["sample_dot_kernel", "dot_finish_kernel", "penalty_finish_kernel", "sample_scale_kernel"]
+
+
+def penalty_jobs(arch, element):
+    wide = "*fp64" if element == "fp64" else "*fp32"
+    constants = {"REPEATS": 8, "DOUBLE": element == "fp64", "BLOCK": 1024, "HAS_TARGET": True, "TARGET": 1.0}
+    types = {**dict.fromkeys(("partial", "dot", "value", "slope", "norm", "c"), wide), "size": "i32", "chunks": "i32"}
+    return [
+        {
+            "module": "norm_penalty",
+            "kernel": kernel,
+            "arch": arch,
+            "element": element,
+            "constants": constants,
+            "types": types,
+            "aligned": [],
+            "options": {},
+        }
+        for kernel in PENALTY
+    ]
+
+
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 CONV_POINTERS = ("x", "weight", "bias", "y", "dy", "saved", "dx", "partial")
 COUNTS = ("rows", "height", "width", "channels", "out_height", "out_width", "outputs")
@@ -173,6 +195,7 @@ def test_kernels_compile(arch, tmp_path):
     ]
     jobs += [job("sum_rows_kernel", arch, element) for element in ("fp32", "fp64")]
     jobs += [*spectral_jobs(arch, "fp32"), *spectral_jobs(arch, "fp64"), *spectral_jobs(arch, "fp32", layers=1)]
+    jobs += [*penalty_jobs(arch, "fp32"), *penalty_jobs(arch, "bf16"), *penalty_jobs(arch, "fp64")]
     answers = compile_all(jobs, tmp_path)
     assert len(answers) == len(jobs)
     for answer in answers:
@@ -184,7 +207,7 @@ def test_kernels_compile(arch, tmp_path):
 def test_double_computes_in_double(tmp_path):
     """A constant in a kernel is float32 unless something says otherwise; in double nothing may be."""
     jobs = [job(kernel, 90, "fp64", act) for kernel in ELEMENTWISE for act in range(7)]
-    jobs += [job("sum_rows_kernel", 90, "fp64"), *spectral_jobs(90, "fp64")]
+    jobs += [job("sum_rows_kernel", 90, "fp64"), *spectral_jobs(90, "fp64"), *penalty_jobs(90, "fp64")]
     for one, answer in zip(jobs, compile_all(jobs, tmp_path), strict=True):
         assert not answer["single"], (one["kernel"], one["constants"].get("ACT"))
 

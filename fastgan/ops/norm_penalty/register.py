@@ -8,7 +8,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._layout import empty, memory_format
 from fastgan.ops._library import Gradient, define_op, needed
-from fastgan.ops.norm_penalty import cpu, reference
+from fastgan.ops.norm_penalty import cpu, reference, triton
 
 # --- the penalty -----------------------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ norm_penalty_op = define_op(
     reference=reference.norm_penalty,
     fake=_fake_penalty,
     gradient=Gradient(_save_penalty, _penalty_formula),
-    kernels=(cpu.NORM_PENALTY,),
+    kernels=(cpu.NORM_PENALTY, triton.NORM_PENALTY),
 )
 
 
@@ -72,7 +72,7 @@ sample_scale_op = define_op(
     reference=reference.sample_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_two, _scale_formula),
-    kernels=(cpu.SAMPLE_SCALE,),
+    kernels=(cpu.SAMPLE_SCALE, triton.SAMPLE_SCALE),
 )
 
 
@@ -93,7 +93,7 @@ sample_dot_op = define_op(
     reference=reference.sample_dot,
     fake=_fake_dot,
     gradient=Gradient(_save_two, _dot_formula),
-    kernels=(cpu.SAMPLE_DOT,),
+    kernels=(cpu.SAMPLE_DOT, triton.SAMPLE_DOT),
 )
 
 

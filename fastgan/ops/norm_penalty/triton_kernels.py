@@ -1,0 +1,67 @@
+"""The Triton kernels of norm_penalty. A sample is a run of `size` numbers; a program owns a chunk of one sample.
+
+Memory floor: the sums read their operands once, the scaling reads one tensor and writes one. Partial sums are added in
+a fixed order by a second kernel: no atomics, so that results repeat bit for bit.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _wide(x, DOUBLE: tl.constexpr):
+    return x.to(tl.float64) if DOUBLE else x.to(tl.float32)
+
+
+@triton.jit
+def sample_dot_kernel(a, b, partial, size, chunks, REPEATS: tl.constexpr, DOUBLE: tl.constexpr, BLOCK: tl.constexpr):
+    """partial[n, chunk] = Σ a · b over a chunk of REPEATS blocks."""
+    chunk = tl.program_id(0)
+    sample = tl.program_id(1).to(tl.int64)
+    total = _wide(tl.zeros([BLOCK], tl.float32), DOUBLE)
+    for repeat in range(REPEATS):
+        i = (chunk * REPEATS + repeat) * BLOCK + tl.arange(0, BLOCK)
+        x = _wide(tl.load(a + sample * size + i, mask=i < size, other=0.0), DOUBLE)
+        y = _wide(tl.load(b + sample * size + i, mask=i < size, other=0.0), DOUBLE)
+        total += x * y
+    tl.store(partial + sample * chunks + chunk, tl.sum(total, axis=0))
+
+
+@triton.jit
+def _sum_of_chunks(partial, sample, chunks, BLOCK: tl.constexpr):
+    total = tl.zeros([BLOCK], partial.dtype.element_ty)
+    for start in range(0, chunks, BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        total += tl.load(partial + sample * chunks + i, mask=i < chunks, other=0.0)
+    return tl.sum(total, axis=0)
+
+
+@triton.jit
+def dot_finish_kernel(partial, dot, chunks, BLOCK: tl.constexpr):
+    sample = tl.program_id(0)
+    tl.store(dot + sample, _sum_of_chunks(partial, sample, chunks, BLOCK))
+
+
+@triton.jit
+def penalty_finish_kernel(partial, value, slope, norm, chunks,
+                          HAS_TARGET: tl.constexpr, TARGET: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    sample = tl.program_id(0)
+    square = _sum_of_chunks(partial, sample, chunks, BLOCK)
+    size = tl.sqrt(square)
+    tl.store(norm + sample, size)
+    if HAS_TARGET:
+        away = size - TARGET
+        tl.store(value + sample, away * away)
+        zero = size - size
+        tl.store(slope + sample, tl.where(size == 0, zero, 2.0 * away / size))
+    else:
+        tl.store(value + sample, square)
+        tl.store(slope + sample, 2.0)
+
+
+@triton.jit
+def sample_scale_kernel(a, c, y, size, DOUBLE: tl.constexpr, BLOCK: tl.constexpr):
+    sample = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = _wide(tl.load(a + sample * size + i, mask=i < size, other=0.0), DOUBLE)
+    tl.store(y + sample * size + i, (x * tl.load(c + sample)).to(y.dtype.element_ty), mask=i < size)
