@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+from typing import Any
 
 import torch
 
 from fastgan import __version__, _env, _native, ops
 from fastgan.ops import _choice
-from fastgan.ops._library import registry
+from fastgan.ops._library import Op, registry
 
 
 def examine() -> str:
@@ -108,13 +109,25 @@ def _operations() -> str:
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():
             continue
-        x = torch.zeros(1, 1, device=device)
         for op in registry.values():
-            reasons = [(kernel.name, kernel.why_not(x)) for kernel in op.kernels]
+            arguments = _example(op, device)
+            reasons = [(kernel.name, kernel.why_not(*arguments)) for kernel in op.kernels]
             chosen = next((name for name, reason in reasons if reason is None), "reference")
             refused = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
             lines.append(f"  {op.name:20} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
     return "\n".join(lines)
+
+
+def _example(op: Op, device: str) -> list[Any]:
+    """Small arguments of an op, from its schema."""
+    x = torch.zeros(1, 1, 1, 1, device=device)
+    examples = {"Tensor": x, "Tensor?": None, "Tensor[]": [x], "int[]": [1], "str": "linear", "bool": False}
+    found = []
+    for argument in op.overload._schema.arguments:
+        kind = str(argument.type).replace("List[Tensor]", "Tensor[]").replace("Optional[Tensor]", "Tensor?")
+        kind = "int[]" if "List[int]" in kind or "List[SymInt]" in kind else kind
+        found.append([1] * (getattr(argument, "N", None) or 1) if kind == "int[]" else examples.get(kind, 1))
+    return found
 
 
 def kernel_choices() -> str:

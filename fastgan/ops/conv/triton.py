@@ -82,11 +82,10 @@ def _why_not_ours(x: Tensor, weight: Tensor, groups: int) -> str | None:
 
 
 def _plain(groups_at: int) -> Callable[..., str | None]:
-    """why_not of an op that the library computes alone. `fastgan doctor` asks with x alone."""
+    """why_not of an op that the library computes alone."""
 
     def why_not(x: Tensor, *rest: Any) -> str | None:
-        reason = epilogue.why_not(x)
-        return reason if reason or not rest else _why_not_ours(x, rest[0], rest[groups_at - 1])
+        return epilogue.why_not(x) or _why_not_ours(x, rest[0], rest[groups_at - 1])
 
     return why_not
 
@@ -103,7 +102,7 @@ def _fused(groups_at: int) -> Callable[..., str | None]:
 
 def _why_not_tower(x: Tensor, *rest: Any) -> str | None:
     reason = epilogue.why_not(x)
-    if reason or not rest or not _forced():
+    if reason or not _forced():
         return reason
     weights, groups = rest[0], rest[5]
     return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_ours(x, w, g))), None)
