@@ -2,9 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <optional>
 
 #include "fastgan/bias_act.h"
+#include "fastgan/conv_thin.h"
 #include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
 
@@ -133,6 +135,21 @@ PYBIND11_MODULE(_cpu, m) {
       "sample_dot",
       [](const SampleShape& shape, Address a, Address b, Address dot) {
         launch_sample_dot({shape, at(a), at(b), at<void>(dot)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  m.attr("THIN") = kThin;
+  m.attr("LANES") = kLanes;
+  using Pair = std::array<int64_t, 2>;
+  m.def(
+      "conv_thin_grad",
+      [](std::array<int64_t, 4> dx_size, std::array<int64_t, 3> dy_size, Pair kernel, Pair stride, Pair padding,
+         Pair dilation, int threads, Address dy, Address weight, Address dx) {
+        const auto [n, c, h, w] = dx_size;
+        const auto [k, p, q] = dy_size;
+        launch_conv_thin_grad({n, c, h, w, k, p, q, {kernel[0], kernel[1]}, {stride[0], stride[1]},
+                               {padding[0], padding[1]}, {dilation[0], dilation[1]}, threads, at<const float>(dy),
+                               at<const float>(weight), at<float>(dx)});
       },
       py::call_guard<py::gil_scoped_release>());
 }

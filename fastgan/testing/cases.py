@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -139,18 +140,28 @@ def _conv_cases() -> Iterator[OpCase]:
         "3x3": ((2, 4, 5, 7), 4, 3, {"padding": 1}),
         "4x4_stride2": ((2, 3, 7, 6), 5, 4, {"stride": 2, "padding": 1}),
         "1x1": ((3, 4, 3, 5), 6, 1, {}),
+        "first_4x4_stride2": ((2, 3, 11, 14), 32, 4, {"stride": 2, "padding": 1}),
+        "first_3x3_stride1x3": ((2, 1, 9, 13), 16, 3, {"stride": (1, 3), "padding": 1}),
         "groups_dilation": ((5, 4, 8, 7), 6, 3, {"padding": (2, 3), "dilation": (2, 3), "groups": 2, "stride": (1, 2)}),
     }
     for name, (shape, out, kernel, options) in variants.items():
         groups = options.get("groups", 1)
-        # The Triton kernels take one group, and meet 1×1 in a block.
-        core = groups == 1 and kernel > 1
+        # The Triton kernels take one group, meet 1×1 in a block, and know no first layers.
+        core = groups == 1 and kernel > 1 and not name.startswith("first")
         forward = functools.partial(_x_and_weight, size=(out, shape[1] // groups, kernel, kernel))
         backward = functools.partial(_x_and_weight, size=(shape[1], out // groups, kernel, kernel))
         yield _conv_case(f"conv2d-{name}", forward, conv2d, F.conv2d, shape, options, core)
         yield _conv_case(
             f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options, core
         )
+    # The last layer of a generator; as an input gradient the first layer of a critic, which every penalty runs.
+    name, options = "conv_transpose2d-to_image", {"stride": 2, "padding": 1}
+    case = _conv_case(name, _to_image, conv_transpose2d, F.conv_transpose2d, (2, 16, 5, 7), options, core=False)
+    yield dataclasses.replace(case, bench_shapes=((32, 64, 32, 32),))
+
+
+def _to_image(normal: Normal, shape: Shape) -> Inputs:
+    return _x_and_weight(normal, shape, (shape[1], 3, 4, 4))
 
 
 def _conv_case(

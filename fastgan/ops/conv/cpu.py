@@ -1,10 +1,13 @@
-"""Blocks on the CPU: oneDNN's convolution with the activation as its post-operation, else our C++ epilogue in place."""
+"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation where it has it, else our C++ epilogue
+in place; and our own kernel for the input gradient of a first layer, whose few channels oneDNN is slow at."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fastgan import _native
+from fastgan.ops._layout import dense
 from fastgan.ops._library import Kernel
 from fastgan.ops.bias_act import cpu as bias_act_cpu
 from fastgan.ops.conv import reference
@@ -35,7 +38,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
         y = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, stride, dilation, groups, _POST_OPERATIONS[act], slopes, ""
         )
-        return reference.dense(y, reference.activation_layout(x, weight))
+        return dense(y, reference.activation_layout(x, weight))
     y = reference.conv(x, weight, stride, padding, dilation, groups)
     bias_act_cpu.bias_act_(y, bias, act, alpha, gain, clamp)
     return y
@@ -53,13 +56,30 @@ def conv_tower(x, weights, biases, stride, padding, dilation, groups, act, alpha
 def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
     dx = reference.conv_dgrad(dy, weight, list(saved.shape[2:]), stride, padding, dilation, groups)
     layout = reference.activation_layout(dy, weight)
-    db = bias_act_cpu.bias_act_grad_(dx, reference.dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
+    db = bias_act_cpu.bias_act_grad_(dx, dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
     return dx, db
 
 
-# The plain ones are oneDNN's: there is nothing to fuse.
+def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    layout = reference.activation_layout(dy, weight)
+    native = _native.cpu()
+    outputs, channels, *kernel = weight.shape
+    thin = channels <= native.THIN and outputs % native.LANES == 0 and groups == 1
+    if not thin or dy.dtype != torch.float32 or layout is not torch.channels_last or not dy.numel():
+        return reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
+    dy, weight = dense(dy, layout), weight.permute(2, 3, 1, 0).contiguous()
+    shape = (dy.shape[0], channels, *size)
+    # One channel is contiguous in both layouts, and then called so.
+    dx = torch.empty(shape, memory_format=layout if channels > 1 else torch.contiguous_format)
+    native.conv_thin_grad(
+        shape, (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads(),
+        dy.data_ptr(), weight.data_ptr(), dx.data_ptr(),
+    )  # fmt: skip
+    return dx
+
+
 CONV = Kernel("cpp", reference.conv, _why_not)
-CONV_DGRAD = Kernel("cpp", reference.conv_dgrad, _why_not)
+CONV_DGRAD = Kernel("cpp", conv_dgrad, _why_not)
 CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
 CONV_DGRAD_ACT = Kernel("cpp", conv_dgrad_act, _why_not)
 CONV_TOWER = Kernel("cpp", conv_tower, _why_not)
