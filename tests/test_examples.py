@@ -9,8 +9,23 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("name", [path.name for path in EXAMPLES.glob("*.py")])
-def test_runs(name, tmp_path):
+def run(name, tmp_path):
     done = subprocess.run([sys.executable, EXAMPLES / name, "3"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_networks(tmp_path):
+    run("own_networks.py", tmp_path)
     assert list(tmp_path.glob("*.png"))
+
+
+def test_fuse_a_critic(tmp_path):
+    said = run("fuse_a_critic.py", tmp_path)
+    assert "fused: tower of 4: conv + leaky_relu" in said
+    assert "equal gradients" in said
+
+
+@pytest.mark.parametrize("path", EXAMPLES.glob("*.py"), ids=lambda path: path.name)
+def test_every_example_is_run_here(path):
+    assert path.name in Path(__file__).read_text()
