@@ -26,6 +26,6 @@ def test_fuse_a_critic(tmp_path):
     assert "equal gradients" in said
 
 
-@pytest.mark.parametrize("path", EXAMPLES.glob("*.py"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_is_run_here(path):
     assert path.name in Path(__file__).read_text()
