@@ -225,8 +225,9 @@ def test_convolutions_compile(arch, tmp_path):
         assert ARCHITECTURES[arch] in answer["target"]
         assert answer["products"], about
         assert answer["shared"] <= 99 * 1024, about
-        # A word or two may be parked on the stack; a tile that does not fit into registers takes hundreds of bytes.
-        assert int(re.search(r"STACK:(\d+)", answer["usage"])[1]) <= 16, (about, answer["usage"])
+        # A few words may be parked on the stack (24 bytes by Triton 3.7); a tile that does not fit into registers takes
+        # hundreds.
+        assert int(re.search(r"STACK:(\d+)", answer["usage"])[1]) <= 64, (about, answer["usage"])
         assert "LOCAL:0 " in answer["usage"], (about, answer["usage"])
         if {"channels", "outputs"} <= set(one["aligned"]):
             assert answer["asynchronous"], about
