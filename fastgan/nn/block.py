@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
+from fastgan.nn.fusion.kinds import bare, prepare
 from fastgan.nn.spectral_group import spectral_norm
 from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
 
@@ -51,6 +52,10 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if not bare(self.conv):  # hooks of the user's own must see the layer run
+            x = self.conv(x)
+            return bias_act(x if self.norm is None else self.norm(x), None, self.act)
+        prepare(self.conv)
         if self.fusable:
             weight, bias = self.conv.weight, self.conv.bias
             return conv2d_bias_act(x, weight, bias, self.act, stride=self.stride, padding=self.padding)
@@ -88,12 +93,15 @@ class ConvTower(nn.Sequential):
 
     @staticmethod
     def _joins(block: nn.Module) -> bool:
-        if not isinstance(block, ConvBlock) or not block.fusable or not ACTIVATIONS[block.act].piecewise_linear:
+        # Not isinstance: a subclass may do something else, which only its own forward knows.
+        if type(block) is not ConvBlock or not block.fusable or not ACTIVATIONS[block.act].piecewise_linear:
             return False
-        return not (block._forward_hooks or block._forward_pre_hooks or block._backward_hooks)
+        return bare(block) and bare(block.conv) and not block._forward_pre_hooks
 
     @staticmethod
     def _run(tower: list[ConvBlock], x: Tensor) -> Tensor:
+        for block in tower:
+            prepare(block.conv)
         layers = [Layer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in tower]
         return conv2d_tower(x, layers, tower[0].act)
 
@@ -111,6 +119,10 @@ class LinearBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
+        if not bare(self.linear):  # hooks of the user's own must see the layer run
+            x = self.linear(x)
+            return bias_act(x if self.norm is None else self.norm(x), None, self.act)
+        prepare(self.linear)
         x = F.linear(x, self.linear.weight)
         if self.norm is not None:
             return bias_act(self.norm(x), None, self.act)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 
 from fastgan.errors import UsageError
+from fastgan.nn.ordinary import ordinary
 from fastgan.ops import power_iteration, spectral_scale
 
 TorchHook = sys.modules["torch.nn.utils.spectral_norm"].SpectralNorm  # the function of the same name hides the module
@@ -31,42 +32,44 @@ class Slot:
     def __init__(self) -> None:
         self.ready: tuple[Tensor, Tensor, Tensor] | None = None  # the normalised weight, u, v
         self.taken: tuple[Tensor, Tensor] | None = None  # u, v
+        self.fresh = False  # every="step": iterated since the optimiser's last step
 
+    def __getstate__(self) -> dict[str, bool]:
+        # A copy, or a pickle, starts between two runs: what is ready belongs to the original's.
+        return {"fresh": self.fresh}
 
-class Schedule:
-    """When to iterate; shared by a group and its norms."""
-
-    def __init__(self, every: str) -> None:
-        self.every = every
-        self.fresh = False  # every="step": already done since the optimiser's last step
-        self.grouped = False
-
-    def iterations(self, n: int) -> int:
-        """How many iterations are due now, for the whole group."""
-        if self.every == "forward":
-            return n
-        due = 0 if self.fresh else n
-        self.fresh = True
-        return due
-
-    def iterations_alone(self, n: int) -> int:
-        """The same for a layer that is read outside its network: once per step is the network's to do."""
-        return 0 if self.every == "step" and self.grouped else self.iterations(n)
+    def __setstate__(self, state: dict[str, bool]) -> None:
+        self.__init__()  # type: ignore[misc]
+        self.fresh = state["fresh"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all norms of a group agree on. v_first: the order of the older hook."""
+    """What all norms of a group agree on. every: "forward" or "step". v_first: the order of the older hook."""
 
     n_power_iterations: int
     eps: float
-    v_first: bool
+    every: str = "forward"
+    v_first: bool = False
+
+    def due(self, slots: list[Slot]) -> int:
+        """How many iterations these norms need before they are used in training; they then have had them."""
+        if self.every == "forward":
+            return self.n_power_iterations
+        due = 0 if all(slot.fresh for slot in slots) else self.n_power_iterations
+        for slot in slots:
+            slot.fresh = True
+        return due
 
 
 def normalise(
     names: list[str], weights: list[Tensor], vectors: list[Tensor], dims: list[int], iterations: int, options: Options
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(weight / sigma, u, v) for each. RuntimeError naming the layer whose weight cannot be normalised."""
+    if not all(ordinary(weight) for weight in weights):
+        return [
+            _plainly(*one, iterations, options) for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
+        ]
     uv, sigma = power_iteration(
         weights, torch.cat(vectors), dims, iterations=iterations, v_first=options.v_first, eps=options.eps
     )
@@ -77,11 +80,25 @@ def normalise(
     return list(zip(spectral_scale(weights, uv, sigma, dims), parts[::2], parts[1::2], strict=True))
 
 
+def _plainly(
+    weight: Tensor, u: Tensor, v: Tensor, dim: int, iterations: int, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in plain PyTorch, for what our ops cannot take: the transforms of torch.func, torch.jit.trace."""
+    matrix = weight.movedim(dim, 0).flatten(1)
+    with torch.no_grad():
+        for i in range(2 * iterations):
+            if (i % 2 == 0) is options.v_first:
+                v = F.normalize(torch.mv(matrix.t(), u), dim=0, eps=options.eps)
+            else:
+                u = F.normalize(torch.mv(matrix, v), dim=0, eps=options.eps)
+    return weight / torch.dot(u, torch.mv(matrix, v)), u, v
+
+
 def _check(names: list[str], sigma: Tensor) -> None:
     good = sigma.isfinite() & (sigma != 0)
     if not good.all():
         bad = [
-            f"{name} ({'zero everywhere' if s == 0 else 'NaN or infinity in it'})"
+            f"{name} ({'zero everywhere' if s == 0 else 'NaN, infinity or too large numbers in it'})"
             for name, s, fine in zip(names, sigma.tolist(), good.tolist(), strict=True)
             if not fine
         ]
@@ -98,7 +115,8 @@ class _Norm:
     dim: int
     options: Options
     slot: Slot
-    schedule: Schedule
+    group: Any = None
+    """A group of one, which nothing else would keep alive; larger ones hang on their network."""
 
     def weight_of(self, weight: Tensor, u: Tensor, v: Tensor, iterate: bool) -> Tensor:
         slot = self.slot
@@ -109,7 +127,7 @@ class _Norm:
         if slot.taken is not None:  # read a second time in one run: the buffers must be up to date first
             write([(u, v)], [slot.taken])
             slot.taken = None
-        iterations = self.schedule.iterations_alone(self.options.n_power_iterations) if iterate else 0
+        iterations = self.options.due([slot]) if iterate else 0
         ((scaled, *new),) = normalise([self.label], [weight], [u, v], [self.dim], iterations, self.options)
         if iterations:
             write([(u, v)], [(new[0], new[1])])
@@ -142,8 +160,8 @@ class SpectralNorm(_Norm, nn.Module):
         if every not in EVERY:
             raise UsageError(f"every: expected one of {', '.join(EVERY)}, got {every!r}")
         self.dim = dim
-        self.options = Options(n_power_iterations, eps, v_first=False)
-        self.slot, self.schedule = Slot(), Schedule(every)
+        self.options = Options(n_power_iterations, eps, every)
+        self.slot = Slot()
         rows = weight.shape[dim]
         u = F.normalize(weight.new_empty(rows).normal_(), dim=0, eps=eps)
         v = F.normalize(weight.new_empty(weight.numel() // rows).normal_(), dim=0, eps=eps)
@@ -159,8 +177,8 @@ class SpectralNorm(_Norm, nn.Module):
         own = cls.__new__(cls)
         nn.Module.__init__(own)
         own.dim = norm.dim
-        own.options = Options(norm.n_power_iterations, norm.eps, v_first=False)
-        own.slot, own.schedule = Slot(), Schedule("forward")
+        own.options = Options(norm.n_power_iterations, norm.eps)
+        own.slot = Slot()
         own.register_buffer("_u", norm._u)
         own.register_buffer("_v", norm._v)
         return own.train(norm.training)
@@ -174,7 +192,7 @@ class SpectralNorm(_Norm, nn.Module):
         return value
 
     def extra_repr(self) -> str:
-        return f"n_power_iterations={self.options.n_power_iterations}, every={self.schedule.every!r}"
+        return f"n_power_iterations={self.options.n_power_iterations}, every={self.options.every!r}"
 
 
 class HookedSpectralNorm(_Norm, TorchHook):  # type: ignore[misc, valid-type]
@@ -183,7 +201,7 @@ class HookedSpectralNorm(_Norm, TorchHook):  # type: ignore[misc, valid-type]
     def __init__(self, hook: Any) -> None:
         super().__init__(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
         self.options = Options(hook.n_power_iterations, hook.eps, v_first=True)
-        self.slot, self.schedule = Slot(), Schedule("forward")
+        self.slot = Slot()
 
     def compute_weight(self, module: nn.Module, do_power_iteration: bool) -> Tensor:
         """What the hook sets as `weight` before the layer runs."""

@@ -32,11 +32,19 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
 
 @dataclass(frozen=True)
 class Member:
-    """A norm in its network. owner holds the weight and the buffers."""
+    """A norm in its network. owner holds the weight and the buffers: the parametrization list, or the layer itself."""
 
     name: str
     norm: SpectralNorm | HookedSpectralNorm
+    layer: nn.Module
     owner: nn.Module
+
+    @property
+    def installed(self) -> bool:
+        """Whether the layer still has its norm: PyTorch's own functions may have removed it."""
+        if isinstance(self.norm, SpectralNorm):
+            return "parametrizations" in self.layer._modules
+        return f"{self.norm.name}_orig" in self.layer._parameters
 
     @property
     def weight(self) -> Tensor:
@@ -59,10 +67,9 @@ class Group:
     """Norms that are computed together whenever the network runs."""
 
     def __init__(self, members: list[Member]) -> None:
-        self.members = members
-        self.options, self.schedule = members[0].norm.options, members[0].norm.schedule
+        self.members, self.options = members, members[0].norm.options
         for member in members:
-            member.norm.schedule, member.norm.label = self.schedule, member.name or "the layer"
+            member.norm.label, member.norm.group = member.name or "the layer", None
         _groups.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -72,19 +79,18 @@ class Group:
 
     def attach(self, root: nn.Module) -> None:
         """From now on the norms are computed when root runs."""
-        self.schedule.grouped = True
-        # First of all hooks, for another might look at a weight.
+        # First of all hooks, for another might look at a weight; and last, also after an exception.
         root.register_forward_pre_hook(self.before, prepend=True)
-        root.register_forward_hook(self.after)
+        root.register_forward_hook(self.after, always_call=True)
 
     def before(self, root: nn.Module, inputs: Any) -> None:
-        members = self.members
+        members = [member for member in self.members if member.installed]
         training = {member.training for member in members}
         weights = [member.weight for member in members]
         kinds = {(weight.dtype, weight.device) for weight in weights}
-        if len(training) > 1 or len(kinds) > 1:
+        if len(training) != 1 or len(kinds) != 1:
             return  # each alone
-        iterations = self.schedule.iterations(self.options.n_power_iterations) if training.pop() else 0
+        iterations = self.options.due([member.norm.slot for member in members]) if training.pop() else 0
         vectors = [vector for member in members for vector in member.vectors]
         names, dims = [member.norm.label for member in members], [member.norm.dim for member in members]
         found = normalise(names, weights, vectors, dims, iterations, self.options)
@@ -95,7 +101,7 @@ class Group:
         buffers, values = [], []
         for member in self.members:
             slot = member.norm.slot
-            if slot.taken is not None:
+            if slot.taken is not None and member.installed:
                 buffers.append(member.vectors)
                 values.append(slot.taken)
             # A layer that did not run keeps its vectors, as it would alone.
@@ -105,19 +111,20 @@ class Group:
 
     def holds(self, parameters: set[int]) -> bool:
         """Whether one of its weights is among these (by id)."""
-        return any(id(member.weight) in parameters for member in self.members)
+        return any(member.installed and id(member.weight) in parameters for member in self.members)
 
 
 _groups: weakref.WeakSet[Group] = weakref.WeakSet()
 
 
 def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    waiting = [group for group in _groups if group.schedule.every == "step" and group.schedule.fresh]
+    waiting = [group for group in _groups if group.options.every == "step"]
     if waiting:
         stepped = {id(p) for entry in optimizer.param_groups for p in entry["params"]}
         for group in waiting:
             if group.holds(stepped):
-                group.schedule.fresh = False
+                for member in group.members:
+                    member.norm.slot.fresh = False
 
 
 # PyTorch offers no other way to learn of a step: versions of tensors are invisible to a compiled graph, and a hook on
@@ -164,18 +171,19 @@ def group_spectral_norms(module: nn.Module) -> dict[str, str]:
     Returns for each layer that has a spectral norm "" or the reason why it was left.
     """
     verdicts = why_ungrouped(module)
-    groups: dict[tuple[Options, str], list[Member]] = {}
+    groups: dict[Options, list[Member]] = {}
     for name, layer in module.named_modules():
         # A group stands where the network is called: an inner one gives its members to the outer.
         detach(layer)
         if verdicts.get(name) == "":
             member = _adopted(name, layer, norm_of(layer))
-            key = (member.norm.options, member.norm.schedule.every)
-            groups.setdefault(key, []).append(member)
+            groups.setdefault(member.norm.options, []).append(member)
     for members in groups.values():
         group = Group(members)
         if len(members) > 1:
             group.attach(module)
+        else:
+            members[0].norm.group = group
     return verdicts
 
 
@@ -189,9 +197,9 @@ def norm_of(layer: nn.Module) -> Any:
     """The norm of a layer's weight, torch's or ours, or None."""
     if parametrize.is_parametrized(layer, "weight"):
         for norm in _chain(layer):
-            if isinstance(norm, SpectralNorm | TorchParametrization):
+            if type(norm) in (SpectralNorm, TorchParametrization):  # a user's subclass may compute something else
                 return norm
-    return next((hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, TorchHook)), None)
+    return next((h for h in layer._forward_pre_hooks.values() if type(h) in (HookedSpectralNorm, TorchHook)), None)
 
 
 def _chain(layer: nn.Module) -> parametrize.ParametrizationList:
@@ -209,15 +217,15 @@ def _why_left(layer: nn.Module, norm: Any) -> str:
 
 def _adopted(name: str, layer: nn.Module, norm: Any) -> Member:
     if isinstance(norm, SpectralNorm):
-        return Member(name, norm, _chain(layer))
+        return Member(name, norm, layer, _chain(layer))
     if isinstance(norm, TorchParametrization):
         own = SpectralNorm.adopt(norm)
         _chain(layer)[0] = own
-        return Member(name, own, _chain(layer))
+        return Member(name, own, layer, _chain(layer))
     if not isinstance(norm, HookedSpectralNorm):
         key = next(key for key, hook in layer._forward_pre_hooks.items() if hook is norm)
         layer._forward_pre_hooks[key] = norm = HookedSpectralNorm(norm)
-    return Member(name, norm, layer)
+    return Member(name, norm, layer, layer)
 
 
 def detach(layer: nn.Module) -> None:

@@ -37,7 +37,8 @@ def gradient_penalty(
 ) -> Tensor:
     """weight · E (‖∇ D(x̂)‖ − target)² on points between real and fake images: WGAN-GP (arXiv:1704.00028, equation 3).
 
-    real, fake: [N, ...] of one shape, dtype and device, taken as constants. args, kwargs: further arguments of the
+    real, fake: [N, ...] of one shape and device, taken as constants; the points have real's dtype (under autocast a
+    generator's images are in half precision). args, kwargs: further arguments of the
     critic. generator: source of the N interpolation weights, on real's device. scale: see above. Returns a scalar in
     float32 (float64 for double inputs). Where a gradient vanishes its norm counts as having the derivative zero.
     """
@@ -121,12 +122,12 @@ def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> T
     """A point on the line between each real image and its fake one."""
     _images(real, "real")
     _images(fake, "fake")
-    for what in ("shape", "dtype", "device"):
+    for what in ("shape", "device"):
         wanted, got = getattr(real, what), getattr(fake, what)
         if wanted != got:
             wanted, got = (list(v) if what == "shape" else v for v in (wanted, got))
             raise UsageError(f"fake: expected the {what} of real {wanted}, got {got}")
-    return torch.lerp(real.detach(), fake.detach(), _per_image(real, generator))
+    return torch.lerp(real.detach(), fake.detach().to(real.dtype), _per_image(real, generator))
 
 
 def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:

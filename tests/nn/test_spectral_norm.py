@@ -6,11 +6,20 @@ import pickle
 import pytest
 import torch
 import torch.nn.utils
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from fastgan.errors import UsageError
-from fastgan.nn import SpectralNorm, fold, group_spectral_norms, spectral_norm
+from fastgan.nn import (
+    ConvBlock,
+    ConvTower,
+    LinearBlock,
+    SpectralNorm,
+    fold,
+    group_spectral_norms,
+    spectral_norm,
+)
 from fastgan.testing.record import Recorder
 
 KINDS = {"parametrization": parametrizations.spectral_norm, "hook": torch.nn.utils.spectral_norm}
@@ -208,6 +217,41 @@ def test_a_copy_with_every_step_hears_of_its_own_optimiser():
     assert not changed(kept, original)
 
 
+def single_layer():
+    return nn.Linear(5, 4).double(), lambda layer: layer(torch.ones(2, 5, dtype=torch.float64)).sum()
+
+
+def one_in_eval():
+    network = Network().double()
+    network.up.eval()
+    return network, lambda network: network(X).sum()
+
+
+def not_through_call():
+    return Network().double(), lambda network: network.forward(X).sum()
+
+
+@pytest.mark.parametrize("case", [single_layer, one_in_eval, not_through_call])
+def test_every_step_iterates_however_the_network_is_run(case):
+    network, run = case()
+    spectral_norm(network, every="step")
+    if case is one_in_eval:
+        network.up.eval()
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    run(network)
+    for _ in range(3):
+        optimizer.zero_grad()
+        run(network).backward()
+        optimizer.step()
+        before = vectors(network)
+        run(network)
+        run(network)
+        once = vectors(network)
+        assert changed(before, network), "iterates after the step"
+        run(network)
+        assert changed(once, network) == [], "and only once"
+
+
 # --- what it must bear -----------------------------------------------------------------------------------------------
 
 
@@ -247,7 +291,7 @@ def test_a_weight_without_a_norm_is_named_and_nothing_is_lost(value):
         else:
             weight.zero_()
     before = vectors(network)
-    reason = "NaN or infinity in it" if value else "zero everywhere"
+    reason = "NaN, infinity or too large numbers in it" if value else "zero everywhere"
     with pytest.raises(RuntimeError, match=rf"the weight of up \({reason}\) has no spectral norm; .* last good values"):
         network(X)
     assert changed(before, network) == []
@@ -256,16 +300,25 @@ def test_a_weight_without_a_norm_is_named_and_nothing_is_lost(value):
     assert network(X).isfinite().all()
 
 
-def test_after_a_failed_run_the_next_one_is_right():
-    network, reference = ours("parametrization"), ours("parametrization")
-    with pytest.raises(RuntimeError):
-        network(X[:, :2])
-    with torch.no_grad():
-        for one in (network, reference):
-            one.down.parametrizations.weight.original.mul_(2)
-            one.down.parametrizations.weight.original[0].mul_(5)
-    torch.testing.assert_close(network(X), reference(X), rtol=1e-12, atol=1e-12)
-    assert_same_state(network, reference)
+def test_a_failed_run_leaves_what_torchs_would():
+    pair = [torchs("parametrization"), ours("parametrization")]
+    for network in pair:
+        with pytest.raises(RuntimeError):
+            network(X[:, :2])  # the first layer has read its weight, the others have not
+        with torch.no_grad():
+            network.down.parametrizations.weight.original[0].mul_(5)
+    assert_same_state(*pair)
+    torch.testing.assert_close(fold(pair[1]).down.weight, pair[0].eval().down.weight, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pair[1](X), pair[0].train()(X), rtol=1e-12, atol=1e-12)
+
+
+def test_checkpointing_gives_torchs_numbers():
+    # Recomputing reads every weight once more, here as there, and stops in the middle of the network.
+    pair = [torchs("parametrization"), ours("parametrization")]
+    for network in pair:
+        for _ in range(2):
+            torch.utils.checkpoint.checkpoint(network, X, use_reentrant=False).sum().backward()
+    assert_same_state(*pair)
 
 
 def test_half_precision_and_mixed_dtypes():
@@ -336,3 +389,83 @@ def test_the_norm_bounds_the_layer():
     matrix = network.down.weight.flatten(1)
     assert torch.linalg.matrix_norm(matrix, 2).item() == pytest.approx(1, abs=1e-3)
     assert isinstance(network.down.parametrizations.weight[0], SpectralNorm)
+
+
+def test_norms_that_pytorch_removes_are_gone():
+    for kind, remove in (
+        ("parametrization", lambda layer: torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")),
+        ("hook", torch.nn.utils.remove_spectral_norm),
+    ):
+        pair = [torchs(kind), ours(kind)]
+        for network in pair:
+            network(X)
+            remove(network.up)
+            for _ in range(2):
+                network(X)
+        assert_same_state(*pair)
+
+
+def test_a_users_own_kind_of_norm_is_left():
+    class Doubled(torch.nn.utils.parametrizations._SpectralNorm):
+        def forward(self, weight):
+            return 2 * super().forward(weight)
+
+    layers = [nn.Linear(3, 3).double() for _ in range(2)]
+    for layer in layers:
+        torch.nn.utils.parametrize.register_parametrization(layer, "weight", Doubled(layer.weight))
+    network = nn.Sequential(*layers)
+    alone = copy.deepcopy(network)
+    assert group_spectral_norms(network) == {}
+    x = torch.randn(2, 3, dtype=torch.float64)
+    assert torch.equal(network(x), alone(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch.func.jvp's own
+def test_transforms_of_torch_func_take_plain_pytorch():
+    network, reference = ours("parametrization").eval(), torchs("parametrization").eval()
+    tangent = torch.randn_like(X)
+    got, want = (torch.func.jvp(one, (X,), (tangent,)) for one in (network, reference))
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+    def total(network, parameters):
+        return torch.func.functional_call(network, parameters, (X,)).square().sum()
+
+    found = [
+        torch.func.grad(lambda p, one=one: total(one, p))({k: v.detach() for k, v in one.named_parameters()})
+        for one in (network, reference)
+    ]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("hook", [torch.nn.utils.spectral_norm, torch.nn.utils.weight_norm], ids=["spectral", "weight"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_blocks_train_under_hooks_on_their_layers(hook):
+    torch.manual_seed(0)
+    tower = ConvTower(ConvBlock(3, 4, 3, padding=1), ConvBlock(4, 4, 3, padding=1)).double()
+    linear = LinearBlock(4, 2).double()
+    for layer in (tower[0].conv, tower[1].conv, linear.linear):
+        hook(layer)
+    for _ in range(2):
+        y = linear(tower(X).mean((2, 3)))
+        y.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in [*tower.parameters(), *linear.parameters()])
+    plain = [tower[0].conv, tower[1].conv]
+    tower.eval()
+    expected = X
+    for conv in plain:
+        expected = torch.nn.functional.leaky_relu(conv(expected), 0.2)
+    torch.testing.assert_close(tower(X), expected)
+
+
+def test_a_tower_runs_what_its_blocks_say():
+    class Loud(ConvBlock):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    tower = ConvTower(ConvBlock(3, 4, 3, padding=1), Loud(4, 4, 3, padding=1), ConvBlock(4, 4, 1)).double()
+    expected = X
+    for block in tower:
+        expected = block(expected)
+    torch.testing.assert_close(tower(X), expected)
+    tower[2].forward = lambda x: 0 * x
+    assert not tower(X).any()

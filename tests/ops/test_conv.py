@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastgan.ops import bias_act, conv2d, conv_transpose2d
+from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
 from fastgan.testing.record import Recorder
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
@@ -99,3 +99,28 @@ def test_autocast_leaves_double_alone():
     x, w = X.double(), W.double()
     with torch.autocast("cpu", torch.bfloat16):
         assert conv2d(x, w).dtype == torch.float64 == F.conv2d(x, w).dtype
+
+
+@pytest.mark.parametrize("act", ["relu", "leaky_relu", "linear"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_shows_behind_a_block(act, value):
+    x = X.clone()
+    x[0, 1, 2, 3] = value
+    got = conv2d_bias_act(x, W, torch.zeros(8), act, padding=1)
+    want = bias_act(conv2d(x, W, padding=1), torch.zeros(8), act)
+    torch.testing.assert_close(got, want, equal_nan=True)
+    assert got.isfinite().all() == want.isfinite().all()
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_first_layers_do_not_ask_the_default_dtype(default):
+    x = torch.randn(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    w = torch.randn(64, 3, 4, 4)
+    want = F.conv_transpose2d(x, w, stride=2, padding=1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        got = conv_transpose2d(x, w, stride=2, padding=1)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)

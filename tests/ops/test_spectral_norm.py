@@ -208,3 +208,10 @@ def test_channels_last_weights_with_rows_along_any_dimension(dim):
     dy = torch.randn(scaled.shape, dtype=torch.float64)
     gradient = reference.spectral_scale_grad([dy], [leaf.detach()], *want, dims)[0]
     torch.testing.assert_close(torch.autograd.grad(scaled, leaf, dy)[0], gradient)
+
+
+def test_a_sigma_with_gaps():
+    weights, uv, dims = make(CRITIC, places()[0])
+    uv, sigma = power_iteration(weights, uv, dims)
+    wide = torch.stack([sigma, torch.full_like(sigma, 1e30)], 1)[:, 0]
+    torch.testing.assert_close(spectral_scale(weights, uv, wide, dims), spectral_scale(weights, uv, sigma, dims))

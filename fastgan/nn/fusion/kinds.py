@@ -8,13 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from fastgan.nn.ordinary import ordinary
 from fastgan.nn.spectral import TorchHook
 from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
 
@@ -26,23 +24,6 @@ def original_class(module: nn.Module) -> ModuleClass:
     """The class of a module as its user knows it: before parametrisation, and before it was fused."""
     kind = type_before_parametrizations(module)
     return getattr(kind, "_fastgan_original", kind)
-
-
-#: Fake tensors stand for plain ones while a graph is taken.
-_ORDINARY = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
-
-
-def ordinary(x: Any) -> bool:
-    """Whether our ops take x as PyTorch's would: no subclass, no transform of torch.func, no forward-mode tangent.
-
-    Under torch.jit.trace neither: what it writes down is meant to run without us.
-    """
-    if type(x) not in _ORDINARY or not x.is_floating_point() or x.layout is not torch.strided:
-        return False
-    if torch.compiler.is_compiling():
-        return True
-    transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-    return not transformed and not torch.jit.is_tracing()
 
 
 def unseen(module: nn.Module) -> bool:

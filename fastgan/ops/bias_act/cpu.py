@@ -55,7 +55,7 @@ def bias_act_(y, bias, act, alpha, gain, clamp):
 
 def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
     """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
-    db = torch.empty(dy.shape[1] if bias_grad else 0, dtype=dy.dtype)
+    db = dy.new_empty(dy.shape[1] if bias_grad else 0)
     native, *described = _describe(dy, layout, act, alpha, gain, clamp)
     native.bias_act_grad(
         *described, dy.data_ptr(), saved.data_ptr(), 0, dy.data_ptr(), db.data_ptr() if bias_grad else 0
@@ -66,7 +66,7 @@ def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
 def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
     layout = memory_format(saved)
     dy, saved, bias, dx = dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype), empty(dy, layout)
-    db = torch.empty(dy.shape[1] if bias_grad else 0, dtype=dy.dtype)
+    db = dy.new_empty(dy.shape[1] if bias_grad else 0)
     native, *described = _describe(dy, layout, act, alpha, gain, clamp)
     native.bias_act_grad(
         *described, dy.data_ptr(), saved.data_ptr(), _address(bias), dx.data_ptr(), db.data_ptr() if bias_grad else 0

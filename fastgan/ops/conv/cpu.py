@@ -12,20 +12,21 @@ from fastgan.ops._library import Kernel
 from fastgan.ops.bias_act import cpu as bias_act_cpu
 from fastgan.ops.conv import reference
 
-#: Our names of the activations that oneDNN applies to the accumulator, and its own.
-_POST_OPERATIONS = {"linear": "none", "relu": "relu", "leaky_relu": "leaky_relu"}
+#: Our names of the activations that oneDNN applies to the accumulator, and its own. Its relu would turn NaN into 0.
+_POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
 
 
 def _why_not(x: Tensor, *_) -> str | None:
     return bias_act_cpu.FORWARD.why_not(x)
 
 
-def _post_operation(x: Tensor, act: str, gain: float, clamp: float | None) -> bool:
+def _post_operation(x: Tensor, act: str, alpha: float, gain: float, clamp: float | None) -> bool:
     return bool(
         x.dtype == torch.float32
         and x.numel() > 0
         and act in _POST_OPERATIONS
         and gain == 1
+        and (act == "linear" or alpha > 0)
         and clamp is None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
@@ -33,7 +34,7 @@ def _post_operation(x: Tensor, act: str, gain: float, clamp: float | None) -> bo
 
 
 def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    if _post_operation(x, act, gain, clamp):
+    if _post_operation(x, act, alpha, gain, clamp):
         slopes = [alpha] if act == "leaky_relu" else []
         y = torch.ops.mkldnn._convolution_pointwise(
             x, weight, bias, padding, stride, dilation, groups, _POST_OPERATIONS[act], slopes, ""
@@ -70,7 +71,8 @@ def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     dy, weight = dense(dy, layout), weight.permute(2, 3, 1, 0).contiguous()
     shape = (dy.shape[0], channels, *size)
     # One channel is contiguous in both layouts, and then called so.
-    dx = torch.empty(shape, memory_format=layout if channels > 1 else torch.contiguous_format)
+    called = layout if channels > 1 else torch.contiguous_format
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=called)
     native.conv_thin_grad(
         shape, (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads(),
         dy.data_ptr(), weight.data_ptr(), dx.data_ptr(),

@@ -67,10 +67,11 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 def spectral_scale(weights, uv, sigma, dims):
     native = _native.cpu()
     weights = [_dense(w) for w in weights]
+    sigma = sigma.contiguous()
     scaled = [_empty(w) for w in weights]
     native.spectral_scale(
         [w.data_ptr() for w in weights], [y.data_ptr() for y in scaled], [w.numel() for w in weights],
-        _DTYPES[uv.dtype], torch.get_num_threads(), sigma.contiguous().data_ptr(),
+        _DTYPES[uv.dtype], torch.get_num_threads(), sigma.data_ptr(),
     )  # fmt: skip
     return scaled
 
