@@ -4,33 +4,13 @@
 #include <cmath>
 
 #include "fastgan/check.h"
+#include "fastgan/dot.h"
 #include "fastgan/parallel.h"
 
 namespace fastgan {
 namespace {
 
-constexpr int64_t kFlush = 1024;  // additions between flushes into double
-
-template <class T>
-FASTGAN_INLINE double dot(const T* a, const T* b, int64_t n) {
-  double total = 0;
-  for (int64_t from = 0; from < n; from += kFlush) {
-    const int64_t to = std::min(n, from + kFlush);
-    T sum = 0;
-    FASTGAN_SIMD_SUM(sum)
-    for (int64_t i = from; i < to; ++i) sum += a[i] * b[i];
-    total += sum;
-  }
-  return total;
-}
-
-template <class T>
-FASTGAN_INLINE void multiply(const T* a, T c, T* y, int64_t n) {
-  FASTGAN_SIMD
-  for (int64_t i = 0; i < n; ++i) y[i] = a[i] * c;
-}
-
-// Cloned entry points must not be templates; the templates above are inlined into each clone.
+// Cloned entry points must not be templates; those of dot.h are inlined into each clone.
 #define FASTGAN_ENTRIES(T)                                                                                  \
   FASTGAN_CLONES double inner(const T* a, const T* b, int64_t n) { return dot<T>(a, b, n); }                \
   FASTGAN_CLONES void scale(const T* a, T c, T* y, int64_t n) { multiply<T>(a, c, y, n); }

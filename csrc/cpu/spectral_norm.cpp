@@ -8,12 +8,12 @@
 #include <limits>
 
 #include "fastgan/check.h"
+#include "fastgan/dot.h"
 #include "fastgan/parallel.h"
 
 namespace fastgan {
 namespace {
 
-constexpr int64_t kFlush = 1024;  // additions between flushes into double
 constexpr int64_t kParts = 16;    // independent parts of a sum over rows
 constexpr int64_t kChunk = 32768;  // elements that are summed, or scaled, by one thread at a time
 
@@ -32,24 +32,11 @@ struct Matrix {
   FASTGAN_INLINE const T* run(int64_t row, int64_t segment) const { return data + (segment * rows + row) * length; }
 };
 
-template <class T>
-FASTGAN_INLINE double dot_run(const T* a, const T* b, int64_t n) {
-  double total = 0;
-  for (int64_t from = 0; from < n; from += kFlush) {
-    const int64_t to = std::min(n, from + kFlush);
-    T sum = 0;
-    FASTGAN_SIMD_SUM(sum)
-    for (int64_t i = from; i < to; ++i) sum += a[i] * b[i];
-    total += sum;
-  }
-  return total;
-}
-
 // A row of M against a vector of its columns.
 template <class T>
 FASTGAN_INLINE double dot_row(const Matrix<T>& m, int64_t row, const T* right) {
   double total = 0;
-  for (int64_t s = 0; s < m.segments; ++s) total += dot_run(m.run(row, s), right + s * m.length, m.length);
+  for (int64_t s = 0; s < m.segments; ++s) total += dot(m.run(row, s), right + s * m.length, m.length);
   return total;
 }
 
@@ -89,7 +76,7 @@ FASTGAN_INLINE double rows_inner(const SpectralLayer& l, const T* dy, int64_t be
   double total = 0;
   for (int64_t s = 0; s < m.segments; ++s) {
     const int64_t offset = m.run(begin, s) - m.data;
-    total += dot_run(m.data + offset, dy + offset, (end - begin) * m.length);
+    total += dot(m.data + offset, dy + offset, (end - begin) * m.length);
   }
   return total;
 }
@@ -111,12 +98,6 @@ FASTGAN_INLINE void rows_grad(const SpectralLayer& l, const T* dy, const T* left
       for (int64_t i = 0; i < m.length; ++i) to[i] = from[i] * scale - coefficient * r[i];
     }
   }
-}
-
-template <class T>
-FASTGAN_INLINE void multiply(const T* x, T factor, T* y, int64_t n) {
-  FASTGAN_SIMD
-  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
 }
 
 // Cloned entry points must not be templates; the templates above are inlined into each clone.

@@ -1,4 +1,4 @@
-"""What the launchers of all Triton kernels share. Imports no triton."""
+"""What the launchers of all C++ and of all Triton kernels share. Imports no triton."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fastgan import _env
+from fastgan import _env, _native
 
 FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
+
+
+#: Element types as the C++ kernels number them.
+CPP_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
+
+
+def why_no_cpp(x: Tensor) -> str | None:
+    """None where the C++ kernels can run on this tensor, else the reason."""
+    if x.device.type != "cpu":
+        return f"the tensor is on {x.device.type}, not on the CPU"
+    if x.dtype not in CPP_DTYPES:
+        return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    return _native.why_not("_cpu")
 
 
 def why_no_triton(x: Tensor, dtypes: Iterable[torch.dtype]) -> str | None:

@@ -8,24 +8,21 @@ import torch
 from torch import Tensor
 
 from fastgan import _native
+from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
 from fastgan.ops._layout import dense, empty, memory_format, view_ncs
 from fastgan.ops._library import Kernel
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
-_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
-
 
 def _why_not(x: Tensor, *_) -> str | None:
-    if x.device.type != "cpu":
-        return f"the tensor is on {x.device.type}, not on the CPU"
-    if x.dtype not in _DTYPES:
-        return f"the C++ kernels take float32 and float64, not {x.dtype}"
-    return _native.why_not("_cpu")
+    return why_no_cpp(x)
 
 
 def _describe(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
     native = _native.cpu()
-    shape = native.BiasActShape(*view_ncs(x), layout is torch.channels_last, _DTYPES[x.dtype], torch.get_num_threads())
+    shape = native.BiasActShape(
+        *view_ncs(x), layout is torch.channels_last, CPP_DTYPES[x.dtype], torch.get_num_threads()
+    )
     limit = math.inf if clamp is None else clamp
     return native, shape, native.BiasActOptions(ACTIVATIONS[act].code, alpha, gain, limit)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgan import _native
+from fastgan.ops._launch import why_no_cpp
 from fastgan.ops._layout import dense
 from fastgan.ops._library import Kernel
 from fastgan.ops.bias_act import cpu as bias_act_cpu
@@ -17,7 +18,7 @@ _POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
 
 
 def _why_not(x: Tensor, *_) -> str | None:
-    return bias_act_cpu.FORWARD.why_not(x)
+    return why_no_cpp(x)
 
 
 def _post_operation(x: Tensor, act: str, alpha: float, gain: float, clamp: float | None) -> bool:
@@ -45,13 +46,8 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
     return y
 
 
-def conv_tower(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    outputs = []
-    for i, weight in enumerate(weights):
-        options = reference.options_of(i, stride, padding, dilation, groups)
-        x = conv_bias_act(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
-        outputs.append(x)
-    return outputs
+def conv_tower(x, *rest):
+    return reference.each_block(conv_bias_act, x, *rest)
 
 
 def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):

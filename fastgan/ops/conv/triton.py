@@ -254,13 +254,8 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
     )  # fmt: skip
 
 
-def conv_tower(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    outputs = []
-    for i, weight in enumerate(weights):
-        options = reference.options_of(i, stride, padding, dilation, groups)
-        x = conv_bias_act(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
-        outputs.append(x)
-    return outputs
+def conv_tower(x, *rest):
+    return reference.each_block(conv_bias_act, x, *rest)
 
 
 def conv(x, weight, stride, padding, dilation, groups):

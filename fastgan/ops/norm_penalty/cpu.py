@@ -6,25 +6,20 @@ import torch
 from torch import Tensor
 
 from fastgan import _native
+from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
 from fastgan.ops._layout import dense, empty, memory_format
 from fastgan.ops._library import Kernel
 
-_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
-
 
 def _why_not(x: Tensor, *_) -> str | None:
-    if x.device.type != "cpu":
-        return f"the tensor is on {x.device.type}, not on the CPU"
-    if x.dtype not in _DTYPES:
-        return f"the C++ kernels take float32 and float64, not {x.dtype}"
-    return _native.why_not("_cpu")
+    return why_no_cpp(x)
 
 
 def _describe(x: Tensor):
     native = _native.cpu()
     samples = x.shape[0]
     size = x.numel() // samples if samples else 0
-    return native, native.SampleShape(samples, size, _DTYPES[x.dtype], torch.get_num_threads())
+    return native, native.SampleShape(samples, size, CPP_DTYPES[x.dtype], torch.get_num_threads())
 
 
 def norm_penalty(g, target):

@@ -8,21 +8,16 @@ import torch
 from torch import Tensor
 
 from fastgan import _native
+from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
 from fastgan.ops._layout import dense, empty, memory_format
 from fastgan.ops._library import Kernel
 
-_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
-
 
 def _why_not(weights: list[Tensor], *rest) -> str | None:
-    x, dims = weights[0], next(value for value in rest if isinstance(value, list) and isinstance(value[0], int))
-    if x.device.type != "cpu":
-        return f"the tensor is on {x.device.type}, not on the CPU"
-    if x.dtype not in _DTYPES:
-        return f"the C++ kernels take float32 and float64, not {x.dtype}"
+    dims = next(value for value in rest if isinstance(value, list) and isinstance(value[0], int))
     if any(dim > 1 and memory_format(w) is torch.channels_last for w, dim in zip(weights, dims, strict=True)):
         return "a channels_last weight has its rows along height or width"
-    return _native.why_not("_cpu")
+    return why_no_cpp(weights[0])
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -58,7 +53,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
     weights = [_dense(w) for w in weights]
     new, sigma = uv.clone(memory_format=torch.contiguous_format), uv.new_empty(len(weights))
     native.power_iteration(
-        _layers(native, weights, dims), _DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
+        _layers(native, weights, dims), CPP_DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
         new.data_ptr(), sigma.data_ptr(),
     )  # fmt: skip
     return new, sigma
@@ -71,7 +66,7 @@ def spectral_scale(weights, uv, sigma, dims):
     scaled = [_empty(w) for w in weights]
     native.spectral_scale(
         [w.data_ptr() for w in weights], [y.data_ptr() for y in scaled], [w.numel() for w in weights],
-        _DTYPES[uv.dtype], torch.get_num_threads(), sigma.data_ptr(),
+        CPP_DTYPES[uv.dtype], torch.get_num_threads(), sigma.data_ptr(),
     )  # fmt: skip
     return scaled
 
@@ -84,7 +79,7 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
     uv, sigma = uv.contiguous(), sigma.contiguous()
     native.spectral_scale_grad(
         _layers(native, weights, dims), [g.data_ptr() for g in dy], [d.data_ptr() for d in dw],
-        _DTYPES[uv.dtype], torch.get_num_threads(), uv.data_ptr(), sigma.data_ptr(),
+        CPP_DTYPES[uv.dtype], torch.get_num_threads(), uv.data_ptr(), sigma.data_ptr(),
     )  # fmt: skip
     return dw
 
