@@ -32,6 +32,7 @@ def gradient_penalty(
     target: float = 1.0,
     weight: float = 10.0,
     generator: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
     scale: float | Tensor = 1.0,
     **kwargs: Any,
 ) -> Tensor:
@@ -39,10 +40,11 @@ def gradient_penalty(
 
     real, fake: [N, ...] of one shape and device, taken as constants; the points have real's dtype (under autocast a
     generator's images are in half precision). args, kwargs: further arguments of the
-    critic. generator: source of the N interpolation weights, on real's device. scale: see above. Returns a scalar in
+    critic. epsilon: the paper's ε, a weight of the fake image for each pair, [N, 1, ...]; left out, it is drawn
+    uniformly from [0, 1), from `generator` (on real's device) if that is given. scale: see above. Returns a scalar in
     float32 (float64 for double inputs). Where a gradient vanishes its norm counts as having the derivative zero.
     """
-    points = _between(real, fake, generator)
+    points = _between(real, fake, generator, epsilon)
     return weight * norm_penalty(_gradient(critic, points, args, kwargs, scale), target).mean()
 
 
@@ -53,6 +55,7 @@ def zero_centered_gp(
     *args: Any,
     weight: float = 10.0,
     generator: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
     scale: float | Tensor = 1.0,
     **kwargs: Any,
 ) -> Tensor:
@@ -60,7 +63,7 @@ def zero_centered_gp(
 
     As `gradient_penalty`, with target 0.
     """
-    points = _between(real, fake, generator)
+    points = _between(real, fake, generator, epsilon)
     return weight * norm_penalty(_gradient(critic, points, args, kwargs, scale), None).mean()
 
 
@@ -118,7 +121,7 @@ def _images(images: Tensor, name: str) -> Tensor:
     return images
 
 
-def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> Tensor:
+def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsilon: Tensor | None) -> Tensor:
     """A point on the line between each real image and its fake one."""
     _images(real, "real")
     _images(fake, "fake")
@@ -127,7 +130,11 @@ def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None) -> T
         if wanted != got:
             wanted, got = (list(v) if what == "shape" else v for v in (wanted, got))
             raise UsageError(f"fake: expected the {what} of real {wanted}, got {got}")
-    return torch.lerp(real.detach(), fake.detach().to(real.dtype), _per_image(real, generator))
+    if epsilon is None:
+        epsilon = _per_image(real, generator)
+    elif epsilon.shape != (len(real), *[1] * (real.dim() - 1)):
+        raise UsageError(f"epsilon: expected {[len(real), *[1] * (real.dim() - 1)]}, got {list(epsilon.shape)}")
+    return torch.lerp(real.detach(), fake.detach().to(real.dtype), epsilon.to(real.dtype))
 
 
 def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -55,6 +55,14 @@ class Config:
     """first moment of Adam"""
     beta2: float = 0.999
     """second moment of Adam"""
+    clip: float = 0.0
+    """largest norm of a player's whole gradient; 0 does not clip"""
+    accumulate: int = 1
+    """batches whose gradients are averaged for each update"""
+    precision: str = "fp32"
+    """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
+    max_skipped: int = 25
+    """updates in a row that may be skipped because something is not finite, before the run stops"""
     ema_images: float = 20_000
     """half-life of the generator's averaged weights, in images; 0 keeps no average"""
     seed: int = 0
@@ -72,17 +80,19 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("width", "latent", "r1_interval", "d_steps", "batch", "steps", "log_every", "sample_every",
-                     "checkpoint_every", "keep_checkpoints"):  # fmt: skip
+                     "checkpoint_every", "keep_checkpoints", "accumulate", "max_skipped"):  # fmt: skip
             _expect(getattr(self, name) >= 1, name, "a number >= 1", getattr(self, name))
         for name in ("lr_g", "lr_d"):
             _expect(getattr(self, name) > 0, name, "a number > 0", getattr(self, name))
-        for name in ("gp_weight", "r1_weight", "ema_images"):
+        for name in ("gp_weight", "r1_weight", "clip", "ema_images"):
             _expect(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
         for name in ("beta1", "beta2"):
             _expect(0 <= getattr(self, name) < 1, name, "a number in [0, 1)", getattr(self, name))
         _expect(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
+        precisions = ("fp32", "tf32", "bf16", "fp16")
+        _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):
             if getattr(self, name) not in known:
                 raise UsageError(unknown(name, getattr(self, name), known))

@@ -1,4 +1,8 @@
-"""One step of each player. The algorithm reads top to bottom; the loop around it is in loop.py."""
+"""One step of each player, as functions of tensors: the algorithm reads top to bottom.
+
+Nothing here draws noise or changes a weight, so that a step can be compiled whole. The loop around it is in loop.py, what
+becomes of the gradients in update.py.
+"""
 
 from __future__ import annotations
 
@@ -10,65 +14,90 @@ from torch import Tensor, nn
 from fastgan.objectives import Game, gradient_penalty, r1
 from fastgan.train.config import Config
 
+Log = dict[str, Tensor]
+Gradients = tuple[Tensor | None, ...]
 
-@dataclass
+
+@dataclass(eq=False)
 class Players:
-    """What a step needs: both networks, their optimisers, and the source of latents."""
+    """Both networks, the game between them, and how a step is computed.
+
+    together: real and fake images go through the critic as one batch, which is the same where no layer of it ties the
+    samples of a batch together (together.py finds out) and faster.
+    """
 
     generator: nn.Module
     discriminator: nn.Module
-    g_optimizer: torch.optim.Optimizer
-    d_optimizer: torch.optim.Optimizer
-    latent_shape: tuple[int, ...]
-    random: torch.Generator
+    game: Game
+    config: Config
+    together: bool = False
 
-    def latents(self, n: int) -> Tensor:
-        """z [n, *latent_shape] from N(0, 1) on the networks' device."""
-        return torch.randn(n, *self.latent_shape, device=self.random.device, generator=self.random)
+    def d_step(
+        self, real: Tensor, z: Tensor, epsilon: Tensor | None, scale: Tensor | None = None, *, lazy: bool = False
+    ) -> tuple[Log, Gradients]:
+        """What the critic learns from real [N, C, H, W] against G(z): what to log, and its weights' gradients.
+
+        epsilon [N, 1, 1, 1]: where between real and fake the gradient penalty looks, in games that have one. scale: of
+        the loss in fp16; the gradients carry it. lazy: whether this step has the regularisers of every so many steps.
+        """
+        config = self.config
+        with self._autocast(real):
+            with torch.no_grad():
+                fake = self.generator(z)
+            if fake.shape != real.shape:
+                came, wanted = list(fake.shape), list(real.shape)
+                raise ValueError(f"generator: expected images like the real ones {wanted}, got {came}")
+            real_logits, fake_logits = self._logits(real, fake)
+            loss = self.game.d_loss(real_logits.float(), fake_logits.float())
+            log = {
+                "loss/discriminator": loss,
+                "logit/real": real_logits.mean(),
+                "logit/fake": fake_logits.mean(),
+                "range/real_min": real.amin(),
+                "range/real_max": real.amax(),
+                "range/fake_min": fake.amin(),
+                "range/fake_max": fake.amax(),
+            }
+            inner = 1.0 if scale is None else scale
+            if self.game.gp:
+                log["penalty/gradient_penalty"] = penalty = gradient_penalty(
+                    self.discriminator, real, fake, weight=config.gp_weight, epsilon=epsilon, scale=inner
+                )
+                loss = loss + penalty
+            if lazy:
+                # Rarer but heavier: the expected gradient stays the same (StyleGAN2's lazy regularisation).
+                log["penalty/r1"] = penalty = r1(
+                    self.discriminator, real, weight=config.r1_weight * config.r1_interval, scale=inner
+                )
+                loss = loss + penalty
+        return _detached(log), _gradients(loss, self.discriminator, scale)
+
+    def g_step(self, z: Tensor, scale: Tensor | None = None) -> tuple[Log, Gradients]:
+        """What the generator learns from the critic's view of G(z). The critic's weights take no gradient."""
+        with self._autocast(z):
+            loss = self.game.g_loss(self.discriminator(self.generator(z)).float())
+        return {"loss/generator": loss.detach()}, _gradients(loss, self.generator, scale)
+
+    def _logits(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.together:
+            return self.discriminator(real), self.discriminator(fake)
+        first, second = self.discriminator(torch.cat([real, fake.to(real.dtype)])).chunk(2)
+        return first, second
+
+    def _autocast(self, like: Tensor) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
+        return torch.autocast(like.device.type, dtype, enabled=dtype is not None)
 
 
-def d_step(players: Players, game: Game, config: Config, real: Tensor, step: int) -> dict[str, Tensor]:
-    """Improve the critic on one batch real [N, C, H, W]. Returns what to log, as scalars on the device."""
-    critic = players.discriminator
-    with torch.no_grad():
-        fake = players.generator(players.latents(len(real)))
-    if fake.shape != real.shape:
-        raise ValueError(f"generator: expected images like the real ones {list(real.shape)}, got {list(fake.shape)}")
-    real_logits, fake_logits = critic(real), critic(fake)
-    loss = game.d_loss(real_logits, fake_logits)
-    log = {
-        "loss/discriminator": loss,
-        "logit/real": real_logits.mean(),
-        "logit/fake": fake_logits.mean(),
-        "range/real_min": real.amin(),
-        "range/real_max": real.amax(),
-        "range/fake_min": fake.amin(),
-        "range/fake_max": fake.amax(),
-    }
-    if game.gp:
-        log["penalty/gradient_penalty"] = gradient_penalty(
-            critic, real, fake, weight=config.gp_weight, generator=players.random
-        )
-        loss = loss + log["penalty/gradient_penalty"]
-    if config.r1_weight > 0 and step % config.r1_interval == 0:
-        # Rarer but heavier: the expected gradient stays the same (StyleGAN2's lazy regularisation).
-        log["penalty/r1"] = r1(critic, real, weight=config.r1_weight * config.r1_interval)
-        loss = loss + log["penalty/r1"]
-    _improve(players.d_optimizer, loss)
-    return {name: value.detach() for name, value in log.items()}
+def learned(network: nn.Module) -> list[nn.Parameter]:
+    """The weights that training moves."""
+    return [weight for weight in network.parameters() if weight.requires_grad]
 
 
-def g_step(players: Players, game: Game, batch: int) -> dict[str, Tensor]:
-    """Improve the generator on `batch` fresh latents. The critic's weights take no gradient."""
-    fake = players.generator(players.latents(batch))
-    loss = game.g_loss(players.discriminator(fake))
-    _improve(players.g_optimizer, loss)
-    return {"loss/generator": loss.detach()}
-
-
-def _improve(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+def _gradients(loss: Tensor, network: nn.Module, scale: Tensor | None) -> Gradients:
     # autograd.grad asks for this player's weights alone: backward() would also fill the other's.
-    weights = [w for group in optimizer.param_groups for w in group["params"] if w.requires_grad]
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-        weight.grad = gradient
-    optimizer.step()
+    return torch.autograd.grad(loss if scale is None else loss * scale, learned(network), allow_unused=True)
+
+
+def _detached(log: Log) -> Log:
+    return {name: value.detach() for name, value in log.items()}

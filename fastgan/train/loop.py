@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import signal
 import threading
 import time
@@ -19,14 +18,19 @@ from torch import Tensor, nn
 from fastgan.errors import NonFiniteError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
-from fastgan.report.picture import save_grid
-from fastgan.train import checkpoint, rundir
+from fastgan.train import panels, rundir, state
 from fastgan.train.config import Config, unknown
+from fastgan.train.device import float32_products, resolve_device
+from fastgan.train.distributed import World
 from fastgan.train.ema import Ema
-from fastgan.train.game import Players, d_step, g_step
+from fastgan.train.game import Players
+from fastgan.train.noise import Noise
 from fastgan.train.progress import Progress
+from fastgan.train.together import why_not_together
+from fastgan.train.update import Update
 
-PANEL = 64
+#: Learning rates never fall below this part of the configured ones when updates are skipped.
+LEAST_BACK_OFF = 1 / 64
 
 
 class Trainer:
@@ -51,6 +55,7 @@ class Trainer:
         latent_shape: tuple[int, ...] | None = None,
         out: str | Path | None = None,
         about: dict[str, Any] | None = None,
+        world: World | None = None,
     ):
         self.config = config = config or Config()
         if isinstance(game, str) and game not in GAMES:
@@ -59,26 +64,33 @@ class Trainer:
         if self.game.name in GAMES:
             # The configuration says what is played; replacing it also checks the game against its other fields.
             self.config = config = dataclasses.replace(config, game=self.game.name)
+        self.world = world or World()
         self.device = resolve_device(config.device)
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
         self.ema = Ema(self.generator, config.ema_images)
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
-        betas = (config.beta1, config.beta2)
-        self.players = Players(
-            self.generator,
-            self.discriminator,
-            torch.optim.Adam(self.generator.parameters(), config.lr_g, betas, fused=True),
-            torch.optim.Adam(self.discriminator.parameters(), config.lr_d, betas, fused=True),
-            shape,
-            torch.Generator(self.device).manual_seed(config.seed),
-        )
+        self.noise = Noise(config.seed, shape, self.device, self.world)
+        self.players = Players(self.generator, self.discriminator, self.game, config)
+        betas, fp16 = (config.beta1, config.beta2), config.precision == "fp16"
+        self.updates = {
+            name: Update(
+                network, torch.optim.Adam(network.parameters(), lr, betas, fused=True), self.world, config.clip, fp16
+            )
+            for name, network, lr in (
+                ("generator", self.generator, config.lr_g),
+                ("discriminator", self.discriminator, config.lr_d),
+            )
+        }
         self.out = Path(out) if out is not None else None
         self.about = about or {}
         self.step = 0
         self.seconds = 0.0
         self.images = 0
-        self._stop = False
+        self.back_off = 1.0
+        self.skipped = 0
+        self._started = self._stop = False
+        self._seen: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -88,8 +100,9 @@ class Trainer:
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. overwrite: replace the run in `out`.
-        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. Raises NonFiniteError
-        when a loss is no longer a number; the last good checkpoint stays.
+        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
+        gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the
+        first bad layer; the last good checkpoint stays.
         """
         progress = Progress(self.config.steps)
         metrics = None
@@ -97,14 +110,15 @@ class Trainer:
             facts = self._facts()
             rundir.prepare(self.out, resume=resume, overwrite=overwrite)
             if resume:
-                self._load(batches, progress)
+                state.load(self, batches, progress.say)
             rundir.write_json(self.out / "config.json", facts)
             metrics = rundir.Metrics(self.out, self.step)
         elif resume:
             raise UsageError("resume: there is nothing to resume without `out`")
         previous = self._listen()
         try:
-            return self._run(batches, progress, metrics)
+            with float32_products(self.config.precision == "tf32"):
+                return self._run(batches, progress, metrics)
         except KeyboardInterrupt:
             progress.say(
                 f"interrupted at step {self.step}" + (f"; continue with --resume --out {self.out}" if self.out else "")
@@ -120,16 +134,6 @@ class Trainer:
                 signal.signal(number, handler)
             progress.close()
 
-    def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
-        # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
-        for write in (
-            lambda: self._status(state, message),
-            lambda: metrics.close() if metrics is not None else None,
-            lambda: write_report(self.out) if self.out is not None else None,
-        ):
-            with contextlib.suppress(OSError):
-                write()
-
     def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         saved_at = self.step if self.step else None
@@ -137,14 +141,10 @@ class Trainer:
         self._status("running")
         while self.step < config.steps and not self._stop:
             for _ in range(config.d_steps):
-                real = self._next(stream)
-                if self.step == 0 and self.out is not None:
-                    self._save_real(real)
-                means.add(d_step(self.players, self.game, config, real, self.step))
-                self.images += len(real)
-            means.add(g_step(self.players, self.game, len(real)))
+                self._improve_critic(stream, means, progress)
+            self._improve_generator(means)
             self.step += 1
-            self.ema.update(self.generator, len(real), self.step)
+            self.ema.update(self.generator, self._images_per_update, self.step)
 
             last = self.step == config.steps or self._stop
             if last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every"):
@@ -153,9 +153,10 @@ class Trainer:
                 elapsed = time.perf_counter() - mark
                 self.seconds += elapsed
                 speed = (self.images - mark_images) / elapsed
-                self._check_finite(mark_step)
+                self._check_finite(progress)
                 left = (config.steps - self.step) * elapsed / (self.step - mark_step)
-                shown = {"D": self._latest["loss/discriminator"], "G": self._latest["loss/generator"]}
+                names = {"D": "loss/discriminator", "G": "loss/generator"}
+                shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
                 progress.show(self.step, speed, left, shown)
                 if metrics is not None:
                     metrics.write(
@@ -164,7 +165,7 @@ class Trainer:
                     )  # fmt: skip
                 if self.out is not None:
                     if last or self._due("checkpoint_every"):
-                        self._save(batches)
+                        state.save(self, batches)
                         saved_at = self.step
                     if last or self._due("sample_every"):
                         self._save_panels()
@@ -175,11 +176,48 @@ class Trainer:
             if self.out is not None and saved_at != self.step:
                 # The signal came after this step had been looked at.
                 self._latest = means.fetch() or self._latest
-                self._check_finite(mark_step)
-                self._save(batches)
+                self._check_finite(progress)
+                state.save(self, batches)
             raise KeyboardInterrupt
         self._end("finished", metrics)
         return self._latest
+
+    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, progress: Progress) -> None:
+        config, update = self.config, self.updates["discriminator"]
+        lazy = config.r1_weight > 0 and self.step % config.r1_interval == 0
+        for _ in range(config.accumulate):
+            real = self._next(stream)
+            if not self._started:
+                self._start(real, progress)
+            z = self.noise.latents(len(real))
+            epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
+            log, gradients = self.players.d_step(real, z, epsilon, update.scale, lazy=lazy)
+            update.add(log["loss/discriminator"], gradients)
+            means.add(log)
+            self.images += len(real) * self.world.size
+            self._seen = {"real": real, "z": z}
+        means.add({"gradient/discriminator": update.apply()})
+
+    def _improve_generator(self, means: rundir.Means) -> None:
+        update, n = self.updates["generator"], len(self._seen["real"])
+        for _ in range(self.config.accumulate):
+            log, gradients = self.players.g_step(self.noise.latents(n), update.scale)
+            update.add(log["loss/generator"], gradients)
+            means.add(log)
+        means.add({"gradient/generator": update.apply()})
+
+    def _start(self, real: Tensor, progress: Progress) -> None:
+        """What can be decided only with a batch at hand."""
+        self._started = True
+        why = why_not_together(self.discriminator, real)
+        self.players.together = not why
+        progress.say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
+        if self.step == 0 and self.out is not None:
+            panels.save(real.float().cpu().numpy(), self.out / "samples" / "real.png")
+
+    @property
+    def _images_per_update(self) -> int:
+        return len(self._seen["real"]) * self.config.accumulate * self.world.size
 
     def _next(self, batches: Iterator[Tensor]) -> Tensor:
         try:
@@ -193,20 +231,32 @@ class Trainer:
     def _due(self, field: str) -> bool:
         return self.step % getattr(self.config, field) == 0
 
-    def _check_finite(self, since: int) -> None:
-        wrong = next((name for name, value in self._latest.items() if not math.isfinite(value)), None)
-        if wrong is None:
-            weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
-            if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
-                wrong = "a weight"
-        if wrong is None:
-            return
-        kept = checkpoint.steps_in(self.out / "checkpoints") if self.out is not None else []
-        where = f"; the checkpoint of step {kept[-1]} is whole" if kept else ""
-        raise NonFiniteError(
-            f"{wrong} became {self._latest.get(wrong, 'not a number')} between steps {since} and {self.step}{where};"
-            " start anew with lower learning rates or a penalty (--r1-weight)"
-        )
+    def _check_finite(self, progress: Progress) -> None:
+        """Look at the guards' counts: back off, or stop."""
+        counts = torch.stack([c for u in self.updates.values() for c in (u.skipped, u.in_a_row)]).tolist()
+        for (player, _), in_a_row in zip(self.updates.items(), counts[1::2], strict=True):
+            if in_a_row >= self.config.max_skipped:
+                raise NonFiniteError(
+                    f"the {player}'s loss or gradient was not finite in {in_a_row:.0f} updates in a row, up to step"
+                    f" {self.step}{state.folder_of(self.out)};"
+                    " start anew with lower learning rates or a penalty (--r1-weight)"
+                )
+        weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
+        if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
+            raise NonFiniteError(f"a weight is not finite at step {self.step}{state.folder_of(self.out)}")
+        if self._due("log_every"):
+            skipped = int(sum(counts[::2]))
+            new, self.skipped = skipped - self.skipped, skipped
+            if new:
+                progress.say(f"skipped {new} updates that were not finite, up to step {self.step}")
+            if self.config.precision != "fp16":  # there the loss scale has backed off already
+                self.set_back_off(max(self.back_off / 2, LEAST_BACK_OFF) if new else min(self.back_off * 2, 1.0))
+
+    def set_back_off(self, factor: float) -> None:
+        """Let the learning rates be that part of the configured ones."""
+        for update in self.updates.values():
+            update.back_off(factor / self.back_off)
+        self.back_off = factor
 
     def _listen(self) -> dict[int, Any]:
         """Let Ctrl-C, or a scheduler's polite end, finish the step in progress first; a second Ctrl-C ends at once.
@@ -226,76 +276,24 @@ class Trainer:
 
     # --- what it writes ----------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def sample(self, z: Tensor) -> np.ndarray:
         """Images of the averaged generator for z [N, *latent_shape], as float32 [N, C, H, W]."""
-        return self.ema.module(z.to(self.device)).float().cpu().numpy()
-
-    def _panel_latents(self, step: int) -> Tensor:
-        # A generator of its own for each panel: drawing pictures must not change what is trained.
-        (seed,) = np.random.SeedSequence((self.config.seed, step, PANEL)).generate_state(1, np.uint64)
-        source = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-        return torch.randn(PANEL, *self.players.latent_shape, generator=source)
+        return panels.sample(self.ema.module, z, self.device)
 
     def _save_panels(self) -> None:
         assert self.out is not None
-        for kind, step in (("fixed", 0), ("fresh", self.step)):
-            images = self.sample(self._panel_latents(step))
-            if images.ndim == 4 and images.shape[1] in (1, 3):
-                save_grid(images, self.out / "samples" / f"{kind}-{self.step:08d}.png", scale=_zoom(images))
+        shape = self.noise.latent_shape
+        panels.save_panels(self.out, self.ema.module, self.config.seed, self.step, shape, self.device)
 
-    def _save_real(self, real: Tensor) -> None:
-        assert self.out is not None
-        images = real[:PANEL].float().cpu().numpy()
-        if images.ndim == 4 and images.shape[1] in (1, 3):
-            save_grid(images, self.out / "samples" / "real.png", scale=_zoom(images))
-
-    def _save(self, batches: Any) -> None:
-        assert self.out is not None
-        parts = {
-            "generator": self.generator.state_dict(),
-            "ema": self.ema.module.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
-            "optimizer": checkpoint.optimizer_tensors(self.players.g_optimizer, "generator")
-            | checkpoint.optimizer_tensors(self.players.d_optimizer, "discriminator"),
-        }
-        state = {
-            "images": self.images,
-            "seconds": self.seconds,
-            "random": {name: checkpoint.encode_random(r) for name, r in self._random_sources().items()},
-            "batches": batches.state_dict() if hasattr(batches, "state_dict") else None,
-        }
-        checkpoint.save(self.out / "checkpoints", self.step, parts, state, self.config.keep_checkpoints)
-
-    def _load(self, batches: Any, progress: Progress) -> None:
-        assert self.out is not None
-        folder, state = checkpoint.newest(self.out / "checkpoints", progress.say)
-        networks = {"generator": self.generator, "ema": self.ema.module, "discriminator": self.discriminator}
-        for part, network in networks.items():
-            checkpoint.load_network(network, folder, part)
-        tensors = checkpoint.load_part(folder, "optimizer")
-        checkpoint.load_optimizer(self.players.g_optimizer, tensors, "generator")
-        checkpoint.load_optimizer(self.players.d_optimizer, tensors, "discriminator")
-        for name, source in self._random_sources().items():
-            if name in state["random"]:
-                checkpoint.decode_random(source, state["random"][name])
-            else:
-                source.manual_seed(self.config.seed + state["step"])
-                progress.say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
-        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
-        if state["batches"] is not None and hasattr(batches, "load_state_dict"):
-            batches.load_state_dict(state["batches"])
-        elif self.step < self.config.steps:
-            progress.say("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
-        progress.say(f"resumed {self.out} at step {self.step}")
-
-    def _random_sources(self) -> dict[str, torch.Generator]:
-        # The default generators too: dropout and the like draw from them.
-        sources = {f"latents.{self.device.type}": self.players.random, "default.cpu": torch.default_generator}
-        if self.device.type == "cuda":
-            index = self.device.index or torch.cuda.current_device()
-            sources["default.cuda"] = torch.cuda.default_generators[index]
-        return sources
+    def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
+        # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
+        for write in (
+            lambda: self._status(state, message),
+            lambda: metrics.close() if metrics is not None else None,
+            lambda: write_report(self.out) if self.out is not None else None,
+        ):
+            with contextlib.suppress(OSError):
+                write()
 
     def _facts(self) -> dict[str, Any]:
         def describe(network: nn.Module) -> dict[str, Any]:
@@ -305,7 +303,7 @@ class Trainer:
             "config": self.config.to_dict(),
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},
-            "latent_shape": list(self.players.latent_shape),
+            "latent_shape": list(self.noise.latent_shape),
             **self.about,
         }
 
@@ -313,22 +311,3 @@ class Trainer:
         if self.out is not None:
             status = {"state": state, "step": self.step, "steps": self.config.steps, "message": message}
             rundir.write_json(self.out / "status.json", status)
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises UsageError when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device: {name} is not there ({torch.cuda.device_count()} CUDA devices found)")
-    return device
-
-
-def _zoom(images: np.ndarray) -> int:
-    return max(1, 64 // images.shape[-1])

@@ -148,23 +148,33 @@ def _step_of(line: str) -> float:
 
 
 class Means:
-    """Running means of scalars, kept on the device: nothing waits for the device until `fetch`."""
+    """Running means of scalars, kept on the device: nothing waits for the device until `fetch`.
+
+    Values that are not finite are left out: they belong to updates that were skipped.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         """Add one step's scalars; a step may leave some out."""
-        for name, value in scalars.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
+        names, values = tuple(scalars), torch.stack([value.float() for value in scalars.values()])
+        good = values.isfinite()
+        if names not in self._sums:
+            self._sums[names] = torch.zeros_like(values), torch.zeros_like(values)
+        total, count = self._sums[names]
+        total += torch.where(good, values, 0.0)
+        count += good
 
     def fetch(self) -> dict[str, float]:
-        """The means since the last fetch, in one transfer."""
+        """The means since the last fetch, in one transfer; names without a finite value are absent."""
         if not self._sums:
             return {}
-        values = torch.stack([s.float() / self._counts[n] for n, s in self._sums.items()]).tolist()
-        result = dict(zip(self._sums, values, strict=True))
-        self._sums, self._counts = {}, {}
-        return result
+        rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()]).tolist()
+        sums: dict[str, tuple[float, float]] = {}
+        for name, (total, count) in zip((n for names in self._sums for n in names), rows, strict=True):
+            # One name may come among others at some steps (a lazy penalty's) and alone at others.
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + total, before[1] + count
+        self._sums = {}
+        return {name: total / count for name, (total, count) in sums.items() if count}

@@ -1,0 +1,92 @@
+"""What becomes of a player's gradients: summed, averaged over ranks, guarded, clipped, applied. Nothing waits for the
+device: the guard's verdict is a tensor there, and the fused optimiser reads it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.train.distributed import World
+from fastgan.train.game import Gradients, learned
+
+#: Consecutive good updates after which the fp16 loss scale doubles.
+GROWTH_INTERVAL = 2000
+FIRST_SCALE = 2.0**14
+
+
+class Update:
+    """One player's way from gradients to weights.
+
+    clip: largest L2 norm of the whole gradient, 0 for none. fp16: whether losses are scaled, by `scale`, which halves
+    when gradients overflow and doubles after GROWTH_INTERVAL good updates. An update with a loss or gradient that is
+    not finite is skipped; `skipped` counts those, `in_a_row` the last ones without a good one between (on the device).
+    """
+
+    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, world: World, clip: float, fp16: bool):
+        self.optimizer = optimizer
+        self._world, self._clip = world, clip
+        self._weights = learned(network)
+        device = self._weights[0].device
+        self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
+        self._growth = torch.zeros((), dtype=torch.int32, device=device)
+        self.skipped = torch.zeros((), device=device)
+        self.in_a_row = torch.zeros((), device=device)
+        self._sum: list[Tensor | None] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, loss: Tensor, gradients: Gradients) -> None:
+        """One batch's gradients; those of several batches are averaged."""
+        self._losses.append(loss)
+        if not self._sum:
+            self._sum = list(gradients)
+            return
+        for i, (old, new) in enumerate(zip(self._sum, gradients, strict=True)):
+            if old is not None and new is not None:
+                self._sum[i] = old + new  # not in place: a compiled step may own its outputs
+            elif old is None:
+                self._sum[i] = new
+
+    @torch.no_grad()
+    def apply(self) -> Tensor:
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar."""
+        weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
+        gradients = [g for g in self._sum if g is not None]
+        loss = torch.stack(self._losses).mean()
+        divisor = torch.full_like(loss, len(self._losses)) if self.scale is None else self.scale * len(self._losses)
+        self._sum, self._losses = [], []
+        # The loss goes with them, so that all ranks see the same verdict.
+        self._world.mean_([*gradients, loss])
+        norm = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32)).norm() / divisor
+        bad = (~(norm.isfinite() & loss.isfinite())).float()
+        if self._clip > 0:
+            divisor = divisor * (norm / self._clip).clamp(min=1.0)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
+        self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += bad
+        self.in_a_row.add_(1).mul_(bad)
+        if self.scale is not None:
+            torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
+        return norm
+
+    def back_off(self, factor: float) -> None:
+        """Multiply the learning rates."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the optimiser's own state."""
+        scale = torch.zeros(()) if self.scale is None else self.scale
+        return {"scale": scale, "growth": self._growth, "skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        if self.scale is not None and float(tensors["scale"]) > 0:
+            self.scale.copy_(tensors["scale"])
+        self._growth.copy_(tensors["growth"])
+        self.skipped.copy_(tensors["skipped"])
+        self.in_a_row.copy_(tensors["in_a_row"])
