@@ -1,7 +1,7 @@
 """One step of each player, as functions of tensors: the algorithm reads top to bottom.
 
-Nothing here draws noise or changes a weight, so that a step can be compiled whole. The loop around it is in loop.py, what
-becomes of the gradients in update.py.
+Nothing here draws noise or changes a weight, so that a step can be compiled whole. The loop around it is in loop.py,
+what becomes of the gradients in update.py.
 """
 
 from __future__ import annotations

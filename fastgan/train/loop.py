@@ -283,7 +283,7 @@ class Trainer:
     def _save_panels(self) -> None:
         assert self.out is not None
         shape = self.noise.latent_shape
-        panels.save_panels(self.out, self.ema.module, self.config.seed, self.step, shape, self.device)
+        panels.save_both(self.out, self.ema.module, self.config.seed, self.step, shape, self.device)
 
     def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
         # Each by itself: on a full disk what ended the run matters more than a page that could not be written.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,6 @@ class Noise:
         """Uniform in [0, 1), [n, 1, ...] of so many dimensions: a place between each real and fake image."""
         return self._own(torch.rand, n, (1,) * (dims - 1))
 
-    def _own(self, draw, n: int, shape: tuple[int, ...]) -> Tensor:
+    def _own(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
         every = draw(n * self._world.size, *shape, device=self.random.device, generator=self.random)
         return every[n * self._world.rank : n * (self._world.rank + 1)]

@@ -29,12 +29,12 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device) -> np.ndarray:
     return generator(z.to(device)).float().cpu().numpy()
 
 
-def save_panels(
-    run: Path, generator: nn.Module, seed: int, step: int, shape: tuple[int, ...], on: torch.device
+def save_both(
+    run: Path, generator: nn.Module, seed: int, step: int, shape: tuple[int, ...], device: torch.device
 ) -> None:
     """The panel of always the same latents, and one of fresh ones."""
     for kind, of in (("fixed", 0), ("fresh", step)):
-        save(sample(generator, latents(seed, of, shape), on), run / "samples" / f"{kind}-{step:08d}.png")
+        save(sample(generator, latents(seed, of, shape), device), run / "samples" / f"{kind}-{step:08d}.png")
 
 
 def save(images: np.ndarray, path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Everything that a run is at a step, into a checkpoint and back: networks, average, both optimisers, loss scales, random
-generators, the position in the data, counters.
+"""Everything that a run is at a step, into a checkpoint and back.
+
+Networks, average, both optimisers, loss scales, random generators, the position in the data, counters.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from fastgan.train import checkpoint
 
 if TYPE_CHECKING:
     from fastgan.train.loop import Trainer
-
-PLAYERS = ("generator", "discriminator")
 
 
 def save(trainer: Trainer, batches: Any) -> None:
