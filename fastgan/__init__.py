@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "fastgan.train.config",
     "Trainer": "fastgan.train.loop",
+    "compile": "fastgan.engine.compile",
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
     "dragan": "fastgan.objectives",
@@ -32,6 +33,7 @@ __all__ = [
     "Config",
     "Trainer",
     "__version__",
+    "compile",
     "data",
     "deploy",
     "dragan",
@@ -49,6 +51,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.engine.compile import compile
     from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.train.config import Config
