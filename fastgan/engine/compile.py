@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from fastgan.engine.graphs import CudaGraph
-from fastgan.engine.passes import Passes
-from fastgan.engine.trace import trace
 from fastgan.errors import UsageError
 
 #: A step is compiled for so many combinations of shapes, dtypes and other arguments, and for no more.
@@ -36,6 +34,9 @@ class CompiledStep(Generic[P, R]):
             raise UsageError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         if cuda_graph not in (True, False, "auto"):
             raise UsageError(f"cuda_graph: expected True, False or 'auto', got {cuda_graph!r}")
+        # Inductor imports triton, which `import fastgan` must not.
+        from fastgan.engine.passes import Passes
+
         functools.update_wrapper(self, step)
         self.step, self.passes = step, Passes()
         self.seconds = 0.0
@@ -82,6 +83,8 @@ class CompiledStep(Generic[P, R]):
         return self._captured(args, kwargs)
 
     def _captured(self, args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
+        from fastgan.engine.trace import trace
+
         try:
             run = self._by_dynamo()
             result = run(*args, **kwargs)

@@ -22,42 +22,52 @@ class Surroundings:
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        self._devices = sorted({t.device.index for t in given if t.device.type == "cuda"})
         seen = _Seen(given)
-        self._held, self.leaves = [], []  # type: list[Tensor], list[Tensor]
         before_capture()
-        with torch.random.fork_rng(self._devices), seen:
+        with torch.random.fork_rng(_devices(given)), seen:
             step(*args, **kwargs)
         before_capture()
-        self.tensors, self._held = [t for t, _ in seen.outside], [held for _, held in seen.outside]
+        self.tensors = [tensor for tensor, _ in seen.outside]
         self.leaves = [t for t in self.tensors if id(t) in seen.gradients and t.grad is not seen.gradients[id(t)]]
         for leaf in self.leaves:
             leaf.grad = seen.gradients[id(leaf)]
-        self._restore()
+        _restore(self.tensors, [held for _, held in seen.outside])
 
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Whatever changes inside, gradients included, is as before afterwards; inside no leaf has a gradient yet."""
         gradients = [leaf.grad for leaf in self.leaves]
-        with torch.no_grad():
-            self._held = [tensor.detach().clone() for tensor in self.tensors]
         for leaf in self.leaves:
             leaf.grad = None
-        before_capture()
         try:
-            with torch.random.fork_rng(self._devices):
+            with preserved(self.tensors):
                 yield
         finally:
-            before_capture()
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
                 leaf.grad = gradient
-            self._restore()
 
-    def _restore(self) -> None:
-        with torch.no_grad():
-            for tensor, held in zip(self.tensors, self._held, strict=True):
-                tensor.copy_(held)
-        self._held = []
+
+@contextmanager
+def preserved(tensors: list[Tensor]) -> Iterator[None]:
+    """These tensors and the default random generators are afterwards as they were before."""
+    held = [tensor.detach().clone() for tensor in tensors]
+    before_capture()
+    try:
+        with torch.random.fork_rng(_devices(tensors)):
+            yield
+    finally:
+        before_capture()
+        _restore(tensors, held)
+
+
+def _restore(tensors: list[Tensor], held: list[Tensor]) -> None:
+    with torch.no_grad():
+        for tensor, value in zip(tensors, held, strict=True):
+            tensor.copy_(value)
+
+
+def _devices(tensors: list[Tensor]) -> list[int]:
+    return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
 
 
 class _Seen(TorchDispatchMode):

@@ -61,6 +61,8 @@ class Config:
     """batches whose gradients are averaged for each update"""
     precision: str = "fp32"
     """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
+    compile: str = "auto"
+    """auto (where the steps to come repay it), on or off: both steps as compiled graphs"""
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
     ema_images: float = 20_000
@@ -91,6 +93,7 @@ class Config:
         _expect(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
+        _expect(self.compile in ("auto", "on", "off"), "compile", "auto, on or off", self.compile)
         precisions = ("fp32", "tf32", "bf16", "fp16")
         _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):

@@ -19,6 +19,7 @@ from fastgan.errors import NonFiniteError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
+from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
 from fastgan.train.distributed import World
@@ -83,13 +84,14 @@ class Trainer:
             )
         }
         self.out = Path(out) if out is not None else None
-        self.about = about or {}
+        self.about = dict(about or {})
         self.step = 0
         self.seconds = 0.0
         self.images = 0
         self.back_off = 1.0
         self.skipped = 0
-        self._started = self._stop = False
+        self._stop = False
+        self.steps: Steps | None = None
         self._seen: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
 
@@ -107,11 +109,11 @@ class Trainer:
         progress = Progress(self.config.steps)
         metrics = None
         if self.out is not None:
-            facts = self._facts()
             rundir.prepare(self.out, resume=resume, overwrite=overwrite)
             if resume:
+                self.about["compiled"] = rundir.read_config(self.out).get("compiled")
                 state.load(self, batches, progress.say)
-            rundir.write_json(self.out / "config.json", facts)
+            rundir.write_json(self.out / "config.json", self._facts())
             metrics = rundir.Metrics(self.out, self.step)
         elif resume:
             raise UsageError("resume: there is nothing to resume without `out`")
@@ -187,11 +189,11 @@ class Trainer:
         lazy = config.r1_weight > 0 and self.step % config.r1_interval == 0
         for _ in range(config.accumulate):
             real = self._next(stream)
-            if not self._started:
-                self._start(real, progress)
             z = self.noise.latents(len(real))
             epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
-            log, gradients = self.players.d_step(real, z, epsilon, update.scale, lazy=lazy)
+            if self.steps is None:
+                self.steps = self._start((real, z, epsilon, update.scale), progress)
+            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
             self.images += len(real) * self.world.size
@@ -199,21 +201,32 @@ class Trainer:
         means.add({"gradient/discriminator": update.apply()})
 
     def _improve_generator(self, means: rundir.Means) -> None:
+        assert self.steps is not None
         update, n = self.updates["generator"], len(self._seen["real"])
         for _ in range(self.config.accumulate):
-            log, gradients = self.players.g_step(self.noise.latents(n), update.scale)
+            log, gradients = self.steps.g_step(self.noise.latents(n), update.scale)
             update.add(log["loss/generator"], gradients)
             means.add(log)
         means.add({"gradient/generator": update.apply()})
 
-    def _start(self, real: Tensor, progress: Progress) -> None:
-        """What can be decided only with a batch at hand."""
-        self._started = True
+    def _start(self, d_args: tuple[Any, ...], progress: Progress) -> Steps:
+        """What can be decided only with a batch at hand: how the steps are computed."""
+        real, z, _, _ = d_args
         why = why_not_together(self.discriminator, real)
         self.players.together = not why
         progress.say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
-        if self.step == 0 and self.out is not None:
-            panels.save(real.float().cpu().numpy(), self.out / "samples" / "real.png")
+        iterations = (self.config.steps - self.step) * self.config.accumulate
+        choice = Choice(self.players, d_args, (z, self.updates["generator"].scale), iterations)
+        steps = choice.made(self.config.compile, self.about.get("compiled"))
+        if steps.about:
+            progress.say(steps.about)
+        self.about["compiled"] = steps.compiled
+        if self.out is not None:
+            # A resumed run computes as this one does, bit for bit.
+            rundir.write_json(self.out / "config.json", self._facts())
+            if self.step == 0:
+                panels.save(real.float().cpu().numpy(), self.out / "samples" / "real.png")
+        return steps
 
     @property
     def _images_per_update(self) -> int:
