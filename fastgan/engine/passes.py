@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx
@@ -12,7 +13,6 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from fastgan.engine import weight_gradients, zero_gradients
 
 aten = torch.ops.aten
-_CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
 
 
 class Passes(CustomGraphPass):
@@ -20,11 +20,13 @@ class Passes(CustomGraphPass):
 
     def __init__(self) -> None:
         self.nodes = self.before = self.after = 0
+        self.ran = False  # not where Inductor's cache had the graph compiled already
 
     def __call__(self, graph: fx.Graph) -> None:
         self.before = convolution_passes(graph)
         zero_gradients.remove_zeros(graph)
         weight_gradients.restore_weight_gradients(graph)
+        self.ran = True
         self.nodes, self.after = sum(node.op == "call_function" for node in graph.nodes), convolution_passes(graph)
 
     def uuid(self) -> str:
@@ -36,11 +38,19 @@ class Passes(CustomGraphPass):
 
 
 def convolution_passes(graph: fx.Graph) -> int:
-    """How many convolutions a graph runs: a backward pass counts once for the input's and once for the weight's."""
-    count = 0
-    for node in graph.nodes:
-        if node.target is aten.convolution.default:
-            count += 1
-        elif node.target is aten.convolution_backward.default:
-            count += sum(node.args[-1][:2])
-    return count
+    """How many convolutions a graph runs."""
+    return sum(passes_of(node.target, node.args) for node in graph.nodes if node.op == "call_function")
+
+
+def passes_of(operation: Any, args: Any) -> int:
+    """How many convolutions one operation runs; a backward pass for input and weight is two."""
+    if operation in (aten.convolution.default, aten._convolution.default):
+        return 1
+    if operation is aten.convolution_backward.default:
+        return sum(args[-1][:2])
+    if not isinstance(operation, torch._ops.OpOverload) or operation.namespace != "fastgan":
+        return 0
+    name = operation._schema.name.split("::")[1]
+    if name == "conv_tower":
+        return len(args[1])
+    return int(name.startswith("conv"))

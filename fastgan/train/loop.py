@@ -92,6 +92,7 @@ class Trainer:
         self.skipped = 0
         self._stop = False
         self.steps: Steps | None = None
+        self._aside = 0.0  # seconds of this interval that were not training
         self._seen: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
 
@@ -152,7 +153,8 @@ class Trainer:
             if last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every"):
                 # The one place that waits for the device.
                 self._latest = means.fetch()
-                elapsed = time.perf_counter() - mark
+                elapsed = time.perf_counter() - mark - self._aside
+                self._aside = 0.0
                 self.seconds += elapsed
                 speed = (self.images - mark_images) / elapsed
                 self._check_finite(progress)
@@ -211,6 +213,7 @@ class Trainer:
 
     def _start(self, d_args: tuple[Any, ...], progress: Progress) -> Steps:
         """What can be decided only with a batch at hand: how the steps are computed."""
+        begun = time.perf_counter()
         real, z, _, _ = d_args
         why = why_not_together(self.discriminator, real)
         self.players.together = not why
@@ -226,6 +229,7 @@ class Trainer:
             rundir.write_json(self.out / "config.json", self._facts())
             if self.step == 0:
                 panels.save(real.float().cpu().numpy(), self.out / "samples" / "real.png")
+        self._aside = time.perf_counter() - begun
         return steps
 
     @property
