@@ -42,7 +42,10 @@ def are_shards(source: str | Path) -> bool:
     path = Path(source)
     if not path.is_dir():
         return path.suffix.lower() == ".tar" and (path.is_file() or _RANGE.search(str(source)) is not None)
-    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    try:
+        entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    except OSError:  # told as of any folder
+        return False
     if any(entry.is_dir() or entry.name.lower().endswith(SUFFIXES) for entry in entries):
         return False
     return any(entry.suffix.lower() == ".tar" for entry in entries)

@@ -119,19 +119,23 @@ def test_empty_folder(tmp_path):
         open_source(tmp_path)
 
 
-def test_a_sub_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
     picture("a.png")
     picture("shut/b.png")
-    scandir = os.scandir
 
-    def refuse(path):
-        if str(path).endswith("shut"):
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
+    def guarded(do):
+        def refuse(path):
+            if str(path).endswith("shut"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return do(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match="shut cannot be read: Permission denied"):
-        open_source(tmp_path)
+        return refuse
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    for folder in (tmp_path, tmp_path / "shut"):
+        with pytest.raises(DataError, match="shut cannot be read: Permission denied"):
+            open_source(folder)
 
 
 def test_dataset_json_rules_where_it_states_labels(tmp_path, picture):
