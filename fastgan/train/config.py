@@ -20,7 +20,7 @@ class Config:
     """Everything that decides what a run computes and writes."""
 
     data: str = "embedded"
-    """images to learn: embedded, the name of a fetched set, or a folder, npz or IDX file"""
+    """images to learn: embedded, a fetched set, or a path: folder, zip, WebDataset .tar (a-{00..09}.tar), npz or IDX"""
     resolution: int | None = None
     """crop and resize images to this side; the images' own size when left out"""
     channels: int | None = None
