@@ -59,7 +59,8 @@ class CompiledStep(Generic[P, R]):
             )
         start = time.perf_counter()
         try:
-            run, result = self._build(args, kwargs, cuda)
+            with _quiet():
+                run, result = self._build(args, kwargs, cuda)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -140,9 +141,17 @@ def _autograd_tracing() -> Iterator[None]:
     """Dynamo's switch for autograd calls inside of graphs, on for this call alone."""
     import torch._dynamo
 
-    with torch._dynamo.config.patch(trace_autograd_ops=True), warnings.catch_warnings():
-        # Dynamo looks at .grad of every tensor that it meets.
+    with torch._dynamo.config.patch(trace_autograd_ops=True), _quiet():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what PyTorch's compiler warns itself of."""
+    with warnings.catch_warnings():
+        # Dynamo looks at .grad of every tensor that it meets, and Inductor's own modules are scripted.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
+        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
         yield
 
 

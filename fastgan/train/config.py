@@ -34,7 +34,7 @@ class Config:
     d_norm: str = "none"
     """normalisation in the critic: none, batch or spectral"""
     game: str = "non-saturating"
-    """what the players minimise: non-saturating or wgan-gp"""
+    """what the players minimise: non-saturating, hinge or wgan-gp"""
     gp_weight: float = 10.0
     """weight of the gradient penalty, in games that have one"""
     r1_weight: float = 0.0

@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,7 @@ class Trainer:
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self._status("running")
         while self.step < config.steps and not self._stop:
-            for _ in range(config.d_steps):
-                self._improve_critic(stream, means, progress)
-            self._improve_generator(means)
-            self.step += 1
-            self.ema.update(self.generator, self._images_per_update, self.step)
-
+            self.iterate(stream, means, progress.say)
             last = self.step == config.steps or self._stop
             if last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every"):
                 # The one place that waits for the device.
@@ -186,7 +181,18 @@ class Trainer:
         self._end("finished", metrics)
         return self._latest
 
-    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, progress: Progress) -> None:
+    def iterate(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
+        """config.d_steps updates of the critic, one of the generator and of its average. Waits for nothing.
+
+        means: takes what is to be logged. say: hears in the first iteration how the steps are computed.
+        """
+        for _ in range(self.config.d_steps):
+            self._improve_critic(stream, means, say)
+        self._improve_generator(means)
+        self.step += 1
+        self.ema.update(self.generator, self._images_per_update, self.step)
+
+    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
         config, update = self.config, self.updates["discriminator"]
         lazy = config.r1_weight > 0 and self.step % config.r1_interval == 0
         for _ in range(config.accumulate):
@@ -194,7 +200,7 @@ class Trainer:
             z = self.noise.latents(len(real))
             epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
             if self.steps is None:
-                self.steps = self._start((real, z, epsilon, update.scale), progress)
+                self.steps = self._start((real, z, epsilon, update.scale), say)
             log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
@@ -211,18 +217,18 @@ class Trainer:
             means.add(log)
         means.add({"gradient/generator": update.apply()})
 
-    def _start(self, d_args: tuple[Any, ...], progress: Progress) -> Steps:
+    def _start(self, d_args: tuple[Any, ...], say: Callable[[str], None]) -> Steps:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
         why = why_not_together(self.discriminator, real)
         self.players.together = not why
-        progress.say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
+        say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
         choice = Choice(self.players, d_args, (z, self.updates["generator"].scale), iterations)
         steps = choice.made(self.config.compile, self.about.get("compiled"))
         if steps.about:
-            progress.say(steps.about)
+            say(steps.about)
         self.about["compiled"] = steps.compiled
         if self.out is not None:
             # A resumed run computes as this one does, bit for bit.
