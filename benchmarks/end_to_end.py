@@ -2,8 +2,8 @@
 
     python benchmarks/end_to_end.py [--device cuda] [--case SUBSTRING] [--sweep] [--out benchmarks/results/training.csv]
 
-Every contestant trains a copy of the same plain pair: real images from the same stream, all critic steps, the generator's
-step, Adam, and an average of the generator's weights. --sweep: one preset over batch sizes and resolutions instead.
+Every contestant trains a copy of the same plain pair: real images from the same stream, all critic steps, the
+generator's step, Adam, and an average of its weights. --sweep: one preset over batch sizes and resolutions instead.
 What is not correct is not timed: before, our steps' gradients are compared with the plain ones.
 """
 
@@ -119,7 +119,9 @@ def verify(preset: Preset, device: str) -> None:
             weight.mul_(2)  # gradients of the size that training has, so that a wrong one shows
     plain = contestants.Eager(copy.deepcopy(generator), copy.deepcopy(critic), config)
     ours = contestants.Ours(generator, critic, config)
-    for name, got, want in zip(("critic", "generator"), ours.gradients(preset.side), plain.gradients(preset.side)):
+    for name, got, want in zip(
+        ("critic", "generator"), ours.gradients(preset.side), plain.gradients(preset.side), strict=True
+    ):
         error = (got - want).norm() / want.norm()
         assert error <= 2e-3, f"{preset.name}: the {name}'s gradients differ by {error:.1e}"
 

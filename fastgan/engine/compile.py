@@ -48,10 +48,14 @@ class CompiledStep(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self.why_eager:
             return self.step(*args, **kwargs)
-        key, cuda = _key(args, kwargs)
+        key, devices = _key(args, kwargs)
         run = self._variants.get(key)
         if run is not None:
             return run(*args, **kwargs)
+        # A tensor on the host would be fixed in a graph.
+        cuda = devices == {"cuda"}
+        if self._cuda_graph is True and not cuda:
+            raise UsageError(f"cuda_graph: expected all tensors on one GPU, got {', '.join(devices) or 'none'}")
         if len(self._variants) == MAX_VARIANTS:
             raise UsageError(
                 f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes and other arguments,"
@@ -79,8 +83,6 @@ class CompiledStep(Generic[P, R]):
         """What runs this variant from now on, and its first result."""
         if cuda and self._cuda_graph is not False:
             return CudaGraph.captured(self.step, self._captured, args, kwargs)
-        if not cuda and self._cuda_graph is True:
-            raise UsageError("cuda_graph: expected arguments on a GPU, got none")
         return self._captured(args, kwargs)
 
     def _captured(self, args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
@@ -155,8 +157,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], bool]:
-    """What a variant is compiled for, and whether there is a CUDA tensor among the arguments."""
+def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
+    """What a variant is compiled for, and the kinds of devices that the tensors are on."""
     flat, spec = tree_flatten((args, kwargs))
     parts: list[Any] = [
         spec,
@@ -164,14 +166,14 @@ def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], bool]:
         torch.is_autocast_enabled("cuda"),
         torch.is_autocast_enabled("cpu"),
     ]
-    cuda = False
+    devices: set[str] = set()
     for value in flat:
         if isinstance(value, Tensor):
-            cuda = cuda or value.device.type == "cuda"
+            devices.add(value.device.type)
             parts.append((value.shape, value.stride(), value.dtype, value.device, value.requires_grad))
         else:
             parts.append((type(value), value))
-    return tuple(parts), cuda
+    return tuple(parts), devices
 
 
 def _shown(args: Any, kwargs: Any) -> str:

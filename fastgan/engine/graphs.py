@@ -40,7 +40,8 @@ class CudaGraph:
                     run(*static_args, **static_kwargs)
                     self._forget()
             torch.cuda.current_stream().wait_stream(side)
-            with torch.cuda.graph(self._graph):
+            # Other threads may copy meanwhile: a loader's batches.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 result = run(*static_args, **static_kwargs)
             self._gradients = [leaf.grad for leaf in self._leaves]
         self._outputs, self._shape = tree_flatten(result)
