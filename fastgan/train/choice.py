@@ -83,7 +83,7 @@ class Choice:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
             self._iteration(steps)
-        for name, step in (("critic's", d_step), ("generator's", g_step)):
+        for name, step in (("critic's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
                 return Steps(
                     players.d_step,
