@@ -12,13 +12,15 @@ from fastgan.data.imageset import ImageSet
 class BatchStream:
     """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1], each epoch in a fresh order.
 
-    The order is a function of the seed alone: `position`, the number of images given so far, is the whole state.
+    The order is a function of the seed alone: `position`, the number of images given so far, is the whole state. In a
+    world of several ranks it counts the images of all: each takes its own `batch` of `batch · world` images.
     """
 
-    def __init__(self, images: ImageSet, batch: int, seed: int, device: torch.device):
+    def __init__(self, images: ImageSet, batch: int, seed: int, device: torch.device, *, rank: int = 0, world: int = 1):
         # Copied: a memory map would be read from disk again at every batch.
         self._images = torch.from_numpy(np.array(images.images)).to(device)
         self._batch, self._seed = batch, seed
+        self._rank, self._world = rank, world
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
         self.position = 0
 
@@ -26,14 +28,15 @@ class BatchStream:
         return self
 
     def __next__(self) -> Tensor:
-        parts, missing = [], self._batch
+        parts, missing = [], self._batch * self._world
         while missing:
             epoch, start = divmod(self.position, len(self._images))
             part = self._order_of(epoch)[start : start + missing]
             parts.append(part)
             missing -= len(part)
             self.position += len(part)
-        return normalise(self._images[torch.cat(parts)])
+        own = torch.cat(parts)[self._batch * self._rank : self._batch * (self._rank + 1)]
+        return normalise(self._images[own])
 
     def state_dict(self) -> dict[str, int]:
         """What to save to continue exactly."""
