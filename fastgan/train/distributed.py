@@ -223,6 +223,6 @@ def _number(name: str) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the line of C++ that noticed."""
+    """What went wrong in one sentence, without the line of C++ that noticed and without gloo's good wishes."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[[^\]]*\]\s*", "", lines[0]).rstrip(".")
+    return re.sub(r"^\[[^\]]*\]\s*", "", lines[0]).split(". ")[0].rstrip(".")

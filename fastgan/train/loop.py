@@ -74,7 +74,9 @@ class Trainer:
         if config.sync_statistics and self.world.size > 1:
             for network in (self.generator, self.discriminator):
                 synchronise(network, self.world)
-        self._statistics = running_statistics(self.generator, self.discriminator, self.ema.module)
+        # Synchronised ones are equal already.
+        apart = [] if config.sync_statistics else [self.generator, self.discriminator, self.ema.module]
+        self._statistics = running_statistics(*apart)
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
         self.noise = Noise(config.seed, shape, self.device, self.world)
         self.players = Players(self.generator, self.discriminator, self.game, config)
@@ -299,7 +301,8 @@ class Trainer:
             return {}
 
         def stop(number: int, frame: Any) -> None:
-            if self._asked_to_stop:
+            # A scheduler may reach each rank twice, once by way of torchrun.
+            if self._asked_to_stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self._asked_to_stop = True
 

@@ -81,9 +81,16 @@ def train(world, images, options, out=None, resume=False, at=0):
     torch.manual_seed(world.rank)
     generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
     generator = Doubled(generator if config.d_norm == "batch" else Generator())
+    torch.manual_seed(0)
     trainer = Trainer(generator, critic.double(), config.game, config, out=out, world=world)
     stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
     return trainer, trainer.fit(Doubles(stream, at), resume=resume)
+
+
+def uneven(world):
+    """Train with batches of another size on each rank."""
+    _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+    Trainer(Generator(), critic, config=Config(**SMALL), world=world).fit(iter([torch.rand(4 + world.rank, 1, 28, 28)]))
 
 
 def tensors(trainer):
@@ -146,6 +153,7 @@ def play(folder, images):
 
         for name, broken in {
             "flags": lambda: train(world, images, {"lr_g": 1e-4 * (1 + world.rank)}),
+            "batches": lambda: uneven(world),
             "tensors": lambda: world.mean_([torch.zeros(2)] * (1 + world.rank)),
         }.items():
             try:
@@ -292,6 +300,7 @@ def test_second_derivatives_through_synchronised_statistics(played):
 def test_ranks_that_differ_say_so(played):
     for rank in played[0]:
         assert rank["flags"] == "UsageError: lr_g: expected the same on all ranks, got 0.0001 to 0.0002"
+        assert rank["batches"] == "UsageError: batches: expected the same on all ranks, got 4 to 5"
         assert rank["tensors"] == "UsageError: tensors: expected the same on all ranks, got 1 to 2"
 
 
@@ -359,6 +368,7 @@ def test_a_rank_that_is_killed_ends_the_other_with_one_sentence(tmp_path, pixels
     assert sentence.startswith(f"fastgan: rank {1 - victim} of 2 lost contact with the others at step ")
     assert sentence.endswith(" is whole; the run can go on with --resume")
     assert "Traceback" not in error
+    assert "GLHF" not in error
     assert checkpoint.newest(kept)[1]["step"] % 5 == 0
 
 
