@@ -152,6 +152,16 @@ def asked_size() -> int:
     return _number("WORLD_SIZE")
 
 
+def alone() -> World:
+    """A world of one. Raises UsageError under torchrun: its ranks would all write the same run, each its own."""
+    if asked_size() > 1:
+        raise UsageError(
+            f"world: torchrun has started {asked_size()} ranks; give the Trainer the world of"
+            " `with fastgan.train.distributed.joined() as world:`"
+        )
+    return World()
+
+
 @contextlib.contextmanager
 def joined(device: str = "auto") -> Iterator[World]:
     """While it lasts, this process is one of those that torchrun started together; without torchrun, it is alone.

@@ -21,7 +21,7 @@ from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
-from fastgan.train.distributed import World
+from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.game import Players
 from fastgan.train.noise import Noise
@@ -66,7 +66,7 @@ class Trainer:
         if self.game.name in GAMES:
             # The configuration says what is played; replacing it also checks the game against its other fields.
             self.config = config = dataclasses.replace(config, game=self.game.name)
-        self.world = world or World()
+        self.world = world or alone()
         self.device = self.world.device or resolve_device(config.device)
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()

@@ -17,7 +17,7 @@ from torch import nn
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
-from fastgan.errors import FastganError, UsageError
+from fastgan.errors import FastganError, RankError, UsageError
 from fastgan.train import checkpoint, distributed
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.options import check_resumed
@@ -304,7 +304,7 @@ def test_ranks_that_differ_say_so(played):
         assert rank["tensors"] == "UsageError: tensors: expected the same on all ranks, got 1 to 2"
 
 
-def test_a_world_of_one_is_free(monkeypatch):
+def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with joined("cpu") as world:
@@ -314,6 +314,15 @@ def test_a_world_of_one_is_free(monkeypatch):
         assert world.any(True)
         assert (world.size, float(x)) == (1, 1.0)
         assert not torch.distributed.is_initialized()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    with pytest.raises(UsageError, match="world: torchrun has started 2 ranks"):
+        Trainer(*networks)
+    assert Trainer(*networks, world=World()).world.size == 1
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RankError, match=r"rank 0 of 2 did not meet .*MASTER_ADDR expected"), joined("cpu"):
+        pass
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE: expected a number in the environment"), joined("cpu"):
         pass
