@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs fastgan, runs what needs a GPU, times the operations. Everything it finds out lies below RESULTS_DIR.
-# No network is needed. Exits non-zero when something failed, after the rest has run. Takes less than nine minutes.
+# No network is needed. Exits non-zero when something failed, after the rest has run. Takes less than ten minutes.
 #
 #   benchmarks/gpu.sh RESULTS_DIR
 set -uo pipefail
@@ -32,7 +32,7 @@ print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())' 2>&1 | 
 # Into a folder of its own: the machine's packages stay as they are.
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
-if part install 60 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" .; then
+if part install 50 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" .; then
     export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 else
     echo "install: failed, see install.log; running from source, without the C++ parts" | tee -a "$results/summary.txt"
@@ -44,15 +44,16 @@ print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built
 
 # The checkout is the current directory: `-m pytest` would put it before the installation.
 if "$python" -c 'import pytest' 2>"$results/pytest-import.log"; then
-    part tests 260 "$python" -P -m pytest -m gpu -q -rf -W ignore::pytest.PytestConfigWarning --tb=short tests/ops tests/gpu || failed=1
+    part tests 200 "$python" -P -m pytest -m gpu -q -rf -W ignore::pytest.PytestConfigWarning --tb=short tests/ops tests/gpu || failed=1
     tail -n 1 "$results/tests.log" | tee -a "$results/summary.txt"
 else
     echo "tests: pytest is not installed here" | tee -a "$results/summary.txt"
     failed=1
 fi
-part ops 90 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
-part steps 80 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.1 --out "$results/steps_cuda.csv" || failed=1
+part ops 70 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
+part steps 70 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.1 --out "$results/steps_cuda.csv" || failed=1
+part training 150 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 1 --out "$results/training_cuda.csv" || failed=1
 part kernels 10 "$python" -P -m fastgan doctor --kernels || failed=1
 # Compilers take their time: what is cut off here has left the rows that it had.
-part whole 60 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
+part whole 40 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
 exit "$failed"

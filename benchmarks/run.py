@@ -226,10 +226,10 @@ def plan(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iterat
                 yield f"{what.name} {batch} {dtype}", functools.partial(measure_step, what, dtype, batch, options)
 
 
-def write(path: Path, rows: list[Row]) -> None:
+def write(path: Path, rows: list[Row], columns: tuple[str, ...] = COLUMNS) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

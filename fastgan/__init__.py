@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "fastgan.train.config",
     "Trainer": "fastgan.train.loop",
+    "compile": "fastgan.engine",
     "data": "fastgan.data",
     "deploy": "fastgan.deploy",
     "dragan": "fastgan.objectives",
+    "explain": "fastgan.engine",
     "fuse": "fastgan.nn.fusion.fuse",
     "fusion_report": "fastgan.nn.fusion.fuse",
     "gradient_penalty": "fastgan.objectives",
@@ -32,9 +34,11 @@ __all__ = [
     "Config",
     "Trainer",
     "__version__",
+    "compile",
     "data",
     "deploy",
     "dragan",
+    "explain",
     "fuse",
     "fusion_report",
     "gradient_penalty",
@@ -49,6 +53,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan.engine import compile, explain
     from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.train.config import Config

@@ -345,10 +345,14 @@ def data(argv: list[str]) -> None:
     """fastgan data list | fetch NAME | info SOURCE"""
     from fastgan import data as sets
     from fastgan.data.fetch import set_dir
+    from fastgan.data.pack import check_pack
 
     usage = "data: expected list, fetch NAME or info SOURCE"
     if argv[:1] in (["-h"], ["--help"]):
         print("usage: fastgan data list | fetch NAME | info SOURCE [--resolution N] [--channels 1|3] [--out GRID.png]")
+        print("\nSOURCE is a name in the list, or a path: a folder or a .zip of images, with or without dataset.json;")
+        print("WebDataset shards such as train-{000000..000009}.tar; .npz; IDX. Folders, zips and shards are decoded")
+        print("once, into a pack; info says where it lies, and compares its checksums.")
     elif argv[:1] == ["list"]:
         print("embedded      10,000 images 1×28×28, the Fashion-MNIST test file, inside the package")
         for name, entry in sets.known().items():
@@ -360,6 +364,9 @@ def data(argv: list[str]) -> None:
         options = _parse(_Info, argv[2:], "data info SOURCE")
         images = sets.open_source(argv[1], resolution=options.resolution, channels=options.channels)
         print(images.describe())
+        if images.pack is not None:
+            check_pack(images.pack)
+            print(f"pack     {images.pack}, checksum ok")
         if options.out is not None:
             from fastgan.report.picture import save_grid
 

@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["train", "--width", "0"], 2, "width: expected a number >= 1, got 0"),
         (["train", "--data", "mnst"], 1, "mnst"),
         (["train", "--data", "empty"], 1, "empty"),
-        (["train", "--data", "broken"], 1, "1 of 2 images"),
+        (["train", "--data", "broken"], 1, "2 of 3 images"),
         (["train", "--data", "mixed"], 1, "--resolution"),
         (["train", "--data", "wide"], 2, "--resolution"),
         (["train", "--out", "/proc/run"], 2, "out: /proc/run cannot be written"),
@@ -150,10 +150,25 @@ def test_bad_input_is_one_sentence(command, tmp_path, words, code, expected):
         (tmp_path / folder).mkdir()
         for i, size in enumerate(sizes):
             Image.new("L", size).save(tmp_path / folder / f"{i}.png")
-    (tmp_path / "broken" / "x.png").write_bytes(b"\x89PNG no")
+    for name in ("x.png", "y.png"):
+        (tmp_path / "broken" / name).write_bytes(b"\x89PNG no")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object))
     fails(command(*words), code, expected)
+
+
+def test_info_verifies_the_pack(command, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8), 50 * i).save(tmp_path / "photos" / f"{i}.png")
+    done = command("data", "info", "photos")
+    assert done.returncode == 0, done.stderr
+    assert "photos: 3 images" in done.stdout
+    (pack,) = (tmp_path / "cache" / "packs").glob("[!.]*")
+    assert f"pack     {pack}, checksum ok" in done.stdout
+    damaged = (pack / "images.npy").read_bytes()[:-1] + b"?"
+    (pack / "images.npy").write_bytes(damaged)
+    fails(command("data", "info", "photos"), 1, str(pack), "images.npy does not have its checksum", "remove it")
 
 
 def test_debug_shows_where(command):

@@ -26,6 +26,10 @@ def test_fuse_a_critic(tmp_path):
     assert "gradients equal to" in said
 
 
+def test_compile_a_step(tmp_path):
+    assert "34 eagerly, 34 captured, 28 after removing zeros" in run("compile_a_step.py", tmp_path)
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_every_example_is_run_here(path):
     assert path.name in Path(__file__).read_text()

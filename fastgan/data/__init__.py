@@ -1,6 +1,7 @@
-"""Where pictures come from: the embedded set, fetched sets, folders and array files, all as one uint8 `ImageSet`.
+"""Where pictures come from: the embedded set, fetched sets, folders, zips, shards and array files, all as one uint8
+`ImageSet`.
 
-numpy and Pillow only. The loader that turns an ImageSet into batches on a device is `fastgan.data.stream`.
+numpy and Pillow only, but for the loader that turns an ImageSet into batches on a device: `fastgan.data.stream`.
 """
 
 from fastgan.data.fetch import fetch, known

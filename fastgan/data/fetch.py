@@ -43,9 +43,9 @@ def fetch(name: str, *, report: Callable[[str], object] = print) -> Path:
         report(f"{source}: {split.count:,} images, licence: {split.licence}")
     if target.exists():
         try:
-            check_pack(target, entry)
+            check_pack(target, entry.splits)
         except DataError as error:
-            report(f"{error}; fetching it again")
+            report(f"the set in {target} is damaged ({error.__cause__}); fetching it again")
         else:
             report(f"already there and verified: {target}")
             return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +20,9 @@ class ImageSet:
 
     images: uint8 [N, C, H, W], C-contiguous, C 1 (grey) or 3 (RGB), values 0..255; may be a read-only memory map.
     labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
-    licence: as its source states it. Raises UsageError where an argument does not fit.
+    licence: as its source states it. skipped: how many pictures of the source cannot be read and are left out.
+    pack: the folder whose files these pictures come from, where they come from a pack.
+    Raises UsageError where an argument does not fit.
     """
 
     images: np.ndarray
@@ -27,6 +30,8 @@ class ImageSet:
     name: str
     licence: str
     class_names: tuple[str, ...] | None = None
+    skipped: int = 0
+    pack: Path | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -82,9 +87,11 @@ class ImageSet:
             low, high = min(low, int(chunk.min())), max(high, int(chunk.max()))
             total += int(chunk.sum(dtype=np.uint64))
         h, w = self.resolution
+        skipped = [f"skipped  {self.skipped:,} that cannot be read"] if self.skipped else []
         return "\n".join(
             [
                 f"{self.name}: {len(self):,} image{'s' if len(self) > 1 else ''}",
+                *skipped,
                 f"size     {h} × {w} pixels (height × width)",
                 f"channels {self.channels} ({'grey' if self.channels == 1 else 'RGB'})",
                 f"values   {low}..{high}, mean {total / self.images.size:.1f}",

@@ -1,14 +1,16 @@
-"""A fetched set on disk: `images.npy` (uint8 [N, C, H, W]), `labels.npy` (int64 [N]) and `meta.json` in one folder.
+"""A set on disk: `images.npy` (uint8 [N, C, H, W]), `labels.npy` (int64 [N], if any) and `meta.json` in one folder.
 
-Splits other than the main one lie beside it as `SPLIT_images.npy` and `SPLIT_labels.npy`.
+Fetched sets are such packs, and so is what was decoded once of folders and archives (`cache.py`). Splits other than the
+main one lie beside it as `SPLIT_images.npy` and `SPLIT_labels.npy`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from fastgan.data.unpack import Unpacked
 from fastgan.errors import DataError, UsageError
 
 META = "meta.json"
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged meta.json raises
 
 
 def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequence[Mapping[str, str]]) -> None:
@@ -31,15 +34,9 @@ def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequenc
         if images.shape != (split.count, *entry.shape) or labels.shape != (split.count,):
             came, expected = list(images.shape), [split.count, *entry.shape]
             raise DataError(f"{entry.name}: expected images {expected} and as many labels, got {came}, {len(labels)}")
-        paths = _paths(folder, name)
-        for path, array in zip(paths, (images, labels), strict=True):
+        for path, array in zip(paths_in(folder, name), (images, labels), strict=True):
             np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-        splits[name] = {
-            "count": split.count,
-            "shape": list(images.shape),
-            "licence": split.licence,
-            "files": {path.name: file_sha256(path) for path in paths},
-        }
+        splits[name] = split_facts(folder, name, images.shape, split.licence)
     meta = {
         "name": entry.name,
         "class_names": list(unpacked.class_names),
@@ -47,37 +44,59 @@ def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequenc
         "splits": splits,
         "picture_names": unpacked.picture_names,
     }
+    write_meta(folder, meta)
+
+
+def split_facts(folder: Path, split: str, shape: Sequence[int], licence: str) -> dict[str, Any]:
+    """What meta.json says of a split whose files are written: its count, shape, licence and checksums."""
+    files = {path.name: file_sha256(path) for path in paths_in(folder, split) if path.exists()}
+    return {"count": shape[0], "shape": list(shape), "licence": licence, "files": files}
+
+
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write meta.json: `name`, `class_names`, `splits` (see `split_facts`), and what else is to be kept."""
     (folder / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
-    """Open a split of a packed set, images as a read-only memory map. Raises DataError where the pack is damaged."""
+    """Open a split of a pack, images as a read-only memory map. Raises DataError where the pack is damaged.
+
+    Sizes and shapes are compared, checksums are not: that would read the whole set at every start (see `verify`).
+    """
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
         facts = meta["splits"][split]
-        images_path, labels_path = _paths(folder, split)
+        images_path, labels_path = paths_in(folder, split)
         images = np.load(images_path, mmap_mode="r", allow_pickle=False)
-        labels = np.load(labels_path, allow_pickle=False)
+        labels = np.load(labels_path, allow_pickle=False) if labels_path.name in facts["files"] else None
         if list(images.shape) != facts["shape"]:
             raise ValueError(f"{images_path.name} has shape {list(images.shape)}, expected {facts['shape']}")
+        if (size := images_path.stat().st_size) != images.offset + images.nbytes:
+            raise ValueError(f"{images_path.name} has {size} bytes, expected {images.offset + images.nbytes}")
         name = meta["name"] if split == MAIN else f"{meta['name']}:{split}"
-        return ImageSet(images, labels, name, facts["licence"], tuple(meta["class_names"]))
-    except (OSError, EOFError, ValueError, LookupError, TypeError, UsageError) as error:
-        raise DataError(
-            f"the fetched set in {folder} is damaged ({error}); run `fastgan data fetch {folder.name}` to mend it"
-        ) from error
+        class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
+        skipped = len(meta.get("skipped", ()))
+        return ImageSet(images, labels, name, facts["licence"], class_names, skipped=skipped, pack=folder)
+    except (*_DAMAGE, EOFError, UsageError) as error:
+        raise _damaged(folder, error) from error
 
 
-def check_pack(folder: Path, entry: Known) -> None:
-    """Compare every array file with its checksum, and the splits with `entry`. Raises DataError."""
+def check_pack(folder: Path, splits: Collection[str] = (MAIN,)) -> None:
+    """Compare every array file with its checksum; `splits` must be among what is there. Raises DataError."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        for name in entry.splits:
+        for name in {*splits, *meta["splits"]}:
             for file, expected in meta["splits"][name]["files"].items():
                 if file_sha256(folder / file) != expected:
                     raise ValueError(f"{file} does not have its checksum")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"the fetched set in {folder} is damaged ({error})") from error
+    except _DAMAGE as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    fetched = folder.parent.name == "data"
+    mend = f"run `fastgan data fetch {folder.name}` to mend it" if fetched else "remove it, and it is packed again"
+    return DataError(f"the set in {folder} is damaged ({error}); {mend}")
 
 
 def file_sha256(*paths: Path) -> str:
@@ -90,6 +109,7 @@ def file_sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def _paths(folder: Path, split: str) -> tuple[Path, Path]:
+def paths_in(folder: Path, split: str = MAIN) -> tuple[Path, Path]:
+    """Where the images and the labels of a split lie."""
     prefix = "" if split == MAIN else f"{split}_"
     return folder / f"{prefix}images.npy", folder / f"{prefix}labels.npy"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -27,20 +27,20 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="fastgan-data")
 
 
-def read_header(path: Path) -> Header:
+def read_header(file: Path | BinaryIO) -> Header:
     """Open without decoding. Raises whatever Pillow raises on a damaged file."""
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         width, height = image.size
         turned = _orientation(image) >= 5
         return Header(width, height, _is_grey(image)) if turned else Header(height, width, _is_grey(image))
 
 
-def decode(path: Path, channels: int, resolution: int | None) -> np.ndarray:
+def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.ndarray:
     """One file as uint8 [channels, H, W]: turned as its camera says, on white, cropped and resized if asked.
 
     Raises whatever Pillow raises on a damaged file.
     """
-    with Image.open(path) as image:
+    with Image.open(file) as image:
         upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
         flat = flatten(upright, channels)
     return _to_planes(flat if resolution is None else crop_resize(flat, resolution))

@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from fastgan.data import pixels
+from fastgan.data.archive import zip_source
 from fastgan.data.arrays import read_idx_images, read_npz
+from fastgan.data.cache import open_packed
 from fastgan.data.catalogue import FASHION_CLASSES, FASHION_LICENCE, MAIN
 from fastgan.data.fetch import known, set_dir
-from fastgan.data.folder import SUFFIXES, read_folder
+from fastgan.data.folder import folder_source
 from fastgan.data.idx import read_idx
 from fastgan.data.imageset import ImageSet
+from fastgan.data.listing import SUFFIXES, Source
 from fastgan.data.pack import open_pack
+from fastgan.data.shards import are_shards, shard_source
 from fastgan.errors import DataError, UsageError
 
 EMBEDDED = "embedded"
@@ -29,11 +33,15 @@ def open_source(
     """Open pictures by name or by path.
 
     source: "embedded" (10,000 Fashion-MNIST test images, in the package); the name of a fetched set, or NAME:SPLIT
-    (see `known`); a folder of images; an .npz file; an IDX file. A set's name goes before a path of the same name:
-    write ./mnist for a folder.
+    (see `known`); a folder of images; a .zip of images, such as StyleGAN's with its dataset.json; WebDataset shards: a
+    .tar file, a pattern of them (train-{000000..000009}.tar), a folder of them; an .npz file; an IDX file. A set's name
+    goes before a path of the same name: write ./mnist for a folder.
     resolution: crop to the centred square and resize (LANCZOS) to resolution × resolution; None keeps the size.
     channels: 1 (grey) or 3 (RGB) converts; None keeps them (a folder is grey where all its images are).
-    Fetched sets come as a read-only memory map unless they are converted.
+    Folders, zips and shards are decoded once, into a pack in the cache directory, and again when a file of theirs or
+    an argument has changed. Pictures that cannot be read are left out with a UserWarning that lists them, and counted
+    in `skipped`; where more than half cannot be read, that is an error.
+    These and fetched sets come as a read-only memory map (fetched ones unless they are converted).
     Raises UsageError for a wrong argument, DataError (one sentence, with what to do) for a source that cannot be used.
     """
     if channels not in (None, 1, 3):
@@ -44,8 +52,8 @@ def open_source(
         raise UsageError("source: expected a name or a path, got ''")
     path = Path(source).expanduser()
     named = _open_named(source) if isinstance(source, str) else None
-    if named is None and path.is_dir():
-        return read_folder(path, resolution, channels)
+    if named is None and (packed := _to_be_packed(path)):
+        return open_packed(packed, resolution, channels)
     images = _open_file(path) if named is None else named
     return replace(images, images=pixels.convert(images.images, resolution, channels))
 
@@ -66,6 +74,15 @@ def _open_named(source: str) -> ImageSet | None:
         beside = f" (for the folder of that name, write ./{source})" if Path(source).exists() else ""
         raise DataError(f"{name} is not fetched yet: run `fastgan data fetch {name}`{beside}")
     return open_pack(set_dir(name), split or MAIN)
+
+
+def _to_be_packed(path: Path) -> Source | None:
+    """What has to be decoded: a folder, a zip, shards."""
+    if are_shards(path):
+        return shard_source(path)
+    if path.is_dir():
+        return folder_source(path)
+    return zip_source(path) if path.suffix.lower() == ".zip" and path.is_file() else None
 
 
 def _open_file(path: Path) -> ImageSet:

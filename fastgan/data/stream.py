@@ -1,61 +1,193 @@
-"""Batches for training: images stay on the device as bytes and are normalised there."""
+"""Batches for training: images stay on the device as bytes where they fit, and are normalised there."""
 
 from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastgan.data.imageset import ImageSet
+from fastgan.data.prefetch import Prefetch
+from fastgan.data.progress import amount
+from fastgan.errors import DataError, UsageError
+
+_CHUNK = 1 << 28  # bytes copied to the device at a time
+_SAMPLED = 16  # images by which a set is known again
 
 
 class BatchStream:
     """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1], each epoch in a fresh order.
 
-    The order is a function of the seed alone: `position`, the number of images given so far, is the whole state. In a
-    world of several ranks it counts the images of all: each takes its own `batch` of `batch · world` images.
+    The order is a function of the seed and the number of images alone: `position`, the number of images given so far by
+    all ranks together, is the whole state.
+
+    rank, world: this process, of how many. Of each batch · world images in the order, rank r gets the r-th batch: N
+    ranks see together what a single one sees with N times the batch, and a run can go on with another world.
+    share: a set stays on the device when it takes at most this share of the memory free there (25 % where not given).
+    Otherwise a thread gathers batches from where the set is, ahead, through pinned memory on CUDA; the batches are the
+    same, bit for bit.
     """
 
-    def __init__(self, images: ImageSet, batch: int, seed: int, device: torch.device, *, rank: int = 0, world: int = 1):
-        # Copied: a memory map would be read from disk again at every batch.
-        self._images = torch.from_numpy(np.array(images.images)).to(device)
-        self._batch, self._seed = batch, seed
-        self._rank, self._world = rank, world
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
-        self.position = 0
+    def __init__(
+        self,
+        images: ImageSet,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        share: float = 0.25,
+    ):
+        if batch < 1:
+            raise UsageError(f"batch: expected a number >= 1, got {batch}")
+        if not 0 <= rank < world:
+            raise UsageError(f"rank: expected a number from 0 to world - 1 = {world - 1}, got {rank}")
+        if not 0 <= share <= 1:
+            raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
+        self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
+        self._batch, self._rank, self._world, self._device = batch, rank, world, device
+        self._position, self._order = 0, _Order(len(images), seed, device)
+        self._prefetch: Prefetch | None = None
+        if images.images.nbytes <= share * free_memory(device):
+            self._images: Tensor | np.ndarray = _copy(images.images, device)
+        else:
+            self._images = images.images
+
+    @property
+    def position(self) -> int:
+        """How many images all ranks together were given so far."""
+        return self._position
+
+    @property
+    def where(self) -> str:
+        """Where the images are: "resident, 7.8 MB on cpu", or "memory map, prefetched"."""
+        if isinstance(self._images, Tensor):
+            return f"resident, {amount(self._images.nbytes)} on {self._device}"
+        return f"{'memory map' if isinstance(self._images, np.memmap) else 'host memory'}, prefetched"
 
     def __iter__(self) -> BatchStream:
         return self
 
     def __next__(self) -> Tensor:
-        parts, missing = [], self._batch * self._world
-        while missing:
-            epoch, start = divmod(self.position, len(self._images))
-            part = self._order_of(epoch)[start : start + missing]
+        if isinstance(self._images, Tensor):
+            pixels = self._images[self._order(self._position + self._rank * self._batch, self._batch)]
+        else:
+            pixels = self._prefetched(self._images)
+        # Only now: where gathering fails, nothing was given.
+        self._position += self._batch * self._world
+        return normalise(pixels)
+
+    def _prefetched(self, images: np.ndarray) -> Tensor:
+        if self._prefetch is None:
+            # The thread keeps what it is given, so that holds no `self`, and has an order of its own.
+            order = _Order(self._count, self._order.seed, torch.device("cpu"))
+            first, batch, step = self._position + self._rank * self._batch, self._batch, self._batch * self._world
+            self._prefetch = Prefetch(images, lambda i: order(first + i * step, batch).numpy(), self._device)
+        try:
+            return next(self._prefetch)
+        except BaseException:
+            self._stop()
+            raise
+
+    def _stop(self) -> None:
+        if self._prefetch is not None:
+            self._prefetch.close()
+            self._prefetch = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save to continue exactly, here or with another number of ranks."""
+        return {
+            "position": self._position,
+            "name": self._name,
+            "count": self._count,
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken. Raises DataError where that was on another set of images."""
+        # Older states hold the position alone.
+        if state.get("fingerprint", self._fingerprint) != self._fingerprint:
+            raise DataError(
+                f"the state is of {state.get('name', 'another set')} ({state['count']:,} images), not of these images, "
+                f"{self._name} ({self._count:,} images); give the images it was trained on, or begin a new run"
+            )
+        self._stop()
+        self._position = state["position"]
+
+
+class _Order:
+    """order(start, n): which images come at places start .. start + n - 1, epoch after epoch; int64 on the device."""
+
+    def __init__(self, images: int, seed: int, device: torch.device):
+        self.seed = seed
+        self._images, self._device = images, device
+        self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, start: int, n: int) -> Tensor:
+        parts = []
+        while n:
+            epoch, first = divmod(start, self._images)
+            part = self._of(epoch)[first : first + n]
             parts.append(part)
-            missing -= len(part)
-            self.position += len(part)
-        own = torch.cat(parts)[self._batch * self._rank : self._batch * (self._rank + 1)]
-        return normalise(self._images[own])
+            start, n = start + len(part), n - len(part)
+        return torch.cat(parts)
 
-    def state_dict(self) -> dict[str, int]:
-        """What to save to continue exactly."""
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state_dict` was taken."""
-        self.position = state["position"]
-
-    def _order_of(self, epoch: int) -> Tensor:
+    def _of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
             # A seed sequence mixes the two numbers well; adding them would give seed 0's epoch 1 to seed 1.
-            (seed,) = np.random.SeedSequence((self._seed, epoch)).generate_state(1, np.uint64)
+            (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
             source = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
-            order = torch.randperm(len(self._images), generator=source)
-            self._epoch, self._order = epoch, order.to(self._images.device)
-        return self._order
+            self._epoch = epoch
+            self._permutation = torch.randperm(self._images, generator=source).to(self._device)
+        return self._permutation
 
 
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 0..255 → float32 in [-1, 1]: the one place where pixels become network input."""
     return pixels.float().div_(127.5).sub_(1)
+
+
+def fingerprint(images: np.ndarray) -> str:
+    """A digest of a set's shape and a few of its images: cheap, and enough to tell one set from another."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    for i in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).round().astype(np.int64)):
+        digest.update(images[i].tobytes())
+    return digest.hexdigest()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on the device; of the machine's memory where it is no CUDA device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max"))))
+
+
+def _available(meminfo: Path) -> int:
+    try:
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    except (OSError, LookupError, ValueError):  # no Linux, or one from before 2014
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _limit(cgroup: Path) -> float:
+    """What a container may use in all: a share of the machine's memory could be more than that."""
+    try:
+        return int(cgroup.read_text())
+    except (OSError, ValueError):  # none, or "max"
+        return float("inf")
+
+
+def _copy(images: np.ndarray, device: torch.device) -> Tensor:
+    """The images on the device. In pieces: a memory map is never in memory as a whole beside its copy."""
+    copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    step = max(1, _CHUNK // images[0].nbytes)
+    for start in range(0, len(images), step):
+        copy[start : start + step] = torch.from_numpy(np.array(images[start : start + step])).to(device)
+    return copy

@@ -25,6 +25,7 @@ from fastgan.nn.spectral import (
     normalise,
     write,
 )
+from fastgan.ops._capture import on_capture
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
@@ -130,6 +131,17 @@ def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 # PyTorch offers no other way to learn of a step: versions of tensors are invisible to a compiled graph, and a hook on
 # one optimiser would be the user's to put there. It costs nothing where no norm has every="step".
 register_optimizer_step_post_hook(_after_optimizer_step)
+
+
+def _before_capture() -> None:
+    # A graph stands for a step of the optimiser: it holds the iteration that such a step brings.
+    for group in _groups:
+        if group.options.every == "step":
+            for member in group.members:
+                member.norm.slot.fresh = False
+
+
+on_capture(_before_capture)
 
 
 # --- the public functions --------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ GAMES: dict[str, Game] = {
     game.name: game
     for game in (
         Game("non-saturating", losses.non_saturating_d, losses.non_saturating_g),
+        Game("hinge", losses.hinge_d, losses.wasserstein_g),
         Game("wgan-gp", losses.wasserstein_d, losses.wasserstein_g, gp=True),
     )
 }

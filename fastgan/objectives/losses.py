@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 
 def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
@@ -24,3 +24,8 @@ def wasserstein_d(real: Tensor, fake: Tensor) -> Tensor:
 def wasserstein_g(fake: Tensor) -> Tensor:
     """−E D(G(z))."""
     return -fake.mean()
+
+
+def hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    """E max(0, 1 − D(x)) + E max(0, 1 + D(G(z))): Lim and Ye 2017 (arXiv:1705.02894), as in SNGAN and BigGAN."""
+    return relu(1 - real).mean() + relu(1 + fake).mean()

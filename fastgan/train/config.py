@@ -22,7 +22,7 @@ class Config:
     """Everything that decides what a run computes and writes."""
 
     data: str = "embedded"
-    """images to learn: embedded, the name of a fetched set, or a folder, npz or IDX file"""
+    """images to learn: embedded, a fetched set, or a path: folder, zip, WebDataset .tar (a-{00..09}.tar), npz or IDX"""
     resolution: int | None = None
     """crop and resize images to this side; the images' own size when left out"""
     channels: int | None = None
@@ -36,7 +36,7 @@ class Config:
     d_norm: str = "none"
     """normalisation in the critic: none, batch or spectral"""
     game: str = "non-saturating"
-    """what the players minimise: non-saturating or wgan-gp"""
+    """what the players minimise: non-saturating, hinge or wgan-gp"""
     gp_weight: float = 10.0
     """weight of the gradient penalty, in games that have one"""
     r1_weight: float = 0.0
@@ -65,6 +65,8 @@ class Config:
     """batch norms look at the batches of all processes together, where torchrun starts several"""
     precision: str = "fp32"
     """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
+    compile: str = "auto"
+    """auto (where the steps to come repay it), on or off: both steps as compiled graphs"""
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
     ema_images: float = 20_000
@@ -95,6 +97,7 @@ class Config:
         _expect(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
+        _expect(self.compile in ("auto", "on", "off"), "compile", "auto, on or off", self.compile)
         precisions = ("fp32", "tf32", "bf16", "fp16")
         _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):

@@ -7,7 +7,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastgan.errors import NonFiniteError, RankError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
+from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
 from fastgan.train.distributed import World, alone
@@ -92,13 +93,15 @@ class Trainer:
         }
         self.out = Path(out) if out is not None else None
         self._writes_to = self.out if self.world.rank == 0 else None
-        self.about = about or {}
+        self.about = dict(about or {})
         self.step = 0
         self.seconds = 0.0
         self.images = 0
         self.back_off = 1.0
         self.skipped = 0
-        self._started = self._asked_to_stop = False
+        self._asked_to_stop = False
+        self.steps: Steps | None = None
+        self._aside = 0.0  # seconds of this interval that were not training
         self._seen: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
 
@@ -121,6 +124,7 @@ class Trainer:
             if self.out is None:
                 raise UsageError("resume: there is nothing to resume without `out`")
             self.world.barrier()  # until rank 0 has found it whole
+            self.about["compiled"] = rundir.read_config(self.out).get("compiled")
             state.load(self, batches, progress.say)
         self._begin_together()
         if self._writes_to is not None:
@@ -155,12 +159,7 @@ class Trainer:
         self._status("running")
         stop = False
         while self.step < config.steps and not stop:
-            for _ in range(config.d_steps):
-                self._improve_critic(stream, means, progress)
-            self._improve_generator(means)
-            self.step += 1
-            self.ema.update(self.generator, self._images_per_update, self.step)
-
+            self.iterate(stream, means, progress.say)
             last = self.step == config.steps
             pause = last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every")
             if pause or self.world.size == 1:
@@ -170,7 +169,8 @@ class Trainer:
                 # The one place that waits for the device.
                 self._latest = means.fetch(self.world)
                 self.world.mean_(self._statistics)
-                elapsed = time.perf_counter() - mark
+                elapsed = time.perf_counter() - mark - self._aside
+                self._aside = 0.0
                 self.seconds += elapsed
                 speed = (self.images - mark_images) / elapsed
                 self._check_finite(progress)
@@ -196,16 +196,27 @@ class Trainer:
         self._end("finished", metrics)
         return self._latest
 
-    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, progress: Progress) -> None:
+    def iterate(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
+        """config.d_steps updates of the critic, one of the generator and of its average. Waits for nothing.
+
+        means: takes what is to be logged. say: hears in the first iteration how the steps are computed.
+        """
+        for _ in range(self.config.d_steps):
+            self._improve_critic(stream, means, say)
+        self._improve_generator(means)
+        self.step += 1
+        self.ema.update(self.generator, self._images_per_update, self.step)
+
+    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
         config, update = self.config, self.updates["discriminator"]
         lazy = config.r1_weight > 0 and self.step % config.r1_interval == 0
         for _ in range(config.accumulate):
             real = self._next(stream)
-            if not self._started:
-                self._start(real, progress)
             z = self.noise.latents(len(real))
             epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
-            log, gradients = self.players.d_step(real, z, epsilon, update.scale, lazy=lazy)
+            if self.steps is None:
+                self.steps = self._start((real, z, epsilon, update.scale), say)
+            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
             self.images += len(real) * self.world.size
@@ -213,9 +224,10 @@ class Trainer:
         means.add({"gradient/discriminator": update.apply()})
 
     def _improve_generator(self, means: rundir.Means) -> None:
+        assert self.steps is not None
         update, n = self.updates["generator"], len(self._seen["real"])
         for _ in range(self.config.accumulate):
-            log, gradients = self.players.g_step(self.noise.latents(n), update.scale)
+            log, gradients = self.steps.g_step(self.noise.latents(n), update.scale)
             update.add(log["loss/generator"], gradients)
             means.add(log)
         means.add({"gradient/generator": update.apply()})
@@ -228,17 +240,36 @@ class Trainer:
         self.world.broadcast_([t.detach() for network in networks for t in (*network.parameters(), *network.buffers())])
         self.world.part_random(self.config.seed, self.step)
 
-    def _start(self, real: Tensor, progress: Progress) -> None:
-        """What can be decided only with a batch at hand."""
-        self._started = True
+    def _start(self, d_args: tuple[Any, ...], say: Callable[[str], None]) -> Steps:
+        """What can be decided only with a batch at hand: how the steps are computed."""
+        begun = time.perf_counter()
+        real, z, _, _ = d_args
         self.world.agree({"batches": len(real)})
         why = why_not_together(self.discriminator, real)
         if self.world.any(bool(why)):
             why = why or "another rank has a reason"
         self.players.together = not why
-        progress.say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
-        if self.step == 0 and self._writes_to is not None:
-            panels.save(real.float().cpu().numpy(), self._writes_to / "samples" / "real.png")
+        say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
+        iterations = (self.config.steps - self.step) * self.config.accumulate
+        choice = Choice(self.players, d_args, (z, self.updates["generator"].scale), iterations)
+        talking = self.config.sync_statistics and self.world.size > 1
+        # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
+        steps = choice.made("off" if talking else self.config.compile, self.about.get("compiled"))
+        if talking:
+            steps.about = "steps run eagerly: batch norms synchronise within them"
+        elif self.world.any(not steps.compiled) and steps.compiled:
+            steps = choice.made("off", None)
+            steps.about = "steps run eagerly, as they do on another rank"
+        if steps.about:
+            say(steps.about)
+        self.about["compiled"] = steps.compiled
+        if self._writes_to is not None:
+            # A resumed run computes as this one does, bit for bit.
+            rundir.write_json(self._writes_to / "config.json", self._facts())
+            if self.step == 0:
+                panels.save(real.float().cpu().numpy(), self._writes_to / "samples" / "real.png")
+        self._aside = time.perf_counter() - begun
+        return steps
 
     @property
     def _images_per_update(self) -> int:

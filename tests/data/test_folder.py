@@ -119,40 +119,45 @@ def test_empty_folder(tmp_path):
         open_source(tmp_path)
 
 
-def test_a_sub_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
     picture("a.png")
     picture("shut/b.png")
-    scandir = os.scandir
 
-    def refuse(path):
-        if str(path).endswith("shut"):
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
+    def guarded(do):
+        def refuse(path):
+            if str(path).endswith("shut"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return do(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match="shut cannot be read: Permission denied"):
-        open_source(tmp_path)
+        return refuse
 
-
-def test_unreadable_images_are_counted_and_listed(tmp_path, picture):
-    for i in range(6):
-        picture(f"{i}.png", size=(40, 40))
-    (tmp_path / "0.png").write_bytes(b"not a picture")
-    (tmp_path / "1.png").write_bytes(b"")
-    whole = (tmp_path / "3.png").read_bytes()
-    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
-    message = rf"^3 of 6 images in {tmp_path} cannot be read: 0.png, 1.png, 3.png; remove or replace them$"
-    with pytest.raises(DataError, match=message):
-        open_source(tmp_path)
-    (tmp_path / "4.png").write_bytes(whole[:50])
-    with pytest.raises(DataError, match=r"4 of 6 .*: 0.png, 1.png, 3.png and 1 more; remove"):
-        open_source(tmp_path)
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    for folder in (tmp_path, tmp_path / "shut"):
+        with pytest.raises(DataError, match="shut cannot be read: Permission denied"):
+            open_source(folder)
 
 
-def test_nothing_readable(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"no")
-    with pytest.raises(DataError, match="1 of 1 images"):
-        open_source(tmp_path)
+def test_dataset_json_rules_where_it_states_labels(tmp_path, picture):
+    for name in ("00000/a.png", "00000/b.png", "00001/c.png"):
+        picture(f"set/{name}")
+    stated = tmp_path / "set" / "dataset.json"
+    stated.write_text('{"labels": [["00001/c.png", 0], ["00000/b.png", 5], ["00000/a.png", 1]]}')
+    images = open_source(tmp_path / "set")
+    assert images.labels is not None
+    assert (images.labels.tolist(), images.class_names) == ([1, 5, 0], None)
+    stated.write_text('{"labels": null}')
+    assert open_source(tmp_path / "set").labels is None
+    stated.write_text('{"author": "me"}')
+    assert open_source(tmp_path / "set").class_names == ("00000", "00001")
+
+
+def test_a_link_to_nothing_is_left_out(tmp_path, picture):
+    picture("set/a.png")
+    os.symlink(tmp_path / "gone.png", tmp_path / "set" / "b.png")
+    with pytest.warns(UserWarning, match=r"1 of 2 images in .* cannot be read: b\.png; they are left out"):
+        images = open_source(tmp_path / "set")
+    assert (len(images), images.skipped) == (1, 1)
 
 
 @pytest.mark.parametrize("limit", [30, 60])  # beyond twice Pillow's limit it raises, between it warns

@@ -1,10 +1,20 @@
+import gc
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
+import pytest
 import torch
 
+from fastgan.data import open_source, stream
 from fastgan.data.imageset import ImageSet
 from fastgan.data.stream import BatchStream, normalise
+from fastgan.errors import DataError, UsageError
 
 CPU = torch.device("cpu")
+FIRST = [7, 0, 9, 2, 1, 3, 8, 4, 6, 5]  # of ten images under seed 0, taken when streams were one file
 
 
 def numbered(n):
@@ -42,3 +52,176 @@ def test_order_depends_on_the_seed_alone_and_position_restores_it():
 
 def test_a_batch_may_be_larger_than_the_set():
     assert sorted(values(next(BatchStream(numbered(3), 6, 0, CPU)))) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """53 noisy pictures as a memory map."""
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (53, 3, 4, 5), np.uint8))
+    return ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), None, "mapped", "none")
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "fastgan-prefetch"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_prefetched_equals_resident_and_ranks_equal_one(mapped, world):
+    """Bit by bit, over three epochs: batches straddle them, and rank and rank may be in two."""
+    whole = BatchStream(mapped, 12, 5, CPU)
+    resident = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world) for rank in range(world)]
+    ahead = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world, share=0) for rank in range(world)]
+    assert [s.where for s in resident + ahead] == ["resident, 0.0 MB on cpu"] * world + [
+        "memory map, prefetched"
+    ] * world
+    for i in range(15):
+        expected = next(whole)
+        for streams in (resident, ahead):
+            got = torch.cat([next(s) for s in streams])
+            assert got.dtype == torch.float32
+            assert torch.equal(got, expected)
+            assert [s.position for s in streams] == [12 * (i + 1)] * world
+
+
+def test_the_order_is_the_one_that_older_runs_had():
+    """Changing it would make every resumed run see other images."""
+    assert values(next(BatchStream(numbered(10), 10, 0, CPU))) == FIRST
+    assert values(next(BatchStream(numbered(10), 10, 1, CPU))) != FIRST
+
+
+@pytest.mark.parametrize("share", [0.25, 0])
+def test_resume_mid_epoch_at_another_world(mapped, share):
+    whole = BatchStream(mapped, 12, 5, CPU)
+    first = [BatchStream(mapped, 6, 5, CPU, rank=rank, world=2, share=share) for rank in range(2)]
+    for _ in range(7):
+        next(whole)
+        states = [next(s) is not None and s.state_dict() for s in first]
+    assert states[0] == states[1] == whole.state_dict()
+    assert states[0]["position"] == 84  # what was consumed, not what is ready
+    resumed = [BatchStream(mapped, 4, 5, CPU, rank=rank, world=3, share=share) for rank in range(3)]
+    for s in resumed:
+        next(s)  # elsewhere: what was gathered ahead must not be given after loading
+        s.load_state_dict(states[0])
+    for _ in range(4):
+        assert torch.equal(torch.cat([next(s) for s in resumed]), next(whole))
+
+
+def test_the_state_of_another_set_is_refused(mapped):
+    state = BatchStream(numbered(50), 8, 1, CPU).state_dict()
+    message = r"the state is of numbered \(50 images\), not of these images, mapped \(53 images\); give"
+    with pytest.raises(DataError, match=message):
+        BatchStream(mapped, 8, 1, CPU).load_state_dict(state)
+    other = ImageSet(numbered(50).images.copy(), None, "other", "none")
+    BatchStream(other, 8, 1, CPU).load_state_dict(state)  # the same images under another name
+    other.images[-1] ^= 1
+    with pytest.raises(DataError, match=r"not of these images, other \(50 images\)"):
+        BatchStream(other, 8, 1, CPU).load_state_dict(state)
+    older = BatchStream(numbered(50), 8, 1, CPU)
+    older.load_state_dict({"position": 16})
+    assert older.position == 16
+
+
+def test_a_set_stays_on_the_device_where_it_fits_a_quarter_of_its_memory(mapped, monkeypatch):
+    for free, resident in ((4 * mapped.images.nbytes, True), (4 * mapped.images.nbytes - 1, False)):
+        monkeypatch.setattr(stream, "free_memory", lambda device, free=free: free)
+        assert BatchStream(mapped, 1, 0, CPU).where.startswith("resident") == resident
+    monkeypatch.setattr(stream, "free_memory", lambda device: 0)
+    loose = ImageSet(np.array(mapped.images), None, "loose", "none")
+    ahead = BatchStream(loose, 9, 0, CPU)
+    assert ahead.where == "host memory, prefetched"
+    assert torch.equal(next(ahead), next(BatchStream(mapped, 9, 0, CPU)))
+
+
+def test_resident_images_are_a_copy(mapped):
+    """In pieces, the last of them shorter; and what becomes of the source no longer matters."""
+    loose = ImageSet(np.array(mapped.images), None, "loose", "none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "_CHUNK", 10 * loose.images[0].nbytes)
+        first = BatchStream(loose, 53, 0, CPU)
+    loose.images[:] = 0
+    assert torch.equal(next(first), next(BatchStream(mapped, 53, 0, CPU)))
+
+
+def test_free_memory(tmp_path):
+    assert 1 << 20 < stream.free_memory(CPU) < 1 << 50
+    (tmp_path / "meminfo").write_text("MemTotal:       200 kB\nMemAvailable:    100 kB\nHugePages_Total:   0\n")
+    assert stream._available(tmp_path / "meminfo") == 102_400
+    assert stream._available(tmp_path / "nothing") > 1 << 20
+    (tmp_path / "max").write_text("4096\n")
+    assert stream._limit(tmp_path / "max") == 4096
+    (tmp_path / "max").write_text("max\n")
+    assert stream._limit(tmp_path / "max") == stream._limit(tmp_path / "nothing") == float("inf")
+
+
+def test_the_thread_ends_with_its_stream(mapped):
+    ahead = BatchStream(mapped, 4, 0, CPU, share=0)
+    next(ahead)
+    assert len(threads()) == 1
+    ahead.load_state_dict({"position": 0})  # ends the one, and the next batch starts another
+    next(ahead)
+    assert len(threads()) == 1
+    del ahead
+    gc.collect()
+    assert threads() == []
+
+
+def test_what_the_thread_raises_is_raised_here_and_a_next_try_goes_on(mapped, monkeypatch):
+    ahead, expected = BatchStream(mapped, 4, 0, CPU, share=0), BatchStream(mapped, 4, 0, CPU)
+    assert torch.equal(next(ahead), next(expected))
+
+    def until_it_fails():
+        while True:  # a few batches were ready before
+            next(ahead)
+            next(expected)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "from_numpy", lambda array: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            until_it_fails()
+    assert threads() == []
+    assert torch.equal(next(ahead), next(expected))
+
+
+def test_batches_are_ready_before_they_are_asked_for(mapped, monkeypatch):
+    gathered = []
+    from_numpy = torch.from_numpy
+    monkeypatch.setattr(torch, "from_numpy", lambda array: (gathered.append(1), from_numpy(array))[1])
+    ahead = BatchStream(mapped, 4, 0, CPU, share=0)
+    next(ahead)
+    deadline = time.monotonic() + 30
+    while len(gathered) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(gathered) == 5  # one given, three ready, one that waits for room
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "del stream", "stream._prefetch._ready.get()"])
+def test_a_process_with_a_thread_ends(tmp_path, ending):
+    np.savez(tmp_path / "a.npz", images=np.zeros((100, 64, 64), np.uint8))
+    code = (
+        "import sys, torch; from fastgan.data import open_source; from fastgan.data.stream import BatchStream\n"
+        "stream = BatchStream(open_source(sys.argv[1]), 8, 0, torch.device('cpu'), share=0); next(stream)\n" + ending
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.npz"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch: expected a number >= 1, got 0"),
+        ({"rank": 2, "world": 2}, "rank: expected a number from 0 to world - 1 = 1, got 2"),
+        ({"rank": -1}, "rank: expected .* got -1"),
+        ({"share": 25}, "share: expected a share of the device's free memory, 0 to 1, got 25"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(UsageError, match=message):
+        BatchStream(numbered(3), **{"batch": 2, "seed": 0, "device": CPU, **options})
+
+
+def test_a_folder_all_the_way(tmp_path, picture):
+    for i in range(5):
+        picture(f"set/{i}.png", array=np.full((2, 2), 50 * i, np.uint8))
+    ahead = BatchStream(open_source(tmp_path / "set"), 5, 0, CPU, share=0)
+    assert sorted(next(ahead)[:, 0, 0, 0].tolist()) == pytest.approx([i * 50 / 127.5 - 1 for i in range(5)], abs=1e-6)

@@ -26,7 +26,8 @@ from fastgan.train.statistics import synchronise
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
 
 CPU = torch.device("cpu")
-SMALL = {"latent": 8, "width": 4, "steps": 6, "log_every": 2, "sample_every": 6, "checkpoint_every": 3, "device": "cpu"}
+SMALL = {"latent": 8, "width": 4, "steps": 6, "log_every": 2, "sample_every": 6, "checkpoint_every": 3, "device": "cpu",
+         "compile": "off"}  # fmt: skip
 CASES = {
     "wgan-gp": {"game": "wgan-gp", "d_steps": 2},
     "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "r1_interval": 2, "clip": 0.5},
@@ -358,6 +359,7 @@ def test_resuming_keeps_the_images_of_an_update():
 
 
 TRAIN = ["-m", "fastgan", "train", "mlp", "--device", "cpu", "--width", 4, "--latent", 8, "--log-every", 1]
+TRAIN += ["--compile", "off"]
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -1,0 +1,287 @@
+"""What end_to_end.py compares: training iterations in plain PyTorch, and fastgan's own."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from networks import LATENT
+from torch import Tensor, nn
+
+import fastgan
+from fastgan.data import ImageSet
+from fastgan.data.stream import BatchStream
+from fastgan.train.rundir import Means
+
+
+def stream(batch: int, side: int, device: str) -> BatchStream:
+    """Noise as images, through the loader that training uses."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 3, side, side), np.uint8)
+    return BatchStream(ImageSet(pixels, None, "noise", "none"), batch, 0, torch.device(device))
+
+
+LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "non-saturating": (
+        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+        lambda fake: F.softplus(-fake).mean(),
+    ),
+    "hinge": (lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda fake: -fake.mean()),
+    "wgan-gp": (lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
+}
+
+
+class Contestant:
+    """Trains a pair, an iteration at a time; the time of its phases adds up in `spent` where asked."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+        self.generator, self.critic, self.config = generator, critic, config
+        self.device = next(generator.parameters()).device
+        self.spent: dict[str, float] | None = None
+
+    def use(self, batches: Iterator[Tensor]) -> None:
+        """Take real images from there."""
+        self.batches = batches
+
+    def iterate(self) -> None:
+        """One iteration."""
+        raise NotImplementedError
+
+    def phase(self, name: str, run: Callable[[], Any]) -> Any:
+        """Run a part of an iteration."""
+        if self.spent is None:
+            return run()
+        start = self._now()
+        result = run()
+        self.spent[name] = self.spent.get(name, 0.0) + self._now() - start
+        return result
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+class Eager(Contestant):
+    """As public code has it: autograd's double backward, Adam as it comes, a loop for the average."""
+
+    capturable = False
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+        super().__init__(generator, critic, config)
+        self.average = copy.deepcopy(generator)
+        options: dict[str, Any] = {"betas": (config.beta1, config.beta2), "capturable": self.capturable}
+        self.g_optimizer = torch.optim.Adam(generator.parameters(), config.lr_g, **options)
+        self.d_optimizer = torch.optim.Adam(critic.parameters(), config.lr_d, **options)
+        self.d_loss, self.g_loss = LOSSES[config.game]
+        self.run_generator, self.run_critic = generator, critic
+
+    def iterate(self) -> None:
+        for _ in range(self.config.d_steps):
+            real = self.phase("data", lambda: self.prepared(next(self.batches)))
+            self.phase("critic", lambda real=real: self.critic_backward(real))
+            self.phase("update", self.d_optimizer.step)
+        self.phase("generator", lambda: self.generator_backward(self.config.batch))
+        self.phase("update", self.generator_update)
+
+    def prepared(self, real: Tensor) -> Tensor:
+        return real
+
+    def critic_backward(self, real: Tensor, z: Tensor | None = None, epsilon: Tensor | None = None) -> None:
+        config = self.config
+        z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
+        self.d_optimizer.zero_grad()
+        with self.autocast():
+            with torch.no_grad():
+                fake = self.run_generator(z)
+            loss = self.d_loss(self.run_critic(real), self.run_critic(fake))
+            if config.game == "wgan-gp":
+                epsilon = torch.rand(len(real), 1, 1, 1, device=self.device) if epsilon is None else epsilon
+                points = torch.lerp(real, fake.to(real.dtype), epsilon).requires_grad_()
+                norm = self.slope(points).flatten(1).norm(dim=1)
+                loss = loss + config.gp_weight * (norm - 1).square().mean()
+            if config.r1_weight:
+                points = real.detach().requires_grad_()
+                loss = loss + 0.5 * config.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
+        loss.backward()
+
+    def slope(self, points: Tensor) -> Tensor:
+        # The network itself, not what torch.compile made of it: that has no double backward.
+        logits = self.critic(points)
+        return torch.autograd.grad(logits.float().sum(), points, create_graph=True)[0].float()
+
+    def generator_backward(self, batch: int, z: Tensor | None = None) -> None:
+        z = torch.randn(batch, LATENT, device=self.device) if z is None else z
+        self.g_optimizer.zero_grad()
+        self.critic.requires_grad_(False)
+        with self.autocast():
+            loss = self.g_loss(self.run_critic(self.run_generator(z)))
+        loss.backward()
+        self.critic.requires_grad_(True)
+
+    @torch.no_grad()
+    def generator_update(self) -> None:
+        self.g_optimizer.step()
+        for mine, theirs in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            mine.lerp_(theirs, 0.001)
+        for mine, theirs in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def gradients(self, side: int) -> tuple[Tensor, Tensor]:
+        """The critic's and the generator's gradient for fixed draws, each as one vector."""
+        real, z, epsilon = draws(side, self.device)
+        self.critic_backward(real, z, epsilon)
+        critic = _vector(self.critic)
+        self.generator_backward(len(real), z)
+        return critic, _vector(self.generator)
+
+
+class ChannelsLast(Eager):
+    """The same with images and weights in channels_last."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+        layout = torch.channels_last
+        super().__init__(generator.to(memory_format=layout), critic.to(memory_format=layout), config)
+
+    def prepared(self, real: Tensor) -> Tensor:
+        return real.contiguous(memory_format=torch.channels_last)
+
+
+class Compiled(ChannelsLast):
+    """torch.compile of both networks where it can: everywhere but under a penalty, which has no compiled gradient."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+        super().__init__(generator, critic, config)
+        self.run_generator, self.run_critic = torch.compile(generator), torch.compile(critic)
+
+
+class GraphByHand(ChannelsLast):
+    """The eager iteration captured as one CUDA graph by who knows how."""
+
+    capturable = True
+
+    def use(self, batches: Iterator[Tensor]) -> None:
+        self.source = batches
+        self.static = [self.prepared(next(batches)).clone() for _ in range(self.config.d_steps)]
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def iterate(self) -> None:
+        if self.graph is None:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self.batches = iter(self.static)
+                    super().iterate()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph, self.batches = torch.cuda.CUDAGraph(), iter(self.static)
+            with torch.cuda.graph(self.graph):
+                super().iterate()
+        for static in self.static:
+            static.copy_(next(self.source))
+        self.graph.replay()
+
+
+class Ours(Contestant):
+    """fastgan's Trainer on fused copies of the networks."""
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+        super().__init__(fastgan.fuse(generator), fastgan.fuse(critic), config)
+        self.trainer = fastgan.Trainer(self.generator, self.critic, config.game, config, latent_shape=(LATENT,))
+        self.means = Means()
+
+    def iterate(self) -> None:
+        self.trainer.iterate(self.batches, self.means, lambda sentence: None)
+
+    def watch(self) -> None:
+        """From now on phases are timed."""
+        trainer = self.trainer
+        assert trainer.steps is not None
+        steps, stream = trainer.steps, self.batches
+        d_step, g_step = steps.d_step, steps.g_step
+        steps.d_step = lambda *a, **k: self.phase("critic", lambda: d_step(*a, **k))
+        steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
+        for update in trainer.updates.values():
+            update.apply = lambda apply=update.apply: self.phase("update", apply)  # type: ignore[method-assign]
+        follow = trainer.ema.update
+        trainer.ema.update = lambda *a: self.phase("update", lambda: follow(*a))  # type: ignore[method-assign]
+        self.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))
+
+    def gradients(self, side: int) -> tuple[Tensor, Tensor]:
+        """As Eager.gradients."""
+        real, z, epsilon = draws(side, self.device)
+        players = self.trainer.players
+        lazy = self.config.r1_weight > 0
+        _, critic = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
+        _, generator = players.g_step(z)
+        return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (critic, generator))  # type: ignore[return-value]
+
+
+class _Timed:
+    def __init__(self, take: Callable[[], Tensor]):
+        self.take = take
+
+    def __next__(self) -> Tensor:
+        return self.take()
+
+
+def draws(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Real images, z and epsilon, always the same."""
+    generator = torch.Generator().manual_seed(1)
+    real = torch.rand(8, 3, side, side, generator=generator) * 2 - 1
+    z, epsilon = torch.randn(8, LATENT, generator=generator), torch.rand(8, 1, 1, 1, generator=generator)
+    return real.to(device), z.to(device), epsilon.to(device)
+
+
+def _vector(network: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str, str]:
+    """Milliseconds of each phase in an iteration; waiting between them, so that they add up to more than it takes."""
+    if isinstance(contestant, GraphByHand):
+        return {}
+    if isinstance(contestant, Ours):
+        contestant.watch()
+    contestant.spent = {}
+    for _ in range(iterations):
+        contestant.iterate()
+    spent = contestant.spent
+    contestant.spent = None
+    return {f"{name}_ms": f"{1000 * seconds / iterations:.2f}" for name, seconds in spent.items()}
+
+
+def peak_megabytes(contestant: Contestant, device: str) -> str:
+    """Most memory that PyTorch's allocator gave out during an iteration, weights and the like left out."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        contestant.iterate()
+        return f"{(torch.cuda.max_memory_allocated() - before) / 1e6:.0f}"
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        contestant.iterate()
+    assert seen.profiler is not None
+    assert seen.profiler.kineto_results is not None
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return f"{most / 1e6:.0f}"
+
+
+def launches(contestant: Contestant, device: str) -> str:
+    """Kernels and graphs launched in an iteration, on a GPU."""
+    if device != "cuda":
+        return ""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        contestant.iterate()
+        torch.cuda.synchronize()
+    return str(sum(event.count for event in seen.key_averages() if "Launch" in event.key))

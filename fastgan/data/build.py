@@ -1,0 +1,196 @@
+"""From the pictures of a source to the arrays of a pack, a few pictures at a time."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections import Counter as Counts
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from math import prod
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from fastgan.data import pixels
+from fastgan.data.listing import Listing, Source
+from fastgan.data.pack import paths_in
+from fastgan.data.progress import Counter, amount
+from fastgan.errors import DataError
+
+_AHEAD = 32  # pictures decoded but not yet written: memory stays at these and one for each thread
+_SHOWN = 10
+_NPY_HEADER = 128  # bytes
+
+Result = TypeVar("Result")
+
+
+class Built(NamedTuple):
+    """What was written. shape: [N, C, H, W]. skipped: names of the pictures that cannot be read."""
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...] | None
+    skipped: list[str]
+
+
+def build(source: Source, folder: Path, resolution: int | None, channels: int | None) -> Built:
+    """Decode a source into images.npy and, where it has labels, labels.npy in an existing folder.
+
+    Headers are read first, so that what does not fit is known before any picture is decoded. What cannot be read is
+    left out. Raises DataError: more than half cannot be read, several sizes without `resolution`, too little room.
+    OSError comes from `folder` alone: what a picture raises makes it one that cannot be read.
+    """
+    with ExitStack() as stack:
+        listing = source.read(stack)
+        readable, size, grey = _survey(source, listing, resolution)
+        shape = (len(readable), channels or (1 if grey else 3), *size)
+        needed = prod(shape) + 8 * len(readable)
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise _no_room(source, folder, needed, f"which has {amount(free)} free")
+        images_path, labels_path = paths_in(folder)
+        try:
+            kept = _write(source, listing, readable, images_path, shape, resolution)
+            if listing.labels is not None:
+                np.save(labels_path, listing.labels[kept], allow_pickle=False)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _no_room(source, folder, needed, "which is full") from error
+            raise
+    present = set(kept)
+    skipped = [name for i, name in enumerate(listing.names) if i not in present]
+    return Built((len(kept), *shape[1:]), listing.class_names, skipped)
+
+
+def describe_skipped(skipped: list[str], total: int, where: str) -> str:
+    """`3 of 6 images in WHERE cannot be read: a.png, b.png, c.png`."""
+    more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return f"{len(skipped)} of {total} images in {where} cannot be read: {', '.join(skipped[:_SHOWN])}{more}"
+
+
+def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[list[int], tuple[int, int], bool]:
+    """Read all headers: which pictures have one, the (height, width) of the result, whether all are grey."""
+    readable, sizes, grey = [], Counts[tuple[int, int]](), True
+    everything = range(len(listing.names))
+    with closing(_each(pixels.read_header, everything, source, listing, "looking at")) as headers:
+        for i, header in headers:
+            if header is not None:
+                readable.append(i)
+                sizes[header.height, header.width] += 1
+                grey = grey and header.grey
+    _check_most(source, listing, readable)
+    if resolution is not None:
+        return readable, (resolution, resolution), grey
+    if len(sizes) > 1:
+        (a, b), (c, d) = (size for size, _ in sizes.most_common(2))
+        raise DataError(
+            f"the images in {source.path} have {len(sizes)} sizes, such as {a}×{b} and {c}×{d} (height×width); "
+            "pass --resolution to crop and resize them to one"
+        )
+    return readable, next(iter(sizes)), grey
+
+
+def _write(
+    source: Source,
+    listing: Listing,
+    readable: list[int],
+    path: Path,
+    shape: tuple[int, ...],
+    resolution: int | None,
+) -> list[int]:
+    """Decode the pictures into a .npy file of uint8 [N, C, H, W] and return which could be."""
+
+    def decode(file: BinaryIO) -> np.ndarray:
+        # The whole file first: a zip compares its checksum at the end, beyond where a decoder may stop.
+        picture = pixels.decode(io.BytesIO(file.read()), shape[1], resolution)
+        if picture.shape != shape[1:]:
+            raise ValueError(f"its header promised {shape[1:]}")
+        return np.ascontiguousarray(picture)
+
+    kept = []
+    # Written, not memory-mapped: on a full disk writing raises, where storing into a map kills the process.
+    with path.open("wb") as file:
+        file.write(_npy_header(shape))
+        with closing(_each(decode, readable, source, listing, "packing")) as pictures:
+            for i, picture in pictures:
+                if picture is not None:
+                    kept.append(i)
+                    file.write(picture)
+        _check_most(source, listing, kept)
+        file.seek(0)
+        file.write(_npy_header((len(kept), *shape[1:])))
+        file.flush()
+        os.fsync(file.fileno())
+    return kept
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of a .npy file, of one length for every shape, so that the number of images can be put in later."""
+    start = b"\x93NUMPY\x01\x00" + (_NPY_HEADER - 10).to_bytes(2, "little")
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
+    return start + text.encode().ljust(_NPY_HEADER - len(start) - 1) + b"\n"
+
+
+def _each(
+    work: Callable[[BinaryIO], Result], wanted: Sequence[int], source: Source, listing: Listing, doing: str
+) -> Generator[tuple[int, Result | None]]:
+    """(i, work on the file of picture i) in order, from a pool of threads; None for what cannot be read."""
+
+    def attempt(i: int) -> Result | None:
+        try:
+            with listing.open(i) as file:
+                return work(file)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DataError(
+                f"{listing.names[i]} in {source.path} is absurdly large, as decompression bombs are ({error}); "
+                "remove it or make it smaller"
+            ) from error
+        except (MemoryError, DataError):
+            raise
+        except Exception:  # Pillow's decoders raise nearly every type on damaged files
+            return None
+
+    counter = Counter(f"{doing} {source.name}", len(wanted))
+    with pixels.pool() as workers:
+        waiting: deque[tuple[int, Future[Result | None]]] = deque()
+        try:
+            for i in wanted:
+                waiting.append((i, workers.submit(attempt, i)))
+                if len(waiting) == _AHEAD:
+                    yield _first(waiting, counter)
+            while waiting:
+                yield _first(waiting, counter)
+        finally:
+            for _, future in waiting:
+                future.cancel()
+            counter.close()
+
+
+def _first(waiting: deque[tuple[int, Future[Result | None]]], counter: Counter) -> tuple[int, Result | None]:
+    i, future = waiting.popleft()
+    result = future.result()
+    counter.add()
+    return i, result
+
+
+def _check_most(source: Source, listing: Listing, readable: list[int]) -> None:
+    total = len(listing.names)
+    if 2 * len(readable) < total or not readable:
+        present = set(readable)
+        broken = [name for i, name in enumerate(listing.names) if i not in present]
+        raise DataError(
+            f"{describe_skipped(broken, total, source.path)}; that is more than half: remove or replace them"
+        )
+
+
+def _no_room(source: Source, folder: Path, needed: int, found: str) -> DataError:
+    """The error of a disk that is, or would become, full."""
+    return DataError(
+        f"packing {source.path} takes {amount(needed)} in {folder.parent}, {found}; "
+        "make room, set FASTGAN_CACHE to another place, or pass a smaller --resolution"
+    )

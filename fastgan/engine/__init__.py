@@ -1,0 +1,6 @@
+"""Whole training steps as graphs: capture, our passes, CUDA graphs."""
+
+from fastgan.engine.compile import CompiledStep, compile
+from fastgan.engine.explain import Explanation, explain
+
+__all__ = ["CompiledStep", "Explanation", "compile", "explain"]

@@ -1,0 +1,82 @@
+"""A step as a CUDA graph: one launch for all of its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from fastgan.engine.observe import Surroundings
+
+R = TypeVar("R")
+WARM_UPS = 3
+
+
+class CudaGraph:
+    """Replays a captured step.
+
+    Arguments are copied into the tensors that it was captured with; results are copied out, so that the next replay
+    does not change them. Random numbers go on from the default generator's state at each replay.
+    """
+
+    def __init__(self, run: Callable[..., Any], around: Surroundings, args: Any, kwargs: Any):
+        flat, self._spec = tree_flatten((args, kwargs))
+        self._flat = [value.detach().clone() if isinstance(value, Tensor) else value for value in flat]
+        for mine, given in zip(self._flat, flat, strict=True):
+            if isinstance(given, Tensor):
+                mine.requires_grad_(given.requires_grad)
+        self._places = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and value.is_cuda]
+        self._leaves = around.leaves
+        static_args, static_kwargs = tree_unflatten(self._flat, self._spec)
+        self._graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with around.undone():
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPS):
+                    run(*static_args, **static_kwargs)
+                    self._forget()
+            torch.cuda.current_stream().wait_stream(side)
+            # Other threads may copy meanwhile: a loader's batches.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                result = run(*static_args, **static_kwargs)
+            self._gradients = [leaf.grad for leaf in self._leaves]
+        self._outputs, self._shape = tree_flatten(result)
+
+    @classmethod
+    def captured(
+        cls,
+        step: Callable[..., R],
+        compiler: Callable[[Any, Any], tuple[Callable[..., R], R]],
+        args: Any,
+        kwargs: Any,
+    ) -> tuple[Callable[..., R], R]:
+        """Compile, capture, and replay for the first time."""
+        around = Surroundings(step, args, kwargs)
+        with around.undone():
+            run, _ = compiler(args, kwargs)
+        graph = cls(run, around, args, kwargs)
+        return graph, graph(*args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        flat, _ = tree_flatten((args, kwargs))
+        with torch.no_grad():
+            torch._foreach_copy_([self._flat[i] for i in self._places], [flat[i] for i in self._places])
+            self._graph.replay()
+            kept = [t for t in [*self._outputs, *self._gradients] if isinstance(t, Tensor)]
+            copies = [torch.empty_like(t) for t in kept]
+            if kept:
+                torch._foreach_copy_(copies, kept)
+        fresh = dict(zip(map(id, kept), copies, strict=True))
+        for leaf, gradient in zip(self._leaves, self._gradients, strict=True):
+            if gradient is not None:
+                new = fresh[id(gradient)]
+                leaf.grad = new if leaf.grad is None else leaf.grad + new
+        return tree_unflatten([fresh.get(id(t), t) for t in self._outputs], self._shape)
+
+    def _forget(self) -> None:
+        for leaf in self._leaves:
+            leaf.grad = None

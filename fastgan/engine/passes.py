@@ -1,0 +1,56 @@
+"""What is done to a captured step before Inductor compiles it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+
+from fastgan.engine import weight_gradients, zero_gradients
+
+aten = torch.ops.aten
+
+
+class Passes(CustomGraphPass):
+    """Our passes as one, for Inductor's `post_grad_custom_pre_pass`. Counts what it saw while it last ran."""
+
+    def __init__(self) -> None:
+        self.nodes = self.before = self.after = 0
+        self.ran = False  # not where Inductor's cache had the graph compiled already
+
+    def __call__(self, graph: fx.Graph) -> None:
+        self.before = convolution_passes(graph)
+        zero_gradients.remove_zeros(graph)
+        weight_gradients.restore_weight_gradients(graph)
+        self.ran = True
+        self.nodes, self.after = sum(node.op == "call_function" for node in graph.nodes), convolution_passes(graph)
+
+    def uuid(self) -> str:
+        """Inductor's caches are keyed by it: compiled code is used again only while the passes are the same."""
+        digest = hashlib.sha256()
+        for module in (__file__, zero_gradients.__file__, weight_gradients.__file__):
+            digest.update(Path(module).read_bytes())
+        return digest.hexdigest()
+
+
+def convolution_passes(graph: fx.Graph) -> int:
+    """How many convolutions a graph runs."""
+    return sum(passes_of(node.target, node.args) for node in graph.nodes if node.op == "call_function")
+
+
+def passes_of(operation: Any, args: Any) -> int:
+    """How many convolutions one operation runs; a backward pass for input and weight is two."""
+    if operation in (aten.convolution.default, aten._convolution.default):
+        return 1
+    if operation is aten.convolution_backward.default:
+        return sum(args[-1][:2])
+    if not isinstance(operation, torch._ops.OpOverload) or operation.namespace != "fastgan":
+        return 0
+    name = operation._schema.name.split("::")[1]
+    if name == "conv_tower":
+        return len(args[1])
+    return int(name.startswith("conv"))

@@ -1,0 +1,130 @@
+"""Whether a run's steps are compiled: as asked, or as measured before its first step."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.engine import CompiledStep
+from fastgan.engine.observe import preserved
+from fastgan.train import pace
+from fastgan.train.game import Players
+from fastgan.train.pace import Pace
+
+#: What compiling may be hoped to save at most, and what it takes at least, where this machine has not measured it yet.
+HOPE = {"cpu": 0.35, "cuda": 0.8}
+LEAST_SECONDS = 40.0
+_ROUNDS = 4
+
+
+@dataclass
+class Steps:
+    """The two steps as a run takes them, and what to say about them."""
+
+    d_step: Callable[..., Any]
+    g_step: Callable[..., Any]
+    compiled: bool
+    about: str
+
+
+class Choice:
+    """Takes the decision. d_args, g_args: arguments of both steps as training will give them.
+
+    iterations: that are to come. Nothing that is trained changes: buffers and random numbers are put back.
+    """
+
+    def __init__(self, players: Players, d_args: tuple[Any, ...], g_args: tuple[Any, ...], iterations: int):
+        self._players, self._iterations = players, iterations
+        self._d_args, self._g_args = d_args, g_args
+        self._device = d_args[0].device
+        self._buffers: list[Tensor] = [*players.generator.buffers(), *players.discriminator.buffers()]
+        self._eager = Steps(players.d_step, players.g_step, False, "")
+
+    def made(self, asked: str, before: bool | None) -> Steps:
+        """asked: auto, on or off. before: what the run did so far, which a resumed run goes on with."""
+        if asked == "off" or before is False:
+            return self._eager
+        if asked == "on" or before is True:
+            return self._compiled()[0]
+        eager = self._seconds(self._eager)
+        to_come, known = eager * self._iterations, pace.recall(self._key())
+        saving, cost = (known.saving, known.seconds) if known else (HOPE[self._device.type], LEAST_SECONDS)
+        if to_come * saving <= cost:
+            self._eager.about = (
+                f"steps run eagerly: {to_come:.0f} s are to come, and compiling takes"
+                f" {'' if known else 'at least '}{cost:.0f} s to save {'' if known else 'at most '}{saving:.0%}"
+            )
+            return self._eager
+        compiled, seconds = self._compiled()
+        if not compiled.compiled:
+            return compiled
+        now, then = self._alternating(compiled)
+        saving = 1 - then / now
+        pace.remember(self._key(), Pace(round(saving, 3), round(seconds, 1)))
+        measured = f"{1000 * now:.1f} ms an iteration eagerly, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
+        if saving <= 0:
+            self._eager.about = f"steps run eagerly: {measured}"
+            return self._eager
+        compiled.about = f"{compiled.about}: {measured}"
+        return compiled
+
+    def _compiled(self) -> tuple[Steps, float]:
+        players = self._players
+        d_step, g_step = CompiledStep(players.d_step), CompiledStep(players.g_step)
+        steps = Steps(d_step, g_step, True, "")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
+            self._iteration(steps)
+        for name, step in (("critic's step", d_step), ("generator's step", g_step)):
+            if step.why_eager:
+                return Steps(
+                    players.d_step,
+                    players.g_step,
+                    False,
+                    f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}",
+                ), 0.0
+        steps.about = f"steps run compiled, captured by {', '.join(dict.fromkeys([*d_step.how, *g_step.how]))}"
+        return steps, d_step.seconds + g_step.seconds
+
+    def _iteration(self, steps: Steps) -> float:
+        """Seconds of one critic step for each that an iteration has, and of a generator step."""
+        config = self._players.config
+        lazy = {False, config.r1_weight > 0} if config.r1_interval > 1 else {config.r1_weight > 0}
+        total = 0.0
+        with preserved(self._buffers):
+            for kind in sorted(lazy):
+                # A lazy penalty comes at one step in so many.
+                share = 1.0 if len(lazy) == 1 else abs((not kind) - 1 / config.r1_interval)
+                total += share * config.d_steps * self._time(lambda k=kind: steps.d_step(*self._d_args, lazy=k))  # type: ignore[misc]
+            return total + self._time(lambda: steps.g_step(*self._g_args))
+
+    def _time(self, run: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        run()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - start
+
+    def _seconds(self, steps: Steps) -> float:
+        self._iteration(steps)
+        return statistics.median(self._iteration(steps) for _ in range(_ROUNDS))
+
+    def _alternating(self, compiled: Steps) -> tuple[float, float]:
+        pairs = [(self._iteration(self._eager), self._iteration(compiled)) for _ in range(_ROUNDS + 1)][1:]
+        return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
+
+    def _key(self) -> str:
+        players, config = self._players, self._players.config
+        shapes = [list(a.shape) if isinstance(a, Tensor) else a for a in self._d_args]
+        on = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else torch.get_num_threads()
+        facts = (str(players.generator), str(players.discriminator), shapes, config.precision, players.game.name,
+                 config.r1_weight > 0, config.r1_interval, config.d_steps, str(on), torch.__version__)  # fmt: skip
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

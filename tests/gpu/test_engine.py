@@ -1,0 +1,143 @@
+"""Whole steps as CUDA graphs: numbers, noise, gradients, what a replay leaves alone."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastgan
+from fastgan import Config, Trainer, models
+from fastgan.engine.graphs import CudaGraph
+
+pytestmark = pytest.mark.gpu
+
+
+def critic():
+    layers = [nn.Conv2d(3, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 1)).cuda()
+
+
+def returning(network, precision="fp32"):
+    weights = list(network.parameters())
+
+    def step(real, fake, epsilon):
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            loss = network(fake).mean() - network(real).mean()
+            loss = loss + fastgan.gradient_penalty(network, real, fake, epsilon=epsilon)
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
+
+    return step
+
+
+def draws(n=8):
+    return torch.randn(n, 3, 32, 32).cuda(), torch.randn(n, 3, 32, 32).cuda(), torch.rand(n, 1, 1, 1).cuda()
+
+
+def vector(gradients):
+    return torch.cat([g.flatten().double() for g in gradients if g is not None])
+
+
+@pytest.fixture(autouse=True)
+def true_float32():
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_replayed_step_equals_an_eager_one(fused, precision):
+    torch.manual_seed(0)
+    network = fastgan.fuse(critic()) if fused else critic()
+    compiled, eager = fastgan.compile(returning(network, precision)), returning(network, precision)
+    exact = returning(copy.deepcopy(network).double())
+    kept = None
+    for _ in range(4):
+        given = draws()
+        got, want = compiled(*given)[1], eager(*given)[1]
+        truth = vector(exact(*(x.double() for x in given))[1])
+        errors = [float((vector(g) - truth).norm() / truth.norm()) for g in (got, want)]
+        assert errors[0] <= max(2 * errors[1], 1e-5)
+        if kept is not None:
+            assert torch.equal(kept[0], kept[1]), "a replay changed what an earlier one returned"
+        kept = got[0], got[0].clone()
+    assert isinstance(next(iter(compiled._variants.values())), CudaGraph)
+    assert not compiled.why_eager
+
+
+def test_noise_differs_each_replay_and_seeds_repeat():
+    compiled = fastgan.compile(lambda x: x + torch.randn_like(x))
+    x = torch.zeros(1000, device="cuda")
+    compiled(x)
+    torch.cuda.manual_seed(5)
+    first = [compiled(x) for _ in range(3)]
+    torch.cuda.manual_seed(5)
+    again = [compiled(x) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+
+
+def test_backward_inside_accumulates():
+    network = critic()
+
+    def step(x):
+        loss = F.softplus(network(x)).mean()
+        loss.backward()
+        return loss.detach()
+
+    x = draws()[0]
+    step(x)
+    once = vector([p.grad for p in network.parameters()])
+    network.zero_grad()
+    compiled = fastgan.compile(step)
+    for times in (1, 2, 3):
+        compiled(x)
+        found = vector([p.grad for p in network.parameters()])
+        assert float((found - times * once).norm() / (times * once).norm()) < 1e-4
+
+
+def test_host_tensors_are_not_fixed_in_a_graph():
+    compiled = fastgan.compile(lambda x, scale: x * scale)
+    x = torch.ones(4, device="cuda")
+    for value in (2.0, 3.0):
+        assert float(compiled(x, torch.tensor(value))[0]) == value
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
+@pytest.mark.parametrize("game", ["non-saturating", "wgan-gp"])
+def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
+    last = []
+    for compile in ("off", "on"):
+        torch.manual_seed(0)
+        networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
+        config = Config(
+            latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1
+        )
+        trainer = Trainer(*networks, game, config)
+        source = torch.Generator().manual_seed(1)
+        images = [torch.rand(16, 3, 32, 32, generator=source) * 2 - 1 for _ in range(12)]
+        last.append(trainer.fit(iter(images)))
+        assert trainer.steps.compiled is (compile == "on")
+    assert all(math.isfinite(v) for v in last[1].values())
+    assert (
+        abs(last[0]["loss/discriminator"] - last[1]["loss/discriminator"])
+        < 0.1 * abs(last[0]["loss/discriminator"]) + 0.02
+    )
+
+
+def test_nothing_in_an_iteration_waits_for_the_gpu():
+    networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
+    trainer = Trainer(*networks, "wgan-gp", Config(latent=16, batch=16, compile="off"))
+    from fastgan.train.rundir import Means
+
+    batches = iter([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(8)])
+    means = Means()
+    trainer.iterate(batches, means, print)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.iterate(batches, means, print)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,0 +1,126 @@
+"""Whether steps are compiled: as asked, as measured, as a resumed run did before; and nothing trained moves by it."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan import Config, Trainer, models
+from fastgan.train import choice, pace
+from fastgan.train.pace import Pace
+
+SMALL = {"latent": 8, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 2, "sample_every": 4}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    torch._dynamo.reset()
+
+
+class Images:
+    """The same batches every time, from where a run left off."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        return torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def trained(compile="auto", out=None, resume=False, critic=None, **options):
+    torch.manual_seed(0)
+    generator, own = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
+    game = options.pop("game", "non-saturating")
+    trainer = Trainer(generator, critic or own, game, Config(**SMALL | options, compile=compile), out=out)
+    trainer.fit(Images(), resume=resume)
+    return trainer
+
+
+def weights(trainer):
+    parts = (trainer.generator, trainer.discriminator, trainer.ema.module)
+    return torch.cat([v.flatten() for part in parts for v in part.state_dict().values()])
+
+
+def test_a_short_run_is_not_compiled_and_says_why(capfd):
+    trainer = trained()
+    assert trainer.steps.compiled is False
+    assert "steps run eagerly: 0 s are to come, and compiling takes at least 40 s" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("saving", [0.3, -0.1])
+def test_where_it_may_repay_it_is_tried_and_the_faster_one_kept(saving, monkeypatch, capfd):
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(choice.Choice, "_alternating", lambda self, compiled: (0.1, 0.1 * (1 - saving)))
+    trainer = trained()
+    assert trainer.steps.compiled is (saving > 0)
+    said = capfd.readouterr().err
+    assert f"steps run {'compiled' if saving > 0 else 'eagerly'}" in said
+    assert f"100.0 ms an iteration eagerly, {100 * (1 - saving):.1f} ms compiled" in said
+    # The next run on this machine knows.
+    (kept,) = json.loads(pace._file().read_text()).values()
+    assert kept["saving"] == pytest.approx(saving)
+    monkeypatch.setattr(choice.Choice, "_compiled", lambda self: pytest.fail("compiled again"))
+    if saving < 0:
+        assert trained().steps.compiled is False
+
+
+def test_what_is_known_decides(monkeypatch):
+    monkeypatch.setattr(pace, "recall", lambda key: Pace(saving=0.5, seconds=1e9))
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
+    assert trained().steps.compiled is False
+
+
+def test_measuring_changes_nothing_that_is_trained(monkeypatch):
+    plain = weights(trained("off"))
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(choice.Choice, "_alternating", lambda self, compiled: (0.1, 0.2))
+    assert torch.equal(weights(trained("auto", r1_interval=2)), plain)
+
+
+@pytest.mark.parametrize(
+    "options", [{"game": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "r1_interval": 2, "accumulate": 2}]
+)
+def test_compiled_training_is_eager_training(options):
+    compiled, eager = (trained(compile, **options) for compile in ("on", "off"))
+    assert compiled.steps.compiled
+    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-4)
+
+
+def test_a_resumed_run_goes_on_as_it_began_bit_for_bit(tmp_path):
+    whole = trained("on", tmp_path / "whole")
+    trained("on", tmp_path / "run", steps=2)
+    # Left to itself, so short a rest would not be compiled.
+    resumed = trained("auto", tmp_path / "run", resume=True)
+    assert resumed.steps.compiled
+    assert torch.equal(weights(whole), weights(resumed))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["compiled"] is True
+
+
+class Peeking(nn.Module):
+    """Decides by a value, which no graph can."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(784, 1))
+
+    def forward(self, x):
+        y = self.net(x)
+        return y if y.mean().item() > -1e9 else -y
+
+
+def test_what_cannot_be_compiled_trains_eagerly_and_says_why(capfd):
+    trainer = trained("on", critic=Peeking())
+    assert trainer.steps.compiled is False
+    assert "steps run eagerly: the critic's step cannot be compiled: " in capfd.readouterr().err
