@@ -123,7 +123,7 @@ def test_losses_and_penalties():
 
 def test_the_first_bad_gradient_counts_from_the_loss():
     players = build(d_extra=Poison())
-    # discriminator.2 lies behind the poison and is fine; of what comes next, 0.weight or 0.bias, autograd's order decides.
+    # discriminator.2 lies behind the poison and is fine; which of layer 0's two comes first, autograd decides.
     assert find(players).startswith("the gradient of discriminator.0.")
     players = build(g_extra=Poison())
     assert find(players).startswith("the gradient of generator.1.")
