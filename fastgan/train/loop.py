@@ -264,7 +264,8 @@ class Trainer:
             more = f" and {len(mended) - 1} more" if len(mended) > 1 else ""
             progress.say(f"not finite at step {self.step}, set back: {mended[0]}{more}")
         counts = torch.stack([c for u in self.updates.values() for c in (u.skipped, u.in_a_row)]).tolist()
-        for (player, update), in_a_row in zip(self.updates.items(), counts[1::2], strict=True):
+        # The critic first, as it plays first: what is wrong with it the generator suffers from too.
+        for (player, update), in_a_row in reversed(list(zip(self.updates.items(), counts[1::2], strict=True))):
             if in_a_row >= self.config.max_skipped:
                 bad = diagnose.first_bad_layer(self.players, **self._seen, scale=update.scale, player=player)
                 advice = "lower learning rates or a penalty (--r1-weight)"
