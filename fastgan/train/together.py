@@ -35,8 +35,8 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
         first, second = run(real), run(other)
         try:
             both = run(torch.cat([real, other]))
-        except RuntimeError as error:
-            return f"it cannot take two batches at once ({str(error).splitlines()[0]})"
+        except RuntimeError as refusal:
+            return f"it cannot take two batches at once ({str(refusal).splitlines()[0]})"
     if first.dim() == 0 or both.shape != (2 * first.shape[0], *first.shape[1:]):
         return f"logits of a double batch are {list(both.shape)}, of a single one {list(first.shape)}"
     apart = torch.cat([first, second]).float()
