@@ -108,6 +108,17 @@ def test_a_container_that_computes_something_itself_is_named():
     assert find(players).startswith("discriminator (its output of real images is not finite")
 
 
+class Head(Tail):
+    def forward(self, x):
+        return self.net(x / 0.0)
+
+
+def test_a_module_that_was_given_what_is_not_finite_is_not_named():
+    players = build()
+    players.discriminator = Head()
+    assert find(players).startswith("discriminator (its output of real images is not finite")
+
+
 def test_losses_and_penalties():
     log_of_zero = Game("log", lambda real, fake: (real - real).log().mean(), lambda fake: fake.mean())
     players = build()
@@ -129,6 +140,23 @@ def test_the_first_bad_gradient_counts_from_the_loss():
     assert find(players).startswith("the gradient of generator.1.")
     assert find(players, player="discriminator") == ""
     assert find(build(d_extra=Poison()), player="generator").startswith("the gradient of generator.3.")
+
+
+class Backwards(nn.Module):
+    """Runs its layers in another order than it names them."""
+
+    def __init__(self):
+        super().__init__()
+        self.b, self.a, self.c = nn.Linear(3, 1), nn.Linear(4, 3), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.b(BadGradient.apply(self.a(self.c(x))))
+
+
+def test_gradients_are_told_in_the_order_they_come():
+    players = build()
+    players.discriminator = Backwards()
+    assert find(players).startswith("the gradient of discriminator.a.")
 
 
 def test_a_gradient_too_large_to_square():
