@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test test-fast test-gpu dev lint format bench clean
+.PHONY: demo test test-fast test-gpu dev lint format bench bench-training clean
 
 demo: $(BIN)/python
 	$(PIP) install -q -c constraints.txt '.[onnx]'
@@ -41,6 +41,12 @@ format: dev
 bench: dev
 	$(BIN)/python benchmarks/run.py --whole --out benchmarks/results/cpu.csv
 	$(BIN)/python benchmarks/plot.py benchmarks/results/cpu.csv benchmarks/results/cpu.svg --mode forward+backward
+
+bench-training: dev
+	$(BIN)/python benchmarks/end_to_end.py --out benchmarks/results/training.csv
+	$(BIN)/python benchmarks/plot.py benchmarks/results/training.csv benchmarks/results/training.svg
+	$(BIN)/python benchmarks/end_to_end.py --sweep --only fastgan fastgan+compile --out benchmarks/results/sweep.csv
+	$(BIN)/python benchmarks/plot_sweep.py benchmarks/results/sweep.csv benchmarks/results/sweep.svg
 
 clean:
 	rm -rf $(VENV) build runs *.egg-info fastgan/*.so

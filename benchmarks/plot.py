@@ -1,4 +1,4 @@
-"""Draws a table of run.py as bars: how many times as fast as eager PyTorch, in the same layout.
+"""Draws a table of run.py or end_to_end.py as bars: how many times as fast as eager PyTorch (in the same layout).
 
 python benchmarks/plot.py benchmarks/results/cpu.csv benchmarks/results/cpu.svg [--case SUBSTRING] [--mode MODE]
 """
@@ -15,6 +15,8 @@ COLOURS = {
     "fastgan": "#0b6bcb",
     "fastgan+compile": "#6aa9e9",
     "fastgan+graph": "#123e72",
+    "graph by hand": "#7a5200",
+    "eager channels_last": "#8a8f98",
     "eager+compile": "#c98500",
     "eager+graph": "#7a5200",
     "compile": "#c98500",
@@ -30,7 +32,11 @@ def groups(rows: list[Row]) -> list[Group]:
     """For each measured case the providers and their ratios, eager itself left out."""
     found: dict[str, list[tuple[str, float]]] = {}
     for row in rows:
-        if row["provider"] != "eager" and row["ratio_vs_eager"]:
+        if "preset" in row and row["ratio_vs_eager"]:
+            if (row["provider"], row["precision"]) != ("eager", "fp32"):
+                title = f"{row['preset']}|batch {row['batch']} {row['precision']}"
+                found.setdefault(title, []).append((row["provider"], float(row["ratio_vs_eager"])))
+        elif row["provider"] != "eager" and row["ratio_vs_eager"]:
             mode = "" if row["mode"] == "step" else f" {row['mode']}"
             title = f"{row['case']}{mode}|{row['shape']} {row['layout']} {row['dtype']}"
             found.setdefault(title, []).append((row["provider"], float(row["ratio_vs_eager"])))
@@ -83,8 +89,8 @@ def main() -> None:
     parser.add_argument("--mode", default="", help="only this mode of the ops, such as forward+backward")
     options = parser.parse_args()
     with options.table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if options.case in row["case"]]
-    rows = [row for row in rows if options.mode in ("", row["mode"]) or row["mode"] == "step"]
+        rows = [row for row in csv.DictReader(file) if options.case in row.get("case", row.get("preset", ""))]
+    rows = [row for row in rows if options.mode in ("", row.get("mode", "step")) or row.get("mode", "step") == "step"]
     found = groups(rows)
     if not found:
         parser.error(f"{options.table}: no measured row is left")

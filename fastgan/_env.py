@@ -18,7 +18,12 @@ VARIABLES = {
         "data sets and measured choices of kernels (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
     ),
     "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
+    "LOCAL_RANK": ("0", "which process of this machine this is, and so its GPU (set by torchrun)"),
+    "MASTER_ADDR": ("", "where the processes meet (set by torchrun, read by torch.distributed)"),
+    "MASTER_PORT": ("", "where the processes meet (set by torchrun, read by torch.distributed)"),
+    "RANK": ("0", "which process of all this is (set by torchrun)"),
     "TRITON_INTERPRET": ("", "1 runs Triton kernels through its interpreter, on any device (read by Triton itself)"),
+    "WORLD_SIZE": ("1", "how many processes train together (set by torchrun)"),
     "XDG_CACHE_HOME": ("", "the user's cache directory"),
 }
 

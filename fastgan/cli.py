@@ -18,6 +18,8 @@ from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
     from fastgan.train.config import Config
+    from fastgan.train.distributed import World
+    from fastgan.train.options import TrainOptions
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,7 +36,7 @@ def run(argv: list[str]) -> int:
     except FastganError as error:
         if debug:
             raise
-        return _fail(str(error), error.exit_code)
+        return _fail(error, str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -45,11 +47,13 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         text = str(error).strip().splitlines()
-        return _fail(f"{text[0] if text else type(error).__name__} (run again with --debug to see where)", 1)
+        return _fail(error, f"{text[0] if text else type(error).__name__} (run again with --debug to see where)", 1)
 
 
-def _fail(sentence: str, code: int) -> int:
-    print(f"fastgan: {sentence}", file=sys.stderr)
+def _fail(error: Exception, sentence: str, code: int) -> int:
+    # Of several processes that end together, one says why.
+    if not getattr(error, "told", False):
+        print(f"fastgan: {sentence}", file=sys.stderr)
     return code
 
 
@@ -113,8 +117,18 @@ def _sentence_in(panel: str) -> str:
 
 def train(argv: list[str]) -> None:
     """fastgan train [PRESET] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [every config field]"""
-    from fastgan.train.config import RESUMABLE, Config
-    from fastgan.train.options import TrainOptions
+    from fastgan.train.distributed import joined, one_voice
+
+    with one_voice():
+        asked, out = _train_options(argv)
+    with joined(asked.config.device) as world:
+        _train(asked.config, out, asked.resume, asked.overwrite, shlex.join(["fastgan", "train", *argv]), world)
+
+
+def _train_options(argv: list[str]) -> tuple[TrainOptions, Path]:
+    from fastgan.train.config import Config
+    from fastgan.train.distributed import asked_size
+    from fastgan.train.options import TrainOptions, check_resumed
     from fastgan.train.presets import preset
     from fastgan.train.rundir import read_config
 
@@ -122,24 +136,17 @@ def train(argv: list[str]) -> None:
     name, rest = (argv[0], argv[1:]) if named else ("demo", argv)
     if "--resume" not in rest:
         asked = _parse(TrainOptions, rest, "train", TrainOptions(preset(name)))
-        out = asked.out or Path("runs") / name
-    else:
-        # The flags are read against the run's own configuration, and may change only what does not change the outcome.
-        if named:
-            raise UsageError(f"resume: a resumed run has its own configuration; leave the preset {name!r} out")
-        if "--overwrite" in rest:
-            raise UsageError("resume: --resume and --overwrite contradict each other")
-        out = _out_among(rest) or Path("runs") / name
-        stored = Config.from_dict(read_config(out)["config"])
-        asked = _parse(TrainOptions, rest, "train", TrainOptions(stored))
-        for field_name, value in stored.to_dict().items():
-            given = getattr(asked.config, field_name)
-            if given != value and field_name not in RESUMABLE:
-                raise UsageError(
-                    f"{field_name}: {given!r} differs from the run's {value!r};"
-                    f" a resumed run can change only {', '.join(RESUMABLE)}"
-                )
-    _train(asked.config, out, asked.resume, asked.overwrite, shlex.join(["fastgan", "train", *argv]))
+        return asked, asked.out or Path("runs") / name
+    # The flags are read against the run's own configuration, and may change only what does not change the outcome.
+    if named:
+        raise UsageError(f"resume: a resumed run has its own configuration; leave the preset {name!r} out")
+    if "--overwrite" in rest:
+        raise UsageError("resume: --resume and --overwrite contradict each other")
+    out = _out_among(rest) or Path("runs") / name
+    facts = read_config(out)
+    asked = _parse(TrainOptions, rest, "train", TrainOptions(Config.from_dict(facts["config"])))
+    check_resumed(asked.config, facts, asked_size())
+    return asked, out
 
 
 def _out_among(words: list[str]) -> Path | None:
@@ -151,7 +158,7 @@ def _out_among(words: list[str]) -> Path | None:
     return None
 
 
-def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str) -> None:
+def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
     import torch
 
     from fastgan.data import open_source
@@ -159,8 +166,11 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     from fastgan.train import Trainer, rundir
     from fastgan.train.load import build_networks
 
+    say = print if world.rank == 0 else lambda sentence: None
     # Before the images are read: that can take long.
-    rundir.check(out, resume=resume, overwrite=overwrite)
+    if world.rank == 0:
+        rundir.check(out, resume=resume, overwrite=overwrite)
+    world.barrier()
     images = open_source(config.data, resolution=config.resolution, channels=config.channels)
     shape = (images.channels, *images.resolution)
     torch.manual_seed(config.seed)
@@ -173,13 +183,17 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         # What reproduces the run is the command that began it.
         command = rundir.read_config(out).get("command", command)
     about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
-    trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about)
-    print(f"training {config.model} on {images.name} ({len(images)} images {shape}) on {trainer.device} → {out}")
-    batches = BatchStream(images, config.batch, config.seed, trainer.device)
+    trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about, world=world)
+    say(f"training {config.model} on {images.name} ({len(images)} images {shape}) on {trainer.device} → {out}")
+    if world.size > 1:
+        more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""
+        total = world.size * config.batch * config.accumulate
+        say(f"{world.size} ranks × batch {config.batch}{more} = {total} images per update")
+    batches = BatchStream(images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size)
     trainer.fit(batches, resume=resume, overwrite=overwrite)
-    print(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
+    say(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
           f" {trainer.images / trainer.seconds:.0f} images per second")  # fmt: skip
-    print(f"report: {out / 'report.html'}")
+    say(f"report: {out / 'report.html'}")
 
 
 # --- sample, export, report ------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ class FastganError(Exception):
     """Something went wrong while doing what was asked (exit code 1)."""
 
     exit_code = 1
+    #: Set where several processes run as one: whether another of them prints an error already.
+    told: bool
 
 
 class UsageError(FastganError):
@@ -23,6 +25,19 @@ class CheckpointError(FastganError):
 
 class NonFiniteError(FastganError):
     """A loss became NaN or infinite."""
+
+
+class RankError(FastganError):
+    """One of the processes that train together has gone, or does not answer."""
+
+    def __init__(self, sentence: str, cause: str):
+        super().__init__(sentence, cause)
+        #: What only the caller knows, as further words of the sentence: when it was, and what can be done.
+        self.when = self.then = ""
+
+    def __str__(self) -> str:
+        sentence, cause = self.args
+        return f"{sentence}{self.when} ({cause}){self.then}"
 
 
 class ExportError(FastganError):

@@ -12,7 +12,9 @@ from fastgan.models import FAMILIES
 from fastgan.objectives import GAMES
 
 #: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
-RESUMABLE = ("steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device")
+RESUMABLE = (
+    "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "sync_statistics",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Config:
     d_steps: int = 1
     """critic steps for each generator step"""
     batch: int = 64
-    """images in a batch"""
+    """images in a batch (of each process, where torchrun starts several)"""
     steps: int = 10_000
     """generator steps in all"""
     lr_g: float = 2e-4
@@ -59,6 +61,8 @@ class Config:
     """largest norm of a player's whole gradient; 0 does not clip"""
     accumulate: int = 1
     """batches whose gradients are averaged for each update"""
+    sync_statistics: bool = False
+    """batch norms look at the batches of all processes together, where torchrun starts several"""
     precision: str = "fp32"
     """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
     compile: str = "auto"

@@ -10,10 +10,15 @@ import torch
 from fastgan.errors import UsageError
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises UsageError when it is not there."""
+def resolve_device(name: str, index: int | None = None) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a device. Raises UsageError when it is not there.
+
+    index: which GPU, where the name leaves it open.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and index is not None:
+        name = f"cuda:{index}"
     try:
         device = torch.device(name)
     except RuntimeError:

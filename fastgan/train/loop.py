@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import NonFiniteError, UsageError
+from fastgan.errors import NonFiniteError, RankError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
 from fastgan.train import diagnose, panels, rundir, state
@@ -23,11 +23,12 @@ from fastgan.train.buffers import GoodBuffers
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
-from fastgan.train.distributed import World
+from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.game import Players
 from fastgan.train.noise import Noise
-from fastgan.train.progress import Progress
+from fastgan.train.progress import Progress, Silent
+from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
 
@@ -42,7 +43,8 @@ class Trainer:
     that attribute, else (config.latent,) unless given. discriminator: module from images to logits (one per image, any
     shape). game: a name in `fastgan.objectives.GAMES` or a Game. config: see `fastgan.Config`; its fields data, model,
     width and the like describe networks built by name and are not used here. out: the run directory, or None to write
-    nothing. about: more facts for `config.json` (command, data set).
+    nothing. about: more facts for `config.json` (command, data set). world: this process among those that train
+    together, from `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -66,11 +68,17 @@ class Trainer:
         if self.game.name in GAMES:
             # The configuration says what is played; replacing it also checks the game against its other fields.
             self.config = config = dataclasses.replace(config, game=self.game.name)
-        self.world = world or World()
-        self.device = resolve_device(config.device)
+        self.world = world or alone()
+        self.device = self.world.device or resolve_device(config.device)
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
         self.ema = Ema(self.generator, config.ema_images)
+        if config.sync_statistics and self.world.size > 1:
+            for network in (self.generator, self.discriminator):
+                synchronise(network, self.world)
+        # Synchronised ones are equal already.
+        apart = [] if config.sync_statistics else [self.generator, self.discriminator, self.ema.module]
+        self._statistics = running_statistics(*apart)
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
         self.noise = Noise(config.seed, shape, self.device, self.world)
         self.players = Players(self.generator, self.discriminator, self.game, config)
@@ -85,13 +93,14 @@ class Trainer:
             )
         }
         self.out = Path(out) if out is not None else None
+        self._writes_to = self.out if self.world.rank == 0 else None
         self.about = dict(about or {})
         self.step = 0
         self.seconds = 0.0
         self.images = 0
         self.back_off = 1.0
         self.skipped = 0
-        self._stop = False
+        self._asked_to_stop = False
         self.steps: Steps | None = None
         self._aside = 0.0  # seconds of this interval that were not training
         self._seen: dict[str, Tensor] = {}
@@ -108,17 +117,20 @@ class Trainer:
         gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the
         first bad layer; the last good checkpoint stays.
         """
-        progress = Progress(self.config.steps)
+        progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
-        if self.out is not None:
-            rundir.prepare(self.out, resume=resume, overwrite=overwrite)
-            if resume:
-                self.about["compiled"] = rundir.read_config(self.out).get("compiled")
-                state.load(self, batches, progress.say)
-            rundir.write_json(self.out / "config.json", self._facts())
-            metrics = rundir.Metrics(self.out, self.step)
-        elif resume:
-            raise UsageError("resume: there is nothing to resume without `out`")
+        if self._writes_to is not None:
+            rundir.prepare(self._writes_to, resume=resume, overwrite=overwrite)
+        if resume:
+            if self.out is None:
+                raise UsageError("resume: there is nothing to resume without `out`")
+            self.world.barrier()  # until rank 0 has found it whole
+            self.about["compiled"] = rundir.read_config(self.out).get("compiled")
+            state.load(self, batches, progress.say)
+        self._begin_together()
+        if self._writes_to is not None:
+            rundir.write_json(self._writes_to / "config.json", self._facts())
+            metrics = rundir.Metrics(self._writes_to, self.step)
         previous = self._listen()
         try:
             with float32_products(self.config.precision == "tf32"):
@@ -130,6 +142,10 @@ class Trainer:
             self._end("interrupted", metrics)
             raise
         except Exception as error:
+            if isinstance(error, RankError):
+                whole = state.folder_of(self.out)
+                error.when = f" at step {self.step}"
+                error.then = f"{whole}; the run can go on with --resume" if whole else ""
             progress.close()
             self._end("failed", metrics, str(error))
             raise
@@ -140,18 +156,23 @@ class Trainer:
 
     def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
         config, means, stream = self.config, rundir.Means(), iter(batches)
-        saved_at = self.step if self.step else None
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self._buffers = GoodBuffers(  # not earlier: a resumed run has just loaded them
             {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema.module}
         )
         self._status("running")
-        while self.step < config.steps and not self._stop:
+        stop = False
+        while self.step < config.steps and not stop:
             self.iterate(stream, means, progress.say)
-            last = self.step == config.steps or self._stop
-            if last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every"):
+            last = self.step == config.steps
+            pause = last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every")
+            if pause or self.world.size == 1:
+                stop = self.world.any(self._asked_to_stop)
+                last = last or stop
+            if last or pause:
                 # The one place that waits for the device.
-                self._latest = means.fetch()
+                self._latest = means.fetch(self.world)
+                self.world.mean_(self._statistics)
                 elapsed = time.perf_counter() - mark - self._aside
                 self._aside = 0.0
                 self.seconds += elapsed
@@ -166,21 +187,15 @@ class Trainer:
                         {"step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
                          "speed/images_per_second": speed}
                     )  # fmt: skip
-                if self.out is not None:
+                if self._writes_to is not None:
                     if last or self._due("checkpoint_every"):
                         state.save(self, batches)
-                        saved_at = self.step
                     if last or self._due("sample_every"):
                         self._save_panels()
                         self._status("running")
-                        write_report(self.out)
+                        write_report(self._writes_to)
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
-        if self._stop:
-            if self.out is not None and saved_at != self.step:
-                # The signal came after this step had been looked at.
-                self._latest = means.fetch() or self._latest
-                self._check_finite(progress)
-                state.save(self, batches)
+        if stop:
             raise KeyboardInterrupt
         self._end("finished", metrics)
         return self._latest
@@ -221,24 +236,42 @@ class Trainer:
             means.add(log)
         means.add({"gradient/generator": update.apply()})
 
+    def _begin_together(self) -> None:
+        """Let all ranks be at the same step of the same run, with the same weights."""
+        numbers = {n: v or 0 for n, v in self.config.to_dict().items() if not isinstance(v, str)}
+        self.world.agree({**numbers, "step": self.step})
+        networks = self.generator, self.discriminator, self.ema.module
+        self.world.broadcast_([t.detach() for network in networks for t in (*network.parameters(), *network.buffers())])
+        self.world.part_random(self.config.seed, self.step)
+
     def _start(self, d_args: tuple[Any, ...], say: Callable[[str], None]) -> Steps:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
+        self.world.agree({"batches": len(real)})
         why = why_not_together(self.discriminator, real)
+        if self.world.any(bool(why)):
+            why = why or "another rank has a reason"
         self.players.together = not why
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
         choice = Choice(self.players, d_args, (z, self.updates["generator"].scale), iterations)
-        steps = choice.made(self.config.compile, self.about.get("compiled"))
+        talking = self.config.sync_statistics and self.world.size > 1
+        # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
+        steps = choice.made("off" if talking else self.config.compile, self.about.get("compiled"))
+        if talking:
+            steps.about = "steps run eagerly: batch norms synchronise within them"
+        elif self.world.any(not steps.compiled) and steps.compiled:
+            steps = choice.made("off", None)
+            steps.about = "steps run eagerly, as they do on another rank"
         if steps.about:
             say(steps.about)
         self.about["compiled"] = steps.compiled
-        if self.out is not None:
+        if self._writes_to is not None:
             # A resumed run computes as this one does, bit for bit.
-            rundir.write_json(self.out / "config.json", self._facts())
+            rundir.write_json(self._writes_to / "config.json", self._facts())
             if self.step == 0:
-                panels.save(real.float().cpu().numpy(), self.out / "samples" / "real.png")
+                panels.save(real.float().cpu().numpy(), self._writes_to / "samples" / "real.png")
         self._aside = time.perf_counter() - begun
         return steps
 
@@ -248,12 +281,19 @@ class Trainer:
 
     def _next(self, batches: Iterator[Tensor]) -> Tensor:
         try:
-            return next(batches).to(self.device, non_blocking=True)
+            batch = next(batches)
         except StopIteration:
             raise UsageError(
                 f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
                 " (itertools.cycle, or a generator that loops over the data)"
             ) from None
+        if self.world.size > 1 and self._seen and len(batch) != len(self._seen["real"]):
+            # The mean of the ranks' means is the batch's only where all are of one size.
+            raise UsageError(
+                f"batches: expected {len(self._seen['real'])} images each time on several ranks, got {len(batch)};"
+                " leave the rest of an epoch out (drop_last=True)"
+            )
+        return batch.to(self.device, non_blocking=True)
 
     def _due(self, field: str) -> bool:
         return self.step % getattr(self.config, field) == 0
@@ -294,16 +334,18 @@ class Trainer:
     def _listen(self) -> dict[int, Any]:
         """Let Ctrl-C, or a scheduler's polite end, finish the step in progress first; a second Ctrl-C ends at once.
 
-        Returns the handlers to restore.
+        Several ranks agree on the step at which to end where they pause anyway: to log, sample or save. Returns the
+        handlers to restore.
         """
-        self._stop = False
+        self._asked_to_stop = False
         if threading.current_thread() is not threading.main_thread():
             return {}
 
         def stop(number: int, frame: Any) -> None:
-            if self._stop:
+            # A scheduler may reach each rank twice, once by way of torchrun.
+            if self._asked_to_stop and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._stop = True
+            self._asked_to_stop = True
 
         return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -314,16 +356,16 @@ class Trainer:
         return panels.sample(self.ema.module, z, self.device)
 
     def _save_panels(self) -> None:
-        assert self.out is not None
+        assert self._writes_to is not None
         shape = self.noise.latent_shape
-        panels.save_both(self.out, self.ema.module, self.config.seed, self.step, shape, self.device)
+        panels.save_both(self._writes_to, self.ema.module, self.config.seed, self.step, shape, self.device)
 
     def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
         # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
         for write in (
             lambda: self._status(state, message),
             lambda: metrics.close() if metrics is not None else None,
-            lambda: write_report(self.out) if self.out is not None else None,
+            lambda: write_report(self._writes_to) if self._writes_to is not None else None,
         ):
             with contextlib.suppress(OSError):
                 write()
@@ -334,6 +376,7 @@ class Trainer:
 
         return {
             "config": self.config.to_dict(),
+            "world": self.world.size,
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},
             "latent_shape": list(self.noise.latent_shape),
@@ -341,6 +384,6 @@ class Trainer:
         }
 
     def _status(self, state: str, message: str = "") -> None:
-        if self.out is not None:
+        if self._writes_to is not None:
             status = {"state": state, "step": self.step, "steps": self.config.steps, "message": message}
-            rundir.write_json(self.out / "status.json", status)
+            rundir.write_json(self._writes_to / "status.json", status)

@@ -52,3 +52,11 @@ class Progress:
         if self._width:
             self._stream.write("\n")
             self._width = 0
+
+
+class Silent(Progress):
+    """Of the ranks that train together, all but the first."""
+
+    def show(self, step: int, images_per_second: float, seconds_left: float, losses: dict[str, float]) -> None: ...
+
+    def say(self, sentence: str) -> None: ...

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgan.errors import DataError, UsageError
+from fastgan.train.distributed import World
 
 FILES = ("config.json", "status.json", "metrics.jsonl", "report.html")
 
@@ -166,13 +167,14 @@ class Means:
         total += torch.where(good, values, 0.0)
         count += good
 
-    def fetch(self) -> dict[str, float]:
-        """The means since the last fetch, in one transfer; names without a finite value are absent."""
+    def fetch(self, world: World) -> dict[str, float]:
+        """The means since the last fetch, over all ranks, in one transfer; names without a finite value are absent."""
         if not self._sums:
             return {}
-        rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()]).tolist()
+        rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()])
+        world.mean_([rows])  # of totals and counts alike, so that their ratio is everybody's
         sums: dict[str, tuple[float, float]] = {}
-        for name, (total, count) in zip((n for names in self._sums for n in names), rows, strict=True):
+        for name, (total, count) in zip((n for names in self._sums for n in names), rows.tolist(), strict=True):
             # One name may come among others at some steps (a lazy penalty's) and alone at others.
             before = sums.get(name, (0.0, 0.0))
             sums[name] = before[0] + total, before[1] + count

@@ -62,7 +62,8 @@ class Update:
         self._sum, self._losses = [], []
         # The loss goes with them, so that all ranks see the same verdict.
         self._world.mean_([*gradients, loss])
-        norm = torch.stack(torch._foreach_norm(gradients, dtype=torch.float32)).norm() / divisor
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        norm = torch.stack(torch._foreach_norm(gradients, dtype=wide)).norm().float() / divisor
         bad = (~(norm.isfinite() & loss.isfinite())).float()
         if self._clip > 0:
             divisor = divisor * (norm / self._clip).clamp(min=1.0)

@@ -1,0 +1,418 @@
+"""Two ranks of batch N are one rank of batch 2N. This file run as a script is one rank: `play` is what it does."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastgan import Config, Trainer, models
+from fastgan.data import open_source
+from fastgan.data.stream import BatchStream
+from fastgan.errors import FastganError, RankError, UsageError
+from fastgan.train import checkpoint, distributed
+from fastgan.train.distributed import World, buckets, joined
+from fastgan.train.options import check_resumed
+from fastgan.train.statistics import synchronise
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
+
+CPU = torch.device("cpu")
+SMALL = {"latent": 8, "width": 4, "steps": 6, "log_every": 2, "sample_every": 6, "checkpoint_every": 3, "device": "cpu",
+         "compile": "off"}  # fmt: skip
+CASES = {
+    "wgan-gp": {"game": "wgan-gp", "d_steps": 2},
+    "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "r1_interval": 2, "clip": 0.5},
+    "accumulate": {"accumulate": 2},
+    "together": {"d_norm": "batch", "sync_statistics": True},
+    "apart": {"d_norm": "batch"},
+}
+
+
+class Generator(nn.Sequential):
+    """z → 28×28 without batch norm."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Linear(8, 4 * 49), nn.LeakyReLU(0.2), nn.Unflatten(1, (4, 7, 7)), nn.ConvTranspose2d(4, 4, 4, 2, 1),
+            nn.LeakyReLU(0.2), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Tanh(),
+        )  # fmt: skip
+
+
+class Doubled(nn.Module):
+    """A network in double precision, for latents in single."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, z):
+        return self.network(z.double())
+
+
+class Doubles:
+    """The stream's batches in double precision; sends this process a signal at batch `at`."""
+
+    def __init__(self, stream, at=0):
+        self.stream, self.at = stream, at
+        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at -= 1
+        if self.at == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self.stream).double()
+
+
+def train(world, images, options, out=None, resume=False, at=0):
+    """Train in double, 16 images in the world's batch. Returns the trainer and what `fit` returned."""
+    config = Config(**SMALL | {"batch": 16 // world.size} | options)
+    # On another rank other weights: they must become rank 0's.
+    torch.manual_seed(world.rank)
+    generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
+    generator = Doubled(generator if config.d_norm == "batch" else Generator())
+    torch.manual_seed(0)
+    trainer = Trainer(generator, critic.double(), config.game, config, out=out, world=world)
+    stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
+    return trainer, trainer.fit(Doubles(stream, at), resume=resume)
+
+
+def uneven(world):
+    """Train with batches of another size on each rank."""
+    _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+    Trainer(Generator(), critic, config=Config(**SMALL), world=world).fit(iter([torch.rand(4 + world.rank, 1, 28, 28)]))
+
+
+def tensors(trainer):
+    parts = {"generator": trainer.generator, "critic": trainer.discriminator, "ema": trainer.ema.module}
+    return {f"{part}.{name}": t.clone() for part, n in parts.items() for name, t in n.state_dict().items()}
+
+
+def some_tensors(rank):
+    """Of three types, in several buckets of 64 bytes, some not contiguous."""
+    random = torch.Generator().manual_seed(rank)
+    draw = torch.randn(6, 8, generator=random)
+    return [
+        draw[0].clone(), draw[1].double(), draw[:3].clone().T, draw[5].bfloat16(), draw[2:4, ::2].clone(),
+        draw[0, 0].clone(), torch.empty(0), draw[4, :5].double().clone(),
+    ]  # fmt: skip
+
+
+def second_order(norm, x, combine):
+    """Gradients of a gradient penalty through a batch norm, in the input and in the weight."""
+    x = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad((norm(x) ** 3).mean() * combine, x, create_graph=True)
+    return torch.autograd.grad((g**2).sum(), [x, norm.weight])
+
+
+def batch_norm():
+    norm = nn.BatchNorm2d(3).double()
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    return norm
+
+
+def play(folder, images):
+    """Everything that two ranks do here, in one pair of processes; what came of it goes to folder/RANK.pt."""
+    result = {}
+    with joined("cpu") as world:
+        for name, options in CASES.items():
+            trainer, last = train(world, images, options)
+            result[name] = tensors(trainer), last, trainer.images
+            result[name, "seed"] = torch.initial_seed()
+
+        result["resumed"] = tensors(train(world, images, {}, folder / "one-two", resume=True)[0])
+        train(world, images, {"steps": 3}, folder / "two-one")
+
+        try:
+            train(world, images, {"steps": 8, "log_every": 4}, folder / "stopped", at=2 if world.rank else 0)
+        except KeyboardInterrupt:
+            result["stopped"] = True
+
+        distributed.BUCKET_BYTES = 64
+        result["mean"] = some_tensors(world.rank)
+        world.mean_(result["mean"])
+        result["broadcast"] = [*some_tensors(world.rank), torch.tensor(world.rank == 0)]
+        world.broadcast_(result["broadcast"])
+        result["any"] = [world.any(False), world.any(world.rank == 1)]
+
+        norm = batch_norm()
+        synchronise(norm, world)
+        own = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()[world.rank * 4 :][:4]
+        result["second order"] = second_order(norm, own, 1 / world.size)
+        result["state"] = norm.state_dict()
+
+        for name, broken in {
+            "flags": lambda: train(world, images, {"lr_g": 1e-4 * (1 + world.rank)}),
+            "batches": lambda: uneven(world),
+            "tensors": lambda: world.mean_([torch.zeros(2)] * (1 + world.rank)),
+        }.items():
+            try:
+                broken()
+            except FastganError as error:
+                result[name] = f"{type(error).__name__}: {error}"
+    torch.save(result, folder / f"{world.rank}.pt")
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+
+def start(words, tmp_path, ranks=2):
+    """`python words` on two ranks, without torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pixels") / "images.npz"
+    np.savez(path, images=np.random.default_rng(0).integers(0, 255, (50, 28, 28), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(pixels):
+    return open_source(pixels)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory, pixels, images):
+    """What both ranks found, and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("played")
+    train(World(), images, {"steps": 3}, folder / "one-two")
+    processes = start([__file__, folder, pixels], folder)
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)], folder
+
+
+def assert_close(one, other, limit=1e-9):
+    assert one.keys() == other.keys()
+    # Relative to the step size of Adam, by which a weight has moved about six times: float64 leaves a rounding of
+    # 1e-16 in a gradient, which Adam divides by its eps of 1e-8 at worst.
+    worst = max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+    assert worst <= limit, worst
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "apart"])
+def test_two_ranks_are_one_of_twice_the_batch(played, images, case):
+    trainer, last = train(World(), images, CASES[case])
+    found, their_last, their_images = played[0][0][case]
+    assert_close(found, tensors(trainer))
+    assert their_images == trainer.images
+    for name in ("loss/generator", "loss/discriminator", "logit/fake", "gradient/generator"):
+        assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_are_identical_bit_for_bit(played, case):
+    (one, last, _), (other, their_last, _) = (rank[case] for rank in played[0])
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    assert {n: v for n, v in last.items() if "speed" not in n} == {
+        n: v for n, v in their_last.items() if "speed" not in n
+    }
+
+
+def test_batch_statistics_of_each_rank_are_other_ones(played, images):
+    with pytest.raises(AssertionError):
+        assert_close(played[0][0]["apart"][0], tensors(train(World(), images, CASES["apart"])[0]), 1e-4)
+
+
+def test_default_random_numbers_differ(played):
+    one, other = ([rank[case, "seed"] for case in CASES] for rank in played[0])
+    assert all(a != b for a, b in zip(one, other, strict=True))
+
+
+def test_a_run_goes_on_in_a_larger_and_in_a_smaller_world(played, images):
+    whole = tensors(train(World(), images, {})[0])
+    (rank, _), folder = played
+    assert_close(rank["resumed"], whole)
+    assert_close(tensors(train(World(), images, {}, folder / "two-one", resume=True)[0]), whole)
+    assert json.loads((folder / "one-two" / "config.json").read_text())["world"] == 2
+    lines = [json.loads(line) for line in (folder / "one-two" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [32, 48, 64, 96]
+
+
+def test_a_signal_to_one_rank_ends_all_at_the_same_step(played):
+    ranks, folder = played
+    assert [rank.get("stopped") for rank in ranks] == [True, True]
+    # Sent in step 2; the ranks agree where they pause, at step 3 for a checkpoint.
+    assert checkpoint.steps_in(folder / "stopped" / "checkpoints") == [3]
+    assert json.loads((folder / "stopped" / "status.json").read_text())["state"] == "interrupted"
+
+
+def test_means_over_several_buckets(played):
+    for rank in played[0]:
+        for found, *each in zip(rank["mean"], some_tensors(0), some_tensors(1), strict=True):
+            assert torch.equal(found, (each[0] + each[1]) / 2)
+        for found, sent in zip(rank["broadcast"], [*some_tensors(0), torch.tensor(True)], strict=True):
+            assert torch.equal(found, sent)
+        assert rank["any"] == [False, True]
+
+
+def test_buckets_hold_one_type_and_no_more_than_they_should(monkeypatch):
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 64)
+    sizes = [[(t.dtype, t.numel()) for t in bucket] for bucket in buckets(some_tensors(0))]
+    single, double, half = torch.float32, torch.float64, torch.bfloat16
+    assert sizes == [
+        [(single, 8)], [(single, 24)], [(single, 8), (single, 1), (single, 0)],
+        [(double, 8)], [(double, 5)], [(half, 8)],
+    ]  # fmt: skip
+
+
+def test_second_derivatives_through_synchronised_statistics(played):
+    x = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+    norm = batch_norm()
+    dx, dweight = second_order(norm, x, 1.0)
+    (one, other), _ = played
+    torch.testing.assert_close(torch.cat([one["second order"][0], other["second order"][0]]), dx)
+    torch.testing.assert_close(one["second order"][1] + other["second order"][1], dweight)
+    assert list(one["state"]) == list(norm.state_dict())
+    for name, value in norm.state_dict().items():
+        torch.testing.assert_close(one["state"][name], value)
+
+
+def test_ranks_that_differ_say_so(played):
+    for rank in played[0]:
+        assert rank["flags"] == "UsageError: lr_g: expected the same on all ranks, got 0.0001 to 0.0002"
+        assert rank["batches"] == "UsageError: batches: expected the same on all ranks, got 4 to 5"
+        assert rank["tensors"] == "UsageError: tensors: expected the same on all ranks, got 1 to 2"
+
+
+def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with joined("cpu") as world:
+        x = torch.tensor([1.0])
+        world.mean_([x])
+        world.agree({"x": 1})
+        assert world.any(True)
+        assert (world.size, float(x)) == (1, 1.0)
+        assert not torch.distributed.is_initialized()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    with pytest.raises(UsageError, match="world: torchrun has started 2 ranks"):
+        Trainer(*networks)
+    assert Trainer(*networks, world=World()).world.size == 1
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(RankError, match=r"rank 0 of 2 did not meet .*MASTER_ADDR expected"), joined("cpu"):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UsageError, match="WORLD_SIZE: expected a number in the environment"), joined("cpu"):
+        pass
+
+
+def test_batches_must_stay_of_one_size():
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
+    trainer._seen = {"real": torch.zeros(8, 1)}
+    assert len(trainer._next(iter([torch.zeros(8, 1)]))) == 8
+    with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
+        trainer._next(iter([torch.zeros(3, 1)]))
+
+
+def test_only_torchs_own_batch_norms_can_be_synchronised():
+    class Mine(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UsageError, match="sync_statistics: 0 is a Mine"):
+        synchronise(nn.Sequential(Mine(2)), World(0, 2))
+
+
+def test_resuming_keeps_the_images_of_an_update():
+    facts = {"config": Config(batch=16).to_dict()}
+    check_resumed(Config(batch=16), facts, 1)
+    check_resumed(Config(batch=8, sync_statistics=True), facts, 2)
+    check_resumed(Config(batch=4, accumulate=2), facts, 2)
+    check_resumed(Config(batch=32), facts | {"world": 2}, 1)
+    with pytest.raises(UsageError, match="got 2 × batch 16 × accumulate 1 = 32 instead of 1 × batch 16"):
+        check_resumed(Config(batch=16), facts, 2)
+    with pytest.raises(UsageError, match=r"lr_g: 0.1 differs from the run's 0.0002"):
+        check_resumed(Config(batch=16, lr_g=0.1), facts, 1)
+
+
+TRAIN = ["-m", "fastgan", "train", "mlp", "--device", "cpu", "--width", 4, "--latent", 8, "--log-every", 1]
+TRAIN += ["--compile", "off"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_the_other_with_one_sentence(tmp_path, pixels, victim):
+    words = [*TRAIN, "--data", pixels, "--batch", 4, "--steps", 10**6, "--checkpoint-every", 5, "--out", "run"]
+    processes = start(words, tmp_path)
+    kept, deadline = tmp_path / "run" / "checkpoints", time.monotonic() + 120
+    while not checkpoint.steps_in(kept):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.05)
+    processes[victim].kill()
+    _, error = processes[1 - victim].communicate(timeout=30)
+    processes[victim].communicate()
+    assert processes[1 - victim].returncode == 1
+    (sentence,) = [line for line in error.splitlines() if line.startswith("fastgan:")]
+    assert sentence.startswith(f"fastgan: rank {1 - victim} of 2 lost contact with the others at step ")
+    assert sentence.endswith(" is whole; the run can go on with --resume")
+    assert "Traceback" not in error
+    assert "GLHF" not in error
+    assert checkpoint.newest(kept)[1]["step"] % 5 == 0
+
+
+def test_torchrun(tmp_path, pixels, command):
+    run = tmp_path / "run"
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *TRAIN]
+    torchrun += ["--data", pixels, "--batch", 4, "--steps", 4, "--out", run]
+
+    def launch():
+        return subprocess.run(
+            [sys.executable, *map(str, torchrun)], cwd=tmp_path, capture_output=True, text=True, timeout=200
+        )
+
+    done = launch()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 ranks × batch 4 = 8 images per update") == 1
+    assert done.stdout.count("trained 4 steps, 32 images") == 1
+    assert done.stderr.count("critic: real and fake images") == 1
+    assert checkpoint.steps_in(run / "checkpoints") == [4]
+
+    again = launch()
+    assert again.returncode != 0
+    (sentence,) = [line for line in again.stderr.splitlines() if "fastgan: " in line]
+    assert "already holds a run; continue it with --resume" in sentence
+
+    alone = command("train", "--resume", "--out", run, "--steps", 6)
+    assert alone.returncode == 2
+    assert "got 1 × batch 4 × accumulate 1 = 4 instead of 2 × batch 4 × accumulate 1 = 8" in alone.stderr
+    alone = command("train", "--resume", "--out", run, "--steps", 6, "--batch", 8)
+    assert alone.returncode == 0, alone.stderr
+    assert "trained 6 steps, 48 images" in alone.stdout
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    play(Path(sys.argv[1]), open_source(sys.argv[2]))
