@@ -11,9 +11,26 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastgan.engine.observe import preserved
+from fastgan.train.distributed import World
 from fastgan.train.game import Gradients, Log, Players
+from fastgan.train.statistics import apart
 
 REAL = "the batch of real images"
+_LONGEST = 500  # bytes of a finding that ranks tell each other
+
+
+def told_by_all(world: World, own: str, device: torch.device) -> str:
+    """The finding of the first rank that has one, on all ranks, with its number: one's bad batch spoils all updates."""
+    if world.size == 1:
+        return own
+    findings = torch.zeros(world.size, _LONGEST, dtype=torch.int32, device=device)
+    text = own.encode()[:_LONGEST]
+    findings[world.rank, : len(text)] = torch.tensor(list(text), dtype=torch.int32)
+    world.sum_(findings)
+    for rank, row in enumerate(findings.tolist()):
+        if text := bytes(row).rstrip(b"\0"):
+            return f"{text.decode(errors='ignore')} on rank {rank}"
+    return ""
 
 
 def first_bad_layer(
@@ -27,7 +44,8 @@ def first_bad_layer(
     one's output and by their weights. Changes nothing: buffers and the default random generators are put back.
     """
     buffers = [*players.generator.buffers(), *players.discriminator.buffers()]
-    with preserved(buffers):
+    # Ranks find different things and end at different points: none may wait for another on the way.
+    with preserved(buffers), apart(players.generator, players.discriminator):
         try:
             return _walk(players, real, z, scale, player)
         except RuntimeError as error:  # the step that failed before may fail otherwise now, out of memory even

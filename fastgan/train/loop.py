@@ -308,6 +308,7 @@ class Trainer:
         for (player, update), in_a_row in reversed(list(zip(self.updates.items(), counts[1::2], strict=True))):
             if in_a_row >= self.config.max_skipped:
                 bad = diagnose.first_bad_layer(self.players, **self._seen, scale=update.scale, player=player)
+                bad = diagnose.told_by_all(self.world, bad, self.device)
                 advice = "lower learning rates or a penalty (--r1-weight)"
                 raise NonFiniteError(
                     f"the {player}'s loss or gradient was not finite in {in_a_row:.0f} updates in a row, up to step"
