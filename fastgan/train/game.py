@@ -41,7 +41,7 @@ class Players:
         the loss in fp16; the gradients carry it. lazy: whether this step has the regularisers of every so many steps.
         """
         config = self.config
-        with self._autocast(real):
+        with self.autocast(real):
             with torch.no_grad():
                 fake = self.generator(z)
             if fake.shape != real.shape:
@@ -74,7 +74,7 @@ class Players:
 
     def g_step(self, z: Tensor, scale: Tensor | None = None) -> tuple[Log, Gradients]:
         """What the generator learns from the critic's view of G(z). The critic's weights take no gradient."""
-        with self._autocast(z):
+        with self.autocast(z):
             loss = self.game.g_loss(self.discriminator(self.generator(z)).float())
         return {"loss/generator": loss.detach()}, _gradients(loss, self.generator, scale)
 
@@ -84,7 +84,8 @@ class Players:
         first, second = self.discriminator(torch.cat([real, fake.to(real.dtype)])).chunk(2)
         return first, second
 
-    def _autocast(self, like: Tensor) -> torch.autocast:
+    def autocast(self, like: Tensor) -> torch.autocast:
+        """How the forward passes on tensors like this compute."""
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
         return torch.autocast(like.device.type, dtype, enabled=dtype is not None)
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fastgan.errors import NonFiniteError, RankError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
-from fastgan.train import panels, rundir, state
+from fastgan.train import diagnose, panels, rundir, state
+from fastgan.train.buffers import GoodBuffers
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
@@ -156,6 +157,9 @@ class Trainer:
     def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
+        self._buffers = GoodBuffers(  # not earlier: a resumed run has just loaded them
+            {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema.module}
+        )
         self._status("running")
         stop = False
         while self.step < config.steps and not stop:
@@ -295,14 +299,21 @@ class Trainer:
         return self.step % getattr(self.config, field) == 0
 
     def _check_finite(self, progress: Progress) -> None:
-        """Look at the guards' counts: back off, or stop."""
+        """Look at the guards' counts: back off, or stop. Before that, mend what skipped updates did to buffers."""
+        if mended := self._buffers.keep_or_restore():
+            more = f" and {len(mended) - 1} more" if len(mended) > 1 else ""
+            progress.say(f"not finite at step {self.step}, set back: {mended[0]}{more}")
         counts = torch.stack([c for u in self.updates.values() for c in (u.skipped, u.in_a_row)]).tolist()
-        for (player, _), in_a_row in zip(self.updates.items(), counts[1::2], strict=True):
+        # The critic first, as it plays first: what is wrong with it the generator suffers from too.
+        for (player, update), in_a_row in reversed(list(zip(self.updates.items(), counts[1::2], strict=True))):
             if in_a_row >= self.config.max_skipped:
+                bad = diagnose.first_bad_layer(self.players, **self._seen, scale=update.scale, player=player)
+                bad = diagnose.told_by_all(self.world, bad, self.device)
+                advice = "lower learning rates or a penalty (--r1-weight)"
                 raise NonFiniteError(
                     f"the {player}'s loss or gradient was not finite in {in_a_row:.0f} updates in a row, up to step"
-                    f" {self.step}{state.folder_of(self.out)};"
-                    " start anew with lower learning rates or a penalty (--r1-weight)"
+                    f" {self.step}; first bad: {bad or 'nothing in the last batch'}{state.folder_of(self.out)};"
+                    f" start anew with {'other images' if bad.startswith(diagnose.REAL) else advice}"
                 )
         weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
         if not torch.stack(torch._foreach_norm(weights)).isfinite().all():

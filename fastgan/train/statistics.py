@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -98,6 +100,20 @@ def synchronise(network: nn.Module, world: World) -> None:
                 f"sync_statistics: {name or 'the network'} is a {type(layer).__name__}, which only its author can"
                 " synchronise; use nn.BatchNorm1d, 2d or 3d"
             )
+
+
+@contextmanager
+def apart(*networks: nn.Module) -> Iterator[None]:
+    """While it lasts, batch norms that were synchronised look at their own rank's batch, and wait for no other."""
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _Synchronised)]
+    worlds = [layer.world for layer in layers]
+    for layer in layers:
+        layer.world = World()
+    try:
+        yield
+    finally:
+        for layer, world in zip(layers, worlds, strict=True):
+            layer.world = world
 
 
 def running_statistics(*networks: nn.Module) -> list[Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan.engine.observe import preserved
+
 #: Layers whose output for one sample depends on the other samples of the batch, or on chance.
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
@@ -18,20 +20,24 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
     for name, layer in critic.named_modules():
         if isinstance(layer, COUPLED) and layer.training:
             return f"{name or 'the critic'} ({type(layer).__name__}) ties the samples of a batch together"
-    buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
+    buffers = list(critic.buffers())
+    before = [buffer.clone() for buffer in buffers]
 
     def run(images: Tensor) -> Tensor:
-        # From the same state each time: a spectral norm moves on with every run.
-        for name, buffer in critic.named_buffers():
-            buffer.copy_(buffers[name])
+        # From the same state each time: a spectral norm moves on with every run. Random numbers go on, to be told.
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
         return critic(images)
 
     other = real.flip(0) * 0.5
-    with torch.no_grad():
-        first, second, both = run(real), run(other), run(torch.cat([real, other]))
-        for name, buffer in critic.named_buffers():
-            buffer.copy_(buffers[name])
-    if both.shape[0] != 2 * first.shape[0] or both.shape[1:] != first.shape[1:]:
+    # The random numbers too: a resumed run looks again, and is to go on with the ones that come next.
+    with torch.no_grad(), preserved(buffers):
+        first, second = run(real), run(other)
+        try:
+            both = run(torch.cat([real, other]))
+        except RuntimeError as refusal:
+            return f"it cannot take two batches at once ({str(refusal).splitlines()[0]})"
+    if first.dim() == 0 or both.shape != (2 * first.shape[0], *first.shape[1:]):
         return f"logits of a double batch are {list(both.shape)}, of a single one {list(first.shape)}"
     apart = torch.cat([first, second]).float()
     error = float((both.float() - apart).norm() / (apart.norm() + 1e-12))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import UsageError
 from fastgan.train.distributed import World
 from fastgan.train.game import Gradients, learned
 
@@ -27,6 +28,10 @@ class Update:
         self.optimizer = optimizer
         self._world, self._clip = world, clip
         self._weights = learned(network)
+        if not self._weights:
+            raise UsageError(
+                f"network: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
+            )
         device = self._weights[0].device
         self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
         self._growth = torch.zeros((), dtype=torch.int32, device=device)

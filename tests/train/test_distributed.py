@@ -1,5 +1,6 @@
 """Two ranks of batch N are one rank of batch 2N. This file run as a script is one rank: `play` is what it does."""
 
+import itertools
 import json
 import os
 import signal
@@ -94,6 +95,14 @@ def uneven(world):
     Trainer(Generator(), critic, config=Config(**SMALL), world=world).fit(iter([torch.rand(4 + world.rank, 1, 28, 28)]))
 
 
+def spoilt(world):
+    """Train with synchronised batch norms; the last rank's images are not finite."""
+    networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="batch")
+    config = Config(**SMALL | CASES["together"] | {"max_skipped": 3})
+    bad = torch.full((4, 1, 28, 28), float("nan") if world.rank == world.size - 1 else 0.5)
+    Trainer(*networks, config=config, world=world).fit(itertools.repeat(bad))
+
+
 def tensors(trainer):
     parts = {"generator": trainer.generator, "critic": trainer.discriminator, "ema": trainer.ema.module}
     return {f"{part}.{name}": t.clone() for part, n in parts.items() for name, t in n.state_dict().items()}
@@ -155,6 +164,7 @@ def play(folder, images):
         for name, broken in {
             "flags": lambda: train(world, images, {"lr_g": 1e-4 * (1 + world.rank)}),
             "batches": lambda: uneven(world),
+            "not finite": lambda: spoilt(world),
             "tensors": lambda: world.mean_([torch.zeros(2)] * (1 + world.rank)),
         }.items():
             try:
@@ -303,6 +313,13 @@ def test_ranks_that_differ_say_so(played):
         assert rank["flags"] == "UsageError: lr_g: expected the same on all ranks, got 0.0001 to 0.0002"
         assert rank["batches"] == "UsageError: batches: expected the same on all ranks, got 4 to 5"
         assert rank["tensors"] == "UsageError: tensors: expected the same on all ranks, got 1 to 2"
+
+
+def test_all_ranks_tell_which_of_them_has_what_is_not_finite(played):
+    first, second = (result["not finite"] for result in played[0])
+    said = "3 updates in a row, up to step 3; first bad: the batch of real images (3136 of 3136 values are not finite)"
+    assert f"NonFiniteError: the discriminator's loss or gradient was not finite in {said} on rank 1;" in first
+    assert second == first
 
 
 def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):

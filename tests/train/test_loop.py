@@ -150,12 +150,16 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path, 
     batches = itertools.chain(
         itertools.islice(stream(images, t.config), 4), iter([torch.full((8, 1, 28, 28), math.nan)] * 9)
     )
-    with pytest.raises(NonFiniteError, match="in 2 updates in a row, up to step 6; the checkpoint of step 3 is whole"):
+    said = (
+        "in 2 updates in a row, up to step 6; first bad: the batch of real images .*; the checkpoint of step 3 is whole"
+    )
+    with pytest.raises(NonFiniteError, match=said):
         t.fit(batches)
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3]
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed"
-    assert "lower learning rates" in status["message"]
+    assert "start anew with other images" in status["message"]
+    assert "first bad: the batch of real images" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, images):

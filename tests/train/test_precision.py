@@ -1,0 +1,228 @@
+"""Steps in half precision: as near the truth as plain PyTorch's autocast, penalties in float32, the loss scale."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastgan
+from fastgan import Config, Trainer
+from fastgan.errors import NonFiniteError
+from fastgan.objectives import GAMES
+from fastgan.train import update as update_module
+from fastgan.train.device import float32_products
+from fastgan.train.game import Players
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GAMES_TRIED = {
+    "wgan-gp": {"game": "wgan-gp"},
+    "hinge, spectral norm": {"game": "hinge"},
+    "non-saturating, R1": {"game": "non-saturating", "r1_weight": 2.0},
+}
+N = 6
+
+
+def networks(kind, seed=0):
+    torch.manual_seed(seed)
+    generator = nn.Sequential(
+        nn.Linear(8, 64), nn.Unflatten(1, (4, 4, 4)), nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(),
+        nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh(),
+    )  # fmt: skip
+    critic = nn.Sequential(
+        nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(),
+        nn.Linear(256, 1),
+    )  # fmt: skip
+    if "spectral" in kind:
+        for layer in (critic[0], critic[2], critic[5]):
+            nn.utils.parametrizations.spectral_norm(layer)
+    return generator, critic
+
+
+def draws(seed=0):
+    torch.manual_seed(seed + 100)
+    return torch.rand(N, 3, 16, 16) * 2 - 1, torch.randn(N, 8), torch.rand(N, 1, 1, 1)
+
+
+def players(kind, precision="fp32", seed=0, **options):
+    """As a user has them: fused."""
+    generator, critic = networks(kind, seed)
+    config = Config(precision=precision, **GAMES_TRIED[kind], **options)
+    return Players(fastgan.fuse(generator), fastgan.fuse(critic), GAMES[config.game], config)
+
+
+def plain_steps(kind, generator, critic, real, z, epsilon, dtype, scale=1.0):
+    """Both players' gradients and the penalty in plain PyTorch, as its documentation of autocast has them written."""
+
+    def slope(points):
+        points = points.detach().requires_grad_()
+        logits = critic(points)
+        (slope,) = torch.autograd.grad(logits.to(real.dtype).sum() * scale, points, create_graph=True)
+        return slope / scale
+
+    penalty = real.new_zeros(())
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        fake = generator(z).detach()
+        d_real, d_fake = critic(real).to(real.dtype), critic(fake).to(real.dtype)
+        if kind == "wgan-gp":
+            loss = d_fake.mean() - d_real.mean()
+            between = real + epsilon * (fake.to(real.dtype) - real)
+            penalty = 10 * (slope(between).flatten(1).norm(dim=1) - 1).square().mean()
+        elif "hinge" in kind:
+            loss = F.relu(1 - d_real).mean() + F.relu(1 + d_fake).mean()
+        else:
+            loss = F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
+            penalty = slope(real).square().sum((1, 2, 3)).mean()  # 2.0 / 2 of it
+        d = torch.autograd.grad((loss + penalty) * scale, list(critic.parameters()))
+        logits = critic(generator(z)).to(real.dtype)
+        g_loss = F.softplus(-logits).mean() if "saturating" in kind else -logits.mean()
+        g = torch.autograd.grad(g_loss * scale, list(generator.parameters()))
+    return vector(d) / scale, vector(g) / scale, penalty.detach()
+
+
+def our_steps(ours, real, z, epsilon, scale=None):
+    epsilon = epsilon if ours.game.gp else None
+    log, d = ours.d_step(real, z, epsilon, scale, lazy=ours.config.r1_weight > 0)
+    divisor = 1.0 if scale is None else scale
+    return vector(d) / divisor, vector(ours.g_step(z, scale)[1]) / divisor, log
+
+
+def vector(gradients):
+    return torch.cat([g.double().flatten() for g in gradients])
+
+
+def error(gradient, truth):
+    return float((gradient - truth).norm() / truth.norm())
+
+
+def truth_of(kind, seed=0):
+    doubles = [network.double() for network in networks(kind, seed)]
+    return plain_steps(kind, *doubles, *(x.double() for x in draws(seed)), None)
+
+
+SCALES = {"bf16": None, "fp16": torch.tensor(2.0**10)}
+
+
+@pytest.mark.parametrize("precision", list(DTYPES))
+@pytest.mark.parametrize("kind", list(GAMES_TRIED))
+def test_gradients_are_as_near_the_truth_as_plain_autocasts(kind, precision):
+    scale, errors = SCALES[precision], []
+    for seed in range(3):
+        true_d, true_g, true_penalty = truth_of(kind, seed)
+        dtype, factor = DTYPES[precision], 1.0 if scale is None else float(scale)
+        plain_d, plain_g, plain_penalty = plain_steps(kind, *networks(kind, seed), *draws(seed), dtype, factor)
+        d, g, log = our_steps(players(kind, precision, seed), *draws(seed), scale)
+        penalties = [value for name, value in log.items() if name.startswith("penalty/")]
+        assert len(penalties) == ("hinge" not in kind)
+        for value in penalties:
+            assert value.dtype == torch.float32
+            assert abs(value - true_penalty) <= 2 * abs(plain_penalty - true_penalty) + 1e-3 * true_penalty
+        errors.append([error(d, true_d), error(plain_d, true_d), error(g, true_g), error(plain_g, true_g)])
+    ours_d, theirs_d, ours_g, theirs_g = torch.tensor(errors).mean(0).tolist()
+    assert 0 < theirs_d < 0.1  # the plain step is the same step
+    assert ours_d <= 2 * theirs_d
+    assert ours_g <= 2 * theirs_g
+
+
+@pytest.mark.parametrize("kind", list(GAMES_TRIED))
+def test_in_float32_both_are_the_truth(kind):
+    true_d, true_g, true_penalty = truth_of(kind)
+    d, g, log = our_steps(players(kind), *draws())
+    plain_d, plain_g, _ = plain_steps(kind, *networks(kind), *draws(), None)
+    for gradient, truth in ((d, true_d), (g, true_g), (plain_d, true_d), (plain_g, true_g)):
+        assert error(gradient, truth) < 1e-5
+    for name in log:
+        if name.startswith("penalty/"):
+            torch.testing.assert_close(log[name].double(), true_penalty, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["wgan-gp", "non-saturating, R1"])
+def test_penalties_unscale_before_they_square(kind):
+    scale = torch.tensor(2.0**14)
+    real, z, epsilon = draws()
+    # A light penalty, for its weights' gradient has to fit too.
+    half, single = (players(kind, precision, gp_weight=0.5) for precision in ("fp16", "fp32"))
+    for p in (half, single):
+        p.discriminator[0].weight.data.mul_(16)  # a steeper critic
+    # Whether it would overflow: the scaled gradient fits into half precision, its square does not.
+    points = real.clone().requires_grad_()
+    with half.autocast(real):
+        (first,) = torch.autograd.grad(half.discriminator(points).float().sum() * scale, points)
+    assert first.half().isfinite().all()
+    assert not first.half().square().isfinite().all()
+    d, g, log = our_steps(half, real, z, epsilon, scale)
+    true_d, true_g, true_log = our_steps(single, real, z, epsilon)
+    assert error(d, true_d) < 0.01
+    assert error(g, true_g) < 0.01
+    for name in log:
+        assert log[name].isfinite(), name
+        if name.startswith("penalty/"):
+            assert log[name].dtype == torch.float32
+            torch.testing.assert_close(log[name], true_log[name], rtol=0.01, atol=0)  # logged without the scale
+
+
+def trained(kind, monkeypatch, first_scale, steps=40, **options):
+    monkeypatch.setattr(update_module, "FIRST_SCALE", first_scale)
+    config = Config(steps=steps, log_every=4, compile="off", precision="fp16", **GAMES_TRIED[kind], **options)
+    t = Trainer(*networks(kind), config.game, config, latent_shape=(8,))
+    torch.manual_seed(1)
+    before = [w.detach().clone() for n in (t.generator, t.discriminator) for w in n.parameters()]
+    last = t.fit(torch.rand(N, 3, 16, 16) * 2 - 1 for _ in range(steps))
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(before, [w for n in (t.generator, t.discriminator) for w in n.parameters()], strict=True)
+    ]
+    return t, last, moved
+
+
+@pytest.mark.parametrize("kind", list(GAMES_TRIED))
+def test_a_scale_far_too_large_backs_off_and_training_goes_on(kind, monkeypatch):
+    t, last, moved = trained(kind, monkeypatch, 2.0**36)
+    assert sum(moved) >= len(moved) - 1  # WGAN's last bias cancels between real and fake
+    for update in t.updates.values():
+        assert 0 < update.skipped < 30
+        assert update.in_a_row == 0
+        assert update.scale == 2.0 ** (36 - int(update.skipped))
+    assert t.back_off == 1.0  # the scale was at fault, not the learning rates
+    assert all(math.isfinite(value) for value in last.values())
+
+
+def test_no_scale_helps_where_numbers_are_too_large(monkeypatch):
+    with pytest.raises(
+        NonFiniteError, match=r"in \d+ updates in a row, .*first bad: the gradient of discriminator\..*scaled"
+    ):
+        trained("hinge, spectral norm", monkeypatch, 2.0**60, max_skipped=5)
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("before", [(False, True), (True, False)])
+def test_products_of_float32_are_as_asked_and_as_before_afterwards(tf32, before):
+    def flags():
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+    kept = flags()
+    try:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        with float32_products(tf32):
+            assert flags() == (tf32, tf32)
+        assert flags() == before
+        with pytest.raises(ZeroDivisionError), float32_products(tf32):
+            raise ZeroDivisionError
+        assert flags() == before
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_a_run_asks_for_its_products(precision):
+    seen = []
+
+    def batches():
+        while True:
+            seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            yield torch.rand(N, 3, 16, 16)
+
+    config = Config(steps=2, compile="off", precision=precision)
+    Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(batches())
+    assert set(seen) == {(precision == "tf32",) * 2}
