@@ -57,7 +57,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path,
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(CheckpointError, match=r"checkpoint 2 could not be written.*No space left"):
         checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
