@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fastgan._files import write_whole
 from fastgan.errors import UsageError
 
 
@@ -42,9 +43,9 @@ def save_png(picture: np.ndarray, path: Path) -> Path:
     """Write uint8 [H, W, 3] as PNG, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(aside, format="PNG", optimize=True)
-    os.replace(aside, path)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG", optimize=True)
+    write_whole(path, png.getvalue())
     return path
 
 

@@ -6,7 +6,6 @@ states of all random generators; SHA256SUMS over them all, as `sha256sum --check
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -175,16 +174,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
         if owner == prefix:
             states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def encode_random(random: torch.Generator) -> str:
-    """The state of a random generator as text."""
-    return base64.b64encode(random.get_state().numpy().tobytes()).decode()
-
-
-def decode_random(random: torch.Generator, text: str) -> None:
-    """Put a random generator into a state that `encode_random` gave."""
-    random.set_state(torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8))
 
 
 def _sha256(path: Path) -> str:

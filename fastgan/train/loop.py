@@ -110,6 +110,7 @@ class Trainer:
         progress = Progress(self.config.steps)
         metrics = None
         if self.out is not None:
+            state.check_batches(batches)
             rundir.prepare(self.out, resume=resume, overwrite=overwrite)
             if resume:
                 self.about["compiled"] = rundir.read_config(self.out).get("compiled")
@@ -163,20 +164,21 @@ class Trainer:
                          "speed/images_per_second": speed}
                     )  # fmt: skip
                 if self.out is not None:
-                    if last or self._due("checkpoint_every"):
-                        state.save(self, batches)
-                        saved_at = self.step
+                    # The pictures first: a run killed after the checkpoint does not come by here again.
                     if last or self._due("sample_every"):
                         self._save_panels()
                         self._status("running")
                         write_report(self.out)
+                    if last or self._due("checkpoint_every"):
+                        state.save(self, batches, metrics)
+                        saved_at = self.step
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         if self._stop:
             if self.out is not None and saved_at != self.step:
                 # The signal came after this step had been looked at.
                 self._latest = means.fetch() or self._latest
                 self._check_finite(progress)
-                state.save(self, batches)
+                state.save(self, batches, metrics)
             raise KeyboardInterrupt
         self._end("finished", metrics)
         return self._latest
@@ -315,7 +317,7 @@ class Trainer:
             lambda: metrics.close() if metrics is not None else None,
             lambda: write_report(self.out) if self.out is not None else None,
         ):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*[OSError] * (state != "finished")):
                 write()
 
     def _facts(self) -> dict[str, Any]:
@@ -333,4 +335,5 @@ class Trainer:
     def _status(self, state: str, message: str = "") -> None:
         if self.out is not None:
             status = {"state": state, "step": self.step, "steps": self.config.steps, "message": message}
-            rundir.write_json(self.out / "status.json", status)
+            write = rundir.write_last if state == "failed" else rundir.write_json
+            write(self.out / "status.json", status)

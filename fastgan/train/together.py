@@ -13,7 +13,7 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
     """ "" where the critic gives each image the same logits alone and in a batch of two halves, else the reason.
 
     Layers known to tie samples together are found by type, others by running real [N, ...] both ways. Leaves the
-    critic as it was.
+    critic and the random numbers as they were.
     """
     for name, layer in critic.named_modules():
         if isinstance(layer, COUPLED) and layer.training:
@@ -27,7 +27,9 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
         return critic(images)
 
     other = real.flip(0) * 0.5
-    with torch.no_grad():
+    devices = [real.device.index] if real.device.type == "cuda" else []
+    # A resumed run looks again, and must draw the numbers that it would have drawn without looking.
+    with torch.no_grad(), torch.random.fork_rng(devices):
         first, second, both = run(real), run(other), run(torch.cat([real, other]))
         for name, buffer in critic.named_buffers():
             buffer.copy_(buffers[name])
