@@ -152,18 +152,16 @@ def _out_among(words: list[str]) -> Path | None:
 
 
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str) -> None:
-    import torch
-
     from fastgan.data import open_source
     from fastgan.data.stream import BatchStream
-    from fastgan.train import Trainer, rundir
+    from fastgan.train import Trainer, chance, rundir
     from fastgan.train.load import build_networks
 
     # Before the images are read: that can take long.
     rundir.check(out, resume=resume, overwrite=overwrite)
     images = open_source(config.data, resolution=config.resolution, channels=config.channels)
     shape = (images.channels, *images.resolution)
-    torch.manual_seed(config.seed)
+    chance.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset = {
         "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,

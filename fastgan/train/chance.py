@@ -12,6 +12,13 @@ import numpy as np
 import torch
 
 
+def seed(number: int) -> None:
+    """Seed every default generator: torch's, Python's and numpy's."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)  # noqa: NPY002
+
+
 def encode(source: torch.Generator) -> str:
     """The state of a torch generator as text."""
     return _text(source.get_state().numpy())

@@ -6,6 +6,7 @@ states of all random generators; SHA256SUMS over them all, as `sha256sum --check
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -87,7 +88,8 @@ def clean(directory: Path) -> None:
 def _remove(folder: Path) -> None:
     # Out of sight first: half deleted, it would look like a damaged one.
     gone = folder.with_name(f".{folder.name.strip('.')}.gone.part")
-    os.replace(folder, gone)
+    with contextlib.suppress(FileNotFoundError):  # where all that is left of a step is a displaced one
+        os.replace(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 

@@ -48,14 +48,11 @@ def points(run):
 
 def test_killed_at_twenty_random_moments(tmp_path, images_npz):
     told = killed("runs", tmp_path, images_npz)
-    print(told)
     whole = content(tmp_path / "whole")
-    assert [line["step"] for line in whole["metrics.jsonl"]] == list(range(1, 11))
+    assert [line["step"] for line in whole["metrics.jsonl"]] == list(range(1, 25))
     assert sum(name.endswith(".safetensors") for name in whole) == 4
-    state = whole["checkpoints/00000010/state.json"]
-    assert state["skipped"] == 1
-    assert 0 < state["back_off"] <= 1
-    runs = sorted(path for path in tmp_path.iterdir() if path.name.startswith("run")) + [tmp_path / "again"]
+    assert whole["checkpoints/00000024/state.json"]["skipped"] == 1
+    runs = [*sorted(path for path in tmp_path.iterdir() if path.name.startswith("run")), tmp_path / "again"]
     assert len(runs) == 21
     for run in runs:
         mine = content(run)
@@ -63,7 +60,7 @@ def test_killed_at_twenty_random_moments(tmp_path, images_npz):
         for name, value in mine.items():
             assert value == whole[name], f"{run.name}: {name}"
     # They were killed in different places, and most of them while something was there to lose.
-    assert len({str(found) for found in told["found"]}) >= 4
+    assert len({str(found) for found in told["found"]}) >= 4, told
     assert told["lives"] >= 3
     for run in (runs[8], runs[-1]):
         assert points(run) == points(tmp_path / "whole")
