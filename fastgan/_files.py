@@ -44,15 +44,18 @@ def failure(path: Path, error: OSError) -> WriteError:
 
 
 def free(folder: Path) -> str:
-    """How much the disk of `folder` can take, in words: `1.2 GB are`."""
+    """How much the disk of `folder` can take, as the start of a clause: `1.2 GB are`."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return f"{megabytes(shutil.disk_usage(folder).free)} are"
+    return f"{amount(shutil.disk_usage(folder).free)} are"
 
 
-def megabytes(size: int) -> str:
-    """Bytes in MB."""
-    return f"{size / 1e6:,.1f} MB"
+def amount(size: int) -> str:
+    """Bytes as a person says them: 41 kB, 7.8 MB, 1.2 GB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 1e3:.0f} kB"
 
 
 def sync(path: Path) -> None:

@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastgan._files import free, megabytes, sync
+from fastgan._files import amount, free, sync
 from fastgan.errors import CheckpointError
 
 PARTS = ("generator", "ema", "discriminator", "optimizer")
+TENSORS = [f"{part}.safetensors" for part in PARTS]
 SUMS = "SHA256SUMS"
 
 
@@ -46,7 +47,7 @@ def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state:
             dense = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in parts[part].items()}
             save_file(dense, aside / f"{part}.safetensors")
         (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
-        names = [f"{part}.safetensors" for part in PARTS] + ["state.json"]
+        names = [*TENSORS, "state.json"]
         (aside / SUMS).write_text("".join(f"{_sha256(aside / name)}  {name}\n" for name in names))
         for name in (*names, SUMS, "."):
             sync(aside / name)
@@ -74,7 +75,7 @@ def _not_written(directory: Path, step: int, parts: dict[str, dict[str, Tensor]]
     needed = sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
     kept = steps_in(directory)
     return (
-        f"checkpoint {step} could not be written to {directory}: {error}; it takes {megabytes(needed)},"
+        f"checkpoint {step} could not be written to {directory}: {error}; it takes {amount(needed)} and"
         f" {free(directory)} free there" + (f"; the checkpoint of step {kept[-1]} is whole" if kept else "")
     )
 
@@ -100,28 +101,33 @@ def _displaced(final: Path) -> Path:
 
 def steps_in(directory: Path) -> list[int]:
     """The steps of which a checkpoint is there, ascending."""
-    found = (re.fullmatch(r"(\d{8,})|\.(\d{8,})\.old", path.name, re.ASCII) for path in directory.glob("*"))
+    found = (
+        re.fullmatch(r"(\d{8,})|\.(\d{8,})\.old", path.name, re.ASCII) for path in directory.glob("*") if path.is_dir()
+    )
     return sorted({int(name[1] or name[2]) for name in found if name})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint, after all its files were checked against their sums. Raises CheckpointError."""
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {folder} is not a folder")
+    name = SUMS
     try:
-        state = json.loads((folder / "state.json").read_bytes())
-        # Before 0.2 the sums stood in state.json, and nothing protected that.
-        sums = state["sha256"] if "sha256" in state else _read_sums(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {folder} is not readable: {error}") from error
-    for name in [f"{part}.safetensors" for part in PARTS] + ["state.json"] * ("sha256" not in state):
-        try:
-            whole = _sha256(folder / name) == sums.get(name)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint {folder}: {name} is not readable: {error.strerror}") from error
-        if not whole:
-            raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its checksum in {SUMS} differs)")
-    return state
+        if (folder / SUMS).exists():
+            sums, names = _read_sums(folder), [*TENSORS, "state.json"]
+        else:
+            # Before 0.2 the sums stood in state.json, and nothing protected that.
+            name = "state.json"
+            sums, names = json.loads((folder / name).read_bytes()).get("sha256"), TENSORS
+            if sums is None:
+                raise CheckpointError(f"checkpoint {folder}: {SUMS} is missing")
+        for name in names:
+            if _sha256(folder / name) != sums.get(name):
+                raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its checksum differs)")
+        name = "state.json"
+        return json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {folder}: {name} is missing") from None
+    except (OSError, ValueError, AttributeError) as error:  # the last where it is JSON, but not ours
+        raise CheckpointError(f"checkpoint {folder}: {name} is not readable: {error}") from error
 
 
 def _read_sums(folder: Path) -> dict[str, str]:

@@ -67,6 +67,8 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
     assert trainer.out is not None
     directory = trainer.out / "checkpoints"
     if not checkpoint.steps_in(directory):
+        if trainer.step:
+            raise UsageError(f"resume: {trainer.out} has no checkpoint, and this Trainer has trained; make a new one")
         say(f"{trainer.out} has no checkpoint yet: it begins anew at step 0")
         return
     folder, state = checkpoint.newest(directory, say)
