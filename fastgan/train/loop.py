@@ -113,7 +113,9 @@ class Trainer:
             state.check_batches(batches)
             rundir.prepare(self.out, resume=resume, overwrite=overwrite)
             if resume:
-                self.about["compiled"] = rundir.read_config(self.out).get("compiled")
+                # How the steps are computed was decided by what the first batch showed; another could show otherwise.
+                decided = rundir.read_config(self.out)
+                self.about |= {name: decided[name] for name in ("compiled", "apart") if name in decided}
                 state.load(self, batches, progress.say)
             rundir.write_json(self.out / "config.json", self._facts())
             metrics = rundir.Metrics(self.out, self.step)
@@ -223,7 +225,8 @@ class Trainer:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
-        why = why_not_together(self.discriminator, real)
+        before = self.about.get("apart")
+        self.about["apart"] = why = why_not_together(self.discriminator, real) if before is None else before
         self.players.together = not why
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate

@@ -84,8 +84,9 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
     try:
         _load_random(trainer, state, say)
         trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
-    except KeyError as error:
-        raise CheckpointError(f"checkpoint {folder}: state.json has no {error}; it is of another version") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
+        raise CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}") from error
     trainer.skipped = state.get("skipped", 0)
     trainer.set_back_off(state.get("back_off", 1.0))
     if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
