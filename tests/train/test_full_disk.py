@@ -151,6 +151,22 @@ def test_a_file_that_finds_no_space_is_named(tmp_path, images_npz, monkeypatch, 
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
+def test_a_run_whose_last_page_finds_no_space_has_not_finished(tmp_path, images_npz, monkeypatch):
+    replace, pages = os.replace, []
+
+    def full(aside, path):
+        pages.append(path.name)
+        if pages.count("report.html") == 3:  # after two panels
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(aside, path)
+
+    monkeypatch.setattr(_files.os, "replace", full)
+    with pytest.raises(WriteError, match=r"report.html could not be written"):
+        trained(images_npz, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints")[1]["step"] == 6
+
+
 @pytest.fixture
 def no_file_above():
     """Let the kernel refuse files above a size: what was asked for is written in part, as on a full disk."""
