@@ -159,11 +159,9 @@ def _out_among(words: list[str]) -> Path | None:
 
 
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
-    import torch
-
     from fastgan.data import open_source
     from fastgan.data.stream import BatchStream
-    from fastgan.train import Trainer, rundir
+    from fastgan.train import Trainer, chance, rundir
     from fastgan.train.load import build_networks
 
     say = print if world.rank == 0 else lambda sentence: None
@@ -173,7 +171,7 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     world.barrier()
     images = open_source(config.data, resolution=config.resolution, channels=config.channels)
     shape = (images.channels, *images.resolution)
-    torch.manual_seed(config.seed)
+    chance.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset = {
         "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,

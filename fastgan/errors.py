@@ -23,6 +23,10 @@ class CheckpointError(FastganError):
     """A checkpoint is damaged, or belongs to another network."""
 
 
+class WriteError(FastganError, OSError):
+    """A file of a run could not be written: names it, the reason, and what is free on its disk."""
+
+
 class NonFiniteError(FastganError):
     """A loss became NaN or infinite."""
 

@@ -11,7 +11,7 @@ import fastgan
 
 ROOT = Path(fastgan.__file__).parent
 
-#: room → rooms it may import from. Everybody may import errors and _env.
+#: room → rooms it may import from. Everybody may import errors, _env and _files.
 ALLOWED = {
     "_native": set(),
     "ops": {"_native"},
@@ -28,7 +28,7 @@ ALLOWED = {
     "doctor": {"_native", "ops"},
     "cli": {"train", "deploy", "data", "report", "doctor", "metrics"},
 }
-FREE = {"errors", "_env"}
+FREE = {"errors", "_env", "_files"}
 
 
 def imported_by(path):

@@ -18,10 +18,11 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from fastgan._files import amount
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
 from fastgan.data.pack import paths_in
-from fastgan.data.progress import Counter, amount
+from fastgan.data.progress import Counter
 from fastgan.errors import DataError
 
 _AHEAD = 32  # pictures decoded but not yet written: memory stays at these and one for each thread

@@ -51,8 +51,3 @@ class Counter:
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
-
-
-def amount(size: int) -> str:
-    """Bytes as a person says them: 7.8 MB, 1.2 GB."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan._files import amount
 from fastgan.data.imageset import ImageSet
 from fastgan.data.prefetch import Prefetch
-from fastgan.data.progress import amount
 from fastgan.errors import DataError, UsageError
 
 _CHUNK = 1 << 28  # bytes copied to the device at a time

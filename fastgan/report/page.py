@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
+from fastgan._files import write_whole
 from fastgan.report.curves import SMOOTHED_FROM, charts
 from fastgan.report.panels import panels
 from fastgan.report.read import Run, read_run
@@ -25,9 +25,7 @@ def write_report(run: Path) -> Path:
     """
     page = render(read_run(run))
     path = Path(run) / "report.html"
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(page.encode("utf-8", "replace"))
-    os.replace(aside, path)
+    write_whole(path, page.encode("utf-8", "replace"))
     return path
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fastgan._files import write_whole
 from fastgan.errors import UsageError
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Turn network output into pixels: float in [-1, 1] → uint8 in 0..255, rounded to nearest, clipped."""
-    return np.clip(np.rint((images.astype(np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    """Turn network output into pixels: float in [-1, 1] → uint8 in 0..255, rounded, clipped; NaN is black."""
+    pixels = np.clip(np.rint((images.astype(np.float32) + 1.0) * 127.5), 0, 255)
+    return np.nan_to_num(pixels, copy=False).astype(np.uint8)
 
 
 def grid(images: np.ndarray, columns: int | None = None, margin: int = 2, scale: int = 1) -> np.ndarray:
@@ -42,9 +44,9 @@ def save_png(picture: np.ndarray, path: Path) -> Path:
     """Write uint8 [H, W, 3] as PNG, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    Image.fromarray(picture).save(aside, format="PNG", optimize=True)
-    os.replace(aside, path)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG", optimize=True)
+    write_whole(path, png.getvalue())
     return path
 
 

@@ -1,15 +1,16 @@
 """Checkpoints: safetensors files with checksums, written aside and renamed, so that there is never half a one.
 
-checkpoints/00001000/{generator,ema,discriminator,optimizer}.safetensors and state.json, which names the step, the
-states of all random generators, and the sha256 of each file.
+checkpoints/00001000/{generator,ema,discriminator,optimizer}.safetensors; state.json, which names the step and the
+states of all random generators; SHA256SUMS over them all, as `sha256sum --check` reads it.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,59 +20,119 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fastgan._files import amount, free, sync
 from fastgan.errors import CheckpointError
 
 PARTS = ("generator", "ema", "discriminator", "optimizer")
+TENSORS = [f"{part}.safetensors" for part in PARTS]
+SUMS = "SHA256SUMS"
 
 
 def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder."""
+    """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder.
+
+    At every instant the newest checkpoint of before is whole, or this one is. Raises CheckpointError where it cannot be
+    written, with nothing left of it.
+    """
     final = directory / f"{step:08d}"
     aside = directory / f".{step:08d}.part"
-    for left in directory.glob(".*.part"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    clean(directory)
     try:
-        aside.mkdir(parents=True)
-        checksums = {}
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            sync(directory.parent)
+        aside.mkdir()
         for part in PARTS:
-            path = aside / f"{part}.safetensors"
             # Cloned: two names may share memory (tied weights), which the format refuses.
             dense = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in parts[part].items()}
-            save_file(dense, path)
-            checksums[path.name] = _sha256(path)
-            _sync(path)
-        (aside / "state.json").write_text(json.dumps({"step": step, **state, "sha256": checksums}, indent=1))
-        _sync(aside / "state.json")
-        shutil.rmtree(final, ignore_errors=True)
+            save_file(dense, aside / f"{part}.safetensors")
+        (aside / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        names = [*TENSORS, "state.json"]
+        (aside / SUMS).write_text("".join(f"{_sha256(aside / name)}  {name}\n" for name in names))
+        for name in (*names, SUMS, "."):
+            sync(aside / name)
+        if final.exists():
+            # Not deleted before the new one has its name: it may be the only one.
+            shutil.rmtree(_displaced(final), ignore_errors=True)
+            os.replace(final, _displaced(final))
         os.replace(aside, final)
-        _sync(directory)
+        sync(directory)
     except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
         if isinstance(error, (OSError, SafetensorError)):
-            raise CheckpointError(f"checkpoint {step} could not be written to {directory}: {error}") from error
+            raise CheckpointError(_not_written(directory, step, parts, error)) from error
         raise
     # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
     steps = steps_in(directory)
     for old in [s for s in steps if s > step] + [s for s in steps if s <= step][:-keep]:
-        shutil.rmtree(directory / f"{old:08d}")
+        _remove(directory / f"{old:08d}")
+    for displaced in directory.glob(".*.old"):
+        _remove(displaced)
     return final
+
+
+def _not_written(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], error: BaseException) -> str:
+    needed = sum(t.numel() * t.element_size() for tensors in parts.values() for t in tensors.values())
+    kept = steps_in(directory)
+    return (
+        f"checkpoint {step} could not be written to {directory}: {error}; it takes {amount(needed)} and"
+        f" {free(directory)} free there" + (f"; the checkpoint of step {kept[-1]} is whole" if kept else "")
+    )
+
+
+def clean(directory: Path) -> None:
+    """Delete what a process that was killed had begun to write, or to delete."""
+    for left in directory.glob(".*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    # Out of sight first: half deleted, it would look like a damaged one.
+    gone = folder.with_name(f".{folder.name.strip('.')}.gone.part")
+    with contextlib.suppress(FileNotFoundError):  # where all that is left of a step is a displaced one
+        os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def _displaced(final: Path) -> Path:
+    """Where a checkpoint is while another of the same step takes its name."""
+    return final.with_name(f".{final.name}.old")
 
 
 def steps_in(directory: Path) -> list[int]:
     """The steps of which a checkpoint is there, ascending."""
-    return sorted(int(path.name) for path in directory.glob("*") if path.name.isdigit())
+    found = (
+        re.fullmatch(r"(\d{8,})|\.(\d{8,})\.old", path.name, re.ASCII) for path in directory.glob("*") if path.is_dir()
+    )
+    return sorted({int(name[1] or name[2]) for name in found if name})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a checkpoint, after all its files were checked against their sums. Raises CheckpointError."""
+    name = SUMS
     try:
-        state = json.loads((folder / "state.json").read_text())
-        for name, expected in state["sha256"].items():
-            if _sha256(folder / name) != expected:
+        if (folder / SUMS).exists():
+            sums, names = _read_sums(folder), [*TENSORS, "state.json"]
+        else:
+            # Before 0.2 the sums stood in state.json, and nothing protected that.
+            name = "state.json"
+            sums, names = json.loads((folder / name).read_bytes()).get("sha256"), TENSORS
+            if sums is None:
+                raise CheckpointError(f"checkpoint {folder}: {SUMS} is missing")
+        for name in names:
+            if _sha256(folder / name) != sums.get(name):
                 raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its checksum differs)")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {folder} is not readable: {error}") from error
-    return state
+        name = "state.json"
+        return json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {folder}: {name} is missing") from None
+    except (OSError, ValueError, AttributeError) as error:  # the last where it is JSON, but not ours
+        raise CheckpointError(f"checkpoint {folder}: {name} is not readable: {error}") from error
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """{name: sum}; a line that is none raises ValueError."""
+    return {name: value for value, name in (line.split("  ") for line in (folder / SUMS).read_text().splitlines())}
 
 
 def newest(directory: Path, warn: Any = None) -> tuple[Path, dict[str, Any]]:
@@ -79,8 +140,8 @@ def newest(directory: Path, warn: Any = None) -> tuple[Path, dict[str, Any]]:
     if not steps_in(directory):
         raise CheckpointError(f"no checkpoint in {directory}")
     problems = []
-    for step in reversed(steps_in(directory)):
-        folder = directory / f"{step:08d}"
+    finals = [directory / f"{step:08d}" for step in reversed(steps_in(directory))]
+    for folder in (f for final in finals for f in (final, _displaced(final)) if f.exists()):
         try:
             return folder, read_state(folder)
         except CheckpointError as error:
@@ -123,24 +184,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def encode_random(random: torch.Generator) -> str:
-    """The state of a random generator as text."""
-    return base64.b64encode(random.get_state().numpy().tobytes()).decode()
-
-
-def decode_random(random: torch.Generator, text: str) -> None:
-    """Put a random generator into a state that `encode_random` gave."""
-    random.set_state(torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8))
-
-
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -119,13 +119,16 @@ class Trainer:
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
+        state.check_batches(batches)
         if self._writes_to is not None:
             rundir.prepare(self._writes_to, resume=resume, overwrite=overwrite)
         if resume:
             if self.out is None:
                 raise UsageError("resume: there is nothing to resume without `out`")
             self.world.barrier()  # until rank 0 has found it whole
-            self.about["compiled"] = rundir.read_config(self.out).get("compiled")
+            # How the steps are computed was decided by what the first batch showed; another could show otherwise.
+            decided = rundir.read_config(self.out)
+            self.about |= {name: decided[name] for name in ("compiled", "apart") if name in decided}
             state.load(self, batches, progress.say)
         self._begin_together()
         if self._writes_to is not None:
@@ -188,12 +191,13 @@ class Trainer:
                          "speed/images_per_second": speed}
                     )  # fmt: skip
                 if self._writes_to is not None:
-                    if last or self._due("checkpoint_every"):
-                        state.save(self, batches)
+                    # The pictures first: a run killed after the checkpoint does not come by here again.
                     if last or self._due("sample_every"):
                         self._save_panels()
                         self._status("running")
                         write_report(self._writes_to)
+                    if last or self._due("checkpoint_every"):
+                        state.save(self, batches, metrics)
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         if stop:
             raise KeyboardInterrupt
@@ -249,9 +253,11 @@ class Trainer:
         begun = time.perf_counter()
         real, z, _, _ = d_args
         self.world.agree({"batches": len(real)})
-        why = why_not_together(self.discriminator, real)
+        before = self.about.get("apart")
+        why = why_not_together(self.discriminator, real) if before is None else before
         if self.world.any(bool(why)):
             why = why or "another rank has a reason"
+        self.about["apart"] = why
         self.players.together = not why
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
@@ -316,7 +322,7 @@ class Trainer:
                     f" start anew with {'other images' if bad.startswith(diagnose.REAL) else advice}"
                 )
         weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
-        if not torch.stack(torch._foreach_norm(weights)).isfinite().all():
+        if not torch.stack(torch._foreach_norm(weights, float("inf"))).isfinite().all():
             raise NonFiniteError(f"a weight is not finite at step {self.step}{state.folder_of(self.out)}")
         if self._due("log_every"):
             skipped = int(sum(counts[::2]))
@@ -368,7 +374,7 @@ class Trainer:
             lambda: metrics.close() if metrics is not None else None,
             lambda: write_report(self._writes_to) if self._writes_to is not None else None,
         ):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*[OSError] * (state != "finished")):
                 write()
 
     def _facts(self) -> dict[str, Any]:
@@ -387,4 +393,5 @@ class Trainer:
     def _status(self, state: str, message: str = "") -> None:
         if self._writes_to is not None:
             status = {"state": state, "step": self.step, "steps": self.config.steps, "message": message}
-            rundir.write_json(self._writes_to / "status.json", status)
+            write = rundir.write_last if state == "failed" else rundir.write_json
+            write(self._writes_to / "status.json", status)

@@ -14,9 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.errors import DataError, UsageError
+from fastgan._files import append_whole, write_whole
+from fastgan.errors import DataError, UsageError, WriteError
+from fastgan.train import checkpoint
+from fastgan.train.board import Board
 from fastgan.train.distributed import World
 
+#: The first is what makes a folder a run.
 FILES = ("config.json", "status.json", "metrics.jsonl", "report.html")
 
 
@@ -32,7 +36,8 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
             raise UsageError(
                 f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
             )
-    elif out.exists() and any(out.iterdir()):
+    # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
+    elif out.exists() and any(path.name not in (".writable", ".config.json.part") for path in out.iterdir()):
         raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
 
 
@@ -40,7 +45,7 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
     """`check`, then make `out` ready for a run. Raises UsageError also where it cannot be written."""
     check(out, resume=resume, overwrite=overwrite)
     try:
-        (out / "samples").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         probe = out / ".writable"
         probe.touch()
         probe.unlink()
@@ -48,6 +53,10 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
     if overwrite:
         _clear(out)
+    # By a process that was killed, which may have been the one to write the last of these files.
+    checkpoint.clean(out / "checkpoints")
+    for left in [*(out / f".{name}.part" for name in FILES), *(out / "samples").glob(".*.png.part")]:
+        left.unlink(missing_ok=True)
 
 
 def _clear(out: Path) -> None:
@@ -56,16 +65,24 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     # An export of the old generator beside the new run would be taken for the new one's.
     exports = [path.name for figures in out.glob("*.onnx.json") for path in (figures, figures.with_suffix(""))]
-    for name in (*FILES, *exports):
+    # config.json stays until the new one takes its place: without it, a folder that is not empty is no run's.
+    for name in (*FILES[1:], *exports):
         (out / name).unlink(missing_ok=True)
-    (out / "samples").mkdir()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=1))
-    os.replace(aside, path)
+    """Write JSON whole or not at all. Raises WriteError."""
+    write_whole(path, json.dumps(value, indent=1).encode())
+
+
+def write_last(path: Path, value: Any) -> None:
+    """`write_json`, on a full disk too: there into the space that the file has already."""
+    try:
+        write_json(path, value)
+    except WriteError:
+        with path.open("r+b") as file:
+            file.write(json.dumps(value, indent=1).encode())
+            file.truncate()
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -114,6 +131,7 @@ class Metrics:
     """`metrics.jsonl` and TensorBoard events: one line, one point, per interval.
 
     Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
+    Raises WriteError where something cannot be written.
     """
 
     def __init__(self, run: Path, after: int = 0):
@@ -121,20 +139,19 @@ class Metrics:
         kept = []
         if after and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
-        aside = path.with_name(f".{path.name}.part")
-        aside.write_text("".join(line + "\n" for line in kept))
-        os.replace(aside, path)
-        self._file = path.open("a", buffering=1)
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=after + 1 if after else None)
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        self._board = Board(run / "tensorboard", after + 1 if (run / "tensorboard").exists() else None)
+        self._file = path.open("ab", buffering=0)
 
     def write(self, line: dict[str, float]) -> None:
         """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
-        self._file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if "/" in name:
-                self._board.add_scalar(name, value, int(line["step"]))
+        append_whole(self._file, (json.dumps(line) + "\n").encode())
+        self._board.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
+
+    def sync(self) -> None:
+        """Let it reach the disk, before a checkpoint that counts on it."""
+        os.fsync(self._file.fileno())
+        self._board.sync()
 
     def close(self) -> None:
         self._file.close()

@@ -5,21 +5,41 @@ Networks, average, both optimisers, loss scales, random generators, the position
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastgan.train import checkpoint
+from fastgan.errors import CheckpointError, UsageError
+from fastgan.train import chance, checkpoint
 
 if TYPE_CHECKING:
     from fastgan.train.loop import Trainer
+    from fastgan.train.rundir import Metrics
 
 
-def save(trainer: Trainer, batches: Any) -> None:
+def check_batches(batches: Any) -> None:
+    """Raise UsageError where no checkpoint can hold the batches' state: before the first one, not at it."""
+    state = _state_of(batches)
+    try:
+        same = json.loads(json.dumps(state)) == state
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"batches: their state_dict() cannot be written as JSON: {error}") from error
+    if not same:
+        raise UsageError(
+            "batches: their state_dict() does not come back from JSON as it was;"
+            " expected strings as keys, and lists instead of tuples"
+        )
+
+
+def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
     """Write a checkpoint of this moment, between two steps."""
     assert trainer.out is not None
+    if metrics is not None:
+        metrics.sync()
+    check_batches(batches)
     optimizer: dict[str, torch.Tensor] = {}
     for player, update in trainer.updates.items():
         optimizer |= checkpoint.optimizer_tensors(update.optimizer, player)
@@ -35,38 +55,56 @@ def save(trainer: Trainer, batches: Any) -> None:
         "seconds": trainer.seconds,
         "skipped": trainer.skipped,
         "back_off": trainer.back_off,
-        "random": {name: checkpoint.encode_random(r) for name, r in random_sources(trainer).items()},
-        "batches": batches.state_dict() if hasattr(batches, "state_dict") else None,
+        "random": {name: chance.encode(source) for name, source in random_sources(trainer).items()},
+        "global_random": chance.encode_global(),
+        "batches": _state_of(batches),
     }
     checkpoint.save(trainer.out / "checkpoints", trainer.step, parts, state, trainer.config.keep_checkpoints)
 
 
 def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
-    """Continue from the newest checkpoint that verifies."""
+    """Continue from the newest checkpoint that verifies; where the run had not come to its first one, begin anew."""
     assert trainer.out is not None
-    folder, state = checkpoint.newest(trainer.out / "checkpoints", say)
+    directory = trainer.out / "checkpoints"
+    if not checkpoint.steps_in(directory):
+        if trainer.step:
+            raise UsageError(f"resume: {trainer.out} has no checkpoint, and this Trainer has trained; make a new one")
+        say(f"{trainer.out} has no checkpoint yet: it begins anew at step 0")
+        return
+    folder, state = checkpoint.newest(directory, say)
     networks = {"generator": trainer.generator, "ema": trainer.ema.module, "discriminator": trainer.discriminator}
     for part, network in networks.items():
         checkpoint.load_network(network, folder, part)
     tensors = checkpoint.load_part(folder, "optimizer")
     for player, update in trainer.updates.items():
         checkpoint.load_optimizer(update.optimizer, tensors, player)
-        own = {name: tensors[f"update.{player}.{name}"] for name in update.tensors()}
+        # An older version may have kept less.
+        own = {name: tensors.get(f"update.{player}.{name}", now) for name, now in update.tensors().items()}
         update.load_tensors(own)
-    for name, source in random_sources(trainer).items():
-        if name in state["random"]:
-            checkpoint.decode_random(source, state["random"][name])
-        else:
-            source.manual_seed(trainer.config.seed + state["step"])
-            say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
-    trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
-    trainer.skipped = state["skipped"]
-    trainer.set_back_off(state["back_off"])
-    if state["batches"] is not None and hasattr(batches, "load_state_dict"):
+    try:
+        _load_random(trainer, state, say)
+        trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
+        raise CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}") from error
+    trainer.skipped = state.get("skipped", 0)
+    trainer.set_back_off(state.get("back_off", 1.0))
+    if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(state["batches"])
     elif trainer.step < trainer.config.steps:
         say("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
     say(f"resumed {trainer.out} at step {trainer.step}")
+
+
+def _load_random(trainer: Trainer, state: dict[str, Any], say: Callable[[str], None]) -> None:
+    for name, source in random_sources(trainer).items():
+        if name in state["random"]:
+            chance.decode(source, state["random"][name])
+        elif name.count(":") == 0:
+            source.manual_seed(trainer.config.seed + state["step"])
+            say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
+    if "global_random" in state:  # not kept by older versions
+        chance.decode_global(state["global_random"])
 
 
 def random_sources(trainer: Trainer) -> dict[str, torch.Generator]:
@@ -74,12 +112,20 @@ def random_sources(trainer: Trainer) -> dict[str, torch.Generator]:
     device = trainer.device
     sources = {f"latents.{device.type}": trainer.noise.random, "default.cpu": torch.default_generator}
     if device.type == "cuda":
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        sources["default.cuda"] = torch.cuda.default_generators[index]
+        own = device.index if device.index is not None else torch.cuda.current_device()
+        for i, source in enumerate(torch.cuda.default_generators):
+            # The run's own has no number, as a run may go on on another device.
+            sources["default.cuda" if i == own else f"default.cuda:{i}"] = source
     return sources
 
 
+def _state_of(batches: Any) -> Any:
+    return batches.state_dict() if hasattr(batches, "state_dict") else None
+
+
 def folder_of(out: Path | None) -> str:
-    """Where the newest checkpoint lies, for a message, or ""."""
-    kept = checkpoint.steps_in(out / "checkpoints") if out is not None else []
-    return f"; the checkpoint of step {kept[-1]} is whole" if kept else ""
+    """Which checkpoint a run can go on from, for a message, or ""."""
+    try:
+        return f"; the checkpoint of step {checkpoint.newest(out / 'checkpoints')[1]['step']} is whole" if out else ""
+    except CheckpointError:
+        return ""

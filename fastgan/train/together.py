@@ -15,7 +15,7 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
     """ "" where the critic gives each image the same logits alone and in a batch of two halves, else the reason.
 
     Layers known to tie samples together are found by type, others by running real [N, ...] both ways. Leaves the
-    critic as it was.
+    critic and the random numbers as they were.
     """
     for name, layer in critic.named_modules():
         if isinstance(layer, COUPLED) and layer.training:

@@ -2,8 +2,9 @@ import io
 
 import pytest
 
+from fastgan._files import amount
 from fastgan.data import progress
-from fastgan.data.progress import Counter, amount
+from fastgan.data.progress import Counter
 
 
 class Terminal(io.StringIO):

@@ -1,4 +1,6 @@
 import json
+import os
+import subprocess
 
 import pytest
 import torch
@@ -23,23 +25,116 @@ def test_keeps_the_newest_and_reads_them_back(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00000020", "00000030"]  # nothing left aside
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "state"])
-def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage):
+FILES = [*(f"{part}.safetensors" for part in checkpoint.PARTS), "state.json", "SHA256SUMS"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove"])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage, name):
     for step in (1, 2):
-        checkpoint.save(tmp_path, step, parts(float(step)), {}, keep=2)
-    victim = tmp_path / "00000002" / ("state.json" if damage == "state" else "ema.safetensors")
-    data = victim.read_bytes()
+        checkpoint.save(tmp_path, step, parts(float(step)), {"images": 8}, keep=2)
+    victim = tmp_path / "00000002" / name
+    data = bytearray(victim.read_bytes())
     if damage == "remove":
         victim.unlink()
     elif damage == "flip":
-        victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
     else:
-        victim.write_bytes(data[: len(data) // 2])
+        victim.write_bytes(data[: len(data) // 2] if damage == "truncate" else b"")
     said = []
     folder, state = checkpoint.newest(tmp_path, said.append)
     assert (folder.name, state["step"]) == ("00000001", 1)
     assert len(said) == 1
     assert "00000002" in said[0]
+    # Where the sums themselves are damaged, the file is named that has none any more.
+    assert name in said[0] or (name == "SHA256SUMS" and "is damaged" in said[0])
+    assert "trying the one before" in said[0]
+
+
+def test_each_byte_of_state_and_sums_is_protected(tmp_path):
+    folder = checkpoint.save(tmp_path, 1, parts(1.0), {"images": 8}, keep=1)
+    for name in ("state.json", "SHA256SUMS"):
+        data = (folder / name).read_bytes()
+        for i in range(len(data) - 1):  # the last newline ends nothing
+            (folder / name).write_bytes(data[:i] + bytes([data[i] ^ 4]) + data[i + 1 :])
+            with pytest.raises(CheckpointError):
+                checkpoint.read_state(folder)
+        (folder / name).write_bytes(data)
+    assert checkpoint.read_state(folder)["images"] == 8
+
+
+def test_what_is_no_checkpoint_is_passed_over(tmp_path):
+    checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
+    (tmp_path / "00000002").mkdir()
+    (tmp_path / "00000003").mkdir()
+    (tmp_path / "00000003" / "state.json").write_text('{"step": 3}')
+    (tmp_path / "00000004").write_text("a file")
+    for name in ("latest", "²", "7"):
+        (tmp_path / name).mkdir()
+    said = []
+    assert checkpoint.newest(tmp_path, said.append)[1]["step"] == 1
+    assert ["00000003: SHA256SUMS is missing" in said[0], "00000002: state.json is missing" in said[1]] == [True] * 2
+    assert len(said) == 2
+    checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000004", "7", "latest", "²"]
+
+
+def test_the_same_step_again_while_the_disk_fails(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, parts(1.0), {"images": 1}, keep=1)
+    replace = os.replace
+
+    def fail(source, target):
+        if target.name == "00000001":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", fail)
+    with pytest.raises(CheckpointError, match=r"Input/output error.*; the checkpoint of step 1 is whole"):
+        checkpoint.save(tmp_path, 1, parts(1.0), {"images": 2}, keep=1)
+    assert checkpoint.newest(tmp_path)[1]["images"] == 1
+    monkeypatch.undo()
+    checkpoint.save(tmp_path, 1, parts(1.0), {"images": 3}, keep=1)
+    assert checkpoint.newest(tmp_path)[1]["images"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+
+
+def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    happened = []
+    replace = os.replace
+    monkeypatch.setattr(checkpoint, "sync", lambda path: happened.append(("sync", path.resolve().name)))
+    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (happened.append(("rename", b.name)), replace(a, b)))
+    checkpoint.save(tmp_path / "checkpoints", 1, parts(1.0), {}, keep=1)
+    synced = [("sync", name) for name in (*FILES, ".00000001.part")]
+    parent = ("sync", tmp_path.name)
+    assert happened == [parent, *synced, ("rename", "00000001"), ("sync", "checkpoints")]
+
+
+def test_checksums_are_what_sha256sum_reads(tmp_path):
+    folder = checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": OK") == 5
+
+
+def old_version(folder):
+    """Make of a checkpoint what version 0.1 wrote: the sums in state.json."""
+    sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    state = json.loads((folder / "state.json").read_text())
+    sums.pop("state.json")
+    (folder / "state.json").write_text(json.dumps({**state, "sha256": sums}))
+    (folder / "SHA256SUMS").unlink()
+
+
+def test_an_older_versions_checkpoint(tmp_path):
+    folder = checkpoint.save(tmp_path, 1, parts(1.0), {"images": 8}, keep=1)
+    old_version(folder)
+    assert checkpoint.read_state(folder)["images"] == 8
+    (folder / "ema.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"ema.safetensors is damaged"):
+        checkpoint.read_state(folder)
 
 
 def test_none_whole_and_none_at_all(tmp_path):
@@ -57,7 +152,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path,
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
+    monkeypatch.setattr(checkpoint, "sync", full)
     with pytest.raises(CheckpointError, match=r"checkpoint 2 could not be written.*No space left"):
         checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
@@ -128,12 +223,3 @@ def test_optimizer_round_trip_continues_bit_for_bit(tmp_path):
     checkpoint.load_optimizer(second_optimizer, tensors, "generator")
     steps(second, second_optimizer, 2, 3)
     assert torch.equal(whole.weight, second.weight)
-
-
-def test_random_state_survives_json():
-    random = torch.Generator().manual_seed(5)
-    torch.rand(3, generator=random)
-    text = json.loads(json.dumps(checkpoint.encode_random(random)))
-    expected = torch.rand(4, generator=random)
-    checkpoint.decode_random(random, text)
-    assert torch.equal(torch.rand(4, generator=random), expected)

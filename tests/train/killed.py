@@ -1,0 +1,156 @@
+"""Runs that are killed: a program of its own, which imports once and forks a process for each life of a run.
+
+killed.py runs FOLDER IMAGES.npz: an unbroken run, runs that are killed once at a random moment, one that is killed
+again and again. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files. Both print JSON.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastgan import Config, Trainer, models
+from fastgan.data import open_source
+from fastgan.data.stream import BatchStream
+from fastgan.errors import CheckpointError
+from fastgan.train import chance, checkpoint
+
+KILLS = 20
+CONFIG = Config(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
+                keep_checkpoints=1, compile="off")  # fmt: skip
+
+
+class Chancy(nn.Module):
+    """A critic that draws from torch's default generator, and no layer says so."""
+
+    def __init__(self, critic):
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, images):
+        return self.critic(nn.functional.dropout(images, 0.2, training=self.training))
+
+
+class Batches:
+    """Augmented by Python's and numpy's global generators; the fourth batch is no number, so that rates back off."""
+
+    def __init__(self, images):
+        self.stream = BatchStream(images, CONFIG.batch, CONFIG.seed, torch.device("cpu"))
+        self.state_dict, self.load_state_dict = self.stream.state_dict, self.stream.load_state_dict
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        batch = next(self.stream) * random.uniform(0.9, 1.0) + 0.01 * np.random.rand()  # noqa: NPY002
+        return batch * float("nan") if self.stream.position == 4 * CONFIG.batch else batch
+
+
+def live(out, images, resume):
+    """One life of a run, in this process."""
+    torch.set_num_threads(1)
+    chance.seed(0)
+    generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
+    trainer = Trainer(generator, Chancy(critic), config=CONFIG, out=out)
+    trainer.fit(Batches(open_source(images)), resume=resume)
+
+
+def forked(function, *arguments, kill_after=None):
+    """Run in a child, killed after so many seconds. Returns whether it came to its end by itself, and the seconds."""
+    begun = time.monotonic()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            function(*arguments)
+            code = 0
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        raise SystemExit("a life of a run ended by an error")
+    return os.WIFEXITED(status), time.monotonic() - begun
+
+
+def runs(folder, images):
+    """Where each run was when it was killed: the number of its checkpoints' last step, or None without."""
+    live(folder / "warm", images, False)  # every life would import for as long as it trains
+    _, whole = forked(live, folder / "whole", images, False)
+    moments, found = random.Random(0), []
+    for i in range(KILLS):
+        out = folder / f"run{i:02d}"
+        # One in each twentieth of the run's life.
+        done, _ = forked(live, out, images, False, kill_after=whole * (i + moments.random()) / KILLS)
+        steps = checkpoint.steps_in(out / "checkpoints")
+        found.append("finished" if done else steps[-1] if steps else None)
+        forked(live, out, images, (out / "config.json").exists())
+    out, lives = folder / "again", 0
+    done = False
+    while not done:
+        # Longer and longer, or it might never come to the first checkpoint.
+        lives += 1
+        seconds = whole * (0.2 + 0.1 * lives * moments.random())
+        done, _ = forked(live, out, images, (out / "config.json").exists(), kill_after=seconds)
+    return {"found": found, "lives": lives, "seconds": whole}
+
+
+def parts(step):
+    """What a checkpoint of that step holds."""
+    return {part: {"w": torch.full((3,), float(step))} for part in checkpoint.PARTS}
+
+
+def save_and_die(folder, step, keep, operation):
+    """Save, killed before the so-manieth operation on files."""
+    left = operation
+
+    def watch(event, _):
+        nonlocal left
+        if event in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    checkpoint.save(folder, step, parts(step), {"version": "new"}, keep)
+
+
+def saves(folder):
+    """For each scene, what was newest after a kill before operation 0, 1, ... until none was left to kill."""
+    scenes = {"next": ([1, 2], 3, 1), "again": ([1], 1, 1), "back": ([1, 2, 3], 2, 2)}
+    found = {}
+    for scene, (before, step, keep) in scenes.items():
+        found[scene], done = [], False
+        while not done:
+            directory = folder / scene / str(len(found[scene]))
+            for old in before:
+                checkpoint.save(directory, old, parts(old), {"version": "old"}, 3)
+            if scene == "back":
+                (directory / "00000003" / "ema.safetensors").write_bytes(b"damaged")
+            done, _ = forked(save_and_die, directory, step, keep, len(found[scene]))
+            said = []
+            try:
+                at, state = checkpoint.newest(directory, said.append)
+                value = checkpoint.load_part(at, "ema")["w"][0].item()
+                found[scene].append([state["step"], state["version"], value, len(said)])
+            except CheckpointError as error:
+                found[scene].append([str(error)])
+            checkpoint.save(directory, 9, parts(9), {}, 1)
+            if [path.name for path in directory.iterdir()] != ["00000009"]:
+                found[scene].append([f"left: {sorted(path.name for path in directory.iterdir())}"])
+    return found
+
+
+if __name__ == "__main__":
+    what, where, *rest = sys.argv[1:]
+    print(json.dumps({"runs": runs, "saves": saves}[what](Path(where), *map(Path, rest))))
