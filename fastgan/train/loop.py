@@ -115,7 +115,7 @@ class Trainer:
             if resume:
                 # How the steps are computed was decided by what the first batch showed; another could show otherwise.
                 decided = rundir.read_config(self.out)
-                self.about |= {name: decided[name] for name in ("compiled", "apart") if name in decided}
+                self.about |= {name: decided[name] for name in ("apart", "compiled") if name in decided}
                 state.load(self, batches, progress.say)
             rundir.write_json(self.out / "config.json", self._facts())
             metrics = rundir.Metrics(self.out, self.step)
