@@ -119,7 +119,8 @@ class Trainer:
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
-        state.check_batches(batches)
+        if self.out is not None:
+            state.check_batches(batches)
         if self._writes_to is not None:
             rundir.prepare(self._writes_to, resume=resume, overwrite=overwrite)
         if resume:
@@ -128,7 +129,7 @@ class Trainer:
             self.world.barrier()  # until rank 0 has found it whole
             # How the steps are computed was decided by what the first batch showed; another could show otherwise.
             decided = rundir.read_config(self.out)
-            self.about |= {name: decided[name] for name in ("compiled", "apart") if name in decided}
+            self.about |= {name: decided[name] for name in ("apart", "compiled") if name in decided}
             state.load(self, batches, progress.say)
         self._begin_together()
         if self._writes_to is not None:

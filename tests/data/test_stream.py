@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fastgan._files import amount
 from fastgan.data import open_source, stream
 from fastgan.data.imageset import ImageSet
 from fastgan.data.stream import BatchStream, normalise
@@ -71,7 +72,7 @@ def test_prefetched_equals_resident_and_ranks_equal_one(mapped, world):
     whole = BatchStream(mapped, 12, 5, CPU)
     resident = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world) for rank in range(world)]
     ahead = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world, share=0) for rank in range(world)]
-    assert [s.where for s in resident + ahead] == ["resident, 0.0 MB on cpu"] * world + [
+    assert [s.where for s in resident + ahead] == [f"resident, {amount(mapped.images.nbytes)} on cpu"] * world + [
         "memory map, prefetched"
     ] * world
     for i in range(15):

@@ -30,6 +30,8 @@ def content(run):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             times = ("seconds", "speed/images_per_second")
             kept[name] = [{key: value for key, value in line.items() if key not in times} for line in lines]
+        elif name == "config.json":
+            kept[name] = json.loads(path.read_text())
         elif name.endswith("state.json"):
             kept[name] = {**json.loads(path.read_text()), "seconds": None}
         elif name.endswith(("SHA256SUMS", "report.html")):
