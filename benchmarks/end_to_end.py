@@ -99,13 +99,13 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
         ("fastgan", "fp32"): lambda: ours("fp32", "off"),
         ("fastgan+compile", "fp32"): lambda: ours("fp32", "on"),
         ("eager channels_last", "bf16"): lambda: plain(contestants.ChannelsLast, "bf16"),
+        ("fastgan+compile", "bf16"): lambda: ours("bf16", "on"),
     }
     if device == "cuda":
         found |= {
             ("compile", "bf16"): lambda: plain(contestants.Compiled, "bf16"),
             ("graph by hand", "bf16"): lambda: plain(contestants.GraphByHand, "bf16"),
             ("fastgan", "bf16"): lambda: ours("bf16", "off"),
-            ("fastgan+compile", "bf16"): lambda: ours("bf16", "on"),
         }
     return found
 

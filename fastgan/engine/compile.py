@@ -143,7 +143,9 @@ def _autograd_tracing() -> Iterator[None]:
     """Dynamo's switch for autograd calls inside of graphs, on for this call alone."""
     import torch._dynamo
 
-    with torch._dynamo.config.patch(trace_autograd_ops=True), _quiet():
+    # Dynamo counts the variants of a function for the whole process; here each step counts its own.
+    limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+    with torch._dynamo.config.patch(trace_autograd_ops=True), limits, _quiet():
         yield
 
 

@@ -15,25 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import NonFiniteError, RankError, UsageError
+from fastgan.errors import RankError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
-from fastgan.train import diagnose, panels, rundir, state
-from fastgan.train.buffers import GoodBuffers
+from fastgan.train import panels, rundir, state
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.game import Players
+from fastgan.train.guard import Guard
+from fastgan.train.layout import why_not_channels_last
 from fastgan.train.noise import Noise
 from fastgan.train.progress import Progress, Silent
 from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
-
-#: Learning rates never fall below this part of the configured ones when updates are skipped.
-LEAST_BACK_OFF = 1 / 64
 
 
 class Trainer:
@@ -98,12 +96,12 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.images = 0
-        self.back_off = 1.0
-        self.skipped = 0
+        self.guard = Guard(self)
         self._asked_to_stop = False
         self.steps: Steps | None = None
+        self._channels_last = False
         self._aside = 0.0  # seconds of this interval that were not training
-        self._seen: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -161,9 +159,7 @@ class Trainer:
     def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
-        self._buffers = GoodBuffers(  # not earlier: a resumed run has just loaded them
-            {"generator": self.generator, "discriminator": self.discriminator, "ema": self.ema.module}
-        )
+        self.guard.begin()
         self._status("running")
         stop = False
         while self.step < config.steps and not stop:
@@ -181,7 +177,7 @@ class Trainer:
                 self._aside = 0.0
                 self.seconds += elapsed
                 speed = (self.images - mark_images) / elapsed
-                self._check_finite(progress)
+                self.guard.look(progress.say)
                 left = (config.steps - self.step) * elapsed / (self.step - mark_step)
                 names = {"D": "loss/discriminator", "G": "loss/generator"}
                 shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
@@ -224,17 +220,21 @@ class Trainer:
             z = self.noise.latents(len(real))
             epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
             if self.steps is None:
+                self._channels_last = not why_not_channels_last(self.generator, self.discriminator, real, z)
+                for either in self.updates.values():
+                    either.lay_out()
+                real = self._laid_out(real)
                 self.steps = self._start((real, z, epsilon, update.scale), say)
             log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
             self.images += len(real) * self.world.size
-            self._seen = {"real": real, "z": z}
+            self.seen = {"real": real, "z": z}
         means.add({"gradient/discriminator": update.apply()})
 
     def _improve_generator(self, means: rundir.Means) -> None:
         assert self.steps is not None
-        update, n = self.updates["generator"], len(self._seen["real"])
+        update, n = self.updates["generator"], len(self.seen["real"])
         for _ in range(self.config.accumulate):
             log, gradients = self.steps.g_step(self.noise.latents(n), update.scale)
             update.add(log["loss/generator"], gradients)
@@ -284,7 +284,7 @@ class Trainer:
 
     @property
     def _images_per_update(self) -> int:
-        return len(self._seen["real"]) * self.config.accumulate * self.world.size
+        return len(self.seen["real"]) * self.config.accumulate * self.world.size
 
     def _next(self, batches: Iterator[Tensor]) -> Tensor:
         try:
@@ -294,50 +294,19 @@ class Trainer:
                 f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
                 " (itertools.cycle, or a generator that loops over the data)"
             ) from None
-        if self.world.size > 1 and self._seen and len(batch) != len(self._seen["real"]):
+        if self.world.size > 1 and self.seen and len(batch) != len(self.seen["real"]):
             # The mean of the ranks' means is the batch's only where all are of one size.
             raise UsageError(
-                f"batches: expected {len(self._seen['real'])} images each time on several ranks, got {len(batch)};"
+                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got {len(batch)};"
                 " leave the rest of an epoch out (drop_last=True)"
             )
-        return batch.to(self.device, non_blocking=True)
+        return self._laid_out(batch.to(self.device, non_blocking=True))
+
+    def _laid_out(self, batch: Tensor) -> Tensor:
+        return batch.contiguous(memory_format=torch.channels_last) if self._channels_last else batch
 
     def _due(self, field: str) -> bool:
         return self.step % getattr(self.config, field) == 0
-
-    def _check_finite(self, progress: Progress) -> None:
-        """Look at the guards' counts: back off, or stop. Before that, mend what skipped updates did to buffers."""
-        if mended := self._buffers.keep_or_restore():
-            more = f" and {len(mended) - 1} more" if len(mended) > 1 else ""
-            progress.say(f"not finite at step {self.step}, set back: {mended[0]}{more}")
-        counts = torch.stack([c for u in self.updates.values() for c in (u.skipped, u.in_a_row)]).tolist()
-        # The critic first, as it plays first: what is wrong with it the generator suffers from too.
-        for (player, update), in_a_row in reversed(list(zip(self.updates.items(), counts[1::2], strict=True))):
-            if in_a_row >= self.config.max_skipped:
-                bad = diagnose.first_bad_layer(self.players, **self._seen, scale=update.scale, player=player)
-                bad = diagnose.told_by_all(self.world, bad, self.device)
-                advice = "lower learning rates or a penalty (--r1-weight)"
-                raise NonFiniteError(
-                    f"the {player}'s loss or gradient was not finite in {in_a_row:.0f} updates in a row, up to step"
-                    f" {self.step}; first bad: {bad or 'nothing in the last batch'}{state.folder_of(self.out)};"
-                    f" start anew with {'other images' if bad.startswith(diagnose.REAL) else advice}"
-                )
-        weights: list[Tensor] = [*self.generator.parameters(), *self.discriminator.parameters()]
-        if not torch.stack(torch._foreach_norm(weights, float("inf"))).isfinite().all():
-            raise NonFiniteError(f"a weight is not finite at step {self.step}{state.folder_of(self.out)}")
-        if self._due("log_every"):
-            skipped = int(sum(counts[::2]))
-            new, self.skipped = skipped - self.skipped, skipped
-            if new:
-                progress.say(f"skipped {new} updates that were not finite, up to step {self.step}")
-            if self.config.precision != "fp16":  # there the loss scale has backed off already
-                self.set_back_off(max(self.back_off / 2, LEAST_BACK_OFF) if new else min(self.back_off * 2, 1.0))
-
-    def set_back_off(self, factor: float) -> None:
-        """Let the learning rates be that part of the configured ones."""
-        for update in self.updates.values():
-            update.back_off(factor / self.back_off)
-        self.back_off = factor
 
     def _listen(self) -> dict[int, Any]:
         """Let Ctrl-C, or a scheduler's polite end, finish the step in progress first; a second Ctrl-C ends at once.

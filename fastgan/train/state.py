@@ -53,8 +53,8 @@ def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
     state = {
         "images": trainer.images,
         "seconds": trainer.seconds,
-        "skipped": trainer.skipped,
-        "back_off": trainer.back_off,
+        "skipped": trainer.guard.skipped,
+        "back_off": trainer.guard.back_off,
         "random": {name: chance.encode(source) for name, source in random_sources(trainer).items()},
         "global_random": chance.encode_global(),
         "batches": _state_of(batches),
@@ -78,6 +78,7 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
     tensors = checkpoint.load_part(folder, "optimizer")
     for player, update in trainer.updates.items():
         checkpoint.load_optimizer(update.optimizer, tensors, player)
+        update.lay_out()
         # An older version may have kept less.
         own = {name: tensors.get(f"update.{player}.{name}", now) for name, now in update.tensors().items()}
         update.load_tensors(own)
@@ -87,8 +88,8 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
         raise CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}") from error
-    trainer.skipped = state.get("skipped", 0)
-    trainer.set_back_off(state.get("back_off", 1.0))
+    trainer.guard.skipped = state.get("skipped", 0)
+    trainer.guard.set_back_off(state.get("back_off", 1.0))
     if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(state["batches"])
     elif trainer.step < trainer.config.steps:

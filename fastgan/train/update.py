@@ -68,7 +68,7 @@ class Update:
         if self._clip > 0:
             divisor = divisor * (norm / self._clip).clamp(min=1.0)
         for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+            weight.grad = laid_out_like(gradient, weight)
         # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -78,6 +78,13 @@ class Update:
         if self.scale is not None:
             torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
         return norm
+
+    def lay_out(self) -> None:
+        """Give the optimiser's moments the strides of their weights, after either has changed."""
+        for weight, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == weight.shape:
+                    moments[name] = laid_out_like(value, weight)
 
     def back_off(self, factor: float) -> None:
         """Multiply the learning rates."""
@@ -96,3 +103,12 @@ class Update:
         self._growth.copy_(tensors["growth"])
         self.skipped.copy_(tensors["skipped"])
         self.in_a_row.copy_(tensors["in_a_row"])
+
+
+def laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A tensor with a weight's strides.
+
+    PyTorch's fused Adam walks through memory: on the CPU, where the strides of a weight and its gradient or moments
+    differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_update.py shows it).
+    """
+    return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)

@@ -71,18 +71,18 @@ def test_one_bad_batch_costs_one_update(tmp_path, capfd, bad):
     config = Config(steps=8, log_every=2, sample_every=100, checkpoint_every=4, compile="off", lr_g=1e-3, lr_d=2e-3)
     t = Trainer(*networks(), config=config, latent_shape=(4,), out=tmp_path)
     t._save_panels = lambda: None  # these images are vectors
-    monkeyed = t._check_finite
+    look = t.guard.look
     spoilt = []
 
-    def check(progress):
+    def check(say):
         spoilt.append(not all(finite(t).values()))
-        monkeyed(progress)
+        look(say)
 
-    t._check_finite = check
+    t.guard.look = check
     t.fit(batches())
     assert spoilt == [False, True, False, False]  # without mending, it would stay so
     assert all(finite(t).values())
-    assert t.skipped == 1
+    assert t.guard.skipped == 1
     assert [u.skipped.item() for u in t.updates.values()] == [0, 1]
     assert rates == [[1e-3, 2e-3]] * 4 + [[5e-4, 1e-3]] * 2 + [[1e-3, 2e-3]] * 2
     said = capfd.readouterr().err

@@ -349,7 +349,7 @@ def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
 def test_batches_must_stay_of_one_size():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
-    trainer._seen = {"real": torch.zeros(8, 1)}
+    trainer.seen = {"real": torch.zeros(8, 1)}
     assert len(trainer._next(iter([torch.zeros(8, 1)]))) == 8
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
         trainer._next(iter([torch.zeros(3, 1)]))

@@ -184,7 +184,7 @@ def test_a_scale_far_too_large_backs_off_and_training_goes_on(kind, monkeypatch)
         assert 0 < update.skipped < 30
         assert update.in_a_row == 0
         assert update.scale == 2.0 ** (36 - int(update.skipped))
-    assert t.back_off == 1.0  # the scale was at fault, not the learning rates
+    assert t.guard.back_off == 1.0  # the scale was at fault, not the learning rates
     assert all(math.isfinite(value) for value in last.values())
 
 

@@ -58,7 +58,7 @@ def made(out, **options):
 
 def everything(trainer):
     """All that a checkpoint must bring back."""
-    found = {"counters": (trainer.step, trainer.images, trainer.back_off, trainer.skipped)}
+    found = {"counters": (trainer.step, trainer.images, trainer.guard.back_off, trainer.guard.skipped)}
     for name, network in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
         found |= {f"{name}.{key}": value.numpy().tobytes() for key, value in network.state_dict().items()}
     for player, update in trainer.updates.items():
@@ -81,7 +81,7 @@ def test_all_of_it_comes_back_bit_for_bit(tmp_path):
     torch.rand(3)
     resumed = made(tmp_path / "run")
     state.load(resumed, Batches(bad), lambda sentence: None)
-    assert resumed.back_off == 0.5
+    assert resumed.guard.back_off == 0.5
     assert [u.optimizer.param_groups[0]["lr"] for u in resumed.updates.values()] == [1e-4, 1e-4]
     resumed.fit(Batches(bad), resume=True)
     again = everything(resumed)
@@ -116,7 +116,7 @@ def test_what_an_older_version_did_not_keep(half, tmp_path):
     said = []
     trainer, batches = made(tmp_path / "run"), Batches()
     state.load(trainer, batches, said.append)
-    assert (trainer.step, trainer.back_off, trainer.skipped) == (3, 1.0, 0)
+    assert (trainer.step, trainer.guard.back_off, trainer.guard.skipped) == (3, 1.0, 0)
     assert "the batches cannot be restored" in said[0]
     trainer.fit(batches, resume=True)
     assert trainer.step == 6

@@ -221,3 +221,19 @@ def test_backing_off_multiplies_the_rates():
     update.back_off(0.5)
     update.back_off(0.5)
     assert [g["lr"] for g in update.optimizer.param_groups] == [0.025]
+
+
+def test_gradients_and_moments_of_another_layout_are_not_mixed_up(tmp_path):
+    """PyTorch's fused Adam pairs the wrong numbers where strides differ; ours never hands it such."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 5).to(memory_format=layout)
+        update = Update(layer, torch.optim.Adam(layer.parameters(), 0.01, fused=True), World(), 0.0, False)
+        source = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            gradients = [torch.randn(p.shape, generator=source) for p in layer.parameters()]  # contiguous
+            update.add(torch.zeros(()), tuple(gradients))
+            update.apply()
+        found.append(layer.weight.detach().contiguous())
+    torch.testing.assert_close(*found)

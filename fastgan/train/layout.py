@@ -1,0 +1,29 @@
+"""The memory format that both networks run in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.engine.observe import preserved
+
+
+def why_not_channels_last(generator: nn.Module, critic: nn.Module, real: Tensor, z: Tensor) -> str:
+    """Put both networks into channels_last, in which libraries convolve faster; "" or why they stayed as they were.
+
+    A network that flattens its feature maps by `view` cannot run in it. Leaves buffers and random numbers as they were.
+    """
+    if real.dim() != 4:
+        return "batches are not images"
+    networks = generator, critic
+    for network in networks:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad(), preserved([b for network in networks for b in network.buffers()]):
+            critic(generator(z))
+            critic(real.contiguous(memory_format=torch.channels_last))
+    except RuntimeError as error:
+        for network in networks:
+            network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return str(error).splitlines()[0]
+    return ""
