@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `fastgan` script."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    code = run(sys.argv[1:] if argv is None else argv)
+    if _env.read("WORLD_SIZE") not in ("", "1"):
+        # Everything is written and the group has ended, but gloo's threads do not wait for Python's end: now and then a
+        # rank aborted there ("terminate called without an active exception", torch 2.13).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(argv: list[str]) -> int:
