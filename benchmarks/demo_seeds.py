@@ -46,7 +46,7 @@ def demo(seed: int, out: Path):
 
 def samples(trainer, n: int = SAMPLES):
     """n images of the averaged generator as uint8 [n, C, H, W]."""
-    z = torch.from_numpy(latents(n, trainer.players.latent_shape, seed=1)).split(500)
+    z = torch.from_numpy(latents(n, trainer.noise.latent_shape, seed=1)).split(500)
     return to_uint8(torch.cat([torch.from_numpy(trainer.sample(part)) for part in z]).numpy())
 
 
