@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -73,6 +74,18 @@ def test_the_consumer_waits_for_the_copy_and_keeps_the_memory(log, monkeypatch):
     next(ahead)
     ahead.close()
     assert calls == [("wait", 0), ("keep", current), ("wait", 1), ("keep", current)]
+
+
+def test_batches_are_ready_before_they_are_asked_for():
+    asked = []
+    ahead = Prefetch(IMAGES, lambda i: (asked.append(i), np.array([i]))[1], torch.device("cpu"))
+    next(ahead)
+    deadline = time.monotonic() + 30
+    while len(asked) < RING + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert asked == list(range(RING + 2))  # one given, those that are ready, one that waits for room
+    ahead.close()
 
 
 def test_closing_twice_and_while_the_thread_waits():

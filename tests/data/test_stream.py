@@ -2,7 +2,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -181,19 +180,6 @@ def test_what_the_thread_raises_is_raised_here_and_a_next_try_goes_on(mapped, mo
             until_it_fails()
     assert threads() == []
     assert torch.equal(next(ahead), next(expected))
-
-
-def test_batches_are_ready_before_they_are_asked_for(mapped, monkeypatch):
-    gathered = []
-    from_numpy = torch.from_numpy
-    monkeypatch.setattr(torch, "from_numpy", lambda array: (gathered.append(1), from_numpy(array))[1])
-    ahead = BatchStream(mapped, 4, 0, CPU, share=0)
-    next(ahead)
-    deadline = time.monotonic() + 30
-    while len(gathered) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    assert len(gathered) == 5  # one given, three ready, one that waits for room
 
 
 @pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "del stream", "stream._prefetch._ready.get()"])
