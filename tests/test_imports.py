@@ -23,7 +23,7 @@ ALLOWED = {
     "report": set(),
     "metrics": {"data", "models", "ops"},
     "train": {"_native", "ops", "engine", "nn", "models", "objectives", "data", "metrics", "report"},
-    "deploy": {"models", "ops", "nn", "report"},
+    "deploy": {"data", "models", "ops", "nn", "report"},
     "testing": {"_native", "ops", "nn", "models", "objectives"},
     "doctor": {"_native", "ops"},
     "cli": {"train", "deploy", "data", "report", "doctor", "metrics"},

@@ -1,0 +1,35 @@
+"""fastgan report: where everything of a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastgan.cli._parse import Nothing, parse, positional
+from fastgan.cli.deploy import print_figures
+
+
+def report(argv: list[str]) -> None:
+    """fastgan report RUN: write report.html anew, and say where everything is"""
+    import json
+
+    from fastgan.report.page import write_report
+    from fastgan.report.read import read_run
+
+    source, rest = positional(argv, "report", "RUN", Nothing)
+    parse(Nothing, rest, "report")
+    run_directory = Path(source)
+    page = write_report(run_directory)
+    found = read_run(run_directory)
+    if found.metrics:
+        last = found.metrics[-1]
+        count, seconds = last["images"], last["seconds"]
+        print(f"training: {count} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
+    if found.fixed:
+        print(f"samples:  {found.fixed[max(found.fixed)]}")
+    print(f"report:   {page}")
+    for file in sorted(run_directory.glob("*.onnx")):
+        figures = file.with_name(file.name + ".json")
+        described = json.loads(figures.read_text()) if figures.exists() else {}
+        print(f"model:    {file}" + (f", from step {described['step']}" if "step" in described else ""))
+        if described:
+            print_figures(described)

@@ -1,0 +1,76 @@
+"""What a generator takes and gives: said by the network, carried by the exported file, read by the runtime. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fastgan.errors import ExportError, UsageError
+
+#: The name of the entry in an ONNX file's metadata.
+KEY = "fastgan"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A generator from latents, or from images to images.
+
+    kind "latent": z float32 [N, *latent_shape] → images float32 [N, C, H, W] in `range`.
+    kind "image": images float32 [N, channels, H, W] → [N, channels, scale·H, scale·W], both in `range`; H and W are
+    multiples of `multiple`; an output pixel depends on input pixels at most `reach` away (0: not known).
+    """
+
+    kind: Literal["latent", "image"]
+    latent_shape: tuple[int, ...] = ()
+    channels: int = 3
+    scale: int = 1
+    multiple: int = 1
+    reach: int = 0
+    range: tuple[float, float] = (-1.0, 1.0)
+
+    @classmethod
+    def of(cls, network: Any, latent_shape: tuple[int, ...] | None = None) -> Spec:
+        """What a network says of itself.
+
+        Image-to-image networks have the attributes `scale` and `channels`, and may have `multiple`, `reach` and `range`
+        ([0, 1] without); generators from latents have `latent` and may have `range` ([-1, 1] without), or latent_shape
+        is given. Raises UsageError for a network that has neither.
+        """
+        if latent_shape is None and hasattr(network, "scale") and hasattr(network, "channels"):
+            low, high = getattr(network, "range", (0.0, 1.0))
+            return cls(
+                "image",
+                channels=int(network.channels),
+                scale=int(network.scale),
+                multiple=int(getattr(network, "multiple", 1)),
+                reach=int(getattr(network, "reach", 0)),
+                range=(float(low), float(high)),
+            )
+        if latent_shape is None and hasattr(network, "latent"):
+            latent_shape = (int(network.latent),)
+        if latent_shape is None:
+            raise UsageError(
+                "network: expected one with the attribute `latent`, or `scale` and `channels`, or a given latent_shape,"
+                f" got {type(network).__name__} with none of them"
+            )
+        low, high = getattr(network, "range", (-1.0, 1.0))
+        return cls("latent", latent_shape=tuple(int(n) for n in latent_shape), range=(float(low), float(high)))
+
+    def to_json(self, **about: Any) -> str:
+        """The spec, and further facts beside it, as the text that a file carries."""
+        return json.dumps({**about, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> tuple[Spec, dict[str, Any]]:
+        """The inverse: spec and facts. Raises ExportError for a text that is something else."""
+        try:
+            facts = json.loads(text)
+            facts.setdefault("kind", "latent")  # files of version 0.1 knew no other
+            own = {name: facts.pop(name) for name in cls.__dataclass_fields__ if name in facts}
+            spec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in own.items()})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ExportError(f"model: its {KEY} metadata cannot be read: {error}") from error
+        if spec.kind not in ("latent", "image"):
+            raise ExportError(f"model: expected a generator from latents or from images, got kind {spec.kind!r}")
+        return spec, facts
