@@ -1,4 +1,4 @@
-"""What a generator takes and gives: said by the network, carried by the exported file, read by the runtime. No torch."""
+"""What a generator takes and gives: by the network, in the exported file, for the runtime. No torch."""
 
 from __future__ import annotations
 
@@ -67,8 +67,9 @@ class Spec:
         try:
             facts = json.loads(text)
             facts.setdefault("kind", "latent")  # files of version 0.1 knew no other
-            own = {name: facts.pop(name) for name in cls.__dataclass_fields__ if name in facts}
-            spec = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in own.items()})
+            own: dict[str, Any] = {name: facts.pop(name) for name in cls.__dataclass_fields__ if name in facts}
+            own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
+            spec = cls(**own)
         except (ValueError, TypeError, AttributeError) as error:
             raise ExportError(f"model: its {KEY} metadata cannot be read: {error}") from error
         if spec.kind not in ("latent", "image"):
