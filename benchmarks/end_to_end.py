@@ -28,6 +28,7 @@ from torch import nn
 
 import fastgan
 from fastgan.testing.timing import side_by_side
+from fastgan.train.device import why_slow
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
     wanted = {k: b for k, b in builders(preset, batch, device).items() if not options.only or k[0] in options.only}
     for (provider, precision), build in wanted.items():
         label = f"{provider}|{precision}"
+        if slow := why_slow(precision, torch.device(device)):
+            notes[label] = f"not measured: {slow}"
+            continue
         try:
             torch._dynamo.reset()
             start = time.perf_counter()
@@ -196,7 +200,9 @@ def arguments() -> argparse.Namespace:
         parser.error("--device cuda: no CUDA device here")
     if options.only:
         options.only.append("eager")
-    options.device_name = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
+    options.device_name = (
+        torch.cuda.get_device_name() if options.device == "cuda" else f"cpu ({torch.backends.cpu.get_cpu_capability()})"
+    )
     return options
 
 

@@ -21,7 +21,7 @@ from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
-from fastgan.train.device import float32_products, resolve_device
+from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.game import Players
@@ -130,6 +130,8 @@ class Trainer:
             self.about |= {name: decided[name] for name in ("apart", "compiled") if name in decided}
             state.load(self, batches, progress.say)
         self._begin_together()
+        if slow := why_slow(self.config.precision, self.device):
+            progress.say(slow)
         if self._writes_to is not None:
             rundir.write_json(self._writes_to / "config.json", self._facts())
             metrics = rundir.Metrics(self._writes_to, self.step)

@@ -12,7 +12,7 @@ from fastgan import Config, Trainer
 from fastgan.errors import NonFiniteError
 from fastgan.objectives import GAMES
 from fastgan.train import update as update_module
-from fastgan.train.device import float32_products
+from fastgan.train.device import float32_products, why_slow
 from fastgan.train.game import Players
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -226,3 +226,12 @@ def test_a_run_asks_for_its_products(precision):
     config = Config(steps=2, compile="off", precision=precision)
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(batches())
     assert set(seen) == {(precision == "tf32",) * 2}
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_cpu_that_emulates_half_precision_is_told_of(has_it, monkeypatch, capsys):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
+    config = Config(steps=1, compile="off", precision="bf16")
+    Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16)]))
+    assert ("bf16 is emulated on this CPU" in capsys.readouterr().err) is not has_it
+    assert why_slow("fp32", torch.device("cpu")) == why_slow("bf16", torch.device("cuda")) == ""
