@@ -137,9 +137,23 @@ def test_other_swapped_convolutions_stay(groups):
     assert targets(traced) == before
 
 
+@pytest.mark.parametrize(
+    "cut", [lambda y: y[:, :, ::2], lambda y: y[:, :, :2], lambda y: y[..., :3], lambda y: y[:, :, :2, :2]]
+)
+def test_a_correlation_that_is_cut_otherwise_is_no_weight_gradient(cut):
+    def function(x, y):
+        return cut(torch.nn.functional.conv2d(x.permute(1, 0, 2, 3), y.permute(1, 0, 2, 3))).permute(1, 0, 2, 3)
+
+    y = torch.randn(2, 5, 4, 4)
+    traced = graph_of(function, X, y)
+    restore_weight_gradients(traced.graph)
+    traced.recompile()
+    assert torch.equal(traced(X, y), function(X, y))
+
+
 def test_nothing_is_left_behind():
     """getitems of a narrowed backward stay attached to it."""
-    traced = cleaned(lambda x: (x + torch.zeros_like(x)).relu(), X)
+    traced = cleaned(lambda x: (x.exp() + torch.zeros_like(x)).relu(), X)
     assert isinstance(traced.graph, fx.Graph)
     assert operator.getitem not in targets(traced)
     traced.graph.lint()
