@@ -28,7 +28,7 @@ class Update:
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, world: World, clip: float, fp16: bool):
         self.optimizer = optimizer
-        self._world, self._clip = world, clip
+        self._network, self._world, self._clip = network, world, clip
         self._weights = learned(network)
         if not self._weights:
             raise UsageError(
@@ -41,6 +41,15 @@ class Update:
         self.in_a_row = torch.zeros((), device=device)
         self._sum: list[Tensor | None] = []
         self._losses: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Forget gradients of an update that something broke off. Raises UsageError where weights were frozen since."""
+        self._sum, self._losses = [], []
+        if list(map(id, learned(self._network))) != list(map(id, self._weights)):
+            raise UsageError(
+                f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
+                " its Trainer was made; freeze weights before that"
+            )
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""

@@ -277,3 +277,22 @@ def test_ranks_can_write_into_an_expanded_gradient():
     update.add(loss.detach(), torch.autograd.grad(loss, list(net.parameters())))
     update.apply()
     assert not torch.equal(net.c, torch.ones(3))
+
+
+def test_an_update_that_was_broken_off_leaves_nothing_to_the_next():
+    net, other = network(), network()
+    update, fresh = updating(net), updating(other)
+    update.add(FINE, gradients(net, seed=7))
+    for one, n in ((update, net), (fresh, other)):
+        one.begin()
+        one.add(FINE, gradients(n))
+        one.apply()
+    assert same(weights(net), weights(other))
+
+
+def test_weights_that_were_frozen_since_are_named():
+    net = network()
+    update = updating(net)
+    net[0].requires_grad_(False)
+    with pytest.raises(UsageError, match="the weights of Sequential that require a gradient are others"):
+        update.begin()
