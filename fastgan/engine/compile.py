@@ -84,9 +84,11 @@ class CompiledStep(Generic[P, R]):
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            # A step that is wrong, or was called wrongly, fails here in its own words, and may be captured yet.
+            result = self.step(*args, **kwargs)
             self.why_eager = _sentence(error)
             warnings.warn(f"fastgan.compile: {self._name} runs eagerly: {self.why_eager}", stacklevel=2)
-            return self.step(*args, **kwargs)
+            return result
         self.seconds += time.perf_counter() - start
         self._variants.setdefault(key, []).append(_Variant(run, around))
         return result
@@ -195,6 +197,11 @@ def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
             first = same.setdefault(id(value), len(same))
             parts.append((value.shape, value.stride(), value.dtype, value.device, value.requires_grad, first))
         else:
+            if type(value).__hash__ is None:
+                raise UsageError(
+                    "step: expected tensors, numbers, strings, None and tuples, lists or dicts of them as arguments,"
+                    f" got {type(value).__name__}"
+                )
             parts.append((type(value), value))
     return tuple(parts), devices
 

@@ -425,13 +425,29 @@ def test_what_cannot_be_captured_runs_eagerly_and_is_said_once():
     assert compiled.why_eager
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_step_that_is_wrong_fails_in_its_own_words():
     def step(x):
         raise ValueError("my own mistake")
 
     compiled = engine(step)
-    with pytest.raises(ValueError, match="my own mistake"), pytest.warns(UserWarning, match="my own mistake"):
+    with pytest.raises(ValueError, match="my own mistake"):
         compiled(torch.ones(2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_step_that_was_called_wrongly_once_is_captured_still():
+    def step(x, y):
+        if x.shape != y.shape:
+            raise ValueError("not of one shape")
+        return x + y
+
+    compiled = engine(step)
+    compiled(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="not of one shape"):
+        compiled(torch.ones(2), torch.ones(3))
+    assert torch.equal(compiled(torch.ones(2), torch.ones(2)), torch.full((2,), 2.0))
+    assert not compiled.why_eager
 
 
 def test_the_switch_is_off_again_afterwards():
@@ -450,6 +466,8 @@ def test_arguments_are_checked():
         fastgan.compile(lambda x: x, mode="fast")
     with pytest.raises(UsageError, match="cuda_graph: expected all tensors on one GPU, got cpu"):
         fastgan.compile(lambda x: x, cuda_graph=True)(torch.ones(2))
+    with pytest.raises(UsageError, match=r"step: expected tensors, numbers, .* as arguments, got ndarray"):
+        fastgan.compile(lambda x: x)(torch.ones(2).numpy())
     with pytest.raises(UsageError, match="cuda_graph: expected True, False or 'auto', got 'yes'"):
         fastgan.compile(lambda x: x, cuda_graph="yes")
 
