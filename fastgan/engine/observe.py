@@ -99,12 +99,12 @@ class Surroundings:
 def preserved(tensors: list[Tensor]) -> Iterator[None]:
     """These tensors and the default random generators are afterwards as they were before."""
     held = [tensor.detach().clone() for tensor in tensors]
-    before_capture()
+    take_back = before_capture()
     try:
         with torch.random.fork_rng(_devices(tensors)):
             yield
     finally:
-        before_capture()
+        take_back()
         _restore(tensors, held)
 
 
