@@ -162,6 +162,8 @@ class Trainer:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self.guard.begin()
+        for update in self.updates.values():
+            update.begin()
         self._status("running")
         stop = False
         while self.step < config.steps and not stop:
