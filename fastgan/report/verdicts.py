@@ -175,8 +175,8 @@ RULES = (
         "mode collapse", 4, _collapsed,
         lambda t, i: (
             f"fakes are {figure(_variety(t)[i])} times as far from the fake most like them as real images are"
-            f" (at most {figure(_peak(_variety(t))[i])} before), images of two latents {figure(_reach(t)[i])} times as far"
-            " apart as two real ones"
+            f" (at most {figure(_peak(_variety(t))[i])} before), images of two latents {figure(_reach(t)[i])} times"
+            " as far apart as two real ones"
         ),
         ("a higher learning rate of the critic than of the generator", "a gradient penalty (--r1-weight)",
          "--game hinge with --d-norm spectral"),
