@@ -31,6 +31,10 @@ class NonFiniteError(FastganError):
     """A loss became NaN or infinite."""
 
 
+class CollapseError(FastganError):
+    """A run was stopped because it collapsed or diverged, as `on_collapse` asked."""
+
+
 class RankError(FastganError):
     """One of the processes that train together has gone, or does not answer."""
 

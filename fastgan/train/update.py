@@ -30,6 +30,9 @@ class Update:
         self.optimizer = optimizer
         self._network, self._world, self._clip = network, world, clip
         self._weights = learned(network)
+        self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
+        #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
+        self.seen: Tensor | None = None
         if not self._weights:
             raise UsageError(
                 f"network: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
@@ -64,8 +67,8 @@ class Update:
                 self._sum[i] = new
 
     @torch.no_grad()
-    def apply(self) -> Tensor:
-        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar."""
+    def apply(self, watch: bool = False) -> Tensor:
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `seen`."""
         weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
         gradients = _owned(weights, [g for g in self._sum if g is not None])
         loss = torch.stack(self._losses).mean()
@@ -74,7 +77,8 @@ class Update:
         # The loss goes with them, so that all ranks see the same verdict.
         self._world.mean_([*gradients, loss])
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
-        norm = torch.stack(torch._foreach_norm(gradients, dtype=wide)).norm().float() / divisor
+        norms = torch.stack(torch._foreach_norm(gradients, dtype=wide))
+        norm, each = norms.norm().float() / divisor, norms.float() / divisor
         bad = (~(norm.isfinite() & loss.isfinite())).float()
         if self._clip > 0:
             divisor = divisor * (norm / self._clip).clamp(min=1.0)
@@ -82,13 +86,31 @@ class Update:
             weight.grad = gradient
         # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
+        before = [weight.detach().clone() for weight in weights] if watch else []
         self.optimizer.step()
+        if watch:
+            self.seen = self._norms(weights, before, each)
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += bad
         self.in_a_row.add_(1).mul_(bad)
         if self.scale is not None:
             torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
         return norm
+
+    def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
+        found = torch.stack([
+            gradients,
+            torch.stack(torch._foreach_norm(before)).float(),
+            torch.stack(torch._foreach_norm(torch._foreach_sub([w.detach() for w in weights], before))).float(),
+        ])  # fmt: skip
+        if len(weights) == len(self._weights):
+            return found
+        # Weights that took no gradient did not change.
+        places = [i for i, weight in enumerate(self._weights) if any(weight is w for w in weights)]
+        every = torch.zeros(3, len(self._weights), device=found.device)
+        every[1] = torch.stack(torch._foreach_norm([weight.detach() for weight in self._weights])).float()
+        every[:, places] = found
+        return every
 
     def lay_out(self) -> None:
         """Give the optimiser's moments the strides of their weights, after either has changed."""
