@@ -1,4 +1,4 @@
-"""Packages of Debian, npm and PyPI, got by their ordinary clients by name alone: the user's configuration says whence."""
+"""Packages of Debian, npm and PyPI, got by their ordinary clients by name: the user's configuration says whence."""
 
 from __future__ import annotations
 

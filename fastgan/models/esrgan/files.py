@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,13 +63,17 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other kinds than torch's; they fail or do not
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own text begins with the advice to trust the file.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise DataError(
+            f"this torch file asks for {asked[1] if asked else 'something unknown'}, and nothing but tensors is read"
+            " from one, since it could run anything; have whoever made it save the state dict alone, or as safetensors"
+        ) from error
     except Exception as error:  # a damaged file can make the reader fail in any way
-        if asked := re.search(r"Unsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([\w.]+\.\w+)", str(error)):
-            raise DataError(
-                f"this torch file asks for {asked[1]}, and nothing but tensors is read from one, since it could run"
-                " anything; have whoever made it save the state dict alone, or as safetensors"
-            ) from error
         text = str(error).strip().splitlines()
         raise DataError(f"this torch file cannot be read ({text[0] if text else type(error).__name__})") from error
 

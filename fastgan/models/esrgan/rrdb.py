@@ -26,7 +26,7 @@ class DenseBlock(nn.Module):
         self.conv5 = _conv(width + 4 * growth, width)
         for conv in self.children():
             assert isinstance(conv, nn.Conv2d)
-            # Small at the start, so that a deep trunk begins near the identity (section 3.1 of the paper). Uniform, of
+            # Small at the start, so that the block begins near the identity (section 3.1 of the paper). Uniform, of
             # the normal one's variance: that one imports half of torch when a network is made without its weights.
             nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             with torch.no_grad():

@@ -53,6 +53,8 @@ def from_state(state: Mapping[str, Tensor], *, scale: int | None = None) -> RRDB
     with torch.device("meta"):  # nothing is drawn and nothing allocated for weights that are replaced at once
         network = make()
     _check(state, network)
+    if scale not in (None, network.scale):
+        raise DataError(f"scale: these weights are of a network for ×{network.scale}, not ×{scale}")
     network.load_state_dict({key: state[key].detach().float() for key in network.state_dict()}, assign=True)
     return network.eval()
 
