@@ -29,11 +29,21 @@ def same(path, expected):
 @pytest.mark.parametrize("name", ["net.safetensors", "net.bin", "net"])
 def test_safetensors(tmp_path, name):
     rrdb = RRDBNet(scale=2, width=4, growth=2, blocks=1)
-    save_file(rrdb.state_dict(), tmp_path / "net.safetensors")
-    if name != "net.bin":  # with that suffix only torch files and ncnn's are looked for
-        (tmp_path / "net.safetensors").rename(tmp_path / name)
-        same(tmp_path / name, rrdb)
-        same(str(tmp_path / name), rrdb)
+    save_file(rrdb.state_dict(), tmp_path / name)
+    same(tmp_path / name, rrdb)
+    same(str(tmp_path / name), rrdb)
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_safetensors_that_begin_like_something_else(tmp_path, start):
+    expected, path = network(), tmp_path / "net.bin"  # not .safetensors, which newer versions of torch.load read too
+    save_file(expected.state_dict(), path, {"about": ""})
+    shortest = int.from_bytes(path.read_bytes()[:8], "little")
+    length = int.from_bytes(start, "little")
+    length += max(0, -(length - shortest) // 256 + 1) * 256 if len(start) == 1 else 0
+    save_file(expected.state_dict(), path, {"about": "." * (length - shortest)})
+    assert path.read_bytes().startswith(start)
+    same(path, expected)
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.bin", "net.param"])

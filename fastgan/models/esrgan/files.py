@@ -38,12 +38,13 @@ def load(path: str | Path) -> nn.Module:
             start = file.read(16)
         if not start:
             raise DataError("is empty")
+        # A safetensors file begins with the length of a JSON text, so with any two bytes: it is looked for first.
+        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
+            return from_state(_safetensors(path))
         if start.startswith((b"PK", b"\x80")):  # zip, and the pickle of before torch 1.6
             return from_state(_weights_in(_torch_file(path)))
         if path.suffix in (".param", ".bin"):
             return from_ncnn(read_pair(path))
-        if start[8:9] == b"{":
-            return from_state(_safetensors(path))
         raise DataError("expected a safetensors file, a torch file, or a pair of ncnn's .param and .bin, got neither")
     except DataError as error:
         raise DataError(f"{path}: {error}") from error.__cause__
