@@ -73,6 +73,7 @@ class Source:
             raise UsageError(f"in: expected a video file, got {self.path}, which is none")
         if self.path.stat().st_size == 0:
             raise DataError(f"{self.path} is empty")
+        _refuse_playlists(self.path)
         self.notes: list[str] = []
         self.damaged = 0
         with self.open() as container:
@@ -234,6 +235,17 @@ class _Shots:
                 f"{source.path} ends{where} at {float(there):.1f} s; it says that it is {float(source.length):.1f} s"
                 " long, so its end is missing"
             )
+
+
+def _refuse_playlists(path: Path) -> None:
+    """FFmpeg would open what they name, or try for minutes."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    if head.startswith((b"#EXTM3U", b"ffconcat")) or (head.startswith(b"<") and b"<MPD" in head):
+        raise UsageError(f"in: {path} is a list of other files, not a video")
 
 
 def _reaches(shots: _Shots, container: Any, after: Place) -> bool:
