@@ -82,8 +82,8 @@ class ToRGB:
 class ToYUV:
     """uint8 [H, W, 3] to frames of a pixel format, in the matrix and range of a Colour and tagged with it.
 
-    Limited range comes out rounded to the nearest. In full range swscale 9.5 centres chroma on 127.5, though it reads it
-    back from 128: chroma is half a level low on average, which is one level of blue or red.
+    Limited range comes out rounded to the nearest. In full range swscale 9.5 centres chroma on 127.5 and reads it back
+    from 128: it is half a level low on average, which is one level of blue or red.
     """
 
     def __init__(self, colour: Colour, pixels: str):

@@ -141,7 +141,6 @@ class _Run:
     ):
         self._session, self._video, self._look, self._parts = session, video, look, parts
         self._batch, self._length, self._stop, self._progress = batch, length, stop, progress
-        self._multiple = session.spec.multiple
         self.line = Line()
         self.seconds = 0.0
         self.complete = False
@@ -177,15 +176,13 @@ class _Run:
             raise error
 
     def _through_network(self, batches: Iterable[Batch], done: Queue[Batch]) -> None:
-        scale = self._session.spec.scale
-        height, width = scale * self._video.height, scale * self._video.width
         for pixels, shots in batches:
             if self._stop.is_set():
                 return
             start = time.perf_counter()
             result = self._session.pixels(pixels)
             self.line.busy["network"] += time.perf_counter() - start
-            done.put(Batch(result[:, :height, :width], shots))
+            done.put(Batch(result, shots))
             self._progress(shots[-1].number + 1, self._video.total)
         self.complete = True
 
@@ -194,13 +191,9 @@ class _Run:
 
     def _to_rgb(self, shots: Iterator[Shot]) -> Iterator[Batch]:
         convert = ToRGB(self._video.colour)
-        height, width = (-(-n // self._multiple) * self._multiple for n in (self._video.height, self._video.width))
         gathered: list[Shot] = []
-
-        def new() -> np.ndarray:
-            return np.empty((self._batch, height, width, 3), np.uint8)
-
-        pixels = new()
+        size = (self._batch, self._video.height, self._video.width, 3)
+        pixels = np.empty(size, np.uint8)
         damage: DataError | None = None
         while True:
             try:
@@ -208,12 +201,12 @@ class _Run:
             except DataError as error:
                 shot, damage = None, error
             if shot is not None and shot.frame is not None:
-                _fill(pixels[len(gathered)], convert(shot.frame))
+                pixels[len(gathered)] = convert(shot.frame)
                 shot.frame = None
                 gathered.append(shot)
             if gathered and (shot is None or len(gathered) == self._batch):
                 yield Batch(pixels[: len(gathered)], gathered)
-                gathered, pixels = [], new()
+                gathered, pixels = [], np.empty(size, np.uint8)
             if damage is not None:
                 raise damage
             if shot is None:
@@ -241,14 +234,6 @@ class _Run:
             if piece is not None:
                 piece.drop()
         yield from ()
-
-
-def _fill(place: np.ndarray, picture: np.ndarray) -> None:
-    """Put a picture into a larger array; what is beyond repeats its last row and column."""
-    height, width = picture.shape[:2]
-    place[:height, :width] = picture
-    place[:height, width:] = picture[:, -1:]
-    place[height:] = place[height - 1]
 
 
 def _check_arguments(spec: Any, source: Path, out: Path, overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastgan._files import sync, write_whole
+from fastgan._files import failure, sync, write_whole
 from fastgan.deploy.video.colour import BT709, TV, Colour, ToYUV
 from fastgan.deploy.video.encode import (
     CONTAINERS,
@@ -175,7 +175,10 @@ class _Pillow:
             loop=0,
             quality=90,
         )
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise failure(self._path, error) from error
         write_whole(self._path, file.getvalue())
 
     def drop(self) -> None:

@@ -152,16 +152,6 @@ def test_odd_sizes_keep_every_pixel(kit, upscale, tmp_path, size, scale):
     assert resembles(result.pictures[2], expected)
 
 
-def test_a_network_that_wants_multiples(kit, upscale, tmp_path):
-    kit.write_clip(tmp_path / "in.mp4", 2, (46, 62))
-    network = kit.Nearest(2, multiple=8)
-    upscale(network, tmp_path / "in.mp4", tmp_path / "out.mp4")
-    assert network.shapes == [(2, 48, 64, 3)]
-    result = kit.look_at(tmp_path / "out.mp4")
-    assert result.size == (92, 124)
-    assert resembles(result.pictures[1], kit.drawing(1, 46, 62).repeat(2, 0).repeat(2, 1))
-
-
 def test_codecs(kit, upscale, tmp_path):
     kit.write_clip(tmp_path / "in.mp4", 5, (64, 64))
     for out, codec in (("out.mp4", "hevc"), ("out.mp4", "vp9"), ("out.mkv", "av1"), ("out.webm", "auto")):
