@@ -68,10 +68,20 @@ def test_only_env_reads_the_environment():
 
 
 @pytest.mark.parametrize(
-    "module", ["fastgan", "fastgan.data", "fastgan.cli", "fastgan.deploy.session", "fastgan.report.page"]
+    "module",
+    [
+        "fastgan",
+        "fastgan.data",
+        "fastgan.cli",
+        "fastgan.deploy.session",
+        "fastgan.deploy.generate",
+        "fastgan.deploy.video",
+        "fastgan.deploy.video.pipeline",
+        "fastgan.report.page",
+    ],
 )
 def test_light_modules_import_no_torch(module):
-    code = f"import sys, {module}; print([m for m in ('torch', 'triton', 'onnxruntime') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in ('torch', 'triton', 'onnxruntime', 'av') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 

@@ -11,6 +11,7 @@ from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import export, sample
 from fastgan.cli.models import models
 from fastgan.cli.report import report
+from fastgan.cli.run import run as run_model
 from fastgan.cli.train import presets, train
 from fastgan.errors import FastganError, UsageError
 
@@ -83,6 +84,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgan.deploy.spec import Spec
 from fastgan.errors import ExportError, UsageError
 
 
@@ -40,6 +41,7 @@ class Session:
             raise ExportError(f"model: {path} was not written by fastgan export (its metadata is missing)")
         self.about: dict[str, Any] = json.loads(about)
         self.latent_shape = tuple(self.about["latent_shape"])
+        self.spec = Spec.from_json(about)[0]
         self._input = self._session.get_inputs()[0].name
 
     @property
