@@ -83,7 +83,9 @@ class Table:
                 self._choices = {**self._stored(), **self._choices}
                 self._write()
         except OSError as error:
-            self._warn(f"{self.path} cannot be written, so {self._what} are measured again in the next process: {error}")
+            self._warn(
+                f"{self.path} cannot be written, so {self._what} are measured again in the next process: {error}"
+            )
 
     def _write(self) -> None:
         content = {"machine": self.machine, "choices": {t: asdict(c) for t, c in sorted(self._choices.items())}}

@@ -1,4 +1,4 @@
-"""Timing side by side, for whatever runs: the contestants take turns, so that what disturbs one disturbs all. No torch."""
+"""Timing side by side: the contestants take turns, so that what disturbs one disturbs all. No torch."""
 
 from __future__ import annotations
 
