@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from fastgan import _env
+from fastgan.cli.bench import bench
 from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import export, sample
 from fastgan.cli.report import report
@@ -82,6 +83,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "presets": (presets, "list the configurations that have names"),

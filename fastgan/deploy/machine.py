@@ -114,13 +114,27 @@ def installed(package: str) -> str | None:
         return None
 
 
-def resident() -> tuple[int, int]:
-    """Bytes of memory that this process holds now, and the most it ever held. POSIX only."""
-    import resource
+class Memory:
+    """How much more memory this process holds, at its peak, than when this began; where Linux tells."""
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pages = (_text(Path("/proc/self/statm")) or "").split()
-    return (int(pages[1]) * resource.getpagesize() if pages else peak), peak
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, see man 5 proc
+            self._before = self._read("VmRSS")
+        except OSError:
+            self._before = None
+
+    def grown(self) -> int | None:
+        """Bytes, or None where nothing tells."""
+        peak = self._read("VmHWM")
+        return None if self._before is None or peak is None else max(0, peak - self._before)
+
+    @staticmethod
+    def _read(name: str) -> int | None:
+        for line in (_text(Path("/proc/self/status")) or "").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+        return None
 
 
 def _text(path: Path) -> str | None:

@@ -38,6 +38,7 @@ class Session:
     "auto": those that are installed are measured on this very model once (about two seconds), and the fastest is
     remembered below fastgan's cache directory. Modules on a CPU run in "torch" unless asked otherwise.
     device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; the usable cores without.
+    latent_shape: of one z, for a module that does not say it.
 
     session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32. session.pixels(x):
     frames uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, tensors give tensors on the same device. A
@@ -51,7 +52,13 @@ class Session:
     about: dict[str, Any]
 
     def __init__(
-        self, model: str | Path | Any, *, backend: str = "auto", device: str = "auto", threads: int | None = None
+        self,
+        model: str | Path | Any,
+        *,
+        backend: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        latent_shape: tuple[int, ...] | None = None,
     ):
         _check(backend, device, threads)
         header = None
@@ -63,7 +70,7 @@ class Session:
             torch = sys.modules.get("torch")  # who has a module has imported it
             if not (torch and isinstance(model, torch.nn.Module)):
                 raise UsageError(f"model: expected a path or a torch module, got {type(model).__name__}")
-            spec, self.about, kind = Spec.of(model), {}, ""
+            spec, self.about, kind = Spec.of(model, latent_shape), {}, ""
         self.model = model
         self._header: Header | None = header
         self._lock = threading.Lock()
@@ -128,7 +135,7 @@ class Session:
 
     def _run(self, x: Any, pixels: bool) -> Any:
         # An exported file may be made for batches of one size.
-        fixed = self._backend.inputs[0].shape[0] if self._backend.inputs else None
+        fixed = self.fixed_batch
         if fixed and len(x) % fixed:
             name = "frames" if pixels else "z" if self.spec.kind == "latent" else "x"
             raise UsageError(f"{name}: expected a multiple of {fixed} at a time, got {len(x)}")
@@ -186,6 +193,16 @@ class Session:
         """Height and width, if the file was made for one size of images."""
         shape = self._backend.inputs[0].shape if self._backend.inputs and self.spec.kind == "image" else ()
         return (shape[2], shape[3]) if len(shape) == 4 and shape[2] and shape[3] else None
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """How many a call takes, if the file was made for one number; calls of multiples of it are cut."""
+        return self._backend.inputs[0].shape[0] if self._backend.inputs else None
+
+    @property
+    def title(self) -> str:
+        """The library in use, with its version."""
+        return self._backend.title
 
     def describe(self) -> str:
         """What runs where and why, as text for a person."""
