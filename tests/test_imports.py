@@ -25,7 +25,7 @@ ALLOWED = {
     "train": {"_native", "ops", "engine", "nn", "models", "objectives", "data", "metrics", "report"},
     "deploy": {"data", "models", "ops", "nn", "report"},
     "testing": {"_native", "ops", "nn", "models", "objectives"},
-    "doctor": {"_native", "ops"},
+    "doctor": {"_native", "deploy", "ops"},
     "cli": {"train", "deploy", "data", "report", "doctor", "metrics"},
 }
 FREE = {"errors", "_env", "_files", "_table", "_timing"}

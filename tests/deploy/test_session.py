@@ -445,6 +445,7 @@ def test_the_module_stays_as_it_is(make):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_the_compiled_back_end(upscaler, generator):
     for (network, _), x in ((upscaler, images(1, 3, 8, 9)), (generator, latents(3, (5,), 0))):
         session = Session(network, backend="compile", threads=1)

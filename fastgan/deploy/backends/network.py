@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastgan.deploy.backends.base import Backend
 from fastgan.deploy.convert import scaling
+from fastgan.deploy.machine import usable_cores
 from fastgan.errors import UsageError
 from fastgan.nn import fold
 
@@ -29,7 +30,8 @@ class _Torch(Backend):
         self._function = function
         self._on = device
         self._dtype = dtype
-        self.threads = threads
+        # torch counts the machine's cores, and not what a container is granted of them.
+        self.threads = threads or (min(torch.get_num_threads(), usable_cores()) if device.type == "cpu" else None)
         self.device = str(device)
         self.title = f"PyTorch {torch.__version__}"
         self.provider = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
