@@ -176,7 +176,9 @@ def test_a_quick_model_is_measured_on_a_frame(two, upscaler):
     assert len(a.shapes) >= 5
 
 
-def test_what_warms_up_is_timed_afterwards(two, upscaler):
+def test_what_warms_up_is_timed_afterwards(two, upscaler, monkeypatch):
+    monkeypatch.setattr(choice, "ONE", 0.25)
+
     class Compiling(Pretender):
         warm_ups = 1
 

@@ -276,6 +276,8 @@ def test_a_foreign_file_is_found_out(make, tmp_path, backend):
     x = images(2, 3, 5, 6)
     np.testing.assert_allclose(session(x), expected(network, x), atol=1e-5)
     assert "found out by running it" in session.describe()
+    other = make.upscaler(tmp_path / "other.onnx", make.Upscaler(scale=3), spec=False)
+    assert Session(other, backend=backend).spec.scale == 3
     unshuffled = Session(halving_file(make, tmp_path / "h.onnx", None), backend=backend)
     assert (unshuffled.spec.scale, unshuffled.spec.multiple) == (2, 4)
 

@@ -44,9 +44,9 @@ class OpenVino(Backend):
             request = self._pixels
         else:
             request, x = self._request, np.ascontiguousarray(x, self.inputs[0].dtype)
-        result = request.infer({0: x}, share_inputs=True)[0]
-        # The request writes its next result into the same memory.
-        return np.array(result, np.uint8 if pixels else np.float32)
+        # Copied out, for the request writes its next result into the same memory.
+        result = request.infer({0: x}, share_inputs=True, share_outputs=False)[0]
+        return result.astype(np.uint8 if pixels else np.float32, copy=False)
 
     def _compile(self, model: Any) -> Any:
         return self._core.compile_model(
