@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +72,7 @@ class Session:
         self.model = model
         self._header: Header | None = header
         self._lock = threading.Lock()
-        candidates = choice.Choosing(*_candidates(model, kind, backend, device, threads))
+        candidates = choice.Choosing(*backends.candidates(model, kind, backend, device, threads))
         if spec is None:
             opened = candidates.any()
             spec, self.about = opened.says or (foreign.infer(opened, model), {})
@@ -283,33 +281,6 @@ def _check(backend: str, device: str, threads: int | None) -> None:
         raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads: expected a number >= 1, got {threads!r}")
-
-
-def _candidates(
-    model: Any, kind: str, backend: str, device: str, threads: int | None
-) -> tuple[dict[str, Callable[[], Backend]], dict[str, str]]:
-    """What opens the model, by back-end, and why the others do not take part."""
-    possible = backends.RUNS[kind]
-    if backend != "auto" and backend not in possible:
-        what = f"{kind} files" if kind else "torch modules"
-        raise UsageError(f"backend: {backend} does not run {what}; expected {' or '.join(possible)}")
-    wanted = possible if backend == "auto" else (backend,)
-    reasons = {name: reason for name in wanted if (reason := backends.why_not(name, device))}
-    if backend == "auto" and "compile" in wanted and not _on_gpu(device):
-        reasons["compile"] = "compiling for a CPU takes up to a minute in each process; ask for it to have it"
-    opens: dict[str, Callable[[], Backend]] = {
-        name: functools.partial(backends.open_backend, name, model, device, threads)
-        for name in wanted
-        if name not in reasons
-    }
-    if not opens:
-        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise UsageError(f"{'model' if backend == 'auto' else 'backend'}: nothing runs it here: {said}")
-    return opens, reasons
-
-
-def _on_gpu(device: str) -> bool:
-    return device.startswith("cuda") or (device == "auto" and sys.modules["torch"].cuda.is_available())
 
 
 def _from_file(path: Path) -> tuple[Header | None, Spec | None, dict[str, Any]]:

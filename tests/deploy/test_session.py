@@ -100,6 +100,19 @@ def test_tensors_in_tensors_out(upscaler, backend):
         (session(torch.rand(1, 3, 4, 4)) * torch.ones(1, requires_grad=True)).sum().backward()  # usable in a graph
 
 
+@pytest.mark.parametrize("backend", ALL)
+def test_arrays_of_every_layout(upscaler, backend):
+    session = session_of(upscaler, backend)
+    plain, turned = images(1, 3, 8, 10), frames(1, 8, 10, 3)
+    for x in (plain[:, :, ::-1], plain.transpose(0, 1, 3, 2), plain[:, ::-1, ::2]):
+        np.testing.assert_allclose(session(x), session(x.copy()), atol=1e-6)
+    assert np.array_equal(session.pixels(turned[:, ::-1, :, ::-1]), session.pixels(turned[:, ::-1, :, ::-1].copy()))
+    for array, call in ((plain, session), (turned, session.pixels)):
+        wanted = call(array)
+        array.flags.writeable = False
+        assert np.array_equal(call(array), wanted)
+
+
 @pytest.mark.parametrize("limits", [(0.0, 1.0), (-1.0, 1.0)])
 @pytest.mark.parametrize("backend", ALL)
 def test_pixels_equal_the_plain_conversion(make, tmp_path, backend, limits):

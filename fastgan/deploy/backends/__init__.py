@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastgan.errors import UsageError
@@ -60,3 +63,31 @@ def open_backend(name: str, model: Any, device: str, threads: int | None) -> Bac
     from fastgan.deploy.backends.network import Network
 
     return Network(model, device, threads, compiled=name == "compile")
+
+
+def candidates(
+    model: Any, kind: str, backend: str, device: str, threads: int | None
+) -> tuple[dict[str, Callable[[], Backend]], dict[str, str]]:
+    """What opens a model, by back-end, and why others do not take part.
+
+    kind: a key of RUNS. Raises UsageError when a back-end is asked for that does not run that kind, or none is left.
+    """
+    possible = RUNS[kind]
+    if backend != "auto" and backend not in possible:
+        what = f"{kind} files" if kind else "torch modules"
+        raise UsageError(f"backend: {backend} does not run {what}; expected {' or '.join(possible)}")
+    wanted = possible if backend == "auto" else (backend,)
+    reasons = {name: reason for name in wanted if (reason := why_not(name, device))}
+    if backend == "auto" and "compile" in wanted and not _on_gpu(device):
+        reasons["compile"] = "compiling for a CPU takes up to a minute in each process; ask for it to have it"
+    opens: dict[str, Callable[[], Backend]] = {
+        name: functools.partial(open_backend, name, model, device, threads) for name in wanted if name not in reasons
+    }
+    if not opens:
+        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UsageError(f"{'model' if backend == 'auto' else 'backend'}: nothing runs it here: {said}")
+    return opens, reasons
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and sys.modules["torch"].cuda.is_available())

@@ -41,7 +41,8 @@ class _Torch(Backend):
         self.warm_ups = 2 if self._graphs else 0  # plainly, then captured
 
     def run(self, x: np.ndarray, pixels: bool = False) -> np.ndarray:
-        return self.run_tensor(torch.from_numpy(x), pixels).numpy()
+        # Tensors do not know memory that may not be written, such as a picture's of Pillow.
+        return self.run_tensor(torch.from_numpy(x if x.flags.writeable else x.copy()), pixels).numpy()
 
     def run_tensor(self, x: Tensor, pixels: bool = False) -> Tensor:
         given, call = x.device, self._of_pixels if pixels else self._of_values
