@@ -50,3 +50,7 @@ class RankError(FastganError):
 
 class ExportError(FastganError):
     """An export failed, or its result does not equal the network it came from."""
+
+
+class BackendError(FastganError):
+    """A back-end cannot open or run a model that it should."""

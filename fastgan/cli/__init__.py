@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from fastgan import _env
+from fastgan.cli.bench import bench
 from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import export, sample
 from fastgan.cli.models import models
@@ -85,6 +86,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
     "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
+    "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),

@@ -38,7 +38,7 @@ def export_onnx(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(model, aside, latent_shape, about or {})
-        session = Session(aside)
+        session = Session(aside, backend="onnxruntime")
         parity = verify(session, model)
         report = {
             "file": path.name,
