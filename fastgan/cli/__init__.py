@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from fastgan import _env
 from fastgan.cli.data import data, doctor
-from fastgan.cli.deploy import export, sample
+from fastgan.cli.deploy import sample
+from fastgan.cli.export import export
 from fastgan.cli.report import report
 from fastgan.cli.train import presets, train
 from fastgan.errors import FastganError, UsageError
@@ -81,7 +82,7 @@ def _dispatch(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
-    "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "export": (export, "write a verified file for a runtime: fastgan export SOURCE [--to tensorrt] --out FILE"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "presets": (presets, "list the configurations that have names"),
