@@ -129,7 +129,7 @@ def ncnn(case: Case, options: argparse.Namespace) -> Call:
 
 def exported(case: Case, precision: str, calibration: list[np.ndarray], folder: Path) -> Path:
     """The case's ONNX file of that precision, written by fastgan export, once."""
-    from fastgan.deploy.export import export
+    from fastgan.deploy.exporter import export
 
     path = folder / f"{case.name}-{precision}.onnx"
     if not path.exists():

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Session": "fastgan.deploy.session",
     "VideoWriter": "fastgan.deploy.video",
-    "export_onnx": "fastgan.deploy.export",
+    "export": "fastgan.deploy.exporter",
     "upscale_video": "fastgan.deploy.video",
 }
 
-__all__ = ["Session", "VideoWriter", "export_onnx", "upscale_video"]
+__all__ = ["Session", "VideoWriter", "export", "upscale_video"]
 
 if TYPE_CHECKING:
-    from fastgan.deploy.export import export_onnx
+    from fastgan.deploy.exporter import export
     from fastgan.deploy.session import Session
     from fastgan.deploy.video import VideoWriter, upscale_video
 

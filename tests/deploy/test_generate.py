@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fastgan import models
-from fastgan.deploy import export_onnx, generate
+from fastgan.deploy import export, generate
 from fastgan.deploy.spec import Spec
 from fastgan.errors import UsageError, WriteError
 
@@ -164,7 +164,7 @@ def model(tmp_path):
         for parameter in network.parameters():
             parameter.mul_(5)
     network(torch.randn(64, 8))
-    export_onnx(network, tmp_path / "g.onnx", (8,))
+    export(network, tmp_path / "g.onnx", latent_shape=(8,))
     return tmp_path / "g.onnx"
 
 
