@@ -13,11 +13,11 @@ QUIET_SECONDS = 10.0
 class Counter:
     """Counts things done of a known total and shows them with their rate and the time left.
 
-    doing: what is shown before the count, such as "packing photos". total: how many there are.
+    doing: what is shown before the count, such as "packing photos". total: how many there are, of what: `things`.
     """
 
-    def __init__(self, doing: str, total: int, stream: TextIO | None = None):
-        self._doing, self._total = doing, total
+    def __init__(self, doing: str, total: int, stream: TextIO | None = None, things: str = "images"):
+        self._doing, self._total, self._things = doing, total, things
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._done = self._width = 0
@@ -42,7 +42,7 @@ class Counter:
         rate = self._done / max(seconds, 1e-9)
         left = round((self._total - self._done) / rate)
         text = (
-            f"{self._doing}: {self._done:,} of {self._total:,} images, {rate:,.0f} per second, "
+            f"{self._doing}: {self._done:,} of {self._total:,} {self._things}, {_digits(rate)} per second, "
             f"{left // 60}:{left % 60:02d} left"
         )
         if self._live:
@@ -51,3 +51,7 @@ class Counter:
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+
+
+def _digits(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.2g}"
