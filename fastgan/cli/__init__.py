@@ -11,6 +11,7 @@ from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import export, sample
 from fastgan.cli.report import report
 from fastgan.cli.train import presets, train
+from fastgan.cli.upscale import upscale
 from fastgan.errors import FastganError, UsageError
 
 
@@ -82,6 +83,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "presets": (presets, "list the configurations that have names"),

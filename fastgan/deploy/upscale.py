@@ -12,7 +12,7 @@ from fastgan.data.progress import Counter
 from fastgan.deploy import tiles
 from fastgan.deploy.image import read
 from fastgan.deploy.image.encoders import ENCODERS, Encoders, Job, Settled
-from fastgan.deploy.image.enlarge import Upscaler, check_network, enlarge, tile_side
+from fastgan.deploy.image.enlarge import Upscaler, check_network, cutting, enlarge
 from fastgan.deploy.image.folder import Report, jobs_of, written_name
 from fastgan.deploy.image.write import check_size, output_format
 from fastgan.errors import FastganError, UsageError, WriteError
@@ -24,28 +24,20 @@ def upscale_image(
     """Upscale one image file.
 
     out: the file to write, its format given by its suffix; or a folder, for the same name in it. tile: side of the
-    tiles in pixels of the source, 0 for none, or "auto" for what the free memory allows. Returns the file written ("out"), "size"
-    and "scaled_size" (height, width), how many "tiles" of which size ("tile"), "seconds", and "notes": what could not be
-    kept.
+    tiles in pixels of the source, 0 for none, or "auto" for what the free memory allows. Returns the file written
+    ("out"), "size" and "scaled_size" (height, width), how many "tiles" of which size ("tile"), "seconds", and "notes":
+    what could not be kept.
     Raises UsageError for what cannot be asked, DataError for a source that cannot be read or is too large for the
     format, WriteError where `out` cannot be written; then there is no file of that name, or the one that was.
     """
-    source, out = Path(source), Path(out)
+    source = Path(source)
     check_network(session.spec)
-    side = tile_side(session.spec, tile)
-    _check_source(source)
-    if out.is_dir():
-        out = out / written_name(source.name)
-    output_format(out)
-    if out.exists():
-        if out.samefile(source):
-            raise UsageError(f"out: expected another file than the source, got {out} for both")
-        if not overwrite:
-            raise UsageError(f"out: {out} exists; --overwrite replaces it")
+    cut = cutting(session, tile)
+    out = destination(source, Path(out), overwrite)
     start = time.perf_counter()
     with Encoders() as encoders:
         picture = _load(session, Job(source, out))
-        plan = _plan(session, picture, side)
+        plan = _plan(session, picture, cut)
         counter = Counter(f"upscaling {source.name}", plan.tiles, things="tiles")
         try:
             _through(session, encoders, Job(source, out), picture, plan, counter.add)
@@ -84,7 +76,7 @@ def upscale_folder(
     """
     source, out = Path(source), Path(out)
     check_network(session.spec)
-    side = tile_side(session.spec, tile)
+    cut = cutting(session, tile)
     start = time.perf_counter()
     report = Report()
     jobs = jobs_of(session.spec.scale, source, out, overwrite, suffix, format, report)
@@ -107,7 +99,7 @@ def upscale_folder(
             for job, loaded in _ahead(decoder, lambda job: _load(session, job), jobs):
                 try:
                     picture = loaded.result()
-                    plan = _plan(session, picture, side)
+                    plan = _plan(session, picture, cut)
                     _through(session, encoders, job, picture, plan)
                 except (FastganError, MemoryError) as error:
                     settle(Settled(job, [], error))
@@ -122,11 +114,23 @@ def upscale_folder(
     return report
 
 
-def _check_source(source: Path) -> None:
+def destination(source: Path, out: Path, overwrite: bool) -> Path:
+    """The file that `source` becomes. Raises UsageError where that cannot be, or is there and shall stay."""
     if not source.exists():
         raise UsageError(f"source: there is no {source}")
     if source.is_dir():
         raise UsageError(f"source: expected an image file, got the folder {source}")
+    if out.is_dir():
+        out = out / written_name(source.name)
+    output_format(out)
+    if out.exists():
+        if out.samefile(source):
+            raise UsageError(f"out: expected another file than the source, got {out} for both")
+        if out.is_dir():
+            raise UsageError(f"out: {out} is a folder")
+        if not overwrite:
+            raise UsageError(f"out: {out} exists; --overwrite replaces it")
+    return out
 
 
 def _load(session: Upscaler, job: Job) -> read.Picture:
@@ -140,9 +144,12 @@ def _load(session: Upscaler, job: Job) -> read.Picture:
     return picture
 
 
-def _plan(session: Upscaler, picture: read.Picture, side: int) -> tiles.Plan:
+def _plan(session: Upscaler, picture: read.Picture, cut: tiles.Cutting) -> tiles.Plan:
     height, width = picture.pixels.shape[:2]
-    return tiles.plan(height, width, session.spec, side)
+    plan = tiles.plan(height, width, session.spec, cut)
+    if not plan.safe:
+        picture.notes.append("the tiles are small for this network: what lies along their edges may differ a little")
+    return plan
 
 
 def _through(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -13,12 +14,24 @@ from fastgan.deploy.image.alpha import extend_colours, within_neighbours
 from fastgan.deploy.spec import Spec
 from fastgan.errors import FastganError, UsageError
 
+_SMALL_GPU = 6_000_000_000
+
 
 class Upscaler(Protocol):
     """What is asked of a session: `fastgan.deploy.Session` of an image-to-image network is one."""
 
     @property
     def spec(self) -> Spec: ...
+
+    @property
+    def fixed(self) -> tuple[int, int] | None:
+        """Height and width, where the model takes images of one size only."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """ "cpu", or a GPU by torch's name."""
+        ...
 
     def pixels(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] to [N, scale·H, scale·W, C]."""
@@ -37,17 +50,34 @@ def check_network(spec: Spec) -> None:
         raise UsageError(f"model: expected a network of 1 or 3 channels, got one of {spec.channels}")
 
 
-def tile_side(spec: Spec, tile: int | str) -> int:
-    """The side of the tiles for a network. tile: in pixels, 0 for none, or "auto" for what the free memory allows.
+def cutting(session: Upscaler, tile: int | str) -> tiles.Cutting:
+    """How pictures are cut for a session. tile: side in pixels, 0 for none, or "auto" for what the free memory allows.
 
-    Raises UsageError for anything else, and for a tile that is too small.
+    Raises UsageError for anything else, and for tiles that the model cannot take.
     """
+    least = tiles.least_side(session.spec)
+    if tile != "auto" and (not isinstance(tile, int) or (tile != 0 and tile < least)):
+        raise UsageError(f"tile: expected auto, 0 (none) or a number >= {least}, got {tile}")
+    if session.fixed is not None:
+        height, width = session.fixed
+        if tile != "auto":
+            raise UsageError(f"tile: this model takes images of {width}×{height} only, and so do tiles; got {tile}")
+        if min(session.fixed) < least:
+            raise UsageError(f"model: expected one for tiles of {least}×{least} or more, got one for {width}×{height}")
+        return tiles.Cutting(session.fixed, exact=True)
     if tile == "auto":
-        return tiles.fitting_tile(spec, free_host_memory())
-    least = tiles.least_tile(spec)
-    if not isinstance(tile, int) or (tile != 0 and tile < least):
-        raise UsageError(f"tile: expected auto, 0 (none) or a number >= {least} for this network, got {tile}")
-    return tile
+        return tiles.fitting(session.spec, _free(session.device))
+    return tiles.Cutting((tile, tile)) if isinstance(tile, int) and tile else tiles.Cutting()
+
+
+def _free(device: str) -> int:
+    """Bytes free where the session runs. Of a GPU, only torch can tell; without, it is taken for a small one."""
+    if device == "cpu":
+        return free_host_memory()
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return _SMALL_GPU
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def enlarge(

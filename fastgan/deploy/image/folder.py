@@ -27,10 +27,8 @@ class Report:
     seconds: float = 0.0
 
 
-def jobs_of(
-    scale: int, source: Path, out: Path, overwrite: bool, suffix: str, format: str | None, report: Report
-) -> list[Job]:
-    """What is to be done in a folder; what needs no doing goes into the report."""
+def check_folders(source: Path, out: Path, format: str | None) -> None:
+    """Raise UsageError where a folder cannot be upscaled into another, or not as that format."""
     if not source.is_dir():
         raise UsageError(f"source: expected a folder, got {source}")
     if out.exists() and not out.is_dir():
@@ -39,6 +37,13 @@ def jobs_of(
         raise UsageError(f"out: expected another folder than the source, got {out} for both")
     if format is not None and f".{format}" not in FORMATS:
         raise UsageError(f"format: expected {', '.join(name[1:] for name in FORMATS)}, got {format}")
+
+
+def jobs_of(
+    scale: int, source: Path, out: Path, overwrite: bool, suffix: str, format: str | None, report: Report
+) -> list[Job]:
+    """What is to be done in a folder; what needs no doing goes into the report."""
+    check_folders(source, out, format)
     jobs: dict[Path, Job] = {}
     for file in sorted(source.rglob("*")):
         inner = file.relative_to(source)
