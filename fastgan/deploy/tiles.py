@@ -102,12 +102,14 @@ def plan(height: int, width: int, spec: Spec, cutting: Cutting) -> Plan:
 
 
 def _overlap(spec: Spec, side: int) -> tuple[int, int, bool]:
-    """Margin, ramp, and whether they are what is wanted: small tiles cannot have that."""
+    """Margin, ramp, and whether they are what is wanted: of small tiles, too little would be left."""
     known = 0 < spec.reach <= MARGIN
     margin, ramp = max(spec.reach if known else MARGIN, spec.multiple), 0 if known else RAMP
-    if side >= 2 * margin + ramp + max(2 * ramp, 8, spec.multiple):
+    # A known reach makes tiles exact, which is worth more of them than a guess is.
+    if 2 * margin + ramp <= side * (3 / 4 if known else 3 / 8):
         return margin, ramp, True
-    return max(side // 4, spec.multiple), side // 16 * 2, False
+    ramp = side // 32 * 2
+    return max((side * 3 // 8 - ramp) // 2, spec.multiple), ramp, False
 
 
 def strips(

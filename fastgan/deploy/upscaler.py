@@ -32,8 +32,8 @@ def open_upscaler(
     model: a name that `fastgan models` lists (fetched once); a file that `fastgan export` wrote; a file of weights in a
     layout of `fastgan.models.esrgan`; or a user's "file.py:name". Weights that are to run on a CPU are exported once,
     verified, into fastgan's cache directory: the runtimes for exported files are the faster ones there. backend,
-    device, threads: as in `fastgan.deploy.Session`. Raises what opening raises, and UsageError for a model that does not
-    make images from images.
+    device, threads: as in `fastgan.deploy.Session`. Raises what opening raises, and UsageError for a model that does
+    not make images from images.
     """
     from fastgan.deploy.session import Session
 
