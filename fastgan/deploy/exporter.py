@@ -28,7 +28,6 @@ from fastgan.deploy.verify import Run, Standard, smallest_units
 from fastgan.errors import UsageError
 from fastgan.nn import fold
 
-TARGETS = ("onnx", "tensorrt", "aoti", "triton")
 #: How long the finished file is timed for at each batch, seconds.
 _TIMED = 0.3
 
@@ -37,7 +36,6 @@ def export(
     network: nn.Module,
     out: str | Path,
     *,
-    to: str = "onnx",
     precision: str = "fp32",
     latent_shape: tuple[int, ...] | None = None,
     calibration: Iterable[np.ndarray] | None = None,
@@ -48,8 +46,7 @@ def export(
     network: from latents [N, *latent_shape] to images [N, C, H, W], or from images to images, see `Spec.of`; it is
     copied and not changed. What a run averages comes from the run; norms are frozen as in eval(), spectral norms
     multiplied in, batch norms merged with the layer before them, fastgan's operations replaced by standard ones.
-    to: "onnx" (batch, height and width dynamic); "tensorrt" (an engine, and the ONNX file it was built from beside it);
-    "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server).
+    Batch, and for image networks height and width, stay dynamic.
     precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 in and out;
     "int8": quantised with `calibration`, batches [N, C, H, W] like the network's input (latents need none).
     latent_shape: for networks that do not say it. about: facts to carry in the file.
@@ -58,34 +55,17 @@ def export(
     PyTorch is at that precision. What is further off, overflows or works at the traced size only is refused with
     ExportError, and what was at `out` before stays. UsageError for arguments, missing packages and paths.
     """
-    if to not in TARGETS:
-        raise UsageError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
     if not isinstance(network, nn.Module):
         raise UsageError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
     row = precision_named(precision)
     spec = Spec.of(network, latent_shape)
-    if precision == "int8":
-        if to == "aoti":
-            raise UsageError("precision: int8 is for onnx, tensorrt and triton, not for aoti")
-        if calibration is None and spec.kind == "image":
-            raise UsageError("calibration: int8 needs images like those the network will see, got none")
+    if precision == "int8" and calibration is None and spec.kind == "image":
+        raise UsageError("calibration: int8 needs images like those the network will see, got none")
     out = Path(out)
-    # Beside an engine stays the ONNX file that it was built from.
-    file = out.with_suffix(".onnx") if to == "tensorrt" else out
-    with _writing(file) as aside:
-        job = _Job(network, spec, row, {**(about or {}), "to": to})
-        report = {"file": file.name, **(job.aoti(aside) if to == "aoti" else job.onnx(aside, calibration))}
-        if to == "triton":
-            from fastgan.deploy import serve
-
-            serve.write_repository(aside, out.parent, out.name, job.spec)
-            aside.unlink()
-        _publish(aside, file, report)
-    if to == "tensorrt":
-        from fastgan.deploy import tensorrt
-
-        report["engine"] = tensorrt.build(file, out, job.spec)
-        _write_figures(file, report)
+    with _writing(out) as aside:
+        job = _Job(network, spec, row, about or {})
+        report = {"file": out.name, **job.onnx(aside, calibration)}
+        _publish(aside, out, report)
     return report
 
 
@@ -109,13 +89,8 @@ def _writing(out: Path) -> Iterator[Path]:
 def _publish(aside: Path, out: Path, report: dict[str, Any]) -> None:
     figures = out.with_name(out.name + ".json")
     figures.unlink(missing_ok=True)  # never old figures beside a new model
-    if aside.exists():
-        os.replace(aside, out)
-    _write_figures(out, report)
-
-
-def _write_figures(out: Path, report: dict[str, Any]) -> None:
-    write_whole(out.with_name(out.name + ".json"), json.dumps(report, indent=1).encode())
+    os.replace(aside, out)
+    write_whole(figures, json.dumps(report, indent=1).encode())
 
 
 class _Job:
@@ -177,15 +152,6 @@ class _Job:
             return quantize(exact, path, self.spec, calibration)
         finally:
             exact.unlink(missing_ok=True)
-
-    def aoti(self, path: Path) -> dict[str, Any]:
-        """Write and verify a package of PyTorch's ahead-of-time compiler. Returns the report."""
-        from fastgan.deploy import aoti
-
-        run = aoti.write(self.network, self.spec, path)
-        judged = self.standard.judge(run)
-        timed = {"runtime": {"provider": "AOTInductor", **speed(run, self.spec)}}
-        return {**self.facts, "bytes": path.stat().st_size, "verified_by": "AOTInductor", **judged, **timed}
 
 
 def _with_output(spec: Spec, network: nn.Module, x: Tensor) -> Spec:
