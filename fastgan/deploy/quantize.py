@@ -99,7 +99,9 @@ def _checked(x: np.ndarray, spec: Spec, name: str) -> np.ndarray:
         raise UsageError(f"{name}: expected finite values, got NaN or infinity")
     low, high = spec.range
     if spec.kind == "image" and not (x.min() >= low - 1e-3 and x.max() <= high + 1e-3):
-        raise UsageError(f"{name}: expected values in [{low:g}, {high:g}], got some from {x.min():g} to {x.max():g}")
+        raise UsageError(
+            f"{name}: expected values in [{low:g}, {high:g}], got some from {x.min():g} to {x.max():g}"
+        )
     return x
 
 
