@@ -20,6 +20,9 @@ class _Export:
     weights of a super-resolution network (.safetensors, .pth, .param), the name of a pretrained one (fastgan models),
     or a module of your own (file.py:name or package.module:name, a torch.nn.Module or a function that returns one)."""
 
+    to: Literal["onnx", "tensorrt", "aoti", "triton"] = "onnx"
+    """onnx: batch, height and width stay dynamic. tensorrt: an engine for this GPU, and its ONNX file beside it.
+    aoti: PyTorch's ahead-of-time compiler. triton: REPOSITORY/NAME for NVIDIA Triton Inference Server"""
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """of weights and arithmetic; inputs and outputs are always float32. int8 needs --calibrate for image networks"""
     out: Path | None = None
@@ -29,7 +32,7 @@ class _Export:
 
 
 def export(argv: list[str]) -> None:
-    """fastgan export SOURCE [--precision fp32] [--out FILE] [--calibrate IMAGES]"""
+    """fastgan export SOURCE [--to onnx] [--precision fp32] [--out FILE] [--calibrate IMAGES]"""
     source, rest = positional(argv, "export", "SOURCE", _Export)
     options = parse(_Export, rest, "export")
     if options.calibrate is not None and options.precision != "int8":
@@ -37,7 +40,7 @@ def export(argv: list[str]) -> None:
     run = _run_of(Path(source))
     out = options.out
     if out is None:
-        if run is None:
+        if run is None or options.to != "onnx":
             raise UsageError("out: expected a file to write (--out FILE); only a run has a place for its ONNX file")
         out = run / "generator.onnx"
     from fastgan.deploy import export as export_network
@@ -55,6 +58,7 @@ def export(argv: list[str]) -> None:
     figures = export_network(
         network,
         out,
+        to=options.to,
         precision=options.precision,
         latent_shape=latent_shape,
         calibration=calibration,
@@ -62,7 +66,7 @@ def export(argv: list[str]) -> None:
     )
     origin = f", from step {about['step']}" if "step" in about else ""
     opset = f", opset {figures['opset']}" if "opset" in figures else ""
-    print(f"{out}: {options.precision}{opset}, {figures['bytes'] / 1e6:.2f} MB{origin}")
+    print(f"{out}: {options.to}, {options.precision}{opset}, {figures['bytes'] / 1e6:.2f} MB{origin}")
     print_figures(figures)
     if run is not None and out.parent.resolve() == run.resolve():
         from fastgan.report.page import write_report

@@ -120,10 +120,10 @@ def load(path: Path) -> Package:
     known = compiled in _SETS and here in _SETS
     if _SETS.index(compiled) > _SETS.index(here) if known else compiled != here:
         raise ExportError(f"model: {path} was compiled for {compiled}, this machine has {here}; export it again here")
-    import torch._inductor
+    from torch._inductor import aoti_load_package
 
     try:
-        call = torch._inductor.aoti_load_package(str(path))
+        call = aoti_load_package(str(path))
     except Exception as error:  # what the loader of shared objects raises, and torch's own
         made = "" if about.get("torch") == torch.__version__ else f" (PyTorch {about.get('torch')} compiled it)"
         raise ExportError(f"model: {path} cannot be opened{made}: {_first_line(error)}") from error
