@@ -71,7 +71,7 @@ def test_what_is_no_network_there(code, name, sentence):
 def test_code_that_is_not_there_or_fails(tmp_path):
     with pytest.raises(UsageError, match=r"source: .*nowhere\.py is not a file"):
         open_network(tmp_path / "nowhere.py:make")
-    with pytest.raises(UsageError, match="source: no.such.package cannot be imported: No module named"):
+    with pytest.raises(UsageError, match=r"source: no\.such\.package cannot be imported: No module named"):
         open_network("no.such.package:make")
     (tmp_path / "bad.py").write_text("import no_such_thing\n")
     with pytest.raises(UsageError, match=r"bad\.py fails: ModuleNotFoundError: No module named 'no_such_thing'"):
@@ -97,7 +97,7 @@ def test_files_and_names(tmp_path, monkeypatch):
     stand_in(monkeypatch, "fastgan.deploy.pretrained", KNOWN={"realesr-x2": 1}, fetch=lambda name: weights)
     assert open_network("realesr-x2").loaded == weights
     assert open_network(weights).loaded == weights
-    with pytest.raises(UsageError, match="source: realesr-x3 is no run, file .*; did you mean 'realesr-x2'"):
+    with pytest.raises(UsageError, match=r"source: realesr-x3 is no run, file .*; did you mean 'realesr-x2'"):
         open_network("realesr-x3")
     with pytest.raises(UsageError, match="is a directory with neither in it"):
         open_network(tmp_path)
