@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterable
@@ -26,6 +27,9 @@ from fastgan.nn import fold
 
 #: How long a finished file is timed for at each batch, seconds.
 _TIMED = 0.3
+#: int8: calibration images that are taken, and how many of them, up to which side, judge the result. Ranges are set by
+#: their middles alone (quantize.py).
+_LOOKED_AT, _JUDGED, _SIDE = 64, 3, 256
 
 
 class Job:
@@ -51,6 +55,11 @@ class Job:
         onnx_file.write(self.network, self.x, path, self.spec, self.precision.opset, self.smallest)
         quantised: dict[str, Any] = {}
         if self.precision.name == "int8":
+            if calibration is not None and self.spec.kind == "image":
+                # Ranges that were set for pictures like these fit no others: neither noise nor drawings.
+                calibration = list(itertools.islice(calibration, _LOOKED_AT))
+                pictures = [x[:1, :, :_SIDE, :_SIDE] for x in calibration[:_JUDGED]]
+                self.standard = Standard.of(self._truth, self.spec, "int8", inputs=pictures)
             # Of float32 more is asked than of int8: what is quantised must be right itself.
             Standard.of(self._truth, self.spec).judge(onnx_file.open_file(path), "the model before quantisation")
             quantised = {"quantisation": self._quantise(path, calibration)}

@@ -39,11 +39,18 @@ class Standard:
     floor: float
 
     @classmethod
-    def of(cls, network: nn.Module, spec: Spec, precision: str = "fp32", like: nn.Module | None = None) -> Standard:
+    def of(
+        cls,
+        network: nn.Module,
+        spec: Spec,
+        precision: str = "fp32",
+        like: nn.Module | None = None,
+        inputs: list[np.ndarray] | None = None,
+    ) -> Standard:
         """network: float32, in eval mode, on the CPU; it is computed in float64.
 
         like: what PyTorch computes at that precision, float32 in and out (left out: `network` itself). Its own error
-        sets the limit; int8 has none.
+        sets the limit; int8 has none. inputs: what to compare on instead of `probes`.
 
         Raises ExportError where PyTorch itself is off at that precision: an overflow, or a network that is random.
         """
@@ -52,7 +59,7 @@ class Standard:
         smallest = smallest_units(network, spec)
         first = torch.from_numpy(next(probes(spec, 1, smallest)))
         elements = compute(exact, first.double(), "float64")[0].numel()
-        inputs = list(probes(spec, elements, smallest, noisy=precision != "int8"))
+        inputs = list(probes(spec, elements, smallest)) if inputs is None else inputs
         truths = [compute(exact, torch.from_numpy(x).double(), "float64").numpy() for x in inputs]
         for x, truth in zip(inputs, truths, strict=True):
             if not np.isfinite(truth).all():
