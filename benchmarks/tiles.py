@@ -3,7 +3,8 @@
     python benchmarks/tiles.py --photos FOLDER [--out benchmarks/results/tiles.csv]
 
 Each network runs on a piece of 192×96 pixels of every photograph, and on its left half alone, whose right edge then
-sees padding. The difference, in levels of 255, is what a tile's margin has to be deep enough for (fastgan/deploy/tiles.py).
+sees padding. The difference, in levels of 255, is what a tile's margin has to be deep enough for
+(fastgan/deploy/tiles.py).
 """
 
 from __future__ import annotations
