@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"Session": "fastgan.deploy.session", "export": "fastgan.deploy.export"}
+_HOMES = {"Session": "fastgan.deploy.session", "export": "fastgan.deploy.exporter"}
 
 __all__ = ["Session", "export"]
 
 if TYPE_CHECKING:
-    from fastgan.deploy.export import export
+    from fastgan.deploy.exporter import export
     from fastgan.deploy.session import Session
 
 
