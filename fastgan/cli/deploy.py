@@ -37,7 +37,7 @@ def sample(argv: list[str]) -> None:
         z = latents(options.n, session.latent_shape, options.seed)
         start = time.perf_counter()
         images = session(z)
-        where = f"ONNX Runtime, {session.provider}"
+        where = f"{session.backend}, {session.provider}"
     else:
         import torch
 
