@@ -136,7 +136,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["sample"], 2, "RUN or MODEL.onnx"),
         (["sample", "broken.onnx"], 1, "cannot be opened"),
         (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
-        (["export", "nowhere"], 2, "nowhere holds no run"),
+        (["export", "empty"], 2, "empty holds no run"),
         (["report", "nowhere"], 2, "nowhere"),
         (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
         (["data"], 2, "expected list, fetch NAME or info SOURCE"),
