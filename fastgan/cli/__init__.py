@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastgan import _env
 from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import export, sample
+from fastgan.cli.models import models
 from fastgan.cli.report import report
 from fastgan.cli.train import presets, train
 from fastgan.errors import FastganError, UsageError
@@ -84,6 +85,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
+    "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),
     "presets": (presets, "list the configurations that have names"),
     "doctor": (doctor, "say what runs where on this machine, what is missing, and what it costs"),
 }
