@@ -183,7 +183,7 @@ def test_pages_that_tell(command):
     assert done.returncode == 2
     done = command("--help")
     assert done.returncode == 0
-    for name in ("train", "sample", "export", "data", "presets", "doctor"):
+    for name in ("train", "sample", "export", "run", "bench", "data", "presets", "doctor"):
         assert name in done.stdout
     done = command("presets")
     assert done.returncode == 0

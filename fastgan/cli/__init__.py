@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable
 
 from fastgan import _env
+from fastgan.cli.bench import bench
 from fastgan.cli.data import data, doctor
-from fastgan.cli.deploy import export, sample
+from fastgan.cli.deploy import sample
+from fastgan.cli.export import export
 from fastgan.cli.models import models
 from fastgan.cli.report import report
+from fastgan.cli.run import run as run_model
 from fastgan.cli.train import presets, train
+from fastgan.cli.upscale import upscale
 from fastgan.errors import FastganError, UsageError
 
 
@@ -82,7 +86,10 @@ def _dispatch(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
-    "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "export": (export, "write a verified ONNX file: fastgan export SOURCE [--precision fp16] --out FILE"),
+    "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
+    "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
+    "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),
