@@ -33,31 +33,34 @@ def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield slice(start, start + len(a)), block
 
 
-def neighbour_radii(x: Tensor, k: int) -> Tensor:
-    """Squared distance of each x_i [D] to its k-th nearest other one: float64 [N]. UsageError unless 1 <= k < N."""
-    if not 1 <= k < len(x):
-        raise UsageError(f"k: expected from 1 to {len(x) - 1} neighbours for {len(x)} samples, got {k}")
-    radii = torch.empty(len(x), dtype=torch.float64, device=x.device)
+def neighbour_radii(x: Tensor, *ks: int) -> Tensor:
+    """Squared distance of each x_i [D] to its k-th nearest other one, for each of ks: float64 [len(ks), N].
+
+    Raises UsageError unless 1 <= k < N.
+    """
+    if not 1 <= min(ks) <= max(ks) < len(x):
+        raise UsageError(f"k: expected from 1 to {len(x) - 1} neighbours for {len(x)} samples, got {ks}")
+    radii = torch.empty(len(ks), len(x), dtype=torch.float64, device=x.device)
     for rows, block in squared_distances(x, x):
-        within(block, rows).fill_(torch.inf)
+        _themselves(block, rows).fill_(torch.inf)
         # topk: kthvalue takes ten times as long on the CPU
-        radii[rows] = block.topk(k, dim=1, largest=False).values[:, -1]
+        radii[:, rows] = block.topk(max(ks), dim=1, largest=False).values[:, [k - 1 for k in ks]].T
     return radii
 
 
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance to, and index of, the nearest y of each x. With y the same tensor as x: the nearest other one."""
+    """Squared distance to, and index of, the nearest y of each x. Where y is x itself: the nearest other one."""
     if x is y and len(x) < 2:
         raise UsageError(f"x: expected at least 2 samples to have neighbours, got {len(x)}")
     distance = torch.empty(len(x), dtype=torch.float64, device=x.device)
     index = torch.empty(len(x), dtype=torch.long, device=x.device)
     for rows, block in squared_distances(x, y):
         if x is y:
-            within(block, rows).fill_(torch.inf)
+            _themselves(block, rows).fill_(torch.inf)
         distance[rows], index[rows] = block.min(1)
     return distance, index
 
 
-def within(block: Tensor, rows: slice) -> Tensor:
+def _themselves(block: Tensor, rows: slice) -> Tensor:
     """The part of a block of rows in which samples meet themselves."""
     return block[:, rows].diagonal()

@@ -13,6 +13,9 @@ from fastgan.errors import UsageError
 from fastgan.metrics.distances import neighbour_radii, squared_distances
 from fastgan.metrics.features import both
 
+#: Neighbours that a ball reaches, as the two papers have them.
+K_PRECISION, K_DENSITY = 3, 5
+
 
 class Prdc(NamedTuple):
     """precision: share of generated samples inside the real manifold; recall: of real ones inside the generated;
@@ -24,26 +27,34 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-def prdc(real: Tensor | np.ndarray, fake: Tensor | np.ndarray, *, k: int) -> Prdc:
-    """All four of features [N, D] and [M, D]; a manifold is the balls around its samples that reach their k-th neighbours.
+def prdc(
+    real: Tensor | np.ndarray, fake: Tensor | np.ndarray, *, k: int = K_PRECISION, k_density: int = K_DENSITY
+) -> Prdc:
+    """All four of features [N, D] and [M, D]; a manifold is the open balls around its samples that reach to their k-th
+    neighbours (k for precision and recall, k_density for density and coverage).
 
-    Exact neighbours, in blocks. Raises UsageError unless there are more than k samples on both sides.
+    Exact neighbours, in blocks. Raises UsageError unless there are more samples than neighbours on both sides.
     """
     x, y = both(real, fake)
     for name, part in (("real", x), ("fake", y)):
-        if not 1 <= k < len(part):
-            raise UsageError(f"k: expected from 1 to {len(part) - 1} for {len(part)} {name} samples, got {k}")
-    real_radii, fake_radii = neighbour_radii(x, k), neighbour_radii(y, k)
-    balls = torch.zeros(len(y), dtype=torch.long, device=y.device)
-    recalled = covered = 0
+        if not 1 <= min(k, k_density) <= max(k, k_density) < len(part):
+            raise UsageError(
+                f"k: expected from 1 to {len(part) - 1} neighbours for {len(part)} {name} samples,"
+                f" got {k} and {k_density}"
+            )
+    near, wide = neighbour_radii(x, k, k_density)
+    (fake_radii,) = neighbour_radii(y, k)
+    inside_any = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    balls = recalled = covered = 0
     for rows, block in squared_distances(x, y):
-        inside = block < real_radii[rows, None]
-        balls += inside.sum(0)
-        covered += int(inside.any(1).sum())
+        inside_any |= (block < near[rows, None]).any(0)
         recalled += int((block < fake_radii[None]).any(1).sum())
+        inside = block < wide[rows, None]
+        balls += int(inside.sum())
+        covered += int(inside.any(1).sum())
     return Prdc(
-        precision=float((balls > 0).double().mean()),
+        precision=float(inside_any.double().mean()),
         recall=recalled / len(x),
-        density=float(balls.double().mean() / k),
+        density=balls / (k_density * len(y)),
         coverage=covered / len(x),
     )

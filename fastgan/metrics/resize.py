@@ -1,8 +1,8 @@
 """Resizing as the protocols of metrics want it: each filter is a matrix per axis, so it runs wherever torch runs.
 
 "clean": antialiased bicubic in float, Pillow's for images of mode F: what clean-fid does (Parmar et al. 2022,
-arXiv:2104.11222); values are neither rounded nor clipped. "legacy": bilinear without antialiasing, corners at corners of
-the pixel grid (source = target · in / out): TensorFlow 1's, by which the first FIDs were computed.
+arXiv:2104.11222); values are neither rounded nor clipped. "legacy": bilinear without antialiasing, corners at corners
+of the pixel grid (source = target · in / out): TensorFlow 1's, by which the first FIDs were computed.
 """
 
 from __future__ import annotations

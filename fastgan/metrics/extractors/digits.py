@@ -57,7 +57,9 @@ def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str
     with fewer than 100 images.
     """
     if data.labels is None:
-        raise UsageError(f"extractor: digits learns from labels, and {data.name} has none; use efficientnet or inception")
+        raise UsageError(
+            f"extractor: digits learns from labels, and {data.name} has none; use efficientnet or inception"
+        )
     classes = int(data.labels.max()) + 1
     if len(data) < 100 or classes < 2:
         raise UsageError(
@@ -86,7 +88,7 @@ def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str
         network=_Digits(network).to(device),
         dim=16 * WIDTH,
         weights=weights,
-        about=f"a classifier trained on {len(seen):,} images of {data.name}, right on {own:.1%} of {len(unseen):,} others",
+        about=f"a classifier of {len(seen):,} images of {data.name}, right on {own:.1%} of {len(unseen):,} others",
         channels=data.channels,
         photographs=False,
         own=True,

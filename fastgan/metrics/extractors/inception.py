@@ -1,7 +1,7 @@
 """Inception-v3 as FID uses it: the network of 2015-12-05 (Szegedy et al. 2015, arXiv:1512.00567), 1008 logits.
 
-The names of its state are those of the public file `pt_inception-2015-12-05-6726825d.pth`. It differs from torchvision's
-in what the blocks pool: averages leave the padding out, and the very last block takes the maximum.
+The names of its state are those of the public file `pt_inception-2015-12-05-6726825d.pth`. It differs from
+torchvision's in what the blocks pool: averages leave the padding out, and the very last block takes the maximum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ SIDE, DIM, LOGITS = 299, 2048, 1008
 
 
 class _Convolution(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, padding=0):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
@@ -153,7 +160,7 @@ class _BlockE(nn.Module):
 
 
 class Inception(Backbone):
-    """Images [N, 3, 299, 299] in [-1, 1] → features [N, 2048], logits [N, 1008] without their bias, as the score has them."""
+    """Images [N, 3, 299, 299] in [-1, 1] → features [N, 2048], logits [N, 1008] without bias, as the score has them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,12 +226,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"{path} is not a readable file of weights ({reason}); get it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path} is not a file of weights: expected a dictionary of tensors, got {type(state).__name__}")
+        raise DataError(
+            f"{path} is not a file of weights: expected a dictionary of tensors, got {type(state).__name__}"
+        )
     return state
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
-    """Load a state that must fit exactly; a counter of batches may be missing. DataError names the first that does not."""
+    """Load a state that must fit exactly; counters of batches may be missing. DataError names the first that does not."""
     own = network.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     foreign = [name for name in state if name not in own]
