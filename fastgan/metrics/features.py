@@ -15,7 +15,7 @@ from fastgan.metrics.resize import resize
 
 
 class Backbone(nn.Module):
-    """A network in two parts: taps(x) → activations [N, C, H, W] of growing depth; head(the last) → features, logits."""
+    """A network in two parts: taps(x) → activations [N, C, H, W], ever deeper; head(the last) → features, logits."""
 
     def taps(self, x: Tensor) -> list[Tensor]:
         raise NotImplementedError

@@ -50,7 +50,8 @@ def features_path(extractor: Extractor, images: np.ndarray) -> Path:
 
 
 def _read(path: Path, extractor: Extractor, count: int) -> Features:
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here: of a damaged one numpy leaves the file open.
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         features, logits = (torch.from_numpy(file[name]) for name in ("features", "logits"))
     if features.shape != (count, extractor.dim) or len(logits) != count:
         raise ValueError(f"expected [{count}, {extractor.dim}], got {list(features.shape)}")

@@ -202,7 +202,7 @@ def _paired(name: str, compute: Callable[[np.ndarray, np.ndarray], paired.Estima
 
 @dataclass(frozen=True)
 class Metric:
-    """compute: the figures of two sides. network: whether it needs an extractor. asked: only computed when asked for."""
+    """compute: the figures of two sides. network: whether it needs an extractor. asked: only where asked for."""
 
     about: str
     compute: Callable[[Sides], list[Row]]

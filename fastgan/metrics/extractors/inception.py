@@ -233,7 +233,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
-    """Load a state that must fit exactly; counters of batches may be missing. DataError names the first that does not."""
+    """Load a state that must fit exactly; counters of batches may lack. DataError names what does not."""
     own = network.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     foreign = [name for name in state if name not in own]
