@@ -49,7 +49,8 @@ def _units(pixels: int, multiple: int, least: int) -> int:
 def _images(spec: Spec, batch: int, height: int, width: int, seed: int) -> np.ndarray:
     low, high = spec.range
     images = [
-        (noise if noisy and n % 2 else picture)(height, width, spec.channels, n) for n in range(seed, seed + batch)
+        noise(height, width, spec.channels, seed + i) if (seed + i) % 2 else picture(height, width, spec.channels, i)
+        for i in range(batch)
     ]
     return (low + (high - low) * np.stack(images)).astype(np.float32)
 
