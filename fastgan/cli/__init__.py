@@ -87,7 +87,10 @@ def _dispatch(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
-    "export": (export, "write a verified ONNX file: fastgan export SOURCE [--precision fp16] --out FILE"),
+    "export": (
+        export,
+        "write a verified file for a runtime: fastgan export SOURCE [--to aoti] [--precision fp16] --out FILE",
+    ),
     "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
     "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
     "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),

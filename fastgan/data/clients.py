@@ -125,8 +125,9 @@ def _unzip(archive: Path, root: Path, package: Package) -> None:
 
 
 def _wanted(name: str, package: Package) -> bool:
-    patterns = [*package.files, *([package.notice] if package.notice else [])]
-    return any(PurePosixPath(name).match(pattern) for pattern in patterns)
+    # From the root on: match() alone is content with the end of a path, and "../a" would be unpacked over "a".
+    path, patterns = PurePosixPath(name), [*package.files, *([package.notice] if package.notice else [])]
+    return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in patterns)
 
 
 def _check(package: Package, root: Path, version: str) -> None:

@@ -74,11 +74,12 @@ def _module_of_file(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code
+        del sys.modules[spec.name]
+        if before is not None:
+            sys.modules[spec.name] = before
         raise UsageError(f"source: {path} fails: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(added)
-        if before is not None:
-            sys.modules[spec.name] = before
     return module
 
 

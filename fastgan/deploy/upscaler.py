@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING
 from fastgan import __version__
 from fastgan._env import cache_dir
 from fastgan.data.pack import file_sha256
+from fastgan.deploy.backends import RUNS
 from fastgan.deploy.image.enlarge import check_network
+from fastgan.deploy.machine import gpu_names
 from fastgan.deploy.spec import Spec
 from fastgan.errors import UsageError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 #: What `fastgan upscale` takes unasked: a photograph of a megapixel takes seconds on a CPU, not minutes.
 DEFAULT = "realesr-animevideov3-x4"
-_EXPORTED = (".onnx", ".pt2", ".engine", ".plan")
-_MODULE_BACKENDS = ("torch", "compile")
 
 
 def open_upscaler(
@@ -38,11 +37,11 @@ def open_upscaler(
     from fastgan.deploy.session import Session
 
     path = Path(model)
-    if path.is_file() and path.suffix.lower() in _EXPORTED:
+    if path.is_file() and path.suffix.lower() in RUNS:
         session = Session(path, backend=backend, device=device, threads=threads)
     else:
         weights = path if path.is_file() else _pretrained(model)
-        if weights is not None and backend not in _MODULE_BACKENDS and not _on_gpu(device) and _can_export():
+        if weights is not None and backend not in RUNS[""] and not _on_gpu(device) and _can_export():
             session = Session(_exported(weights), backend=backend, device=device, threads=threads)
         else:
             from fastgan.deploy.open import open_network
@@ -64,12 +63,12 @@ def _pretrained(name: str) -> Path | None:
 
 def _exported(weights: Path) -> Path:
     """An ONNX file in the cache made from these weights, by this version of fastgan."""
-    digest = hashlib.sha256(file_sha256(weights).encode())
-    if (other_half := weights.with_suffix(".bin")) != weights and other_half.is_file():  # of an ncnn pair
-        digest.update(file_sha256(other_half).encode())
-    path = cache_dir() / "exported" / f"{weights.stem}-{__version__}-{digest.hexdigest()[:32]}.onnx"
+    other_half = weights.with_suffix(".bin")  # of an ncnn pair
+    parts = [weights, other_half] if other_half != weights and other_half.is_file() else [weights]
+    digest = file_sha256(*parts)[:32]
+    path = cache_dir() / "exported" / f"{weights.stem}-{__version__}-{digest}.onnx"
     if not path.is_file():
-        from fastgan.deploy.export import export
+        from fastgan.deploy.exporter import export
         from fastgan.deploy.open import open_network
 
         _say(f"exporting {weights.name} for the fast runtimes; this is done once")
@@ -93,6 +92,8 @@ def _on_gpu(device: str) -> bool:
     """Whether a session would run on a GPU, where torch is as fast as any, and needs no export."""
     if device != "auto":
         return device != "cpu"
+    if not gpu_names():  # asks the driver; torch takes seconds to import
+        return False
     import torch
 
     return torch.cuda.is_available()

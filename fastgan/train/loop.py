@@ -188,8 +188,9 @@ class Trainer:
                 last = last or stop
             if last or pause:
                 # The one place that waits for the device.
-                self._latest = means.fetch(self.world) | self.monitor.look()
+                self._latest = means.fetch(self.world)
                 self.world.mean_(self._statistics)
+                self._latest |= self.monitor.look()
                 elapsed = time.perf_counter() - mark - self._aside
                 self._aside = 0.0
                 self.seconds += elapsed

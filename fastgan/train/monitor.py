@@ -78,8 +78,9 @@ class Monitor:
         if trainer.held_out is not None:
             found["critic/memory"] = self._memory(trainer.held_out)
         self.layers = self._layers()
-        names, values = list(found), [value.float() for value in found.values()]
-        return dict(zip(names, torch.stack(values).tolist(), strict=True)) if values else {}
+        values = torch.stack([value.float() for value in found.values()])
+        trainer.world.mean_([values])  # all ranks come to the same verdicts, and stop together
+        return dict(zip(found, values.tolist(), strict=True))
 
     def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> bool:
         """Whether the run has collapsed or diverged, with this line. Each verdict is said once."""
@@ -107,7 +108,7 @@ class Monitor:
     def _slopes(self) -> dict[str, Tensor]:
         """Mean and deviation of the critic's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
-            real = self._trainer.seen["real"][:LOOKED_AT].detach().float().requires_grad_()
+            real = self._trainer.seen["real"][:LOOKED_AT].detach().clone().requires_grad_()
             (slopes,) = torch.autograd.grad(self._trainer.discriminator(real).float().sum(), real)
         norms = slopes.flatten(1).float().norm(dim=1)
         return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}

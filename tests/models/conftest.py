@@ -3,7 +3,6 @@
 import struct
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 
@@ -118,25 +117,3 @@ def write_ncnn(tmp_path):
         return (srvgg if isinstance(network, SRVGGNetCompact) else rrdb)(network, tmp_path / name, **options)
 
     return write
-
-
-@pytest.fixture
-def run_ncnn():
-    """run_ncnn(param, image float32 [C, H, W]): what ncnn's own runtime makes of it on the CPU, in float32."""
-    ncnn = pytest.importorskip("ncnn", reason="ncnn, the runtime to compare with, is not installed")
-
-    def run(param, image):
-        net = ncnn.Net()
-        net.opt.num_threads = 1
-        net.opt.use_vulkan_compute = False
-        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
-            setattr(net.opt, f"use_{option}", False)
-        assert net.load_param(str(param)) == 0
-        assert net.load_model(str(param.with_suffix(".bin"))) == 0
-        extractor = net.create_extractor()
-        extractor.input("data", ncnn.Mat(np.ascontiguousarray(image, np.float32)))
-        code, out = extractor.extract("output")
-        assert code == 0
-        return np.array(out)
-
-    return run

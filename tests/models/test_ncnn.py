@@ -98,7 +98,7 @@ def test_other_graphs(write_ncnn, network, pattern, replacement, message):
 
 
 def test_another_number_of_convolutions(write_ncnn):
-    with pytest.raises(DataError, match="expected 6 convolutions and 15 in each block of an RRDBNet, .* got 6 convol"):
+    with pytest.raises(DataError, match=r"expected 6 convolutions and 15 in each block of an RRDBNet, .* got 6 convol"):
         esrgan.load(write_ncnn(RRDBNet(width=4, growth=2, blocks=0)))
 
 

@@ -51,6 +51,16 @@ def test_no_dark_fringe_around_what_is_transparent(fake):
     assert bare[soft > 0].min(axis=0)[0] < 200  # without, there is a fringe
 
 
+def test_what_is_opaque_or_empty_stays_so(fake):
+    """Whatever the network draws beyond: this one blurs farther than a pixel."""
+    pixels = np.zeros((20, 20, 2), np.uint8)
+    pixels[:, 10:] = 255
+    for tile in (0, 32):
+        alpha = run(fake(1, np.ones(5) / 5), pixels, tile)[10, :, 1]
+        assert (alpha[:9] == 0).all()
+        assert (alpha[11:] == 255).all()
+
+
 def test_opaque_alpha_costs_nothing(fake, noise):
     session = fake(2)
     pixels = noise(9, 9, 4)

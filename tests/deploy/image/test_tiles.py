@@ -43,6 +43,24 @@ def test_equal_to_the_whole_at_any_size(fake, noise, scale, multiple):
         assert layout.safe
 
 
+def test_tiles_begin_at_multiples(noise):
+    """Networks that shrink first take squares of pixels together; which ones must not depend on the tile."""
+    spec = Spec("image", scale=2, multiple=4, reach=4, range=(0.0, 1.0))
+
+    def network(tile):
+        height, width, _ = tile.shape
+        squares = tile.reshape(height // 4, 4, width // 4, 4, 3).astype(int).sum(axis=(1, 3)) // 16
+        return squares.astype(np.uint8).repeat(8, 0).repeat(8, 1)
+
+    for size in ((103, 131), (150, 64)):
+        pixels = noise(*size)
+        whole, tiled = (
+            np.concatenate(list(strips(pixels, network, plan(*size, spec, cutting))))
+            for cutting in (Cutting(), Cutting((34, 47)))
+        )
+        np.testing.assert_array_equal(tiled, whole)
+
+
 def test_reach_that_is_not_known(fake, noise):
     """Errors fade with the distance from a tile's edge; blending may cost a rounding of its own."""
     weights = 0.9 ** np.abs(np.arange(-80, 81.0))
@@ -68,7 +86,8 @@ def test_small_tiles_are_not_safe_but_whole(fake, noise):
     assert layout.safe  # not cut at all
 
 
-def test_seams_are_blended(fake):
+@pytest.mark.parametrize("across", [True, False])
+def test_seams_are_blended(across):
     """A network that gives another brightness for every tile: nothing but the ramp stands between them."""
     spec = Spec("image", scale=2, range=(0.0, 1.0))
     calls = iter(range(100))
@@ -76,9 +95,11 @@ def test_seams_are_blended(fake):
     def network(tile):
         return np.full((tile.shape[0] * 2, tile.shape[1] * 2, 3), 100 * next(calls), np.uint16)
 
-    layout = plan(100, 600, spec, Cutting((384, 384)))
+    height, width = (100, 600) if across else (600, 100)
+    layout = plan(height, width, spec, Cutting((384, 384)))
     assert layout.tiles == 2
-    (row,) = strips(np.zeros((100, 600, 3), np.uint16), network, layout)
+    result = np.concatenate(list(strips(np.zeros((height, width, 3), np.uint16), network, layout)))
+    row = result if across else result.swapaxes(0, 1)
     steps = np.diff(row[0, :, 0].astype(int))
     assert steps.min() >= 0
     assert steps.max() <= 4

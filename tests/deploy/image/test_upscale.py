@@ -40,7 +40,7 @@ def names(folder):
 
 def test_an_image(tmp_path, save, fake):
     pixels = save("in.png", 70, 50, 4, np.uint16)
-    done = upscale_image(fake(), tmp_path / "in.png", tmp_path / "new" / "out.png", tile=32)
+    done = upscale_image(fake(reach=1), tmp_path / "in.png", tmp_path / "new" / "out.png", tile=32)
     np.testing.assert_array_equal(read(tmp_path / "new" / "out.png").pixels[..., 3], twice(pixels)[..., 3])
     assert done["out"] == tmp_path / "new" / "out.png"
     assert (done["size"], done["scaled_size"], done["tile"]) == ((70, 50), (140, 100), (32, 32))
