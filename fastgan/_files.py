@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -22,7 +23,8 @@ def write_whole(path: Path, data: bytes) -> None:
         os.replace(aside, path)
         sync(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be what could not be written
+            aside.unlink()
         raise failure(path, error) from error
 
 

@@ -5,11 +5,14 @@ A .pt2 file holds native code for one kind of machine. Opening one runs that cod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 import time
+import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     Takes a minute: it needs a C++ compiler. Raises UsageError where there is none, ExportError for a network that
     cannot be traced, that works at some sizes only or cannot be compiled, WriteError for `path`; then nothing is there.
     """
-    import torch._inductor
+    from torch import _inductor
     from torch._inductor.exc import InvalidCxxCompiler
 
     why = why_not()
@@ -41,7 +44,8 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     facts = {"torch": torch.__version__, "device": device.type, "machine": _machine(device)}
     start = time.perf_counter()
     try:
-        program = torch.export.export(network, (_sample(spec, device),), dynamic_shapes=(_dynamic(spec),))
+        with _quiet():
+            program = torch.export.export(network, (_sample(spec, device),), dynamic_shapes=(_dynamic(spec),))
     except Exception as error:  # of many classes, torch's own and python's
         raise ExportError(f"the network cannot be exported: {_first_line(error)}") from error
     try:
@@ -49,11 +53,12 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             aside = Path(folder) / "model.pt2"
             try:
-                torch._inductor.aoti_compile_and_package(
-                    program,
-                    package_path=str(aside),
-                    inductor_configs={"aot_inductor.metadata": {KEY: spec.to_json(**{**(about or {}), **facts})}},
-                )
+                with _quiet():
+                    _inductor.aoti_compile_and_package(
+                        program,
+                        package_path=str(aside),
+                        inductor_configs={"aot_inductor.metadata": {KEY: spec.to_json(**{**(about or {}), **facts})}},
+                    )
             except InvalidCxxCompiler as error:
                 raise UsageError(f"to: aoti needs a C++ compiler: {_first_line(error)}") from error
             except OSError:
@@ -120,10 +125,10 @@ def load(path: Path) -> Package:
     known = compiled in _SETS and here in _SETS
     if _SETS.index(compiled) > _SETS.index(here) if known else compiled != here:
         raise ExportError(f"model: {path} was compiled for {compiled}, this machine has {here}; export it again here")
-    import torch._inductor
+    from torch import _inductor
 
     try:
-        call = torch._inductor.aoti_load_package(str(path))
+        call = _inductor.aoti_load_package(str(path))
     except Exception as error:  # what the loader of shared objects raises, and torch's own
         made = "" if about.get("torch") == torch.__version__ else f" (PyTorch {about.get('torch')} compiled it)"
         raise ExportError(f"model: {path} cannot be opened{made}: {_first_line(error)}") from error
@@ -161,6 +166,14 @@ def _dynamic(spec: Spec) -> dict[int, Any]:
         for axis, name in ((2, "height"), (3, "width")):
             sizes[axis] = Dim.DYNAMIC if spec.multiple == 1 else spec.multiple * Dim(f"{name}_units", min=1)
     return sizes
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # PyTorch warns of its own use of itself; what fails is an exception and comes through.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _machine(device: torch.device) -> str:

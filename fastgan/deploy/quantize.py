@@ -20,7 +20,7 @@ SIDE, COUNT, BATCH = 128, 64, 16
 def quantize(
     source: Path, out: Path, spec: Spec, calibration: Iterable[np.ndarray], *, symmetric: bool = False
 ) -> dict[str, Any]:
-    """Write `source`, a float32 ONNX file of opset 18 or later, to `out` with its layers in int8. Returns what was done.
+    """Write `source`, a float32 ONNX file of opset 18 or later, to `out` with its layers in int8. Returns the facts.
 
     calibration: float32 inputs [N, ...] like those the network will see, in spec.range; the first 64 images or batches
     of latents are taken. symmetric: zero points are 0, as TensorRT asks; else ranges are as the values lie.
@@ -99,9 +99,7 @@ def _checked(x: np.ndarray, spec: Spec, name: str) -> np.ndarray:
         raise UsageError(f"{name}: expected finite values, got NaN or infinity")
     low, high = spec.range
     if spec.kind == "image" and not (x.min() >= low - 1e-3 and x.max() <= high + 1e-3):
-        raise UsageError(
-            f"{name}: expected values in [{low:g}, {high:g}], got some from {x.min():g} to {x.max():g}"
-        )
+        raise UsageError(f"{name}: expected values in [{low:g}, {high:g}], got some from {x.min():g} to {x.max():g}")
     return x
 
 

@@ -51,9 +51,7 @@ def layers_to_keep(
 class _Trial:
     """The network with a switch at each layer: is it in int8 or not."""
 
-    def __init__(
-        self, model: Any, layers: list[Layer], steps: dict[str, Step], inputs: list[np.ndarray], spec: Spec
-    ):
+    def __init__(self, model: Any, layers: list[Layer], steps: dict[str, Step], inputs: list[np.ndarray], spec: Spec):
         self._count = len(layers)
         self._spec = spec
         self._run = _switched(model, layers, steps)

@@ -1,15 +1,13 @@
-"""TensorRT engines from ONNX files, through its Python package; or, where that is absent, the command that builds one."""
+"""TensorRT engines from ONNX files, through its Python package; where that is absent, the command that builds one."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import json
-import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +51,7 @@ def why_not() -> str | None:
 
 
 def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> dict[str, Any]:
-    """Build an engine from an ONNX file and write it to `out`. Returns what it is of, and whether it came from the cache.
+    """Build an engine from an ONNX file and write it to `out`. Returns what it is for, and whether it was cached.
 
     The network is strongly typed: precisions are those of the file. The engine fits this GPU, driver and version of
     TensorRT only, so it is cached under all three and the file's checksum, together with the timings of its kernels.
@@ -70,7 +68,11 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
             f"  {command(onnx, out, spec, sizes=sizes)}"
         )
     trt = importlib.import_module("tensorrt")
-    facts = {**_gpu(), "tensorrt": str(trt.__version__), "shapes": {name: list(shape) for name, shape in shapes.items()}}
+    facts = {
+        **_gpu(),
+        "tensorrt": str(trt.__version__),
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+    }
     key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
     cache = cache_dir() / "tensorrt"
     engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"

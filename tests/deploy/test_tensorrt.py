@@ -1,4 +1,4 @@
-"""TensorRT is not to be had here: its flow is tested with a module that asks for what TensorRT's documentation asks for."""
+"""TensorRT is not to be had here: the flow is tested with a module that asks for what its documentation asks for."""
 
 import importlib.util
 import shlex
@@ -244,7 +244,7 @@ def test_an_empty_package_and_no_gpu(monkeypatch):
 
 
 def test_bad_input(tmp_path, model):
-    with pytest.raises(UsageError, match="onnx: .* cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"onnx: .* cannot be read: No such file"):
         tensorrt.build(tmp_path / "none.onnx", tmp_path / "e", IMAGE)
     with pytest.raises(UsageError, match=r"expected 1 ≤ least ≤ best ≤ most for batch, got 4, 2, 8"):
         tensorrt.build(model, tmp_path / "e", IMAGE, sizes=Sizes(batch=(4, 2, 8)))

@@ -1,0 +1,147 @@
+import json
+import shutil
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+from fastgan.deploy import aoti
+from fastgan.deploy.spec import Spec
+from fastgan.errors import ExportError, UsageError, WriteError
+
+IMAGE = Spec("image", scale=2, range=(0.0, 1.0))
+
+
+class Upscaler(nn.Module):
+    """As small as a network of SRVGGNetCompact's kind can be."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 12, 3, padding=1))
+
+    def forward(self, x):
+        return nn.functional.pixel_shuffle(self.body(x), 2) + nn.functional.interpolate(x, scale_factor=2.0)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(network, file, facts): compiled once for all tests."""
+    if aoti.why_not() is not None:
+        pytest.skip(aoti.why_not())
+    network = Upscaler().eval().requires_grad_(False)
+    path = tmp_path_factory.mktemp("aoti") / "upscaler.any"
+    facts = aoti.write(network, IMAGE, path, {"step": 7})
+    assert [p.name for p in path.parent.iterdir()] == ["upscaler.any"]
+    return network, path, facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 24, 36), (3, 3, 17, 45), (5, 3, 8, 8)])
+def test_the_package_computes_what_the_network_computes(written, shape):
+    network, path, _ = written
+    package = aoti.load(path)
+    x = torch.rand(shape)
+    torch.testing.assert_close(package(x), network(x), atol=1e-5, rtol=1e-5)
+    x = torch.rand((*shape[:1], *shape[2:], 3)).permute(0, 3, 1, 2)  # channels_last
+    torch.testing.assert_close(package(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_it_says_of_itself(written):
+    _, path, facts = written
+    package = aoti.load(path)
+    assert package.spec == IMAGE
+    assert package.device == torch.device("cpu")
+    here = {"torch": torch.__version__, "device": "cpu", "machine": torch.backends.cpu.get_cpu_capability()}
+    assert package.about == {"step": 7, **here}
+    assert facts["bytes"] == path.stat().st_size
+    assert {name: facts[name] for name in here} == here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.rand(1, 4, 8, 8),
+        torch.rand(3, 8, 8),
+        torch.rand(0, 3, 8, 8),
+        torch.rand(1, 3, 8, 8).double(),
+        torch.rand(1, 3, 8, 8, device="meta"),
+    ],
+)
+def test_inputs_that_native_code_must_not_see(written, x):
+    with pytest.raises(UsageError, match=r"x: expected \[N, 3, H, W\], float32 on cpu, got \["):
+        aoti.load(written[1])(x)
+
+
+@pytest.mark.slow
+def test_a_package_for_another_machine_is_not_run(written, tmp_path, monkeypatch):
+    """Its code may have instructions that this one does not know."""
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("it was run"))
+
+    def told(**changes):
+        path = tmp_path / "changed.pt2"
+        with zipfile.ZipFile(written[1]) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                data = old.read(name)
+                if name.endswith("_metadata.json"):
+                    entries = json.loads(data)
+                    entries["fastgan"] = json.dumps({**json.loads(entries["fastgan"]), **changes})
+                    data = json.dumps(entries).encode()
+                new.writestr(name, data)
+        return path
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    for machine in ("AVX512", "SVE256"):
+        with pytest.raises(ExportError, match=f"was compiled for {machine}, this machine has AVX2; export it again"):
+            aoti.load(told(machine=machine))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ExportError, match="was compiled for a GPU"):
+        aoti.load(told(device="cuda", machine="compute capability 9.0"))
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: len)
+    assert aoti.load(told(machine="DEFAULT")).about["machine"] == "DEFAULT"
+
+
+@pytest.mark.slow
+def test_a_torn_package(written, tmp_path):
+    whole = written[1].read_bytes()
+    (tmp_path / "torn.pt2").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ExportError, match="is no package of PyTorch's compiler, or is damaged"):
+        aoti.load(tmp_path / "torn.pt2")
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(UsageError, match="is not a file"):
+        aoti.load(tmp_path / "none.pt2")
+    (tmp_path / "empty.pt2").touch()
+    with pytest.raises(ExportError, match="is no package of PyTorch's compiler"):
+        aoti.load(tmp_path / "empty.pt2")
+    with zipfile.ZipFile(tmp_path / "foreign.pt2", "w") as file:
+        file.writestr("model/wrapper_metadata.json", '{"AOTI_MACHINE": "x86_64"}')
+    with pytest.raises(ExportError, match="was not written by fastgan export"):
+        aoti.load(tmp_path / "foreign.pt2")
+
+
+def test_without_a_compiler(tmp_path, monkeypatch):
+    import torch._inductor.config as config
+
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    with pytest.raises(UsageError, match=r"to: aoti needs a C\+\+ compiler: .*install g\+\+ or clang"):
+        aoti.write(Upscaler().eval(), IMAGE, tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+class OneSize(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, 3, 24, 36)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no compiler")
+def test_a_network_of_one_size_and_a_place_that_is_none(tmp_path):
+    with pytest.raises(ExportError, match="the network cannot be exported"):
+        aoti.write(OneSize(), IMAGE, tmp_path / "m.pt2")
+    with pytest.raises(WriteError, match="could not be written"):
+        aoti.write(Upscaler().eval(), IMAGE, tmp_path / "no" / "m.pt2")
+    assert not list(tmp_path.iterdir())
