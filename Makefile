@@ -30,7 +30,7 @@ test-gpu: dev
 	$(BIN)/pytest -m gpu
 
 dev: $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[onnx,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev]'
 
 lint: dev
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fastgan
-from fastgan.deploy import Session, export_onnx
+from fastgan.deploy import Session, export
 from fastgan.deploy.session import latents
 from fastgan.report.picture import save_grid
 
@@ -41,5 +41,5 @@ config = fastgan.Config(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9,
 trainer = fastgan.Trainer(generator, critic, "wgan-gp", config)
 trainer.fit(discs())
 
-export_onnx(trainer.ema.module, "discs.onnx", latent_shape=(16,))
+export(trainer.ema.module, "discs.onnx", latent_shape=(16,))
 print(save_grid(Session("discs.onnx")(latents(64, (16,), seed=0)), "discs.png", scale=4))

@@ -15,7 +15,7 @@ VARIABLES = {
     ),
     "FASTGAN_CACHE": (
         "",
-        "data sets and measured choices of kernels (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
+        "data sets, networks and measured choices of kernels (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
     ),
     "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
     "LOCAL_RANK": ("0", "which process of this machine this is, and so its GPU (set by torchrun)"),
@@ -40,7 +40,7 @@ def flag(name: str) -> bool:
 
 
 def cache_dir() -> Path:
-    """The directory for fetched data and measured choices. It need not exist yet."""
+    """The directory for fetched data and networks, and measured choices. It need not exist yet."""
     if own := read("FASTGAN_CACHE"):
         return Path(own)
     base = read("XDG_CACHE_HOME")

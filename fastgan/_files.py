@@ -7,25 +7,39 @@ import errno
 import io
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from fastgan.errors import WriteError
+from fastgan.errors import FastganError, WriteError
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file aside, let it reach the disk, and rename it. Raises WriteError, with the old file as it was."""
+    with writing_whole(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """The same for what is written piece by piece: the file gets its name when the block ends, and only without error.
+
+    Any OSError of the block becomes a WriteError of `path`.
+    """
     aside = path.with_name(f".{path.name}.part")
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
         sync(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # its folder may be what could not be written
-            aside.unlink()
-        raise failure(path, error) from error
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, FastganError):
+            raise failure(path, error) from error
+        raise
 
 
 def append_whole(file: io.FileIO, data: bytes) -> None:

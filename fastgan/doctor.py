@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import platform
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from fastgan import __version__, _env, _native, ops
+from fastgan.deploy.machine import cpu_features, cpu_name, installed, usable_cores
 from fastgan.ops import _choice
 from fastgan.ops._library import Op, registry
 
@@ -20,20 +20,13 @@ def examine() -> str:
     return "\n\n".join(parts)
 
 
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _line(good: bool, text: str) -> str:
     return f"  {'✓' if good else '–'} {text}"
 
 
 def _versions() -> str:
-    names = ("numpy", "safetensors", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
-    found = [f"{name} {version}" for name in names if (version := _installed(name))]
+    names = ("numpy", "safetensors", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino")
+    found = [f"{name} {version}" for name in names if (version := installed(name))]
     return (
         f"fastgan {__version__}, Python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}\n"
         f"  {', '.join(found)}"
@@ -70,7 +63,7 @@ def _gpu() -> str:
     if importlib.util.find_spec("triton") is None:
         lines.append(_line(False, "triton is not installed: on a GPU the operations run on plain PyTorch"))
     else:
-        lines.append(_line(True, f"triton {_installed('triton')}" + ("" if count else ", unused without a GPU")))
+        lines.append(_line(True, f"triton {installed('triton')}" + ("" if count else ", unused without a GPU")))
     reason = _native.why_not("_cuda")
     if reason is not None:
         lines.append(_line(False, f"{reason}; nothing needs it yet but this page" if "not built" in reason else reason))
@@ -96,12 +89,31 @@ def _runtime() -> str:
         import onnxruntime
 
         lines.append(_line(True, f"ONNX Runtime with {', '.join(onnxruntime.get_available_providers())}"))
-    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+    lines.append(_openvino())
+    features = ", ".join(cpu_features()) or "instruction sets unknown"
+    lines.append(_line(True, f"{usable_cores()} cores for a session: {cpu_name()} ({features})"))
+    if installed("onnxruntime") and installed("onnxruntime-gpu"):
         lines.append(
             _line(False, "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; uninstall both,"
                          " then install one")
         )  # fmt: skip
     return "\n".join(lines)
+
+
+def _openvino() -> str:
+    if importlib.util.find_spec("openvino") is None:
+        return _line(False, "openvino is not installed: another runtime for exported files on a CPU, for some the"
+                            " quicker one; install with: pip install 'fastgan[openvino]'")  # fmt: skip
+    import openvino
+
+    try:
+        core = openvino.Core()
+        devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME').strip()})" for name in core.available_devices]
+    except RuntimeError as error:
+        return _line(False, f"openvino is installed, but does not start: {error}")
+    return _line(
+        True, f"OpenVINO {openvino.__version__.partition('-')[0]} on {', '.join(devices)}; sessions use its CPU"
+    )
 
 
 def _operations() -> str:

@@ -31,6 +31,10 @@ class NonFiniteError(FastganError):
     """A loss became NaN or infinite."""
 
 
+class CollapseError(FastganError):
+    """A run was stopped because it collapsed or diverged, as `on_collapse` asked."""
+
+
 class RankError(FastganError):
     """One of the processes that train together has gone, or does not answer."""
 
@@ -46,3 +50,7 @@ class RankError(FastganError):
 
 class ExportError(FastganError):
     """An export failed, or its result does not equal the network it came from."""
+
+
+class BackendError(FastganError):
+    """A back-end cannot open or run a model that it should."""

@@ -34,3 +34,59 @@ def command(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory):
+    """pretrained(name): the file of one of fastgan.deploy.pretrained's networks, fetched once (marker network)."""
+    folder = tmp_path_factory.mktemp("pretrained")
+
+    def path(name):
+        from fastgan.deploy.pretrained import fetch
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FASTGAN_CACHE", str(folder))
+            return fetch(name, report=lambda line: None)
+
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory):
+    """A photograph of a Chinese temple, uint8 [427, 640, 3], out of the package scikit-learn (marker network).
+
+    china.jpg by danielbuechele, CC-BY-2.0 (https://www.flickr.com/photos/danielbuechele/6061409035/).
+    """
+    from PIL import Image
+
+    from fastgan.data.catalogue import Package
+    from fastgan.data.clients import download
+
+    name = "sklearn/datasets/images/china.jpg"
+    sha256 = "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"
+    package = Package("pip", "scikit-learn", "1.9.1", 9, 1, {name: sha256})
+    root, _ = download(package, tmp_path_factory.mktemp("photo"))
+    return np.asarray(Image.open(root / name))
+
+
+@pytest.fixture
+def run_ncnn():
+    """run_ncnn(param, image float32 [C, H, W]): what ncnn's own runtime makes of it on the CPU, in float32."""
+    ncnn = pytest.importorskip("ncnn", reason="ncnn, the runtime to compare with, is not installed")
+
+    def run(param, image):
+        net = ncnn.Net()
+        net.opt.num_threads = 1
+        net.opt.use_vulkan_compute = False
+        for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+            setattr(net.opt, f"use_{option}", False)
+        assert net.load_param(str(param)) == 0
+        assert net.load_model(str(param.with_suffix(".bin"))) == 0
+        extractor = net.create_extractor()
+        image = np.ascontiguousarray(image, np.float32)  # has to live: the Mat only points to it
+        extractor.input("data", ncnn.Mat(image))
+        code, out = extractor.extract("output")
+        assert code == 0
+        return np.array(out)
+
+    return run

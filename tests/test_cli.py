@@ -136,11 +136,13 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["sample"], 2, "RUN or MODEL.onnx"),
         (["sample", "broken.onnx"], 1, "cannot be opened"),
         (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
-        (["export", "nowhere"], 2, "nowhere holds no run"),
+        (["export", "empty"], 2, "empty holds no run"),
         (["report", "nowhere"], 2, "nowhere"),
         (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
         (["data"], 2, "expected list, fetch NAME or info SOURCE"),
         (["data", "fetch", "mnst"], 2, "mnist"),
+        (["models", "fetch"], 2, "models: expected [list] | fetch NAME, got 'fetch'"),
+        (["models", "fetch", "x4plus"], 2, "realesrgan-x4plus"),
         (["data", "info", "pickled.npz"], 1, "pickled.npz"),
     ],
 )
@@ -183,7 +185,7 @@ def test_pages_that_tell(command):
     assert done.returncode == 2
     done = command("--help")
     assert done.returncode == 0
-    for name in ("train", "sample", "export", "data", "presets", "doctor"):
+    for name in ("train", "sample", "export", "upscale", "run", "bench", "data", "models", "presets", "doctor"):
         assert name in done.stdout
     done = command("presets")
     assert done.returncode == 0
@@ -198,6 +200,14 @@ def test_pages_that_tell(command):
     assert done.returncode == 0
     assert "10,000" in done.stdout
     assert "MIT" in done.stdout
+    done = command("models", "--help")
+    assert done.returncode == 0
+    assert "fetch NAME" in done.stdout
+    done = command("models")
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert ["realesrgan-x4plus", "×4,", "16.7", "M", "weights,", "BSD-3-Clause;"] in [row[:6] for row in rows]
+    assert command("models", "list").stdout == done.stdout
     done = command("train", "--help")
     assert done.returncode == 0
     assert all(flag in done.stdout for flag in ("--data", "--steps", "--out", "--resume", "--seed", "--r1-weight"))

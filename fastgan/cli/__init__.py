@@ -7,10 +7,16 @@ import sys
 from collections.abc import Callable
 
 from fastgan import _env
+from fastgan.cli.bench import bench
 from fastgan.cli.data import data, doctor
-from fastgan.cli.deploy import export, sample
+from fastgan.cli.deploy import sample
+from fastgan.cli.eval import evaluate
+from fastgan.cli.export import export
+from fastgan.cli.models import models
 from fastgan.cli.report import report
+from fastgan.cli.run import run as run_model
 from fastgan.cli.train import presets, train
+from fastgan.cli.upscale import upscale
 from fastgan.errors import FastganError, UsageError
 
 
@@ -81,9 +87,17 @@ def _dispatch(argv: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
     "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
-    "export": (export, "write a verified ONNX file: fastgan export RUN --out generator.onnx"),
+    "export": (
+        export,
+        "write a verified file for a runtime: fastgan export SOURCE [--to aoti] [--precision fp16] --out FILE",
+    ),
+    "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
+    "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
+    "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
+    "eval": (evaluate, "judge samples: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ..."),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
+    "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),
     "presets": (presets, "list the configurations that have names"),
     "doctor": (doctor, "say what runs where on this machine, what is missing, and what it costs"),
 }

@@ -1,11 +1,10 @@
-"""fastgan sample, fastgan export: what becomes of a trained generator."""
+"""fastgan sample: images from a trained generator."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastgan.cli._parse import parse, positional
 from fastgan.errors import UsageError
@@ -38,7 +37,7 @@ def sample(argv: list[str]) -> None:
         z = latents(options.n, session.latent_shape, options.seed)
         start = time.perf_counter()
         images = session(z)
-        where = f"ONNX Runtime, {session.provider}"
+        where = f"{session.backend}, {session.provider}"
     else:
         import torch
 
@@ -55,43 +54,3 @@ def sample(argv: list[str]) -> None:
     except OSError as error:
         raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
     print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
-
-
-@dataclass
-class _Export:
-    """Export the averaged generator of a run to ONNX, verified against PyTorch."""
-
-    out: Path | None = None
-    """file to write (RUN/generator.onnx when left out)"""
-
-
-def export(argv: list[str]) -> None:
-    """fastgan export RUN [--out generator.onnx]"""
-    source, rest = positional(argv, "export", "RUN", _Export)
-    run_directory = Path(source)
-    options = parse(_Export, rest, "export")
-    out = options.out or run_directory / "generator.onnx"
-    from fastgan.deploy import export_onnx
-    from fastgan.report.page import write_report
-    from fastgan.train.load import load_generator
-
-    trained = load_generator(run_directory)
-    about = {
-        "step": trained.step,
-        "dataset": trained.facts["dataset"]["name"],
-        "model": trained.facts["config"]["model"],
-    }
-    figures = export_onnx(trained.generator, out, trained.latent_shape, about=about)
-    print(f"{out}: opset {figures['opset']}, {figures['bytes'] / 1e6:.2f} MB, from step {trained.step}")
-    print_figures(figures)
-    if out.parent.resolve() == run_directory.resolve():
-        write_report(run_directory)
-
-
-def print_figures(figures: dict[str, Any]) -> None:
-    for row in figures["parity"]:
-        error, limit = row["max_abs_error"], figures["limit"]
-        print(f"  parity at batch {row['batch']:2}: max abs error {error:.1e} (allowed {limit:.0e})")
-    runtime = figures["runtime"]
-    print(f"  {runtime['provider']}: {runtime['latency_ms_batch1']:.2f} ms at batch 1,"
-          f" {runtime['images_per_second_batch64']:.0f} images per second at batch 64")  # fmt: skip

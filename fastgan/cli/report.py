@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastgan.cli._parse import Nothing, parse, positional
-from fastgan.cli.deploy import print_figures
+from fastgan.cli.export import print_figures
 
 
 def report(argv: list[str]) -> None:

@@ -33,16 +33,18 @@ class Package:
     files: what is taken from it: patterns below its root, and the SHA-256 of what they match: the contents one after
     the other in the order of their names. count: how many files they match in all.
     notice: its statement of licence, kept beside the packed set.
-    version: pinned for npm; for apt, whose sources carry one version each, the version the checksums were taken from.
+    version: pinned for npm and pip; for apt, whose sources carry one version each, the version the checksums were taken
+    from. pip packages are wheels; wheel_for: Python and platform of the one there is, whatever runs here.
     """
 
-    client: Literal["apt", "npm"]
+    client: Literal["apt", "npm", "pip"]
     name: str
     version: str
     megabytes: int
     count: int
     files: Mapping[str, str]
     notice: str | None = None
+    wheel_for: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return f"{self.client} package {self.name}"

@@ -77,12 +77,12 @@ def _fetch_into(target: Path, entry: Known, report: Callable[[str], object]) -> 
                 if package.notice and (root / package.notice).is_file():
                     shutil.copyfile(root / package.notice, aside / f"NOTICE-{package.name}.txt")
             write_pack(aside, entry, entry.unpack(roots), packages)
-        _put_in_place(aside, target)
+        put_in_place(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _put_in_place(aside: Path, target: Path) -> None:
+def put_in_place(aside: Path, target: Path) -> None:
     """Rename; a damaged set, or one that another process finished meanwhile, makes room first."""
     try:
         aside.rename(target)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from fastgan._files import amount
 from fastgan.data.imageset import ImageSet
+from fastgan.data.memory import free_host_memory
 from fastgan.data.prefetch import Prefetch
 from fastgan.errors import DataError, UsageError
 
@@ -165,23 +164,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes free on the device; of the machine's memory where it is no CUDA device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max"))))
-
-
-def _available(meminfo: Path) -> int:
-    try:
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    except (OSError, LookupError, ValueError):  # no Linux, or one from before 2014
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _limit(cgroup: Path) -> float:
-    """What a container may use in all: a share of the machine's memory could be more than that."""
-    try:
-        return int(cgroup.read_text())
-    except (OSError, ValueError):  # none, or "max"
-        return float("inf")
+    return free_host_memory()
 
 
 def _copy(images: np.ndarray, device: torch.device) -> Tensor:

@@ -8,13 +8,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"Session": "fastgan.deploy.session", "export_onnx": "fastgan.deploy.export"}
+_HOMES = {
+    "Session": "fastgan.deploy.session",
+    "VideoWriter": "fastgan.deploy.video",
+    "export": "fastgan.deploy.exporter",
+    "open_upscaler": "fastgan.deploy.upscaler",
+    "upscale_folder": "fastgan.deploy.upscale",
+    "upscale_image": "fastgan.deploy.upscale",
+    "upscale_video": "fastgan.deploy.video",
+}
 
-__all__ = ["Session", "export_onnx"]
+__all__ = ["Session", "VideoWriter", "export", "open_upscaler", "upscale_folder", "upscale_image", "upscale_video"]
 
 if TYPE_CHECKING:
-    from fastgan.deploy.export import export_onnx
+    from fastgan.deploy.exporter import export
     from fastgan.deploy.session import Session
+    from fastgan.deploy.upscale import upscale_folder, upscale_image
+    from fastgan.deploy.upscaler import open_upscaler
+    from fastgan.deploy.video import VideoWriter, upscale_video
 
 
 def __getattr__(name: str) -> Any:

@@ -53,8 +53,10 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             aside = Path(folder) / "model.pt2"
             try:
-                with _quiet():
-                    _inductor.aoti_compile_and_package(
+                with warnings.catch_warnings():
+                    # What PyTorch warns itself of: its own modules are scripted, and an old name in copyreg.
+                    warnings.simplefilter("ignore")
+                    torch._inductor.aoti_compile_and_package(
                         program,
                         package_path=str(aside),
                         inductor_configs={"aot_inductor.metadata": {KEY: spec.to_json(**{**(about or {}), **facts})}},
@@ -125,10 +127,10 @@ def load(path: Path) -> Package:
     known = compiled in _SETS and here in _SETS
     if _SETS.index(compiled) > _SETS.index(here) if known else compiled != here:
         raise ExportError(f"model: {path} was compiled for {compiled}, this machine has {here}; export it again here")
-    from torch import _inductor
+    from torch._inductor import aoti_load_package
 
     try:
-        call = _inductor.aoti_load_package(str(path))
+        call = aoti_load_package(str(path))
     except Exception as error:  # what the loader of shared objects raises, and torch's own
         made = "" if about.get("torch") == torch.__version__ else f" (PyTorch {about.get('torch')} compiled it)"
         raise ExportError(f"model: {path} cannot be opened{made}: {_first_line(error)}") from error

@@ -266,6 +266,6 @@ def _attribute(node: Any, name: str, default: int) -> int:
 
 
 def _floored(values: np.ndarray) -> np.ndarray:
-    # Dead channels must not take a scale of 0 or infinity; below 1e-3 of the largest no step of 8 bits sees a channel.
+    # Dead channels must not take a scale of 0 or infinity; no step of 8 bits sees a channel of 1e-3 of the largest.
     largest = float(values.max())
     return np.maximum(values.astype(np.float64), 1e-3 * largest) if largest > 0 else np.ones(values.shape)

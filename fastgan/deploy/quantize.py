@@ -20,7 +20,7 @@ SIDE, COUNT, BATCH = 128, 64, 16
 def quantize(
     source: Path, out: Path, spec: Spec, calibration: Iterable[np.ndarray], *, symmetric: bool = False
 ) -> dict[str, Any]:
-    """Write `source`, a float32 ONNX file of opset 18 or later, to `out` with its layers in int8. Returns the facts.
+    """Write `source`, a float32 ONNX file of opset 18 or later, to `out` with its layers in int8. Returns facts.
 
     calibration: float32 inputs [N, ...] like those the network will see, in spec.range; the first 64 images or batches
     of latents are taken. symmetric: zero points are 0, as TensorRT asks; else ranges are as the values lie.

@@ -26,9 +26,9 @@ def write_repository(
 ) -> Path:
     """Write folder/name/{config.pbtxt, 1/model.onnx}, and return folder/name. Other models in `folder` stay.
 
-    model: an ONNX file of ours, or a TensorRT engine (.engine, .plan) built with the server's version of it.
-    name: by which clients ask for it: letters, digits, `_`, `-` and `.`. max_batch: the server's largest; without it,
-    64 for latents and 8 for images. An engine must have been built for it. tensorrt: on a GPU, ONNX Runtime hands the
+    model: an ONNX file of ours, or a TensorRT engine (.engine, .plan; of the server's own TensorRT).
+    name: by which clients ask for it: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by default
+    64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime hands the
     network to TensorRT, which builds an engine at the first request of each shape.
     Raises UsageError for these, WriteError where it cannot be written; an older folder/name is replaced as a whole.
     """

@@ -1,4 +1,4 @@
-"""TensorRT engines from ONNX files, through its Python package; where that is absent, the command that builds one."""
+"""TensorRT engines from ONNX files, through its Python package; where that is absent, the command for one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def why_not() -> str | None:
 
 
 def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> dict[str, Any]:
-    """Build an engine from an ONNX file and write it to `out`. Returns what it is for, and whether it was cached.
+    """Build an engine from an ONNX file and write it to `out`. Returns what it is of, and whether it was cached.
 
     The network is strongly typed: precisions are those of the file. The engine fits this GPU, driver and version of
     TensorRT only, so it is cached under all three and the file's checksum, together with the timings of its kernels.
@@ -68,15 +68,12 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
             f"  {command(onnx, out, spec, sizes=sizes)}"
         )
     trt = importlib.import_module("tensorrt")
-    facts = {
-        **_gpu(),
-        "tensorrt": str(trt.__version__),
-        "shapes": {name: list(shape) for name, shape in shapes.items()},
-    }
+    machine = {**_gpu(), "tensorrt": str(trt.__version__)}
+    facts = {**machine, "shapes": {name: list(shape) for name, shape in shapes.items()}}
     key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
     cache = cache_dir() / "tensorrt"
     engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"
-    timings = cache / f"{_slug(facts['gpu'], facts['compute_capability'], facts['driver'], facts['tensorrt'])}.timing"
+    timings = cache / f"{_slug(*machine.values())}.timing"
     cached = engine.is_file()
     if not cached:
         cache.mkdir(parents=True, exist_ok=True)
@@ -124,7 +121,7 @@ def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, tuple[int, ...]]
 def _logger(trt: Any) -> Any:
     """A logger of TensorRT's that keeps its last error, for the sentence."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)  # theirs must be called by name
             self.last = "it gave no reason"

@@ -7,6 +7,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from fastgan.engine.graphs import CudaGraph
+from fastgan.engine.observe import Surroundings
 from fastgan.errors import UsageError
 
 #: A step is compiled for so many combinations of shapes, dtypes and other arguments, and for no more.
@@ -22,6 +24,18 @@ MODES = ("default", "max-autotune")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass
+class _Variant(Generic[R]):
+    """What runs a step for one kind of arguments, and what was fixed in it when it was captured."""
+
+    run: Callable[..., R]
+    around: list[Surroundings]
+
+    @property
+    def holds(self) -> bool:
+        return all(around.as_found for around in self.around)
 
 
 class CompiledStep(Generic[P, R]):
@@ -43,49 +57,55 @@ class CompiledStep(Generic[P, R]):
         self.how: list[str] = []
         self.why_eager = ""
         self._mode, self._cuda_graph = mode, cuda_graph
-        self._variants: dict[tuple[Any, ...], Callable[..., R]] = {}
+        self._variants: dict[tuple[Any, ...], list[_Variant[R]]] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self.why_eager:
             return self.step(*args, **kwargs)
         key, devices = _key(args, kwargs)
-        run = self._variants.get(key)
-        if run is not None:
-            return run(*args, **kwargs)
+        for variant in self._variants.get(key, ()):
+            if variant.holds:
+                return variant.run(*args, **kwargs)
         # A tensor on the host would be fixed in a graph.
         cuda = devices == {"cuda"}
         if self._cuda_graph is True and not cuda:
             raise UsageError(f"cuda_graph: expected all tensors on one GPU, got {', '.join(devices) or 'none'}")
-        if len(self._variants) == MAX_VARIANTS:
+        if sum(map(len, self._variants.values())) == MAX_VARIANTS:
             raise UsageError(
-                f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes and other arguments,"
-                f" and now comes {_shown(args, kwargs)}; give it batches of one size (drop the last, smaller one)"
+                f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes, other arguments and"
+                f" training flags, and now comes {_shown(args, kwargs)}; give it batches of one size (drop the last,"
+                " smaller one)"
             )
         start = time.perf_counter()
+        around: list[Surroundings] = []
         try:
             with _quiet():
-                run, result = self._build(args, kwargs, cuda)
+                run, result = self._build(args, kwargs, cuda, around)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            # A step that is wrong, or was called wrongly, fails here in its own words, and may be captured yet.
+            result = self.step(*args, **kwargs)
             self.why_eager = _sentence(error)
             warnings.warn(f"fastgan.compile: {self._name} runs eagerly: {self.why_eager}", stacklevel=2)
-            return self.step(*args, **kwargs)
+            return result
         self.seconds += time.perf_counter() - start
-        self._variants[key] = run
+        self._variants.setdefault(key, []).append(_Variant(run, around))
         return result
 
     @property
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
-    def _build(self, args: Any, kwargs: Any, cuda: bool) -> tuple[Callable[..., R], R]:
-        """What runs this variant from now on, and its first result."""
-        if cuda and self._cuda_graph is not False:
-            return CudaGraph.captured(self.step, self._captured, args, kwargs)
-        return self._captured(args, kwargs)
+    def _build(self, args: Any, kwargs: Any, cuda: bool, around: list[Surroundings]) -> tuple[Callable[..., R], R]:
+        """What runs this variant from now on, and its first result; in `around`, what it takes for fixed."""
+        captured = functools.partial(self._captured, around)
+        if not cuda or self._cuda_graph is False:
+            return captured(args, kwargs)
+        around.append(Surroundings(self.step, args, kwargs))
+        return CudaGraph.captured(around[0], captured, args, kwargs)
 
-    def _captured(self, args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
+    def _captured(self, around: list[Surroundings], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
         from fastgan.engine.trace import trace
 
         try:
@@ -95,7 +115,8 @@ class CompiledStep(Generic[P, R]):
         except Exception as error:
             reason = _sentence(error)
             # A step that cannot run at all fails here in its own words.
-            run = trace(self.step, args, kwargs, self._inductor)
+            around.append(Surroundings(self.step, args, kwargs))
+            run = trace(self.step, around[-1], args, kwargs, self._inductor)
             result = run(*args, **kwargs)
             self.how.append(f"make_fx (Dynamo: {reason})")
         return run, result
@@ -130,10 +151,10 @@ def compile(  # the field's own word
     cuda_graph: "auto" replays a CUDA graph where the arguments are on a GPU, True insists, False does not.
 
     The graph comes from Dynamo with autograd tracing where this PyTorch has it and it can follow the step, else from
-    make_fx, for which everything but tensors is fixed at capture. Zeros that PyTorch's double backward computes with
-    are removed, on plain modules too (engine/zero_gradients.py). Random numbers are drawn as in eager mode. Shapes seen
-    anew compile anew, up to 8 variants, then UsageError. What cannot be captured runs eagerly, with one warning that
-    says why.
+    make_fx, for which branches and numbers other than arguments are fixed at capture. Zeros that PyTorch's double
+    backward computes with are removed, on plain modules too (engine/zero_gradients.py). Random numbers are drawn as in
+    eager mode. Shapes seen anew, and modules in another mode, compile anew, up to 8 variants, then UsageError. What
+    cannot be captured (an optimiser's step, for one) runs eagerly, with one warning that says why.
     """
     return CompiledStep(step, mode, cuda_graph)
 
@@ -169,11 +190,18 @@ def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
         torch.is_autocast_enabled("cpu"),
     ]
     devices: set[str] = set()
+    same: dict[int, int] = {}  # a graph of step(x, x) is none of step(x, y)
     for value in flat:
         if isinstance(value, Tensor):
             devices.add(value.device.type)
-            parts.append((value.shape, value.stride(), value.dtype, value.device, value.requires_grad))
+            first = same.setdefault(id(value), len(same))
+            parts.append((value.shape, value.stride(), value.dtype, value.device, value.requires_grad, first))
         else:
+            if type(value).__hash__ is None:
+                raise UsageError(
+                    "step: expected tensors, numbers, strings, None and tuples, lists or dicts of them as arguments,"
+                    f" got {type(value).__name__}"
+                )
             parts.append((type(value), value))
     return tuple(parts), devices
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastgan.engine.observe import Surroundings
+from fastgan.ops._capture import before_capture
 
 R = TypeVar("R")
 WARM_UPS = 3
@@ -29,7 +30,9 @@ class CudaGraph:
             if isinstance(given, Tensor):
                 mine.requires_grad_(given.requires_grad)
         self._places = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and value.is_cuda]
-        self._leaves = around.leaves
+        self._around = around
+        tensors = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
+        self._changed = [tensors[i] for i in around.changed]
         static_args, static_kwargs = tree_unflatten(self._flat, self._spec)
         self._graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()
@@ -37,25 +40,26 @@ class CudaGraph:
         with around.undone():
             with torch.cuda.stream(side):
                 for _ in range(WARM_UPS):
+                    before_capture()
                     run(*static_args, **static_kwargs)
                     self._forget()
             torch.cuda.current_stream().wait_stream(side)
+            before_capture()
             # Other threads may copy meanwhile: a loader's batches.
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 result = run(*static_args, **static_kwargs)
-            self._gradients = [leaf.grad for leaf in self._leaves]
+            self._gradients = [leaf.grad for leaf in around.leaves]
         self._outputs, self._shape = tree_flatten(result)
 
     @classmethod
     def captured(
         cls,
-        step: Callable[..., R],
+        around: Surroundings,
         compiler: Callable[[Any, Any], tuple[Callable[..., R], R]],
         args: Any,
         kwargs: Any,
     ) -> tuple[Callable[..., R], R]:
         """Compile, capture, and replay for the first time."""
-        around = Surroundings(step, args, kwargs)
         with around.undone():
             run, _ = compiler(args, kwargs)
         graph = cls(run, around, args, kwargs)
@@ -66,17 +70,17 @@ class CudaGraph:
         with torch.no_grad():
             torch._foreach_copy_([self._flat[i] for i in self._places], [flat[i] for i in self._places])
             self._graph.replay()
+            # What the step changes in place are our tensors, not the caller's.
+            if self._changed:
+                torch._foreach_copy_([flat[i] for i in self._changed], [self._flat[i] for i in self._changed])
             kept = [t for t in [*self._outputs, *self._gradients] if isinstance(t, Tensor)]
             copies = [torch.empty_like(t) for t in kept]
             if kept:
                 torch._foreach_copy_(copies, kept)
         fresh = dict(zip(map(id, kept), copies, strict=True))
-        for leaf, gradient in zip(self._leaves, self._gradients, strict=True):
-            if gradient is not None:
-                new = fresh[id(gradient)]
-                leaf.grad = new if leaf.grad is None else leaf.grad + new
+        self._around.add([None if gradient is None else fresh[id(gradient)] for gradient in self._gradients])
         return tree_unflatten([fresh.get(id(t), t) for t in self._outputs], self._shape)
 
     def _forget(self) -> None:
-        for leaf in self._leaves:
+        for leaf in self._around.leaves:
             leaf.grad = None

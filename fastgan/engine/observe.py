@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -15,23 +17,45 @@ from fastgan.ops._capture import before_capture
 
 
 class Surroundings:
-    """The tensors outside of a step that it reads or changes, found by running it once and undoing that run.
+    """What a step touches beside its arguments, found by running it and undoing that.
 
-    tensors: in the order of first use. leaves: those among them whose `.grad` a backward pass inside the step fills.
+    tensors: those outside of it that it reads or changes, in the order of first use. leaves: those among them whose
+    `.grad` a backward pass inside the step fills. renewed: for each leaf, whether the step forgets first what was in
+    `.grad` before it. changed: the arguments that the step changes in place, by their number among the tensors given.
+
+    Raises RuntimeError for steps whose effects only eager mode has.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        seen = _Seen(given)
-        before_capture()
-        with torch.random.fork_rng(_devices(given)), seen:
-            step(*args, **kwargs)
-        before_capture()
-        self.tensors = [tensor for tensor, _ in seen.outside]
-        self.leaves = [t for t in self.tensors if id(t) in seen.gradients and t.grad is not seen.gradients[id(t)]]
-        for leaf in self.leaves:
-            leaf.grad = seen.gradients[id(leaf)]
-        _restore(self.tensors, [held for _, held in seen.outside])
+        seen, modules = _Seen(given), dict[int, nn.Module]()
+        before = [(_version(tensor), _Gradient(tensor)) for tensor in given]
+        with preserved(given), _told(modules):
+            try:
+                with seen:
+                    step(*args, **kwargs)
+                self.changed = [i for i, (version, _) in enumerate(before) if _version(given[i]) != version]
+                filled = [gradient for _, gradient in before if gradient.changed]
+                leaves = [gradient for gradient in seen.gradients if gradient.changed]
+            finally:
+                # However it ended: the step runs again, captured or eagerly.
+                for gradient in (*(gradient for _, gradient in before), *seen.gradients):
+                    gradient.put_back()
+                seen.put_back()
+        if filled:
+            raise RuntimeError("it fills the .grad of an argument, which a graph does not")
+        past = {id(gradient.was) for gradient in leaves}
+        self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in past]
+        self.leaves = [gradient.tensor for gradient in leaves]
+        self._given, self._generators = given, seen.generators
+        self._modules = list(modules.values())
+        self.renewed = self._renewed(step, args, kwargs)
+        self._found = self._flags()
+
+    @property
+    def as_found(self) -> bool:
+        """Whether modules train and weights require gradients as they did, and are the same, where graphs look."""
+        return self._flags() == self._found
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -39,24 +63,48 @@ class Surroundings:
         gradients = [leaf.grad for leaf in self.leaves]
         for leaf in self.leaves:
             leaf.grad = None
+        states = [generator.get_state() for generator in self._generators]
         try:
-            with preserved(self.tensors):
+            with preserved([*self.tensors, *(self._given[i] for i in self.changed)]):
                 yield
         finally:
+            for generator, state in zip(self._generators, states, strict=True):
+                generator.set_state(state)
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
                 leaf.grad = gradient
+
+    def add(self, gradients: list[Tensor | None]) -> None:
+        """Do to the leaves' `.grad` what the step does, which has made these where there were none."""
+        for leaf, gradient, renewed in zip(self.leaves, gradients, self.renewed, strict=True):
+            if renewed or leaf.grad is None:
+                leaf.grad = gradient
+            elif gradient is not None:
+                leaf.grad = leaf.grad + gradient
+
+    def _renewed(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bool]:
+        if not self.leaves:
+            return []
+        with self.undone():
+            for leaf in self.leaves:
+                leaf.grad = torch.full_like(leaf, float("nan"))  # stays what it is, whatever is added
+            step(*args, **kwargs)
+            return [leaf.grad is None or not bool(leaf.grad.isnan().all()) for leaf in self.leaves]
+
+    def _flags(self) -> tuple[Any, ...]:
+        modules = [(module.training, *map(id, module._parameters.values())) for module in self._modules]
+        return modules, [(t.requires_grad, t.data_ptr() if t.is_cuda else 0) for t in self.tensors]
 
 
 @contextmanager
 def preserved(tensors: list[Tensor]) -> Iterator[None]:
     """These tensors and the default random generators are afterwards as they were before."""
     held = [tensor.detach().clone() for tensor in tensors]
-    before_capture()
+    take_back = before_capture()
     try:
         with torch.random.fork_rng(_devices(tensors)):
             yield
     finally:
-        before_capture()
+        take_back()
         _restore(tensors, held)
 
 
@@ -70,6 +118,46 @@ def _devices(tensors: list[Tensor]) -> list[int]:
     return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
 
 
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+@contextmanager
+def _told(modules: dict[int, nn.Module]) -> Iterator[None]:
+    """Collects the modules that run meanwhile. No optimiser may: its state is Python's, and could not be undone."""
+
+    def run(module: nn.Module, inputs: Any) -> None:
+        modules[id(module)] = module
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("an optimiser takes its step in it; take that outside of the compiled step")
+
+    handles = [register_module_forward_pre_hook(run), register_optimizer_step_pre_hook(refuse)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Gradient:
+    """The `.grad` of a tensor at some moment."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        self.was = tensor.grad if tensor.is_leaf else None
+        self._version = 0 if self.was is None else _version(self.was)
+
+    @property
+    def changed(self) -> bool:
+        now = self.tensor.grad if self.tensor.is_leaf else None
+        return now is not self.was or (now is not None and _version(now) != self._version)
+
+    def put_back(self) -> None:
+        if self.tensor.is_leaf:
+            self.tensor.grad = self.was
+
+
 class _Seen(TorchDispatchMode):
     """Collects the tensors that are read without having been made since, each with a copy of what it held."""
 
@@ -78,16 +166,25 @@ class _Seen(TorchDispatchMode):
         self._known = {id(tensor) for tensor in arguments}
         self._kept: list[Any] = list(arguments)  # a tensor that is gone would lend its id to another
         self.outside: list[tuple[Tensor, Tensor]] = []
-        self.gradients: dict[int, Tensor | None] = {}
+        self.gradients: list[_Gradient] = []
+        self.generators: dict[torch.Generator, Tensor] = {}
+
+    def put_back(self) -> None:
+        """Everything seen is as it was when it was first seen."""
+        _restore([tensor for tensor, _ in self.outside], [held for _, held in self.outside])
+        for generator, state in self.generators.items():
+            generator.set_state(state)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor) and id(tensor) not in self._known:
-                self._note(tensor)
-                self.outside.append((tensor, tensor.detach().clone()))
-                if tensor.requires_grad and tensor.is_leaf:
-                    self.gradients[id(tensor)] = tensor.grad
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, torch.Generator):
+                self.generators.setdefault(value, value.get_state())
+            if isinstance(value, Tensor) and id(value) not in self._known:
+                self._note(value)
+                self.outside.append((value, value.detach().clone()))
+                if value.requires_grad and value.is_leaf:
+                    self.gradients.append(_Gradient(value))
         result = func(*args, **kwargs)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):

@@ -1,7 +1,8 @@
 """Captures a step by running it: every operation that reaches the dispatcher, inner and outer backward included.
 
 For what Dynamo cannot follow (`torch.autograd.Function`s, hooks, and all of it on a PyTorch without autograd tracing).
-What is not a tensor is fixed at capture: numbers, branches, `training` flags.
+What is not a tensor is fixed at capture: numbers, branches. Where `training` flags or weights are other ones than then,
+the step is captured anew (Surroundings.as_found).
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from fastgan.engine.observe import Surroundings
 
 def trace(
     step: Callable[..., Any],
+    around: Surroundings,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
     """The step as a function of the same arguments, its graph compiled by `compiler`.
 
-    Runs the step twice to learn of it, and undoes both: weights, buffers, gradients and random numbers stay.
+    Runs the step to learn of it, and undoes that: weights, buffers, gradients and random numbers stay.
     """
-    around = Surroundings(step, args, kwargs)
     flat, spec = tree_flatten((args, kwargs))
     places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
     out_spec: list[Any] = []
@@ -47,16 +48,14 @@ def trace(
     with around.undone(), _compiling():
         traced = make_fx(run)(given, around.tensors)
     compiled = compiler(traced)
-    shape, leaves = out_spec[-1], around.leaves
+    shape = out_spec[-1]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         values, _ = tree_flatten((args, kwargs))
         with torch.no_grad():
             found = compiled([values[place] for place in places], around.tensors)
             outputs, gradients = found[: shape.num_leaves], found[shape.num_leaves :]
-            for leaf, gradient in zip(leaves, gradients, strict=True):
-                if gradient is not None:
-                    leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
+            around.add(gradients)
         return tree_unflatten(outputs, shape)
 
     return call

@@ -8,7 +8,7 @@ have kernels of their own, which are many times faster for the first layer of a 
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -20,7 +20,7 @@ def restore_weight_gradients(graph: fx.Graph) -> None:
     """Rewrite a graph in place: permute(convolution(permute(x), permute(dy))) becomes a convolution_backward."""
     for node in list(graph.nodes):
         convolution = _behind_slices(node) if _swaps(node) else None
-        if convolution is not None:
+        if convolution is not None and _fits(node, convolution):
             gradient = _weight_gradient(graph, node, convolution)
             node.replace_all_uses_with(gradient)
     graph.eliminate_dead_code()
@@ -47,13 +47,33 @@ def _weight_gradient(graph: fx.Graph, node: fx.Node, convolution: fx.Node) -> fx
 def _behind_slices(node: fx.Node) -> fx.Node | None:
     """The convolution whose swapped result this node is, between two swapped tensors; None if it is something else."""
     source: Any = node.args[0]
-    while source.target is aten.slice.Tensor and source.args[1] >= 2 and not source.args[2]:
+    while (
+        source.target is aten.slice.Tensor
+        and source.args[1] >= 2
+        and not source.args[2]
+        and source.args[4:] in ((), (1,))
+    ):
         source = source.args[0]  # where the stride left rows over, the kernel came out larger and is cut
     if source.target is not aten.convolution.default or len(source.users) != 1:
         return None
     images, kernels, bias, _, _, _, transposed, _, groups = source.args
     plain = bias is None and not transposed and groups == 1
     return source if plain and _swaps(images) and _swaps(kernels) else None
+
+
+def _fits(node: fx.Node, convolution: fx.Node) -> bool:
+    """Whether a weight of this node's sizes makes of the one's images as much as the other's are.
+
+    A correlation that somebody wrote and cut elsewhere is no weight's gradient.
+    """
+    images, kernels, _, *numbers = cast("tuple[Any, ...]", convolution.args[:6])
+    weight, image, out = (n.meta["val"].shape[2:] for n in (node, images, kernels))
+    if any(len(values) != len(weight) for values in numbers):
+        return False  # one number for all directions, which the weight gradient does not take
+    each = zip(weight, image, out, *numbers, strict=True)
+    return all(
+        (n + 2 * padding - stride * (k - 1) - 1) // dilation + 1 == m for k, n, m, stride, padding, dilation in each
+    )
 
 
 def _swaps(node: Any) -> bool:

@@ -38,6 +38,7 @@ _BACKWARD = aten.convolution_backward.default
 def remove_zeros(graph: fx.Graph) -> None:
     """Rewrite a graph in place. Every node needs its `meta["val"]`."""
     zeros: set[fx.Node] = set()
+    memory = _Memory(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -45,7 +46,7 @@ def remove_zeros(graph: fx.Graph) -> None:
             zeros.add(node)
             continue
         instead = _without_zero_terms(node, zeros)
-        if instead is not None:
+        if instead is not None and memory.may_share(node, instead):
             node.replace_all_uses_with(instead)
         elif node.target is _BACKWARD:
             _narrow_backward(node, zeros)
@@ -56,6 +57,34 @@ def remove_zeros(graph: fx.Graph) -> None:
                 node.replace_input_with(source, _constant(graph, source))
     graph.eliminate_dead_code()
     _drop_unread_gradients(graph)
+
+
+class _Memory:
+    """Knows which memory the caller holds: what a step gives must not turn into what it was given, or gives besides.
+
+    A sum is a tensor of its own, its only term is not: the caller, or the step itself at its end, may change that.
+    """
+
+    def __init__(self, graph: fx.Graph):
+        nodes = list(graph.nodes)
+        self._inputs = {_storage(node) for node in nodes if node.op == "placeholder"}
+        self._outputs = {_storage(node) for node in nodes[-1].all_input_nodes}
+
+    def may_share(self, node: fx.Node, instead: fx.Node) -> bool:
+        """Whether `instead` may take the place of a node that has memory of its own."""
+        term = _storage(instead)
+        if term in self._inputs:
+            return False
+        if _storage(node) not in self._outputs:
+            return True
+        fresh = term not in self._outputs
+        self._outputs.add(term)
+        return fresh
+
+
+def _storage(node: fx.Node) -> int | None:
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
 
 def _is_zero(node: fx.Node, zeros: set[fx.Node]) -> bool:
@@ -93,7 +122,7 @@ def _zero_outputs(node: fx.Node, zeros: set[fx.Node]) -> tuple[bool, bool, bool]
 
 
 def _without_zero_terms(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
-    """The term that is left of a sum with a zero, if it has the sum's shape, dtype and strides."""
+    """The term that is left of a sum with a zero, if it has the sum's shape, dtype and device."""
     if node.target not in (_ADD, _SUB) or node.kwargs.get("alpha", 1) != 1:
         return None
     first, second = node.args[:2]
@@ -106,7 +135,9 @@ def _without_zero_terms(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
     if not isinstance(left, fx.Node):
         return None
     mine, other = node.meta["val"], left.meta["val"]
-    same = isinstance(other, torch.Tensor) and (mine.shape, mine.dtype) == (other.shape, other.dtype)
+    if not isinstance(other, torch.Tensor):
+        return None
+    same = (mine.shape, mine.dtype, mine.device) == (other.shape, other.dtype, other.device)
     return left if same else None
 
 

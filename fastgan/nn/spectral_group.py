@@ -7,6 +7,7 @@ from there; after the run the singular vectors of those that did are written int
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -133,12 +134,18 @@ def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 register_optimizer_step_post_hook(_after_optimizer_step)
 
 
-def _before_capture() -> None:
+def _before_capture() -> Callable[[], None]:
     # A graph stands for a step of the optimiser: it holds the iteration that such a step brings.
-    for group in _groups:
-        if group.options.every == "step":
-            for member in group.members:
-                member.norm.slot.fresh = False
+    waiting = [group for group in _groups if group.options.every == "step"]
+    held = [(member.norm.slot, member.norm.slot.fresh) for group in waiting for member in group.members]
+    for slot, _ in held:
+        slot.fresh = False
+
+    def take_back() -> None:
+        for slot, fresh in held:
+            slot.fresh = fresh
+
+    return take_back
 
 
 on_capture(_before_capture)

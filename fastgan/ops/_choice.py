@@ -6,18 +6,11 @@ Losing a file costs the measurements, nothing else: every way gives the same res
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import json
-import os
-import re
 import statistics
-import tempfile
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,36 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan import _env
+from fastgan import _env, _table
+from fastgan._table import Choice, Table, table_path
 
 Runs = Mapping[str, Callable[[], Any]]
 Question = tuple[Any, ...]
 
 #: The way that always works. It runs where nothing can be measured.
 LIBRARY = "library"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The answer to a question."""
-
-    name: str
-    milliseconds: dict[str, float]
-    """Of every way that ran."""
-    unavailable: dict[str, str]
-    """Why the others did not."""
-
-    @classmethod
-    def parse(cls, stored: Any) -> Choice:
-        """What `asdict` made. ValueError or TypeError if it did not."""
-        choice = cls(**stored)
-        if not {choice.name, LIBRARY} <= set(choice.milliseconds):
-            raise ValueError(f"{choice.name!r} or {LIBRARY!r} has no time")
-        return cls(
-            choice.name,
-            {str(name): float(ms) for name, ms in choice.milliseconds.items()},
-            {str(name): str(reason) for name, reason in choice.unavailable.items()},
-        )
 
 
 def question(op: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Question:
@@ -84,72 +55,12 @@ def directory() -> Path:
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, Choice]]:
     """The machine and its choices, by question. OSError, or ValueError if the content is not ours."""
-    try:
-        stored = json.loads(path.read_text())
-        choices = {str(text): Choice.parse(choice) for text, choice in stored["choices"].items()}
-        return {str(k): str(v) for k, v in stored["machine"].items()}, choices
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a file of choices: {error}") from error
+    return _table.read(path, {LIBRARY})
 
 
-class Table:
-    """The choices of one machine. A file that cannot be read or written costs a warning and is then done without."""
-
-    def __init__(self, path: Path, machine: Mapping[str, str]) -> None:
-        self.path = path
-        self.machine = dict(machine)
-        self._warned = False
-        self._choices = self._stored()
-
-    def get(self, text: str) -> Choice | None:
-        return self._choices.get(text)
-
-    def put(self, text: str, choice: Choice) -> None:
-        """Keep a choice here and in the file, beside what other processes have added in the meantime."""
-        self._choices[text] = choice
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(self.path.with_suffix(".lock")):
-                self._choices = {**self._stored(), **self._choices}
-                self._write()
-        except OSError as error:
-            self._warn(f"{self.path} cannot be written, so kernels are measured again in the next process: {error}")
-
-    def _write(self) -> None:
-        content = {"machine": self.machine, "choices": {t: asdict(c) for t, c in sorted(self._choices.items())}}
-        number, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(number, "w") as file:
-                json.dump(content, file, indent=1)
-            os.replace(name, self.path)
-        except BaseException:
-            os.unlink(name)
-            raise
-
-    def _stored(self) -> dict[str, Choice]:
-        try:
-            return read(self.path)[1]
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            self._warn(f"{self.path} cannot be read, so kernels are measured again: {error}")
-            return {}
-
-    def _warn(self, sentence: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Other processes wait here meanwhile, where the system has locks. Without, one may lose what the other wrote."""
-    with path.open("a") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def table(path: Path, machine: Mapping[str, str]) -> Table:
+    """The choices of one GPU."""
+    return Table(path, machine, "kernels", {LIBRARY})
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
@@ -205,7 +116,7 @@ def fastest(device: torch.device, asked: Question, runs: Runs) -> Any:
 @functools.cache
 def _chooser(index: int, where: Path) -> Chooser:
     found = machine(index)
-    return Chooser(Table(table_path(where, found), found), _milliseconds, torch.cuda.is_current_stream_capturing)
+    return Chooser(table(table_path(where, found), found), _milliseconds, torch.cuda.is_current_stream_capturing)
 
 
 def machine(index: int) -> dict[str, str]:
@@ -218,12 +129,6 @@ def machine(index: int) -> dict[str, str]:
         "triton": version("triton"),
         "kernels": _source_hash(),
     }
-
-
-def table_path(where: Path, found: Mapping[str, str]) -> Path:
-    """The file of that machine."""
-    name = re.sub(r"\W+", "-", found["device"]).strip("-").lower()
-    return where / f"{name}-{hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]}.json"
 
 
 def _source_hash() -> str:

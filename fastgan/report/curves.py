@@ -10,6 +10,7 @@ import numpy as np
 from fastgan.report.axes import Axis, span_of, step_axis, tick_labels, value_axis
 from fastgan.report.series import Series, smooth, thin
 from fastgan.report.text import escape, figure, words
+from fastgan.report.verdicts import Verdict
 
 WIDTH, HEIGHT = 1000, 300
 """The SVG's own units; the page stretches them to the room there is."""
@@ -25,22 +26,33 @@ _GROUPS = {
     "penalty": ("Penalties", "regularisation terms"),
     "metric": ("Metric", "quality and variety of samples"),
     "range": ("Output range", "extremes of pixel values"),
+    "critic": ("Critic", "pairs of images that it ranks right: 0.5 cannot tell; memory: trained on against never seen"),
+    "nearest": ("Nearest", "distance of an image to the one most like it in its batch"),
+    "spread": ("Spread", "distance of two images of a batch"),
+    "latent": ("Latents", "how far images move from one latent to another, along the path and end to end"),
+    "gradient": ("Gradients", "norm of each player's gradient"),
+    "update": ("Updates", "change of the weights as a part of their norm, by one update"),
+    "slope": ("Slopes", "norms of the critic's gradient at real images"),
+    "skipped": ("Skipped updates", "that were not finite, so far"),
     "speed": ("Speed", "how fast the run went"),
 }
 _UNITS = {"_per_second": "/s", "_seconds": "s", "_ms": "ms", "_mib": "MiB", "_gib": "GiB", "_bytes": "bytes"}
 
 
-def charts(groups: dict[str, list[Series]]) -> str:
-    """Draw one chart per group, the well-known groups first. Metrics share no unit: each has a chart of its own."""
+def charts(groups: dict[str, list[Series]], verdicts: Sequence[Verdict] = ()) -> str:
+    """Draw one chart per group, the well-known groups first. Metrics share no unit: each has a chart of its own.
+
+    verdicts: what was wrong and when, marked on every chart.
+    """
     known = [group for group in _GROUPS if group in groups]
     out = []
     for group in [*known, *(group for group in groups if group not in _GROUPS)]:
         parts = [[one] for one in groups[group]] if group == "metric" else [groups[group]]
-        out += [chart(group, part) for part in parts]
+        out += [chart(group, part, verdicts) for part in parts]
     return "".join(out)
 
 
-def chart(group: str, series: Sequence[Series]) -> str:
+def chart(group: str, series: Sequence[Series], verdicts: Sequence[Verdict] = ()) -> str:
     """Draw one group as a figure: heading, legend with last values (the script shows others there), plot, notes."""
     title, meaning = _GROUPS.get(group, (words(group).capitalize(), ""))
     steps = np.concatenate([one.steps for one in series])
@@ -62,12 +74,21 @@ def chart(group: str, series: Sequence[Series]) -> str:
         f'<span class="at">step {figure(last)}</span></figcaption>'
         f'<ul class="legend">{"".join(_entry(i, one) for i, one in enumerate(series))}</ul>'
         f'<div class="frame" style="--gutter:{gutter}">{_unit(series)}'
-        f'<div class="plot">{_ticks(up, "y")}{_ticks(across, "x")}'
+        f'<div class="plot">{_bands(verdicts, across)}{_ticks(up, "y")}{_ticks(across, "x")}'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
         f'{lines}</svg><span class="cursor" hidden></span></div><span class="across">step</span></div>'
         f"{_notes(series, up)}"
         f'<script type="application/json">{json.dumps(data, separators=(",", ":"))}</script></figure>'
     )
+
+
+def _bands(verdicts: Sequence[Verdict], across: Axis) -> str:
+    out = ""
+    for verdict in verdicts:
+        left, right = (100 * float(across.place(step)) for step in (verdict.since, verdict.until))
+        title = f"{verdict.name}, steps {figure(verdict.since)} to {figure(verdict.until)}"
+        out += f'<span class="band" style="left:{left:.2f}%;width:{right - left:.2f}%" title="{escape(title)}"></span>'
+    return out
 
 
 def path_of(steps: np.ndarray, values: np.ndarray, across: Axis, up: Axis) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from fastgan.report.read import Run, read_run
 from fastgan.report.sections import command, configuration, environment, export
 from fastgan.report.series import POINTS, Series, series_by_group
 from fastgan.report.text import duration, escape, figure, number, words
+from fastgan.report.verdicts import Verdict, current, verdicts
 
 _STATES = {"running", "finished", "interrupted", "failed"}
 
@@ -31,13 +32,13 @@ def write_report(run: Path) -> Path:
 
 def render(run: Run) -> str:
     """Render a run as one self-contained HTML page."""
-    groups = series_by_group(run.metrics)
+    groups, found = series_by_group(run.metrics), verdicts(run.metrics)
     style, script = (files("fastgan.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     # The policy is a guarantee, not a wish: a browser refuses whatever would be loaded from elsewhere.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     sections = [
         _section("Samples", panels(run)),
-        _section("Curves", _curves(groups)),
+        _section("Curves", _curves(groups, found)),
         _section("Export", export(run)),
         _section("Configuration", configuration(run)),
         _section("Environment", environment(run)),
@@ -50,7 +51,7 @@ def render(run: Run) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<title>{escape(run.name)} – fastgan run</title>\n<link rel="icon" href="data:,">\n'
         f"<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n{_head(run, groups)}\n</header>\n<main>\n{_tiles(run, groups)}\n"
+        f"<header>\n{_head(run, groups)}\n{_judged(run, found)}\n</header>\n<main>\n{_tiles(run, groups)}\n"
         + "\n".join(sections)
         + f"\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
@@ -116,6 +117,27 @@ def _head(run: Run, groups: dict[str, list[Series]]) -> str:
     return out + "".join(f'\n<p class="note">{escape(note)}</p>' for note in run.notes)
 
 
+def _judged(run: Run, found: list[Verdict]) -> str:
+    """What the monitor's rules say, in words: what is wrong at the last line first, then what was."""
+    if not run.metrics:
+        return ""
+    now = current(run.metrics)
+    past = [verdict for verdict in found if verdict not in now]
+    if not found:
+        return '<p class="verdict finished"><span>nothing wrong was noticed in the figures</span></p>'
+    items = ""
+    for verdict in [*now, *past]:
+        state = "failed" if verdict in now else "interrupted"
+        steps = f"since step {figure(verdict.since)}"
+        if verdict in past:
+            steps = f"steps {figure(verdict.since)} to {figure(verdict.until)}"
+        items += (
+            f'<li class="verdict {state}"><span><b>{escape(verdict.name)}</b> {steps}: {escape(verdict.evidence)}.'
+            f" May help: {escape('; '.join(verdict.remedies))}.</span></li>"
+        )
+    return f'<ul class="verdicts">{items}</ul>'
+
+
 def _tiles(run: Run, groups: dict[str, list[Series]]) -> str:
     tiles: list[tuple[str, str, str]] = []
     if (images := _last(run, "images")) is not None:
@@ -154,11 +176,11 @@ def short(value: float) -> str:
     return figure(value)
 
 
-def _curves(groups: dict[str, list[Series]]) -> str:
+def _curves(groups: dict[str, list[Series]], found: list[Verdict]) -> str:
     if not groups:
         return '<p class="empty">No metrics were logged (metrics.jsonl is missing or has no whole line yet).</p>'
     longest = max(len(series.steps) for group in groups.values() for series in group)
     notes = "Faint lines are as logged, bold lines smoothed." if longest >= SMOOTHED_FROM else ""
     if longest > POINTS:
         notes += f" Curves of more than {POINTS} points are averaged in bins of neighbouring points."
-    return f'<div class="charts">{charts(groups)}</div>' + (f'<p class="note">{notes}</p>' if notes else "")
+    return f'<div class="charts">{charts(groups, found)}</div>' + (f'<p class="note">{notes}</p>' if notes else "")

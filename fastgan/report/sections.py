@@ -8,31 +8,42 @@ from typing import Any
 from fastgan.report.read import Run
 from fastgan.report.text import escape, facts, figure, flatten, number, table, words
 
+_ABOUT = ("file", "to", "precision", "opset", "verified_by")
+
 
 def export(run: Run) -> str:
     """Render what the export check found: parity with PyTorch by batch size, and what the runtime measured."""
     if not run.export:
         return '<p class="empty">The generator was not exported (there is no generator.onnx.json).</p>'
-    limit = number(run.export.get("limit"))
-    rows = []
+    limit, floor = number(run.export.get("limit")), number(run.export.get("psnr_floor"))
     parity = run.export.get("parity")
-    for entry in parity if isinstance(parity, list) else []:
-        if isinstance(entry, dict):
-            worst = number(entry.get("max_abs_error"))
-            verdict = "–" if limit is None else "within" if worst is not None and worst <= limit else "beyond"
-            errors = (figure(entry[key]) if key in entry else "–" for key in ("max_abs_error", "mean_abs_error"))
-            rows.append([str(entry.get("batch", "–")), *errors, figure(limit) if limit is not None else "–", verdict])
-    head = ["batch", "largest error", "mean error", "limit", "verdict"]
+    entries = [entry for entry in parity if isinstance(entry, dict)] if isinstance(parity, list) else []
+    # What older files and networks from latents do not have gets no column.
+    sized, judged = (any(key in entry for entry in entries) for key in ("height", "psnr"))
+    rows = []
+    for entry in entries:
+        worst = number(entry.get("max_abs_error"))
+        verdict = "–" if limit is None else "within" if worst is not None and worst <= limit else "beyond"
+        size = [f"{entry.get('height', '–')} × {entry.get('width', '–')}"] if sized else []
+        errors = [figure(entry[key]) if key in entry else "–" for key in ("max_abs_error", "mean_abs_error")]
+        ratio = [figure(entry["psnr"]) if "psnr" in entry else "–"] if judged else []
+        shown = figure(limit) if limit is not None else "–"
+        rows.append([str(entry.get("batch", "–")), *size, *errors, *ratio, shown, verdict])
+    head = ["batch", *(["height × width"] if sized else []), "largest error", "mean error",
+            *(["PSNR, dB"] if judged else []), "limit", "verdict"]  # fmt: skip
     numbers = table(head, rows) if rows else '<p class="empty">Parity with PyTorch was not measured.</p>'
     failed = sum(row[-1] == "beyond" for row in rows)
+    overall = number(run.export.get("psnr"))
     verdict = ""
     if rows and limit is not None:
         agree = f"agrees with PyTorch within {figure(limit)} on every batch measured"
         differ = f"differs from PyTorch by more than {figure(limit)} on {failed} of {len(rows)} batches measured"
-        verdict = (
-            f'<p class="verdict {"failed" if failed else "finished"}"><span>{differ if failed else agree}</span></p>'
+        verdict = _verdict(differ if failed else agree, not failed)
+    elif overall is not None and floor is not None:
+        verdict = _verdict(
+            f"PSNR against PyTorch {figure(overall)} dB, at least {figure(floor)} needed", overall >= floor
         )
-    about: list[tuple[str, object]] = [(key, run.export[key]) for key in ("file", "opset") if key in run.export]
+    about: list[tuple[str, object]] = [(words(key), run.export[key]) for key in _ABOUT if key in run.export]
     runtime = run.export.get("runtime")
     if isinstance(runtime, dict):
         about += [_measured(key, value) for key, value in flatten(runtime)]
@@ -40,6 +51,10 @@ def export(run: Run) -> str:
         f'{verdict}<div class="columns"><div><h3>Parity with PyTorch</h3>{numbers}</div>'
         f"<div><h3>File and runtime</h3>{facts(about)}</div></div>"
     )
+
+
+def _verdict(sentence: str, good: bool) -> str:
+    return f'<p class="verdict {"finished" if good else "failed"}"><span>{sentence}</span></p>'
 
 
 def _network(network: dict[str, Any]) -> list[str]:

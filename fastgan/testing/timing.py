@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fastgan._timing import alternate, quantile, rounds_in, watch
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -28,10 +30,7 @@ class Clock:
     def __call__(self, function: Callable[[], object]) -> Callable[[], float]:
         """Run function. The result, called once everything has run, is its time in milliseconds."""
         if self.flush is None:
-            start = time.perf_counter()
-            function()
-            took = (time.perf_counter() - start) * 1e3
-            return lambda: took
+            return watch(function)
         self.flush.zero_()
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
@@ -55,15 +54,8 @@ def side_by_side(
     for function in functions.values():
         function()
     _wait(device)
-    per_round = time.perf_counter() - start
-    least, most = rounds
-    count = int(min(most, max(least, seconds * len(functions) / max(per_round, 1e-9))))
-    pending: dict[str, list[Callable[[], float]]] = {name: [] for name in functions}
-    names = list(functions)
-    for i in range(count):
-        # Nobody always runs behind the same neighbour and its leavings in the caches.
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            pending[name].append(clock(functions[name]))
+    count = rounds_in(seconds * len(functions), time.perf_counter() - start, rounds)
+    pending = alternate(functions, clock, count)
     _wait(device)
     return {name: _quantiles([read() for read in reads]) for name, reads in pending.items()}
 
@@ -74,9 +66,4 @@ def _wait(device: str) -> None:
 
 
 def _quantiles(times: list[float]) -> Timing:
-    ordered = sorted(times)
-
-    def at(share: float) -> float:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    return Timing(at(0.5), at(0.2), at(0.8))
+    return Timing(*(quantile(times, share) for share in (0.5, 0.2, 0.8)))

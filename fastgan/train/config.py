@@ -14,6 +14,7 @@ from fastgan.objectives import GAMES
 #: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "sync_statistics",
+    "on_collapse",
 )  # fmt: skip
 
 
@@ -69,6 +70,8 @@ class Config:
     """auto (where the steps to come repay it), on or off: both steps as compiled graphs"""
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
+    on_collapse: str = "warn"
+    """warn, or stop the run, when the monitor finds mode collapse or divergence"""
     ema_images: float = 20_000
     """half-life of the generator's averaged weights, in images; 0 keeps no average"""
     seed: int = 0
@@ -98,6 +101,7 @@ class Config:
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
         _expect(self.compile in ("auto", "on", "off"), "compile", "auto, on or off", self.compile)
+        _expect(self.on_collapse in ("warn", "stop"), "on_collapse", "warn or stop", self.on_collapse)
         precisions = ("fp32", "tf32", "bf16", "fp16")
         _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):

@@ -18,6 +18,8 @@ class Ema:
     def __init__(self, network: nn.Module, half_life: float):
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
+        # A mask's infinities are kept by copying; the mean of infinity and infinity would be NaN.
+        self._averaged = [b.is_floating_point() and bool(b.isfinite().all()) for b in self.module.buffers()]
 
     @torch.no_grad()
     def update(self, network: nn.Module, images: int, step: int) -> None:
@@ -26,8 +28,8 @@ class Ema:
         decay = min(decay, (1 + step) / (10 + step))
         mine, theirs = self._pairs(network)
         torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for own, other in zip(self.module.buffers(), network.buffers(), strict=True):
-            if not own.is_floating_point():
+        for own, other, averaged in zip(self.module.buffers(), network.buffers(), self._averaged, strict=True):
+            if not averaged:
                 own.copy_(other)
 
     def _pairs(self, network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -37,7 +39,7 @@ class Ema:
         )
         pairs += [
             (own, other)
-            for own, other in zip(self.module.buffers(), network.buffers(), strict=True)
-            if own.is_floating_point()
+            for own, other, averaged in zip(self.module.buffers(), network.buffers(), self._averaged, strict=True)
+            if averaged
         ]
         return [own for own, _ in pairs], [other for _, other in pairs]

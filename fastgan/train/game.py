@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastgan.objectives import Game, gradient_penalty, r1
 from fastgan.train.config import Config
+from fastgan.train.monitor import statistics
 
 Log = dict[str, Tensor]
 Gradients = tuple[Tensor | None, ...]
@@ -57,6 +58,7 @@ class Players:
                 "range/real_max": real.amax(),
                 "range/fake_min": fake.amin(),
                 "range/fake_max": fake.amax(),
+                **statistics(real, fake, real_logits, fake_logits),
             }
             inner = 1.0 if scale is None else scale
             if self.game.gp:

@@ -40,11 +40,11 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     )
 
 
-def load_generator(run: Path) -> Trained:
-    """The averaged generator of the newest whole checkpoint in a run directory.
+def load_generator(run: Path, folder: Path | None = None) -> Trained:
+    """The averaged generator of a checkpoint `folder` in a run directory; left out, of the newest whole one.
 
     Raises UsageError when there is no run, or its networks are not built by name (then they are in the user's code:
-    load `checkpoints/STEP/ema.safetensors` into them), CheckpointError when no checkpoint is whole.
+    load `checkpoints/STEP/ema.safetensors` into them), CheckpointError when it is damaged, or none is whole.
     """
     facts = rundir.read_config(run)
     shape = facts.get("image_shape")
@@ -53,7 +53,10 @@ def load_generator(run: Path) -> Trained:
             f"run: the networks of {run} are your own, fastgan cannot build them;"
             " load checkpoints/STEP/ema.safetensors into your generator"
         )
-    folder, state = checkpoint.newest(run / "checkpoints")
+    if folder is None:
+        folder, state = checkpoint.newest(run / "checkpoints")
+    else:
+        state = checkpoint.read_state(folder)
     generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
     checkpoint.load_network(generator, folder, "ema")
     return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgan.errors import RankError, UsageError
+from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.objectives import GAMES, Game
 from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
@@ -27,6 +27,7 @@ from fastgan.train.ema import Ema
 from fastgan.train.game import Players
 from fastgan.train.guard import Guard
 from fastgan.train.layout import why_not_channels_last
+from fastgan.train.monitor import Monitor
 from fastgan.train.noise import Noise
 from fastgan.train.progress import Progress, Silent
 from fastgan.train.statistics import running_statistics, synchronise
@@ -96,27 +97,38 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.images = 0
-        self.guard = Guard(self)
+        self.guard, self.monitor = Guard(self), Monitor(self)
         self._asked_to_stop = False
         self.steps: Steps | None = None
         self._channels_last = False
         self._aside = 0.0  # seconds of this interval that were not training
         self.seen: dict[str, Tensor] = {}
+        self.held_out: Tensor | None = None
         self._latest: dict[str, float] = {}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
 
-    def fit(self, batches: Iterable[Tensor], *, resume: bool = False, overwrite: bool = False) -> dict[str, float]:
+    def fit(
+        self,
+        batches: Iterable[Tensor],
+        *,
+        held_out: Tensor | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> dict[str, float]:
         """Train until config.steps on batches [N, C, H, W], float in [-1, 1]. Returns the last interval's means.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
-        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. overwrite: replace the run in `out`.
-        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
-        gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the
-        first bad layer; the last good checkpoint stays.
+        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: images [M, C, H, W] like the
+        batches' that are not among them, by which the monitor sees whether the critic learns by heart. overwrite:
+        replace the run in `out`. Ctrl-C ends after the step in progress with a checkpoint, and raises
+        KeyboardInterrupt. An update whose loss or gradient is not finite is skipped; raises NonFiniteError after
+        config.max_skipped of them in a row, naming the first bad layer; the last good checkpoint stays. What the
+        monitor finds wrong is said; with config.on_collapse "stop", mode collapse and divergence raise CollapseError.
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
+        self.held_out = None if held_out is None else held_out.to(self.device)
         if self.out is not None:
             state.check_batches(batches)
         if self._writes_to is not None:
@@ -135,6 +147,7 @@ class Trainer:
         if self._writes_to is not None:
             rundir.write_json(self._writes_to / "config.json", self._facts())
             metrics = rundir.Metrics(self._writes_to, self.step)
+            self.monitor.rows = metrics.kept
         previous = self._listen()
         try:
             with float32_products(self.config.precision == "tf32"):
@@ -162,12 +175,14 @@ class Trainer:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self.guard.begin()
+        for update in self.updates.values():
+            update.begin()
         self._status("running")
         stop = False
         while self.step < config.steps and not stop:
             self.iterate(stream, means, progress.say)
             last = self.step == config.steps
-            pause = last or self._due("log_every") or self._due("sample_every") or self._due("checkpoint_every")
+            pause = self._pauses_at(self.step)
             if pause or self.world.size == 1:
                 stop = self.world.any(self._asked_to_stop)
                 last = last or stop
@@ -175,6 +190,7 @@ class Trainer:
                 # The one place that waits for the device.
                 self._latest = means.fetch(self.world)
                 self.world.mean_(self._statistics)
+                self._latest |= self.monitor.look()
                 elapsed = time.perf_counter() - mark - self._aside
                 self._aside = 0.0
                 self.seconds += elapsed
@@ -184,20 +200,26 @@ class Trainer:
                 names = {"D": "loss/discriminator", "G": "loss/generator"}
                 shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
                 progress.show(self.step, speed, left, shown)
+                row = {
+                    "step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
+                    "speed/images_per_second": speed,
+                }  # fmt: skip
                 if metrics is not None:
-                    metrics.write(
-                        {"step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
-                         "speed/images_per_second": speed}
-                    )  # fmt: skip
+                    metrics.write(row)
+                grave = self.monitor.judge(row, progress.say) and config.on_collapse == "stop"
+                last = last or grave
                 if self._writes_to is not None:
                     # The pictures first: a run killed after the checkpoint does not come by here again.
                     if last or self._due("sample_every"):
                         self._save_panels()
+                        rundir.write_json(self._writes_to / "layers.json", self.monitor.layers)
                         self._status("running")
                         write_report(self._writes_to)
                     if last or self._due("checkpoint_every"):
                         state.save(self, batches, metrics)
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
+                if grave:
+                    raise CollapseError(f"stopped at step {self.step}: {self.monitor.verdicts[0].sentence()}")
         if stop:
             raise KeyboardInterrupt
         self._end("finished", metrics)
@@ -232,7 +254,7 @@ class Trainer:
             means.add(log)
             self.images += len(real) * self.world.size
             self.seen = {"real": real, "z": z}
-        means.add({"gradient/discriminator": update.apply()})
+        means.add({"gradient/discriminator": update.apply(watch=self._pauses_at(self.step + 1))})
 
     def _improve_generator(self, means: rundir.Means) -> None:
         assert self.steps is not None
@@ -241,7 +263,7 @@ class Trainer:
             log, gradients = self.steps.g_step(self.noise.latents(n), update.scale)
             update.add(log["loss/generator"], gradients)
             means.add(log)
-        means.add({"gradient/generator": update.apply()})
+        means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})
 
     def _begin_together(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
@@ -306,6 +328,12 @@ class Trainer:
 
     def _laid_out(self, batch: Tensor) -> Tensor:
         return batch.contiguous(memory_format=torch.channels_last) if self._channels_last else batch
+
+    def _pauses_at(self, step: int) -> bool:
+        config = self.config
+        return step == config.steps or any(
+            step % every == 0 for every in (config.log_every, config.sample_every, config.checkpoint_every)
+        )
 
     def _due(self, field: str) -> bool:
         return self.step % getattr(self.config, field) == 0

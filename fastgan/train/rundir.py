@@ -21,7 +21,7 @@ from fastgan.train.board import Board
 from fastgan.train.distributed import World
 
 #: The first is what makes a folder a run.
-FILES = ("config.json", "status.json", "metrics.jsonl", "report.html")
+FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html")
 
 
 def check(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -140,6 +140,8 @@ class Metrics:
         if after and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
+        #: What earlier parts of the run logged.
+        self.kept: list[dict[str, Any]] = [json.loads(line) for line in kept]
         self._board = Board(run / "tensorboard", after + 1 if (run / "tensorboard").exists() else None)
         self._file = path.open("ab", buffering=0)
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from fastgan.errors import CheckpointError, UsageError
+from fastgan.nn.spectral import SpectralNorm
 from fastgan.train import chance, checkpoint
 
 if TYPE_CHECKING:
@@ -44,17 +46,14 @@ def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
     for player, update in trainer.updates.items():
         optimizer |= checkpoint.optimizer_tensors(update.optimizer, player)
         optimizer |= {f"update.{player}.{name}": value for name, value in update.tensors().items()}
-    parts = {
-        "generator": trainer.generator.state_dict(),
-        "ema": trainer.ema.module.state_dict(),
-        "discriminator": trainer.discriminator.state_dict(),
-        "optimizer": optimizer,
-    }
+    networks = _networks(trainer)
+    parts = {**{part: network.state_dict() for part, network in networks.items()}, "optimizer": optimizer}
     state = {
         "images": trainer.images,
         "seconds": trainer.seconds,
         "skipped": trainer.guard.skipped,
         "back_off": trainer.guard.back_off,
+        "iterated": {part: _iterated(network) for part, network in networks.items()},
         "random": {name: chance.encode(source) for name, source in random_sources(trainer).items()},
         "global_random": chance.encode_global(),
         "batches": _state_of(batches),
@@ -72,9 +71,10 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
         say(f"{trainer.out} has no checkpoint yet: it begins anew at step 0")
         return
     folder, state = checkpoint.newest(directory, say)
-    networks = {"generator": trainer.generator, "ema": trainer.ema.module, "discriminator": trainer.discriminator}
-    for part, network in networks.items():
+    for part, network in _networks(trainer).items():
         checkpoint.load_network(network, folder, part)
+        # Older versions did not keep it: there the norms iterate once more.
+        _set_iterated(network, state.get("iterated", {}).get(part, []))
     tensors = checkpoint.load_part(folder, "optimizer")
     for player, update in trainer.updates.items():
         checkpoint.load_optimizer(update.optimizer, tensors, player)
@@ -118,6 +118,21 @@ def random_sources(trainer: Trainer) -> dict[str, torch.Generator]:
             # The run's own has no number, as a run may go on on another device.
             sources["default.cuda" if i == own else f"default.cuda:{i}"] = source
     return sources
+
+
+def _networks(trainer: Trainer) -> dict[str, nn.Module]:
+    return {"generator": trainer.generator, "ema": trainer.ema.module, "discriminator": trainer.discriminator}
+
+
+def _iterated(network: nn.Module) -> list[str]:
+    """The spectral norms with every="step" that have iterated since their optimiser's last step."""
+    return [name for name, norm in network.named_modules() if isinstance(norm, SpectralNorm) and norm.slot.fresh]
+
+
+def _set_iterated(network: nn.Module, names: list[str]) -> None:
+    for name, norm in network.named_modules():
+        if isinstance(norm, SpectralNorm):
+            norm.slot.fresh = name in names
 
 
 def _state_of(batches: Any) -> Any:

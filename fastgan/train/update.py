@@ -4,6 +4,8 @@ device: the guard's verdict is a tensor there, and the fused optimiser reads it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +28,11 @@ class Update:
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, world: World, clip: float, fp16: bool):
         self.optimizer = optimizer
-        self._world, self._clip = world, clip
+        self._network, self._world, self._clip = network, world, clip
         self._weights = learned(network)
+        self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
+        #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
+        self.seen: Tensor | None = None
         if not self._weights:
             raise UsageError(
                 f"network: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
@@ -39,6 +44,15 @@ class Update:
         self.in_a_row = torch.zeros((), device=device)
         self._sum: list[Tensor | None] = []
         self._losses: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Forget gradients of an update that something broke off. Raises UsageError where weights were frozen since."""
+        self._sum, self._losses = [], []
+        if list(map(id, learned(self._network))) != list(map(id, self._weights)):
+            raise UsageError(
+                f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
+                " its Trainer was made; freeze weights before that"
+            )
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""
@@ -53,31 +67,50 @@ class Update:
                 self._sum[i] = new
 
     @torch.no_grad()
-    def apply(self) -> Tensor:
-        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar."""
+    def apply(self, watch: bool = False) -> Tensor:
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `seen`."""
         weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
-        gradients = [g for g in self._sum if g is not None]
+        gradients = _owned(weights, [g for g in self._sum if g is not None])
         loss = torch.stack(self._losses).mean()
         divisor = torch.full_like(loss, len(self._losses)) if self.scale is None else self.scale * len(self._losses)
         self._sum, self._losses = [], []
         # The loss goes with them, so that all ranks see the same verdict.
         self._world.mean_([*gradients, loss])
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
-        norm = torch.stack(torch._foreach_norm(gradients, dtype=wide)).norm().float() / divisor
+        norms = torch.stack(torch._foreach_norm(gradients, dtype=wide))
+        norm, each = norms.norm().float() / divisor, norms.float() / divisor
         bad = (~(norm.isfinite() & loss.isfinite())).float()
         if self._clip > 0:
             divisor = divisor * (norm / self._clip).clamp(min=1.0)
         for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = laid_out_like(gradient, weight)
+            weight.grad = gradient
         # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
+        before = [weight.detach().clone() for weight in weights] if watch else []
         self.optimizer.step()
+        if watch:
+            self.seen = self._norms(weights, before, each)
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += bad
         self.in_a_row.add_(1).mul_(bad)
         if self.scale is not None:
             torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
         return norm
+
+    def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
+        found = torch.stack([
+            gradients,
+            torch.stack(torch._foreach_norm(before)).float(),
+            torch.stack(torch._foreach_norm(torch._foreach_sub([w.detach() for w in weights], before))).float(),
+        ])  # fmt: skip
+        if len(weights) == len(self._weights):
+            return found
+        # Weights that took no gradient did not change.
+        places = [i for i, weight in enumerate(self._weights) if any(weight is w for w in weights)]
+        every = torch.zeros(3, len(self._weights), device=found.device)
+        every[1] = torch.stack(torch._foreach_norm([weight.detach() for weight in self._weights])).float()
+        every[:, places] = found
+        return every
 
     def lay_out(self) -> None:
         """Give the optimiser's moments the strides of their weights, after either has changed."""
@@ -103,6 +136,21 @@ class Update:
         self._growth.copy_(tensors["growth"])
         self.skipped.copy_(tensors["skipped"])
         self.in_a_row.copy_(tensors["in_a_row"])
+
+
+def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """Gradients laid out like their weights, each with memory of its own.
+
+    autograd gives weights that are added to each other one and the same tensor, and an expanded one for a sum; ranks
+    write into them, and the fused kernels divide them in place, which for two weights would be twice.
+    """
+    owned: list[Tensor] = []
+    places: set[int] = set()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        dense = laid_out_like(gradient, weight)
+        owned.append(dense.clone() if dense.data_ptr() in places else dense)
+        places.add(dense.data_ptr())
+    return owned
 
 
 def laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def test_wrong_content(tiny, monkeypatch, own_cache):
     (package,) = tiny.packages
     first = next(iter(package.files))
     for changed, message in (
-        ({"count": 6}, "expected 6 files of pictures and labels, got 4"),
+        ({"count": 6}, "expected 6 files to use, got 4"),
         ({"files": {**package.files, first: "0" * 64}}, f"expected SHA-256 {'0' * 64} of {first}, got "),
     ):
         monkeypatch.setitem(catalogue.KNOWN, "tiny", replace(tiny, packages=(replace(package, **changed),)))

@@ -46,6 +46,19 @@ def test_elsewhere_a_plain_line_every_ten_seconds(clock):
     )
 
 
+def test_a_total_that_is_not_known_and_work_that_was_begun_before(clock):
+    stream = io.StringIO()
+    counter = Counter("upscaling clip", None, stream, unit="frames", before=500)
+    clock[0] += 20
+    counter.add(16)
+    assert stream.getvalue() == "upscaling clip: 516 frames, 0.8 per second\n"
+    stream = io.StringIO()
+    counter = Counter("upscaling clip", 600, stream, unit="frames", before=500)
+    clock[0] += 20
+    counter.add(20)
+    assert stream.getvalue() == "upscaling clip: 520 of 600 frames, 1 per second, 1:20 left\n"
+
+
 def test_what_takes_a_moment_says_nothing(clock):
     for stream in (io.StringIO(), Terminal()):
         counter = Counter("packing set", 2, stream)

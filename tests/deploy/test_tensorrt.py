@@ -1,4 +1,4 @@
-"""TensorRT is not to be had here: the flow is tested with a module that asks for what its documentation asks for."""
+"""TensorRT is not to be had here: its flow is tested with a module that asks for what its documentation asks for."""
 
 import importlib.util
 import shlex

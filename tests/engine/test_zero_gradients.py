@@ -8,6 +8,7 @@ from torch import fx
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import fastgan
 from fastgan.engine.passes import convolution_passes
 from fastgan.engine.weight_gradients import restore_weight_gradients
 from fastgan.engine.zero_gradients import remove_zeros
@@ -51,9 +52,44 @@ W = torch.randn(5, 3, 4, 4)
     ],
 )
 def test_a_sum_with_zeros_is_its_other_term(function):
-    traced = cleaned(function, X, Y)
-    assert targets(traced) == []
-    assert torch.equal(traced(X, Y), function(X, Y))
+    traced = cleaned(lambda x, y: function(x.exp(), y), X, Y)
+    assert targets(traced) == [aten.exp.default]
+    assert torch.equal(traced(X, Y), function(X.exp(), Y))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, y: x + y * 0,
+        lambda x, y: (x.view(-1) + y.view(-1) * 0).view(x.shape),
+        lambda x, y: (x.exp() + y * 0, x.exp()),
+        lambda x, y: (lambda e: (e, e + y * 0, e - y * 0))(x.exp()),
+        lambda x, y: (lambda e: (e + y * 0, e - y * 0))(x.exp()),
+    ],
+)
+def test_results_have_memory_of_their_own(function):
+    x = X.clone()
+    traced, want = cleaned(function, X, Y), function(X, Y)
+    results = traced(x, Y)
+    results, want = ([r] if isinstance(r, torch.Tensor) else list(r) for r in (results, want))
+    for tensor in (x, *results):
+        tensor.add_(1)  # of two that shared memory, one would be raised twice
+    for result, expected in zip(results, want, strict=True):
+        assert torch.equal(result, expected + 1)
+
+
+def test_the_sum_of_a_tensor_with_zeros_is_what_it_was_before_the_step_changed_it():
+    weight = torch.ones(3)
+
+    def step(y):
+        before = weight + y * 0
+        weight.mul_(2)
+        return before
+
+    compiled = fastgan.compile(step)
+    for want in (1.0, 2.0, 4.0):
+        assert torch.equal(compiled(torch.ones(3)), torch.full((3,), want))
+    assert not compiled.why_eager
 
 
 @pytest.mark.parametrize(
@@ -74,6 +110,14 @@ def test_a_sum_with_zeros_is_its_other_term(function):
 def test_what_is_not_zero_stays(function):
     traced = cleaned(function, X, Y)
     assert torch.equal(traced(X, Y), function(X, Y))
+
+
+def test_a_sum_over_two_devices_stays_where_it_is():
+    with FakeTensorMode():
+        number, zero = torch.ones(()), torch.ones((), device="cuda")
+        traced = make_fx(lambda x, y: x.exp() + y * 0)(number, zero)
+    remove_zeros(traced.graph)
+    assert targets(traced)[-1] is aten.add.Tensor
 
 
 def test_convolutions_of_zeros_go():
@@ -137,9 +181,23 @@ def test_other_swapped_convolutions_stay(groups):
     assert targets(traced) == before
 
 
+@pytest.mark.parametrize(
+    "cut", [lambda y: y[:, :, ::2], lambda y: y[:, :, :2], lambda y: y[..., :3], lambda y: y[:, :, :2, :2]]
+)
+def test_a_correlation_that_is_cut_otherwise_is_no_weight_gradient(cut):
+    def function(x, y):
+        return cut(torch.nn.functional.conv2d(x.permute(1, 0, 2, 3), y.permute(1, 0, 2, 3))).permute(1, 0, 2, 3)
+
+    y = torch.randn(2, 5, 4, 4)
+    traced = graph_of(function, X, y)
+    restore_weight_gradients(traced.graph)
+    traced.recompile()
+    assert torch.equal(traced(X, y), function(X, y))
+
+
 def test_nothing_is_left_behind():
     """getitems of a narrowed backward stay attached to it."""
-    traced = cleaned(lambda x: (x + torch.zeros_like(x)).relu(), X)
+    traced = cleaned(lambda x: (x.exp() + torch.zeros_like(x)).relu(), X)
     assert isinstance(traced.graph, fx.Graph)
     assert operator.getitem not in targets(traced)
     traced.graph.lint()

@@ -8,7 +8,8 @@ import warnings
 import pytest
 import torch
 
-from fastgan.ops._choice import LIBRARY, Chooser, Table, question, read, table_path
+from fastgan._table import table_path
+from fastgan.ops._choice import LIBRARY, Chooser, question, read, table
 
 ASKED = question("op", (torch.zeros(2, 3, 4, 5), None), ([1, 2], "relu", 0.5, None))
 TEXT = "op 2x3x4x5:float32 None 1x2 relu 0.5 None"
@@ -34,7 +35,7 @@ RUNS = {LIBRARY: lambda: LIBRARY, "a": lambda: "a", "b": lambda: "b"}
 
 
 def chooser(path, timer, capturing=lambda: False):
-    return Chooser(Table(path, MACHINE), timer, capturing)
+    return Chooser(table(path, MACHINE), timer, capturing)
 
 
 @pytest.fixture
@@ -120,8 +121,8 @@ def test_what_another_process_stored_in_the_meantime_stays(path):
 WRITER = """
 import sys
 from pathlib import Path
-from fastgan.ops._choice import Choice, Table
-table = Table(Path(sys.argv[1]), {})
+from fastgan._table import Choice, Table
+table = Table(Path(sys.argv[1]), {}, "kernels")
 for i in range(20):
     table.put(f"{sys.argv[2]} {i}", Choice("library", {"library": 1.0}, {}))
 """
@@ -185,7 +186,7 @@ def test_questions_differ_where_the_answer_may():
 def test_a_missing_file_is_no_reason_to_warn(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert Table(path, MACHINE).get(TEXT) is None
+        assert table(path, MACHINE).get(TEXT) is None
 
 
 def test_the_file_is_plain_json(path):

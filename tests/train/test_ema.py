@@ -40,3 +40,12 @@ def test_the_copy_takes_no_gradient_and_stays_in_eval_mode():
     assert not any(p.requires_grad for p in ema.module.parameters())
     assert all(p.requires_grad for p in original.parameters())
     assert torch.equal(ema.module.weight, original.weight)
+
+
+def test_a_mask_of_infinities_stays_one():
+    network = nn.Linear(2, 2)
+    network.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    ema = Ema(network, half_life=100.0)
+    for step in (1, 2):
+        ema.update(network, images=10, step=step)
+    assert torch.equal(ema.module.mask, network.mask)

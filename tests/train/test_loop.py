@@ -232,3 +232,21 @@ def test_unknown_games_and_devices():
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="device: cuda is not there"):
             Trainer(*networks, config=Config(device="cuda"))
+
+
+def test_a_run_that_broke_off_within_an_update_begins_the_next_one_anew():
+    t = trainer(accumulate=3, steps=1)
+    batch = torch.zeros(8, 1, 28, 28)
+    with pytest.raises(UsageError, match="batches: ended after 0 of 1 steps"):
+        t.fit(iter([batch, batch]))
+    seen, apply = [], t.updates["discriminator"].apply
+    t.updates["discriminator"].apply = lambda: (seen.append(len(t.updates["discriminator"]._losses)), apply())[1]
+    t.fit(itertools.repeat(batch))
+    assert seen == [3]
+
+
+def test_weights_frozen_after_the_trainer_was_made_are_an_error():
+    t = trainer()
+    next(t.discriminator.parameters()).requires_grad_(False)
+    with pytest.raises(UsageError, match=r"network: the weights of .* freeze weights before that"):
+        t.fit(itertools.repeat(torch.zeros(8, 1, 28, 28)))

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fastgan import Config, Trainer, models
+from fastgan import Config, Trainer, fuse, models
 from fastgan.errors import CheckpointError, UsageError
+from fastgan.nn import spectral_norm
 from fastgan.train import checkpoint, state
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 1, "sample_every": 6, "checkpoint_every": 3}
@@ -204,3 +205,20 @@ def test_the_generators_of_all_devices_are_kept(monkeypatch):
     found = state.random_sources(SimpleNamespace(device=torch.device("cuda:1"), noise=noise))
     assert list(found) == ["latents.cuda", "default.cpu", "default.cuda:0", "default.cuda", "default.cuda:2"]
     assert found["default.cuda"] is generators[1]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_norms_that_iterate_once_a_step_go_on_as_they_would_have(tmp_path, fused):
+    def norming(out, **options):
+        torch.manual_seed(0)
+        _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+        critic = spectral_norm(critic, every="step")
+        critic = fuse(critic) if fused else critic
+        return Trainer(Normed(), critic, config=Config(**SMALL | {"compile": "off"} | options), out=out)
+
+    whole = norming(tmp_path / "whole")
+    whole.fit(Batches())
+    norming(tmp_path / "run", steps=3).fit(Batches())
+    again = norming(tmp_path / "run")
+    again.fit(Batches(), resume=True)
+    assert everything(again) == everything(whole)

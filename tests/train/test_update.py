@@ -237,3 +237,62 @@ def test_gradients_and_moments_of_another_layout_are_not_mixed_up(tmp_path):
             update.apply()
         found.append(layer.weight.detach().contiguous())
     torch.testing.assert_close(*found)
+
+
+class Sums(nn.Module):
+    """Two weights that are added have one tensor for both gradients; one that is summed has an expanded one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.ones(3)) for _ in range(3))
+
+    def forward(self, x):
+        return (x + self.a + self.b).square().sum() + self.c.sum()
+
+
+@pytest.mark.parametrize(("clip", "fp16"), [(1.0, False), (0.0, True)])
+def test_weights_that_share_a_gradient_are_divided_once_each(clip, fp16):
+    net = Sums()
+    adam = torch.optim.Adam(net.parameters(), 0.1, (0.0, 0.0), eps=1.0, fused=True)
+    update = Update(net, adam, World(), clip, fp16)
+    loss = net(torch.zeros(3))
+    found = torch.autograd.grad(loss * (1.0 if update.scale is None else update.scale), list(net.parameters()))
+    assert found[0].data_ptr() == found[1].data_ptr()
+    update.add(loss.detach(), found)
+    update.apply()
+    assert torch.equal(net.a, net.b)
+    gradient = 4 / math.sqrt(2 * 3 * 4**2 + 3) if clip else 4.0
+    torch.testing.assert_close(net.a.detach(), torch.full((3,), 1 - 0.1 * gradient / (gradient + 1)))
+
+
+def test_ranks_can_write_into_an_expanded_gradient():
+    class Two(World):
+        def mean_(self, tensors):
+            for tensor in tensors:
+                tensor.copy_(tensor.clone())
+
+    net = Sums()
+    update = Update(net, torch.optim.Adam(net.parameters(), fused=True), Two(), 0.0, False)
+    loss = net(torch.zeros(3))
+    update.add(loss.detach(), torch.autograd.grad(loss, list(net.parameters())))
+    update.apply()
+    assert not torch.equal(net.c, torch.ones(3))
+
+
+def test_an_update_that_was_broken_off_leaves_nothing_to_the_next():
+    net, other = network(), network()
+    update, fresh = updating(net), updating(other)
+    update.add(FINE, gradients(net, seed=7))
+    for one, n in ((update, net), (fresh, other)):
+        one.begin()
+        one.add(FINE, gradients(n))
+        one.apply()
+    assert same(weights(net), weights(other))
+
+
+def test_weights_that_were_frozen_since_are_named():
+    net = network()
+    update = updating(net)
+    net[0].requires_grad_(False)
+    with pytest.raises(UsageError, match="the weights of Sequential that require a gradient are others"):
+        update.begin()

@@ -1,0 +1,30 @@
+"""Bytes into what a network takes, and back: the specification that the back-ends' own graphs follow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def to_float(frames: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """frames uint8 [N, H, W, C] → float32 [N, C, H, W], 0 to 255 becoming the limits."""
+    low, step = scaling(limits)
+    x = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
+    x *= step
+    if low:
+        x += low
+    return x
+
+
+def to_bytes(images: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """images float32 [N, C, H, W] → uint8 [N, H, W, C]: rounded, halves to even; clipped to limits; NaN is 0."""
+    low, step = scaling(limits)
+    y = (images - low) / step if low else images / step
+    with np.errstate(invalid="ignore"):
+        y = np.where(y >= 0, y, np.float32(0))  # a NaN compares as false
+    return np.ascontiguousarray(np.rint(np.minimum(y, 255)).astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def scaling(limits: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    """The value of byte 0, and the step from one byte to the next."""
+    low, high = limits
+    return np.float32(low), np.float32((high - low) / 255)

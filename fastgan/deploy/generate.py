@@ -1,0 +1,176 @@
+"""Pictures, grids and latent walks from a generator of latents: one seed, one picture. numpy and Pillow, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastgan._files import failure
+from fastgan.deploy.video.writer import VideoWriter
+from fastgan.errors import UsageError, WriteError
+from fastgan.report.picture import save_grid, save_png
+
+#: Most pictures that a grid has, and most seeds at all: more is a slip of the finger.
+MAX_GRID, MAX_SEEDS = 10_000, 1_000_000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-63", "1,5,9" or both, "0-3,10", as numbers in the order given. Raises UsageError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        # Longer numbers would be taken for a range of astronomic length before anybody counted.
+        if not (_is_number(first) and (not dash or _is_number(last))):
+            raise UsageError(f"seeds: expected numbers such as 0-63 or 1,5,9, got {text!r}")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise UsageError(f"seeds: expected a range from low to high, got {part.strip()!r}")
+        if len(seeds) + high - low >= MAX_SEEDS:
+            raise UsageError(f"seeds: expected at most {MAX_SEEDS:,}, got {text!r}")
+        seeds.extend(range(low, high + 1))
+    return seeds
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+def latent(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """z of a seed, float32 of that shape from N(0, 1): it depends on nothing else, so a seed means one picture."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """From a (t = 0) to b (t = 1) along the sphere, float32 of their shape; their lengths are interpolated linearly.
+
+    In many dimensions nearly all of N(0, 1) lies at one distance from the origin. The straight line between two latents
+    leaves that shell, and a generator has seen nothing in there (White 2016, arXiv:1609.04468).
+    """
+    x, y = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+    lengths = np.linalg.norm(x), np.linalg.norm(y)
+    if t in (0, 1) or not all(lengths):
+        return (a if t == 0 else b if t == 1 else (1 - t) * a + t * b).astype(np.float32)
+    angle = np.arccos(np.clip(x @ y / (lengths[0] * lengths[1]), -1, 1))
+    if np.sin(angle) < 1e-6:  # the same direction, or the opposite one, between which no arc is the shortest
+        mixed = (1 - t) * x + t * y
+    else:
+        mixed = np.sin((1 - t) * angle) / np.sin(angle) * x / lengths[0]
+        mixed = mixed + np.sin(t * angle) / np.sin(angle) * y / lengths[1]
+        mixed = mixed * ((1 - t) * lengths[0] + t * lengths[1])
+    return mixed.reshape(a.shape).astype(np.float32)
+
+
+def walk(points: list[np.ndarray], frames: int, *, loop: bool = False) -> Iterator[np.ndarray]:
+    """The latents of a walk from point to point: `frames` from each up to the next, then the last point itself.
+
+    loop: from the last point back to the first, which then is not repeated: played over and over, it has no seam.
+    """
+    legs = len(points) if loop else len(points) - 1
+    for leg in range(legs):
+        a, b = points[leg], points[(leg + 1) % len(points)]
+        for step in range(frames):
+            yield slerp(a, b, step / frames)
+    if not loop:
+        yield points[-1]
+
+
+def pictures(session: Any, latents: Iterable[np.ndarray], batch: int = 16) -> Iterator[np.ndarray]:
+    """uint8 [H, W, C] for each latent, in batches of `batch` at most.
+
+    session: takes z float32 [N, *spec.latent_shape] and gives images float32 [N, C, H, W] in spec.range.
+    """
+    gathered: list[np.ndarray] = []
+    for z in latents:
+        gathered.append(z)
+        if len(gathered) == batch:
+            yield from _run(session, gathered)
+            gathered = []
+    if gathered:
+        yield from _run(session, gathered)
+
+
+def _run(session: Any, latents: list[np.ndarray]) -> Iterator[np.ndarray]:
+    low, high = session.spec.range
+    images = np.asarray(session(np.stack(latents)), np.float32)
+    levels = np.clip(np.rint((images - low) * (255 / (high - low))), 0, 255)
+    yield from np.nan_to_num(levels).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def save_pictures(session: Any, seeds: list[int], folder: Path, batch: int = 16) -> int:
+    """One PNG a seed, FOLDER/seed0000.png; returns how many. Raises WriteError, UsageError for another model."""
+    shape = _latent_shape(session)
+    digits = max(4, len(str(max(seeds))))
+    images = pictures(session, (latent(seed, shape) for seed in seeds), batch)
+    for seed, image in zip(seeds, images, strict=True):
+        path = folder / f"seed{seed:0{digits}d}.png"
+        with _writing(path):
+            save_png(_rgb(image), path)
+    return len(seeds)
+
+
+def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16) -> int:
+    """All seeds in one PNG, in rows. Returns how many. Raises WriteError, UsageError for too many seeds."""
+    shape = _latent_shape(session)
+    if len(seeds) > MAX_GRID:
+        raise UsageError(f"seeds: expected at most {MAX_GRID:,} for one grid, got {len(seeds):,}")
+    images = np.stack(list(pictures(session, (latent(seed, shape) for seed in seeds), batch)))
+    images = images.transpose(0, 3, 1, 2)
+    with _writing(path):
+        save_grid(images, path, scale=_enlarged(images.shape[-1]))
+    return len(seeds)
+
+
+def save_walk(
+    session: Any,
+    seeds: list[int],
+    path: Path,
+    *,
+    frames: int,
+    fps: float,
+    loop: bool = False,
+    batch: int = 16,
+    say: Callable[[str], object] = print,
+) -> int:
+    """A video that walks from seed to seed (see `walk`); how many frames it has. Raises what VideoWriter raises."""
+    shape = _latent_shape(session)
+    if len(seeds) < 2:
+        raise UsageError(f"seeds: expected at least two to walk between, got {len(seeds)}")
+    points = [latent(seed, shape) for seed in seeds]
+    images = pictures(session, walk(points, frames, loop=loop), batch)
+    first = next(images)
+    scale = _enlarged(first.shape[1])
+    size = (first.shape[0] * scale, first.shape[1] * scale)
+    with VideoWriter(path, size, fps, say=say) as writer:
+        writer.write(_rgb(first).repeat(scale, 0).repeat(scale, 1))
+        for image in images:
+            writer.write(_rgb(image).repeat(scale, 0).repeat(scale, 1))
+    return writer.frames
+
+
+def _latent_shape(session: Any) -> tuple[int, ...]:
+    if session.spec.kind != "latent":
+        raise UsageError("model: expected a generator of pictures from latents, got one from images to images")
+    return session.spec.latent_shape
+
+
+def _enlarged(width: int) -> int:
+    """Small pictures are hard to judge, and video codecs take the edge off them."""
+    return max(1, 64 // width)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.shape[2] == 3 else image[:, :, :1].repeat(3, 2)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise failure(path, error) from error

@@ -1,0 +1,165 @@
+"""What tells whether a run learns: statistics of every critic step, and a closer look at each interval.
+
+Everything is computed on the device and fetched where the loop waits for it anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fastgan.nn.spectral import SpectralNorm, TorchParametrization
+from fastgan.report.verdicts import GRAVE, Verdict, current
+from fastgan.train import panels
+
+if TYPE_CHECKING:
+    from fastgan.train.loop import Trainer
+
+#: Samples of the closer look, and steps along each of their interpolations.
+LOOKED_AT, PATH = 16, 8
+
+
+def statistics(real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
+    """Scalars of a critic step, from images [N, ...] and logits [N, ...]: part of the compiled step.
+
+    critic/ranking: the share of pairs in which the real image has the higher logit: 0.5 where the critic cannot tell,
+    1 where it always can, in every game. spread: root mean square distance of two images of the batch, per pixel.
+    nearest: mean distance of an image to the one most like it. Both of fakes fall when the generator collapses, the
+    latter also where some modes are left.
+    """
+    with torch.autocast(real.device.type, enabled=False):
+        ahead = torch.sign(real_logits.float().flatten()[:, None] - fake_logits.float().flatten()[None])
+        found = {"critic/ranking": (ahead.mean() + 1) / 2}
+        if len(real) > 1:
+            for name, images in (("real", real), ("fake", fake)):
+                found[f"spread/{name}"], found[f"nearest/{name}"] = _distances(images)
+    return found
+
+
+def _distances(images: Tensor) -> tuple[Tensor, Tensor]:
+    x = images.detach().float().flatten(1)
+    x = x - x.mean(0)  # distances of large numbers that lie close together would be lost in their squares
+    squares = x.square().sum(1)
+    apart = (squares[:, None] + squares[None] - 2 * (x @ x.T)).clamp(min=0)
+    n, size = x.shape
+    spread = (2 * squares.sum() / ((n - 1) * size)).sqrt()
+    myself = torch.eye(n, dtype=torch.bool, device=x.device)
+    nearest = (apart.masked_fill(myself, float("inf")).amin(1) / size).sqrt().mean()
+    return spread, nearest
+
+
+class Monitor:
+    """The closer look, once in an interval; it changes nothing and draws no random number of the run's."""
+
+    def __init__(self, trainer: Trainer):
+        self._trainer = trainer
+        self.layers: list[dict[str, float | str]] = []
+        #: The lines of the run so far, and what is wrong at the last of them, the gravest first.
+        self.rows: list[dict[str, Any]] = []
+        self.verdicts: list[Verdict] = []
+
+    def look(self) -> dict[str, float]:
+        """Figures for this interval's line, and `layers` for the table of layers. Waits for the device."""
+        trainer = self._trainer
+        found: dict[str, Tensor] = {}
+        for player, update in trainer.updates.items():
+            found[f"skipped/{player}"] = update.skipped
+            if update.seen is not None:
+                total = update.seen.square().sum(1).sqrt()
+                found[f"update/{player}"] = total[2] / total[1]
+        found |= self._path()
+        if trainer.game.gp or trainer.config.r1_weight > 0:
+            found |= self._slopes()
+        if trainer.held_out is not None:
+            found["critic/memory"] = self._memory(trainer.held_out)
+        self.layers = self._layers()
+        values = torch.stack([value.float() for value in found.values()])
+        trainer.world.mean_([values])  # all ranks come to the same verdicts, and stop together
+        return dict(zip(found, values.tolist(), strict=True))
+
+    def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> bool:
+        """Whether the run has collapsed or diverged, with this line. Each verdict is said once."""
+        self.rows.append(row)
+        before = {(verdict.name, verdict.since) for verdict in self.verdicts}
+        self.verdicts = current(self.rows)
+        for verdict in self.verdicts:
+            if (verdict.name, verdict.since) not in before:
+                say(f"step {row['step']}: {verdict.sentence()}")
+        return any(verdict.name in GRAVE for verdict in self.verdicts)
+
+    @torch.no_grad()
+    def _path(self) -> dict[str, Tensor]:
+        """How far images move along lines between latents, as a part of how far apart two images are."""
+        trainer = self._trainer
+        ends = panels.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
+        first, second = ends.to(trainer.device).chunk(2)
+        share = torch.linspace(0, 1, PATH + 1, device=trainer.device).view(-1, 1, *[1] * (first.dim() - 1))
+        # Along the circle and not the chord: in the middle of the chord latents are shorter than any that are drawn.
+        z = torch.cos(share * torch.pi / 2) * first + torch.sin(share * torch.pi / 2) * second
+        images = trainer.ema.module(z.flatten(0, 1)).float().flatten(1).unflatten(0, z.shape[:2])
+        steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
+        return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
+
+    def _slopes(self) -> dict[str, Tensor]:
+        """Mean and deviation of the critic's gradient norms at real images."""
+        with _evaluating(self._trainer.discriminator), torch.enable_grad():
+            real = self._trainer.seen["real"][:LOOKED_AT].detach().clone().requires_grad_()
+            (slopes,) = torch.autograd.grad(self._trainer.discriminator(real).float().sum(), real)
+        norms = slopes.flatten(1).float().norm(dim=1)
+        return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
+
+    @torch.no_grad()
+    def _memory(self, held_out: Tensor) -> Tensor:
+        """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
+        with _evaluating(self._trainer.discriminator):
+            seen = self._trainer.discriminator(self._trainer.seen["real"]).float().flatten()
+            unseen = self._trainer.discriminator(held_out).float().flatten()
+        return (torch.sign(seen[:, None] - unseen[None]).mean() + 1) / 2
+
+    def _layers(self) -> list[dict[str, float | str]]:
+        """For each weight: its norm, its gradient's, the last change's, and the spectral norm where there is one."""
+        rows: list[dict[str, float | str]] = []
+        for player, network in (("generator", self._trainer.generator), ("discriminator", self._trainer.discriminator)):
+            update = self._trainer.updates[player]
+            if update.seen is None:
+                continue
+            norms = _spectral_norms(network)
+            for name, (gradient, weight, change) in zip(update.names, update.seen.T.tolist(), strict=True):
+                row: dict[str, float | str] = {"weight": f"{player}.{name}", "norm": weight, "gradient": gradient}
+                row["change"] = change / weight if weight else 0.0
+                if name in norms:
+                    row["spectral_norm"] = norms[name]
+                rows.append(row)
+        return rows
+
+
+@torch.no_grad()
+def _spectral_norms(network: nn.Module) -> dict[str, float]:
+    """Largest singular values, as the spectral norms' own vectors give them, by the name of the weight."""
+    found: dict[str, Tensor] = {}
+    for name, chain in network.named_modules():
+        if isinstance(chain, parametrize.ParametrizationList) and isinstance(
+            chain[0], SpectralNorm | TorchParametrization
+        ):
+            norm = chain[0]
+            matrix = chain.original.movedim(norm.dim, 0).flatten(1)
+            found[f"{name}.original"] = torch.dot(norm._u, torch.mv(matrix, norm._v))
+    values = torch.stack(list(found.values())).tolist() if found else []
+    return dict(zip(found, values, strict=True))
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """A network in eval mode for a while: its buffers stay, and nothing in it draws random numbers."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,126 @@
+"""Small networks, and the same as ONNX files: written node by node, which takes no exporter and no time."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from fastgan.deploy.spec import Spec
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "cache"))
+
+
+class Upscaler(nn.Module):
+    """Twice as large: convolution, PReLU, convolution, shuffle, on top of the nearest pixels."""
+
+    channels, reach = 3, 2
+
+    def __init__(self, scale=2, gain=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale, self.gain = scale, gain
+        self.first = nn.Conv2d(3, 8, 3, 1, 1)
+        self.act = nn.PReLU(8, init=0.2)
+        self.last = nn.Conv2d(8, 3 * scale**2, 3, 1, 1)
+
+    def forward(self, x):
+        y = nn.functional.pixel_shuffle(self.last(self.act(self.first(x))), self.scale)
+        return (y + nn.functional.interpolate(x, scale_factor=self.scale, mode="nearest")) * self.gain
+
+
+class Generator(nn.Module):
+    latent = 5
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(5, 3 * 4 * 4)
+
+    def forward(self, z):
+        return torch.tanh(self.linear(z).view(-1, 3, 4, 4))
+
+
+def write(path, nodes, weights, source, result, opset=18, metadata=None):
+    """An ONNX file. source, result: (name, shape) or (name, shape, type)."""
+    values = [helper.make_tensor_value_info(s[0], (*s, TensorProto.FLOAT)[2], s[1]) for s in (source, result)]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    if metadata:
+        helper.set_model_props(model, {"fastgan": metadata})
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path
+
+
+def write_upscaler(path, network, *, size=("h", "w"), batch="n", spec=True, half=False, opset=18):
+    weights = {name.replace(".", "_"): value.numpy() for name, value in network.state_dict().items()}
+    weights["act_weight"] = weights["act_weight"].reshape(-1, 1, 1)
+    weights["scales"] = np.array([1, 1, network.scale, network.scale], np.float32)
+    weights["gain"] = np.array(network.gain, np.float32)
+    same = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    kind, source, result = TensorProto.FLOAT, "x", "y"
+    if half:
+        kind = TensorProto.FLOAT16
+        weights = {k: v if k == "scales" else v.astype(np.float16) for k, v in weights.items()}
+    nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes = [
+        helper.make_node("Conv", [source, "first_weight", "first_bias"], ["a"], **same),
+        helper.make_node("PRelu", ["a", "act_weight"], ["b"]),
+        helper.make_node("Conv", ["b", "last_weight", "last_bias"], ["c"], **same),
+        helper.make_node("DepthToSpace", ["c"], ["d"], blocksize=network.scale, mode="CRD"),
+        helper.make_node("Resize", [source, "", "scales"], ["e"], **nearest),
+        helper.make_node("Add", ["d", "e"], ["f"]),
+        helper.make_node("Mul", ["f", "gain"], [result]),
+    ]
+    larger = [s * network.scale if isinstance(s, int) else f"{s}2" for s in size]
+    metadata = Spec.of(network).to_json(precision="fp16" if half else "fp32", step=7) if spec else None
+    return write(
+        path, nodes, weights, (source, [batch, 3, *size], kind), (result, [batch, 3, *larger], kind), opset, metadata
+    )
+
+
+def write_generator(path, network, spec=True):
+    weights = {
+        "weight": network.linear.weight.detach().numpy().T.copy(),
+        "bias": network.linear.bias.detach().numpy(),
+        "shape": np.array([-1, 3, 4, 4]),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["z", "weight", "bias"], ["a"]),
+        helper.make_node("Reshape", ["a", "shape"], ["b"]),
+        helper.make_node("Tanh", ["b"], ["images"]),
+    ]
+    metadata = Spec.of(network).to_json() if spec else None
+    return write(path, nodes, weights, ("z", ["n", 5]), ("images", ["n", 3, 4, 4]), metadata=metadata)
+
+
+@pytest.fixture
+def upscaler(tmp_path):
+    """A module and the file that computes the same. gain 1.5: some pixels leave [0, 1]."""
+    network = Upscaler(gain=1.5).eval()
+    return network, write_upscaler(tmp_path / "upscaler.onnx", network)
+
+
+@pytest.fixture
+def generator(tmp_path):
+    network = Generator().eval()
+    return network, write_generator(tmp_path / "generator.onnx", network)
+
+
+@pytest.fixture
+def make():
+    """What makes further files: make.upscaler(path, network, ...), make.Upscaler, make.write, ..."""
+
+    class Make:
+        pass
+
+    for name, function in (("upscaler", write_upscaler), ("generator", write_generator), ("write", write)):
+        setattr(Make, name, staticmethod(function))
+    Make.Upscaler, Make.Generator = Upscaler, Generator
+    return Make

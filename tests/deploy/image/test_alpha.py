@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from fastgan.deploy.image import alpha as module
+from fastgan.deploy.image.alpha import extend_colours, within_neighbours
+
+
+def blob(height, width, channels, dtype, seed=0, share=0.01):
+    """Shapes of noise colours on transparent black."""
+    rng = np.random.default_rng(seed)
+    most = np.iinfo(dtype).max
+    pixels = np.zeros((height, width, channels), dtype)
+    seen = rng.random((height, width)) < share
+    pixels[seen] = rng.integers(1, most, (seen.sum(), channels))
+    return pixels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_seen_pixels_and_alpha_stay(dtype, channels):
+    before = blob(60, 70, channels, dtype)
+    after = before.copy()
+    extend_colours(after)
+    np.testing.assert_array_equal(after[..., -1], before[..., -1])
+    seen = before[..., -1] > 0
+    np.testing.assert_array_equal(after[seen], before[seen])
+    assert (after[~seen][:, :-1].max(axis=1) > 0).mean() > 0.9
+
+
+def test_a_lone_colour_spreads_as_a_square():
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[30, 25] = 10, 20, 30, 1
+    extend_colours(pixels)
+    spread = (pixels[..., :3] == [10, 20, 30]).all(axis=2)
+    reach = module._REACH
+    expected = np.zeros((64, 64), bool)
+    expected[30 - reach : 31 + reach, 25 - reach : 26 + reach] = True
+    np.testing.assert_array_equal(spread, expected)
+    assert (pixels[~spread][:, :3] == 0).all()
+
+
+@pytest.mark.parametrize("strip", [16, 17, 40])
+def test_strips_make_no_difference(monkeypatch, strip):
+    for seed in range(5):
+        pixels = blob(150, 50, 4, np.uint8, seed, share=0.0015)  # so few that the farthest ones count
+        whole, parts = pixels.copy(), pixels.copy()
+        extend_colours(whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_STRIP", strip)
+            extend_colours(parts)
+        np.testing.assert_array_equal(parts, whole)
+        assert (whole != pixels).any()
+
+
+def test_nothing_to_do():
+    for alpha in (0, 255):
+        pixels = np.full((5, 5, 2), 7, np.uint8)
+        pixels[..., 1] = alpha
+        after = pixels.copy()
+        extend_colours(after)
+        np.testing.assert_array_equal(after, pixels)
+    extend_colours(np.zeros((1, 1, 4), np.uint8))
+
+
+def test_alpha_within_its_neighbours():
+    alpha = np.zeros((4, 5, 1), np.uint8)
+    alpha[:, 3:] = 255
+    result = within_neighbours(np.full((8, 10, 1), 100, np.uint8), alpha, 2)[..., 0]
+    np.testing.assert_array_equal(result[:, :4], 0)  # two pixels left of the step: nothing but 0 around
+    np.testing.assert_array_equal(result[:, 4:8], 100)
+    np.testing.assert_array_equal(result[:, 8:], 255)

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from fastgan.deploy.image.enlarge import check_network, cutting, enlarge
+from fastgan.deploy.spec import Spec
+from fastgan.deploy.tiles import Cutting, plan
+from fastgan.errors import FastganError, UsageError
+
+KERNEL = np.array([1, 2, 1]) / 4
+
+
+def run(session, pixels, tile=0):
+    layout = plan(*pixels.shape[:2], session.spec, cutting(session, tile))
+    return np.concatenate(list(enlarge(session, pixels.copy(), layout)))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("taken", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("tile", [0, 32])
+def test_any_picture_through_any_network(fake, noise, channels, taken, dtype, tile):
+    """The fake repeats pixels, so the result is known exactly: tiles, channels, bits and all."""
+    for size in ((1, 1), (33, 47), (64, 5)):
+        pixels = noise(*size, channels, dtype)
+        pixels[..., -1] |= 1  # nothing is fully transparent, so nothing is changed
+        result = run(fake(3, channels=taken, multiple=2), pixels, tile)
+        assert result.dtype == dtype
+        np.testing.assert_array_equal(result, pixels.repeat(3, 0).repeat(3, 1))
+
+
+def test_sixteen_bits_go_through_as_such(fake, noise):
+    """Through 8 bits, all of these would be one value."""
+    pixels = (30_000 + np.arange(200)).astype(np.uint16).reshape(10, 20, 1).repeat(3, 2)
+    result = run(fake(1, KERNEL), pixels)
+    assert len(np.unique(result[1:-1, 1:-1])) > 100
+
+
+def test_no_dark_fringe_around_what_is_transparent(fake):
+    """A red disc on transparent black, through a network that blurs: red it stays, wherever it is seen."""
+    y, x = np.mgrid[:40, :40]
+    disc = (y - 20) ** 2 + (x - 20) ** 2 < 100
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[disc] = 255, 10, 20, 255
+    result = run(fake(2, KERNEL), pixels)
+    assert set(map(tuple, result[result[..., 3] > 0][:, :3])) == {(255, 10, 20)}
+    soft = result[..., 3]
+    assert len(np.unique(soft)) > 2  # alpha went through the network as well
+    assert (soft[:10] == 0).all()
+    assert (soft[38:42, 38:42] == 255).all()
+    bare = run(fake(2, KERNEL), pixels[..., :3])
+    assert bare[soft > 0].min(axis=0)[0] < 200  # without, there is a fringe
+
+
+def test_what_is_opaque_or_empty_stays_so(fake):
+    """Whatever the network draws beyond: this one blurs farther than a pixel."""
+    pixels = np.zeros((20, 20, 2), np.uint8)
+    pixels[:, 10:] = 255
+    for tile in (0, 32):
+        alpha = run(fake(1, np.ones(5) / 5), pixels, tile)[10, :, 1]
+        assert (alpha[:9] == 0).all()
+        assert (alpha[11:] == 255).all()
+
+
+def test_opaque_alpha_costs_nothing(fake, noise):
+    session = fake(2)
+    pixels = noise(9, 9, 4)
+    pixels[..., 3] = 255
+    run(session, pixels)
+    assert len(session.shapes) == 1
+    pixels[0, 0, 3] = 254
+    run(session, pixels)
+    assert len(session.shapes) == 3
+
+
+def test_a_network_of_another_range(fake, noise):
+    seen = []
+
+    class Signed(fake):
+        def __call__(self, x):
+            seen.append(x)
+            return super().__call__(x)
+
+    session = Signed(2)
+    session.spec = Spec("image", scale=2, range=(-1.0, 1.0))
+    pixels = np.array([[[0, 32768, 65535]]], np.uint16)
+    np.testing.assert_array_equal(run(session, pixels)[0, 0], pixels[0, 0])
+    np.testing.assert_allclose(seen[0].ravel(), [-1, 0, 1], atol=2e-5)
+
+
+def test_values_that_are_no_numbers(fake, noise):
+    class Broken(fake):
+        def __call__(self, x):
+            return np.full_like(super().__call__(x), np.nan)
+
+    with pytest.raises(FastganError, match="no numbers"):
+        run(Broken(2), noise(4, 4, 3, np.uint16))
+
+
+def test_what_a_network_must_be(fake):
+    check_network(fake().spec)
+    with pytest.raises(UsageError, match="expected a network from images to images, got a generator from latents"):
+        check_network(fake(kind="latent").spec)
+    with pytest.raises(UsageError, match="1 or 3 channels, got one of 4"):
+        check_network(fake(channels=4).spec)
+
+
+@pytest.mark.parametrize("tile", [-1, 1, 31, "small", 3.5])
+def test_tiles_that_cannot_be(fake, tile):
+    with pytest.raises(UsageError, match=rf"tile: expected auto, 0 \(none\) or a number >= 32, got {tile}"):
+        cutting(fake(), tile)
+
+
+def test_models_of_one_size(fake):
+    assert cutting(fake(fixed=(64, 48)), "auto") == Cutting((64, 48), exact=True)
+    with pytest.raises(UsageError, match="takes images of 48×64 only"):
+        cutting(fake(fixed=(64, 48)), 32)
+    with pytest.raises(UsageError, match="32×32 or more, got one for 16×64"):
+        cutting(fake(fixed=(64, 16)), "auto")

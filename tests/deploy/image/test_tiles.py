@@ -1,0 +1,139 @@
+"""Tiles against the whole: networks whose reach is known exactly must agree bit for bit."""
+
+import numpy as np
+import pytest
+
+from fastgan.deploy import tiles
+from fastgan.deploy.spec import Spec
+from fastgan.deploy.tiles import Cutting, fitting, least_side, plan, strips
+
+
+def run(session, pixels, cutting):
+    layout = plan(*pixels.shape[:2], session.spec, cutting)
+    shapes = []
+
+    def network(tile):
+        shapes.append(tile.shape[:2])
+        return session.pixels(np.ascontiguousarray(tile)[None])[0]
+
+    parts = list(strips(pixels, network, layout))
+    return np.concatenate(parts), layout, shapes
+
+
+KERNEL = np.array([1, 3, 2, 5, 2, 3, 1]) / 17
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_equal_to_the_whole_at_any_size(fake, noise, scale, multiple):
+    rng = np.random.default_rng(scale * 10 + multiple)
+    for _ in range(12):
+        height, width = (int(n) for n in rng.integers(1, 150, 2))
+        side = int(rng.integers(32, 70))
+        session = fake(scale, KERNEL, multiple=multiple)
+        pixels = noise(height, width)
+        whole, one, _ = run(session, pixels, Cutting())
+        tiled, layout, shapes = run(session, pixels, Cutting((side, side)))
+        assert one.tiles == 1
+        assert whole.shape == (height * scale, width * scale, 3)
+        np.testing.assert_array_equal(tiled, whole, err_msg=f"{height}×{width}, tile {side}")
+        assert len(set(shapes)) == 1  # a runtime compiles for one shape
+        assert len(shapes) == layout.tiles
+        assert max(shapes[0]) <= side
+        assert layout.safe
+
+
+def test_tiles_begin_at_multiples(noise):
+    """Networks that shrink first take squares of pixels together; which ones must not depend on the tile."""
+    spec = Spec("image", scale=2, multiple=4, reach=4, range=(0.0, 1.0))
+
+    def network(tile):
+        height, width, _ = tile.shape
+        squares = tile.reshape(height // 4, 4, width // 4, 4, 3).astype(int).sum(axis=(1, 3)) // 16
+        return squares.astype(np.uint8).repeat(8, 0).repeat(8, 1)
+
+    for size in ((103, 131), (150, 64)):
+        pixels = noise(*size)
+        whole, tiled = (
+            np.concatenate(list(strips(pixels, network, plan(*size, spec, cutting))))
+            for cutting in (Cutting(), Cutting((34, 47)))
+        )
+        np.testing.assert_array_equal(tiled, whole)
+
+
+def test_reach_that_is_not_known(fake, noise):
+    """Errors fade with the distance from a tile's edge; blending may cost a rounding of its own."""
+    weights = 0.9 ** np.abs(np.arange(-80, 81.0))
+    session = fake(2, weights / weights.sum(), reach=0)
+    pixels = noise(100, 610)
+    pixels[:, 305:] //= 4
+    whole, _, _ = run(session, pixels, Cutting())
+    tiled, layout, _ = run(session, pixels, Cutting((384, 384)))
+    assert layout.tiles == 2
+    assert layout.ramp == tiles.RAMP
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_small_tiles_are_not_safe_but_whole(fake, noise):
+    weights = 0.5 ** np.abs(np.arange(-50, 51.0))
+    session = fake(2, weights / weights.sum(), reach=50)
+    pixels = noise(100, 90)
+    whole, _, _ = run(session, pixels, Cutting())
+    tiled, layout, _ = run(session, pixels, Cutting((32, 32)))
+    assert not layout.safe
+    assert 0 < np.abs(tiled.astype(int) - whole).max() < 12
+    _, layout, _ = run(session, noise(30, 20), Cutting((32, 32)))
+    assert layout.safe  # not cut at all
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_seams_are_blended(across):
+    """A network that gives another brightness for every tile: nothing but the ramp stands between them."""
+    spec = Spec("image", scale=2, range=(0.0, 1.0))
+    calls = iter(range(100))
+
+    def network(tile):
+        return np.full((tile.shape[0] * 2, tile.shape[1] * 2, 3), 100 * next(calls), np.uint16)
+
+    height, width = (100, 600) if across else (600, 100)
+    layout = plan(height, width, spec, Cutting((384, 384)))
+    assert layout.tiles == 2
+    result = np.concatenate(list(strips(np.zeros((height, width, 3), np.uint16), network, layout)))
+    row = result if across else result.swapaxes(0, 1)
+    steps = np.diff(row[0, :, 0].astype(int))
+    assert steps.min() >= 0
+    assert steps.max() <= 4
+    assert (row[0, 0, 0], row[0, -1, 0]) == (0, 100)
+    assert (steps > 0).sum() == 2 * tiles.RAMP + 1
+
+
+def test_rows_come_in_strips(fake, noise):
+    session = fake(2, KERNEL)
+    layout = plan(200, 60, session.spec, Cutting((40, 40)))
+    heights = [len(rows) for rows in strips(noise(200, 60), lambda tile: session.pixels(tile.copy()[None])[0], layout)]
+    assert sum(heights) == 400
+    assert max(heights) <= 80
+    assert len(heights) == len(layout.rows.starts) > 4
+
+
+def test_models_of_one_size(fake, noise):
+    for height, width in ((1, 1), (40, 48), (39, 100), (90, 47), (101, 131)):
+        session = fake(2, KERNEL, fixed=(40, 48))
+        tiled, _, shapes = run(session, noise(height, width), Cutting((40, 48), exact=True))
+        assert set(shapes) == {(40, 48)}
+        assert tiled.shape == (2 * height, 2 * width, 3)
+        if height >= 40 and width >= 48:
+            whole, _, _ = run(fake(2, KERNEL), noise(height, width), Cutting())
+            np.testing.assert_array_equal(tiled, whole)
+
+
+def test_tiles_by_memory():
+    spec = Spec("image", scale=4, reach=18, range=(0.0, 1.0))
+    assert fitting(spec, 1 << 40).tile == (tiles.LARGEST, tiles.LARGEST)
+    assert fitting(spec, 0).tile == (least_side(spec), least_side(spec))
+    small = fitting(spec, 4_000_000_000)
+    assert small.tile == (316, 316)  # 20 kB a pixel, of half of it
+    assert small.whole == 100_000
+    assert plan(300, 333, spec, small).tiles == 1
+    assert plan(300, 334, spec, small).tiles > 1
+    assert least_side(Spec("image", multiple=8)) == 64

@@ -1,0 +1,242 @@
+"""Killed at any moment, stopped by Ctrl-C, started with other settings: nothing is lost, nothing is mixed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+from fastgan.deploy.video import pipeline  # noqa: E402
+from fastgan.errors import DataError, UsageError  # noqa: E402
+
+SLOW = Path(__file__).with_name("slow.py")
+
+
+def start(source, out, seconds):
+    return subprocess.Popen(
+        [sys.executable, SLOW, source, out, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(source, out):
+    process = start(source, out, 0)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 0, complaint
+    return said
+
+
+def wait_for(found, process):
+    deadline = time.monotonic() + 60
+    while not found():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def clip(kit, tmp_path):
+    kit.write_clip(tmp_path / "in.mp4", 63, audio=1)
+    return tmp_path / "in.mp4"
+
+
+@pytest.mark.parametrize("notes", [0, 1, 3])
+def test_killed_and_resumed_is_as_never_killed(kit, clip, tmp_path, notes):
+    """SIGKILL while a piece is being written; every packet of the result is the same."""
+    out = tmp_path / "out.mp4"
+    process = start(clip, out, 0.1)
+    parts = tmp_path / "out.mp4.parts"
+    wait_for(lambda: len([*parts.glob("0*.json")]) >= notes and any(parts.glob("0*.nut")), process)
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    left = len([*parts.glob("0*.json")])
+    assert notes <= left < 6
+    said = finish(clip, out)
+    assert f"resumed {10 * left}" in said
+    assert ("going on after" in said) == (left > 0)
+    finish(clip, tmp_path / "whole.mp4")
+    for kind in ("video", "audio"):
+        assert kit.packets_of(out, kind) == kit.packets_of(tmp_path / "whole.mp4", kind)
+    assert len(kit.look_at(out).frames) == 63
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4", "whole.mp4"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_what_plays_and_goes_on(kit, clip, tmp_path, number):
+    out = tmp_path / "out.mp4"
+    process = start(clip, out, 0.06)
+    for line in process.stdout:
+        if line.startswith("done 25"):
+            break
+    process.send_signal(number)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert complaint == ""
+    assert not out.exists()
+    partial = kit.look_at(tmp_path / "out.partial.mp4")
+    done = len(partial.frames)
+    assert 25 <= done < 60
+    assert f"stopped after {done} frames: {tmp_path / 'out.partial.mp4'} has them" in said
+    sound = kit.packets_of(tmp_path / "out.partial.mp4", "audio")[0]
+    assert done / 25 - 0.07 < sound[-1][1] + 0.064 < done / 25 + 0.07
+    said = finish(clip, out)
+    assert f"resumed {done}" in said
+    source, result = kit.look_at(clip), kit.look_at(out)
+    assert result.times == source.times
+    for before, after in zip(source.pictures, result.pictures, strict=True):
+        assert np.abs(after.astype(int) - before.repeat(2, 0).repeat(2, 1)).mean() < 8
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_a_second_ctrl_c_ends_at_once(kit, upscale, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.4)
+    network = kit.Nearest(2)
+    plain = network.pixels
+
+    def impatient(frames):
+        if len(network.shapes) == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return plain(frames)
+
+    network.pixels = impatient
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        upscale(network, clip, tmp_path / "out.mp4", batch=4)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
+    network.pixels = plain
+    # Pieces are of 12 frames; 16 were through the network.
+    assert upscale(network, clip, tmp_path / "out.mp4", batch=4).resumed in (0, 12)
+
+
+class Broken:
+    """Fails at its third batch."""
+
+    def __init__(self, network):
+        self.network, self.spec = network, network.spec
+        self.calls = 0
+
+    def pixels(self, frames):
+        self.calls += 1
+        if self.calls == 3:
+            raise MemoryError("the device has no memory left")
+        return self.network.pixels(frames)
+
+
+@pytest.fixture
+def half(kit, upscale, clip, tmp_path, monkeypatch):
+    """The parts of a run whose network failed after 20 frames."""
+    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.4)
+    with pytest.raises(MemoryError, match="the device has no memory left"):
+        upscale(Broken(kit.Nearest(2)), clip, tmp_path / "out.mp4", batch=10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
+    return tmp_path / "out.mp4.parts"
+
+
+def test_a_network_that_fails_loses_nothing(kit, upscale, clip, tmp_path, half):
+    network = kit.Nearest(2)
+    done = upscale(network, clip, tmp_path / "out.mp4", batch=10)
+    assert (done.frames, done.resumed) == (63, 20)
+    assert sum(shape[0] for shape in network.shapes) == 43
+    assert f"going on after 20 frames that are done already, from {half}" in done.said
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"crf": 30}, "result"),
+        ({"codec": "hevc"}, "result"),
+        ({"model": "another"}, "model"),
+        ({"batch": 5}, "batch"),
+        ("scale", "model, result"),
+        ("source", "source"),
+    ],
+)
+def test_parts_of_something_else_are_not_used(kit, upscale, clip, tmp_path, half, change, named):
+    options, network = {"batch": 10}, kit.Nearest(2)
+    if change == "scale":
+        network = kit.Nearest(1)
+    elif change == "source":
+        kit.write_clip(clip, 62)
+    else:
+        options |= change
+    done = upscale(network, clip, tmp_path / "out.mp4", **options)
+    assert done.resumed == 0
+    assert f"{half} holds parts of another run ({named} differ); they are removed" in done.said
+    assert len(kit.look_at(tmp_path / "out.mp4").frames) == done.frames
+
+
+def test_a_damaged_part_is_not_joined(kit, upscale, clip, tmp_path, half):
+    piece = half / "00000.nut"
+    piece.write_bytes(piece.read_bytes()[:-400])
+    with pytest.raises(DataError, match=r"00000\.nut"):
+        upscale(kit.Nearest(2), clip, tmp_path / "out.mp4", batch=10)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_two_at_a_time(kit, upscale, clip, tmp_path):
+    process = start(clip, tmp_path / "out.mp4", 0.2)
+    wait_for(lambda: any(tmp_path.glob("*/0*.nut")), process)
+    with pytest.raises(UsageError, match=r"out: another process is writing .*out\.mp4"):
+        upscale(kit.Nearest(2), clip, tmp_path / "out.mp4")
+    process.kill()
+    process.communicate()
+
+
+def test_the_place_is_found_by_seeking_or_by_counting(kit, tmp_path, monkeypatch):
+    """Seeking must end at the very frame; where times say too little, all frames are counted."""
+    from fastgan.deploy.video.decode import Place, Source
+
+    kit.write_clip(tmp_path / "in.mp4", 300)
+    source = Source(tmp_path / "in.mp4")
+    shots = list(source.frames())
+    last, near = shots[280], shots[270]
+    opened = []
+    plain = source.open
+    monkeypatch.setattr(source, "open", lambda: opened.append(1) or plain())
+    for mark, stamp, count in ((last.mark, last.stamp, 1), (last.mark + 1, last.stamp, 2), (last.mark, None, 1)):
+        opened.clear()
+        rest = list(source.frames(Place(280, last.time, stamp, mark, near.stamp)))
+        assert len(opened) == count
+        assert [(shot.number, shot.time, shot.mark) for shot in rest] == [
+            (shot.number, shot.time, shot.mark) for shot in shots[281:]
+        ]
+
+
+def test_a_full_disk_keeps_the_parts(kit, clip, tmp_path):
+    """A limit on the size of files stands in for it; then there is room again."""
+    code = (
+        "import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
+        "sys.argv = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    sizes = []
+    for limit in (2000, 12000):
+        process = subprocess.run(
+            [sys.executable, "-c", code, str(limit), SLOW, clip, tmp_path / "out.mp4", "0"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        last = process.stderr.strip().splitlines()[-1]
+        assert last.startswith("fastgan.errors.WriteError: "), process.stderr
+        assert "could not be written: File too large" in last
+        assert " free there" in last
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
+        sizes.append(len(list(tmp_path.glob("out.mp4.parts/0*.json"))))
+    assert sizes == [0, 7]  # the first limit fails a piece, the second the result
+    assert "resumed 63" in finish(clip, tmp_path / "out.mp4")
+    assert len(kit.look_at(tmp_path / "out.mp4").frames) == 63
+
+
+def test_state_says_what_the_parts_are(half):
+    state = json.loads((half / "state.json").read_text())
+    assert state["result"]["codec"] == "h264"
+    assert state["result"]["crf"] == 17
+    note = json.loads((half / "00001.json").read_text())
+    assert note["frames"] == 10
+    assert note["first"] == 10 * 512

@@ -1,0 +1,84 @@
+"""The runtime's PyTorch back-end on a GPU: plainly at a shape's first call, captured at the second, replayed after."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastgan.deploy import convert
+from fastgan.deploy.backends import network as module_of_backend
+from fastgan.deploy.session import Session
+
+
+class Upscaler(nn.Module):
+    channels, scale = 3, 2
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 1, 1), nn.PReLU(16), nn.Conv2d(16, 12, 3, 1, 1), nn.PixelShuffle(2)
+        )
+
+    def forward(self, x):
+        return self.body(x) + nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+def test_every_call_of_a_shape_gives_what_the_module_gives(backend):
+    network = Upscaler().eval()
+    session = Session(network, backend=backend, device="cuda")
+    assert session.device.startswith("cuda")
+    kept = []
+    for call in range(4):
+        for shape in [(1, 3, 16, 24), (2, 3, 8, 8)]:
+            x = torch.rand(shape, generator=torch.Generator().manual_seed(call))
+            wanted = network(x).detach()
+            torch.testing.assert_close(session(x.cuda()).cpu(), wanted, atol=1e-4, rtol=0)
+            there = session(x.cuda())
+            kept.append((there, wanted))
+            np.testing.assert_allclose(session(x.numpy()), wanted.numpy(), atol=1e-4)
+    for there, wanted in kept:  # a later replay has not written over them
+        torch.testing.assert_close(there.cpu(), wanted, atol=1e-4, rtol=0)
+
+
+def test_pixels_on_the_gpu_equal_the_plain_conversion():
+    session = Session(Upscaler().eval(), backend="torch", device="cuda")
+    for seed in range(4):
+        frames = np.random.default_rng(seed).integers(0, 256, (2, 12, 10, 3), dtype=np.uint8)
+        plain = convert.to_bytes(session(convert.to_float(frames, (0, 1))), (0, 1)).astype(int)
+        assert np.abs(session.pixels(frames).astype(int) - plain).max() <= 1
+        assert np.abs(session.pixels(torch.from_numpy(frames).cuda()).cpu().numpy().astype(int) - plain).max() <= 1
+
+
+def test_more_shapes_than_are_kept():
+    network = Upscaler().eval()
+    session = Session(network, backend="torch", device="cuda")
+    for _ in range(2):
+        for side in range(4, 4 + module_of_backend._GRAPHS + 3):
+            x = torch.rand(1, 3, side, side)
+            for _ in range(3):
+                torch.testing.assert_close(session(x), network(x).detach(), atol=1e-4, rtol=0)
+    assert len(session._backend._graphs._known) <= module_of_backend._GRAPHS
+
+
+def test_half_precision_takes_and_gives_float32():
+    network = Upscaler().eval()
+    session = Session(Upscaler().half(), backend="torch", device="cuda")
+    x = torch.rand(1, 3, 16, 16)
+    for _ in range(3):
+        y = session(x.cuda())
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y.cpu(), network(x).detach(), atol=1e-2, rtol=0)
+
+
+def test_the_choice_on_a_gpu_is_between_both():
+    session = Session(Upscaler().eval(), device="cuda")
+    assert set(session.choice.milliseconds) | set(session.choice.unavailable) >= {"torch", "compile"}
+    assert "a CUDA graph for each shape" in session.describe()

@@ -1,0 +1,168 @@
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fastgan.errors import DataError, UsageError
+from fastgan.models import esrgan
+from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return SRVGGNetCompact(scale=2, width=4, blocks=1)
+
+
+def same(path, expected):
+    """Whether a file gives that network again."""
+    found = esrgan.load(path)
+    assert type(found) is type(expected)
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for key, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.bin", "net"])
+def test_safetensors(tmp_path, name):
+    rrdb = RRDBNet(scale=2, width=4, growth=2, blocks=1)
+    save_file(rrdb.state_dict(), tmp_path / name)
+    same(tmp_path / name, rrdb)
+    same(str(tmp_path / name), rrdb)
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"])
+def test_safetensors_that_begin_like_something_else(tmp_path, start):
+    expected, path = network(), tmp_path / "net.bin"  # not .safetensors, which newer versions of torch.load read too
+    save_file(expected.state_dict(), path, {"about": ""})
+    shortest = int.from_bytes(path.read_bytes()[:8], "little")
+    length = int.from_bytes(start, "little")
+    length += max(0, -(length - shortest) // 256 + 1) * 256 if len(start) == 1 else 0
+    save_file(expected.state_dict(), path, {"about": "." * (length - shortest)})
+    assert path.read_bytes().startswith(start)
+    same(path, expected)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.bin", "net.param"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_files(tmp_path, name, zipped):
+    state = network().state_dict()
+    averaged, last = ({key: value + i for key, value in state.items()} for i in (1.0, 2.0))
+    expected = network()
+    expected.load_state_dict(averaged)
+    for content in ({"params": last, "params_ema": averaged}, {"params": averaged, "epoch": 3}, averaged):
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
+        same(tmp_path / name, expected)
+
+
+def test_half_precision_becomes_float32(tmp_path):
+    half = network().half()
+    torch.save({"params_ema": half.state_dict()}, tmp_path / "half.pth")
+    save_file(half.state_dict(), tmp_path / "half.safetensors")
+    for name in ("half.pth", "half.safetensors"):
+        same(tmp_path / name, half.float())
+        assert {parameter.dtype for parameter in esrgan.load(tmp_path / name).parameters()} == {torch.float32}
+
+
+class Bomb:
+    """Unpickled by a reader that trusts, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"echo caught > {self.path}",)
+
+
+@pytest.mark.parametrize("kind", ["torch.save", "before torch 1.6", "pickle", "pickle of protocol 5", "in a zip"])
+def test_a_malicious_pickle_runs_nothing(tmp_path, kind):
+    path, caught = tmp_path / "net.pth", tmp_path / "caught"
+    content = {**network().state_dict(), "body.0.weight": Bomb(caught)}
+    if kind in ("torch.save", "before torch 1.6"):
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "torch.save")
+    elif kind == "in a zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("net/data.pkl", pickle.dumps(content, protocol=2))
+            archive.writestr("net/version", "3\n")
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=5 if "5" in kind else 2))
+    with pytest.raises(DataError, match=r"net.pth: this torch file .*") as error:
+        esrgan.load(path)
+    assert "\n" not in str(error.value)
+    assert "trust" not in str(error.value)  # no advice to run it after all
+    assert not caught.exists()
+    if kind in ("torch.save", "before torch 1.6"):
+        assert f"asks for {os.system.__module__}.system, and nothing but tensors is read" in str(error.value)
+        torch.load(path, weights_only=False)
+        assert caught.exists()  # the bomb is a real one
+
+
+def test_whole_modules_are_refused(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, and nothing but tensors"):
+        esrgan.load(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "expected a dict of weights in this torch file, got list"),
+        ({"epoch": 3}, "expected a dict of weights, or one under params_ema or params, got a int under 'epoch'"),
+        ({"params": {"a": 1}}, "got a int under 'a'"),
+        ({1: torch.zeros(1)}, "got a Tensor under 1"),
+        ({"params": {}}, "its first ones are: none at all"),
+        ({"params": nn.Linear(2, 2).state_dict()}, "its first ones are: weight, bias"),
+    ],
+)
+def test_torch_files_of_something_else(tmp_path, content, message):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(DataError, match=message) as error:
+        esrgan.load(tmp_path / "net.pth")
+    assert str(error.value).startswith(f"{tmp_path / 'net.pth'}: ")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_files(tmp_path, suffix):
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".pth":
+        torch.save(network().state_dict(), path)
+    else:
+        save_file(network().state_dict(), path)
+    whole = path.read_bytes()
+    for length in (12, 20, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(
+            DataError, match=r"net\.\w+: this (torch|safetensors) file (is damaged|cannot be read)"
+        ) as e:
+            esrgan.load(path)
+        assert "\n" not in str(e.value)
+
+
+def test_what_is_no_file_of_weights(tmp_path):
+    with pytest.raises(UsageError, match=r"weights: expected a file, got .*nowhere.pth, which is not there"):
+        esrgan.load(tmp_path / "nowhere.pth")
+    with pytest.raises(UsageError, match=r"weights: expected a file, got .*, which is a folder"):
+        esrgan.load(tmp_path)
+    for name in ("net.pth", "net.param", "net.bin", "net.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(DataError, match=rf"{name}: is empty"):
+            esrgan.load(tmp_path / name)
+    for content in (b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello", bytes(100)):
+        (tmp_path / "net.pth").write_bytes(content)
+        with pytest.raises(DataError, match=r"net.pth: expected a safetensors file, a torch file, or a pair of ncnn's"):
+            esrgan.load(tmp_path / "net.pth")
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "net.pth"
+    path.write_bytes(b"x")
+
+    def deny(*args):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", deny)
+    with pytest.raises(DataError, match=r"net.pth cannot be read: Permission denied"):
+        esrgan.load(path)

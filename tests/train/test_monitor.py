@@ -1,0 +1,144 @@
+"""The statistics of a step against plain loops, and the closer look against what it must not change."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastgan
+from fastgan import Config, Trainer
+from fastgan.errors import CollapseError
+from fastgan.train.monitor import statistics
+
+
+def test_statistics_are_what_their_names_say():
+    torch.manual_seed(0)
+    real, fake = torch.randn(7, 2, 3), 0.1 * torch.randn(7, 2, 3) + 40
+    fake[3] = fake[5]
+    real_logits, fake_logits = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0])
+    found = statistics(real, fake, real_logits, fake_logits)
+    assert float(found["critic/ranking"]) == pytest.approx((3 + 1 + 0.5) / 6)  # a tie counts half
+    for name, images in (("real", real), ("fake", fake)):
+        apart = torch.cdist(images.double().flatten(1), images.double().flatten(1)) / math.sqrt(6)
+        pairs = apart[~torch.eye(7, dtype=torch.bool)].view(7, 6)
+        assert float(found[f"spread/{name}"]) == pytest.approx(pairs.square().mean().sqrt().item(), rel=1e-5)
+        assert float(found[f"nearest/{name}"]) == pytest.approx(pairs.amin(1).mean().item(), rel=1e-4)
+
+
+def test_a_batch_of_one_has_no_distances():
+    one = torch.zeros(1, 1, 2, 2)
+    assert set(statistics(one, one, torch.zeros(1), torch.zeros(1))) == {"critic/ranking"}
+
+
+def networks(norm=lambda layer: layer):
+    torch.manual_seed(0)
+    generator = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    critic = nn.Sequential(norm(nn.Linear(2, 8)), nn.LeakyReLU(0.2), nn.Dropout(0.1), norm(nn.Linear(8, 1)))
+    return generator, critic
+
+
+def batches(seed=0):
+    source = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn(16, 2, generator=source)
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(t):
+    return torch.cat([p.flatten() for m in (t.generator, t.discriminator) for p in m.state_dict().values()])
+
+
+def test_looking_changes_nothing():
+    trained = []
+    for every in (1, 12):
+        t = Trainer(*networks(nn.utils.parametrizations.spectral_norm), "wgan-gp", Config(
+            game="wgan-gp", steps=12, log_every=every, compile="off"), latent_shape=(4,))  # fmt: skip
+        t.fit(batches(), held_out=torch.randn(8, 2))
+        trained.append(weights(t))
+    assert torch.equal(*trained)
+
+
+def test_the_closer_look_holds_what_it_promises(tmp_path):
+    norm = nn.utils.parametrizations.spectral_norm
+    config = Config(game="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
+    t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
+    t.fit(batches(), held_out=torch.randn(8, 2))
+    names = {"update/generator", "update/discriminator", "latent/path", "latent/ends", "slope/mean", "slope/deviation",
+             "critic/memory", "critic/ranking", "nearest/fake", "skipped/generator"}  # fmt: skip
+    assert all(names <= line.keys() for line in lines(tmp_path / "run"))
+    table = {row["weight"]: row for row in json.loads((tmp_path / "run" / "layers.json").read_text())}
+    weight = t.discriminator[3].parametrizations.weight.original.detach()
+    row = table["discriminator.3.parametrizations.weight.original"]
+    assert row["spectral_norm"] == pytest.approx(torch.linalg.matrix_norm(weight, 2).item(), rel=0.05)
+    assert row["norm"] == pytest.approx(weight.norm().item(), rel=1e-2)
+    # Adam moves each number by about its learning rate.
+    size = config.lr_d * math.sqrt(weight.numel())
+    assert 0.05 * size < row["change"] * row["norm"] < 5 * size
+    assert {name.split(".")[0] for name in table} == {"generator", "discriminator"}
+
+
+def test_memory_is_one_where_the_critic_knows_what_it_saw():
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Linear(2, 1, bias=False))
+    nn.init.ones_(critic[0].weight)
+    t = Trainer(networks()[0], critic, "hinge", Config(game="hinge", steps=1, compile="off"), latent_shape=(4,))
+    last = t.fit(iter([torch.ones(16, 2)]), held_out=-torch.ones(4, 2))
+    assert last["critic/memory"] == 1.0
+
+
+class Dead(nn.Module):
+    """Gives everybody the same picture."""
+
+    latent = 4
+
+    def __init__(self):
+        super().__init__()
+        self.picture = nn.Parameter(torch.tensor([2.0, -2.0]))
+
+    def forward(self, z):
+        return self.picture + 0 * z[:, :2]
+
+
+@pytest.mark.parametrize("do", ["warn", "stop"])
+def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
+    config = Config(steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do)
+    t = Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
+    if do == "warn":
+        t.fit(batches())
+        assert t.step == 60
+    else:
+        with pytest.raises(CollapseError, match=r"stopped at step 34: mode collapse since step 31: .* try "):
+            t.fit(batches())
+        assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000034"]
+    assert capsys.readouterr().err.count("mode collapse since step 31") == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<b>mode collapse</b>" in page
+    assert 'class="band"' in page
+
+
+def test_a_resumed_run_remembers_what_it_saw(tmp_path):
+    def run(steps):
+        config = Config(steps=steps, log_every=1, sample_every=100, checkpoint_every=16, compile="off")
+        return Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
+
+    run(32).fit(batches())
+    t = run(36)
+    t.fit(batches(), resume=True)
+    assert [(verdict.name, verdict.since) for verdict in t.monitor.verdicts] == [("mode collapse", 31)]
+    assert len(t.monitor.rows) == 36
+
+
+def test_a_step_that_is_not_finite_is_a_verdict(tmp_path, capsys):
+    bad = iter([torch.randn(4, 2), torch.full((4, 2), float("nan")), torch.randn(4, 2), torch.randn(4, 2)])
+    config = Config(steps=4, log_every=1, compile="off")
+    t = Trainer(*networks(), config=config, latent_shape=(4,), out=tmp_path / "run")
+    t.fit(bad)
+    assert "non-finite since step 2" in capsys.readouterr().err
+    assert t.monitor.verdicts == []  # it is over
+    assert fastgan.Config(on_collapse="stop").on_collapse == "stop"
