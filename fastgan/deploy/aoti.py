@@ -5,14 +5,12 @@ A .pt2 file holds native code for one kind of machine. Opening one runs that cod
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     Takes a minute: it needs a C++ compiler. Raises UsageError where there is none, ExportError for a network that
     cannot be traced, that works at some sizes only or cannot be compiled, WriteError for `path`; then nothing is there.
     """
-    from torch import _inductor
+    import torch._inductor
     from torch._inductor.exc import InvalidCxxCompiler
 
     why = why_not()
@@ -44,8 +42,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     facts = {"torch": torch.__version__, "device": device.type, "machine": _machine(device)}
     start = time.perf_counter()
     try:
-        with _quiet():
-            program = torch.export.export(network, (_sample(spec, device),), dynamic_shapes=(_dynamic(spec),))
+        program = torch.export.export(network, (_sample(spec, device),), dynamic_shapes=(_dynamic(spec),))
     except Exception as error:  # of many classes, torch's own and python's
         raise ExportError(f"the network cannot be exported: {_first_line(error)}") from error
     try:
@@ -168,14 +165,6 @@ def _dynamic(spec: Spec) -> dict[int, Any]:
         for axis, name in ((2, "height"), (3, "width")):
             sizes[axis] = Dim.DYNAMIC if spec.multiple == 1 else spec.multiple * Dim(f"{name}_units", min=1)
     return sizes
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    # PyTorch warns of its own use of itself; what fails is an exception and comes through.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _machine(device: torch.device) -> str:
