@@ -10,6 +10,7 @@ from fastgan import _env
 from fastgan.cli.bench import bench
 from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import sample
+from fastgan.cli.eval import evaluate
 from fastgan.cli.export import export
 from fastgan.cli.models import models
 from fastgan.cli.report import report
@@ -93,6 +94,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
     "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
     "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
+    "eval": (evaluate, "judge samples: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ..."),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),

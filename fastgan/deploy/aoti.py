@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,14 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             aside = Path(folder) / "model.pt2"
             try:
-                torch._inductor.aoti_compile_and_package(
-                    program,
-                    package_path=str(aside),
-                    inductor_configs={"aot_inductor.metadata": {KEY: spec.to_json(**{**(about or {}), **facts})}},
-                )
+                with warnings.catch_warnings():
+                    # What PyTorch warns itself of: its own modules are scripted, and an old name in copyreg.
+                    warnings.simplefilter("ignore")
+                    torch._inductor.aoti_compile_and_package(
+                        program,
+                        package_path=str(aside),
+                        inductor_configs={"aot_inductor.metadata": {KEY: spec.to_json(**{**(about or {}), **facts})}},
+                    )
             except InvalidCxxCompiler as error:
                 raise UsageError(f"to: aoti needs a C++ compiler: {_first_line(error)}") from error
             except OSError:

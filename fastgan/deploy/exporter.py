@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -84,11 +83,11 @@ def export(
 @contextlib.contextmanager
 def _writing(out: Path, file: Path, *, folder: bool) -> Iterator[Path]:
     """Where `file` is written until it is verified. UsageError, before any work is done, where `out` cannot be."""
+    for path in {out, file} - ({out} if folder else set()):
+        if path.is_dir():
+            raise UsageError(f"out: {path} cannot be written: it is a directory")
     aside = file.with_name(f".{file.stem}.part{file.suffix or '.onnx'}")
     try:
-        for path in {out, file} - ({out} if folder else set()):
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         out.parent.mkdir(parents=True, exist_ok=True)
         aside.touch()
         yield aside

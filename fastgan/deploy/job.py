@@ -84,7 +84,7 @@ class Job:
         exact = path.with_name(path.name + ".fp32.onnx")
         os.replace(path, exact)
         try:
-            return quantize(exact, path, self.spec, calibration)
+            return quantize(exact, path, self.spec, calibration, symmetric=self.facts["to"] == "tensorrt")
         finally:
             exact.unlink(missing_ok=True)
 

@@ -24,12 +24,12 @@ def sample(spec: Spec, smallest: int = 1) -> np.ndarray:
     return _images(spec, 2, height * spec.multiple, width * spec.multiple, 0)
 
 
-def probes(spec: Spec, image_elements: int, smallest: int = 1, *, noisy: bool = True) -> Iterator[np.ndarray]:
+def probes(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[np.ndarray]:
     """The batches to compare on, float32 and the same at every call.
 
     image_elements: numbers in one image that the network makes. smallest: the least height and width that it takes, in
     units of spec.multiple. Latents: batches of 1, 3 and 64 (fewer where images are large). Images: batches of 1, 2 and
-    3, of SIZES; pictures and, where `noisy`, noise in turns.
+    3, of SIZES; pictures and noise in turns.
     """
     if spec.kind == "latent":
         for batch in (1, 3, max(4, min(64, _LARGEST // image_elements))):
@@ -39,17 +39,18 @@ def probes(spec: Spec, image_elements: int, smallest: int = 1, *, noisy: bool = 
         # Larger than what was traced also where the multiple is large.
         least = 3 + 2 * (smallest + 1) if i == 0 else smallest
         units = [_units(pixels, spec.multiple, least) | 1 for pixels in (height, width)]
-        yield _images(spec, batch, units[0] * spec.multiple, units[1] * spec.multiple, i, noisy)
+        yield _images(spec, batch, units[0] * spec.multiple, units[1] * spec.multiple, i)
 
 
 def _units(pixels: int, multiple: int, least: int) -> int:
     return max(round(pixels / multiple), least)
 
 
-def _images(spec: Spec, batch: int, height: int, width: int, seed: int, noisy: bool = True) -> np.ndarray:
+def _images(spec: Spec, batch: int, height: int, width: int, seed: int) -> np.ndarray:
     low, high = spec.range
     images = [
-        (noise if noisy and n % 2 else picture)(height, width, spec.channels, n) for n in range(seed, seed + batch)
+        noise(height, width, spec.channels, seed + i) if (seed + i) % 2 else picture(height, width, spec.channels, i)
+        for i in range(batch)
     ]
     return (low + (high - low) * np.stack(images)).astype(np.float32)
 

@@ -54,13 +54,18 @@ class Judgement:
         return f"mean confidence {self.confidence:.3f} (judge's own accuracy {self.accuracy:.1%})\nclasses: {shares}"
 
 
-def train_classifier(train: ImageSet, *, epochs: int = 1, batch: int = 128, seed: int = 0) -> Classifier:
-    """A classifier of labelled images, on the CPU. The one-cycle schedule gets the most out of very few epochs."""
+def train_classifier(
+    train: ImageSet, *, epochs: int = 1, batch: int = 128, seed: int = 0, width: int = 32, classes: int | None = None
+) -> Classifier:
+    """A classifier of labelled images, on the CPU. The one-cycle schedule gets the most out of very few epochs.
+
+    classes: how many there are; as many as the labels show where None.
+    """
     if train.labels is None:
         raise UsageError(f"train: expected labelled images, {train.name} has no labels")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Classifier(train.channels, int(train.labels.max()) + 1)
+        network = Classifier(train.channels, classes or int(train.labels.max()) + 1, width)
         images, labels = torch.from_numpy(np.array(train.images)), torch.from_numpy(np.array(train.labels))
         steps = epochs * (len(images) // batch)
         optimizer = torch.optim.Adam(network.parameters())

@@ -124,11 +124,11 @@ def test_other_files(tmp_path):
         aoti.load(tmp_path / "foreign.pt2")
 
 
-def test_without_a_compiler(tmp_path, monkeypatch):
+def test_without_a_compiler(tmp_path):
     import torch._inductor.config as config
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    with pytest.raises(UsageError, match=r"to: aoti needs a C\+\+ compiler: .*install g\+\+ or clang"):
+    missing = config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    with missing, pytest.raises(UsageError, match=r"to: aoti needs a C\+\+ compiler: .*install g\+\+ or clang"):
         aoti.write(Upscaler().eval(), IMAGE, tmp_path / "m.pt2")
     assert not list(tmp_path.iterdir())
 

@@ -1,0 +1,177 @@
+"""fastgan eval: what the samples are worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgan.cli._parse import parse, positional
+from fastgan.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from fastgan.data import ImageSet
+
+_BATCH = 100
+WHAT = "RUN, MODEL.onnx, or a SOURCE of images"
+
+
+@dataclass
+class _Eval:
+    """Judge samples against real images. The names of the figures carry their protocol: only figures of the same name
+    compare. docs/metrics.md says which to trust when."""
+
+    against: str = ""
+    """the real images: a name or path as for --data"""
+    metrics: str = ""
+    """some of fid,kid,is,pr,dc,class_fid,spectral,diversity,copies (all of these when left out), psnr,ssim (paired)"""
+    extractor: str = "auto"
+    """whose features: digits, efficientnet, inception, inception_legacy, a file of weights, or auto"""
+    n: int = 5000
+    """how many samples, and at most how many real images"""
+    seed: int = 0
+    """of the latents, and of the choice of images"""
+    device: str = "auto"
+    """cpu, cuda or cuda:N"""
+    out: Path | None = None
+    """JSON file to write; figures of a run are kept in RUN/eval.json too"""
+
+
+def evaluate(argv: list[str]) -> None:
+    """fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] [--extractor NAME] [--n 5000] ..."""
+    source, rest = positional(argv, "eval", WHAT, _Eval)
+    options = parse(_Eval, rest, "eval")
+    if not options.against:
+        raise UsageError("against: expected the real images, as --against SOURCE; see fastgan eval --help")
+    if options.n < 2:
+        raise UsageError(f"n: expected at least 2 images, got {options.n}")
+    from fastgan.metrics.evaluate import evaluate as judge
+    from fastgan.metrics.extractors import open_extractor
+    from fastgan.metrics.registry import METRICS, select
+    from fastgan.train.device import resolve_device
+
+    device = resolve_device(options.device)
+    names = select(options.metrics or None)
+    samples, facts = _samples(source, options.n, options.seed, device)
+    reference, fitted = _reference(options.against, samples.images.shape[1:])
+    needs = any(METRICS[name].network for name in names if name != "copies")
+    extractor = open_extractor(options.extractor, reference, device) if needs else None
+    found = judge(samples, reference, extractor, metrics=names, n=options.n, seed=options.seed)
+    found.facts.update(facts)
+    found.warnings.extend(fitted)
+    print(f"{facts['what']} against {reference.name}" + (f", by {extractor.about}" if extractor else ""))
+    print(found.describe())
+    _write(found.to_json(), options.out, Path(source) if facts["kind"] == "run" else None)
+
+
+def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Any]]:
+    """n samples of a run or an exported generator, or the images of a source; and what they are."""
+    from fastgan.data import ImageSet, open_source
+
+    path = Path(source)
+    if path.suffix == ".onnx":
+        images = _from_file(path, n, seed)
+        return ImageSet(images, None, path.stem, ""), {"kind": "model", "what": f"{n:,} samples of {path}"}
+    if (path / "config.json").is_file():
+        images, step = _from_run(path, n, seed, device)
+        what = f"{n:,} samples of {path} at step {step:,}"
+        return ImageSet(images, None, path.name, ""), {"kind": "run", "what": what, "step": step}
+    found = open_source(source)
+    return found, {"kind": "source", "what": f"{found.name} ({len(found):,} images)"}
+
+
+def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, int]:
+    import torch
+
+    from fastgan.deploy.session import latents
+    from fastgan.train.load import load_generator
+
+    trained = load_generator(run)
+    generator = trained.generator.to(device)
+
+    @torch.no_grad()
+    def draw(z: np.ndarray) -> np.ndarray:
+        return generator(torch.from_numpy(z).to(device)).float().cpu().numpy()
+
+    return _draw(draw, latents(n, trained.latent_shape, seed), (-1.0, 1.0)), trained.step
+
+
+def _from_file(path: Path, n: int, seed: int) -> np.ndarray:
+    from fastgan.deploy.session import Session, latents
+
+    session = Session(path)
+    if session.spec.kind != "latent":
+        raise UsageError(f"model: {path} makes images from images; run it, and give the folder of its images instead")
+    return _draw(session, latents(n, session.spec.latent_shape, seed), session.spec.range)
+
+
+def _draw(generator: Callable[[np.ndarray], Any], z: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    """uint8 [N, C, H, W] from latents, a batch at a time. DataError where the generator gives what is no number."""
+    import numpy as np
+
+    from fastgan.report.picture import to_uint8
+
+    low, high = span
+    parts = []
+    for start in range(0, len(z), _BATCH):
+        images = np.asarray(generator(z[start : start + _BATCH]))
+        if not np.isfinite(images).all():
+            raise DataError("the generator gives images that are NaN or infinite; its weights are of no use")
+        parts.append(to_uint8((images - low) * (2 / (high - low)) - 1))
+    return np.concatenate(parts)
+
+
+def _reference(source: str, shape: tuple[int, ...]) -> tuple[ImageSet, list[str]]:
+    """The real images, made as the samples are where they differ; and that, in words."""
+    from fastgan.data import open_source
+
+    reference = open_source(source)
+    came = reference.images.shape[1:]
+    if came == shape:
+        return reference, []
+    channels, height, width = shape
+    if height != width:
+        raise UsageError(
+            f"against: expected images {list(shape)} as the samples, got {list(came)}; only square ones can be fitted"
+        )
+    reference = open_source(source, resolution=height, channels=channels)
+    return reference, [
+        f"the real images were {list(came)}; cropped and resized (LANCZOS) to {list(shape)}, as for training"
+    ]
+
+
+def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
+    from fastgan._files import write_whole
+
+    if out is not None:
+        try:
+            write_whole(out, json.dumps(result, indent=1).encode())
+        except OSError as error:
+            raise UsageError(f"out: {out} cannot be written: {error.strerror or error}") from error
+        print(f"figures: {out}")
+    if run is not None:
+        path = run / "eval.json"
+        write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
+        print(f"figures: {path}")
+
+
+def _earlier(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the file of a run holds already, but for the same evaluation done before."""
+    if not path.exists():
+        return []
+    same = ("step", "reference", "extractor", "samples", "reference_images", "seed")
+    try:
+        rows = json.loads(path.read_text())
+        names = {row["name"] for row in result["rows"]}
+        return [
+            old
+            for old in rows
+            if any(old[key] != result[key] for key in same) or {row["name"] for row in old["rows"]} - names
+        ]
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error!r}); move it away") from error

@@ -1,0 +1,265 @@
+"""Inception-v3 as FID uses it: the network of 2015-12-05 (Szegedy et al. 2015, arXiv:1512.00567), 1008 logits.
+
+The names of its state are those of the public file `pt_inception-2015-12-05-6726825d.pth`. It differs from
+torchvision's in what the blocks pool: averages leave the padding out, and the very last block takes the maximum.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgan.errors import DataError, UsageError
+from fastgan.metrics.features import Backbone, Extractor, state_hash
+
+FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+SIDE, DIM, LOGITS = 299, 2048, 1008
+
+
+class _Convolution(nn.Module):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int | tuple[int, int],
+        stride: int = 1,
+        padding: int | tuple[int, int] = 0,
+    ):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(outputs, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+def _average(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+def _wide(inputs: int, outputs: int) -> _Convolution:
+    """1 × 7."""
+    return _Convolution(inputs, outputs, (1, 7), padding=(0, 3))
+
+
+def _high(inputs: int, outputs: int) -> _Convolution:
+    """7 × 1."""
+    return _Convolution(inputs, outputs, (7, 1), padding=(3, 0))
+
+
+class _BlockA(nn.Module):
+    """35 × 35: branches of 1, 5, and 3 + 3."""
+
+    def __init__(self, inputs: int, pooled: int):
+        super().__init__()
+        self.branch1x1 = _Convolution(inputs, 64, 1)
+        self.branch5x5_1 = _Convolution(inputs, 48, 1)
+        self.branch5x5_2 = _Convolution(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = _Convolution(inputs, 64, 1)
+        self.branch3x3dbl_2 = _Convolution(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _Convolution(96, 96, 3, padding=1)
+        self.branch_pool = _Convolution(inputs, pooled, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, double, self.branch_pool(_average(x))], 1)
+
+
+class _BlockB(nn.Module):
+    """35 × 35 → 17 × 17."""
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.branch3x3 = _Convolution(inputs, 384, 3, stride=2)
+        self.branch3x3dbl_1 = _Convolution(inputs, 64, 1)
+        self.branch3x3dbl_2 = _Convolution(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = _Convolution(96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, 2)], 1)
+
+
+class _BlockC(nn.Module):
+    """17 × 17: sevens in two directions."""
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__()
+        self.branch1x1 = _Convolution(inputs, 192, 1)
+        self.branch7x7_1 = _Convolution(inputs, width, 1)
+        self.branch7x7_2 = _wide(width, width)
+        self.branch7x7_3 = _high(width, 192)
+        self.branch7x7dbl_1 = _Convolution(inputs, width, 1)
+        self.branch7x7dbl_2 = _high(width, width)
+        self.branch7x7dbl_3 = _wide(width, width)
+        self.branch7x7dbl_4 = _high(width, width)
+        self.branch7x7dbl_5 = _wide(width, 192)
+        self.branch_pool = _Convolution(inputs, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(_average(x))], 1)
+
+
+class _BlockD(nn.Module):
+    """17 × 17 → 8 × 8."""
+
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.branch3x3_1 = _Convolution(inputs, 192, 1)
+        self.branch3x3_2 = _Convolution(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = _Convolution(inputs, 192, 1)
+        self.branch7x7x3_2 = _wide(192, 192)
+        self.branch7x7x3_3 = _high(192, 192)
+        self.branch7x7x3_4 = _Convolution(192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_2(self.branch3x3_1(x))
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat([three, seven, F.max_pool2d(x, 3, 2)], 1)
+
+
+class _BlockE(nn.Module):
+    """8 × 8: threes that fork. The last one of the network pools by the maximum."""
+
+    def __init__(self, inputs: int, *, maximum: bool):
+        super().__init__()
+        self._maximum = maximum
+        self.branch1x1 = _Convolution(inputs, 320, 1)
+        self.branch3x3_1 = _Convolution(inputs, 384, 1)
+        self.branch3x3_2a = _Convolution(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = _Convolution(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = _Convolution(inputs, 448, 1)
+        self.branch3x3dbl_2 = _Convolution(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = _Convolution(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = _Convolution(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = _Convolution(inputs, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        pooled = F.max_pool2d(x, 3, 1, 1) if self._maximum else _average(x)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(three),
+                self.branch3x3_2b(three),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                self.branch_pool(pooled),
+            ],
+            1,
+        )
+
+
+class Inception(Backbone):
+    """Images [N, 3, 299, 299] in [-1, 1] → features [N, 2048], logits [N, 1008] without bias, as the score has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = _Convolution(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = _Convolution(32, 32, 3)
+        self.Conv2d_2b_3x3 = _Convolution(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = _Convolution(64, 80, 1)
+        self.Conv2d_4a_3x3 = _Convolution(80, 192, 3)
+        self.Mixed_5b = _BlockA(192, 32)
+        self.Mixed_5c = _BlockA(256, 64)
+        self.Mixed_5d = _BlockA(288, 64)
+        self.Mixed_6a = _BlockB(288)
+        self.Mixed_6b = _BlockC(768, 128)
+        self.Mixed_6c = _BlockC(768, 160)
+        self.Mixed_6d = _BlockC(768, 160)
+        self.Mixed_6e = _BlockC(768, 192)
+        self.Mixed_7a = _BlockD(768)
+        self.Mixed_7b = _BlockE(1280, maximum=False)
+        self.Mixed_7c = _BlockE(2048, maximum=True)
+        self.fc = nn.Linear(DIM, LOGITS)
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """After the two first poolings, before the last reduction, and at the end: 64, 192, 768, 2048 channels."""
+        found = []
+        x = F.max_pool2d(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))), 3, 2)
+        found.append(x)
+        x = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, 2)
+        found.append(x)
+        x = self.Mixed_6a(self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x))))
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(x))))
+        found.append(x)
+        found.append(self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))))
+        return found
+
+    def head(self, last: Tensor) -> tuple[Tensor, Tensor]:
+        features = last.mean((2, 3))
+        return features, features @ self.fc.weight.T
+
+
+def cached() -> Path | None:
+    """The file of weights in the torch hub cache, where there is one."""
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def from_cache(device: torch.device, filter: str) -> Extractor:
+    """Raises UsageError where the weights are not in the torch hub cache."""
+    path = cached()
+    if path is None:
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise UsageError(
+            f"extractor: the weights of inception are not here; put {FILES[0]} into {folder}, give it as a file"
+            " (--extractor FILE), or use another extractor (efficientnet, digits)"
+        )
+    return build(read_weights(path), path, device, filter)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch file, opened weights-only. Raises DataError for a file that is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} is not a readable file of weights ({reason}); get it again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DataError(
+            f"{path} is not a file of weights: expected a dictionary of tensors, got {type(state).__name__}"
+        )
+    return state
+
+
+def fill(network: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
+    """Load a state that must fit exactly; counters of batches may lack. DataError names what does not."""
+    own = network.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    foreign = [name for name in state if name not in own]
+    other = [name for name in own if name in state and state[name].shape != own[name].shape]
+    for reason, names in (("lacks", missing), ("holds also", foreign), ("has another shape of", other)):
+        if names:
+            raise DataError(f"{path} is not of {what}: it {reason} {names[0]} ({len(names)} such entries)")
+    network.load_state_dict(state, strict=False)
+    network.eval().requires_grad_(False)
+
+
+def build(state: dict[str, Tensor], path: Path, device: torch.device, filter: str) -> Extractor:
+    """The extractor from its weights. Raises DataError where they are of another network."""
+    network = Inception()
+    fill(network, state, path, "Inception-v3 as FID uses it")
+    weights = state_hash(network)
+    return Extractor(
+        protocol=f"inception_{filter}",
+        network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
+        dim=DIM,
+        weights=weights,
+        about=f"Inception-v3 of FID, {filter} resize to {SIDE}, weights {weights[:8]} from {path.name}",
+        size=SIDE,
+        filter=filter,
+        shift=128.0,
+        scale=128.0,
+        batch=32 if device.type == "cpu" else 256,
+        device=device,
+    )

@@ -1,0 +1,188 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from fastgan.data import ImageSet
+from fastgan.errors import DataError, UsageError
+from fastgan.metrics import extractors
+from fastgan.metrics.extractors import digits, efficientnet, inception
+from fastgan.metrics.reference import features_path, reference_features
+
+from .conftest import part
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """Weights drawn at random, under the names of the public file."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = inception.Inception().state_dict()
+    path = tmp_path_factory.mktemp("weights") / inception.FILES[0]
+    torch.save({name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}, path)
+    return path
+
+
+def test_inception_has_the_parameters_of_the_public_file(inception_file, halves):
+    """23,850,960 as torch-fidelity's own module has; with random weights the two agree to 1.3e-6 at every depth."""
+    extractor = extractors.open_extractor(str(inception_file), halves[0], CPU)
+    assert sum(p.numel() for p in extractor.network.parameters()) == 23_850_960
+    assert len(extractor.network.state_dict()) == 566
+    found = extractor(noise(2, 3, 40, 40))
+    assert found.features.shape == (2, 2048)
+    assert found.logits.shape == (2, 1008)
+    taps = next(extractor.taps(noise(2, 3, 40, 40)))
+    assert [tuple(t.shape[1:]) for t in taps] == [(64, 73, 73), (192, 35, 35), (768, 17, 17), (2048, 8, 8)]
+    assert extractor.protocol == "inception_clean"
+    grey = extractor(noise(2, 1, 28, 28))
+    same = extractor(noise(2, 1, 28, 28).repeat(3, axis=1))
+    assert torch.equal(grey.features, same.features)
+
+
+def test_inception_pools_as_fid_has_it():
+    """Averages count no padding, and only the last block takes the maximum: seen at the border of a constant image."""
+    ones = torch.ones(1, 1, 5, 5)
+    assert torch.equal(inception._average(ones), ones)
+    network = inception.Inception()
+    assert [network.Mixed_7b._maximum, network.Mixed_7c._maximum] == [False, True]
+
+
+def test_inception_from_the_hub_cache(inception_file, halves, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UsageError, match=f"put {inception.FILES[0]} into"):
+        extractors.open_extractor("inception", halves[0], CPU)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / inception.FILES[0]).symlink_to(inception_file)
+    clean, legacy = (extractors.open_extractor(name, halves[0], CPU) for name in ("inception", "inception_legacy"))
+    assert legacy.protocol == "inception_legacy"
+    assert clean.weights == legacy.weights
+    assert clean.key != legacy.key
+    photographs = ImageSet(noise(2, 3, 64, 64), None, "photographs", "none")
+    assert extractors.choose(photographs) == "inception"
+    assert extractors.choose(halves[0]) == "digits"
+
+
+def test_files_that_are_no_weights(tmp_path, halves, inception_file):
+    def fails(match, name="weights.pth"):
+        with pytest.raises(DataError, match=match):
+            extractors.open_extractor(str(tmp_path / name), halves[0], CPU)
+
+    (tmp_path / "weights.pth").write_bytes(b"no weights")
+    fails("is not a readable file of weights")
+    torch.save([1, 2], tmp_path / "weights.pth")
+    fails("expected a dictionary of tensors, got list")
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "weights.pth")
+    fails("is not of Inception-v3 as FID uses it: it lacks Conv2d_1a_3x3.conv.weight")
+    state = torch.load(inception_file, weights_only=True)
+    torch.save({**state, "AuxLogits.fc.weight": torch.zeros(1)}, tmp_path / "weights.pth")
+    fails("it holds also AuxLogits.fc.weight")
+    torch.save({**state, "fc.weight": torch.zeros(1000, 2048)}, tmp_path / "weights.pth")
+    fails("it has another shape of fc.weight")
+    with pytest.raises(UsageError, match=r"extractor: expected auto, digits, .* or a file of weights, got 'vgg'"):
+        extractors.open_extractor("vgg", halves[0], CPU)
+
+
+@pytest.mark.network
+def test_efficientnet_from_its_package(halves):
+    """Bitwise what the package's own architecture gives, measured once; here: it knows a cat and a coffee."""
+    said = []
+    extractor = extractors.open_extractor("efficientnet", halves[0], CPU, said.append)
+    assert "licence: Apache-2.0" in said[0]
+    assert sum(p.numel() for p in extractor.network.parameters()) == 4_652_008
+    from skimage.data import chelsea, coffee
+
+    seen = [extractor(np.ascontiguousarray(image.transpose(2, 0, 1))[None]) for image in (chelsea(), coffee())]
+    assert [int(s.logits.argmax()) for s in seen] == CLASSES
+    assert seen[0].features.shape == (1, 1280)
+    extractors.open_extractor("efficientnet", halves[0], CPU, said.append)
+    assert len(said) == 1  # from the cache
+    path = digits.cache_dir() / "metrics" / "efficientnet-lite0-57934424.pth"
+    assert extractors.open_extractor(str(path), halves[0], CPU).key == extractor.key
+
+
+#: Egyptian cat and espresso, of ImageNet.
+CLASSES = [285, 967]
+
+
+def test_same_padding_is_tensorflows():
+    layer = efficientnet._Same(1, 1, 3, 2, bias=False)
+    layer.weight.data.fill_(1)
+    x = torch.arange(16.0).view(1, 1, 4, 4)
+    padded = torch.nn.functional.pad(x, (0, 1, 0, 1))  # even sides: all of it right and below
+    assert torch.equal(layer(x), torch.nn.functional.conv2d(padded, layer.weight, stride=2))
+    odd = torch.arange(25.0).view(1, 1, 5, 5)
+    assert torch.equal(layer(odd), torch.nn.functional.conv2d(odd, layer.weight, stride=2, padding=1))
+
+
+def test_digits_states_what_it_knows(halves, digits):
+    assert digits.accuracy > 0.7
+    assert f"{digits.accuracy:.1%} of 500 others" in digits.about
+    assert digits.dim == 256
+    found = digits(halves[0].images[:1000])
+    assert found.features.shape == (1000, 256)
+    right = float((found.logits.argmax(1).numpy() == halves[0].labels[:1000]).mean())
+    assert right == pytest.approx(digits.accuracy, abs=0.06)
+    with pytest.raises(UsageError, match=r"was trained on images \[1, 28, 28\], got \[1, 32, 32\]"):
+        digits(noise(2, 1, 32, 32))
+    with pytest.raises(UsageError, match="expected uint8"):
+        digits(noise(2, 1, 28, 28).astype(np.float32))
+
+
+def test_digits_comes_from_the_cache_the_second_time(halves):
+    few = part(halves[0], range(300))
+    said = []
+    first = digits.train(few, say=said.append)
+    again = digits.train(few, say=said.append)
+    assert len(said) == 1
+    assert (first.key, first.accuracy) == (again.key, again.accuracy)
+    (file,) = (digits.cache_dir() / "metrics").glob("digits-*")
+    file.write_bytes(file.read_bytes()[:1000])
+    assert digits.train(few, say=said.append).key == first.key
+    assert len(said) == 2
+    other = part(halves[0], range(1, 301))
+    assert digits.train(other, say=said.append).key != first.key
+    with pytest.raises(UsageError, match="learns from labels"):
+        digits.train(ImageSet(few.images, None, "mine", "none"))
+    with pytest.raises(UsageError, match="at least 100 images of 2 classes, got 50"):
+        digits.train(part(few, range(50)))
+
+
+def test_reference_features_are_kept(digits, halves):
+    images = halves[0].images[:50].copy()
+    calls = []
+
+    class Counting(type(digits)):
+        def __call__(self, images):
+            calls.append(len(images))
+            return super().__call__(images)
+
+    counting = Counting(**{name: getattr(digits, name) for name in digits.__dataclass_fields__})
+    said = []
+    first = reference_features(counting, images, said.append)
+    again = reference_features(counting, images, said.append)
+    assert calls == [50]
+    assert torch.equal(first.features, again.features)
+    assert torch.equal(first.logits, again.logits)
+    images[49, 0, 27, 27] ^= 1  # one pixel
+    reference_features(counting, images, said.append)
+    assert calls == [50, 50]
+    path = features_path(counting, images)
+    path.write_bytes(path.read_bytes()[:-100])
+    reference_features(counting, images, said.append)
+    assert calls == [50, 50, 50]
+    assert "damaged" in said[0]
+
+
+def test_features_that_are_not_finite(halves, digits):
+    network = copy.deepcopy(digits.network)
+    network.classifier.layers[0].weight.data.fill_(float("nan"))
+    with pytest.raises(DataError, match=r"the features of digits-\w+: 8 of 8 samples are NaN"):
+        dataclasses.replace(digits, network=network)(halves[0].images[:8])

@@ -1,0 +1,89 @@
+"""fastgan eval as a person meets it."""
+
+import json
+
+import numpy as np
+import pytest
+
+QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 2, "--log-every", 2, "--sample-every", 2,
+         "--checkpoint-every", 2]  # fmt: skip
+
+
+def fails(done, code, *words):
+    assert done.returncode == code, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in last, last
+
+
+@pytest.fixture
+def labelled_npz(tmp_path):
+    """300 labelled grey 28×28 images of two kinds."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 60, (300, 28, 28), dtype=np.uint8)
+    images[::2, 8:20, 8:20] += 180
+    path = tmp_path / "labelled.npz"
+    np.savez(path, images=images, labels=np.arange(300) % 2)
+    return path
+
+
+def test_a_run_and_its_export(command, labelled_npz, tmp_path):
+    done = command("train", "demo", "--data", labelled_npz, "--out", "run", *QUICK)
+    assert done.returncode == 0, done.stderr
+    done = command("export", "run")
+    assert done.returncode == 0, done.stderr
+    words = ["--against", labelled_npz, "--n", 60, "--metrics", "fid,kid,pr,copies"]
+    done = command("eval", "run", *words)
+    assert done.returncode == 0, done.stderr
+    assert "60 samples of run at step 2 against labelled" in done.stdout
+    assert "of 30 others" in done.stdout  # the classifier's own accuracy
+    assert "warning: 60 samples are few" in done.stdout
+    (kept,) = json.loads((tmp_path / "run" / "eval.json").read_text())
+    rows = {row["name"]: row["value"] for row in kept["rows"]}
+    protocol = kept["extractor"]
+    assert protocol.startswith("digits-")
+    assert rows[f"fid60_{protocol}"] > 0
+    assert kept["step"] == 2
+    assert kept["extractor_accuracy"] > 0.6
+
+    done = command("eval", "run/generator.onnx", *words, "--out", "onnx.json")
+    assert done.returncode == 0, done.stderr
+    onnx = json.loads((tmp_path / "onnx.json").read_text())
+    for row in onnx["rows"]:  # the same latents, the same figures
+        assert row["value"] == pytest.approx(rows[row["name"]], rel=0.02, abs=0.02), row
+
+    # The same again replaces; other figures are kept beside.
+    assert command("eval", "run", *words).returncode == 0
+    assert command("eval", "run", *words[:-1], "spectral").returncode == 0
+    assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
+
+
+def test_a_folder_of_another_size(command, labelled_npz, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "samples").mkdir()
+    for i, image in enumerate(np.random.default_rng(1).integers(0, 256, (12, 14, 14), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "samples" / f"{i}.png")
+    done = command("eval", "samples", "--against", labelled_npz, "--metrics", "spectral,copies")
+    assert done.returncode == 0, done.stderr
+    assert "spectral12_ref300_db" in done.stdout
+    assert "the real images were [1, 28, 28]; cropped and resized (LANCZOS) to [1, 14, 14]" in done.stdout
+    assert "doubles12_ref300_pixels16" in done.stdout
+    assert "extractor" not in done.stdout  # none was needed
+
+
+def test_bad_words(command, labelled_npz, tmp_path):
+    fails(command("eval", labelled_npz), 2, "against: expected the real images")
+    fails(command("eval", labelled_npz, "--against", labelled_npz, "--metrics", "fod"), 2, "expected some of fid, kid")
+    fails(command("eval", labelled_npz, "--against", labelled_npz, "--extractor", "vgg"), 2, "a file of weights, got")
+    fails(command("eval", "nowhere", "--against", labelled_npz), 1, "no such source")
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    fails(
+        command("eval", labelled_npz, "--against", labelled_npz, "--extractor", "weights.pth"),
+        1,
+        "weights.pth is not a readable file of weights",
+    )
+    done = command("eval", "--help")
+    assert done.returncode == 0
+    assert "--against" in done.stdout
