@@ -98,8 +98,8 @@ def plan(height: int, width: int, spec: Spec, cutting: Cutting) -> Plan:
     if tile is None or (not cutting.exact and height * width <= cutting.whole):
         tile = (height + spec.multiple, width + spec.multiple)
     elif cutting.row:
-        rows = cutting.row // (4 * width * spec.scale**2)  # RGBA
-        tile = (min(tile[0], max(rows, _LOWEST)), tile[1])
+        high = cutting.row // (4 * width * spec.scale**2)  # RGBA
+        tile = (min(tile[0], max(high, _LOWEST)), tile[1])
     margin, ramp, safe = _overlap(spec, min(tile))
     rows, columns = (
         _axis(length, side - side % spec.multiple, 2 * margin + ramp, spec.multiple, cutting.exact)

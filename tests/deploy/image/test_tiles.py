@@ -128,11 +128,11 @@ def test_rows_come_in_pieces(fake, noise, monkeypatch):
 def test_wide_pictures_get_lower_tiles():
     spec = Spec("image", scale=4, range=(0.0, 1.0))
     cutting = fitting(spec, 8_000_000_000)
-    narrow, wide, wider = (plan(2000, width, spec, cutting) for width in (2000, 15_000, 40_000))
+    narrow, wide, wider = (plan(2000, width, spec, cutting) for width in (2000, 18_000, 40_000))
     assert (narrow.rows.tile, narrow.columns.tile) == (447, 447)
     assert wide.columns.tile == wider.columns.tile == 447
     assert 384 <= wide.rows.tile < 447
-    assert wide.rows.tile * 4 * 15_000 * 16 <= 500_000_000
+    assert wide.rows.tile * 4 * 18_000 * 16 <= 500_000_000
     assert wider.rows.tile == 384  # lower would be of no use
     assert wider.safe
 
