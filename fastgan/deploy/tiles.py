@@ -26,6 +26,8 @@ RAMP = 16
 SMALLEST = 32
 #: The largest side chosen unasked: beyond, margins are a small share.
 LARGEST = 1024
+_LOWEST = 384  # what leaves room between the margins
+_PIECE = 1 << 24  # bytes of rows that are given at a time
 # Bytes that a network needs beside its weights for a pixel of its input: BASE + DEEP · scale². Measured (float32, CPU):
 # RRDBNet ×4 takes 15,300, compact networks at most 2,000.
 _BASE, _DEEP = 4_000, 1_000
@@ -36,19 +38,21 @@ class Cutting:
     """Which pictures are cut, and into what.
 
     tile: height and width of the tiles, None where nothing is cut. whole: pictures of at most so many pixels are not.
-    exact: nothing but tiles of just that shape will do; smaller pictures are padded.
+    exact: nothing but tiles of just that shape will do; smaller pictures are padded. row: bytes of the result that a
+    row of tiles should not exceed, 0 for any; wide pictures get lower tiles.
     """
 
     tile: tuple[int, int] | None = None
     whole: int = 0
     exact: bool = False
+    row: int = 0
 
 
 def fitting(spec: Spec, free: int) -> Cutting:
-    """Such that the network takes half of `free` bytes at most."""
+    """Such that the network takes half of `free` bytes at most, and a row of tiles a sixteenth; two are in hand."""
     pixels = free // 2 // (_BASE + _DEEP * spec.scale**2)
     side = max(least_side(spec), min(LARGEST, int(pixels**0.5)))
-    return Cutting((side, side), whole=pixels)
+    return Cutting((side, side), whole=pixels, row=free // 16)
 
 
 def least_side(spec: Spec) -> int:
@@ -93,6 +97,9 @@ def plan(height: int, width: int, spec: Spec, cutting: Cutting) -> Plan:
     tile = cutting.tile
     if tile is None or (not cutting.exact and height * width <= cutting.whole):
         tile = (height + spec.multiple, width + spec.multiple)
+    elif cutting.row:
+        high = cutting.row // (4 * width * spec.scale**2)  # RGBA
+        tile = (min(tile[0], max(high, _LOWEST)), tile[1])
     margin, ramp, safe = _overlap(spec, min(tile))
     rows, columns = (
         _axis(length, side - side % spec.multiple, 2 * margin + ramp, spec.multiple, cutting.exact)
@@ -119,7 +126,7 @@ def strips(
     """Run a network over a picture tile by tile, and give the result's rows in strips, from top to bottom.
 
     pixels: uint8 or uint16 [H, W, C]. network: a tile [h, w, C] to [scale·h, scale·w, C] of the same dtype. tick:
-    called after every tile. No more of the result is held than one row of tiles.
+    called after every tile. No more of the result is held than one row of tiles here, and one by who takes them.
     """
     scale, blended = plan.scale, plan.ramp * plan.scale
     _, width, channels = pixels.shape
@@ -142,7 +149,9 @@ def strips(
             end = len(band) - blended
             above = band[end:].copy()
             band = band[:end]
-        yield band
+        # In pieces: who writes them holds one row of tiles while the next is made, not as many as fit between the two.
+        step = max(1, _PIECE // max(1, band[:1].nbytes))
+        yield from (band[start : start + step] for start in range(0, len(band), step))
 
 
 def _axis(length: int, tile: int, shared: int, multiple: int, exact: bool) -> Axis:

@@ -116,6 +116,27 @@ def test_rows_come_in_strips(fake, noise):
     assert len(heights) == len(layout.rows.starts) > 4
 
 
+def test_rows_come_in_pieces(fake, noise, monkeypatch):
+    monkeypatch.setattr(tiles, "_PIECE", 1000)
+    session, pixels = fake(2, KERNEL), noise(90, 60)
+    layout = plan(90, 60, session.spec, Cutting((40, 40)))
+    parts = list(strips(pixels, lambda tile: session.pixels(tile.copy()[None])[0], layout))
+    assert {len(rows) for rows in parts} <= {1, 2}  # a row has 360 bytes
+    np.testing.assert_array_equal(np.concatenate(parts), run(fake(2, KERNEL), pixels, Cutting())[0])
+
+
+def test_wide_pictures_get_lower_tiles():
+    spec = Spec("image", scale=4, range=(0.0, 1.0))
+    cutting = fitting(spec, 8_000_000_000)
+    narrow, wide, wider = (plan(2000, width, spec, cutting) for width in (2000, 18_000, 40_000))
+    assert (narrow.rows.tile, narrow.columns.tile) == (447, 447)
+    assert wide.columns.tile == wider.columns.tile == 447
+    assert 384 <= wide.rows.tile < 447
+    assert wide.rows.tile * 4 * 18_000 * 16 <= 500_000_000
+    assert wider.rows.tile == 384  # lower would be of no use
+    assert wider.safe
+
+
 def test_models_of_one_size(fake, noise):
     for height, width in ((1, 1), (40, 48), (39, 100), (90, 47), (101, 131)):
         session = fake(2, KERNEL, fixed=(40, 48))
