@@ -206,8 +206,10 @@ class Trainer:
                 }  # fmt: skip
                 if metrics is not None:
                     metrics.write(row)
-                grave = self.monitor.judge(row, progress.say) and config.on_collapse == "stop"
-                last = last or grave
+                verdict = self.monitor.judge(row, progress.say)
+                # One for all: a rank that was resumed does not know the lines that the first one has read.
+                collapsed = self.world.any(verdict is not None and config.on_collapse == "stop")
+                last = last or collapsed
                 if self._writes_to is not None:
                     # The pictures first: a run killed after the checkpoint does not come by here again.
                     if last or self._due("sample_every"):
@@ -218,8 +220,9 @@ class Trainer:
                     if last or self._due("checkpoint_every"):
                         state.save(self, batches, metrics)
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
-                if grave:
-                    raise CollapseError(f"stopped at step {self.step}: {self.monitor.verdicts[0].sentence()}")
+                if collapsed:
+                    why = "another rank has found that it collapsed" if verdict is None else verdict.sentence()
+                    raise CollapseError(f"stopped at step {self.step}: {why}")
         if stop:
             raise KeyboardInterrupt
         self._end("finished", metrics)
@@ -277,6 +280,9 @@ class Trainer:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
+        if self.held_out is not None and self.held_out.shape[1:] != real.shape[1:]:
+            came, wanted = list(self.held_out.shape), ["M", *real.shape[1:]]
+            raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
         self.world.agree({"batches": len(real)})
         before = self.about.get("apart")
         why = why_not_together(self.discriminator, real) if before is None else before

@@ -6,6 +6,7 @@ Everything is computed on the device and fetched where the loop waits for it any
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -79,22 +80,23 @@ class Monitor:
             found["critic/memory"] = self._memory(trainer.held_out)
         self.layers = self._layers()
         values = torch.stack([value.float() for value in found.values()])
-        trainer.world.mean_([values])  # all ranks come to the same verdicts, and stop together
-        return dict(zip(found, values.tolist(), strict=True))
+        trainer.world.mean_([values])
+        # JSON has no word for the others.
+        return {name: value for name, value in zip(found, values.tolist(), strict=True) if math.isfinite(value)}
 
-    def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> bool:
-        """Whether the run has collapsed or diverged, with this line. Each verdict is said once."""
+    def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> Verdict | None:
+        """The verdict by which the run has collapsed or diverged, with this line. Each verdict is said once."""
         self.rows.append(row)
         before = {(verdict.name, verdict.since) for verdict in self.verdicts}
         self.verdicts = current(self.rows)
         for verdict in self.verdicts:
             if (verdict.name, verdict.since) not in before:
                 say(f"step {row['step']}: {verdict.sentence()}")
-        return any(verdict.name in GRAVE for verdict in self.verdicts)
+        return next((verdict for verdict in self.verdicts if verdict.name in GRAVE), None)
 
     @torch.no_grad()
     def _path(self) -> dict[str, Tensor]:
-        """How far images move along lines between latents, as a part of how far apart two images are."""
+        """How far images move on the way from one latent to another, and how far apart both ends are, per pixel."""
         trainer = self._trainer
         ends = panels.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
         first, second = ends.to(trainer.device).chunk(2)

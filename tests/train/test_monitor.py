@@ -9,7 +9,7 @@ from torch import nn
 
 import fastgan
 from fastgan import Config, Trainer
-from fastgan.errors import CollapseError
+from fastgan.errors import CollapseError, UsageError
 from fastgan.train.monitor import statistics
 
 
@@ -132,6 +132,28 @@ def test_a_resumed_run_remembers_what_it_saw(tmp_path):
     t.fit(batches(), resume=True)
     assert [(verdict.name, verdict.since) for verdict in t.monitor.verdicts] == [("mode collapse", 31)]
     assert len(t.monitor.rows) == 36
+
+
+def test_all_ranks_stop_where_one_does(monkeypatch):
+    t = Trainer(*networks(), config=Config(steps=9, log_every=1, compile="off"), latent_shape=(4,))
+    monkeypatch.setattr(t.world, "any", lambda mine: mine or t.step == 3)
+    with pytest.raises(CollapseError, match="stopped at step 3: another rank has found"):
+        t.fit(batches())
+
+
+def test_held_out_images_are_like_the_others():
+    t = Trainer(*networks(), config=Config(steps=1, compile="off"), latent_shape=(4,))
+    with pytest.raises(UsageError, match=r"held_out: expected images like the batches', \['M', 2\], got \[8, 3\]"):
+        t.fit(batches(), held_out=torch.randn(8, 3))
+
+
+def test_what_is_not_finite_is_no_figure(tmp_path):
+    t = Trainer(Dead(), networks()[1], config=Config(steps=2, log_every=1, compile="off"), out=tmp_path / "run")
+    with torch.no_grad():
+        t.ema.module.picture.fill_(float("nan"))
+    t.fit(batches())
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        assert "latent/ends" not in json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_a_step_that_is_not_finite_is_a_verdict(tmp_path, capsys):
