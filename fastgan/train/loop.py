@@ -281,7 +281,7 @@ class Trainer:
         begun = time.perf_counter()
         real, z, _, _ = d_args
         if self.held_out is not None and self.held_out.shape[1:] != real.shape[1:]:
-            came, wanted = list(self.held_out.shape), ["M", *real.shape[1:]]
+            came, wanted = list(self.held_out.shape), f"[M, {', '.join(map(str, real.shape[1:]))}]"
             raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
         self.world.agree({"batches": len(real)})
         before = self.about.get("apart")

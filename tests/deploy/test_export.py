@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import fastgan
 from fastgan import models
@@ -16,6 +15,7 @@ from fastgan.deploy import Session, export
 from fastgan.deploy.session import latents
 from fastgan.deploy.spec import Spec
 from fastgan.errors import ExportError, UsageError
+from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -74,46 +74,14 @@ def test_every_generator_at_any_batch(tmp_path, options):
     np.testing.assert_allclose(session(z), expected, atol=1e-4)
 
 
-class Compact(nn.Module):
-    """Of the shape of SRVGGNetCompact."""
-
-    channels, reach = 3, 4
-
-    def __init__(self, scale=2):
-        super().__init__()
-        torch.manual_seed(0)
-        self.scale = scale
-        self.body = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1), nn.PReLU(12), nn.Conv2d(12, 12, 3, 1, 1), nn.PReLU(12),
-                                  nn.Conv2d(12, 3 * scale**2, 3, 1, 1))  # fmt: skip
-
-    def forward(self, x):
-        y = F.pixel_shuffle(self.body(x), self.scale)
-        return 0.2 * y + F.interpolate(x, scale_factor=self.scale, mode="nearest")
+def compact(scale=2, **options):
+    torch.manual_seed(0)
+    return SRVGGNetCompact(scale, width=12, blocks=1, **options)
 
 
-class Dense(nn.Module):
-    """Of the shape of RRDBNet: ×4, or less after the pixels are unshuffled."""
-
-    channels = 3
-
-    def __init__(self, scale):
-        super().__init__()
-        torch.manual_seed(0)
-        self.scale, self.multiple = scale, 4 // scale
-        self.first = nn.Conv2d(3 * self.multiple**2, 8, 3, 1, 1)
-        self.inner = nn.ModuleList(nn.Conv2d(8 * (i + 1), 8, 3, 1, 1) for i in range(3))
-        self.up1, self.up2 = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
-        self.last = nn.Conv2d(8, 3, 3, 1, 1)
-
-    def forward(self, x):
-        y = kept = self.first(F.pixel_unshuffle(x, self.multiple) if self.multiple > 1 else x)
-        features = [y]
-        for conv in self.inner:
-            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
-        y = kept + 0.2 * features[-1]
-        for conv in (self.up1, self.up2):
-            y = F.leaky_relu(conv(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
-        return self.last(y) + 0.5
+def dense(scale):
+    torch.manual_seed(0)
+    return RRDBNet(scale, width=8, growth=4, blocks=1)
 
 
 class Translator(nn.Module):
@@ -138,12 +106,13 @@ class Translator(nn.Module):
 @pytest.mark.parametrize(
     ("network", "precision"),
     [
-        (Compact(2), "fp32"),
-        (Compact(4), "fp16"),
-        (Compact(3), "bf16"),
-        (Dense(4), "fp32"),
-        (Dense(2), "fp16"),
-        (Dense(1), "bf16"),
+        (compact(2), "fp32"),
+        (compact(4), "fp16"),
+        (compact(3), "bf16"),
+        (compact(2, shuffle=4), "fp32"),  # and a reduction behind it
+        (dense(4), "fp32"),
+        (dense(2), "fp16"),
+        (dense(1), "bf16"),
         (fastgan.fuse(Translator()), "fp32"),
         (Translator(), "fp16"),
         (Translator(), "bf16"),
@@ -246,10 +215,10 @@ class Returns(nn.Module):
         (nn.Linear(8, 4), {"latent_shape": (8,)}, r"expected images \[2, C, H, W\] for 2 latents, got \[2, 4\]"),
         (Returns(lambda x: (x, x)), {}, "network: expected one that returns a tensor of images, got tuple"),
         (Returns(lambda x: x), {}, r"expected \[2, 3, 42, 58\] for \[2, 3, 21, 29\], as its scale 2 .* got \["),
-        (Compact(), {"to": "tflite"}, "to: expected one of onnx, tensorrt, aoti, triton, got 'tflite'"),
-        (Compact(), {"precision": "fp8"}, "precision: expected one of fp32, fp16, bf16, int8, got 'fp8'"),
-        (Compact(), {"precision": "int8"}, "calibration: int8 needs images like those the network will see, got none"),
-        (Compact(), {"precision": "int8", "to": "aoti"}, "precision: int8 is for onnx, tensorrt and triton"),
+        (compact(), {"to": "tflite"}, "to: expected one of onnx, tensorrt, aoti, triton, got 'tflite'"),
+        (compact(), {"precision": "fp8"}, "precision: expected one of fp32, fp16, bf16, int8, got 'fp8'"),
+        (compact(), {"precision": "int8"}, "calibration: int8 needs images like those the network will see, got none"),
+        (compact(), {"precision": "int8", "to": "aoti"}, "precision: int8 is for onnx, tensorrt and triton"),
     ],
 )  # fmt: skip
 def test_arguments(tmp_path, network, options, sentence):
@@ -260,10 +229,10 @@ def test_arguments(tmp_path, network, options, sentence):
 
 def test_where_it_cannot_be_written(tmp_path):
     with pytest.raises(UsageError, match=r"out: .* cannot be written: it is a directory"):
-        export(Compact(), tmp_path)
+        export(compact(), tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"out: .* cannot be written: (Not a directory|File exists)"):
-        export(Compact(), tmp_path / "file" / "out.onnx")
+        export(compact(), tmp_path / "file" / "out.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -271,14 +240,14 @@ def test_where_it_cannot_be_written(tmp_path):
 def test_missing_packages(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=rf"{name} is not installed; install it with: pip install 'fastgan\[onnx\]'"):
-        export(Compact(), tmp_path / "out.onnx")
+        export(compact(), tmp_path / "out.onnx")
     assert not list(tmp_path.iterdir())
 
 
 def test_more_than_a_file_holds(tmp_path, monkeypatch):
     monkeypatch.setattr("fastgan.deploy.onnx_file.LARGEST", 1000)
     with pytest.raises(ExportError, match="an ONNX file holds less than 2 GB"):
-        export(Compact(), tmp_path / "out.onnx")
+        export(compact(), tmp_path / "out.onnx")
 
 
 def stand_in(monkeypatch, name, **content):
@@ -308,8 +277,8 @@ def coarse(steps):
 def test_int8_is_kept_or_refused_by_its_psnr(tmp_path, monkeypatch):
     pictures = [np.random.default_rng(i).random((1, 3, 16, 16), np.float32) for i in range(3)]
     stand_in(monkeypatch, "fastgan.deploy.quantize", quantize=coarse(127))
-    network = Dense(4)
-    nn.init.normal_(network.last.weight, 0, 0.3)  # else nearly everything is grey
+    network = dense(4)
+    nn.init.normal_(network.conv_last.weight, 0, 2.0)  # else nearly everything is grey
     figures = export(network, tmp_path / "a.onnx", precision="int8", calibration=pictures)
     assert figures["quantisation"] == {"inputs": 3, "symmetric": False}
     assert 40 < figures["psnr"] < 80
@@ -363,10 +332,10 @@ def test_a_compiled_package_is_judged_like_a_file(tmp_path, monkeypatch, error):
     path = tmp_path / "g.pt2"
     if error:
         with pytest.raises(ExportError, match=r"the exported model is off by 1\.00e-03"):
-            export(Compact(), path, to="aoti")
+            export(compact(), path, to="aoti")
         assert not list(tmp_path.iterdir())
     else:
-        figures = export(Compact(), path, to="aoti")
+        figures = export(compact(), path, to="aoti")
         assert figures["runtime"]["provider"] == "AOTInductor"
         assert path.read_text() == "package"
 

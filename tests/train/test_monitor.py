@@ -143,7 +143,7 @@ def test_all_ranks_stop_where_one_does(monkeypatch):
 
 def test_held_out_images_are_like_the_others():
     t = Trainer(*networks(), config=Config(steps=1, compile="off"), latent_shape=(4,))
-    with pytest.raises(UsageError, match=r"held_out: expected images like the batches', \['M', 2\], got \[8, 3\]"):
+    with pytest.raises(UsageError, match=r"held_out: expected images like the batches', \[M, 2\], got \[8, 3\]"):
         t.fit(batches(), held_out=torch.randn(8, 3))
 
 
