@@ -1,0 +1,101 @@
+"""What the monitor costs: whole iterations of the Trainer with it and without, in alternating rounds.
+
+    python benchmarks/monitor.py [--out benchmarks/results/monitor.csv]
+
+Without means that critic steps give no statistics of their batches, and that no interval is looked at closer. An
+interval is of 50 iterations, the default; what its closer look costs is spread over them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+from run import write
+
+from fastgan import Config, Trainer, models
+from fastgan.train import game, rundir
+
+COLUMNS = (
+    "preset",
+    "batch",
+    "iteration_ms",
+    "without_ms",
+    "look_ms",
+    "cost_percent",
+    "threads",
+    "cpu",
+    "torch",
+)
+INTERVAL = 50
+PRESETS = {
+    "demo, 28²": ({"resolution": 28, "channels": 1, "width": 48, "d_norm": "batch"}, Config()),
+    "dcgan-64": (
+        {"resolution": 64, "channels": 3, "width": 64, "d_norm": "spectral"},
+        Config(d_norm="spectral", batch=32),
+    ),
+    "wgan-gp-64": ({"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"}, Config(game="wgan-gp", batch=32)),
+}
+
+
+def trainer(networks: dict, config: Config) -> Trainer:
+    torch.manual_seed(0)
+    pair = models.build("dcgan", latent=64, **networks)
+    return Trainer(
+        *pair, config.game, Config(**config.to_dict() | {"compile": "off", "steps": 10**9}), latent_shape=(64,)
+    )
+
+
+def measure(name: str, rounds: int) -> dict[str, object]:
+    networks, config = PRESETS[name]
+    side, channels = networks["resolution"], networks["channels"]
+    batch = torch.rand(config.batch, channels, side, side) * 2 - 1
+    contestants = {"with": trainer(networks, config), "without": trainer(networks, config)}
+    times: dict[str, list[float]] = {"with": [], "without": [], "look": []}
+
+    def iterate(which: str) -> float:
+        bare = (
+            mock.patch.object(game, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
+        )
+        with bare:
+            start = time.perf_counter()
+            contestants[which].iterate(iter(lambda: batch, None), rundir.Means(), lambda sentence: None)
+            return time.perf_counter() - start
+
+    for which in ("with", "without") * 3:
+        iterate(which)
+    for i in range(rounds):
+        for which in ("with", "without") if i % 2 else ("without", "with"):
+            times[which].append(iterate(which))
+        if i % 5 == 0:
+            start = time.perf_counter()
+            contestants["with"].monitor.look()
+            times["look"].append(time.perf_counter() - start)
+    both, without, look = (1000 * sorted(found)[len(found) // 2] for found in times.values())
+    cost = 100 * (both + look / INTERVAL - without) / without
+    return {
+        "preset": name, "batch": config.batch, "iteration_ms": f"{both:.2f}", "without_ms": f"{without:.2f}",
+        "look_ms": f"{look:.2f}", "cost_percent": f"{cost:.2f}", "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
+    options = parser.parse_args()
+    rows = []
+    for name in PRESETS:
+        rows.append(measure(name, options.rounds))
+        print(rows[-1], flush=True)
+        if options.out:
+            write(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
