@@ -35,7 +35,9 @@ class Bicubic(nn.Module):
         self.register_buffer("kernel", kernel.float().repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        # Not F.pad: its replication of symbolic sizes behind a pixel shuffle is what Inductor fails at (2.11 to 2.13).
+        x = torch.cat((x[:, :, :1], x, x[:, :, -1:]), 2)
+        x = torch.cat((x[..., :1], x, x[..., -1:]), 3)
         x = F.conv2d(x, self.kernel, stride=self.stride, groups=self.channels)
         return F.pixel_shuffle(x, self.phases) if self.phases > 1 else x
 
