@@ -169,7 +169,7 @@ def providers(
         return lambda: opens(exported(case, precision, calibration, folder), backend=backend)
 
     if device == "cpu":
-        for precision in ("fp32", "int8"):
+        for precision in ("fp32", "int8")[: 1 + case.int8]:
             found["onnxruntime", precision] = of_file(precision, "onnxruntime")
             found["openvino", precision] = of_file(precision, "openvino")
         if case.spec.kind == "image":

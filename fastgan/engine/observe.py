@@ -101,7 +101,7 @@ def preserved(tensors: list[Tensor]) -> Iterator[None]:
     held = [tensor.detach().clone() for tensor in tensors]
     take_back = before_capture()
     try:
-        with torch.random.fork_rng(_devices(tensors)):
+        with torch.random.fork_rng(_devices()):
             yield
     finally:
         take_back()
@@ -114,8 +114,9 @@ def _restore(tensors: list[Tensor], held: list[Tensor]) -> None:
             tensor.copy_(value)
 
 
-def _devices(tensors: list[Tensor]) -> list[int]:
-    return sorted({tensor.device.index for tensor in tensors if tensor.device.type == "cuda"})
+def _devices() -> list[int]:
+    """All that have been in use: what runs may draw on one that holds none of the tensors."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def _version(tensor: Tensor) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from fastgan import _env
 
@@ -22,21 +23,29 @@ class Pace:
 def recall(key: str) -> Pace | None:
     """What was remembered under a key, or None."""
     try:
-        return Pace(**json.loads(_file().read_text())[key])
-    except (OSError, ValueError, LookupError, TypeError):
+        return Pace(**_known()[key])
+    except (LookupError, TypeError):
         return None
 
 
 def remember(key: str, pace: Pace) -> None:
     """Keep it for later runs on this machine."""
-    path = _file()
-    # A cache that cannot be written, or read, costs time and not results.
-    with contextlib.suppress(OSError, ValueError):
+    path, known = _file(), _known()
+    # A cache that cannot be written costs time and not results.
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        known = json.loads(path.read_text()) if path.exists() else {}
         aside = path.with_suffix(f".{os.getpid()}")
         aside.write_text(json.dumps(known | {key: asdict(pace)}, indent=1))
         os.replace(aside, path)
+
+
+def _known() -> dict[str, Any]:
+    """What the file holds; nothing, where it cannot be read or holds something else."""
+    try:
+        stored = json.loads(_file().read_text())
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _file() -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer, models
 from fastgan.engine.graphs import CudaGraph
+from fastgan.engine.observe import preserved
 
 pytestmark = pytest.mark.gpu
 
@@ -65,6 +66,16 @@ def test_a_replayed_step_equals_an_eager_one(fused, precision):
         kept = got[0], got[0].clone()
     assert isinstance(next(iter(compiled._variants.values()))[0].run, CudaGraph)
     assert not compiled.why_eager
+
+
+def test_trying_steps_out_draws_nothing():
+    """Also where nothing that is put back lies on the device."""
+    torch.cuda.manual_seed(5)
+    want = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    with preserved([]):
+        torch.rand(3, device="cuda")
+    assert torch.equal(torch.rand(3, device="cuda"), want)
 
 
 def test_noise_differs_each_replay_and_seeds_repeat():
