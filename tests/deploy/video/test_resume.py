@@ -94,26 +94,33 @@ def test_ctrl_c_leaves_what_plays_and_goes_on(kit, clip, tmp_path, number):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
-def test_a_second_ctrl_c_ends_at_once(kit, upscale, clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.4)
+def test_a_second_ctrl_c_ends_at_once(kit, clip, tmp_path):
+    """It waits neither for the batch in the network nor for a file of what is done."""
+    out = tmp_path / "out.mp4"
+    process = start(clip, out, 2)
+    for line in process.stdout:
+        if line.startswith("done 5"):
+            break
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    said, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert complaint == ""
+    assert said == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
+    assert "resumed 0" in finish(clip, out)
+
+
+def test_signals_are_handled_as_before_afterwards(kit, upscale, clip, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    during = []
     network = kit.Nearest(2)
     plain = network.pixels
-
-    def impatient(frames):
-        if len(network.shapes) == 4:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
-        return plain(frames)
-
-    network.pixels = impatient
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        upscale(network, clip, tmp_path / "out.mp4", batch=4)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
-    network.pixels = plain
-    # Pieces are of 12 frames; 16 were through the network.
-    assert upscale(network, clip, tmp_path / "out.mp4", batch=4).resumed in (0, 12)
+    network.pixels = lambda frames: during.append(signal.getsignal(signal.SIGINT)) or plain(frames)
+    upscale(network, clip, tmp_path / "out.mp4")
+    assert before[0] not in during
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 class Broken:
