@@ -276,6 +276,21 @@ def test_files_that_are_no_models(upscaler, tmp_path, backend):
         Session(path)
 
 
+def test_ctrl_c_after_openvino(make, tmp_path):
+    """Sessions that go in the order they came in once left a signal stack that was none: a segmentation fault."""
+    path = make.upscaler(tmp_path / "m.onnx", make.Upscaler().eval())
+    code = (
+        "import faulthandler, signal, sys; from fastgan.deploy.session import Session; faulthandler.enable()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "first, second = (Session(sys.argv[1], backend='openvino') for _ in range(2))\n"
+        "del first; del second\n"
+        "try: signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt: print('heard')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 # --- files of others --------------------------------------------------------------------------------------------------
 
 

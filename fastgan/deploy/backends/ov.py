@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from fastgan.deploy.backends.base import Backend, Port, first_line
 from fastgan.deploy.convert import scaling
 from fastgan.deploy.machine import usable_cores
 from fastgan.errors import BackendError
+
+
+@functools.cache
+def _core() -> Any:
+    """One for all, never let go. Each takes over the stack on which this thread handles signals and, when it goes, puts
+    back the one it found: where that was an earlier one's which has gone, the next Ctrl-C ends the process (2026.4).
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVino(Backend):
@@ -26,7 +37,7 @@ class OpenVino(Backend):
         self.title = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         self.device = "cpu"
         self.notes = []
-        self._core = openvino.Core()
+        self._core = _core()
         try:
             model = self._core.read_model(path)
             self._compiled = self._compile(model)
