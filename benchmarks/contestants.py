@@ -211,7 +211,8 @@ class Ours(Contestant):
         steps.d_step = lambda *a, **k: self.phase("critic", lambda: d_step(*a, **k))
         steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
         for update in trainer.updates.values():
-            update.apply = lambda apply=update.apply: self.phase("update", apply)  # type: ignore[method-assign]
+            apply = update.apply
+            update.apply = lambda apply=apply, **k: self.phase("update", lambda: apply(**k))  # type: ignore[method-assign, misc]
         follow = trainer.ema.update
         trainer.ema.update = lambda *a: self.phase("update", lambda: follow(*a))  # type: ignore[method-assign]
         self.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))

@@ -178,12 +178,14 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
 
 def presets(options: argparse.Namespace) -> Iterator[Preset]:
     """What is to be measured."""
-    if not options.sweep:
-        yield from (preset for preset in PRESETS if options.case in preset.name)
-        return
-    base = next(preset for preset in PRESETS if preset.name == "wgan-gp-64")
-    for batch, side in SWEEP:
-        yield replace(base, name=f"wgan-gp {side}² × {batch}", side=side, d_steps=1, batches={options.device: batch})
+    found = PRESETS
+    if options.sweep:
+        base = next(preset for preset in PRESETS if preset.name == "wgan-gp-64")
+        found = [
+            replace(base, name=f"wgan-gp {side}² × {batch}", side=side, d_steps=1, batches={options.device: batch})
+            for batch, side in SWEEP
+        ]
+    yield from (preset for preset in found if options.case in preset.name)
 
 
 def arguments() -> argparse.Namespace:
