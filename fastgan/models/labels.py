@@ -62,14 +62,15 @@ class Labels:
     def generate(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """z with what goes beside it, and what goes into the norms."""
         if not self.classes:
-            if y is not None:
-                raise UsageError("y: the network was built without classes and takes no labels")
+            refuse(y)
             return z, None
         hot = one_hot(y, self.classes, z)
         return (z, hot) if self.into_norms else (torch.cat([z, hot], 1), None)
 
     def judge(self, x: Tensor, y: Tensor | None) -> Tensor:
         """x [N, F] or [N, C, H, W] with what goes beside it."""
+        if not self.classes:
+            refuse(y)
         if not self.beside_image:
             return x
         hot = one_hot(y, self.classes, x)
@@ -84,6 +85,12 @@ def one_hot(y: Tensor | None, classes: int, like: Tensor) -> Tensor:
     return F.one_hot(y, classes).to(like.dtype)
 
 
+def refuse(y: Tensor | None) -> None:
+    """UsageError for labels that nobody would look at."""
+    if y is not None:
+        raise UsageError("y: the network was built with classes=0 and takes no labels")
+
+
 class LabelHead(nn.Module):
     """What a critic says of labels from its last features [N, F].
 
@@ -93,7 +100,6 @@ class LabelHead(nn.Module):
 
     def __init__(self, labels: Labels, features: int, norm: str):
         super().__init__()
-        self.classes = labels.classes
         self.embed = nn.Embedding(labels.classes, features) if labels.condition == "projection" else None
         if self.embed is not None and norm == "spectral":
             spectral_norm(self.embed)
@@ -102,8 +108,6 @@ class LabelHead(nn.Module):
     def forward(self, logits: Tensor, features: Tensor, y: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         if self.to_class is not None:
             return logits, self.to_class(features)
-        if y is not None and not self.classes:
-            raise UsageError("y: the network was built without classes and takes no labels")
         if self.embed is None:
             return logits
         if y is None:

@@ -117,7 +117,9 @@ def build(
         raise UsageError(f"variant: mlp takes {', '.join(VARIANTS)}, got {variant!r}")
     labels = Labels.of("mlp", classes, condition, CONDITIONS)
     if labels.into_norms and variant != "deep":
-        raise UsageError(f"condition: projection puts labels into batch norms, which {variant!r} has none of; use concat")
+        raise UsageError(
+            f"condition: projection puts labels into batch norms, which {variant!r} has none of; use concat"
+        )
     if variant == "line":
         return _line(resolution, channels, latent, width, labels, d_norm)
     pixels = channels * resolution**2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.labels import Labels, one_hot
+from fastgan.models.labels import Labels, one_hot, refuse
 from fastgan.nn import Downsample, Upsample
 from fastgan.ops import conv2d, conv2d_bias_act
 
@@ -70,7 +70,9 @@ class Generator(nn.Module):
         self.to_image = _conv(sizes[-1], channels, 1, 1.0)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        if self.embed is not None:
+        if self.embed is None:
+            refuse(y)
+        else:
             z = torch.cat([z, self.embed(one_hot(y, self.classes, z))], 1)
         x = self.to_basis(z)[:, :, None, None] * self.basis
         return conv2d(self.stages(x), self.to_image.weight)
@@ -102,6 +104,7 @@ class Discriminator(nn.Module):
         x = self.stages(conv2d(x, self.from_image.weight))
         features = self.to_logit(self.basis(x).flatten(1))
         if self.embed is None:
+            refuse(y)
             return features.flatten()
         return (features * self.embed(one_hot(y, self.classes, features))).sum(1)
 
@@ -127,7 +130,9 @@ def _widths(resolution: int, width: int) -> list[int]:
     return [min(width, 32 * width // side) for side in (4 << i for i in range((resolution // 4).bit_length()))]
 
 
-def _conv(inputs: int, outputs: int, kernel: int, gain: float, groups: int = 1, padding: int | None = None) -> nn.Conv2d:
+def _conv(
+    inputs: int, outputs: int, kernel: int, gain: float, groups: int = 1, padding: int | None = None
+) -> nn.Conv2d:
     padding = kernel // 2 if padding is None else padding
     layer = nn.Conv2d(inputs, outputs, kernel, padding=padding, groups=groups, bias=False)
     nn.init.normal_(layer.weight, 0.0, gain / sqrt(layer.weight[0].numel()))

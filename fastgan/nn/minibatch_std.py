@@ -25,7 +25,8 @@ class MinibatchStdDev(nn.Module):
         group = min(self.group, n)
         if n % group:
             raise UsageError(f"x: expected a batch that the groups of {group} samples divide, got {n} samples")
-        y = x.float().unflatten(0, (group, -1))  # the samples of a group stand n / group apart
+        wide = x if x.dtype == torch.float64 else x.float()
+        y = wide.unflatten(0, (group, -1))  # the samples of a group stand n / group apart
         std = ((y - y.mean(0)).square().mean(0) + 1e-8).sqrt().mean((1, 2, 3))  # [n / group]
         feature = std.to(x.dtype).repeat(group)[:, None, None, None].expand(n, 1, height, width)
         return torch.cat([x, feature], 1)

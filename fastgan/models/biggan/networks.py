@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.labels import LabelHead, Labels
+from fastgan.models.labels import LabelHead, Labels, refuse
 from fastgan.models.residual import DownBlock, UpBlock, check_norm
 from fastgan.nn import ConvBlock, LinearBlock, SelfAttention, group_spectral_norms, initialise
 from fastgan.ops import bias_act
@@ -64,18 +64,15 @@ class Generator(nn.Module):
         group_spectral_norms(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """UsageError without y where the network has classes."""
-        return self.from_embedding(z, None if self.shared is None else self.embed(y))
-
-    def embed(self, y: Tensor | None) -> Tensor:
-        """y int64 [N] → [N, embedding]. In between two of these lie images in between two classes."""
-        if self.shared is None or y is None:
-            came = "none" if y is None else "labels for a network without classes"
-            raise UsageError(f"y: expected labels, int64 [N] below {self.classes}, got {came}")
-        return self.shared(y)
+        if self.shared is None:
+            refuse(y)
+            return self.from_embedding(z, None)
+        if y is None:
+            raise UsageError(f"y: expected labels, int64 [N] below {self.classes}, got none")
+        return self.from_embedding(z, self.shared(y))
 
     def from_embedding(self, z: Tensor, embedding: Tensor | None) -> Tensor:
-        """Images of z [N, latent] and what `embed` gives, or a mixture of it."""
+        """Images of z [N, latent] and rows of `shared` [N, embedding], or mixtures of them: between the classes."""
         first, *parts = z.split(self.part, 1)
         x = self.linear(first).unflatten(1, (-1, 4, 4))
         for level, part in zip(self.blocks, parts, strict=True):
@@ -112,6 +109,8 @@ class Discriminator(nn.Module):
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        if not self.classes:
+            refuse(y)
         for level in self.blocks:
             for layer in level.children():
                 x = layer(x)
