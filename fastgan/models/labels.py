@@ -140,7 +140,7 @@ class OfClass(nn.Module):
 
     def __init__(self, generator: nn.Module, label: int):
         super().__init__()
-        classes = int(getattr(generator, "classes", 0))  # type: ignore[arg-type]
+        classes = int(getattr(generator, "classes", 0))
         if not 0 <= label < classes:
             raise UsageError(f"label: expected a number from 0 to {classes - 1}, got {label}")
         self.generator, self.label = generator, label

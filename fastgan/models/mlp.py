@@ -118,7 +118,7 @@ def build(
     labels = Labels.of("mlp", classes, condition, CONDITIONS)
     if labels.into_norms and variant != "deep":
         raise UsageError(
-            f"condition: projection puts labels into batch norms, which {variant!r} has none of; use concat"
+            f"condition: projection needs batch norms to put labels into, {variant!r} has none; use concat"
         )
     if variant == "line":
         return _line(resolution, channels, latent, width, labels, d_norm)

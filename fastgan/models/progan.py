@@ -10,6 +10,7 @@ its average and the critic alike, and gives the critic real images of the side t
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -84,7 +85,7 @@ class Generator(_Growing):
         self.labels, self.classes = labels, labels.classes
         sizes = _widths(width, self.stages)
         self.blocks = nn.ModuleList([_GeneratorStart(latent + labels.beside_latent, sizes[0])])
-        self.blocks.extend(_GeneratorBlock(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.blocks.extend(_GeneratorBlock(a, b) for a, b in pairwise(sizes))
         self.to_image = nn.ModuleList(EqualisedConv(size, channels, 1, gain=1.0, act="linear") for size in sizes)
 
     @property
@@ -114,7 +115,7 @@ class Discriminator(_Growing):
         self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
         sizes = _widths(width, self.stages)
         self.from_image = nn.ModuleList(EqualisedConv(channels + labels.beside_image, size, 1) for size in sizes)
-        self.blocks = nn.ModuleList(_CriticBlock(b, a) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.blocks = nn.ModuleList(_CriticBlock(b, a) for a, b in pairwise(sizes))
         self.last = nn.Sequential(
             MinibatchStdDev(),
             EqualisedConv(sizes[0] + 1, sizes[0], 3, padding=1),
@@ -175,7 +176,7 @@ class _CriticBlock(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
 ) -> tuple[Generator, Discriminator]:
-    """Both networks, fully grown. condition: see `labels.CONDITIONS`; "auxiliary" if left out, as in the paper's code."""
+    """Both networks, fully grown. condition: see `labels.CONDITIONS`; "auxiliary", the paper's, if left out."""
     if resolution < 8 or resolution & (resolution - 1):
         raise UsageError(f"resolution: progan grows from 4 to a power of two from 8 on, got {resolution}")
     if d_norm != "none":

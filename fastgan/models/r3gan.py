@@ -1,4 +1,4 @@
-"""The modern baseline R3GAN (Huang et al. 2024, arXiv:2501.05441): no norms, grouped residual blocks, fix-up style start.
+"""The modern baseline R3GAN (Huang et al. 2024, arXiv:2501.05441): residual blocks in groups, and no norms.
 
 Its game is the relativistic pairing with R1 and R2. width: channels up to 32×32, halved from 64×64 on (the paper's:
 768, with z of 64 numbers). Groups have 8 channels, 16 between the two 1×1 convolutions. Layers are drawn with He's
@@ -8,6 +8,7 @@ the identity.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -32,17 +33,17 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
-        wide, self.groups = WIDER * channels, channels // GROUP
+        wide, groups = WIDER * channels, channels // GROUP
         gain = GAIN * blocks**-0.25
         self.conv1 = _conv(channels, wide, 1, gain)
         self.bias1 = nn.Parameter(torch.zeros(wide))
-        self.conv2 = _conv(wide, wide, 3, gain, self.groups)
+        self.conv2 = _conv(wide, wide, 3, gain, groups, padding=1)
         self.bias2 = nn.Parameter(torch.zeros(wide))
         self.conv3 = _conv(wide, channels, 1, 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         h = conv2d_bias_act(x, self.conv1.weight, self.bias1, "leaky_relu")
-        h = conv2d_bias_act(h, self.conv2.weight, self.bias2, "leaky_relu", padding=1, groups=self.groups)
+        h = conv2d_bias_act(h, self.conv2.weight, self.bias2, "leaky_relu", padding=1, groups=self.conv2.groups)
         return x + conv2d(h, self.conv3.weight)
 
 
@@ -62,7 +63,7 @@ class Generator(nn.Module):
         self.basis = nn.Parameter(torch.randn(sizes[0], 4, 4))
         self.to_basis = _linear(latent * (2 if classes else 1), sizes[0])
         stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
-        for before, size in zip(sizes, sizes[1:], strict=False):
+        for before, size in pairwise(sizes):
             if before != size:
                 stages.append(_conv(before, size, 1, 1.0))  # commutes with the filter, and is cheaper before it
             stages += [Upsample(), *(Block(size, blocks) for _ in range(BLOCKS))]
@@ -90,13 +91,13 @@ class Discriminator(nn.Module):
         blocks = BLOCKS * len(sizes)
         self.from_image = _conv(channels, sizes[0], 1, 1.0)
         stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
-        for before, size in zip(sizes, sizes[1:], strict=False):
+        for before, size in pairwise(sizes):
             stages.append(Downsample())
             if before != size:
                 stages.append(_conv(before, size, 1, 1.0))
             stages += [Block(size, blocks) for _ in range(BLOCKS)]
         self.stages = nn.Sequential(*stages)
-        self.basis = _conv(sizes[-1], sizes[-1], 4, 1.0, groups=sizes[-1], padding=0)
+        self.basis = _conv(sizes[-1], sizes[-1], 4, 1.0, groups=sizes[-1])
         self.to_logit = _linear(sizes[-1], sizes[-1] if classes else 1)
         self.embed = _linear(classes, sizes[-1], gain=1 / sqrt(sizes[-1])) if classes else None
 
@@ -130,10 +131,7 @@ def _widths(resolution: int, width: int) -> list[int]:
     return [min(width, 32 * width // side) for side in (4 << i for i in range((resolution // 4).bit_length()))]
 
 
-def _conv(
-    inputs: int, outputs: int, kernel: int, gain: float, groups: int = 1, padding: int | None = None
-) -> nn.Conv2d:
-    padding = kernel // 2 if padding is None else padding
+def _conv(inputs: int, outputs: int, kernel: int, gain: float, groups: int = 1, padding: int = 0) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, kernel, padding=padding, groups=groups, bias=False)
     nn.init.normal_(layer.weight, 0.0, gain / sqrt(layer.weight[0].numel()))
     return layer

@@ -35,10 +35,10 @@ def build(
 ) -> tuple[nn.Module, nn.Module]:
     """A generator and a critic of that family, freshly initialised.
 
-    resolution: pixels of a side. channels: 1 or 3. latent: size of z. width: what each family's file says it is. classes:
-    of the labels that both networks take; 0 for networks without. d_norm: the critic's "none", "batch" or "spectral".
-    options: of the family alone, such as `condition`, how labels enter (docs/networks.md). Raises UsageError for what
-    does not fit together.
+    resolution: pixels of a side. channels: 1 or 3. latent: size of z. width: what each family's file says it is.
+    classes: of the labels that both networks take; 0 for networks without. d_norm: the critic's "none", "batch" or
+    "spectral". options: of the family alone, such as `condition`, how labels enter (docs/networks.md). Raises
+    UsageError for what does not fit together.
     """
     if name not in FAMILIES:
         raise UsageError(f"model: expected one of {', '.join(FAMILIES)}, got {name!r}")

@@ -1,4 +1,4 @@
-"""The residual blocks of SNGAN (Miyato et al. 2018, arXiv:1802.05957, figure 8) and BigGAN (arXiv:1809.11096, figure 15).
+"""The residual blocks of SNGAN (Miyato et al. 2018, arXiv:1802.05957) and BigGAN (arXiv:1809.11096, figure 15).
 
 Shortcuts are convolved where the image is small, before it is doubled and after it is halved: 1×1 convolutions commute
 with both, at a quarter of the work.

@@ -7,6 +7,7 @@ z of 128 numbers. The tables of 64×64 are those of Miyato and Koyama's code.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import sqrt
 
 import torch
@@ -34,9 +35,7 @@ class Generator(nn.Module):
         self.labels, self.classes = labels, labels.classes
         sizes = [multiple * width for multiple in UP[resolution]]
         self.start = LinearBlock(latent + labels.beside_latent, sizes[0] * 16, act="linear")
-        self.blocks = nn.ModuleList(
-            UpBlock(inputs, outputs, labels.into_norms) for inputs, outputs in zip(sizes, sizes[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(UpBlock(inputs, outputs, labels.into_norms) for inputs, outputs in pairwise(sizes))
         self.norm = nn.BatchNorm2d(sizes[-1])
         self.to_image = ConvBlock(sizes[-1], channels, 3, padding=1, act="tanh")
         _initialise(self)
@@ -52,7 +51,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, channels, side, side] (and labels y [N]) → logits [N]: blocks, ReLU, pooling over all pixels, linear.
 
-    The sum of the pixels under spectral norms, as in SNGAN, else their mean, as in WGAN-GP. With auxiliary=True, images → logits [N] and class logits [N, classes].
+    The sum of the pixels under spectral norms, as in SNGAN, else their mean, as in WGAN-GP. With auxiliary=True, images
+    → logits [N] and class logits [N, classes].
     """
 
     def __init__(self, resolution: int, channels: int, width: int, norm: str, labels: Labels):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -31,5 +33,5 @@ def orthogonal_regulariser(network: nn.Module, weight: float = 1e-4) -> Tensor:
 def raw_weight(layer: nn.Module) -> Tensor:
     """A layer's weight as the optimiser sees it: before spectral norm and other parametrizations."""
     if parametrize.is_parametrized(layer, "weight"):
-        return layer.parametrizations["weight"].original  # type: ignore[index, union-attr, return-value]
-    return layer.weight  # type: ignore[return-value]
+        return cast(Any, layer.parametrizations)["weight"].original
+    return cast(Tensor, layer.weight)

@@ -28,7 +28,7 @@ def pair(attention=32):
     return generator.eval(), critic.eval()
 
 
-# --- from the paper: section 3, appendix B (figure 15, tables 4 to 6), and a dictionary of public names -------------------
+# --- from the paper: section 3 and appendix B, by the names of the public implementation -----------------------------
 
 
 def normalised(state, name):
@@ -123,7 +123,8 @@ def test_names_and_shapes_are_those_of_the_public_implementation(networks):
         "shared.weight": (3, 6), "linear.weight": (2048, 4), "linear.u0": (1, 2048), "linear.sv0": (1,),
         "blocks.0.0.conv1.weight": (128, 128, 3, 3), "blocks.0.0.conv1.bias": (128,),
         "blocks.0.0.conv1.u0": (1, 128), "blocks.3.0.conv_sc.weight": (16, 32, 1, 1),
-        "blocks.0.0.bn1.stored_mean": (128,), "blocks.0.0.bn1.gain.weight": (128, 10), "blocks.0.0.bn1.gain.u0": (1, 128),
+        "blocks.0.0.bn1.stored_mean": (128,), "blocks.0.0.bn1.gain.weight": (128, 10), 
+        "blocks.0.0.bn1.gain.u0": (1, 128),
         "blocks.2.1.gamma": (), "blocks.2.1.theta.weight": (4, 32, 1, 1), "blocks.2.1.o.sv0": (1,),
         "output_layer.0.gain": (16,), "output_layer.0.stored_var": (16,), "output_layer.2.weight": (3, 16, 3, 3),
     }  # fmt: skip
@@ -133,7 +134,7 @@ def test_names_and_shapes_are_those_of_the_public_implementation(networks):
 
 
 def test_there_and_back(networks):
-    generator, critic, states = networks
+    *_, states = networks
     for network, state in zip(pair(), states, strict=True):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -152,9 +153,9 @@ def test_foreign_files_are_refused(networks):
     generator, _, (state, _) = networks
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     short = {name: value for name, value in state.items() if name != "shared.weight"}
-    with pytest.raises(UsageError, match="BigGAN-PyTorch for a network of these sizes, but shared.weight is missing"):
+    with pytest.raises(UsageError, match=r"BigGAN-PyTorch for a network of these sizes, but shared\.weight is missing"):
         biggan.load_public(generator, short)
-    with pytest.raises(UsageError, match="blocks.7.0.conv1.bias is not known here"):
+    with pytest.raises(UsageError, match=r"blocks\.7\.0\.conv1\.bias is not known here"):
         biggan.load_public(generator, state | {"blocks.7.0.conv1.bias": torch.zeros(1)})
     with pytest.raises(UsageError, match=r"expected shared.weight of shape \[3, 6\], got \[4, 6\]"):
         biggan.load_public(generator, state | {"shared.weight": torch.zeros(4, 6)})

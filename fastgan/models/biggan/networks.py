@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class Generator(nn.Module):
         features = self.part + (embedding if classes else 0)
         self.linear = LinearBlock(self.part, sizes[0] * 16, norm="spectral", act="linear")
         self.blocks = nn.ModuleList()
-        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             level = nn.ModuleList([UpBlock(inputs, outputs, features, "spectral")])
             if attention == 8 << i:
                 level.append(SelfAttention(outputs, spectral=True))
@@ -97,7 +99,7 @@ class Discriminator(nn.Module):
         multiples, halvings = DOWN[resolution]
         sizes = [channels, *(multiple * width for multiple in multiples)]
         self.blocks = nn.ModuleList()
-        for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             block = DownBlock(inputs, outputs, outputs, norm=norm, halve=i < halvings, first=i == 0)
             level = nn.ModuleList([block])
             if i < halvings and attention == resolution >> (i + 1):

@@ -35,7 +35,7 @@ _NAMES = [
 
 
 def public_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a `Generator` or `Discriminator` of biggan as BigGAN-PyTorch's network of these sizes has it."""
+    """The state dict of a `Generator` or `Discriminator` of biggan as BigGAN-PyTorch's of these sizes has it."""
     state = {}
     for key, value in network.state_dict().items():
         name = _public_name(key)
