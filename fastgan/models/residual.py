@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.nn import ConditionalBatchNorm, ConvBlock
+from fastgan.nn import ConditionalBatchNorm, ConvBlock, spectral_norm
 from fastgan.ops import bias_act
 
 
@@ -22,11 +22,15 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, features: int = 0, norm: str = "none"):
         super().__init__()
+        # PyTorch's own convolutions: no activation follows them, and no penalty looks at a generator.
         self.bn1 = _batch_norm(in_channels, features, norm)
-        self.conv1 = ConvBlock(in_channels, out_channels, 3, padding=1, norm=norm, act="linear")
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.bn2 = _batch_norm(out_channels, features, norm)
-        self.conv2 = ConvBlock(out_channels, out_channels, 3, padding=1, norm=norm, act="linear")
-        self.conv_sc = ConvBlock(in_channels, out_channels, 1, norm=norm, act="linear")
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_sc = nn.Conv2d(in_channels, out_channels, 1)
+        if norm == "spectral":
+            for conv in (self.conv1, self.conv2, self.conv_sc):
+                spectral_norm(conv)
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         h = _relu(self.bn1(x) if c is None else self.bn1(x, c))

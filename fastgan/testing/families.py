@@ -31,9 +31,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "name": "biggan", "resolution": 32, "width": 4, "classes": 3, "embedding": 5, "attention": 16,
         "d_norm": "spectral",
     },
-    "progan": {"name": "progan"},
-    "progan concat": {"name": "progan", "classes": 3, "condition": "concat"},
-    "progan auxiliary": {"name": "progan", "classes": 3},
+    "progan": {"name": "progan", "width": 16},
+    "progan concat": {"name": "progan", "width": 16, "classes": 3, "condition": "concat"},
+    "progan auxiliary": {"name": "progan", "width": 16, "classes": 3},
     "r3gan": {"name": "r3gan", "width": 16},
     "r3gan projection": {"name": "r3gan", "width": 16, "classes": 3},
 }  # fmt: skip
