@@ -1,0 +1,102 @@
+"""Residual pairs at 32, 64 and 128: SNGAN (Miyato et al. 2018, arXiv:1802.05957, tables 3 to 5) with d_norm="spectral".
+
+With "none" the critic has no norm, as a gradient penalty wants it (Gulrajani et al. 2017, arXiv:1704.00028, with
+128 channels in both networks). The papers' widths: 128 at 32×32 (256 in the generator), 64 at 64×64 and 128×128, and
+z of 128 numbers. The tables of 64×64 are those of Miyato and Koyama's code.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.errors import UsageError
+from fastgan.models.labels import LabelHead, Labels
+from fastgan.models.residual import DownBlock, UpBlock, check_norm
+from fastgan.nn import ConvBlock, LinearBlock, group_spectral_norms, initialise
+from fastgan.ops import bias_act
+
+CONDITIONS = ("projection", "concat", "auxiliary")
+#: resolution → multiples of the width: at 4×4, and after each block.
+UP = {32: (2, 2, 2, 2), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
+#: resolution → multiples of the width after each block, and how many of them halve the side.
+DOWN = {32: ((1, 1, 1, 1), 2), 64: ((1, 2, 4, 8, 16), 5), 128: ((1, 2, 4, 8, 16, 16), 5)}
+
+
+class Generator(nn.Module):
+    """z [N, latent] (and labels y [N]) → images [N, channels, side, side] in [-1, 1]."""
+
+    def __init__(self, resolution: int, channels: int, latent: int, width: int, labels: Labels):
+        super().__init__()
+        self.latent, self.image_shape = latent, (channels, resolution, resolution)
+        self.labels, self.classes = labels, labels.classes
+        sizes = [multiple * width for multiple in UP[resolution]]
+        self.start = LinearBlock(latent + labels.beside_latent, sizes[0] * 16, act="linear")
+        self.blocks = nn.ModuleList(UpBlock(inputs, outputs, labels.into_norms) for inputs, outputs in pairwise(sizes))
+        self.norm = nn.BatchNorm2d(sizes[-1])
+        self.to_image = ConvBlock(sizes[-1], channels, 3, padding=1, act="tanh")
+        _initialise(self)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        z, c = self.labels.generate(z, y)
+        x = self.start(z).unflatten(1, (-1, 4, 4))
+        for block in self.blocks:
+            x = block(x, c)
+        return self.to_image(bias_act(self.norm(x), None, "relu"))
+
+
+class Discriminator(nn.Module):
+    """Images [N, channels, side, side] (and labels y [N]) → logits [N]: blocks, ReLU, pooling over all pixels, linear.
+
+    The sum of the pixels under spectral norms, as in SNGAN, else their mean, as in WGAN-GP. With auxiliary=True, images
+    → logits [N] and class logits [N, classes].
+    """
+
+    def __init__(self, resolution: int, channels: int, width: int, norm: str, labels: Labels):
+        super().__init__()
+        self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
+        multiples, halvings = DOWN[resolution]
+        sizes = [channels + labels.beside_image, *(multiple * width for multiple in multiples)]
+        self.blocks = nn.Sequential(*(
+            # After the first block, as wide between as at the beginning.
+            DownBlock(sizes[i], sizes[i + 1], sizes[max(i, 1)], norm=norm, halve=i < halvings, first=i == 0)
+            for i in range(len(multiples))
+        ))  # fmt: skip
+        self.pool = torch.sum if norm == "spectral" else torch.mean
+        self.to_logit = LinearBlock(sizes[-1], 1, norm=norm, act="linear")
+        self.head = LabelHead(labels, sizes[-1], norm)
+        _initialise(self)
+        group_spectral_norms(self)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        features = self.pool(bias_act(self.blocks(self.labels.judge(x, y)), None, "relu"), (2, 3))
+        return self.head(self.to_logit(features).flatten(), features, y)
+
+
+def build(
+    resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
+) -> tuple[Generator, Discriminator]:
+    """width: of the critic's first block. condition: see `labels.CONDITIONS`; "projection" if left out."""
+    if resolution not in UP:
+        raise UsageError(f"resolution: resnet makes images of 32, 64 or 128, got {resolution}")
+    check_norm("resnet", d_norm)
+    labels = Labels.of("resnet", classes, condition, CONDITIONS)
+    return (
+        Generator(resolution, channels, latent, width, labels),
+        Discriminator(resolution, channels, width, d_norm, labels),
+    )
+
+
+def _initialise(network: nn.Module) -> None:
+    """Glorot's, with √2 for the 3×3 convolutions inside the blocks, and conditional norms without condition."""
+    initialise(network, nn.init.xavier_uniform_)
+    for block in network.modules():
+        if isinstance(block, UpBlock | DownBlock):
+            for conv in (block.conv1, block.conv2):
+                initialise(conv, lambda weight: nn.init.xavier_uniform_(weight, sqrt(2)))
+        if isinstance(block, UpBlock):
+            for norm in (block.bn1, block.bn2):
+                initialise(norm, nn.init.zeros_)

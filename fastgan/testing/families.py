@@ -1,0 +1,60 @@
+"""Every family of networks small, with and without labels: what a step, a compiler and an exporter have to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan import models
+
+#: name → arguments of `fastgan.models.build`
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp"},
+    "mlp original": {"name": "mlp", "variant": "original", "width": 10},
+    "mlp minimal": {"name": "mlp", "variant": "minimal", "d_norm": "spectral"},
+    "mlp line": {"name": "mlp", "variant": "line", "resolution": 1, "channels": 1, "latent": 1},
+    "mlp concat": {"name": "mlp", "variant": "minimal", "classes": 3},
+    "mlp projection": {"name": "mlp", "classes": 3, "condition": "projection", "d_norm": "spectral"},
+    "mlp auxiliary": {"name": "mlp", "classes": 3, "condition": "auxiliary"},
+    "dcgan": {"name": "dcgan", "d_norm": "spectral"},
+    "dcgan concat": {"name": "dcgan", "classes": 3, "condition": "concat"},
+    "dcgan projection": {"name": "dcgan", "classes": 3, "d_norm": "spectral"},
+    "dcgan auxiliary": {"name": "dcgan", "classes": 3, "condition": "auxiliary", "d_norm": "spectral"},
+    "resnet": {"name": "resnet", "resolution": 32, "width": 4},
+    "resnet projection": {"name": "resnet", "resolution": 32, "width": 4, "classes": 3, "d_norm": "spectral"},
+    "resnet concat": {"name": "resnet", "resolution": 32, "width": 4, "classes": 3, "condition": "concat"},
+    "resnet auxiliary": {"name": "resnet", "resolution": 32, "width": 4, "classes": 3, "condition": "auxiliary"},
+    "biggan": {"name": "biggan", "resolution": 32, "width": 4, "d_norm": "spectral"},
+    "biggan projection": {
+        "name": "biggan", "resolution": 32, "width": 4, "classes": 3, "embedding": 5, "attention": 16,
+        "d_norm": "spectral",
+    },
+    "progan": {"name": "progan", "width": 16},
+    "progan concat": {"name": "progan", "width": 16, "classes": 3, "condition": "concat"},
+    "progan auxiliary": {"name": "progan", "width": 16, "classes": 3},
+    "r3gan": {"name": "r3gan", "width": 16},
+    "r3gan projection": {"name": "r3gan", "width": 16, "classes": 3},
+}  # fmt: skip
+SIZES = {"resolution": 16, "channels": 3, "latent": 8, "width": 8}
+
+
+def family(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
+    """The small pair of that name, the same at every call."""
+    torch.manual_seed(0)
+    return models.build(**SIZES | FAMILIES[name] | options)
+
+
+def latents_and_labels(generator: Any, n: int) -> tuple[Tensor, ...]:
+    """What a generator takes: (z,) or (z, y), all classes among them."""
+    z = torch.randn(n, generator.latent)
+    return (z, torch.arange(n) % generator.classes) if generator.classes else (z,)
+
+
+def judged(critic: Any, x: Tensor, *labels: Tensor) -> Tensor:
+    """One number an image, of all that the critic says: what a loss would look at."""
+    if not critic.auxiliary:
+        return critic(x, *labels)
+    logits, classes = critic(x)
+    return logits + classes.gather(1, labels[0][:, None])[:, 0]

@@ -1,0 +1,31 @@
+"""Every family as an ONNX file, compared with the network by the exporter itself; conditional ones for one class."""
+
+import pytest
+import torch
+
+from fastgan.deploy import Session, export
+from fastgan.deploy.session import latents
+from fastgan.models import OfClass
+from fastgan.testing.families import family, latents_and_labels
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp original", "mlp line", "dcgan projection", "resnet projection", "biggan projection", "progan auxiliary", "r3gan"],
+)
+def test_exported_for_any_batch(tmp_path, name):
+    generator, _ = family(name)
+    with torch.no_grad():
+        for parameter in generator.parameters():  # no zeros and ones, behind which a wrong rewriting could hide
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    generator(*latents_and_labels(generator, 64))  # batch norm's statistics
+    network = OfClass(generator, 1) if generator.classes else generator
+    figures = export(network, tmp_path / "generator.onnx")
+    assert figures["psnr"] > 90
+    z = latents(5, (generator.latent,), 3)
+    network.eval()
+    expected = network(torch.from_numpy(z)).detach()
+    torch.testing.assert_close(torch.from_numpy(Session(tmp_path / "generator.onnx")(z)), expected, rtol=1e-4, atol=1e-4)

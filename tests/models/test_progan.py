@@ -1,0 +1,113 @@
+"""Growing: what is faded in, what is kept, and how the parts are as in the paper."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastgan import models
+from fastgan.errors import UsageError
+
+
+def pair(resolution=16, **options):
+    torch.manual_seed(0)
+    return models.build("progan", resolution=resolution, channels=3, latent=8, width=8, **options)
+
+
+def test_stages_have_their_sides():
+    generator, critic = pair(32)
+    assert (generator.stage, generator.alpha, generator.stages) == (3, 1.0, 4)
+    for stage, side in enumerate((4, 8, 16, 32)):
+        for network in (generator, critic):
+            network.grow(stage)
+        assert generator.image_shape == (3, side, side)
+        images = generator(torch.randn(4, 8))
+        assert images.shape == (4, 3, side, side)
+        assert critic(images).shape == (4,)
+    with pytest.raises(UsageError, match="x: expected images of 32×32, as the critic is grown, got 16×16"):
+        critic(torch.zeros(4, 3, 16, 16))
+    with pytest.raises(UsageError, match=r"stage: expected a number from 0 \(4×4\) to 3, got 4"):
+        generator.grow(4)
+    with pytest.raises(UsageError, match="alpha: expected a number from 0 to 1, got 2"):
+        generator.alpha = 2
+
+
+def test_growing_starts_where_the_stage_before_was():
+    """At alpha 0 images are the doubled ones of before, and the critic sees their means; then both move on evenly."""
+    generator, critic = pair()
+    z, x = torch.randn(4, 8), torch.randn(4, 3, 16, 16)
+    generator.grow(1)
+    critic.grow(1)
+    before, verdict = generator(z), critic(F.avg_pool2d(x, 2))
+    images, verdicts = {}, {}
+    for alpha in (0.0, 0.25, 1.0):
+        for network in (generator, critic):
+            network.grow(2, alpha)
+        images[alpha], verdicts[alpha] = generator(z), critic(x)
+    torch.testing.assert_close(images[0.0], F.interpolate(before, scale_factor=2))
+    torch.testing.assert_close(verdicts[0.0], verdict)
+    torch.testing.assert_close(images[0.25], 0.75 * images[0.0] + 0.25 * images[1.0])
+    assert (verdicts[0.25] - verdicts[0.0]).abs().min() > 1e-6
+    assert (verdicts[0.25] - verdicts[1.0]).abs().min() > 1e-6
+
+
+def test_the_first_stage_has_nothing_to_fade_over():
+    generator, _ = pair()
+    generator.grow(0, 0.5)
+    assert not generator.fading
+    assert generator(torch.randn(4, 8)).shape == (4, 3, 4, 4)
+
+
+def test_only_what_is_there_learns():
+    generator, critic = pair()
+    for network in (generator, critic):
+        network.grow(1, 0.5)
+    critic(generator(torch.randn(4, 8))).sum().backward()
+    learns = {name for net in (generator, critic) for name, p in net.named_parameters() if p.grad is not None}
+    assert {"to_image.0.weight", "to_image.1.weight", "from_image.0.weight", "from_image.1.weight"} <= learns
+    assert not {name for name in learns if name.startswith(("to_image.2", "from_image.2"))}
+    assert {name.split(".")[1] for name in learns if name.startswith("blocks")} == {"0", "1"}
+    assert all(p.grad is None for p in critic.blocks[1].parameters())
+
+
+def test_checkpoints_and_copies_know_how_far_it_is_grown():
+    generator, _ = pair()
+    generator.grow(1, 0.25)
+    fresh, _ = pair()
+    fresh.load_state_dict(generator.state_dict())
+    z = torch.randn(4, 8)
+    for twin in (fresh, copy.deepcopy(generator)):
+        assert (twin.stage, twin.alpha, twin.fading) == (1, 0.25, True)
+        torch.testing.assert_close(twin(z), generator(z))
+        twin.grow(2)
+        assert generator.stage == 1
+    with pytest.raises(RuntimeError, match="Missing"):
+        fresh.load_state_dict({})
+
+
+def test_the_generator_equals_the_paper_written_out():
+    """Table 2 for 8×8: a 4×4 convolution, 3×3, doubling, two 3×3, with pixel norms, and weights scaled when used."""
+    generator, _ = pair(8)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    state = generator.state_dict()
+
+    def norm(x):
+        return x / (x.pow(2).mean(1, keepdim=True) + 1e-8).sqrt()
+
+    def convolve(name, x, gain=2**0.5):
+        weight = state[f"{name}.weight"]
+        scale = gain / (weight[0].numel() ** 0.5)
+        return F.conv2d(x, weight * scale, state[f"{name}.bias"], padding=weight.shape[2] // 2)
+
+    def layer(name, x):
+        return norm(F.leaky_relu(convolve(name, x), 0.2))
+
+    z = torch.randn(5, 8)
+    weight = state["blocks.0.weight"] * (2**0.5 / 4 / 8**0.5)
+    x = torch.einsum("nl,lchw->nchw", norm(z), weight) + state["blocks.0.bias"][:, None, None]
+    x = layer("blocks.0.conv", norm(F.leaky_relu(x, 0.2)))
+    x = layer("blocks.1.conv1", layer("blocks.1.conv0", F.interpolate(x, scale_factor=2)))
+    torch.testing.assert_close(generator(z), convolve("to_image.1", x, gain=1), rtol=1e-4, atol=1e-5)
