@@ -50,9 +50,7 @@ class BatchStream:
         if not 0 <= rank < world:
             raise UsageError(f"rank: expected a number from 0 to world - 1 = {world - 1}, got {rank}")
         if not 0 <= held_out < len(images):
-            raise UsageError(
-                f"held_out: expected fewer than the {len(images):,} images of {images.name}, got {held_out}"
-            )
+            raise UsageError(f"held_out: expected 0 or more, fewer than the {len(images):,} images, got {held_out}")
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
         self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
