@@ -56,7 +56,7 @@ def test_samples_like_real_images_cannot_be_told(real, samples):
 
 def test_what_gives_samples_away_comes_first(real, samples):
     marked = samples.images.copy()
-    which = np.random.default_rng(0).permutation(240)[:80]
+    which = np.random.default_rng(7).permutation(240)[:80]
     marked[which, :, 7:9] = 255
     found = telltale(real.images, marked)
     # A third is found, and half of what is left is guessed right.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from fastgan import Config, Trainer
@@ -94,7 +95,10 @@ def test_a_collapsed_run_goes_back_and_recovers(whole):
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
-def test_the_report_tells_it(whole):
+def test_the_report_and_tensorboard_tell_it(whole):
+    board = EventAccumulator(str(whole[0] / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/discriminator")] == list(range(1, 41))
     page = (whole[0] / "report.html").read_text()
     assert page.count("at step 24 the run went back to step 20") == 2
     assert "<b>mode collapse</b>" in page
