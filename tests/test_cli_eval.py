@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from fastgan.cli.deploy import sample
+from fastgan.errors import UsageError
+
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 2, "--log-every", 2, "--sample-every", 2,
          "--checkpoint-every", 2]  # fmt: skip
 
@@ -29,8 +32,10 @@ def labelled_npz(tmp_path):
 
 
 def test_a_run_and_its_export(command, labelled_npz, tmp_path):
-    done = command("train", "demo", "--data", labelled_npz, "--out", "run", *QUICK)
+    done = command("train", "demo", "--data", labelled_npz, "--out", "run", "--held-out", 20, *QUICK)
     assert done.returncode == 0, done.stderr
+    (line,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= line["critic/memory"] <= 1
     done = command("export", "run")
     assert done.returncode == 0, done.stderr
     words = ["--against", labelled_npz, "--n", 60, "--metrics", "fid,kid,pr,copies"]
@@ -55,8 +60,29 @@ def test_a_run_and_its_export(command, labelled_npz, tmp_path):
 
     # The same again replaces; other figures are kept beside.
     assert command("eval", "run", *words).returncode == 0
-    assert command("eval", "run", *words[:-1], "spectral").returncode == 0
+    done = command("eval", "run", *words[:-1], "spectral,c2st,cas")
+    assert done.returncode == 0, done.stderr
+    assert "cas30_test30_taught_cnn16" in done.stdout
+    assert (tmp_path / "run" / "telltale.png").stat().st_size > 1000
     assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
+
+    done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
+    assert done.returncode == 0, done.stderr
+    assert "what keeping 0.5 of all costs: coverage 0." in done.stdout
+    assert "(300 samples against as many real images), seen by a classifier of 270 images" in done.stdout
+    assert (tmp_path / "best.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model.onnx", "--keep-best", "0.5"], "keep_best: the critic judges, and model.onnx has none; give the run"),
+        (["run", "--keep-best", "1"], "keep_best: expected a part from 0.01 to below 1, got 1.0"),
+    ],
+)
+def test_what_cannot_be_kept(words, message):
+    with pytest.raises(UsageError, match=message):
+        sample(words)
 
 
 def test_a_folder_of_another_size(command, labelled_npz, tmp_path):

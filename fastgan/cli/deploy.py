@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastgan.cli._parse import parse, positional
-from fastgan.errors import UsageError
+from fastgan.errors import FastganError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from fastgan.train.load import Trained
+
+#: Real images against which a choice is judged, and the most samples drawn for it.
+_JUDGED, _DRAWN = 1000, 20_000
+_BATCH = 100
 
 
 @dataclass
@@ -20,19 +33,25 @@ class _Sample:
     """how many images"""
     seed: int = 0
     """seed of the latents; a run and its export give the same images for the same seed"""
+    keep_best: float | None = None
+    """draw more, and keep this part of them, the best as the run's own critic sees it; what that costs is printed"""
 
 
 def sample(argv: list[str]) -> None:
-    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0]"""
+    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--keep-best 0.5]"""
     source, rest = positional(argv, "sample", "RUN or MODEL.onnx", _Sample)
     options = parse(_Sample, rest, "sample")
     if not 1 <= options.n <= 10_000:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
+    if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
+        raise UsageError(f"keep_best: expected a part from 0.01 to below 1, got {options.keep_best}")
     from fastgan.deploy.session import Session, latents
     from fastgan.report.picture import save_grid
 
-    path = Path(source)
+    path, cost = Path(source), None
     if path.suffix == ".onnx":
+        if options.keep_best is not None:
+            raise UsageError(f"keep_best: the critic judges, and {path} has none; give the run that it came from")
         session = Session(path)
         z = latents(options.n, session.latent_shape, options.seed)
         start = time.perf_counter()
@@ -44,9 +63,11 @@ def sample(argv: list[str]) -> None:
         from fastgan.train.load import load_generator
 
         trained = load_generator(path)
-        z = latents(options.n, trained.latent_shape, options.seed)
         start = time.perf_counter()
-        images = trained.generator(torch.from_numpy(z)).numpy()
+        if options.keep_best is None:
+            images = trained.generator(torch.from_numpy(latents(options.n, trained.latent_shape, options.seed))).numpy()
+        else:
+            images, cost = _best(trained, options.n, options.keep_best, options.seed)
         where = f"PyTorch, step {trained.step}"
     seconds = time.perf_counter() - start
     try:
@@ -54,3 +75,49 @@ def sample(argv: list[str]) -> None:
     except OSError as error:
         raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
     print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
+    if cost is not None:
+        print(f"what keeping {options.keep_best:g} of all costs: {cost()}")
+
+
+def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndarray, Callable[[], str]]:
+    """n images, that part of all that were drawn which the run's critic likes best; and what measures the cost."""
+    import torch
+
+    from fastgan.deploy.session import latents
+    from fastgan.metrics.selection import best
+    from fastgan.train.load import load_critic
+
+    critic = load_critic(trained)
+
+    @torch.no_grad()
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        z = torch.from_numpy(latents(count, trained.latent_shape, seed))
+        images = [trained.generator(part) for part in z.split(_BATCH)]
+        return torch.cat(images).numpy(), torch.cat([critic(part).flatten() for part in images]).numpy()
+
+    images, scores = draw(math.ceil(n / fraction))
+    return images[best(scores, n)], lambda: _cost(trained.facts["config"], draw, fraction, seed)
+
+
+def _cost(
+    config: dict[str, Any], draw: Callable[[int], tuple[np.ndarray, np.ndarray]], fraction: float, seed: int
+) -> str:
+    """Measured on images that the run was trained on, by the extractor that fits them."""
+    import numpy as np
+    import torch
+
+    from fastgan.data import open_source
+    from fastgan.metrics.evaluate import choose
+    from fastgan.metrics.extractors import open_extractor
+    from fastgan.metrics.selection import cost
+    from fastgan.report.picture import to_uint8
+
+    try:
+        data = open_source(config["data"], resolution=config["resolution"], channels=config["channels"])
+        judged = min(_JUDGED, len(data), int(_DRAWN * fraction))
+        real = np.ascontiguousarray(data.images[choose(len(data), judged, seed)])
+        extractor = open_extractor("auto", data, torch.device("cpu"))
+        images, scores = draw(math.ceil(judged / fraction))
+        return f"{cost(extractor, real, to_uint8(images), scores).sentence()}, seen by {extractor.about}"
+    except FastganError as error:  # the pictures are worth having without the data, or where nothing can be fetched
+        return f"not measured: {error}"

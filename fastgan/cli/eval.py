@@ -29,7 +29,8 @@ class _Eval:
     against: str = ""
     """the real images: a name or path as for --data"""
     metrics: str = ""
-    """some of fid,kid,is,pr,dc,class_fid,spectral,diversity,copies (all of these when left out), psnr,ssim (paired)"""
+    """some of fid,kid,is,pr,dc,class_fid,spectral,diversity,copies (all of these when left out), cas,c2st (these
+    train classifiers), psnr,ssim (paired)"""
     extractor: str = "auto"
     """whose features: digits, efficientnet, inception, inception_legacy, a file of weights, or auto"""
     n: int = 5000
@@ -39,7 +40,7 @@ class _Eval:
     device: str = "auto"
     """cpu, cuda or cuda:N"""
     out: Path | None = None
-    """JSON file to write; figures of a run are kept in RUN/eval.json too"""
+    """JSON file to write, with telltale.png beside it for c2st; those of a run are kept in RUN too"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -66,7 +67,9 @@ def evaluate(argv: list[str]) -> None:
     found.warnings.extend(fitted)
     print(f"{facts['what']} against {reference.name}" + (f", by {extractor.about}" if extractor else ""))
     print(found.describe())
-    _write(found.to_json(), options.out, Path(source) if facts["kind"] == "run" else None)
+    run = Path(source) if facts["kind"] == "run" else None
+    _write(found.to_json(), options.out, run)
+    _show(found.pictures, {path for path in (run, options.out and options.out.parent) if path is not None})
 
 
 def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Any]]:
@@ -158,6 +161,18 @@ def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
         path = run / "eval.json"
         write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
         print(f"figures: {path}")
+
+
+def _show(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:
+    from fastgan.report.picture import save_grid
+
+    for name, images in pictures.items():
+        for folder in folders:
+            print(
+                f"picture: {save_grid(images, folder / f'{name}.png', columns=8, scale=max(1, 64 // images.shape[3]))}"
+            )
+        if not folders:
+            print(f"with --out FILE.json there is a picture beside it: {name}.png")
 
 
 def _earlier(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:

@@ -82,13 +82,16 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         command = rundir.read_config(out).get("command", command)
     about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
     trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about, world=world)
-    batches = BatchStream(images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size)
+    batches = BatchStream(
+        images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size, held_out=config.held_out
+    )
     say(f"training {config.model} on {images.name} ({len(images)} images {shape}; {batches.where}) → {out}")
     if world.size > 1:
         more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""
         total = world.size * config.batch * config.accumulate
         say(f"{world.size} ranks × batch {config.batch}{more} = {total} images per update")
-    trainer.fit(batches, resume=resume, overwrite=overwrite)
+    held_out = batches.held_out if config.held_out else None
+    trainer.fit(batches, held_out=held_out, resume=resume, overwrite=overwrite)
     say(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
           f" {trainer.images / trainer.seconds:.0f} images per second")  # fmt: skip
     say(f"report: {out / 'report.html'}")

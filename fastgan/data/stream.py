@@ -27,6 +27,7 @@ class BatchStream:
 
     rank, world: this process, of how many. Of each batch · world images in the order, rank r gets the r-th batch: N
     ranks see together what a single one sees with N times the batch, and a run can go on with another world.
+    held_out: so many images, drawn by the seed, are never given; they are `held_out`, [M, C, H, W] like a batch.
     share: a set stays on the device when it takes at most this share of the memory free there (25 % where not given).
     Otherwise a thread gathers batches from where the set is, ahead, through pinned memory on CUDA; the batches are the
     same, bit for bit.
@@ -41,17 +42,22 @@ class BatchStream:
         *,
         rank: int = 0,
         world: int = 1,
+        held_out: int = 0,
         share: float = 0.25,
     ):
         if batch < 1:
             raise UsageError(f"batch: expected a number >= 1, got {batch}")
         if not 0 <= rank < world:
             raise UsageError(f"rank: expected a number from 0 to world - 1 = {world - 1}, got {rank}")
+        if not 0 <= held_out < len(images):
+            raise UsageError(f"held_out: expected 0 or more, fewer than the {len(images):,} images, got {held_out}")
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
         self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
-        self._position, self._order = 0, _Order(len(images), seed, device)
+        given, apart = _split(len(images), held_out, seed)
+        self._position, self._order = 0, _Order(given, seed, device)
+        self.held_out = normalise(torch.from_numpy(images.images[apart]).to(device))
         self._prefetch: Prefetch | None = None
         if images.images.nbytes <= share * free_memory(device):
             self._images: Tensor | np.ndarray = _copy(images.images, device)
@@ -85,7 +91,7 @@ class BatchStream:
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:
             # The thread keeps what it is given, so that holds no `self`, and has an order of its own.
-            order = _Order(self._count, self._order.seed, torch.device("cpu"))
+            order = _Order(self._order.given.cpu(), self._order.seed, torch.device("cpu"))
             first, batch, step = self._position + self._rank * self._batch, self._batch, self._batch * self._world
             self._prefetch = Prefetch(images, lambda i: order(first + i * step, batch).numpy(), self._device)
         try:
@@ -120,12 +126,21 @@ class BatchStream:
         self._position = state["position"]
 
 
-class _Order:
-    """order(start, n): which images come at places start .. start + n - 1, epoch after epoch; int64 on the device."""
+def _split(images: int, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
+    """Numbers of the images that are given, ascending, int64; and of those that are held out."""
+    apart = np.sort(np.random.default_rng((seed, images)).permutation(images)[:held_out])
+    return torch.from_numpy(np.setdiff1d(np.arange(images), apart)), apart
 
-    def __init__(self, images: int, seed: int, device: torch.device):
-        self.seed = seed
-        self._images, self._device = images, device
+
+class _Order:
+    """order(start, n): which images come at places start .. start + n - 1, epoch after epoch; int64 on the device.
+
+    given: the numbers of the images there are.
+    """
+
+    def __init__(self, given: Tensor, seed: int, device: torch.device):
+        self.seed, self.given = seed, given.to(device)
+        self._images = len(given)
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
 
     def __call__(self, start: int, n: int) -> Tensor:
@@ -143,7 +158,7 @@ class _Order:
             (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
             source = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
             self._epoch = epoch
-            self._permutation = torch.randperm(self._images, generator=source).to(self._device)
+            self._permutation = self.given[torch.randperm(self._images, generator=source).to(self.given.device)]
         return self._permutation
 
 

@@ -26,11 +26,13 @@ _BETTER = {"lower": "lower is better", "higher": "higher is better", "as real": 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """rows: the figures. warnings: sentences. facts: what was compared with what, by what."""
+    """rows: the figures. warnings: sentences. facts: what was compared with what, by what. pictures: uint8
+    [N, C, H, W] by name, where a metric has something to show."""
 
     rows: list[Row]
     warnings: list[str]
     facts: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __getitem__(self, word: str) -> Row:
         """The first row whose name begins with that word and a number: `["fid"]`, `["copied"]`. KeyError without."""
@@ -71,9 +73,9 @@ def evaluate(
 ) -> Evaluation:
     """The figures of samples, uint8 [M, C, H, W], against a set of real images of the same size and channels.
 
-    metrics: names of registry.METRICS; all but the paired ones where None, and only those that need no network where
-    there is no extractor. n: at most this many images of either side, chosen by the seed. say: called with lines for
-    the user. Raises UsageError for what does not fit together, DataError where features are not finite.
+    metrics: names of registry.METRICS; all that need not be asked for where None, without an extractor only those that
+    need no network. n: at most this many images of either side, chosen by the seed. say: called with lines for the
+    user. Raises UsageError for what does not fit together, DataError where features are not finite.
     """
     names = select(metrics)
     if extractor is None and metrics is None:
@@ -107,7 +109,7 @@ def evaluate(
         "extractor_accuracy": None if extractor is None else extractor.accuracy,
         "extractor_weights": None if extractor is None else extractor.weights,
     }
-    return Evaluation(rows, _warnings(sides, names), facts)
+    return Evaluation(rows, _warnings(sides, names), facts, sides.pictures)
 
 
 def _number(value: float | None) -> str:

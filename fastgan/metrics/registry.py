@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics import paired
 from fastgan.metrics.diversity import pair_diversity
@@ -22,9 +23,11 @@ from fastgan.metrics.fid import Moments, frechet_distance
 from fastgan.metrics.kid import kid
 from fastgan.metrics.nearest import THUMBNAIL, Repeats, repeats, thumbnail_blocks, thumbnails
 from fastgan.metrics.prdc import K_DENSITY, K_PRECISION, Prdc, prdc
+from fastgan.metrics.probe import WIDTH, probe
 from fastgan.metrics.reference import reference_features
 from fastgan.metrics.scores import inception_score
 from fastgan.metrics.spectrum import spectral_distance
+from fastgan.metrics.telltale import sheet, telltale
 
 _SPLITS = 10
 
@@ -49,7 +52,8 @@ class Row:
 class Sides:
     """Real images and samples, uint8 [N, C, H, W] and [M, C, H, W], and what is computed of them once for all metrics.
 
-    all_real: all images of the reference set, among which copies are looked for.
+    all_real: all images of the reference set, among which copies are looked for. pictures: what metrics have to show,
+    uint8 [N, C, H, W] by name.
     """
 
     real: np.ndarray
@@ -62,6 +66,7 @@ class Sides:
     seed: int
     same_order: bool
     say: Callable[[str], object]
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def network(self) -> Extractor:
@@ -187,6 +192,41 @@ def _copies(s: Sides) -> list[Row]:
     return rows
 
 
+def _cas(s: Sides) -> list[Row]:
+    if s.real_labels is None:
+        return [Row(s.name("cas", f"cnn{WIDTH}"), None, "higher", note="the real images have no labels")]
+    real, fake = (
+        ImageSet(s.real, s.real_labels, "the reference", ""),
+        ImageSet(s.fake, s.fake_labels, "the samples", ""),
+    )
+    found = probe(fake, real, seed=s.seed)
+    own = "" if found.own_labels else "_taught"
+    name = f"cas{short(found.learnt)}_test{short(found.tested)}{own}_cnn{WIDTH}"
+    note = "accuracy on real images of a classifier that learnt from samples; real: from as many real images"
+    if not found.own_labels:
+        note += (
+            "; the samples' labels are that one's, so this says whether classes can be learnt from them,"
+            " not whether they are the classes that were asked for"
+        )
+    return [Row(name, found.accuracy, "higher", _binomial(found.accuracy, found.tested), found.real, note)]
+
+
+def _c2st(s: Sides) -> list[Row]:
+    found = telltale(s.real, s.fake, seed=s.seed)
+    s.pictures["telltale"] = sheet(s.fake, found.order)
+    note = (
+        f"a classifier, real against generated, is right on so many of {found.tested:,} images it never saw;"
+        f" chance alone: at most {found.chance:.3f} in 95 % of cases"
+    )
+    name = s.name("c2st", f"cnn{WIDTH}")
+    return [Row(name, found.accuracy, "as real", _binomial(found.accuracy, found.tested), 0.5, note)]
+
+
+def _binomial(share: float, n: int) -> float:
+    """The standard error of a share of n."""
+    return (share * (1 - share) / n) ** 0.5
+
+
 def _paired(name: str, compute: Callable[[np.ndarray, np.ndarray], paired.Estimate]) -> Callable[[Sides], list[Row]]:
     def row(s: Sides) -> list[Row]:
         if not s.same_order:
@@ -220,6 +260,8 @@ METRICS: dict[str, Metric] = {
     "spectral": Metric("difference of the power spectra: marks of upsampling, blur, noise", _spectral, network=False),
     "diversity": Metric("distance of random pairs of samples, beside that of real pairs", _diversity),
     "copies": Metric("samples that repeat each other or a real image", _copies),
+    "cas": Metric("classification accuracy score: what a classifier learns from the samples", _cas, False, True),
+    "c2st": Metric("can a classifier tell samples from real images, and which (telltale.png)", _c2st, False, True),
     "psnr": Metric("peak signal-to-noise ratio of paired images", _paired("psnr", paired.psnr), False, True),
     "ssim": Metric("structural similarity of paired images", _paired("ssim", paired.ssim), False, True),
 }

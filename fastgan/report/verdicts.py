@@ -68,11 +68,15 @@ def verdicts(rows: Rows) -> list[Verdict]:
 
     rows: the lines of metrics.jsonl, as mappings.
     """
+    return [*_left(rows), *_found(rows)]
+
+
+def _found(rows: Rows) -> list[Verdict]:
+    """What the rules find in the lines."""
     table = _Table(rows)
     found: list[tuple[int, Verdict]] = []
     for rule in RULES:
-        bad = np.nan_to_num(rule.holds(table).astype(np.float64)).astype(bool)
-        for first, last in _stretches(bad):
+        for first, last in _stretches(_bad(rule, table)):
             if last - first + 1 >= rule.after:
                 at = first + rule.after - 1
                 steps = int(rows[first]["step"]), int(rows[last]["step"])
@@ -80,13 +84,39 @@ def verdicts(rows: Rows) -> list[Verdict]:
     return [verdict for _, verdict in sorted(found, key=lambda pair: pair[0])]
 
 
+def _left(rows: Rows) -> list[Verdict]:
+    """What made the run go back to an earlier step: the lines that showed it are gone, the next line after tells it."""
+    told: list[dict[str, Any]] = next((row["restored"] for row in reversed(rows) if "restored" in row), [])
+    return [
+        Verdict(
+            past["name"], past["since"], past["until"],
+            f"{past['evidence']}; at step {past['left']} the run went back to step {past['to']}",
+            tuple(past["remedies"]),
+        )
+        for past in told
+    ]  # fmt: skip
+
+
 def current(rows: Rows) -> list[Verdict]:
     """What is wrong now: the verdicts that hold up to the last line, in the order of RULES, the gravest first."""
     if not rows:
         return []
     order = [rule.name for rule in RULES]
-    now = [verdict for verdict in verdicts(rows) if verdict.until == int(rows[-1]["step"])]
+    now = [verdict for verdict in _found(rows) if verdict.until == int(rows[-1]["step"])]
     return sorted(now, key=lambda verdict: order.index(verdict.name))
+
+
+def sound(rows: Rows) -> int:
+    """The last step before everything that looks grave now, be it a verdict yet or not; 0 without such a line."""
+    table, bad = _Table(rows), 0
+    for rule in RULES:
+        if rule.name in GRAVE and (found := _stretches(_bad(rule, table))) and found[-1][1] == table.length - 1:
+            bad = max(bad, table.length - found[-1][0])
+    return int(rows[-1 - bad]["step"]) if bad < table.length else 0
+
+
+def _bad(rule: _Rule, table: _Table) -> np.ndarray:
+    return np.nan_to_num(rule.holds(table).astype(np.float64)).astype(bool)
 
 
 def _stretches(bad: np.ndarray) -> list[tuple[int, int]]:
@@ -111,11 +141,24 @@ def _reach(t: _Table) -> np.ndarray:
     return t.ratio("latent/ends", "spread/real")
 
 
+def _modes(t: _Table) -> np.ndarray:
+    """How many classes of one size would be as mixed as those that a classifier sees."""
+    return np.exp(t("modes/entropy"))
+
+
+def _counted(t: _Table, i: int) -> str:
+    if not np.isfinite(t("modes/count")[i]):
+        return ""
+    peak = figure(_peak(_modes(t))[i])
+    return f"; {figure(t('modes/count')[i])} classes seen, as mixed as {figure(_modes(t)[i])} even ones (once {peak})"
+
+
 def _collapsed(t: _Table) -> np.ndarray:
-    variety, reach = _variety(t), _reach(t)
+    variety, reach, modes = _variety(t), _reach(t), _modes(t)
     # A fresh generator's images are all alike too. It is a collapse where they had been different before, or where they
     # still are alike after so many lines.
     fallen = (variety < 0.45 * _peak(variety)) & (variety < 0.45) | (reach < 0.35 * _peak(reach)) & (reach < 0.35)
+    fallen |= modes < 0.4 * _peak(modes)
     late = np.arange(t.length) >= LATE
     return fallen | late & ((variety < 0.25) | (reach < 0.25))
 
@@ -176,7 +219,7 @@ RULES = (
         lambda t, i: (
             f"fakes are {figure(_variety(t)[i])} times as far from the fake most like them as real images are"
             f" (at most {figure(_peak(_variety(t))[i])} before), images of two latents {figure(_reach(t)[i])} times"
-            " as far apart as two real ones"
+            f" as far apart as two real ones{_counted(t, i)}"
         ),
         ("a higher learning rate of the critic than of the generator", "a gradient penalty (--r1-weight)",
          "--game hinge with --d-norm spectral"),

@@ -28,8 +28,17 @@ TENSORS = [f"{part}.safetensors" for part in PARTS]
 SUMS = "SHA256SUMS"
 
 
-def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state: dict[str, Any], keep: int) -> Path:
+def save(
+    directory: Path,
+    step: int,
+    parts: dict[str, dict[str, Tensor]],
+    state: dict[str, Any],
+    keep: int,
+    sound: int | None = None,
+) -> Path:
     """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder.
+
+    sound: the newest one up to that step stays too.
 
     At every instant the newest checkpoint of before is whole, or this one is. Raises CheckpointError where it cannot be
     written, with nothing left of it.
@@ -64,7 +73,8 @@ def save(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], state:
         raise
     # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
     steps = steps_in(directory)
-    for old in [s for s in steps if s > step] + [s for s in steps if s <= step][:-keep]:
+    kept = [s for s in steps if s <= step][-keep:] + [s for s in steps if s <= (sound or 0)][-1:]
+    for old in [s for s in steps if s > step] + [s for s in steps if s <= step and s not in kept]:
         _remove(directory / f"{old:08d}")
     for displaced in directory.glob(".*.old"):
         _remove(displaced)
@@ -135,12 +145,16 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {name: value for value, name in (line.split("  ") for line in (folder / SUMS).read_text().splitlines())}
 
 
-def newest(directory: Path, warn: Any = None) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that verifies, and its state. Damaged ones are passed over, told to `warn(sentence)`."""
-    if not steps_in(directory):
-        raise CheckpointError(f"no checkpoint in {directory}")
+def newest(directory: Path, warn: Any = None, before: int | None = None) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that verifies, and its state. Damaged ones are passed over, told to `warn(sentence)`.
+
+    before: of those of earlier steps than that. Raises CheckpointError where there is none.
+    """
+    steps = [step for step in steps_in(directory) if before is None or step < before]
+    if not steps:
+        raise CheckpointError(f"no checkpoint in {directory}" + (f" from before step {before}" if before else ""))
     problems = []
-    finals = [directory / f"{step:08d}" for step in reversed(steps_in(directory))]
+    finals = [directory / f"{step:08d}" for step in reversed(steps)]
     for folder in (f for final in finals for f in (final, _displaced(final)) if f.exists()):
         try:
             return folder, read_state(folder)

@@ -48,6 +48,8 @@ class Config:
     """critic steps for each generator step"""
     batch: int = 64
     """images in a batch (of each process, where torchrun starts several)"""
+    held_out: int = 0
+    """images that are not trained on, so that the monitor sees whether the critic learns the others by heart"""
     steps: int = 10_000
     """generator steps in all"""
     lr_g: float = 2e-4
@@ -71,7 +73,7 @@ class Config:
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
     on_collapse: str = "warn"
-    """warn, or stop the run, when the monitor finds mode collapse or divergence"""
+    """warn, stop the run, or restore a checkpoint from before, when the monitor finds mode collapse or divergence"""
     ema_images: float = 20_000
     """half-life of the generator's averaged weights, in images; 0 keeps no average"""
     seed: int = 0
@@ -101,13 +103,16 @@ class Config:
         _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
         _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
         _expect(self.compile in ("auto", "on", "off"), "compile", "auto, on or off", self.compile)
-        _expect(self.on_collapse in ("warn", "stop"), "on_collapse", "warn or stop", self.on_collapse)
+        _expect(
+            self.on_collapse in ("warn", "stop", "restore"), "on_collapse", "warn, stop or restore", self.on_collapse
+        )
         precisions = ("fp32", "tf32", "bf16", "fp16")
         _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):
             if getattr(self, name) not in known:
                 raise UsageError(unknown(name, getattr(self, name), known))
-        _expect(self.seed >= 0, "seed", "a number >= 0", self.seed)
+        for name in ("seed", "held_out"):
+            _expect(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
         penalised = GAMES[self.game].gp or self.r1_weight > 0
         if self.d_norm == "batch" and penalised:
             raise UsageError(

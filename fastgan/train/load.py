@@ -21,6 +21,7 @@ class Trained:
     latent_shape: tuple[int, ...]
     step: int
     facts: dict
+    folder: Path
 
 
 def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
@@ -59,4 +60,11 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
         state = checkpoint.read_state(folder)
     generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
     checkpoint.load_network(generator, folder, "ema")
-    return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts)
+    return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts, folder)
+
+
+def load_critic(trained: Trained) -> nn.Module:
+    """The critic that the generator was trained against, of the same checkpoint, in eval mode on the CPU."""
+    _, critic = build_networks(Config.from_dict(trained.facts["config"]), tuple(trained.facts["image_shape"]))
+    checkpoint.load_network(critic, trained.folder, "discriminator")
+    return critic.eval().requires_grad_(False)

@@ -30,6 +30,7 @@ from fastgan.train.layout import why_not_channels_last
 from fastgan.train.monitor import Monitor
 from fastgan.train.noise import Noise
 from fastgan.train.progress import Progress, Silent
+from fastgan.train.restore import Restore
 from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
@@ -97,13 +98,14 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.images = 0
-        self.guard, self.monitor = Guard(self), Monitor(self)
+        self.guard, self.monitor, self.restore = Guard(self), Monitor(self), Restore(self)
         self._asked_to_stop = False
         self.steps: Steps | None = None
         self._channels_last = False
         self._aside = 0.0  # seconds of this interval that were not training
         self.seen: dict[str, Tensor] = {}
         self.held_out: Tensor | None = None
+        self.classifier: nn.Module | None = None
         self._latest: dict[str, float] = {}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -113,6 +115,7 @@ class Trainer:
         batches: Iterable[Tensor],
         *,
         held_out: Tensor | None = None,
+        classifier: nn.Module | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> dict[str, float]:
@@ -120,15 +123,18 @@ class Trainer:
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: images [M, C, H, W] like the
-        batches' that are not among them, by which the monitor sees whether the critic learns by heart. overwrite:
-        replace the run in `out`. Ctrl-C ends after the step in progress with a checkpoint, and raises
-        KeyboardInterrupt. An update whose loss or gradient is not finite is skipped; raises NonFiniteError after
-        config.max_skipped of them in a row, naming the first bad layer; the last good checkpoint stays. What the
-        monitor finds wrong is said; with config.on_collapse "stop", mode collapse and divergence raise CollapseError.
+        batches' that are not among them, by which the monitor sees whether the critic learns by heart. classifier: a
+        module from such images to logits [N, classes], by which it counts modes. overwrite: replace the run in `out`.
+        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
+        gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the
+        first bad layer; the last good checkpoint stays. What the monitor finds wrong is said; with config.on_collapse
+        "stop", mode collapse and divergence raise CollapseError, with "restore" the run goes back to a checkpoint from
+        before that some times first (see restore.py).
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
         self.held_out = None if held_out is None else held_out.to(self.device)
+        self.classifier = None if classifier is None else classifier.to(self.device)
         if self.out is not None:
             state.check_batches(batches)
         if self._writes_to is not None:
@@ -202,14 +208,13 @@ class Trainer:
                 progress.show(self.step, speed, left, shown)
                 row = {
                     "step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
-                    "speed/images_per_second": speed,
+                    "speed/images_per_second": speed, **self.restore.told(),
                 }  # fmt: skip
                 if metrics is not None:
                     metrics.write(row)
                 verdict = self.monitor.judge(row, progress.say)
-                # One for all: a rank that was resumed does not know the lines that the first one has read.
-                collapsed = self.world.any(verdict is not None and config.on_collapse == "stop")
-                last = last or collapsed
+                decision = self.restore.decide(verdict)
+                last = last or decision.stop
                 if self._writes_to is not None:
                     # The pictures first: a run killed after the checkpoint does not come by here again.
                     if last or self._due("sample_every"):
@@ -217,12 +222,14 @@ class Trainer:
                         rundir.write_json(self._writes_to / "layers.json", self.monitor.layers)
                         self._status("running")
                         write_report(self._writes_to)
-                    if last or self._due("checkpoint_every"):
+                    if decision.to is None and (last or self._due("checkpoint_every")):
                         state.save(self, batches, metrics)
+                if decision.to is not None:
+                    self.restore.go_back(decision, verdict, batches, metrics, progress.say)
                 mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
-                if collapsed:
+                if decision.stop:
                     why = "another rank has found that it collapsed" if verdict is None else verdict.sentence()
-                    raise CollapseError(f"stopped at step {self.step}: {why}")
+                    raise CollapseError(f"stopped at step {self.step}: {why}{self.restore.why_not()}")
         if stop:
             raise KeyboardInterrupt
         self._end("finished", metrics)

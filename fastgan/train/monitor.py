@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Samples of the closer look, and steps along each of their interpolations.
 LOOKED_AT, PATH = 16, 8
+#: Images among which the classifier counts modes.
+COUNTED = 256
 
 
 def statistics(real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
@@ -78,6 +81,8 @@ class Monitor:
             found |= self._slopes()
         if trainer.held_out is not None:
             found["critic/memory"] = self._memory(trainer.held_out)
+        if trainer.classifier is not None:
+            found |= self._modes(trainer.classifier)
         self.layers = self._layers()
         values = torch.stack([value.float() for value in found.values()])
         trainer.world.mean_([values])
@@ -94,6 +99,11 @@ class Monitor:
                 say(f"step {row['step']}: {verdict.sentence()}")
         return next((verdict for verdict in self.verdicts if verdict.name in GRAVE), None)
 
+    def forget(self, after: int) -> None:
+        """Drop the lines beyond that step, and what was said about them."""
+        self.rows = [row for row in self.rows if row["step"] <= after]
+        self.verdicts = []
+
     @torch.no_grad()
     def _path(self) -> dict[str, Tensor]:
         """How far images move on the way from one latent to another, and how far apart both ends are, per pixel."""
@@ -107,6 +117,18 @@ class Monitor:
         steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
         return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 
+    @torch.no_grad()
+    def _modes(self, classifier: nn.Module) -> dict[str, Tensor]:
+        """How many classes are among COUNTED images, and the entropy of their shares in nats."""
+        trainer = self._trainer
+        (mixed,) = np.random.SeedSequence((trainer.config.seed, trainer.step, COUNTED)).generate_state(1, np.uint64)
+        source = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+        z = torch.randn(COUNTED, *trainer.noise.latent_shape, generator=source).to(trainer.device)
+        with _evaluating(classifier):
+            logits = torch.cat([classifier(trainer.ema.module(part).float()) for part in z.split(panels.COUNT)])
+        shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / COUNTED
+        return {"modes/count": shares.count_nonzero(), "modes/entropy": -torch.xlogy(shares, shares).sum()}
+
     def _slopes(self) -> dict[str, Tensor]:
         """Mean and deviation of the critic's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
@@ -118,9 +140,12 @@ class Monitor:
     @torch.no_grad()
     def _memory(self, held_out: Tensor) -> Tensor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
+        real = self._trainer.seen["real"]
         with _evaluating(self._trainer.discriminator):
-            seen = self._trainer.discriminator(self._trainer.seen["real"]).float().flatten()
-            unseen = self._trainer.discriminator(held_out).float().flatten()
+            seen, *parts = (
+                self._trainer.discriminator(x).float().flatten() for x in (real, *held_out.split(len(real)))
+            )
+        unseen = torch.cat(parts)
         return (torch.sign(seen[:, None] - unseen[None]).mean() + 1) / 2
 
     def _layers(self) -> list[dict[str, float | str]]:

@@ -135,15 +135,24 @@ class Metrics:
     """
 
     def __init__(self, run: Path, after: int = 0):
-        path = run / "metrics.jsonl"
+        self._run = run
+        self._open(after)
+
+    def _open(self, after: int) -> None:
+        path = self._run / "metrics.jsonl"
         kept = []
         if after and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         #: What earlier parts of the run logged.
         self.kept: list[dict[str, Any]] = [json.loads(line) for line in kept]
-        self._board = Board(run / "tensorboard", after + 1 if (run / "tensorboard").exists() else None)
+        self._board = Board(self._run / "tensorboard", after + 1 if (self._run / "tensorboard").exists() else None)
         self._file = path.open("ab", buffering=0)
+
+    def back_to(self, step: int) -> None:
+        """Drop the lines beyond that step: the run takes it again."""
+        self.close()
+        self._open(step)
 
     def write(self, line: dict[str, float]) -> None:
         """Write one interval: `step`, `images`, `seconds` and `group/name` values."""

@@ -53,12 +53,14 @@ def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
         "seconds": trainer.seconds,
         "skipped": trainer.guard.skipped,
         "back_off": trainer.guard.back_off,
+        "restored": trainer.restore.history,
         "iterated": {part: _iterated(network) for part, network in networks.items()},
         "random": {name: chance.encode(source) for name, source in random_sources(trainer).items()},
         "global_random": chance.encode_global(),
         "batches": _state_of(batches),
     }
-    checkpoint.save(trainer.out / "checkpoints", trainer.step, parts, state, trainer.config.keep_checkpoints)
+    keep, sound = trainer.config.keep_checkpoints, trainer.restore.sound()
+    checkpoint.save(trainer.out / "checkpoints", trainer.step, parts, state, keep, sound)
 
 
 def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
@@ -71,6 +73,21 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
         say(f"{trainer.out} has no checkpoint yet: it begins anew at step 0")
         return
     folder, state = checkpoint.newest(directory, say)
+    put_back(trainer, folder, state)
+    try:
+        _load_random(trainer, state, say)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _another_version(folder, error) from error
+    trainer.restore.load(state.get("restored", []))
+    if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
+        batches.load_state_dict(state["batches"])
+    elif trainer.step < trainer.config.steps:
+        say("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
+    say(f"resumed {trainer.out} at step {trainer.step}")
+
+
+def put_back(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+    """Networks, average, optimisers and counters as a checkpoint has them; random numbers and batches go on."""
     for part, network in _networks(trainer).items():
         checkpoint.load_network(network, folder, part)
         # Older versions did not keep it: there the norms iterate once more.
@@ -83,18 +100,16 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
         own = {name: tensors.get(f"update.{player}.{name}", now) for name, now in update.tensors().items()}
         update.load_tensors(own)
     try:
-        _load_random(trainer, state, say)
         trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
-        raise CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}") from error
+    except KeyError as error:
+        raise _another_version(folder, error) from error
     trainer.guard.skipped = state.get("skipped", 0)
     trainer.guard.set_back_off(state.get("back_off", 1.0))
-    if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
-        batches.load_state_dict(state["batches"])
-    elif trainer.step < trainer.config.steps:
-        say("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
-    say(f"resumed {trainer.out} at step {trainer.step}")
+
+
+def _another_version(folder: Path, error: Exception) -> CheckpointError:
+    # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
+    return CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}")
 
 
 def _load_random(trainer: Trainer, state: dict[str, Any], say: Callable[[str], None]) -> None:

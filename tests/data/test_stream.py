@@ -106,6 +106,21 @@ def test_resume_mid_epoch_at_another_world(mapped, share):
         assert torch.equal(torch.cat([next(s) for s in resumed]), next(whole))
 
 
+@pytest.mark.parametrize("share", [0.25, 0])
+def test_images_that_are_held_out_are_never_given(mapped, share):
+    stream = BatchStream(mapped, 10, 5, CPU, held_out=13, share=share)
+    given = torch.cat([next(stream) for _ in range(4)])
+    everything = normalise(torch.from_numpy(np.array(mapped.images)))
+    assert sorted(values(torch.cat([given, stream.held_out]))) == sorted(values(everything))
+    assert sorted(values(torch.cat([next(stream) for _ in range(4)]))) == sorted(values(given))
+    again = BatchStream(mapped, 10, 5, CPU, held_out=13, rank=1, world=2)
+    assert torch.equal(again.held_out, stream.held_out)
+    assert len(BatchStream(mapped, 10, 5, CPU).held_out) == 0
+    for held_out in (-1, 53):
+        with pytest.raises(UsageError, match="held_out: expected 0 or more, fewer than the 53 images"):
+            BatchStream(mapped, 10, 5, CPU, held_out=held_out)
+
+
 def test_the_state_of_another_set_is_refused(mapped):
     state = BatchStream(numbered(50), 8, 1, CPU).state_dict()
     message = r"the state is of numbered \(50 images\), not of these images, mapped \(53 images\); give"

@@ -150,4 +150,4 @@ def test_what_does_not_fit(halves, digits):
 
 def test_names():
     assert [short(n) for n in (5000, 50_000, 2500, 999)] == ["5k", "50k", "2500", "999"]
-    assert set(select(None)) | {"psnr", "ssim"} == set(METRICS)
+    assert set(select(None)) | {"psnr", "ssim", "cas", "c2st"} == set(METRICS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastgan.report.verdicts import RULES, current, verdicts
+from fastgan.report.verdicts import RULES, current, sound, verdicts
 
 N = 60
 
@@ -73,6 +73,18 @@ def test_images_of_all_latents_alike_are_a_collapse_too():
     assert [verdict.name for verdict in found] == ["mode collapse"]
 
 
+def test_classes_that_are_no_longer_made_are_a_collapse_too():
+    columns = healthy()
+    i = np.arange(N)
+    columns |= {"modes/count": np.minimum(i + 1, 10), "modes/entropy": np.log(np.minimum(i + 1, 10))}
+    assert verdicts(rows(columns)) == []
+    columns["modes/entropy"][40:] = np.log(3)
+    columns["modes/count"][40:] = 4
+    (found,) = verdicts(rows(columns))
+    assert (found.name, found.since) == ("mode collapse", 410)
+    assert "; 4 classes seen, as mixed as 3 even ones (once 10)" in found.evidence
+
+
 def test_rules_look_back_only():
     everything = changed(**CASES["mode collapse"])
     told = [bool(current(everything[: i + 1])) for i in range(N)]
@@ -85,6 +97,26 @@ def test_what_is_over_is_past():
         row["step"] = i
     assert current(run) == []
     assert [(v.name, v.since, v.until) for v in verdicts(run)] == [("overfitting critic", 30, 59)]
+
+
+def test_where_it_last_was_sound():
+    run = changed(**CASES["mode collapse"])
+    # From the first line on that looks bad, although only the fourth is a verdict.
+    assert [sound(run[:i]) for i in (0, 1, N // 2, N // 2 + 1, N // 2 + 3, N)] == [0, 10, 300, 300, 300, 300]
+    assert sound(changed(**CASES["critic too strong"])) == 10 * N  # not grave
+    for row in run[-3:]:
+        row["nearest/fake"] = 0.9
+    assert sound(run) == 10 * N
+
+
+def test_what_a_run_went_back_from_is_past():
+    run = rows(healthy())
+    past = {"name": "divergence", "since": 550, "until": 600, "evidence": "it blew up", "remedies": ["care"]}
+    run[20]["restored"] = [{**past, "left": 600, "to": 210, "rates": {}}]
+    (found,) = verdicts(run)
+    assert (found.name, found.since, found.until, found.remedies) == ("divergence", 550, 600, ("care",))
+    assert found.evidence == "it blew up; at step 600 the run went back to step 210"
+    assert current(run) == []
 
 
 def test_a_wasserstein_loss_may_be_a_large_distance():

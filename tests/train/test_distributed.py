@@ -19,8 +19,10 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, RankError, UsageError
+from fastgan.report.verdicts import Verdict
 from fastgan.train import checkpoint, distributed
 from fastgan.train.distributed import World, buckets, joined
+from fastgan.train.monitor import Monitor
 from fastgan.train.options import check_resumed
 from fastgan.train.statistics import synchronise
 
@@ -103,6 +105,23 @@ def spoilt(world):
     Trainer(*networks, config=config, world=world).fit(itertools.repeat(bad))
 
 
+def restored(world, images, out):
+    """Train; the first rank alone finds at step 5 that the run diverged at step 4."""
+    judge = Monitor.judge
+
+    def finds(self, row, say):
+        judge(self, row, say)
+        if world.rank == 0 and row["step"] == 5 and not self._trainer.restore.history:
+            return Verdict("divergence", 4, 5, "made up", ())
+        return None
+
+    Monitor.judge = finds
+    try:
+        return train(world, images, {"on_collapse": "restore", "log_every": 1, "checkpoint_every": 2}, out)[0]
+    finally:
+        Monitor.judge = judge
+
+
 def tensors(trainer):
     parts = {"generator": trainer.generator, "critic": trainer.discriminator, "ema": trainer.ema.module}
     return {f"{part}.{name}": t.clone() for part, n in parts.items() for name, t in n.state_dict().items()}
@@ -147,6 +166,9 @@ def play(folder, images):
             train(world, images, {"steps": 8, "log_every": 4}, folder / "stopped", at=2 if world.rank else 0)
         except KeyboardInterrupt:
             result["stopped"] = True
+
+        trainer = restored(world, images, folder / "restored")
+        result["restored"] = tensors(trainer), trainer.restore.history[0]["rates"], trainer.images
 
         distributed.BUCKET_BYTES = 64
         result["mean"] = some_tensors(world.rank)
@@ -247,6 +269,16 @@ def test_ranks_are_identical_bit_for_bit(played, case):
     assert {n: v for n, v in last.items() if "speed" not in n} == {
         n: v for n, v in their_last.items() if "speed" not in n
     }
+
+
+def test_all_ranks_go_back_where_the_first_one_does(played):
+    (one, rates, images), (other, their_rates, _) = (rank["restored"] for rank in played[0])
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+    assert rates == their_rates == {"generator": 0.5, "discriminator": 0.5}
+    assert images == 6 * 16
+    told = [json.loads(line) for line in (played[1] / "restored" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "restored" in line) for line in told] == [(i, i == 3) for i in range(1, 7)]
 
 
 def test_batch_statistics_of_each_rank_are_other_ones(played, images):

@@ -82,6 +82,19 @@ def test_the_closer_look_holds_what_it_promises(tmp_path):
     assert {name.split(".")[0] for name in table} == {"generator", "discriminator"}
 
 
+def test_held_out_images_may_be_more_than_a_batch():
+    """And are looked at in parts."""
+    seen = []
+    critic = nn.Sequential(nn.Linear(2, 1, bias=False))
+    critic.register_forward_pre_hook(lambda module, args: None if module.training else seen.append(len(args[0])))
+    t = Trainer(networks()[0], critic, config=Config(steps=1, compile="off"), latent_shape=(4,))
+    held_out = torch.randn(40, 2)
+    last = t.fit(batches(), held_out=held_out)
+    real, unseen = (critic(x).flatten() for x in (t.seen["real"], held_out))
+    assert last["critic/memory"] == pytest.approx((real[:, None] > unseen[None]).float().mean().item())
+    assert seen == [16, 16, 16, 8]
+
+
 def test_memory_is_one_where_the_critic_knows_what_it_saw():
     torch.manual_seed(0)
     critic = nn.Sequential(nn.Linear(2, 1, bias=False))
@@ -89,6 +102,30 @@ def test_memory_is_one_where_the_critic_knows_what_it_saw():
     t = Trainer(networks()[0], critic, "hinge", Config(game="hinge", steps=1, compile="off"), latent_shape=(4,))
     last = t.fit(iter([torch.ones(16, 2)]), held_out=-torch.ones(4, 2))
     assert last["critic/memory"] == 1.0
+
+
+class Sides(nn.Module):
+    """Two classes of points, left and right, and a third that none is in. In training it would say anything."""
+
+    def forward(self, points):
+        assert not self.training
+        return torch.stack([-points[:, 0], points[:, 0], torch.full_like(points[:, 0], -1e9)], 1)
+
+
+def test_a_classifier_counts_modes(tmp_path):
+    t = Trainer(
+        *networks(), config=Config(steps=2, log_every=1, compile="off"), latent_shape=(4,), out=tmp_path / "run"
+    )
+    classifier = Sides()
+    last = t.fit(batches(), classifier=classifier)
+    assert last["modes/count"] == 2
+    assert 0 < last["modes/entropy"] <= math.log(2)
+    assert classifier.training  # as it came
+    with torch.no_grad():
+        t.ema.module[-1].weight.zero_()
+        t.ema.module[-1].bias.fill_(1)
+    looked = t.monitor.look()
+    assert (looked["modes/count"], looked["modes/entropy"]) == (1, 0)
 
 
 class Dead(nn.Module):
