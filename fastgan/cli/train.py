@@ -88,7 +88,7 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""
         total = world.size * config.batch * config.accumulate
         say(f"{world.size} ranks × batch {config.batch}{more} = {total} images per update")
-    trainer.fit(batches, resume=resume, overwrite=overwrite)
+    trainer.fit(batches, reference=images.images, resume=resume, overwrite=overwrite)
     say(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
           f" {trainer.images / trainer.seconds:.0f} images per second")  # fmt: skip
     say(f"report: {out / 'report.html'}")
