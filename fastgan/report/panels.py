@@ -64,8 +64,8 @@ def panels(run: Run) -> str:
         f'<figure><figcaption><h3>Real images</h3><span class="meaning">from the data set</span></figcaption>'
         f'<div class="panel">{real}</div></figure>'
     )
-    shown = "".join([*moving[:2], still, *moving[2:]])
-    return f'{slider(steps)}<div class="panels">{shown}</div>{_thinned(run, steps)}'
+    more = f'<div class="panels small">{"".join(moving[2:])}</div>' if moving[2:] else ""
+    return f'{slider(steps)}<div class="panels">{"".join(moving[:2])}{still}</div>{more}{_thinned(run, steps)}'
 
 
 def slider(steps: Sequence[int]) -> str:

@@ -321,7 +321,7 @@ class Trainer:
             # A resumed run computes as this one does, bit for bit.
             rundir.write_json(self._writes_to / "config.json", self._facts())
             if self.step == 0:
-                panels.save(real.float().cpu().numpy(), self._writes_to / "samples" / "real.png")
+                panels.save(real[: panels.COUNT].float().cpu().numpy(), self._writes_to / "samples" / "real.png")
         self._aside = time.perf_counter() - begun
         return steps
 

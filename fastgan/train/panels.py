@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 COUNT = 64
 #: Images of the panels that compare, and rows and columns of those that go along something.
-COMPARED, ROWS, ALONG = 16, 6, 8
+COMPARED, ROWS, ALONG = 16, 4, 8
 #: By which latents are multiplied from left to right.
-TRUNCATIONS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0)
+TRUNCATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 CLASSES = 10
 
 
@@ -78,8 +78,8 @@ def save_all(trainer: Trainer, run: Path) -> None:
         if classes := int(getattr(generator, "classes", 0)):
             # Rows of one class, columns of one latent.
             chosen = torch.linspace(0, classes - 1, min(classes, CLASSES)).round().long()
-            same = fixed[:ROWS].expand(len(chosen), *fixed[:ROWS].shape)
-            save(_each(trainer, same, chosen), picture("classes"), columns=ROWS)
+            same = fixed[:ALONG].expand(len(chosen), *fixed[:ALONG].shape)
+            save(_each(trainer, same, chosen), picture("classes"), columns=ALONG)
     fakes, real = to_uint8(made[:COMPARED]), to_uint8(trainer.seen["real"][:COMPARED].float().cpu().numpy())
     scale = _scale(fakes)
     left, right = (grid(images, 4, scale=scale) for images in (real, fakes[: len(real)]))
@@ -92,7 +92,7 @@ def save_all(trainer: Trainer, run: Path) -> None:
 def save(images: np.ndarray, path: Path, columns: int | None = None) -> None:
     """A grid of [N, C, H, W], where these are pictures."""
     if _pictures(images):
-        save_grid(images[:COUNT], path, columns, _scale(images))
+        save_grid(images, path, columns, _scale(images))
 
 
 def _each(trainer: Trainer, z: Tensor, classes: Tensor) -> np.ndarray:
