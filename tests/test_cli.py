@@ -191,7 +191,19 @@ def test_pages_that_tell(command):
     assert done.returncode == 2
     done = command("--help")
     assert done.returncode == 0
-    for name in ("train", "sample", "export", "upscale", "run", "bench", "compare", "data", "models", "presets", "doctor"):
+    for name in (
+        "train",
+        "sample",
+        "export",
+        "upscale",
+        "run",
+        "bench",
+        "compare",
+        "data",
+        "models",
+        "presets",
+        "doctor",
+    ):
         assert name in done.stdout
     done = command("presets")
     assert done.returncode == 0

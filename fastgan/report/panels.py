@@ -28,7 +28,6 @@ _TITLES = {
     "truncation": ("Truncation", "latent codes scaled from 0, the mean, on the left to full length on the right"),
     "classes": ("Classes", "a row for each class, a column for each latent code"),
 }
-EMPTY = '<p class="empty">None was saved.</p>'
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -49,7 +48,7 @@ def chosen_steps(run: Run, limit: int = STEPS, budget: int = BUDGET) -> list[int
 
 
 def panels(run: Run) -> str:
-    """Render the section's content: the slider and three figures, or a sentence where there is nothing to show."""
+    """Render the section's content: the slider and a figure for each kind of panel, or a sentence where there is none."""
     steps = chosen_steps(run)
     if not steps and run.real is None:
         return '<p class="empty">No sample panels were saved (there are no pictures in samples/).</p>'
@@ -98,20 +97,20 @@ def through_time(
     """
     shown = [_at(step, pictures, before) for step in steps]
     different = list(dict.fromkeys(shown))
-    moments = ""
+    moments, none = "", '<p class="empty">None was saved.</p>'
     for step in different:
         hidden = "" if step == shown[-1] else " hidden"
         if step is None:
             sentence = f"None was saved {'yet' if before else 'here'}."
             moments += f'<div class="moment"{hidden}><p class="empty">{sentence}</p></div>'
         else:
-            content = picture(pictures[step], f"grid of images at step {step}")
+            content = picture(pictures[step], f"grid of images at step {step}: {meaning}")
             moments += f'<div class="moment" data-step="{step}"{hidden}>{content}</div>'
     at = f'<span class="at">step {figure(shown[-1] or steps[-1])}</span>' if steps else ""
     return (
         f'<figure class="moving" data-moments="{" ".join(str(different.index(step)) for step in shown)}">'
         f'<figcaption><h3>{title}</h3><span class="meaning">{escape(meaning)}</span>{at}</figcaption>'
-        f'<div class="panel">{moments or EMPTY}</div></figure>'
+        f'<div class="panel">{moments or none}</div></figure>'
     )
 
 
