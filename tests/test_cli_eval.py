@@ -57,6 +57,9 @@ def test_a_run_and_its_export(command, labelled_npz, tmp_path):
     assert command("eval", "run", *words).returncode == 0
     assert command("eval", "run", *words[:-1], "spectral").returncode == 0
     assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"<td>fid60_{protocol}</td>" in page
+    assert "60 samples of step 2 against 60 images of labelled" in page
 
 
 def test_a_folder_of_another_size(command, labelled_npz, tmp_path):

@@ -48,7 +48,7 @@ def chosen_steps(run: Run, limit: int = STEPS, budget: int = BUDGET) -> list[int
 
 
 def panels(run: Run) -> str:
-    """Render the section's content: the slider and a figure for each kind of panel, or a sentence where there is none."""
+    """Render the section: the slider and a figure for each kind of panel, or a sentence where there is none."""
     steps = chosen_steps(run)
     if not steps and run.real is None:
         return '<p class="empty">No sample panels were saved (there are no pictures in samples/).</p>'
