@@ -51,9 +51,11 @@ def test_first_light(command, images_npz, tmp_path):
 
     done = command("report", "run")
     assert done.returncode == 0, done.stderr
-    for part in ("report.html", "fixed-00000006.png", "generator.onnx", "parity", "images per second"):
+    for part in ("report.html", "fixed-00000006.png", "fixed.webp", "generator.onnx", "parity", "images per second"):
         assert part in done.stdout
-    assert "parity" in (tmp_path / "run" / "report.html").read_text().lower()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "parity" in page.lower()
+    assert "the training image most like it, of 200</span>" in page  # `train` gives its images as the reference
 
 
 def test_resume_from_the_command_line(command, images_npz, tmp_path):
@@ -138,6 +140,10 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
         (["export", "empty"], 2, "empty holds no run"),
         (["report", "nowhere"], 2, "nowhere"),
+        (["compare"], 2, "compare: expected RUN RUN... first"),
+        (["compare", "empty"], 2, "runs: expected two or more to compare, got 1"),
+        (["compare", "empty", "nowhere"], 2, "expected a run directory with a config.json in it, got empty"),
+        (["compare", "empty", "nowhere", "--out", "no/c.html"], 2, "out: expected a file in a folder that is there"),
         (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
         (["data"], 2, "expected list, fetch NAME or info SOURCE"),
         (["data", "fetch", "mnst"], 2, "mnist"),
@@ -185,7 +191,19 @@ def test_pages_that_tell(command):
     assert done.returncode == 2
     done = command("--help")
     assert done.returncode == 0
-    for name in ("train", "sample", "export", "upscale", "run", "bench", "data", "models", "presets", "doctor"):
+    for name in (
+        "train",
+        "sample",
+        "export",
+        "upscale",
+        "run",
+        "bench",
+        "compare",
+        "data",
+        "models",
+        "presets",
+        "doctor",
+    ):
         assert name in done.stdout
     done = command("presets")
     assert done.returncode == 0

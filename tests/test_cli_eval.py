@@ -65,6 +65,9 @@ def test_a_run_and_its_export(command, labelled_npz, tmp_path):
     assert "cas30_test30_taught_cnn16" in done.stdout
     assert (tmp_path / "run" / "telltale.png").stat().st_size > 1000
     assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"<td>fid60_{protocol}</td>" in page
+    assert "60 samples of step 2 against 60 images of labelled" in page
 
     done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr

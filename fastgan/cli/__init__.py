@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fastgan import _env
 from fastgan.cli.bench import bench
+from fastgan.cli.compare import compare
 from fastgan.cli.data import data, doctor
 from fastgan.cli.deploy import sample
 from fastgan.cli.eval import evaluate
@@ -96,6 +97,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
     "eval": (evaluate, "judge samples: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ..."),
     "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
+    "compare": (compare, "put runs side by side on one page: fastgan compare RUN RUN... [--out compare.html]"),
     "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),
     "presets": (presets, "list the configurations that have names"),

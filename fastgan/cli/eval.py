@@ -161,6 +161,9 @@ def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
         path = run / "eval.json"
         write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
         print(f"figures: {path}")
+        from fastgan.report.page import write_report
+
+        write_report(run)
 
 
 def _show(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:

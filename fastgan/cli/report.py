@@ -12,6 +12,7 @@ def report(argv: list[str]) -> None:
     """fastgan report RUN: write report.html anew, and say where everything is"""
     import json
 
+    from fastgan.report.animation import write_animation
     from fastgan.report.page import write_report
     from fastgan.report.read import read_run
 
@@ -19,13 +20,16 @@ def report(argv: list[str]) -> None:
     parse(Nothing, rest, "report")
     run_directory = Path(source)
     page = write_report(run_directory)
+    animation = write_animation(run_directory)
     found = read_run(run_directory)
     if found.metrics:
         last = found.metrics[-1]
         count, seconds = last["images"], last["seconds"]
         print(f"training: {count} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
-    if found.fixed:
-        print(f"samples:  {found.fixed[max(found.fixed)]}")
+    if fixed := found.panels.get("fixed"):
+        print(f"samples:  {fixed[max(fixed)]}")
+    if animation:
+        print(f"moving:   {animation}")
     print(f"report:   {page}")
     for file in sorted(run_directory.glob("*.onnx")):
         figures = file.with_name(file.name + ".json")

@@ -52,9 +52,34 @@ def charts(groups: dict[str, list[Series]], verdicts: Sequence[Verdict] = ()) ->
     return "".join(out)
 
 
+def overlaid(runs: Sequence[tuple[str, dict[str, list[Series]]]]) -> str:
+    """Draw one chart for each name in the groups of (label, groups) of runs, with a line for each run that has it."""
+    found = dict.fromkeys(group for _, own in runs for group in own)
+    lines: dict[tuple[str, str], list[_Line]] = {}
+    for group in [*(group for group in _GROUPS if group in found), *(group for group in found if group not in _GROUPS)]:
+        for i, (label, own) in enumerate(runs):
+            for one in own.get(group, []):
+                lines.setdefault((group, one.name), []).append((i, label, one))
+    out = ""
+    for (group, name), same in lines.items():
+        title, _ = _GROUPS.get(group, (words(group).capitalize(), ""))
+        out += _figure(f"{title}: {words(name)}", "", unit_of([name]), same, ())
+    return out
+
+
 def chart(group: str, series: Sequence[Series], verdicts: Sequence[Verdict] = ()) -> str:
     """Draw one group as a figure: heading, legend with last values (the script shows others there), plot, notes."""
     title, meaning = _GROUPS.get(group, (words(group).capitalize(), ""))
+    lines = [(i, words(one.name), one) for i, one in enumerate(series)]
+    return _figure(title, meaning, unit_of([one.name for one in series]), lines, verdicts)
+
+
+#: The number of its colour, what the legend calls it, and the curve.
+_Line = tuple[int, str, Series]
+
+
+def _figure(title: str, meaning: str, unit: str, lines: Sequence[_Line], verdicts: Sequence[Verdict]) -> str:
+    series = [one for _, _, one in lines]
     steps = np.concatenate([one.steps for one in series])
     first, last = float(steps.min()), float(steps.max())
     # Training starts at step 0, whether or not the first interval was logged there.
@@ -63,8 +88,9 @@ def chart(group: str, series: Sequence[Series], verdicts: Sequence[Verdict] = ()
     up = value_axis(*span_of([one.finite for one in drawn])) if drawn else value_axis(0.0, 1.0)
     gutter = max(5, *map(len, tick_labels(up.ticks)))
     thinned = [thin(one) for one in series]
-    lines = "".join(_line(i, one, across, up) for i, one in enumerate(thinned))
-    label = f"{title} by step, from {figure(first)} to {figure(last)}. " + " ".join(map(_summary, series))
+    paths = "".join(_line(i, one, across, up) for (i, _, _), one in zip(lines, thinned, strict=True))
+    label = f"{title} by step, from {figure(first)} to {figure(last)}. "
+    label += " ".join(_summary(name, one) for _, name, one in lines)
     data = [
         {"steps": [round(s) for s in one.steps.tolist()], "values": [_short(v) for v in one.values]} for one in thinned
     ]
@@ -72,12 +98,12 @@ def chart(group: str, series: Sequence[Series], verdicts: Sequence[Verdict] = ()
         f'<figure class="chart" data-low="{across.low}" data-high="{across.high}">'
         f'<figcaption><h3>{escape(title)}</h3><span class="meaning">{escape(meaning)}</span>'
         f'<span class="at">step {figure(last)}</span></figcaption>'
-        f'<ul class="legend">{"".join(_entry(i, one) for i, one in enumerate(series))}</ul>'
-        f'<div class="frame" style="--gutter:{gutter}">{_unit(series)}'
+        f'<ul class="legend">{"".join(_entry(*line) for line in lines)}</ul>'
+        f'<div class="frame" style="--gutter:{gutter}">{f"""<div class="unit">{escape(unit)}</div>""" if unit else ""}'
         f'<div class="plot">{_bands(verdicts, across)}{_ticks(up, "y")}{_ticks(across, "x")}'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
-        f'{lines}</svg><span class="cursor" hidden></span></div><span class="across">step</span></div>'
-        f"{_notes(series, up)}"
+        f'{paths}</svg><span class="cursor" hidden></span></div><span class="across">step</span></div>'
+        f"{_notes(lines, up)}"
         f'<script type="application/json">{json.dumps(data, separators=(",", ":"))}</script></figure>'
     )
 
@@ -103,11 +129,6 @@ def path_of(steps: np.ndarray, values: np.ndarray, across: Axis, up: Axis) -> tu
         else:
             lines.append("M" + "L".join(points))
     return "".join(lines), "".join(dots)
-
-
-def _unit(series: Sequence[Series]) -> str:
-    unit = unit_of([one.name for one in series])
-    return f'<div class="unit">{escape(unit)}</div>' if unit else ""
 
 
 def unit_of(names: Sequence[str]) -> str:
@@ -150,25 +171,26 @@ def _ticks(axis: Axis, side: str) -> str:
     )
 
 
-def _entry(i: int, series: Series) -> str:
-    style = f"c{i % COLOURS}" + (" dashed" if i >= COLOURS else "")
-    return (
-        f'<li><span class="swatch {style}"></span>{escape(words(series.name))} '
-        f'<b class="value">{figure(series.values[-1])}</b></li>'
-    )
+def _entry(i: int, name: str, series: Series) -> str:
+    return f'<li>{swatch(i)}{escape(name)} <b class="value">{figure(series.values[-1])}</b></li>'
 
 
-def _summary(series: Series) -> str:
+def swatch(i: int) -> str:
+    """The colour of a chart's i-th line, for legends."""
+    return f'<span class="swatch c{i % COLOURS}{" dashed" if i >= COLOURS else ""}"></span>'
+
+
+def _summary(name: str, series: Series) -> str:
     if not len(series.finite):
-        return f"{words(series.name)}: no finite value."
+        return f"{name}: no finite value."
     low, high, last = (figure(v) for v in (series.finite.min(), series.finite.max(), series.finite[-1]))
-    return f"{words(series.name)}: last {last}, lowest {low}, highest {high}."
+    return f"{name}: last {last}, lowest {low}, highest {high}."
 
 
-def _notes(series: Sequence[Series], up: Axis) -> str:
+def _notes(lines: Sequence[_Line], up: Axis) -> str:
     notes = []
-    for one in series:
-        name, lost = words(one.name), len(one.values) - len(one.finite)
+    for _, name, one in lines:
+        lost = len(one.values) - len(one.finite)
         beyond = one.finite[(one.finite < up.low) | (one.finite > up.high)]
         if lost:
             kind = "value was" if lost == 1 else "values were"

@@ -16,8 +16,9 @@ if (time) {
     shown.value = digits(steps[i]);
     slider.setAttribute("aria-valuetext", `step ${steps[i]}`);
     for (const figure of document.querySelectorAll(".moving")) {
-      figure.querySelectorAll(".moment").forEach((moment, j) => { moment.hidden = j !== i; });
-      figure.querySelector(".at").textContent = `step ${digits(steps[i])}`;
+      const shown = Number(figure.dataset.moments.split(" ")[i]), moments = figure.querySelectorAll(".moment");
+      moments.forEach((moment, j) => { moment.hidden = j !== shown; });
+      figure.querySelector(".at").textContent = `step ${digits(Number(moments[shown].dataset.step ?? steps[i]))}`;
     }
   };
   const stop = () => { clearInterval(clock); clock = null; button.textContent = "Play"; };

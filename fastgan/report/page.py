@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
-
-import numpy as np
 
 from fastgan._files import write_whole
 from fastgan.report.curves import SMOOTHED_FROM, charts
+from fastgan.report.document import document, section
+from fastgan.report.measured import evaluation, layers
 from fastgan.report.panels import panels
 from fastgan.report.read import Run, read_run
 from fastgan.report.sections import command, configuration, environment, export
 from fastgan.report.series import POINTS, Series, series_by_group
+from fastgan.report.standing import judged, last, speed, state, state_sentence
 from fastgan.report.text import duration, escape, figure, number, words
-from fastgan.report.verdicts import Verdict, current, verdicts
-
-_STATES = {"running", "finished", "interrupted", "failed"}
+from fastgan.report.verdicts import Verdict, verdicts
 
 
 def write_report(run: Path) -> Path:
@@ -33,121 +31,41 @@ def write_report(run: Path) -> Path:
 def render(run: Run) -> str:
     """Render a run as one self-contained HTML page."""
     groups, found = series_by_group(run.metrics), verdicts(run.metrics)
-    style, script = (files("fastgan.report").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
-    # The policy is a guarantee, not a wish: a browser refuses whatever would be loaded from elsewhere.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    sections = [
-        _section("Samples", panels(run)),
-        _section("Curves", _curves(groups, found)),
-        _section("Export", export(run)),
-        _section("Configuration", configuration(run)),
-        _section("Environment", environment(run)),
-        _section("Reproduce", command(run)),
+    main = [
+        _tiles(run, groups),
+        section("Samples", panels(run)),
+        section("Curves", _curves(groups, found)),
+        section("Evaluation", evaluation(run)),
+        section("Export", export(run)),
+        section("Layers", layers(run)),
+        section("Configuration", configuration(run)),
+        section("Environment", environment(run)),
+        section("Reproduce", command(run)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en-GB">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f'<title>{escape(run.name)} – fastgan run</title>\n<link rel="icon" href="data:,">\n'
-        f"<style>\n{style}</style>\n</head>\n<body>\n"
-        f"<header>\n{_head(run, groups)}\n{_judged(run, found)}\n</header>\n<main>\n{_tiles(run, groups)}\n"
-        + "\n".join(sections)
-        + f"\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
-    )
-
-
-def state_sentence(run: Run, groups: dict[str, list[Series]]) -> str:
-    """Say how the run stands: `finished at step 3000 of 3000 after 3 min 20 s; 812 images per second`."""
-    state = str(run.status.get("state") or "")
-    sentence = state or "state unknown (no status.json)"
-    step = number(run.status.get("step"))
-    if step is not None:
-        sentence += f" at step {figure(step)}"
-    elif run.metrics:
-        sentence += f", last logged at step {figure(run.metrics[-1]['step'])}"
-    if (steps := number(run.status.get("steps"))) is not None:
-        sentence += f" of {figure(steps)}"
-    if (seconds := _last(run, "seconds")) is not None:
-        sentence += f" after {duration(seconds)}"
-    speed, _ = _speed(run, groups)
-    if speed is not None:
-        sentence += f"; {speed} images per second"
-    return sentence
-
-
-def _state(run: Run) -> str:
-    state = str(run.status.get("state", "unknown"))
-    return state if state in _STATES else "unknown"
-
-
-def _last(run: Run, key: str) -> float | None:
-    return next((value for row in reversed(run.metrics) if (value := number(row.get(key))) is not None), None)
-
-
-def _speed(run: Run, groups: dict[str, list[Series]]) -> tuple[str | None, str]:
-    """Images per second, and how they were reckoned."""
-    # The median over log intervals: the first one holds compilation, and a pause of the machine is no speed.
-    for series in groups.get("speed", []):
-        if series.name == "images_per_second" and len(series.finite):
-            return _speed_figure(float(np.median(series.finite))), "median"
-    images, seconds = _last(run, "images"), _last(run, "seconds")
-    if images is None or not seconds:
-        return None, ""
-    return _speed_figure(images / seconds), "over the whole run"
-
-
-def _speed_figure(speed: float) -> str:
-    return figure(round(speed) if speed >= 10 else speed)
-
-
-def _section(title: str, content: str) -> str:
-    name = title.lower()
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{content}\n</section>'
+    return document(f"{run.name} – fastgan run", f"{_head(run, groups)}\n{judged(run, found)}", main)
 
 
 def _head(run: Run, groups: dict[str, list[Series]]) -> str:
-    state = _state(run)
+    tone = state(run)
     out = (
         f'<p class="eyebrow">fastgan training run</p>\n<h1>{escape(run.name)}</h1>\n'
-        f'<p class="state {state}"><span>{escape(state_sentence(run, groups))}</span></p>'
+        f'<p class="state {tone}"><span>{escape(state_sentence(run, groups))}</span></p>'
     )
     if message := run.status.get("message"):
-        out += f'\n<p class="message {state}">{escape(message)}</p>'
+        out += f'\n<p class="message {tone}">{escape(message)}</p>'
     return out + "".join(f'\n<p class="note">{escape(note)}</p>' for note in run.notes)
-
-
-def _judged(run: Run, found: list[Verdict]) -> str:
-    """What the monitor's rules say, in words: what is wrong at the last line first, then what was."""
-    if not run.metrics:
-        return ""
-    now = current(run.metrics)
-    past = [verdict for verdict in found if verdict not in now]
-    if not found:
-        return '<p class="verdict finished"><span>nothing wrong was noticed in the figures</span></p>'
-    items = ""
-    for verdict in [*now, *past]:
-        state = "failed" if verdict in now else "interrupted"
-        steps = f"since step {figure(verdict.since)}"
-        if verdict in past:
-            steps = f"steps {figure(verdict.since)} to {figure(verdict.until)}"
-        items += (
-            f'<li class="verdict {state}"><span><b>{escape(verdict.name)}</b> {steps}: {escape(verdict.evidence)}.'
-            f" May help: {escape('; '.join(verdict.remedies))}.</span></li>"
-        )
-    return f'<ul class="verdicts">{items}</ul>'
 
 
 def _tiles(run: Run, groups: dict[str, list[Series]]) -> str:
     tiles: list[tuple[str, str, str]] = []
-    if (images := _last(run, "images")) is not None:
+    if (images := last(run, "images")) is not None:
         count = number(run.dataset.get("count"))
         tiles.append((figure(images), "images shown", f"{images / count:.3g} epochs" if count else ""))
-    if (seconds := _last(run, "seconds")) is not None:
+    if (seconds := last(run, "seconds")) is not None:
         tiles.append((duration(seconds), "training time", ""))
-    speed, reckoning = _speed(run, groups)
-    if speed is not None:
-        tiles.append((speed, "images per second", reckoning))
+    fast, reckoning = speed(run, groups)
+    if fast is not None:
+        tiles.append((fast, "images per second", reckoning))
     for series in groups.get("metric", [])[:3]:
         if len(series.finite):
             tiles.append((figure(series.finite[-1]), words(series.name), "last measured"))

@@ -40,6 +40,11 @@ def grid(images: np.ndarray, columns: int | None = None, margin: int = 2, scale:
     return sheet
 
 
+def beside(left: np.ndarray, right: np.ndarray, gap: int = 14) -> np.ndarray:
+    """Two pictures uint8 [H, W, 3] of one height next to each other, on white."""
+    return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)
+
+
 def save_png(picture: np.ndarray, path: Path) -> Path:
     """Write uint8 [H, W, 3] as PNG, whole or not at all."""
     path = Path(path)

@@ -11,6 +11,9 @@ from typing import Any
 from fastgan.errors import DataError, UsageError
 from fastgan.report.text import number
 
+KINDS = ("fixed", "fresh", "beside", "nearest", "strips", "truncation", "classes")
+"""The kinds of panels, `samples/KIND-STEP.png`, in the order in which a page shows them."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,9 +28,13 @@ class Run:
     status: dict[str, Any]
     metrics: list[dict[str, Any]]
     export: dict[str, Any]
+    evaluations: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    #: How many training images the nearest were looked for among, and of how many.
+    neighbours: dict[str, Any]
     real: Path | None = None
-    fixed: dict[int, Path] = field(default_factory=dict)
-    fresh: dict[int, Path] = field(default_factory=dict)
+    #: Kind of panel → step → picture; kinds without a picture are absent.
+    panels: dict[str, dict[int, Path]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,9 +64,11 @@ def read_run(directory: Path) -> Run:
         status=_read_optional(directory / "status.json", notes),
         metrics=metrics,
         export=_read_optional(directory / "generator.onnx.json", notes),
+        evaluations=_read_list(directory / "eval.json", notes),
+        layers=_read_list(directory / "layers.json", notes),
+        neighbours=_mapping(head.get("neighbours")),
         real=real if real.is_file() else None,
-        fixed=_panels(directory, "fixed"),
-        fresh=_panels(directory, "fresh"),
+        panels={kind: found for kind in KINDS if (found := panels_in(directory, kind))},
         notes=notes,
     )
 
@@ -69,15 +78,26 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _read_optional(path: Path, notes: list[str]) -> dict[str, Any]:
+    record = _read_json(path, dict, notes)
+    return record if isinstance(record, dict) else {}
+
+
+def _read_list(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    records = _read_json(path, list, notes)
+    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+
+
+def _read_json(path: Path, kind: type, notes: list[str]) -> object:
+    """What a file holds, or None where it is not there, or holds nothing of that kind, which is noted."""
     if not path.is_file():
-        return {}
+        return None
     try:
         record = json.loads(path.read_bytes())
     except ValueError:
         record = None
-    if not isinstance(record, dict):
+    if not isinstance(record, kind):
         notes.append(f"{path.name} could not be read and is left out.")
-        return {}
+        return None
     return record
 
 
@@ -109,9 +129,10 @@ def _read_metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _panels(directory: Path, kind: str) -> dict[int, Path]:
+def panels_in(directory: Path, kind: str) -> dict[int, Path]:
+    """The panels of one kind that a run directory holds, by their steps, in order."""
     found = {}
-    for path in (directory / "samples").glob(f"{kind}-*.png"):
+    for path in (Path(directory) / "samples").glob(f"{kind}-*.png"):
         if match := re.fullmatch(rf"{kind}-(\d+)\.png", path.name):
             found[int(match[1])] = path
     return dict(sorted(found.items()))

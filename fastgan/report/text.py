@@ -67,8 +67,8 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: object) -> str:
-    """Write a recorded value as it stands: strings bare, everything else as JSON, null as `none`."""
-    if value is None:
+    """Write a recorded value as it stands: strings bare, everything else as JSON, null and nothing as `none`."""
+    if value is None or value == "":
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

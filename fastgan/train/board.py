@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written where they are asked for.
+"""The same lines for others to draw: TensorBoard's event files, and Weights & Biases.
 
 TensorBoard's own writer does so from a thread, up to two minutes later: what a killed run had logged was lost, and a
 full disk was a traceback from that thread.
@@ -6,14 +6,17 @@ full disk was a traceback from that thread.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
+import secrets
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
-from fastgan._files import append_whole, failure
-from fastgan.errors import WriteError
+from fastgan._files import append_whole, failure, write_whole
+from fastgan.errors import UsageError, WriteError
 
 
 class Board:
@@ -59,3 +62,39 @@ class Board:
         record = io.BytesIO()
         RecordWriter(record).write(self._events.Event(wall_time=time.time(), **fields).SerializeToString())
         append_whole(self._file, record.getvalue())
+
+
+def check_wandb(project: str, out: Path | None) -> None:
+    """Raise UsageError where a run cannot be logged to a project, before anything is done."""
+    if not project:
+        return
+    if out is None:
+        raise UsageError("wandb: expected a run directory too (out=...), whose lines are copied to the project")
+    if importlib.util.find_spec("wandb") is None:
+        raise UsageError(f"wandb: the package that logs to {project!r} is not installed; pip install wandb")
+
+
+class Wandb:
+    """Logs to a project of Weights & Biases: in a resumed run on to where it was; the steps it has already stay."""
+
+    def __init__(self, run: Path, project: str, config: dict[str, Any]):
+        import wandb
+
+        name = run / "wandb" / "id"
+        if not name.exists():
+            name.parent.mkdir(exist_ok=True)
+            write_whole(name, secrets.token_hex(4).encode())
+        self._run = wandb.init(
+            project=project, id=name.read_text(), name=run.resolve().name, dir=run, config=config, resume="allow"
+        )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One point for each name."""
+        self._run.log(values, step=step)
+
+    def sync(self) -> None:
+        """Nothing: its own process sends what it was given."""
+
+    def close(self) -> None:
+        """Wait until all is sent."""
+        self._run.finish()

@@ -14,7 +14,7 @@ from fastgan.objectives import GAMES
 #: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "sync_statistics",
-    "on_collapse",
+    "on_collapse", "wandb",
 )  # fmt: skip
 
 
@@ -88,6 +88,8 @@ class Config:
     """steps between checkpoints"""
     keep_checkpoints: int = 2
     """how many checkpoints stay on disk"""
+    wandb: str = ""
+    """project of Weights & Biases to log to as well; none when left out (pip install wandb)"""
 
     def __post_init__(self) -> None:
         for name in ("width", "latent", "r1_interval", "d_steps", "batch", "steps", "log_every", "sample_every",

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.objectives import GAMES, Game
+from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
+from fastgan.train.board import check_wandb
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
 from fastgan.train.device import float32_products, resolve_device, why_slow
@@ -28,6 +30,7 @@ from fastgan.train.game import Players
 from fastgan.train.guard import Guard
 from fastgan.train.layout import why_not_channels_last
 from fastgan.train.monitor import Monitor
+from fastgan.train.neighbours import Neighbours
 from fastgan.train.noise import Noise
 from fastgan.train.progress import Progress, Silent
 from fastgan.train.restore import Restore
@@ -106,6 +109,7 @@ class Trainer:
         self.seen: dict[str, Tensor] = {}
         self.held_out: Tensor | None = None
         self.classifier: nn.Module | None = None
+        self.neighbours: Neighbours | None = None
         self._latest: dict[str, float] = {}
 
     # --- the loop ----------------------------------------------------------------------------------------------------
@@ -116,6 +120,7 @@ class Trainer:
         *,
         held_out: Tensor | None = None,
         classifier: nn.Module | None = None,
+        reference: np.ndarray | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> dict[str, float]:
@@ -124,12 +129,13 @@ class Trainer:
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: images [M, C, H, W] like the
         batches' that are not among them, by which the monitor sees whether the critic learns by heart. classifier: a
-        module from such images to logits [N, classes], by which it counts modes. overwrite: replace the run in `out`.
-        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
-        gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the
-        first bad layer; the last good checkpoint stays. What the monitor finds wrong is said; with config.on_collapse
-        "stop", mode collapse and divergence raise CollapseError, with "restore" the run goes back to a checkpoint from
-        before that some times first (see restore.py).
+        module from such images to logits [N, classes], by which it counts modes. reference: what batches are made of,
+        uint8 [M, C, H, W] (a memory map will do): panels show the nearest to each sample. overwrite: replace the run in
+        `out`. Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose
+        loss or gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row,
+        naming the first bad layer; the last good checkpoint stays. What the monitor finds wrong is said; with
+        config.on_collapse "stop", mode collapse and divergence raise CollapseError, with "restore" the run goes back to
+        a checkpoint from before that some times first (see restore.py).
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
@@ -137,7 +143,10 @@ class Trainer:
         self.classifier = None if classifier is None else classifier.to(self.device)
         if self.out is not None:
             state.check_batches(batches)
+        check_wandb(self.config.wandb, self.out)
         if self._writes_to is not None:
+            if reference is not None:
+                self.neighbours = Neighbours(reference)
             rundir.prepare(self._writes_to, resume=resume, overwrite=overwrite)
         if resume:
             if self.out is None:
@@ -152,7 +161,7 @@ class Trainer:
             progress.say(slow)
         if self._writes_to is not None:
             rundir.write_json(self._writes_to / "config.json", self._facts())
-            metrics = rundir.Metrics(self._writes_to, self.step)
+            metrics = rundir.Metrics(self._writes_to, self.step, self.config)
             self.monitor.rows = metrics.kept
         previous = self._listen()
         try:
@@ -205,7 +214,6 @@ class Trainer:
                 left = (config.steps - self.step) * elapsed / (self.step - mark_step)
                 names = {"D": "loss/discriminator", "G": "loss/generator"}
                 shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
-                progress.show(self.step, speed, left, shown)
                 row = {
                     "step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
                     "speed/images_per_second": speed, **self.restore.told(),
@@ -213,6 +221,7 @@ class Trainer:
                 if metrics is not None:
                     metrics.write(row)
                 verdict = self.monitor.judge(row, progress.say)
+                progress.show(self.step, speed, left, shown, [v.name for v in self.monitor.verdicts])
                 decision = self.restore.decide(verdict)
                 last = last or decision.stop
                 if self._writes_to is not None:
@@ -290,6 +299,10 @@ class Trainer:
         if self.held_out is not None and self.held_out.shape[1:] != real.shape[1:]:
             came, wanted = list(self.held_out.shape), f"[M, {', '.join(map(str, real.shape[1:]))}]"
             raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
+        if self.neighbours is not None and self.neighbours.shape != list(real.shape[1:]):
+            raise UsageError(
+                f"reference: expected images like the batches', {list(real.shape[1:])}, got {self.neighbours.shape}"
+            )
         self.world.agree({"batches": len(real)})
         before = self.about.get("apart")
         why = why_not_together(self.discriminator, real) if before is None else before
@@ -315,7 +328,7 @@ class Trainer:
             # A resumed run computes as this one does, bit for bit.
             rundir.write_json(self._writes_to / "config.json", self._facts())
             if self.step == 0:
-                panels.save(real.float().cpu().numpy(), self._writes_to / "samples" / "real.png")
+                panels.save(real[: panels.COUNT].float().cpu().numpy(), self._writes_to / "samples" / "real.png")
         self._aside = time.perf_counter() - begun
         return steps
 
@@ -377,14 +390,14 @@ class Trainer:
 
     def _save_panels(self) -> None:
         assert self._writes_to is not None
-        shape = self.noise.latent_shape
-        panels.save_both(self._writes_to, self.ema.module, self.config.seed, self.step, shape, self.device)
+        panels.save_all(self, self._writes_to)
 
     def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
         # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
         for write in (
             lambda: self._status(state, message),
             lambda: metrics.close() if metrics is not None else None,
+            lambda: write_animation(self._writes_to) if self._writes_to is not None else None,
             lambda: write_report(self._writes_to) if self._writes_to is not None else None,
         ):
             with contextlib.suppress(*[OSError] * (state != "finished")):
@@ -400,6 +413,7 @@ class Trainer:
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},
             "latent_shape": list(self.noise.latent_shape),
+            **({} if self.neighbours is None else {"neighbours": self.neighbours.about}),
             **self.about,
         }
 

@@ -110,10 +110,8 @@ class Monitor:
         trainer = self._trainer
         ends = panels.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
         first, second = ends.to(trainer.device).chunk(2)
-        share = torch.linspace(0, 1, PATH + 1, device=trainer.device).view(-1, 1, *[1] * (first.dim() - 1))
-        # Along the circle and not the chord: in the middle of the chord latents are shorter than any that are drawn.
-        z = torch.cos(share * torch.pi / 2) * first + torch.sin(share * torch.pi / 2) * second
-        images = trainer.ema.module(z.flatten(0, 1)).float().flatten(1).unflatten(0, z.shape[:2])
+        z = panels.path(first, second, PATH + 1)
+        images = panels.images_of(trainer.ema.module, z.flatten(0, 1)).float().flatten(1).unflatten(0, z.shape[:2])
         steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
         return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgan.report.picture import save_grid
+from fastgan.report.picture import beside, grid, save_grid, save_png, to_uint8
+
+if TYPE_CHECKING:
+    from fastgan.train.loop import Trainer
 
 COUNT = 64
+#: Images of the panels that compare, and rows and columns of those that go along something.
+COMPARED, ROWS, ALONG = 16, 4, 8
+#: By which latents are multiplied from left to right.
+TRUNCATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+CLASSES = 10
 
 
 def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -23,21 +32,78 @@ def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(COUNT, *shape, generator=source)
 
 
+def path(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """[count, *shape]: from one set of latents to the other, both ends included.
+
+    Along the circle and not the chord: in the middle of the chord latents are shorter than any that are drawn.
+    """
+    angle = torch.linspace(0, torch.pi / 2, count, device=first.device).view(-1, *[1] * first.dim())
+    return torch.cos(angle) * first + torch.sin(angle) * second
+
+
+def images_of(generator: nn.Module, z: Tensor, y: Tensor | None = None) -> Tensor:
+    """Images of a generator for z [N, *latent_shape], and y int64 [N] where it has classes; all in turn if None."""
+    classes = int(getattr(generator, "classes", 0))
+    if not classes:
+        return generator(z)
+    return generator(z, torch.arange(len(z), device=z.device) % classes if y is None else y.to(z.device))
+
+
 @torch.no_grad()
-def sample(generator: nn.Module, z: Tensor, device: torch.device) -> np.ndarray:
-    """Images of a generator for z [N, *latent_shape], as float32 [N, C, H, W]."""
-    return generator(z.to(device)).float().cpu().numpy()
+def sample(generator: nn.Module, z: Tensor, device: torch.device, y: Tensor | None = None) -> np.ndarray:
+    """`images_of` from latents anywhere, as float32 [N, C, H, W] in numpy."""
+    return images_of(generator, z.to(device), y).float().cpu().numpy()
 
 
-def save_both(
-    run: Path, generator: nn.Module, seed: int, step: int, shape: tuple[int, ...], device: torch.device
-) -> None:
-    """The panel of always the same latents, and one of fresh ones."""
-    for kind, of in (("fixed", 0), ("fresh", step)):
-        save(sample(generator, latents(seed, of, shape), device), run / "samples" / f"{kind}-{step:08d}.png")
+def save_all(trainer: Trainer, run: Path) -> None:
+    """Every panel of this step, where the generator makes pictures. The random numbers of the run stay as they are."""
+    generator, device = trainer.ema.module, trainer.device
+    seed, step, shape = trainer.config.seed, trainer.step, trainer.noise.latent_shape
+    fixed, fresh = latents(seed, 0, shape), latents(seed, step, shape)
+
+    def picture(kind: str) -> Path:
+        return run / "samples" / f"{kind}-{step:08d}.png"
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        made = sample(generator, fresh, device)
+        if not _pictures(made):
+            return
+        save(sample(generator, fixed, device), picture("fixed"))
+        save(made, picture("fresh"))
+        rows = torch.arange(ROWS)
+        strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], ALONG).transpose(0, 1)
+        save(_each(trainer, strips, rows), picture("strips"), columns=ALONG)
+        truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
+        save(_each(trainer, truncated, rows), picture("truncation"), columns=len(TRUNCATIONS))
+        if classes := int(getattr(generator, "classes", 0)):
+            # Rows of one class, columns of one latent.
+            chosen = torch.linspace(0, classes - 1, min(classes, CLASSES)).round().long()
+            same = fixed[:ALONG].expand(len(chosen), *fixed[:ALONG].shape)
+            save(_each(trainer, same, chosen), picture("classes"), columns=ALONG)
+    fakes, real = to_uint8(made[:COMPARED]), to_uint8(trainer.seen["real"][:COMPARED].float().cpu().numpy())
+    scale = _scale(fakes)
+    left, right = (grid(images, 4, scale=scale) for images in (real, fakes[: len(real)]))
+    save_png(beside(left, right), picture("beside"))
+    if trainer.neighbours is not None:
+        pairs = np.stack([fakes, trainer.neighbours.of(fakes)], 1).reshape(-1, *fakes.shape[1:])
+        save_grid(pairs, picture("nearest"), 8, scale)
 
 
-def save(images: np.ndarray, path: Path) -> None:
+def save(images: np.ndarray, path: Path, columns: int | None = None) -> None:
     """A grid of [N, C, H, W], where these are pictures."""
-    if images.ndim == 4 and images.shape[1] in (1, 3):
-        save_grid(images[:COUNT], path, scale=max(1, 64 // images.shape[-1]))
+    if _pictures(images):
+        save_grid(images, path, columns, _scale(images))
+
+
+def _each(trainer: Trainer, z: Tensor, classes: Tensor) -> np.ndarray:
+    """Images of z [R, N, *latent_shape], each row of the class of its number where the generator has classes."""
+    y = classes % max(1, int(getattr(trainer.ema.module, "classes", 0)))
+    return sample(trainer.ema.module, z.flatten(0, 1), trainer.device, y.repeat_interleave(z.shape[1]))
+
+
+def _pictures(images: np.ndarray) -> bool:
+    return images.ndim == 4 and images.shape[1] in (1, 3)
+
+
+def _scale(images: np.ndarray) -> int:
+    return max(1, 64 // images.shape[-1])

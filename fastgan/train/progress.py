@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 QUIET_SECONDS = 10.0
@@ -17,7 +19,7 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """Shows step, images per second, time left and losses."""
+    """Shows step, images per second, time left, what is wrong, and losses."""
 
     def __init__(self, steps: int, stream: TextIO | None = None):
         self._steps = steps
@@ -26,15 +28,20 @@ class Progress:
         self._width = 0
         self._last = 0.0
 
-    def show(self, step: int, images_per_second: float, seconds_left: float, losses: dict[str, float]) -> None:
-        """Show the state after `step`."""
+    def show(
+        self, step: int, images_per_second: float, seconds_left: float, losses: dict[str, float], wrong: Sequence[str]
+    ) -> None:
+        """Show the state after `step`. wrong: names of the verdicts that hold now, the gravest first."""
         now = time.monotonic()
         if not self._live and step < self._steps and now - self._last < QUIET_SECONDS:
             return
         self._last = now
         named = "  ".join(f"{name} {value:+.3f}" for name, value in losses.items())
-        text = f"step {step}/{self._steps}  {images_per_second:.0f} img/s  {clock(seconds_left)} left  {named}"
+        speed, left, verdict = f"{images_per_second:.0f} img/s", f"{clock(seconds_left)} left", ", ".join(wrong)
+        text = f"step {step}/{self._steps}  {speed}  {left}  {verdict or 'nothing wrong'}  {named}".rstrip()
         if self._live:
+            # A line that wraps could not be written over.
+            text = text[: shutil.get_terminal_size().columns - 1].rstrip()
             self._stream.write("\r" + text.ljust(self._width))
             self._width = len(text)
         else:
@@ -57,6 +64,6 @@ class Progress:
 class Silent(Progress):
     """Of the ranks that train together, all but the first."""
 
-    def show(self, step: int, images_per_second: float, seconds_left: float, losses: dict[str, float]) -> None: ...
+    def show(self, *_: object) -> None: ...
 
     def say(self, sentence: str) -> None: ...

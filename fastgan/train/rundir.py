@@ -17,7 +17,8 @@ from torch import Tensor
 from fastgan._files import append_whole, write_whole
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.train import checkpoint
-from fastgan.train.board import Board
+from fastgan.train.board import Board, Wandb
+from fastgan.train.config import Config
 from fastgan.train.distributed import World
 
 #: The first is what makes a folder a run.
@@ -55,13 +56,13 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         _clear(out)
     # By a process that was killed, which may have been the one to write the last of these files.
     checkpoint.clean(out / "checkpoints")
-    for left in [*(out / f".{name}.part" for name in FILES), *(out / "samples").glob(".*.png.part")]:
+    for left in [*(out / f".{name}.part" for name in FILES), *(out / "samples").glob(".*.part")]:
         left.unlink(missing_ok=True)
 
 
 def _clear(out: Path) -> None:
     # Only what a run writes: a user's notes in the folder stay.
-    for name in ("samples", "checkpoints", "tensorboard"):
+    for name in ("samples", "checkpoints", "tensorboard", "wandb"):
         shutil.rmtree(out / name, ignore_errors=True)
     # An export of the old generator beside the new run would be taken for the new one's.
     exports = [path.name for figures in out.glob("*.onnx.json") for path in (figures, figures.with_suffix(""))]
@@ -128,25 +129,27 @@ def _commit() -> str | None:
 
 
 class Metrics:
-    """`metrics.jsonl` and TensorBoard events: one line, one point, per interval.
+    """`metrics.jsonl`, and boards that draw the same (TensorBoard, Weights & Biases if asked): one line per interval.
 
     Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
     Raises WriteError where something cannot be written.
     """
 
-    def __init__(self, run: Path, after: int = 0):
-        self._run = run
+    def __init__(self, run: Path, after: int = 0, config: Config | None = None):
+        self._run, self._config = run, config
         self._open(after)
 
     def _open(self, after: int) -> None:
-        path = self._run / "metrics.jsonl"
+        path, folder = self._run / "metrics.jsonl", self._run / "tensorboard"
         kept = []
         if after and path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         #: What earlier parts of the run logged.
         self.kept: list[dict[str, Any]] = [json.loads(line) for line in kept]
-        self._board = Board(self._run / "tensorboard", after + 1 if (self._run / "tensorboard").exists() else None)
+        self._boards: list[Board | Wandb] = [Board(folder, after + 1 if folder.exists() else None)]
+        if self._config is not None and self._config.wandb:
+            self._boards.append(Wandb(self._run, self._config.wandb, self._config.to_dict()))
         self._file = path.open("ab", buffering=0)
 
     def back_to(self, step: int) -> None:
@@ -157,16 +160,19 @@ class Metrics:
     def write(self, line: dict[str, float]) -> None:
         """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
         append_whole(self._file, (json.dumps(line) + "\n").encode())
-        self._board.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
+        for board in self._boards:
+            board.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
 
     def sync(self) -> None:
         """Let it reach the disk, before a checkpoint that counts on it."""
         os.fsync(self._file.fileno())
-        self._board.sync()
+        for board in self._boards:
+            board.sync()
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
 
 def _step_of(line: str) -> float:

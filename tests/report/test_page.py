@@ -66,7 +66,16 @@ def test_the_page_holds_the_figures(run: Path):
 def test_sections_come_in_order(run: Path):
     html = write_report(run).read_text("utf-8")
     titles = re.findall(r'<h2 id="[a-z]+">([^<]*)</h2>', html)
-    assert titles == ["Samples", "Curves", "Export", "Configuration", "Environment", "Reproduce"]
+    assert titles == [
+        "Samples",
+        "Curves",
+        "Evaluation",
+        "Export",
+        "Layers",
+        "Configuration",
+        "Environment",
+        "Reproduce",
+    ]
 
 
 def test_the_page_needs_nothing_from_outside(run: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -41,8 +42,8 @@ def test_the_last_step_is_shown_first(run: Path):
     html = panels(read_run(run))
     assert 'data-steps="500 1500 3000"' in html
     assert 'max="2" step="1" value="2"' in html
-    assert html.count('<div class="moment">') == 2
-    assert html.count('<div class="moment" hidden>') == 4
+    assert len(re.findall(r'<div class="moment" data-step="3000">', html)) == 2
+    assert len(re.findall(r'<div class="moment" data-step="\d+" hidden>', html)) == 4
 
 
 def test_many_steps_are_thinned_and_said_so(run: Path):
@@ -75,7 +76,7 @@ def test_missing_pictures_are_said(run: Path):
     (run / "samples" / "fixed-00000500.png").write_bytes(b"not a picture, though long enough")
     html = panels(read_run(run))
     assert "There is no samples/real.png." in html
-    assert "None was saved at step 1500." in html
+    assert "None was saved here." in html
     assert "fixed-00000500.png is not a PNG picture." in html
 
 
@@ -94,3 +95,18 @@ def test_real_images_alone(run: Path):
     html = panels(read_run(run))
     assert html.count("None was saved.") == 2
     assert html.count("<img") == 1
+
+
+def test_other_kinds_follow_where_there_are_any(run: Path):
+    png = (run / "samples" / "real.png").read_bytes()
+    for kind in ("truncation", "nearest", "unknown"):
+        (run / "samples" / f"{kind}-00001500.png").write_bytes(png)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "neighbours": {"among": 4096, "of": 10_000}}))
+    main, more = panels(read_run(run)).split('<div class="panels small">')
+    assert re.findall("<h3>([^<]*)</h3>", main) == ["Fixed codes", "Fresh codes", "Real images"]
+    assert re.findall("<h3>([^<]*)</h3>", more) == ["Nearest training images", "Truncation"]
+    assert "the training image most like it, of 4096 looked at among 10,000<" in more
+    # They have no picture at the first and the last step.
+    assert more.count('data-moments="0 1 0"') == 2
+    assert more.count('<div class="moment"><p class="empty">None was saved here.</p></div>') == 2

@@ -16,7 +16,8 @@ def test_a_whole_run(run: Path):
     assert record.name == "demo"
     assert record.config["steps"] == 3000
     assert [row["step"] for row in record.metrics] == [500, 1000, 1500, 2000, 2500, 3000]
-    assert list(record.fixed) == list(record.fresh) == [500, 1500, 3000]
+    assert list(record.panels) == ["fixed", "fresh"]
+    assert list(record.panels["fixed"]) == list(record.panels["fresh"]) == [500, 1500, 3000]
     assert record.notes == []
 
 
@@ -70,4 +71,4 @@ def test_a_damaged_record_is_named(run: Path, name: str):
 def test_only_panels_count_as_panels(run: Path):
     for name in ("fixed-latest.png", ".fixed-00004000.png.part", "fixed-00000700.txt"):
         (run / "samples" / name).write_bytes(b"")
-    assert list(read_run(run).fixed) == [500, 1500, 3000]
+    assert list(read_run(run).panels["fixed"]) == [500, 1500, 3000]

@@ -41,7 +41,7 @@ def weights(t):
 
 def test_a_run_leaves_all_that_it_promises(tmp_path, images):
     t = trainer(tmp_path / "run")
-    last = t.fit(stream(images, t.config))
+    last = t.fit(stream(images, t.config), reference=images.images)
     run = tmp_path / "run"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
@@ -49,8 +49,10 @@ def test_a_run_leaves_all_that_it_promises(tmp_path, images):
     assert lines[-1]["loss/generator"] == last["loss/generator"]
     assert {"loss/discriminator", "logit/real", "range/fake_max", "speed/images_per_second"} <= lines[0].keys()
     assert checkpoint.steps_in(run / "checkpoints") == [3, 6]
-    names = sorted(p.name for p in (run / "samples").iterdir())
-    assert names == ["fixed-00000003.png", "fixed-00000006.png", "fresh-00000003.png", "fresh-00000006.png", "real.png"]
+    names = {p.name for p in (run / "samples").iterdir()}
+    kinds = ("beside", "fixed", "fresh", "nearest", "strips", "truncation")
+    panels = {f"{kind}-{step:08d}.png" for kind in kinds for step in (3, 6)}
+    assert names == {*panels, "real.png", "fixed.webp"}
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     config = json.loads((run / "config.json").read_text())
     assert Config.from_dict(config["config"]) == t.config

@@ -1,0 +1,88 @@
+"""The pages in a real browser: the slider moves the pictures, nothing complains, nothing is wider than a phone."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastgan.report.compare import write_comparison
+from fastgan.report.page import write_report
+
+from .browser import Browser, find
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium here, and none can be installed")
+    browser = Browser(program)
+    yield browser
+    browser.close()
+
+
+def shown(browser):
+    """Which of the first moving figure's pictures is to be seen, and how the figure looks."""
+    moments = browser.run("[...document.querySelector('.moving').querySelectorAll('.moment')].map((m) => !m.hidden)")
+    browser.centre(".moving .panel")
+    box = browser.run(
+        "(({x, y, width, height}) => [x + scrollX, y + scrollY, width, height])"
+        "(document.querySelector('.moving .panel').getBoundingClientRect())"
+    )
+    picture = np.asarray(Image.open(io.BytesIO(browser.screenshot(box))).convert("L")).astype(int)
+    return moments, picture
+
+
+def use_the_slider(browser, moments):
+    before, last = shown(browser)
+    assert before == [*[False] * (moments - 1), True]
+    x, y = browser.centre("input[type=range]")
+    browser.click(x, y)  # its middle
+    middle, half = shown(browser)
+    assert middle == [i == moments // 2 for i in range(moments)]
+    browser.press("Home", 36)
+    first, begin = shown(browser)
+    assert first == [i == 0 for i in range(moments)]
+    browser.press("ArrowRight", 39)
+    assert shown(browser)[0] == [i == 1 for i in range(moments)]
+    assert last.shape == half.shape == begin.shape
+    assert np.abs(last - half).mean() > 1
+    assert np.abs(begin - half).mean() > 1
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_of_a_run(browser, run, width):
+    browser.open(write_report(run), width)
+    use_the_slider(browser, 3)
+    assert browser.run("document.querySelector('output').value") == "1500"
+    assert browser.run("document.querySelector('.moving .at').textContent") == "step 1500"
+    # A pointer over a curve reads it off, and gives the last values back when it leaves.
+    rest = browser.run("document.querySelector('.chart .value').textContent")
+    browser.click(*browser.centre(".chart .plot"))
+    assert browser.run("document.querySelector('.chart .value').textContent") != rest
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_of_two_runs(browser, run, tmp_path, width):
+    other = run.with_name("other")
+    shutil.copytree(run, other)
+    browser.open(write_comparison([run, other], tmp_path / "compare.html"), width)
+    use_the_slider(browser, 3)
+    assert browser.run("[...document.querySelectorAll('.moving .at')].map((a) => a.textContent)") == ["step 1500"] * 2
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+
+
+def test_a_broken_script_would_be_noticed(browser, run):
+    path = write_report(run)
+    path.write_text(path.read_text().replace("slider.valueAsNumber", "slider.nothing.at"))
+    browser.open(path)
+    browser.centre("h1")
+    assert browser.complaints
+    browser.complaints.clear()
