@@ -22,6 +22,8 @@ _SAMPLED = 16  # images by which a set is known again
 class BatchStream:
     """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1], each epoch in a fresh order.
 
+    labels: give pairs of such a batch and its labels, int64 [batch]. Raises UsageError where the set has none.
+
     The order is a function of the seed and the number of images alone: `position`, the number of images given so far by
     all ranks together, is the whole state.
 
@@ -42,6 +44,7 @@ class BatchStream:
         rank: int = 0,
         world: int = 1,
         share: float = 0.25,
+        labels: bool = False,
     ):
         if batch < 1:
             raise UsageError(f"batch: expected a number >= 1, got {batch}")
@@ -49,6 +52,14 @@ class BatchStream:
             raise UsageError(f"rank: expected a number from 0 to world - 1 = {world - 1}, got {rank}")
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
+        if labels and images.labels is None:
+            raise UsageError(
+                f"labels: {images.name} has none, and conditional networks learn from them; give labelled images (a"
+                " folder for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
+            )
+        self._labels = (
+            torch.from_numpy(np.array(images.labels)).to(device) if labels and images.labels is not None else None
+        )
         self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
         self._position, self._order = 0, _Order(len(images), seed, device)
@@ -73,14 +84,14 @@ class BatchStream:
     def __iter__(self) -> BatchStream:
         return self
 
-    def __next__(self) -> Tensor:
-        if isinstance(self._images, Tensor):
-            pixels = self._images[self._order(self._position + self._rank * self._batch, self._batch)]
-        else:
-            pixels = self._prefetched(self._images)
+    def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
+        first = self._position + self._rank * self._batch
+        resident = isinstance(self._images, Tensor)
+        rows = self._order(first, self._batch) if resident or self._labels is not None else None
+        pixels = self._images[rows] if isinstance(self._images, Tensor) else self._prefetched(self._images)
         # Only now: where gathering fails, nothing was given.
         self._position += self._batch * self._world
-        return normalise(pixels)
+        return normalise(pixels) if self._labels is None else (normalise(pixels), self._labels[rows])
 
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:

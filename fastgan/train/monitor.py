@@ -74,10 +74,10 @@ class Monitor:
                 total = update.seen.square().sum(1).sqrt()
                 found[f"update/{player}"] = total[2] / total[1]
         found |= self._path()
-        if trainer.game.gp or trainer.config.r1_weight > 0:
+        if trainer.players.penalties(True):
             found |= self._slopes()
         if trainer.held_out is not None:
-            found["critic/memory"] = self._memory(trainer.held_out)
+            found["critic/memory"] = self._memory(*trainer.held_out)
         self.layers = self._layers()
         values = torch.stack([value.float() for value in found.values()])
         trainer.world.mean_([values])
@@ -103,7 +103,10 @@ class Monitor:
         share = torch.linspace(0, 1, PATH + 1, device=trainer.device).view(-1, 1, *[1] * (first.dim() - 1))
         # Along the circle and not the chord: in the middle of the chord latents are shorter than any that are drawn.
         z = torch.cos(share * torch.pi / 2) * first + torch.sin(share * torch.pi / 2) * second
-        images = trainer.ema.module(z.flatten(0, 1)).float().flatten(1).unflatten(0, z.shape[:2])
+        latents = z.flatten(0, 1)
+        # Of one class all along: between classes there is no way.
+        y = (torch.zeros(len(latents), dtype=torch.long, device=trainer.device),) if trainer.classes else ()
+        images = trainer.ema.module(latents, *y).float().flatten(1).unflatten(0, z.shape[:2])
         steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
         return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 
@@ -111,16 +114,18 @@ class Monitor:
         """Mean and deviation of the critic's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
             real = self._trainer.seen["real"][:LOOKED_AT].detach().clone().requires_grad_()
-            (slopes,) = torch.autograd.grad(self._trainer.discriminator(real).float().sum(), real)
+            y = self._trainer.seen["y"][:LOOKED_AT] if "y" in self._trainer.seen else None
+            (slopes,) = torch.autograd.grad(self._trainer.players.judge(real, y)[0].float().sum(), real)
         norms = slopes.flatten(1).float().norm(dim=1)
         return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
 
     @torch.no_grad()
-    def _memory(self, held_out: Tensor) -> Tensor:
+    def _memory(self, held_out: Tensor, y: Tensor | None) -> Tensor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
         with _evaluating(self._trainer.discriminator):
-            seen = self._trainer.discriminator(self._trainer.seen["real"]).float().flatten()
-            unseen = self._trainer.discriminator(held_out).float().flatten()
+            players, known = self._trainer.players, self._trainer.seen
+            seen = players.judge(known["real"], known.get("y"))[0].float().flatten()
+            unseen = players.judge(held_out, y)[0].float().flatten()
         return (torch.sign(seen[:, None] - unseen[None]).mean() + 1) / 2
 
     def _layers(self) -> list[dict[str, float | str]]:

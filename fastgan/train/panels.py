@@ -25,8 +25,10 @@ def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def sample(generator: nn.Module, z: Tensor, device: torch.device) -> np.ndarray:
-    """Images of a generator for z [N, *latent_shape], as float32 [N, C, H, W]."""
-    return generator(z.to(device)).float().cpu().numpy()
+    """Images of a generator for z [N, *latent_shape], as float32 [N, C, H, W]; a conditional one's class by class."""
+    classes = getattr(generator, "classes", 0)
+    y = (torch.arange(len(z), device=device) % classes,) if classes else ()
+    return generator(z.to(device), *y).float().cpu().numpy()
 
 
 def save_both(

@@ -21,14 +21,23 @@ FIRST_SCALE = 2.0**14
 class Update:
     """One player's way from gradients to weights.
 
-    clip: largest L2 norm of the whole gradient, 0 for none. fp16: whether losses are scaled, by `scale`, which halves
-    when gradients overflow and doubles after GROWTH_INTERVAL good updates. An update with a loss or gradient that is
+    clip: largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
+    (Arjovsky et al. 2017, algorithm 1). fp16: whether losses are scaled, by `scale`, which halves when gradients
+    overflow and doubles after GROWTH_INTERVAL good updates. An update with a loss or gradient that is
     not finite is skipped; `skipped` counts those, `in_a_row` the last ones without a good one between (on the device).
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, world: World, clip: float, fp16: bool):
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        clip: float,
+        fp16: bool,
+        weight_clip: float = 0.0,
+    ):
         self.optimizer = optimizer
-        self._network, self._world, self._clip = network, world, clip
+        self._network, self._world, self._clip, self._weight_clip = network, world, clip, weight_clip
         self._weights = learned(network)
         self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
         #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
@@ -88,6 +97,9 @@ class Update:
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
         before = [weight.detach().clone() for weight in weights] if watch else []
         self.optimizer.step()
+        if self._weight_clip > 0:
+            for weight in self._weights:
+                weight.clamp_(-self._weight_clip, self._weight_clip)
         if watch:
             self.seen = self._norms(weights, before, each)
         self.optimizer.zero_grad(set_to_none=True)
