@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def _out_among(words: list[str]) -> Path | None:
 
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
     from fastgan.data import open_source
-    from fastgan.data.stream import BatchStream
+    from fastgan.data.stream import BatchStream, labels_of
     from fastgan.train import Trainer, chance, rundir
     from fastgan.train.load import build_networks
 
@@ -70,6 +71,14 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         rundir.check(out, resume=resume, overwrite=overwrite)
     world.barrier()
     images = open_source(config.data, resolution=config.resolution, channels=config.channels)
+    if config.condition != "none":
+        labels = labels_of(images)
+        config = dataclasses.replace(config, classes=config.classes or images.num_classes)
+        if labels.max() >= (config.classes or 0):
+            raise UsageError(
+                f"classes: expected a number above the labels of {images.name}, which go up to"
+                f" {labels.max()}, got {config.classes}"
+            )
     shape = (images.channels, *images.resolution)
     chance.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
@@ -82,7 +91,10 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         command = rundir.read_config(out).get("command", command)
     about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
     trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about, world=world)
-    batches = BatchStream(images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size)
+    batches = BatchStream(
+        images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size,
+        labels=config.condition != "none",
+    )  # fmt: skip
     say(f"training {config.model} on {images.name} ({len(images)} images {shape}; {batches.where}) → {out}")
     if world.size > 1:
         more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""

@@ -52,14 +52,7 @@ class BatchStream:
             raise UsageError(f"rank: expected a number from 0 to world - 1 = {world - 1}, got {rank}")
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
-        if labels and images.labels is None:
-            raise UsageError(
-                f"labels: {images.name} has none, and conditional networks learn from them; give labelled images (a"
-                " folder for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
-            )
-        self._labels = (
-            torch.from_numpy(np.array(images.labels)).to(device) if labels and images.labels is not None else None
-        )
+        self._labels = torch.from_numpy(np.array(labels_of(images))).to(device) if labels else None
         self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
         self._position, self._order = 0, _Order(len(images), seed, device)
@@ -156,6 +149,16 @@ class _Order:
             self._epoch = epoch
             self._permutation = torch.randperm(self._images, generator=source).to(self._device)
         return self._permutation
+
+
+def labels_of(images: ImageSet) -> np.ndarray:
+    """The labels of a set, int64 [N]. Raises UsageError where it has none."""
+    if images.labels is None:
+        raise UsageError(
+            f"labels: {images.name} has none, and conditional networks learn from them; give labelled images (a folder"
+            " for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
+        )
+    return images.labels
 
 
 def normalise(pixels: Tensor) -> Tensor:

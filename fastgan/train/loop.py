@@ -360,7 +360,7 @@ class Trainer:
         if not self.classes:
             return images, None
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(images),):
-            came = f"{y.dtype} {list(y.shape)}" if isinstance(y, Tensor) else "none"
+            came = f"{y.dtype} {list(y.shape)}".removeprefix("torch.") if isinstance(y, Tensor) else "none"
             raise UsageError(
                 f"batches: expected pairs of images and labels, int64 [{len(images)}], as the generator has"
                 f" {self.classes} classes, got labels {came}"
