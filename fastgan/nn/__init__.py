@@ -3,6 +3,7 @@
 from fastgan.nn.block import ConvBlock, ConvTower, LinearBlock
 from fastgan.nn.fold import fold
 from fastgan.nn.fusion.fuse import fuse, fusion_report
+from fastgan.nn.minibatch import MinibatchDiscrimination
 from fastgan.nn.spectral import SpectralNorm
 from fastgan.nn.spectral_group import group_spectral_norms, spectral_norm
 
@@ -10,6 +11,7 @@ __all__ = [
     "ConvBlock",
     "ConvTower",
     "LinearBlock",
+    "MinibatchDiscrimination",
     "SpectralNorm",
     "fold",
     "fuse",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from fastgan.engine import CompiledStep
 from fastgan.engine.observe import preserved
@@ -137,7 +138,8 @@ class Choice:
         players, config = self._players, self._players.config
         shapes = [list(a.shape) if isinstance(a, Tensor) else a for a in self._d_args]
         on = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else torch.get_num_threads()
-        facts = (str(players.generator), str(players.discriminator), shapes, sorted(self._d_named), config.precision,
-                 players.game.name, sorted(players.penalties(True)), config.penalty_interval, config.d_steps,
-                 sorted(self._g_named), str(on), torch.__version__)  # fmt: skip
+        named = [repr(tree_flatten(each)[1]) for each in (self._d_named, self._g_named)]  # which remedies there are
+        facts = (str(players.generator), str(players.discriminator), shapes, named, config.augment, config.unroll,
+                 config.precision, players.game.name, sorted(players.penalties(True)), config.penalty_interval,
+                 config.d_steps, str(on), torch.__version__)  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

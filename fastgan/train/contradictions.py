@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastgan.objectives import Game
+from fastgan.train.remedies.augment import KINDS
 
 if TYPE_CHECKING:
     from fastgan.train.config import Config
-
-#: What --augment can name.
-AUGMENTATIONS = ("colour", "translation", "cutout")
 
 
 def why_not(config: Config, game: Game) -> str:
@@ -36,16 +34,17 @@ def why_not(config: Config, game: Game) -> str:
         return "pack: a conditional critic takes one label for each image, not for a pack; use one of both"
     if config.label_smoothing and not game.labels:
         return f"label_smoothing: {game.name} knows no labels; use it with minimax, non-saturating or least-squares"
-    asked = config.augment.split("+")
-    if config.augment != "none" and (set(asked) - set(AUGMENTATIONS) or len(set(asked)) < len(asked)):
-        return (
-            f"augment: expected none, or some of {', '.join(AUGMENTATIONS)} joined by +, each once,"
-            f" got {config.augment!r}"
-        )
+    kinds = config.augment.split("+")
+    if config.augment != "none" and (set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds)):
+        return f"augment: expected none, or some of {', '.join(KINDS)} joined by +, each once, got {config.augment!r}"
     if config.ada_target and config.augment == "none":
         return "ada_target: there is nothing to adapt; give --augment, colour+translation+cutout for instance"
     if config.ada_target and game.undecided is None:
         return f"ada_target: the sign of a logit has no meaning in {game.name}; use --augment alone, or another game"
+    if 0 < config.history < config.batch // 2:
+        return (
+            f"history: half of a batch of {config.batch} comes from it, so it must hold as many, got {config.history}"
+        )
     if config.unroll:
         # The look-ahead must do what the critic's update does, or its gradient is that of another critic.
         others = {

@@ -30,7 +30,11 @@ from fastgan.train.layout import why_not_channels_last
 from fastgan.train.monitor import Monitor
 from fastgan.train.noise import Noise
 from fastgan.train.optimizers import optimizer_of
+from fastgan.train.pair import learned
 from fastgan.train.progress import Progress, Silent
+from fastgan.train.remedies.packing import packed
+from fastgan.train.remedies.run import Remedies
+from fastgan.train.remedies.unroll import state_of
 from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
@@ -89,11 +93,18 @@ class Trainer:
         self.classes = int(getattr(generator, "classes", 0))
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
         self.noise = Noise(config.seed, shape, self.device, self.world)
+        self.remedies = Remedies(config, self.noise, self.device, self.world)
         self.players = Players(self.generator, self.discriminator, self.game, config)
         fp16 = config.precision == "fp16"
         self.updates = {
             name: Update(
-                network, optimizer_of(config, network.parameters(), lr), self.world, config.clip, fp16, weight_clip
+                network,
+                optimizer_of(config, network.parameters(), lr),
+                self.world,
+                config.clip,
+                fp16,
+                weight_clip,
+                config.historical_averaging,
             )
             for name, network, lr, weight_clip in (
                 ("generator", self.generator, config.lr_g or 0.0, 0.0),
@@ -257,15 +268,18 @@ class Trainer:
         for _ in range(config.accumulate):
             real, y = self._next(stream)
             z = self.noise.latents(len(real))
-            epsilon = self.noise.epsilon(len(real), real.dim()) if self.players.between else None
+            epsilon = self.noise.epsilon(len(real) // config.pack, real.dim()) if self.players.between else None
+            named = {"y": y, "draws": self.remedies.for_critic(real, self.step)}
             self.seen = {"real": real, "z": z} | ({} if y is None else {"y": y})
             if self.steps is None:
                 self._channels_last = not why_not_channels_last(self.players, real, z, y)
                 for either in self.updates.values():
                     either.lay_out()
                 self.seen["real"] = real = self._laid_out(real)
-                self.steps = self._start((real, z, epsilon, update.scale), {"y": y}, say)
-            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy, y=y)
+                self.steps = self._start((real, z, epsilon, update.scale), named, say)
+            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy, **named)
+            fakes = log.pop("fakes", None)
+            self.remedies.learn(log, fakes, y, len(real) * self.world.size)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
             self.images += len(real) * self.world.size
@@ -281,11 +295,16 @@ class Trainer:
             means.add(log)
         means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})
 
-    def _beside(self, n: int) -> dict[str, Tensor | None]:
+    def _beside(self, n: int) -> dict[str, Any]:
         """What the generator's step takes beside its n latents."""
-        y = self.noise.labels(n, self.classes) if self.classes else None
-        real = {"real": self.seen["real"], "real_y": self.seen.get("y")} if self.game.paired else {}
-        return {"y": y, **real}
+        real, players = self.seen["real"], self.players
+        named: dict[str, Any] = {"y": self.noise.labels(n, self.classes) if self.classes else None}
+        named["draws"] = self.remedies.for_generator(real, self.step, players.beside)
+        if players.beside:
+            named |= {"real": real, "real_y": self.seen.get("y")}
+        if self.config.unroll:
+            named["ahead"] = state_of(self.updates["discriminator"].optimizer, learned(self.discriminator))
+        return named
 
     def _begin_together(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
@@ -304,7 +323,11 @@ class Trainer:
             raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
         self.world.agree({"batches": len(real)})
         before = self.about.get("apart")
-        why = why_not_together(self.discriminator, real, d_named["y"]) if before is None else before
+        why = (
+            why_not_together(self.discriminator, packed(real, self.config.pack), d_named["y"])
+            if before is None
+            else before
+        )
         if self.world.any(bool(why)):
             why = why or "another rank has a reason"
         self.about["apart"] = why

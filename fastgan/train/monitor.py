@@ -113,8 +113,9 @@ class Monitor:
     def _slopes(self) -> dict[str, Tensor]:
         """Mean and deviation of the critic's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
-            real = self._trainer.seen["real"][:LOOKED_AT].detach().clone().requires_grad_()
-            y = self._trainer.seen["y"][:LOOKED_AT] if "y" in self._trainer.seen else None
+            n = LOOKED_AT - LOOKED_AT % self._trainer.config.pack or self._trainer.config.pack
+            real = self._trainer.seen["real"][:n].detach().clone().requires_grad_()
+            y = self._trainer.seen["y"][:n] if "y" in self._trainer.seen else None
             (slopes,) = torch.autograd.grad(self._trainer.players.judge(real, y)[0].float().sum(), real)
         norms = slopes.flatten(1).float().norm(dim=1)
         return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
@@ -125,7 +126,8 @@ class Monitor:
         with _evaluating(self._trainer.discriminator):
             players, known = self._trainer.players, self._trainer.seen
             seen = players.judge(known["real"], known.get("y"))[0].float().flatten()
-            unseen = players.judge(held_out, y)[0].float().flatten()
+            whole = len(held_out) - len(held_out) % self._trainer.config.pack
+            unseen = players.judge(held_out[:whole], y)[0].float().flatten()
         return (torch.sign(seen[:, None] - unseen[None]).mean() + 1) / 2
 
     def _layers(self) -> list[dict[str, float | str]]:

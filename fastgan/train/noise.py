@@ -34,6 +34,18 @@ class Noise:
         """y int64 [n], each class as likely as any other."""
         return self._own(lambda *shape, **where: torch.randint(classes, shape, **where), n, ())
 
+    def uniform(self, n: int, numbers: int) -> Tensor:
+        """Uniform in [0, 1), [n, numbers]."""
+        return self._own(torch.rand, n, (numbers,))
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        """N(0, 1), of that shape."""
+        return self._own(torch.randn, shape[0], shape[1:])
+
+    def places(self, n: int, among: int) -> Tensor:
+        """n different numbers below `among`, int64 [n]."""
+        return torch.randperm(among, device=self.random.device, generator=self.random)[:n]
+
     @contextmanager
     def undone(self) -> Iterator[None]:
         """What is drawn inside is drawn again afterwards."""

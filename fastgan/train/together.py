@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
-from fastgan.train.game import judge
+from fastgan.train.pair import judge
 
 #: Layers whose output for one sample depends on the other samples of the batch, or on chance.
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)

@@ -5,7 +5,7 @@ import pytest
 from fastgan import Config
 from fastgan.errors import UsageError
 from fastgan.objectives import GAMES
-from fastgan.train.presets import PRESETS, preset
+from fastgan.train.presets import PRESETS, about, preset
 
 
 def test_json_round_trip():
@@ -65,4 +65,6 @@ def test_unknown_fields_and_presets_suggest_the_nearest():
 def test_every_preset_is_a_valid_configuration():
     for name in PRESETS:
         assert isinstance(preset(name), Config)
-        assert PRESETS[name].about
+        assert 30 < len(about(name)) <= 120
+    # One number that a preset leaves to its game.
+    assert preset("wgan-gp-64").settled(GAMES["wgan-gp"]).d_steps == 5

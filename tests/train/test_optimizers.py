@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from fastgan import Config, Trainer
+from fastgan.errors import UsageError
+from fastgan.objectives import Defaults, Game
 from fastgan.train.optimizers import RMSprop
 
 
@@ -60,6 +62,23 @@ def test_the_games_own_optimisers_where_nothing_is_set():
     assert (t.config.lr_d, t.config.beta1, t.config.beta2, t.config.d_steps) == (2e-4, 0.5, 0.999, 1)
     # What a run did stands in its config.json.
     assert None not in [t.config.to_dict()[name] for name in ("optimizer", "lr_g", "beta1", "d_steps", "weight_clip")]
+
+
+def test_a_game_of_ones_own_is_a_few_lines():
+    game = Game(
+        "least-distance",
+        d_loss=lambda real, fake: (fake - real).mean() + 0.1 * (real**2 + fake**2).mean(),
+        g_loss=lambda fake: -fake.mean(),
+        penalties={"r1": 1.0},
+        defaults=Defaults(lr_g=1e-4, lr_d=4e-4),
+    )
+    t = Trainer(*pair(), game, Config(steps=2, compile="off", penalty_interval=2), latent_shape=(4,))
+    assert t.updates["discriminator"].optimizer.param_groups[0]["lr"] == 4e-4
+    assert "penalty/r1" in t.fit(batches())  # at every step
+    assert t.players.penalties(False) == {"r1": 1.0}
+    networks = pair()[0], nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    with pytest.raises(UsageError, match="d_norm: batch norm ties"):
+        Trainer(*networks, game, Config(d_norm="batch"), latent_shape=(4,))
 
 
 def test_what_is_asked_for_comes_before_the_game():
