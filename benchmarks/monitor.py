@@ -38,7 +38,10 @@ PRESETS = {
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "spectral"},
         Config(d_norm="spectral", batch=32),
     ),
-    "wgan-gp-64": ({"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"}, Config(game="wgan-gp", batch=32)),
+    "wgan-gp-64": (
+        {"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"},
+        Config(game="wgan-gp", d_steps=1, batch=32),
+    ),
 }
 
 

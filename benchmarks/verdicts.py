@@ -60,6 +60,8 @@ def _fine(data: str) -> dict[str, Any]:
     return {"lr_g": 1e-3, "lr_d": 1e-3, "r1_weight": 0.1} if data != "images" else {"lr_g": 4e-4, "lr_d": 4e-4}
 
 
+#: Of all games, whatever they are usually optimised with.
+ALIKE = {"lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999, "d_steps": 1}
 FAST = {"lr_g": 1e-2, "lr_d": 1e-3}
 GP = {"beta1": 0.0, "beta2": 0.9, "d_steps": 2}
 RUNS = [
@@ -70,7 +72,7 @@ RUNS = [
     Run("ring wgan-gp", "healthy", "wgan-gp", "ring", 105, {**GP, "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0}),
     Run("images, batch norm", "healthy", "non-saturating", "images", 106, {**_fine("images"), "d_norm": "batch"}),
     Run("images, R1", "healthy", "non-saturating", "images", 107,
-        {**_fine("images"), "r1_weight": 1.0, "r1_interval": 4}),
+        {**_fine("images"), "r1_weight": 1.0, "penalty_interval": 4}),
     Run("images hinge, spectral", "healthy", "hinge", "images", 108,
         {"lr_g": 2e-4, "lr_d": 4e-4, "d_norm": "spectral"}),
     Run("images wgan-gp", "healthy", "wgan-gp", "images", 109, {**_fine("images"), **GP}),
@@ -156,7 +158,8 @@ def train(run: Run, steps: int) -> list[dict[str, Any]]:
     game = LEAST_SQUARES if run.game == "least-squares" else GAMES[run.game]
     config = Config(
         game=game.name if game.name in GAMES else "non-saturating", seed=run.seed, steps=steps, log_every=steps // 60,
-        sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32, **run.options,
+        sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32,
+        **ALIKE | run.options,
     )  # fmt: skip
     generator, critic = networks(run, config)
     loudness = [run.hears]

@@ -121,12 +121,14 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["trian"], 2, "did you mean 'train'"),
         (["train", "deno"], 2, "unknown preset 'deno'; did you mean 'demo'"),
         (["train", "--stepz", "3"], 2, "unknown option '--stepz'; did you mean '--steps'"),
-        (["train", "--game", "wgan"], 2, "did you mean 'wgan-gp'"),
+        (["train", "--game", "wgangp"], 2, "did you mean 'wgan-gp'"),
         (["train", "--steps", "many"], 2, "Error parsing --steps"),
         (["train", "--steps"], 2, "Missing value for argument '--steps'"),
         (["train", "demo", "extra"], 2, "Unrecognized options: extra"),
         (["train", "--width", "0"], 2, "width: expected a number >= 1, got 0"),
         (["train", "--data", "mnst"], 1, "mnst"),
+        (["train", "--data", "flat", "--condition", "projection"], 2, "labels: flat has none"),
+        (["train", "--condition", "projection", "--classes", "5"], 2, "classes: expected a number above the labels"),
         (["train", "--data", "empty"], 1, "empty"),
         (["train", "--data", "broken"], 1, "2 of 3 images"),
         (["train", "--data", "mixed"], 1, "--resolution"),
@@ -154,7 +156,12 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
 )
 def test_bad_input_is_one_sentence(command, tmp_path, words, code, expected):
     (tmp_path / "empty").mkdir()
-    for folder, sizes in (("broken", [(28, 28)]), ("mixed", [(28, 28), (32, 32)]), ("wide", [(28, 14), (28, 14)])):
+    for folder, sizes in (
+        ("flat", [(28, 28)] * 2),
+        ("broken", [(28, 28)]),
+        ("mixed", [(28, 28), (32, 32)]),
+        ("wide", [(28, 14), (28, 14)]),
+    ):
         (tmp_path / folder).mkdir()
         for i, size in enumerate(sizes):
             Image.new("L", size).save(tmp_path / folder / f"{i}.png")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastgan.cli._file import flags_of
 from fastgan.cli._parse import Nothing, parse
 from fastgan.errors import UsageError
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def train(argv: list[str]) -> None:
-    """fastgan train [PRESET] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [every config field]"""
+    """fastgan train [PRESET] [--config FILE] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [...]"""
     from fastgan.train.distributed import joined, one_voice
 
     with one_voice():
@@ -34,33 +36,40 @@ def _train_options(argv: list[str]) -> tuple[TrainOptions, Path]:
 
     named = bool(argv) and not argv[0].startswith("-")
     name, rest = (argv[0], argv[1:]) if named else ("demo", argv)
+    file, rest = _taken(rest, "--config")
+    if file is not None:
+        # Before the other flags, of which the last one counts.
+        rest = [*flags_of(Path(file)), *rest]
     if "--resume" not in rest:
         asked = parse(TrainOptions, rest, "train", TrainOptions(preset(name)))
         return asked, asked.out or Path("runs") / name
     # The flags are read against the run's own configuration, and may change only what does not change the outcome.
     if named:
         raise UsageError(f"resume: a resumed run has its own configuration; leave the preset {name!r} out")
+    if file is not None:
+        raise UsageError(f"resume: a resumed run has its own configuration; leave --config {file} out")
     if "--overwrite" in rest:
         raise UsageError("resume: --resume and --overwrite contradict each other")
-    out = _out_among(rest) or Path("runs") / name
+    out = Path(_taken(rest, "--out")[0] or Path("runs") / name)
     facts = read_config(out)
     asked = parse(TrainOptions, rest, "train", TrainOptions(Config.from_dict(facts["config"])))
     check_resumed(asked.config, facts, asked_size())
     return asked, out
 
 
-def _out_among(words: list[str]) -> Path | None:
+def _taken(words: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """What is said of a flag, and the words without it."""
     for i, word in enumerate(words):
-        if word == "--out" and i + 1 < len(words):
-            return Path(words[i + 1])
-        if word.startswith("--out="):
-            return Path(word.removeprefix("--out="))
-    return None
+        if word == flag and i + 1 < len(words):
+            return words[i + 1], words[:i] + words[i + 2 :]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}="), words[:i] + words[i + 1 :]
+    return None, words
 
 
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
     from fastgan.data import open_source
-    from fastgan.data.stream import BatchStream
+    from fastgan.data.stream import BatchStream, labels_of
     from fastgan.train import Trainer, chance, rundir
     from fastgan.train.load import build_networks
 
@@ -70,6 +79,14 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         rundir.check(out, resume=resume, overwrite=overwrite)
     world.barrier()
     images = open_source(config.data, resolution=config.resolution, channels=config.channels)
+    if config.condition != "none":
+        labels = labels_of(images)
+        config = dataclasses.replace(config, classes=config.classes or images.num_classes)
+        if labels.max() >= (config.classes or 0):
+            raise UsageError(
+                f"classes: expected a number above the labels of {images.name}, which go up to"
+                f" {labels.max()}, got {config.classes}"
+            )
     shape = (images.channels, *images.resolution)
     chance.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
@@ -83,8 +100,9 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
     trainer = Trainer(generator, discriminator, config.game, config, out=out, about=about, world=world)
     batches = BatchStream(
-        images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size, held_out=config.held_out
-    )
+        images, config.batch, config.seed, trainer.device, rank=world.rank, world=world.size, held_out=config.held_out,
+        labels=config.condition != "none",
+    )  # fmt: skip
     say(f"training {config.model} on {images.name} ({len(images)} images {shape}; {batches.where}) → {out}")
     if world.size > 1:
         more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""
@@ -99,8 +117,8 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
 
 def presets(argv: list[str]) -> None:
     """fastgan presets"""
-    from fastgan.train.presets import PRESETS
+    from fastgan.train.presets import PRESETS, about
 
     parse(Nothing, argv, "presets")
-    for name, preset in PRESETS.items():
-        print(f"{name:11} {preset.about}")
+    for name in PRESETS:
+        print(f"{name:13} {about(name)}")

@@ -22,12 +22,14 @@ _SAMPLED = 16  # images by which a set is known again
 class BatchStream:
     """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1], each epoch in a fresh order.
 
+    labels: give pairs of such a batch and its labels, int64 [batch]. Raises UsageError where the set has none.
+
     The order is a function of the seed and the number of images alone: `position`, the number of images given so far by
     all ranks together, is the whole state.
 
     rank, world: this process, of how many. Of each batch · world images in the order, rank r gets the r-th batch: N
     ranks see together what a single one sees with N times the batch, and a run can go on with another world.
-    held_out: so many images, drawn by the seed, are never given; they are `held_out`, [M, C, H, W] like a batch.
+    held_out: so many images, drawn by the seed, are never given; they are `held_out`, M of them in the form of a batch.
     share: a set stays on the device when it takes at most this share of the memory free there (25 % where not given).
     Otherwise a thread gathers batches from where the set is, ahead, through pinned memory on CUDA; the batches are the
     same, bit for bit.
@@ -44,6 +46,7 @@ class BatchStream:
         world: int = 1,
         held_out: int = 0,
         share: float = 0.25,
+        labels: bool = False,
     ):
         if batch < 1:
             raise UsageError(f"batch: expected a number >= 1, got {batch}")
@@ -53,11 +56,13 @@ class BatchStream:
             raise UsageError(f"held_out: expected 0 or more, fewer than the {len(images):,} images, got {held_out}")
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
+        self._labels = torch.from_numpy(np.array(labels_of(images))).to(device) if labels else None
         self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
         given, apart = _split(len(images), held_out, seed)
         self._position, self._order = 0, _Order(given, seed, device)
-        self.held_out = normalise(torch.from_numpy(images.images[apart]).to(device))
+        unseen = normalise(torch.from_numpy(images.images[apart]).to(device))
+        self.held_out = unseen if self._labels is None else (unseen, self._labels[torch.from_numpy(apart).to(device)])
         self._prefetch: Prefetch | None = None
         if images.images.nbytes <= share * free_memory(device):
             self._images: Tensor | np.ndarray = _copy(images.images, device)
@@ -79,14 +84,14 @@ class BatchStream:
     def __iter__(self) -> BatchStream:
         return self
 
-    def __next__(self) -> Tensor:
-        if isinstance(self._images, Tensor):
-            pixels = self._images[self._order(self._position + self._rank * self._batch, self._batch)]
-        else:
-            pixels = self._prefetched(self._images)
+    def __next__(self) -> Tensor | tuple[Tensor, Tensor]:
+        first = self._position + self._rank * self._batch
+        resident = isinstance(self._images, Tensor)
+        rows = self._order(first, self._batch) if resident or self._labels is not None else None
+        pixels = self._images[rows] if isinstance(self._images, Tensor) else self._prefetched(self._images)
         # Only now: where gathering fails, nothing was given.
         self._position += self._batch * self._world
-        return normalise(pixels)
+        return normalise(pixels) if self._labels is None else (normalise(pixels), self._labels[rows])
 
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:
@@ -160,6 +165,16 @@ class _Order:
             self._epoch = epoch
             self._permutation = self.given[torch.randperm(self._images, generator=source).to(self.given.device)]
         return self._permutation
+
+
+def labels_of(images: ImageSet) -> np.ndarray:
+    """The labels of a set, int64 [N]. Raises UsageError where it has none."""
+    if images.labels is None:
+        raise UsageError(
+            f"labels: {images.name} has none, and conditional networks learn from them; give labelled images (a folder"
+            " for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
+        )
+    return images.labels
 
 
 def normalise(pixels: Tensor) -> Tensor:

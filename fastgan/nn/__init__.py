@@ -7,6 +7,7 @@ from fastgan.nn.fold import fold
 from fastgan.nn.fusion.fuse import fuse, fusion_report
 from fastgan.nn.initialise import initialise
 from fastgan.nn.maxout import Maxout
+from fastgan.nn.minibatch import MinibatchDiscrimination
 from fastgan.nn.minibatch_std import MinibatchStdDev
 from fastgan.nn.orthogonal import orthogonal_regulariser
 from fastgan.nn.pixel_norm import PixelNorm
@@ -24,6 +25,7 @@ __all__ = [
     "EqualisedLinear",
     "LinearBlock",
     "Maxout",
+    "MinibatchDiscrimination",
     "MinibatchStdDev",
     "PixelNorm",
     "SelfAttention",

@@ -165,3 +165,25 @@ def _gradient(
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _dragan(critic: Critic, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any) -> Tensor:
+    return dragan(critic, real, *args, **kwargs)
+
+
+def _r1(critic: Critic, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any) -> Tensor:
+    return r1(critic, real, *args, **kwargs)
+
+
+def _r2(critic: Critic, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any) -> Tensor:
+    return r2(critic, fake, *args, **kwargs)
+
+
+#: Every penalty by name, as penalty(critic, real, fake, *args, weight=, epsilon=, scale=).
+PENALTIES: dict[str, Callable[..., Tensor]] = {
+    "gradient_penalty": gradient_penalty,
+    "zero_centered_gp": zero_centered_gp,
+    "dragan": _dragan,
+    "r1": _r1,
+    "r2": _r2,
+}

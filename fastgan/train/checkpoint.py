@@ -192,7 +192,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor],
     """The inverse of `optimizer_tensors`; learning rates and the like stay as the optimiser has them."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        owner, index, name = key.split(".")
+        owner, index, name = key.split(".", 2)
         if owner == prefix:
             states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

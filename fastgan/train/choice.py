@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import statistics
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from fastgan.engine import CompiledStep
 from fastgan.engine.observe import preserved
@@ -36,14 +38,23 @@ class Steps:
 
 
 class Choice:
-    """Takes the decision. d_args, g_args: arguments of both steps as training will give them.
+    """Takes the decision. d_args, g_args: arguments of both steps as training will give them; d_named, g_named: those
+    that have names.
 
     iterations: that are to come. Nothing that is trained changes: buffers and random numbers are put back.
     """
 
-    def __init__(self, players: Players, d_args: tuple[Any, ...], g_args: tuple[Any, ...], iterations: int):
+    def __init__(
+        self,
+        players: Players,
+        d_args: tuple[Any, ...],
+        d_named: dict[str, Any],
+        g_args: tuple[Any, ...],
+        g_named: dict[str, Any],
+        iterations: int,
+    ):
         self._players, self._iterations = players, iterations
-        self._d_args, self._g_args = d_args, g_args
+        self._d_args, self._g_args, self._d_named, self._g_named = d_args, g_args, d_named, g_named
         self._device = d_args[0].device
         self._buffers: list[Tensor] = [*players.generator.buffers(), *players.discriminator.buffers()]
         self._eager = Steps(players.d_step, players.g_step, False, "")
@@ -97,14 +108,16 @@ class Choice:
     def _iteration(self, steps: Steps) -> float:
         """Seconds of one critic step for each that an iteration has, and of a generator step."""
         config = self._players.config
-        lazy = {False, config.r1_weight > 0} if config.r1_interval > 1 else {config.r1_weight > 0}
+        interval, rare = config.penalty_interval, self._players.lazy
+        lazy = {False, rare} if interval > 1 else {rare}
         total = 0.0
         with preserved(self._buffers):
             for kind in sorted(lazy):
                 # A lazy penalty comes at one step in so many.
-                share = 1.0 if len(lazy) == 1 else abs((not kind) - 1 / config.r1_interval)
-                total += share * config.d_steps * self._time(lambda k=kind: steps.d_step(*self._d_args, lazy=k))  # type: ignore[misc]
-            return total + self._time(lambda: steps.g_step(*self._g_args))
+                share = 1.0 if len(lazy) == 1 else abs((not kind) - 1 / interval)
+                run = functools.partial(steps.d_step, *self._d_args, lazy=kind, **self._d_named)
+                total += share * (config.d_steps or 1) * self._time(run)
+            return total + self._time(lambda: steps.g_step(*self._g_args, **self._g_named))
 
     def _time(self, run: Callable[[], Any]) -> float:
         start = time.perf_counter()
@@ -125,6 +138,8 @@ class Choice:
         players, config = self._players, self._players.config
         shapes = [list(a.shape) if isinstance(a, Tensor) else a for a in self._d_args]
         on = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else torch.get_num_threads()
-        facts = (str(players.generator), str(players.discriminator), shapes, config.precision, players.game.name,
-                 config.r1_weight > 0, config.r1_interval, config.d_steps, str(on), torch.__version__)  # fmt: skip
+        named = [repr(tree_flatten(each)[1]) for each in (self._d_named, self._g_named)]  # which remedies there are
+        facts = (str(players.generator), str(players.discriminator), shapes, named, config.augment, config.unroll,
+                 config.precision, players.game.name, sorted(players.penalties(True)), config.penalty_interval,
+                 config.d_steps, str(on), torch.__version__)  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 from fastgan.errors import UsageError
 from fastgan.models import FAMILIES
-from fastgan.objectives import GAMES
+from fastgan.objectives import GAMES, Game
+from fastgan.train.contradictions import why_not
 
 #: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "sync_statistics",
     "on_collapse", "wandb",
 )  # fmt: skip
+#: The field that holds a penalty's weight, and the penalty's name in `fastgan.objectives.PENALTIES`.
+WEIGHTS = {
+    "gp_weight": "gradient_penalty", "zero_centered_gp_weight": "zero_centered_gp", "dragan_weight": "dragan",
+    "r1_weight": "r1", "r2_weight": "r2",
+}  # fmt: skip
+CHOICES = {
+    "d_norm": ("none", "batch", "spectral"),
+    "condition": ("none", "concat", "projection", "auxiliary"),
+    "optimizer": ("adam", "rmsprop"),
+    "compile": ("auto", "on", "off"),
+    "on_collapse": ("warn", "stop", "restore"),
+    "precision": ("fp32", "tf32", "bf16", "fp16"),
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes and writes."""
+    """Everything that decides what a run computes and writes. What is None is as the data, or the game, have it."""
 
     data: str = "embedded"
     """images to learn: embedded, a fetched set, or a path: folder, zip, WebDataset .tar (a-{00..09}.tar), npz or IDX"""
@@ -36,30 +51,72 @@ class Config:
     """size of the latent vector z"""
     d_norm: str = "none"
     """normalisation in the critic: none, batch or spectral"""
+    condition: str = "none"
+    """how labels enter the networks: none (they do not), concat, projection or auxiliary; needs labelled images"""
+    classes: int | None = None
+    """how many classes there are, in conditional networks; as many as the data has when left out"""
+    auxiliary_weight: float = 1.0
+    """weight of the classification loss, in networks with an auxiliary classifier (AC-GAN)"""
     game: str = "non-saturating"
-    """what the players minimise: non-saturating, hinge or wgan-gp"""
-    gp_weight: float = 10.0
-    """weight of the gradient penalty, in games that have one"""
+    """what the players minimise: non-saturating, minimax, least-squares, hinge, wgan, wgan-gp or relativistic"""
+    gp_weight: float | None = None
+    """weight of the gradient penalty between real and fake images; the game's own when left out (10 in wgan-gp)"""
+    zero_centered_gp_weight: float = 0.0
+    """weight of the penalty that wants gradients of zero between real and fake images; 0 leaves it out"""
+    dragan_weight: float = 0.0
+    """weight of the gradient penalty around real images; 0 leaves it out"""
     r1_weight: float = 0.0
     """weight (gamma) of the R1 penalty on real images; 0 leaves it out"""
-    r1_interval: int = 1
-    """compute R1 at every so many steps, with its weight raised accordingly"""
-    d_steps: int = 1
-    """critic steps for each generator step"""
+    r2_weight: float = 0.0
+    """weight (gamma) of the R2 penalty on generated images; 0 leaves it out"""
+    penalty_interval: int = 1
+    """compute penalties that the game does not have itself at every so many steps, with weights raised accordingly"""
+    d_steps: int | None = None
+    """critic steps for each generator step; the game's own when left out (5 in wgan and wgan-gp, else 1)"""
     batch: int = 64
     """images in a batch (of each process, where torchrun starts several)"""
     held_out: int = 0
     """images that are not trained on, so that the monitor sees whether the critic learns the others by heart"""
     steps: int = 10_000
     """generator steps in all"""
-    lr_g: float = 2e-4
-    """learning rate of the generator"""
-    lr_d: float = 2e-4
-    """learning rate of the critic"""
-    beta1: float = 0.5
-    """first moment of Adam"""
-    beta2: float = 0.999
-    """second moment of Adam"""
+    optimizer: str | None = None
+    """adam or rmsprop; the game's own when left out (rmsprop in wgan)"""
+    lr_g: float | None = None
+    """learning rate of the generator; the game's own when left out"""
+    lr_d: float | None = None
+    """learning rate of the critic; the game's own when left out"""
+    beta1: float | None = None
+    """first moment of Adam; the game's own when left out"""
+    beta2: float | None = None
+    """second moment of Adam; the game's own when left out"""
+    weight_clip: float | None = None
+    """largest absolute value of the critic's weights; the game's own when left out (0.01 in wgan), 0 does not clip"""
+    feature_matching: float = 0.0
+    """weight of the distance between mean features of real and fake images, in the generator's loss"""
+    label_smoothing: float = 0.0
+    """how far below 1 the critic is asked to put real images, in games that know labels"""
+    instance_noise: float = 0.0
+    """deviation, at the first step, of the noise on all images that the critic sees"""
+    instance_noise_steps: int | None = None
+    """generator steps in which that noise falls to 0; all of them when left out"""
+    augment: str = "none"
+    """what is done to all images that the critic sees: colour, translation, cutout, joined by +; or none"""
+    ada_target: float = 0.0
+    """0 augments every image; else only as many as keep the sign of real logits at this mean (0.6 is usual)"""
+    ada_images: int = 500_000
+    """images in which adaptive augmentation can go from none to all"""
+    consistency: float = 0.0
+    """weight of the critic's change when a real image is shifted"""
+    consistency_fake: float = 0.0
+    """the same for fake images"""
+    pack: int = 1
+    """images that the critic judges together, stacked in channels"""
+    unroll: int = 0
+    """steps that the generator lets the critic look ahead"""
+    history: int = 0
+    """past fakes that are kept, to be half of those that the critic sees"""
+    historical_averaging: float = 0.0
+    """weight of the distance of both players' weights from their mean over time"""
     clip: float = 0.0
     """largest norm of a player's whole gradient; 0 does not clip"""
     accumulate: int = 1
@@ -92,35 +149,50 @@ class Config:
     """project of Weights & Biases to log to as well; none when left out (pip install wandb)"""
 
     def __post_init__(self) -> None:
-        for name in ("width", "latent", "r1_interval", "d_steps", "batch", "steps", "log_every", "sample_every",
-                     "checkpoint_every", "keep_checkpoints", "accumulate", "max_skipped"):  # fmt: skip
-            _expect(getattr(self, name) >= 1, name, "a number >= 1", getattr(self, name))
+        for name in ("width", "latent", "penalty_interval", "d_steps", "batch", "steps", "log_every", "sample_every",
+                     "checkpoint_every", "keep_checkpoints", "accumulate", "max_skipped", "classes", "resolution",
+                     "instance_noise_steps", "ada_images", "pack"):  # fmt: skip
+            self._expect(name, lambda value: value >= 1, "a number >= 1")
         for name in ("lr_g", "lr_d"):
-            _expect(getattr(self, name) > 0, name, "a number > 0", getattr(self, name))
-        for name in ("gp_weight", "r1_weight", "clip", "ema_images"):
-            _expect(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
-        for name in ("beta1", "beta2"):
-            _expect(0 <= getattr(self, name) < 1, name, "a number in [0, 1)", getattr(self, name))
-        _expect(self.channels in (None, 1, 3), "channels", "1 or 3", self.channels)
-        _expect(self.resolution is None or self.resolution >= 1, "resolution", "a number >= 1", self.resolution)
-        _expect(self.d_norm in ("none", "batch", "spectral"), "d_norm", "none, batch or spectral", self.d_norm)
-        _expect(self.compile in ("auto", "on", "off"), "compile", "auto, on or off", self.compile)
-        _expect(
-            self.on_collapse in ("warn", "stop", "restore"), "on_collapse", "warn, stop or restore", self.on_collapse
-        )
-        precisions = ("fp32", "tf32", "bf16", "fp16")
-        _expect(self.precision in precisions, "precision", "fp32, tf32, bf16 or fp16", self.precision)
+            self._expect(name, lambda value: value > 0, "a number > 0")
+        for name in (*WEIGHTS, "clip", "ema_images", "weight_clip", "auxiliary_weight", "feature_matching",
+                     "instance_noise", "consistency", "consistency_fake", "unroll", "history", "historical_averaging",
+                     "seed", "held_out"):  # fmt: skip
+            self._expect(name, lambda value: value >= 0, "a number >= 0")
+        for name in ("beta1", "beta2", "ada_target"):
+            self._expect(name, lambda value: 0 <= value < 1, "a number in [0, 1)")
+        self._expect("label_smoothing", lambda value: 0 <= value < 0.5, "a number in [0, 0.5)")
+        self._expect("channels", lambda value: value in (1, 3), "1 or 3")
+        for name, choices in CHOICES.items():
+            expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            self._expect(name, lambda value, choices=choices: value in choices, expected)  # type: ignore[misc]
         for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):
             if getattr(self, name) not in known:
                 raise UsageError(unknown(name, getattr(self, name), known))
-        for name in ("seed", "held_out"):
-            _expect(getattr(self, name) >= 0, name, "a number >= 0", getattr(self, name))
-        penalised = GAMES[self.game].gp or self.r1_weight > 0
-        if self.d_norm == "batch" and penalised:
-            raise UsageError(
-                "d_norm: batch norm ties the samples of a batch together, so a penalty on each sample's gradient has no"
-                " meaning; use --d-norm none or spectral with wgan-gp and R1"
-            )
+        self.check(GAMES[self.game])
+
+    def check(self, game: Game) -> None:
+        """Raise UsageError where options contradict each other in this game."""
+        if why := why_not(self, game):
+            raise UsageError(why)
+
+    def penalties(self, game: Game) -> dict[str, float]:
+        """The weight of each penalty in this game, by its name in `fastgan.objectives.PENALTIES`."""
+        asked = {name: getattr(self, field) for field, name in WEIGHTS.items()}
+        found = {**game.penalties, **{name: weight for name, weight in asked.items() if weight}}
+        if self.gp_weight == 0:  # left out on purpose; the other weights are 0 where nothing was said
+            found.pop("gradient_penalty", None)
+        return found
+
+    def settled(self, game: Game) -> Config:
+        """The same with the game's own values for its optimisers, and a length for the noise, where they are None."""
+        values = {**dataclasses.asdict(game.defaults), "instance_noise_steps": self.steps}
+        return dataclasses.replace(self, **{name: v for name, v in values.items() if getattr(self, name) is None})
+
+    def _expect(self, name: str, holds: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not holds(value):
+            raise UsageError(f"{name}: expected {expected}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
@@ -129,10 +201,23 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The configuration of a `config.json`. Raises UsageError for an unknown field, with the nearest name."""
+        values = _of_today(values)
         for name in values:
             if name not in field_names():
                 raise UsageError(f"config: {unknown('field', name, field_names())}")
         return cls(**values)
+
+
+def _of_today(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a `config.json` that an older version may have written, by their names and meanings of today."""
+    if "optimizer" in values:
+        return values
+    values = dict(values)
+    if "r1_interval" in values:
+        values["penalty_interval"] = values.pop("r1_interval")
+    if values.get("game") != "wgan-gp":  # the weight stood there too, and meant nothing
+        values.pop("gp_weight", None)
+    return values
 
 
 def field_names() -> list[str]:
@@ -145,8 +230,3 @@ def unknown(kind: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return f"unknown {kind} {name!r}; {hint}"
-
-
-def _expect(condition: bool, name: str, expected: str, got: Any) -> None:
-    if not condition:
-        raise UsageError(f"{name}: expected {expected}, got {got!r}")

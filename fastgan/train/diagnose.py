@@ -34,55 +34,63 @@ def told_by_all(world: World, own: str, device: torch.device) -> str:
 
 
 def first_bad_layer(
-    players: Players, real: Tensor, z: Tensor, scale: Tensor | None = None, player: str | None = None
+    players: Players,
+    real: Tensor,
+    z: Tensor,
+    y: Tensor | None = None,
+    scale: Tensor | None = None,
+    player: str | None = None,
 ) -> str:
     """What is the first not to be finite as the steps run on real [N, C, H, W] and z, or "" where all is.
 
     Images, z and weights come first, then each module's output, the losses, and the gradients from the loss backwards.
-    scale: of the loss in fp16. player: "generator" or "discriminator", whose loss and gradients to look at; both, in
-    this order of the game, when left out. Modules that a fused one computes as one operation are judged by the fused
-    one's output and by their weights. Changes nothing: buffers and the default random generators are put back.
+    y: labels, where the networks take them. scale: of the loss in fp16. player: "generator" or "discriminator", whose
+    loss and gradients to look at; both, in this order of the game, when left out. Modules that a fused one computes as
+    one operation are judged by the fused one's output and by their weights. Changes nothing: buffers and the default
+    random generators are put back.
     """
     buffers = [*players.generator.buffers(), *players.discriminator.buffers()]
     # Ranks find different things and end at different points: none may wait for another on the way.
     with preserved(buffers), apart(players.generator, players.discriminator):
         try:
-            return _walk(players, real, z, scale, player)
+            return _walk(players, real, z, y, scale, player)
         except RuntimeError as error:  # the step that failed before may fail otherwise now, out of memory even
             return f"not found ({str(error).splitlines()[0]})"
 
 
-def _walk(players: Players, real: Tensor, z: Tensor, scale: Tensor | None, player: str | None) -> str:
+def _walk(players: Players, real: Tensor, z: Tensor, y: Tensor | None, scale: Tensor | None, player: str | None) -> str:
     for name, tensor in ((REAL, real), ("z", z)):
         if bad := _count(tensor):
             return f"{name} ({bad})"
-    if bad := _forward(players, real, z):
+    if bad := _forward(players, real, z, y):
         return bad
     d_log, d_gradients, d_order = _watched(
-        players.discriminator, lambda: players.d_step(real, z, None, scale, lazy=players.config.r1_weight > 0)
+        players.discriminator, lambda: players.d_step(real, z, None, scale, lazy=True, y=y)
     )
     if player != "generator" and (bad := _backward(players, "discriminator", d_log, d_gradients, d_order, scale)):
         return bad
-    g_log, g_gradients, g_order = _watched(players.generator, lambda: players.g_step(z, scale))
+    g_log, g_gradients, g_order = _watched(
+        players.generator, lambda: players.g_step(z, scale, y=y, real=real, real_y=y)
+    )
     if player != "discriminator":
         return _backward(players, "generator", g_log, g_gradients, g_order, scale)
     return ""
 
 
-def _forward(players: Players, real: Tensor, z: Tensor) -> str:
+def _forward(players: Players, real: Tensor, z: Tensor, y: Tensor | None) -> str:
     """The first bad weight, or module, on the way to the logits. Logits are the critic's own output."""
     with torch.no_grad(), players.autocast(real):
         if bad := _state(players.generator, "generator"):
             return bad
         with _hooked(players.generator, "generator") as found:
-            fake = players.generator(z)
+            fake = players.generate(z, y)
         if found:
             return found[0]
         if bad := _state(players.discriminator, "discriminator"):
             return bad
         for images, kind in ((real, "real"), (fake, "generated")):
             with _hooked(players.discriminator, "discriminator", f" of {kind} images") as found:
-                players.discriminator(images)
+                players.judge(images, y)
             if found:
                 return found[0]
     return ""

@@ -1,100 +1,172 @@
 """One step of each player, as functions of tensors: the algorithm reads top to bottom.
 
 Nothing here draws noise or changes a weight, so that a step can be compiled whole. The loop around it is in loop.py,
-what becomes of the gradients in update.py.
+what becomes of the gradients in update.py, how both networks are called in pair.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from fastgan.objectives import Game, gradient_penalty, r1
-from fastgan.train.config import Config
+from fastgan.objectives import PENALTIES
+from fastgan.objectives.losses import feature_matching
 from fastgan.train.monitor import statistics
+from fastgan.train.pair import Judged, Pair, learned
+from fastgan.train.remedies import Draws
+from fastgan.train.remedies.augment import translation
+from fastgan.train.remedies.features import kept_features
+from fastgan.train.remedies.packing import packed
+from fastgan.train.remedies.unroll import Ahead, look_ahead
 
 Log = dict[str, Tensor]
 Gradients = tuple[Tensor | None, ...]
 
 
-@dataclass(eq=False)
-class Players:
-    """Both networks, the game between them, and how a step is computed.
+class Players(Pair):
+    """Both networks and what each learns in a step.
 
-    together: real and fake images go through the critic as one batch, which is the same where no layer of it ties the
-    samples of a batch together (together.py finds out) and faster.
+    y: labels, int64 [N]. draws: what the remedies of the configuration take (remedies/run.py); those whose part is
+    missing are left out of the step. scale: of the loss in fp16; the gradients carry it.
     """
 
-    generator: nn.Module
-    discriminator: nn.Module
-    game: Game
-    config: Config
-    together: bool = False
-
     def d_step(
-        self, real: Tensor, z: Tensor, epsilon: Tensor | None, scale: Tensor | None = None, *, lazy: bool = False
+        self,
+        real: Tensor,
+        z: Tensor,
+        epsilon: Tensor | None = None,
+        scale: Tensor | None = None,
+        *,
+        lazy: bool = False,
+        y: Tensor | None = None,
+        draws: Draws | None = None,
     ) -> tuple[Log, Gradients]:
         """What the critic learns from real [N, C, H, W] against G(z): what to log, and its weights' gradients.
 
-        epsilon [N, 1, 1, 1]: where between real and fake the gradient penalty looks, in games that have one. scale: of
-        the loss in fp16; the gradients carry it. lazy: whether this step has the regularisers of every so many steps.
+        With a history the log holds G(z) too, as "fakes".
+
+        epsilon [N, 1, 1, 1]: where between real and fake penalties look that look there, for each image or pack. lazy:
+        whether this step has the penalties of every so many steps. y: labels of the real images, which the fakes take
+        too: so the critic cannot tell them by how often a class comes.
         """
-        config = self.config
+        draws = draws or {}
         with self.autocast(real):
             with torch.no_grad():
-                fake = self.generator(z)
-            if fake.shape != real.shape:
-                came, wanted = list(fake.shape), list(real.shape)
+                made = self.generate(z, y)
+            if made.shape != real.shape:
+                came, wanted = list(made.shape), list(real.shape)
                 raise ValueError(f"generator: expected images like the real ones {wanted}, got {came}")
-            real_logits, fake_logits = self._logits(real, fake)
-            loss = self.game.d_loss(real_logits.float(), fake_logits.float())
-            log = {
-                "loss/discriminator": loss,
-                "logit/real": real_logits.mean(),
-                "logit/fake": fake_logits.mean(),
+            fake, fake_y = _with_past(made, y, draws)
+            seen, fake = self.shown(real, "real", draws), self.shown(fake, "fake", draws)
+            of_real, of_fake = self.judge_both(seen, y, fake, fake_y)
+            loss, log = self._d_loss(of_real, y, of_fake, fake_y)
+            log |= {
+                "logit/real": of_real[0].mean(),
+                "logit/fake": of_fake[0].mean(),
                 "range/real_min": real.amin(),
                 "range/real_max": real.amax(),
-                "range/fake_min": fake.amin(),
-                "range/fake_max": fake.amax(),
-                **statistics(real, fake, real_logits, fake_logits),
+                "range/fake_min": made.amin(),
+                "range/fake_max": made.amax(),
+                **statistics(real, made, of_real[0], of_fake[0]),
             }
-            inner = 1.0 if scale is None else scale
-            if self.game.gp:
-                log["penalty/gradient_penalty"] = penalty = gradient_penalty(
-                    self.discriminator, real, fake, weight=config.gp_weight, epsilon=epsilon, scale=inner
-                )
+            if "p" in draws:
+                log["augment/sign"] = (of_real[0].float() - (self.game.undecided or 0.0)).sign().mean()
+            if "shift.real" in draws:
+                log["penalty/consistency"] = change = self._change(seen, y, of_real, draws["shift.real"])
+                loss = loss + self.config.consistency * change
+            if "shift.fake" in draws:
+                log["penalty/consistency_fake"] = change = self._change(fake, fake_y, of_fake, draws["shift.fake"])
+                loss = loss + self.config.consistency_fake * change
+            real_packs, fake_packs = packed(seen, self.config.pack), packed(fake, self.config.pack)
+            for name, weight in self.penalties(lazy).items():
+                log[f"penalty/{name}"] = penalty = PENALTIES[name](
+                    self.logits_of_packs, real_packs, fake_packs, fake_y if name == "r2" else y,
+                    weight=weight, epsilon=epsilon, scale=1.0 if scale is None else scale,
+                )  # fmt: skip
                 loss = loss + penalty
-            if lazy:
-                # Rarer but heavier: the expected gradient stays the same (StyleGAN2's lazy regularisation).
-                log["penalty/r1"] = penalty = r1(
-                    self.discriminator, real, weight=config.r1_weight * config.r1_interval, scale=inner
-                )
-                loss = loss + penalty
+            if self.config.history:
+                log["fakes"] = made
         return _detached(log), _gradients(loss, self.discriminator, scale)
 
-    def g_step(self, z: Tensor, scale: Tensor | None = None) -> tuple[Log, Gradients]:
-        """What the generator learns from the critic's view of G(z). The critic's weights take no gradient."""
+    def g_step(
+        self,
+        z: Tensor,
+        scale: Tensor | None = None,
+        *,
+        y: Tensor | None = None,
+        real: Tensor | None = None,
+        real_y: Tensor | None = None,
+        draws: Draws | None = None,
+        ahead: Ahead | None = None,
+    ) -> tuple[Log, Gradients]:
+        """What the generator learns from the critic's view of G(z). The critic's weights take no gradient.
+
+        y: the classes that it is to make. real: images to set beside the fakes, where `beside`, and real_y their
+        labels. ahead: the state of the critic's optimiser, where the generator lets the critic look ahead.
+        """
+        draws = draws or {}
         with self.autocast(z):
-            loss = self.game.g_loss(self.discriminator(self.generator(z)).float())
-        return {"loss/generator": loss.detach()}, _gradients(loss, self.generator, scale)
+            fake = self.shown(self.generate(z, y), "fake", draws)
+            if real is None and self.game.paired:
+                raise ValueError(f"real: expected images like the fakes' in the {self.game.name} game, got None")
+            seen = fake if real is None else self.shown(real, "real", draws)
+            weights = None if ahead is None else self._look_ahead(seen, real_y, fake, y, ahead)
+            with kept_features(self.discriminator, self.config.feature_matching > 0) as features:
+                logits, classes = self.judge(fake, y, weights)
+                of_real = [self.judge(seen, real_y, weights)[0].float()] if self.game.paired or features else []
+            loss = self.game.g_loss(logits.float(), *of_real) if self.game.paired else self.game.g_loss(logits.float())
+            log = {"loss/generator": loss}
+            if y is not None and classes is not None:
+                log["loss/generator_classes"] = cross_entropy(classes.float(), y)
+                loss = loss + self.config.auxiliary_weight * log["loss/generator_classes"]
+            if len(features) == 2:
+                log["loss/features"] = feature_matching(features[0].float(), features[1].float())
+                loss = loss + self.config.feature_matching * log["loss/features"]
+        return _detached(log), _gradients(loss, self.generator, scale)
 
-    def _logits(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.together:
-            return self.discriminator(real), self.discriminator(fake)
-        first, second = self.discriminator(torch.cat([real, fake.to(real.dtype)])).chunk(2)
-        return first, second
+    def _d_loss(self, of_real: Judged, y: Tensor | None, of_fake: Judged, fake_y: Tensor | None) -> tuple[Tensor, Log]:
+        """The game's loss and that of the auxiliary classifier together, and both for the log."""
+        smoothing = {"smoothing": self.config.label_smoothing} if self.config.label_smoothing else {}
+        loss = self.game.d_loss(of_real[0].float(), of_fake[0].float(), **smoothing)
+        log = {"loss/discriminator": loss}
+        if y is not None and fake_y is not None and of_real[1] is not None and of_fake[1] is not None:
+            # Odena et al. 2017 (arXiv:1610.09585), equation 3: both kinds of images are classified.
+            both = cross_entropy(of_real[1].float(), y) + cross_entropy(of_fake[1].float(), fake_y)
+            log["loss/classes"] = both
+            loss = loss + self.config.auxiliary_weight * both
+        return loss, log
 
-    def autocast(self, like: Tensor) -> torch.autocast:
-        """How the forward passes on tensors like this compute."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.config.precision)
-        return torch.autocast(like.device.type, dtype, enabled=dtype is not None)
+    def _change(self, images: Tensor, y: Tensor | None, judged: Judged, shift: Tensor) -> Tensor:
+        """E (D(x) − D(T(x)))², T a shift: CR-GAN, Zhang et al. 2020 (arXiv:1910.12027), algorithm 1.
+
+        Of fakes as well it is balanced consistency regularisation, Zhao et al. 2020 (arXiv:2002.04724).
+        """
+        moved = self.judge(translation(images, shift), y)[0]
+        return (judged[0].float() - moved.float()).square().mean()
+
+    def _look_ahead(
+        self, real: Tensor, real_y: Tensor | None, fake: Tensor, y: Tensor | None, ahead: Ahead
+    ) -> Mapping[str, Tensor]:
+        """The critic's weights after so many of its own steps on these images."""
+
+        def loss_of(weights: Mapping[str, Tensor]) -> Tensor:
+            return self._d_loss(self.judge(real, real_y, weights), real_y, self.judge(fake, y, weights), y)[0]
+
+        own = {name: weight for name, weight in self.discriminator.named_parameters() if weight.requires_grad}
+        betas = (self.config.beta1 or 0.0, self.config.beta2 or 0.0)
+        return look_ahead(loss_of, own, self.config.unroll, ahead, betas)
 
 
-def learned(network: nn.Module) -> list[nn.Parameter]:
-    """The weights that training moves."""
-    return [weight for weight in network.parameters() if weight.requires_grad]
+def _with_past(made: Tensor, y: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor | None]:
+    """Fakes whose first ones are replaced by past ones, and the labels of them all."""
+    if "past" not in draws:
+        return made, y
+    past, past_y = draws["past"], draws.get("past_y")
+    both = torch.cat([past.to(made.dtype), made[len(past) :]])
+    return both, None if y is None or past_y is None else torch.cat([past_y, y[len(past) :]])
 
 
 def _gradients(loss: Tensor, network: nn.Module, scale: Tensor | None) -> Gradients:

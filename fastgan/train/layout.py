@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan.engine.observe import preserved
+from fastgan.train.game import Players
 
 
-def why_not_channels_last(generator: nn.Module, critic: nn.Module, real: Tensor, z: Tensor) -> str:
+def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor | None) -> str:
     """Put both networks into channels_last, in which libraries convolve faster; "" or why they stayed as they were.
 
     A network that flattens its feature maps by `view` cannot run in it. Leaves buffers and random numbers as they were.
     """
     if real.dim() != 4:
         return "batches are not images"
-    networks = generator, critic
+    networks = players.generator, players.discriminator
     for network in networks:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         with torch.no_grad(), preserved([b for network in networks for b in network.buffers()]):
-            critic(generator(z))
-            critic(real.contiguous(memory_format=torch.channels_last))
+            players.judge(players.generate(z, y), y)
+            players.judge(real.contiguous(memory_format=torch.channels_last), y)
     except RuntimeError as error:
         for network in networks:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

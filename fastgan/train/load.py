@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -31,14 +32,13 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
         raise UsageError(
             f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
         )
-    return models.build(
-        config.model,
-        resolution=height,
-        channels=channels,
-        latent=config.latent,
-        width=config.width,
-        d_norm=config.d_norm,
-    )
+    options: dict[str, Any] = {"latent": config.latent, "width": config.width, "d_norm": config.d_norm}
+    if config.condition != "none":
+        options |= {"classes": config.classes, "condition": config.condition}
+    generator, critic = models.build(config.model, resolution=height, channels=channels, **options)
+    if config.pack > 1:  # packs are stacked in channels
+        _, critic = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
+    return generator, critic
 
 
 def load_generator(run: Path, folder: Path | None = None) -> Trained:

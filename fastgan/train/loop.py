@@ -32,11 +32,19 @@ from fastgan.train.layout import why_not_channels_last
 from fastgan.train.monitor import Monitor
 from fastgan.train.neighbours import Neighbours
 from fastgan.train.noise import Noise
+from fastgan.train.optimizers import optimizer_of
+from fastgan.train.pair import learned
 from fastgan.train.progress import Progress, Silent
+from fastgan.train.remedies.packing import packed
+from fastgan.train.remedies.run import Remedies
+from fastgan.train.remedies.unroll import state_of
 from fastgan.train.restore import Restore
 from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
+
+#: Images [N, C, H, W], float in [-1, 1], or a pair of them and their labels, int64 [N].
+Batch = Tensor | tuple[Tensor, Tensor]
 
 
 class Trainer:
@@ -44,10 +52,11 @@ class Trainer:
 
     generator: module from z [N, *latent_shape] to images [N, C, H, W]; latent_shape is (generator.latent,) where it has
     that attribute, else (config.latent,) unless given. discriminator: module from images to logits (one per image, any
-    shape). game: a name in `fastgan.objectives.GAMES` or a Game. config: see `fastgan.Config`; its fields data, model,
-    width and the like describe networks built by name and are not used here. out: the run directory, or None to write
-    nothing. about: more facts for `config.json` (command, data set). world: this process among those that train
-    together, from `fastgan.train.distributed.joined`; rank 0 writes.
+    shape). A generator whose attribute `classes` is greater than 0 takes labels too, and so does its critic: see
+    `fastgan.train.game.Players`. game: a name in `fastgan.objectives.GAMES` or a Game. config: see `fastgan.Config`;
+    its fields data, model, width and the like describe networks built by name and are not used here. out: the run
+    directory, or None to write nothing. about: more facts for `config.json` (command, data set). world: this process
+    among those that train together, from `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -71,6 +80,8 @@ class Trainer:
         if self.game.name in GAMES:
             # The configuration says what is played; replacing it also checks the game against its other fields.
             self.config = config = dataclasses.replace(config, game=self.game.name)
+        config.check(self.game)  # one of the user's own is not in the configuration
+        self.config = config = config.settled(self.game)
         self.world = world or alone()
         self.device = self.world.device or resolve_device(config.device)
         self.generator = generator.to(self.device).train()
@@ -82,17 +93,26 @@ class Trainer:
         # Synchronised ones are equal already.
         apart = [] if config.sync_statistics else [self.generator, self.discriminator, self.ema.module]
         self._statistics = running_statistics(*apart)
+        #: How many the networks are conditional on; 0 where they are not.
+        self.classes = int(getattr(generator, "classes", 0))
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
         self.noise = Noise(config.seed, shape, self.device, self.world)
+        self.remedies = Remedies(config, self.noise, self.device, self.world)
         self.players = Players(self.generator, self.discriminator, self.game, config)
-        betas, fp16 = (config.beta1, config.beta2), config.precision == "fp16"
+        fp16 = config.precision == "fp16"
         self.updates = {
             name: Update(
-                network, torch.optim.Adam(network.parameters(), lr, betas, fused=True), self.world, config.clip, fp16
+                network,
+                optimizer_of(config, network.parameters(), lr),
+                self.world,
+                config.clip,
+                fp16,
+                weight_clip,
+                config.historical_averaging,
             )
-            for name, network, lr in (
-                ("generator", self.generator, config.lr_g),
-                ("discriminator", self.discriminator, config.lr_d),
+            for name, network, lr, weight_clip in (
+                ("generator", self.generator, config.lr_g or 0.0, 0.0),
+                ("discriminator", self.discriminator, config.lr_d or 0.0, config.weight_clip or 0.0),
             )
         }
         self.out = Path(out) if out is not None else None
@@ -107,7 +127,7 @@ class Trainer:
         self._channels_last = False
         self._aside = 0.0  # seconds of this interval that were not training
         self.seen: dict[str, Tensor] = {}
-        self.held_out: Tensor | None = None
+        self.held_out: tuple[Tensor, Tensor | None] | None = None
         self.classifier: nn.Module | None = None
         self.neighbours: Neighbours | None = None
         self._latest: dict[str, float] = {}
@@ -116,15 +136,18 @@ class Trainer:
 
     def fit(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Batch],
         *,
-        held_out: Tensor | None = None,
+        held_out: Batch | None = None,
         classifier: nn.Module | None = None,
         reference: np.ndarray | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> dict[str, float]:
         """Train until config.steps on batches [N, C, H, W], float in [-1, 1]. Returns the last interval's means.
+
+        Where the networks are conditional, batches are pairs of images and labels (int64 [N]); elsewhere labels that
+        come are not used.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: images [M, C, H, W] like the
@@ -139,7 +162,7 @@ class Trainer:
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
-        self.held_out = None if held_out is None else held_out.to(self.device)
+        self.held_out = None if held_out is None else self._taken(held_out)
         self.classifier = None if classifier is None else classifier.to(self.device)
         if self.out is not None:
             state.check_batches(batches)
@@ -186,7 +209,7 @@ class Trainer:
                 signal.signal(number, handler)
             progress.close()
 
-    def _run(self, batches: Iterable[Tensor], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
+    def _run(self, batches: Iterable[Batch], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self.guard.begin()
@@ -244,45 +267,60 @@ class Trainer:
         self._end("finished", metrics)
         return self._latest
 
-    def iterate(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
+    def iterate(self, stream: Iterator[Batch], means: rundir.Means, say: Callable[[str], None]) -> None:
         """config.d_steps updates of the critic, one of the generator and of its average. Waits for nothing.
 
         means: takes what is to be logged. say: hears in the first iteration how the steps are computed.
         """
-        for _ in range(self.config.d_steps):
+        for _ in range(self.config.d_steps or 1):
             self._improve_critic(stream, means, say)
         self._improve_generator(means)
         self.step += 1
         self.ema.update(self.generator, self._images_per_update, self.step)
 
-    def _improve_critic(self, stream: Iterator[Tensor], means: rundir.Means, say: Callable[[str], None]) -> None:
+    def _improve_critic(self, stream: Iterator[Batch], means: rundir.Means, say: Callable[[str], None]) -> None:
         config, update = self.config, self.updates["discriminator"]
-        lazy = config.r1_weight > 0 and self.step % config.r1_interval == 0
+        lazy = self.players.lazy and self.step % config.penalty_interval == 0
         for _ in range(config.accumulate):
-            real = self._next(stream)
+            real, y = self._next(stream)
             z = self.noise.latents(len(real))
-            epsilon = self.noise.epsilon(len(real), real.dim()) if self.game.gp else None
+            epsilon = self.noise.epsilon(len(real) // config.pack, real.dim()) if self.players.between else None
+            named = {"y": y, "draws": self.remedies.for_critic(real, self.step)}
+            self.seen = {"real": real, "z": z} | ({} if y is None else {"y": y})
             if self.steps is None:
-                self._channels_last = not why_not_channels_last(self.generator, self.discriminator, real, z)
+                self._channels_last = not why_not_channels_last(self.players, real, z, y)
                 for either in self.updates.values():
                     either.lay_out()
-                real = self._laid_out(real)
-                self.steps = self._start((real, z, epsilon, update.scale), say)
-            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy)
+                self.seen["real"] = real = self._laid_out(real)
+                self.steps = self._start((real, z, epsilon, update.scale), named, say)
+            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy, **named)
+            fakes = log.pop("fakes", None)
+            self.remedies.learn(log, fakes, y, len(real) * self.world.size)
             update.add(log["loss/discriminator"], gradients)
             means.add(log)
             self.images += len(real) * self.world.size
-            self.seen = {"real": real, "z": z}
         means.add({"gradient/discriminator": update.apply(watch=self._pauses_at(self.step + 1))})
 
     def _improve_generator(self, means: rundir.Means) -> None:
         assert self.steps is not None
-        update, n = self.updates["generator"], len(self.seen["real"])
+        update = self.updates["generator"]
         for _ in range(self.config.accumulate):
-            log, gradients = self.steps.g_step(self.noise.latents(n), update.scale)
+            z = self.noise.latents(len(self.seen["real"]))
+            log, gradients = self.steps.g_step(z, update.scale, **self._beside(len(z)))
             update.add(log["loss/generator"], gradients)
             means.add(log)
         means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})
+
+    def _beside(self, n: int) -> dict[str, Any]:
+        """What the generator's step takes beside its n latents."""
+        real, players = self.seen["real"], self.players
+        named: dict[str, Any] = {"y": self.noise.labels(n, self.classes) if self.classes else None}
+        named["draws"] = self.remedies.for_generator(real, self.step, players.beside)
+        if players.beside:
+            named |= {"real": real, "real_y": self.seen.get("y")}
+        if self.config.unroll:
+            named["ahead"] = state_of(self.updates["discriminator"].optimizer, learned(self.discriminator))
+        return named
 
     def _begin_together(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
@@ -292,12 +330,12 @@ class Trainer:
         self.world.broadcast_([t.detach() for network in networks for t in (*network.parameters(), *network.buffers())])
         self.world.part_random(self.config.seed, self.step)
 
-    def _start(self, d_args: tuple[Any, ...], say: Callable[[str], None]) -> Steps:
+    def _start(self, d_args: tuple[Any, ...], d_named: dict[str, Any], say: Callable[[str], None]) -> Steps:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
-        if self.held_out is not None and self.held_out.shape[1:] != real.shape[1:]:
-            came, wanted = list(self.held_out.shape), f"[M, {', '.join(map(str, real.shape[1:]))}]"
+        if self.held_out is not None and self.held_out[0].shape[1:] != real.shape[1:]:
+            came, wanted = list(self.held_out[0].shape), f"[M, {', '.join(map(str, real.shape[1:]))}]"
             raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
         if self.neighbours is not None and self.neighbours.shape != list(real.shape[1:]):
             raise UsageError(
@@ -305,14 +343,20 @@ class Trainer:
             )
         self.world.agree({"batches": len(real)})
         before = self.about.get("apart")
-        why = why_not_together(self.discriminator, real) if before is None else before
+        why = (
+            why_not_together(self.discriminator, packed(real, self.config.pack), d_named["y"])
+            if before is None
+            else before
+        )
         if self.world.any(bool(why)):
             why = why or "another rank has a reason"
         self.about["apart"] = why
         self.players.together = not why
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
-        choice = Choice(self.players, d_args, (z, self.updates["generator"].scale), iterations)
+        with self.noise.undone():  # they are drawn again in the first step
+            g_named = self._beside(len(real))
+        choice = Choice(self.players, d_args, d_named, (z, self.updates["generator"].scale), g_named, iterations)
         talking = self.config.sync_statistics and self.world.size > 1
         # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
         steps = choice.made("off" if talking else self.config.compile, self.about.get("compiled"))
@@ -336,21 +380,35 @@ class Trainer:
     def _images_per_update(self) -> int:
         return len(self.seen["real"]) * self.config.accumulate * self.world.size
 
-    def _next(self, batches: Iterator[Tensor]) -> Tensor:
+    def _next(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor | None]:
         try:
-            batch = next(batches)
+            images, y = self._taken(next(batches))
         except StopIteration:
             raise UsageError(
                 f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
                 " (itertools.cycle, or a generator that loops over the data)"
             ) from None
-        if self.world.size > 1 and self.seen and len(batch) != len(self.seen["real"]):
+        if self.world.size > 1 and self.seen and len(images) != len(self.seen["real"]):
             # The mean of the ranks' means is the batch's only where all are of one size.
             raise UsageError(
-                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got {len(batch)};"
+                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got {len(images)};"
                 " leave the rest of an epoch out (drop_last=True)"
             )
-        return self._laid_out(batch.to(self.device, non_blocking=True))
+        return self._laid_out(images), y
+
+    def _taken(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """A batch's images on the device, and its labels where the networks are conditional."""
+        images, y = (batch, None) if isinstance(batch, Tensor) else batch
+        images = images.to(self.device, non_blocking=True)
+        if not self.classes:
+            return images, None
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(images),):
+            came = f"{y.dtype} {list(y.shape)}".removeprefix("torch.") if isinstance(y, Tensor) else "none"
+            raise UsageError(
+                f"batches: expected pairs of images and labels, int64 [{len(images)}], as the generator has"
+                f" {self.classes} classes, got labels {came}"
+            )
+        return images, y.to(self.device, non_blocking=True)
 
     def _laid_out(self, batch: Tensor) -> Tensor:
         return batch.contiguous(memory_format=torch.channels_last) if self._channels_last else batch

@@ -77,10 +77,10 @@ class Monitor:
                 total = update.seen.square().sum(1).sqrt()
                 found[f"update/{player}"] = total[2] / total[1]
         found |= self._path()
-        if trainer.game.gp or trainer.config.r1_weight > 0:
+        if trainer.players.penalties(True):
             found |= self._slopes()
         if trainer.held_out is not None:
-            found["critic/memory"] = self._memory(trainer.held_out)
+            found["critic/memory"] = self._memory(*trainer.held_out)
         if trainer.classifier is not None:
             found |= self._modes(trainer.classifier)
         self.layers = self._layers()
@@ -111,7 +111,10 @@ class Monitor:
         ends = panels.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
         first, second = ends.to(trainer.device).chunk(2)
         z = panels.path(first, second, PATH + 1)
-        images = panels.images_of(trainer.ema.module, z.flatten(0, 1)).float().flatten(1).unflatten(0, z.shape[:2])
+        latents = z.flatten(0, 1)
+        # Of one class all along: between classes there is no way.
+        one = torch.zeros(len(latents), dtype=torch.long)
+        images = panels.images_of(trainer.ema.module, latents, one).float().flatten(1).unflatten(0, z.shape[:2])
         steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
         return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 
@@ -123,28 +126,37 @@ class Monitor:
         source = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
         z = torch.randn(COUNTED, *trainer.noise.latent_shape, generator=source).to(trainer.device)
         with _evaluating(classifier):
-            logits = torch.cat([classifier(trainer.ema.module(part).float()) for part in z.split(panels.COUNT)])
+            logits = torch.cat(
+                [classifier(panels.images_of(trainer.ema.module, part).float()) for part in z.split(panels.COUNT)]
+            )
         shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / COUNTED
         return {"modes/count": shares.count_nonzero(), "modes/entropy": -torch.xlogy(shares, shares).sum()}
 
     def _slopes(self) -> dict[str, Tensor]:
         """Mean and deviation of the critic's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
-            real = self._trainer.seen["real"][:LOOKED_AT].detach().clone().requires_grad_()
-            (slopes,) = torch.autograd.grad(self._trainer.discriminator(real).float().sum(), real)
+            n = LOOKED_AT - LOOKED_AT % self._trainer.config.pack or self._trainer.config.pack
+            real = self._trainer.seen["real"][:n].detach().clone().requires_grad_()
+            y = self._trainer.seen["y"][:n] if "y" in self._trainer.seen else None
+            (slopes,) = torch.autograd.grad(self._trainer.players.judge(real, y)[0].float().sum(), real)
         norms = slopes.flatten(1).float().norm(dim=1)
         return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
 
     @torch.no_grad()
-    def _memory(self, held_out: Tensor) -> Tensor:
+    def _memory(self, held_out: Tensor, y: Tensor | None) -> Tensor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
-        real = self._trainer.seen["real"]
         with _evaluating(self._trainer.discriminator):
-            seen, *parts = (
-                self._trainer.discriminator(x).float().flatten() for x in (real, *held_out.split(len(real)))
+            players, known = self._trainer.players, self._trainer.seen
+            whole = len(held_out) - len(held_out) % self._trainer.config.pack
+            parts = torch.arange(whole, device=held_out.device).split(len(known["real"]))
+            seen, *unseen = (
+                players.judge(x, labels)[0].float().flatten()
+                for x, labels in (
+                    (known["real"], known.get("y")),
+                    *((held_out[part], None if y is None else y[part]) for part in parts),
+                )
             )
-        unseen = torch.cat(parts)
-        return (torch.sign(seen[:, None] - unseen[None]).mean() + 1) / 2
+        return (torch.sign(seen[:, None] - torch.cat(unseen)[None]).mean() + 1) / 2
 
     def _layers(self) -> list[dict[str, float | str]]:
         """For each weight: its norm, its gradient's, the last change's, and the spectral norm where there is one."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -28,6 +29,31 @@ class Noise:
     def epsilon(self, n: int, dims: int) -> Tensor:
         """Uniform in [0, 1), [n, 1, ...] of so many dimensions: a place between each real and fake image."""
         return self._own(torch.rand, n, (1,) * (dims - 1))
+
+    def labels(self, n: int, classes: int) -> Tensor:
+        """y int64 [n], each class as likely as any other."""
+        return self._own(lambda *shape, **where: torch.randint(classes, shape, **where), n, ())
+
+    def uniform(self, n: int, numbers: int) -> Tensor:
+        """Uniform in [0, 1), [n, numbers]."""
+        return self._own(torch.rand, n, (numbers,))
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        """N(0, 1), of that shape."""
+        return self._own(torch.randn, shape[0], shape[1:])
+
+    def places(self, n: int, among: int) -> Tensor:
+        """n different numbers below `among`, int64 [n]."""
+        return torch.randperm(among, device=self.random.device, generator=self.random)[:n]
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """What is drawn inside is drawn again afterwards."""
+        before = self.random.get_state()
+        try:
+            yield
+        finally:
+            self.random.set_state(before)
 
     def _own(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
         every = draw(n * self._world.size, *shape, device=self.random.device, generator=self.random)

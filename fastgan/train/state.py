@@ -1,6 +1,6 @@
 """Everything that a run is at a step, into a checkpoint and back.
 
-Networks, average, both optimisers, loss scales, random generators, the position in the data, counters.
+Networks, average, both optimisers, loss scales, remedies, random generators, the position in the data, counters.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
     for player, update in trainer.updates.items():
         optimizer |= checkpoint.optimizer_tensors(update.optimizer, player)
         optimizer |= {f"update.{player}.{name}": value for name, value in update.tensors().items()}
+    optimizer |= {f"remedy.state.{name}": value for name, value in trainer.remedies.tensors().items()}
     networks = _networks(trainer)
     parts = {**{part: network.state_dict() for part, network in networks.items()}, "optimizer": optimizer}
     state = {
@@ -99,6 +100,8 @@ def put_back(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
         # An older version may have kept less.
         own = {name: tensors.get(f"update.{player}.{name}", now) for name, now in update.tensors().items()}
         update.load_tensors(own)
+    mine = "remedy.state."
+    trainer.remedies.load_tensors({n.removeprefix(mine): t for n, t in tensors.items() if n.startswith(mine)})
     try:
         trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
     except KeyError as error:

@@ -6,16 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
+from fastgan.train.pair import judge
 
 #: Layers whose output for one sample depends on the other samples of the batch, or on chance.
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
-def why_not_together(critic: nn.Module, real: Tensor) -> str:
+def why_not_together(critic: nn.Module, real: Tensor, y: Tensor | None = None) -> str:
     """ "" where the critic gives each image the same logits alone and in a batch of two halves, else the reason.
 
-    Layers known to tie samples together are found by type, others by running real [N, ...] both ways. Leaves the
-    critic and the random numbers as they were.
+    Layers known to tie samples together are found by type, others by running real [N, ...] both ways, with labels y
+    where the critic takes them. Leaves the critic and the random numbers as they were.
     """
     for name, layer in critic.named_modules():
         if isinstance(layer, COUPLED) and layer.training:
@@ -23,18 +24,20 @@ def why_not_together(critic: nn.Module, real: Tensor) -> str:
     buffers = list(critic.buffers())
     before = [buffer.clone() for buffer in buffers]
 
-    def run(images: Tensor) -> Tensor:
+    def run(images: Tensor, y: Tensor | None) -> Tensor:
         # From the same state each time: a spectral norm moves on with every run. Random numbers go on, to be told.
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
-        return critic(images)
+        return judge(critic, images, y)[0]
 
     other = real.flip(0) * 0.5
+    y_other = None if y is None else y.flip(0)
+    y_both = None if y is None else torch.cat([y, y.flip(0)])
     # The random numbers too: a resumed run looks again, and is to go on with the ones that come next.
     with torch.no_grad(), preserved(buffers):
-        first, second = run(real), run(other)
+        first, second = run(real, y), run(other, y_other)
         try:
-            both = run(torch.cat([real, other]))
+            both = run(torch.cat([real, other]), y_both)
         except RuntimeError as refusal:
             return f"it cannot take two batches at once ({str(refusal).splitlines()[0]})"
     if first.dim() == 0 or both.shape != (2 * first.shape[0], *first.shape[1:]):

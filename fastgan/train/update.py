@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.train.distributed import World
-from fastgan.train.game import Gradients, learned
+from fastgan.train.game import Gradients
+from fastgan.train.pair import learned
+from fastgan.train.remedies.average import HistoricalAverage
 
 #: Consecutive good updates after which the fp16 loss scale doubles.
 GROWTH_INTERVAL = 2000
@@ -21,14 +23,25 @@ FIRST_SCALE = 2.0**14
 class Update:
     """One player's way from gradients to weights.
 
-    clip: largest L2 norm of the whole gradient, 0 for none. fp16: whether losses are scaled, by `scale`, which halves
-    when gradients overflow and doubles after GROWTH_INTERVAL good updates. An update with a loss or gradient that is
-    not finite is skipped; `skipped` counts those, `in_a_row` the last ones without a good one between (on the device).
+    clip: largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
+    (Arjovsky et al. 2017, algorithm 1). historical: weight of historical averaging, 0 for none. fp16: whether losses
+    are scaled, by `scale`, which halves when gradients overflow and doubles after GROWTH_INTERVAL good updates. An
+    update with a loss or gradient that is not finite is skipped; `skipped` counts those, `in_a_row` the last ones
+    without a good one between (on the device).
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, world: World, clip: float, fp16: bool):
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        clip: float,
+        fp16: bool,
+        weight_clip: float = 0.0,
+        historical: float = 0.0,
+    ):
         self.optimizer = optimizer
-        self._network, self._world, self._clip = network, world, clip
+        self._network, self._world, self._clip, self._weight_clip = network, world, clip, weight_clip
         self._weights = learned(network)
         self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
         #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
@@ -37,6 +50,7 @@ class Update:
             raise UsageError(
                 f"network: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
             )
+        self._average = HistoricalAverage(historical, self._weights) if historical > 0 else None
         device = self._weights[0].device
         self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
         self._growth = torch.zeros((), dtype=torch.int32, device=device)
@@ -69,6 +83,11 @@ class Update:
     @torch.no_grad()
     def apply(self, watch: bool = False) -> Tensor:
         """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `seen`."""
+        if self._average is not None:
+            # As if it had come with the others: scaled, and once for each batch.
+            times = len(self._losses) if self.scale is None else self.scale * len(self._losses)
+            own = [gradient * times for gradient in self._average.gradients()]
+            self._sum = [g if old is None else old + g for old, g in zip(self._sum, own, strict=True)]
         weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
         gradients = _owned(weights, [g for g in self._sum if g is not None])
         loss = torch.stack(self._losses).mean()
@@ -88,6 +107,11 @@ class Update:
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
         before = [weight.detach().clone() for weight in weights] if watch else []
         self.optimizer.step()
+        if self._weight_clip > 0:
+            for weight in self._weights:
+                weight.clamp_(-self._weight_clip, self._weight_clip)
+        if self._average is not None:
+            self._average.follow()
         if watch:
             self.seen = self._norms(weights, before, each)
         self.optimizer.zero_grad(set_to_none=True)
@@ -127,7 +151,8 @@ class Update:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the optimiser's own state."""
         scale = torch.zeros(()) if self.scale is None else self.scale
-        return {"scale": scale, "growth": self._growth, "skipped": self.skipped, "in_a_row": self.in_a_row}
+        kept = {"scale": scale, "growth": self._growth, "skipped": self.skipped, "in_a_row": self.in_a_row}
+        return kept if self._average is None else kept | self._average.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`."""
@@ -136,6 +161,8 @@ class Update:
         self._growth.copy_(tensors["growth"])
         self.skipped.copy_(tensors["skipped"])
         self.in_a_row.copy_(tensors["in_a_row"])
+        if self._average is not None:
+            self._average.load_tensors(tensors)
 
 
 def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:

@@ -124,7 +124,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
         torch.manual_seed(0)
         networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
         config = Config(
-            latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1
+            latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1, d_steps=1
         )
         trainer = Trainer(*networks, game, config)
         source = torch.Generator().manual_seed(1)
@@ -140,7 +140,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
 
 def test_nothing_in_an_iteration_waits_for_the_gpu():
     networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
-    trainer = Trainer(*networks, "wgan-gp", Config(latent=16, batch=16, compile="off"))
+    trainer = Trainer(*networks, "wgan-gp", Config(latent=16, batch=16, d_steps=1, compile="off"))
     from fastgan.train.rundir import Means
 
     batches = iter([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(8)])

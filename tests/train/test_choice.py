@@ -86,11 +86,11 @@ def test_measuring_changes_nothing_that_is_trained(monkeypatch):
     plain = weights(trained("off"))
     monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(choice.Choice, "_alternating", lambda self, compiled: (0.1, 0.2))
-    assert torch.equal(weights(trained("auto", r1_interval=2)), plain)
+    assert torch.equal(weights(trained("auto", penalty_interval=2)), plain)
 
 
 @pytest.mark.parametrize(
-    "options", [{"game": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "r1_interval": 2, "accumulate": 2}]
+    "options", [{"game": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "penalty_interval": 2, "accumulate": 2}]
 )
 def test_compiled_training_is_eager_training(options):
     compiled, eager = (trained(compile, **options) for compile in ("on", "off"))

@@ -4,7 +4,8 @@ import pytest
 
 from fastgan import Config
 from fastgan.errors import UsageError
-from fastgan.train.presets import PRESETS, preset
+from fastgan.objectives import GAMES
+from fastgan.train.presets import PRESETS, about, preset
 
 
 def test_json_round_trip():
@@ -22,13 +23,36 @@ def test_json_round_trip():
         ({"d_norm": "layer"}, "d_norm: expected none, batch or spectral, got 'layer'"),
         ({"game": "wgan-gp", "d_norm": "batch"}, "batch norm ties the samples"),
         ({"r1_weight": 1.0, "d_norm": "batch"}, "batch norm ties the samples"),
-        ({"game": "wgan"}, "did you mean 'wgan-gp'"),
+        ({"game": "wgangp"}, "did you mean 'wgan-gp'"),
         ({"model": "dcgn"}, "did you mean 'dcgan'"),
     ],
 )
 def test_bad_values_are_named(values, named):
     with pytest.raises(UsageError, match=named):
         Config(**values)
+
+
+OLD = {"game": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5,
+       "beta2": 0.999, "d_steps": 1}  # fmt: skip
+
+
+def test_a_config_of_an_older_version_means_what_it_meant():
+    config = Config.from_dict(OLD)
+    assert config.penalties(GAMES["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
+    assert config.penalty_interval == 4
+    config = Config.from_dict({**OLD, "game": "wgan-gp", "gp_weight": 3.0})
+    assert config.penalties(GAMES["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
+    assert config.settled(GAMES["wgan-gp"]).lr_g == 1e-3
+
+
+def test_penalties_add_to_a_games_own():
+    assert Config(game="wgan-gp").penalties(GAMES["wgan-gp"]) == {"gradient_penalty": 10.0}
+    assert Config(game="wgan-gp", gp_weight=0.0).penalties(GAMES["wgan-gp"]) == {}
+    asked = Config(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
+    assert asked.penalties(GAMES["non-saturating"]) == {
+        "gradient_penalty": 2.0, "zero_centered_gp": 3.0, "dragan": 4.0, "r1": 5.0, "r2": 6.0
+    }  # fmt: skip
+    assert Config().penalties(GAMES["non-saturating"]) == {}
 
 
 def test_unknown_fields_and_presets_suggest_the_nearest():
@@ -41,4 +65,6 @@ def test_unknown_fields_and_presets_suggest_the_nearest():
 def test_every_preset_is_a_valid_configuration():
     for name in PRESETS:
         assert isinstance(preset(name), Config)
-        assert PRESETS[name].about
+        assert 30 < len(about(name)) <= 120
+    # One number that a preset leaves to its game.
+    assert preset("wgan-gp-64").settled(GAMES["wgan-gp"]).d_steps == 5

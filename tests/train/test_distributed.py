@@ -33,7 +33,7 @@ SMALL = {"latent": 8, "width": 4, "steps": 6, "log_every": 2, "sample_every": 6,
          "compile": "off"}  # fmt: skip
 CASES = {
     "wgan-gp": {"game": "wgan-gp", "d_steps": 2},
-    "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "r1_interval": 2, "clip": 0.5},
+    "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "penalty_interval": 2, "clip": 0.5},
     "accumulate": {"accumulate": 2},
     "together": {"d_norm": "batch", "sync_statistics": True},
     "apart": {"d_norm": "batch"},

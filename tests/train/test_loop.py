@@ -193,7 +193,7 @@ def test_a_users_own_modules_on_a_users_own_iterator():
     """Latents and logits of other shapes than ours, no run directory."""
     generator = nn.Sequential(nn.ConvTranspose2d(6, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2), nn.Tanh())
     critic = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4))
-    t = Trainer(generator, critic, "wgan-gp", Config(steps=3, batch=5), latent_shape=(6, 1, 1))
+    t = Trainer(generator, critic, "wgan-gp", Config(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1))
     before = weights(t).clone()
     last = t.fit(torch.rand(5, 3, 8, 8) for _ in range(3))
     assert not torch.equal(weights(t), before)
@@ -213,7 +213,7 @@ def test_frozen_layers_stay_frozen():
 
 def test_the_configuration_says_which_game_was_played(tmp_path):
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    t = Trainer(*networks, "wgan-gp", Config(**SMALL), out=tmp_path / "run")
+    t = Trainer(*networks, "wgan-gp", Config(**SMALL, d_steps=1), out=tmp_path / "run")
     t.fit(torch.rand(8, 1, 28, 28) for _ in range(6))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["game"] == "wgan-gp"
     with pytest.raises(UsageError, match="batch norm ties"):

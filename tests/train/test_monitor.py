@@ -77,7 +77,7 @@ def test_the_closer_look_holds_what_it_promises(tmp_path):
     assert row["spectral_norm"] == pytest.approx(torch.linalg.matrix_norm(weight, 2).item(), rel=0.05)
     assert row["norm"] == pytest.approx(weight.norm().item(), rel=1e-2)
     # Adam moves each number by about its learning rate.
-    size = config.lr_d * math.sqrt(weight.numel())
+    size = t.config.lr_d * math.sqrt(weight.numel())
     assert 0.05 * size < row["change"] * row["norm"] < 5 * size
     assert {name.split(".")[0] for name in table} == {"generator", "discriminator"}
 

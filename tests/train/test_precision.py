@@ -82,8 +82,8 @@ def plain_steps(kind, generator, critic, real, z, epsilon, dtype, scale=1.0):
 
 
 def our_steps(ours, real, z, epsilon, scale=None):
-    epsilon = epsilon if ours.game.gp else None
-    log, d = ours.d_step(real, z, epsilon, scale, lazy=ours.config.r1_weight > 0)
+    epsilon = epsilon if ours.between else None
+    log, d = ours.d_step(real, z, epsilon, scale, lazy=ours.lazy)
     divisor = 1.0 if scale is None else scale
     return vector(d) / divisor, vector(ours.g_step(z, scale)[1]) / divisor, log
 

@@ -1,0 +1,62 @@
+"""Options that contradict each other: found before anything runs, each a sentence with its remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastgan.objectives import Game
+from fastgan.train.remedies.augment import KINDS
+
+if TYPE_CHECKING:
+    from fastgan.train.config import Config
+
+
+def why_not(config: Config, game: Game) -> str:
+    """Why these options cannot be used together in this game, or ""."""
+
+    def value(name: str) -> Any:
+        asked = getattr(config, name)
+        return getattr(game.defaults, name) if asked is None else asked
+
+    penalties = config.penalties(game)
+    if config.d_norm == "batch" and penalties:
+        return (
+            "d_norm: batch norm ties the samples of a batch together, so a penalty on each sample's gradient has no"
+            " meaning; use --d-norm none or spectral with wgan-gp and R1"
+        )
+    if config.classes is not None and config.condition == "none":
+        return "classes: unconditional networks take no labels; say how they enter with --condition"
+    if config.batch % config.pack:
+        return (
+            f"pack: a batch of {config.batch} cannot be put in packs of {config.pack}; give a --batch that is divisible"
+        )
+    if config.pack > 1 and config.condition != "none":
+        return "pack: a conditional critic takes one label for each image, not for a pack; use one of both"
+    if config.label_smoothing and not game.labels:
+        return f"label_smoothing: {game.name} knows no labels; use it with minimax, non-saturating or least-squares"
+    kinds = config.augment.split("+")
+    if config.augment != "none" and (set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds)):
+        return f"augment: expected none, or some of {', '.join(KINDS)} joined by +, each once, got {config.augment!r}"
+    if config.ada_target and config.augment == "none":
+        return "ada_target: there is nothing to adapt; give --augment, colour+translation+cutout for instance"
+    if config.ada_target and game.undecided is None:
+        return f"ada_target: the sign of a logit has no meaning in {game.name}; use --augment alone, or another game"
+    if 0 < config.history < config.batch // 2:
+        return (
+            f"history: half of a batch of {config.batch} comes from it, so it must hold as many, got {config.history}"
+        )
+    if config.unroll:
+        # The look-ahead must do what the critic's update does, or its gradient is that of another critic.
+        others = {
+            "penalties": bool(penalties), "consistency": config.consistency > 0 or config.consistency_fake > 0,
+            "historical averaging": config.historical_averaging > 0, "a history": config.history > 0,
+            "gradient clipping": config.clip > 0, "weight clipping": value("weight_clip") > 0,
+            "rmsprop": value("optimizer") != "adam", "fp16": config.precision == "fp16",
+            "spectral norms": config.d_norm == "spectral",
+        }  # fmt: skip
+        if found := [name for name, there in others.items() if there]:
+            return (
+                f"unroll: the look-ahead takes plain Adam steps on the game's loss, without {found[0]};"
+                " leave one of both out"
+            )
+    return ""

@@ -1,0 +1,48 @@
+"""The features of a critic by which the generator's images are matched to real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from fastgan.errors import UsageError
+from fastgan.nn import ConvBlock, LinearBlock
+
+_BLOCKS = (ConvBlock, LinearBlock)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+@contextmanager
+def kept_features(critic: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
+    """Collects, at every call of the critic inside, what goes into its last layer; nothing where not wanted.
+
+    The last layer is the one that was registered last, among linear ones, convolutions and fastgan's blocks of them.
+    """
+    found: list[Tensor] = []
+    if not wanted:
+        yield found
+        return
+    handle = last_layer(critic).register_forward_pre_hook(lambda layer, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def last_layer(critic: nn.Module) -> nn.Module:
+    """The layer that makes logits of features. Raises UsageError where there is none."""
+    last: nn.Module | None = None
+    block: str | None = None
+    for name, module in critic.named_modules():
+        if isinstance(module, _BLOCKS):
+            last, block = module, f"{name}."
+        # A block may run its layers as one operation, which no hook of theirs sees.
+        elif isinstance(module, _LAYERS) and not (block is not None and name.startswith(block)):
+            last = module
+    if last is None:
+        raise UsageError(
+            f"feature_matching: expected a critic with a linear layer or a convolution, got {type(critic).__name__}"
+        )
+    return last

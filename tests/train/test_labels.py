@@ -1,0 +1,192 @@
+"""Labels on their way from the batches into both networks; small conditional networks of the test's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot, softplus
+
+from fastgan import Config, Trainer
+from fastgan.data.imageset import ImageSet
+from fastgan.data.stream import BatchStream
+from fastgan.errors import UsageError
+from fastgan.train.diagnose import first_bad_layer
+
+CLASSES = 3
+CPU = torch.device("cpu")
+SMALL = {
+    "batch": 8,
+    "log_every": 2,
+    "sample_every": 4,
+    "checkpoint_every": 2,
+    "compile": "off",
+    "lr_g": 2e-3,
+    "lr_d": 2e-3,
+}
+
+
+class Generator(nn.Module):
+    latent, classes = 4, CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4 + CLASSES, 16), nn.ReLU(), nn.Linear(16, 16), nn.Tanh())
+
+    def forward(self, z, y):
+        return self.net(torch.cat([z, one_hot(y, CLASSES).to(z.dtype)], 1)).view(-1, 1, 4, 4)
+
+
+class Critic(nn.Module):
+    """Projection discriminator (Miyato and Koyama 2018) on sixteen pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.LeakyReLU(0.2))
+        self.to_logit, self.embedding = nn.Linear(16, 1), nn.Embedding(CLASSES, 16)
+
+    def forward(self, x, y):
+        h = self.features(x)
+        return self.to_logit(h).flatten() + (self.embedding(y) * h).sum(1)
+
+
+class Auxiliary(nn.Module):
+    auxiliary = True
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1 + CLASSES))
+
+    def forward(self, x):
+        judged = self.net(x)
+        return judged[:, 0], judged[:, 1:]
+
+
+def images(labels=True):
+    """Class k is bright in row k."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, CLASSES, 64)
+    x = rng.integers(0, 60, (64, 1, 4, 4), dtype=np.uint8)
+    x[np.arange(64), 0, y] += 180
+    return ImageSet(x, y if labels else None, "rows", "none")
+
+
+def trainer(critic=Critic, out=None, game="non-saturating", **options):
+    torch.manual_seed(0)
+    return Trainer(Generator(), critic(), game, Config(**SMALL | options), out=out)
+
+
+def stream(**options):
+    return BatchStream(images(), 8, 0, CPU, labels=True, **options)
+
+
+def weights(t):
+    parts = (t.generator, t.discriminator, t.ema.module)
+    return torch.cat([v.flatten() for part in parts for v in part.state_dict().values()])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_each_image_comes_with_its_label(share):
+    labelled, plain = stream(share=share), BatchStream(images(), 8, 0, CPU, share=share)
+    for _ in range(20):
+        x, y = next(labelled)
+        assert torch.equal(x, next(plain))
+        assert y.dtype == torch.int64
+        assert torch.equal(x.mean(3)[:, 0].argmax(1), y)
+    with pytest.raises(UsageError, match=r"labels: rows has none, .*; give labelled images .* leave --condition out"):
+        BatchStream(images(labels=False), 8, 0, CPU, labels=True)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_critics_loss_with_labels_written_out(together):
+    t = trainer(r1_weight=2.0)
+    t.players.together = together
+    (x, y), z = next(stream()), torch.randn(8, 4)
+    log, gradients = t.players.d_step(x, z, y=y, lazy=True)
+    points = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(t.discriminator(points, y).sum(), points, create_graph=True)
+    fake = t.generator(z, y).detach()  # of the same classes
+    loss = softplus(-t.discriminator(x, y)).mean() + softplus(t.discriminator(fake, y)).mean()
+    torch.testing.assert_close(log["loss/discriminator"], loss.detach())
+    loss = loss + slope.square().flatten(1).sum(1).mean()  # γ/2 with γ = 2
+    for ours, plain in zip(gradients, torch.autograd.grad(loss, t.discriminator.parameters()), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_auxiliary_classifier_written_out(together):
+    t = trainer(Auxiliary, auxiliary_weight=0.5)
+    t.players.together = together
+    (x, y), z = next(stream()), torch.randn(8, 4)
+    fake = t.generator(z, y)
+    (real_logits, real_classes), (fake_logits, fake_classes) = t.discriminator(x), t.discriminator(fake)
+    loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
+    loss = loss + 0.5 * (cross_entropy(real_classes, y) + cross_entropy(fake_classes, y))
+    plain = torch.autograd.grad(loss, t.discriminator.parameters(), retain_graph=True)
+    _, gradients = t.players.d_step(x, z, y=y)
+    torch.testing.assert_close(gradients, plain)
+    plain = torch.autograd.grad(
+        softplus(-fake_logits).mean() + 0.5 * cross_entropy(fake_classes, y), t.generator.parameters()
+    )
+    torch.testing.assert_close(t.players.g_step(z, y=y)[1], plain)
+
+
+@pytest.mark.parametrize(
+    ("critic", "game", "options"),
+    [(Critic, "wgan-gp", {"d_steps": 2}), (Auxiliary, "hinge", {}), (Critic, "relativistic", {"accumulate": 2})],
+)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, critic, game, options):
+    whole = trainer(critic, game=game, steps=4, **options)
+    whole.fit(stream())
+    trainer(critic, tmp_path / "run", game, steps=2, **options).fit(stream())
+    again = trainer(critic, tmp_path / "run", game, steps=4, **options)
+    again.fit(stream(), resume=True)
+    assert torch.equal(weights(whole), weights(again))
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"latent/path", "spread/fake"} <= line.keys()
+    assert ("loss/classes" in line) == (critic is Auxiliary)
+
+
+@pytest.mark.parametrize("critic", [Critic, Auxiliary])
+def test_the_generator_learns_which_class_is_which(critic):
+    t = trainer(critic, steps=300, log_every=300, sample_every=300, lr_g=4e-3, lr_d=4e-3, ema_images=200)
+    t.fit(stream(), held_out=next(stream()))
+    y = torch.arange(CLASSES).repeat_interleave(32)
+    made = t.ema.module(torch.randn(len(y), 4), y)
+    assert (made.mean(3)[:, 0].argmax(1) == y).float().mean() > 0.9
+
+
+def test_panels_show_class_by_class():
+    t = trainer()
+    z = torch.randn(7, 4)
+    with torch.no_grad():
+        expected = t.ema.module(z, torch.tensor([0, 1, 2, 0, 1, 2, 0]))
+    np.testing.assert_array_equal(t.sample(z), expected.numpy())
+
+
+def test_what_is_wrong_with_labels_is_said():
+    (x, y), said = next(stream()), r"batches: expected pairs of images and labels, int64 \[8\], as the generator has 3"
+    for wrong, came in ((x, "none"), ((x, y.float()), r"float32 \[8\]"), ((x, y[:5]), r"int64 \[5\]")):
+        with pytest.raises(UsageError, match=f"{said} classes, got labels {came}"):
+            trainer(steps=1).fit(iter([wrong]))
+    with pytest.raises(UsageError, match=r"classes: unconditional networks take no labels; .* --condition"):
+        Config(classes=3)
+
+
+def test_labels_that_nobody_asked_for_are_not_used():
+    torch.manual_seed(0)
+    networks = (
+        nn.Sequential(nn.Linear(4, 16), nn.Unflatten(1, (1, 4, 4))),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 1)),
+    )
+    t = Trainer(*networks, config=Config(steps=1, compile="off"), latent_shape=(4,))
+    t.fit(stream())
+    assert t.seen.keys() == {"real", "z"}
+
+
+def test_the_first_bad_layer_of_conditional_networks():
+    t, (x, y) = trainer(), next(stream())
+    assert first_bad_layer(t.players, x, torch.randn(8, 4), y=y) == ""
+    t.discriminator.embedding.weight.data[0] = torch.nan
+    assert first_bad_layer(t.players, x, torch.randn(8, 4), y=y).startswith("discriminator.embedding.weight")
