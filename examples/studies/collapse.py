@@ -1,0 +1,78 @@
+"""A collapse made on purpose, the monitor that sees it, and what cures it.
+
+    python examples/studies/collapse.py [--steps N] [--out DIR]
+
+The critic learns at a tenth of the generator's rate, on the ring of 8 Gaussians; then the same again with each remedy.
+Writes DIR/collapse.csv and DIR/collapse.png: modes, quality, what the monitor said and when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from modes import draw
+from points import LATENT, RING, samples, trained
+
+import fastgan
+from fastgan.report.verdicts import verdicts
+
+ILL = {"game": "non-saturating", "lr_g": 1e-2, "lr_d": 1e-3, "beta1": 0.5, "beta2": 0.999}
+RUNS: dict[str, dict[str, Any]] = {
+    "ill: critic at a tenth of the rate": {},
+    "two time scales": {"lr_g": 2.5e-4, "lr_d": 1e-3},
+    "R1": {"r1_weight": 0.1},
+    "gradient penalty": {"gp_weight": 1.0},
+    "packed by 4": {"pack": 4},
+    "unrolled 5": {"unroll": 5},
+    "5 critic steps": {"d_steps": 5},
+    "instance noise": {"instance_noise": 0.3},
+    "history of fakes": {"history": 4096},
+    "label smoothing": {"label_smoothing": 0.1},
+    "relativistic game": {"game": "relativistic"},
+    "historical averaging": {"historical_averaging": 0.01},
+}
+
+
+def run(name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
+    """A row of the table, and samples at the end."""
+    config = fastgan.Config(
+        batch=256, steps=steps, latent=LATENT, ema_images=20_000, compile="off", log_every=max(1, steps // 60),
+        sample_every=10**9, checkpoint_every=10**9, **(ILL | RUNS[name]),
+    )  # fmt: skip
+    trainer = trained(RING, config)
+    points = samples(trainer)
+    modes, quality = RING.found(points)
+    found = verdicts(trainer.monitor.rows)
+    told = "; ".join(f"{verdict.name} from step {verdict.since}" for verdict in found) or "nothing"
+    row = {"data": "ring", "run": name, "modes": modes, "of": 8, "high_quality": f"{quality:.3f}", "said": told}
+    return row, points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows, found = [], {}
+    for name in RUNS:
+        if options.only in name:
+            row, found[name] = run(name, options.steps)
+            rows.append(row)
+            print(f"{name:36} {row['modes']} of 8 modes, {float(str(row['high_quality'])):6.1%} good; the monitor said"
+                  f" {row['said']}")  # fmt: skip
+    with (options.out / "collapse.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(RING, found, rows, options.out / "collapse.png")
+    print(options.out / "collapse.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The game where theory can be seen: N(5, 1) from uniform noise, and the best critic there could be beside the learned.
+
+    python examples/studies/gaussian.py [--steps N] [--out DIR]
+
+For a fixed generator the best critic is D* = p / (p + q); where the generator has learned p, D* = 1/2 everywhere, the
+critic's loss is ln 4 and the generator's ln 2 (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1 and theorem 1).
+Writes DIR/gaussian.csv and DIR/gaussian.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastgan
+
+MEAN, DEVIATION = 5.0, 1.0
+
+
+class FromUniform(nn.Module):
+    """z [N, 1] from N(0, 1) → Φ(z), uniform in [0, 1] → a number [N, 1]."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(1, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), nn.Linear(width, 1)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.body(2 * torch.special.ndtr(z) - 1)
+
+
+def critic(width: int = 32) -> nn.Module:
+    layers = [nn.Linear(1, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), nn.Linear(width, 1)]
+    return nn.Sequential(*layers)
+
+
+def batches(size: int, seed: int) -> Iterator[Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    while True:
+        yield MEAN + DEVIATION * torch.randn(size, 1, generator=source)
+
+
+def train(steps: int, seed: int = 0) -> fastgan.Trainer:
+    torch.manual_seed(seed)
+    config = fastgan.Config(
+        batch=512, steps=steps, latent=1, seed=seed, lr_g=1e-3, lr_d=2e-3, beta1=0.0, beta2=0.99, r1_weight=0.02,
+        ema_images=200_000, compile="off", log_every=max(1, steps // 100), sample_every=10**9, checkpoint_every=10**9,
+    )  # fmt: skip
+    trainer = fastgan.Trainer(FromUniform(), critic(), "non-saturating", config)
+    trainer.fit(batches(config.batch, seed))
+    return trainer
+
+
+@torch.no_grad()
+def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The figures, and what is drawn: samples, D and the best D on a line of numbers."""
+    z = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(1))
+    made = trainer.ema.module(z).flatten()
+    line = torch.linspace(MEAN - 4, MEAN + 4, 200)
+    near = (line > MEAN - 2 * DEVIATION) & (line < MEAN + 2 * DEVIATION)
+    learned = torch.sigmoid(trainer.discriminator(line[:, None])).flatten()
+    real = torch.exp(-((line - MEAN) ** 2) / (2 * DEVIATION**2)) / (DEVIATION * math.sqrt(2 * math.pi))
+    # The generator's density: a histogram smoothed by a kernel a tenth of the deviation wide.
+    width = 0.1 * DEVIATION
+    kernel = torch.exp(-((line[:, None] - made[None]) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
+    fake = kernel.mean(1)
+    best = real / (real + fake)
+    tail = trainer.monitor.rows[-20:]
+    figures = {
+        "mean": float(made.mean()), "deviation": float(made.std()),
+        "D_within_2_deviations": float(learned[near].mean()), "D_off_half_at_most": float((learned[near] - 0.5).abs().max()),
+        "loss_critic": float(np.mean([row["loss/discriminator"] for row in tail])),
+        "loss_generator": float(np.mean([row["loss/generator"] for row in tail])),
+    }  # fmt: skip
+    drawn = {"line": line, "learned": learned, "best": best, "real": real, "fake": fake}
+    return figures, {name: value.numpy() for name, value in drawn.items()}
+
+
+THEORY = {
+    "mean": MEAN, "deviation": DEVIATION, "D_within_2_deviations": 0.5, "D_off_half_at_most": 0.0,
+    "loss_critic": math.log(4), "loss_generator": math.log(2),
+}  # fmt: skip
+
+
+def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> None:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
+    left.fill_between(drawn["line"], drawn["real"], color="#c98500", alpha=0.3, label="N(5, 1)")
+    left.plot(drawn["line"], drawn["fake"], color="#0b6bcb", label="generator")
+    left.plot(drawn["line"], drawn["best"], color="#222", linestyle=":", label="best critic, p / (p + q)")
+    left.plot(drawn["line"], drawn["learned"], color="#2a8a57", label="learned critic")
+    left.set(xlabel="x", ylim=(0, 1), title="densities and critics")
+    left.legend(fontsize=8)
+    steps = [row["step"] for row in trainer.monitor.rows]
+    for name, label, colour, value in (
+        ("loss/discriminator", "critic", "#2a8a57", math.log(4)), ("loss/generator", "generator", "#0b6bcb", math.log(2)),
+    ):  # fmt: skip
+        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=colour, label=label)
+        right.axhline(value, color=colour, linestyle=":", linewidth=1)
+    right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    trainer = train(options.steps)
+    figures, drawn = look(trainer)
+    with (options.out / "gaussian.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["figure", "learned", "theory"])
+        for name, value in figures.items():
+            writer.writerow([name, f"{value:.4f}", f"{THEORY[name]:.4f}"])
+            print(f"{name:24} {value:8.4f}   theory {THEORY[name]:.4f}")
+    draw(trainer, drawn, options.out / "gaussian.png")
+    print(options.out / "gaussian.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""How many modes games and remedies find, and how well: 8 Gaussians on a ring, 25 on a grid.
+
+    python examples/studies/modes.py [ring|grid] [--only SUBSTRING] [--steps N] [--out DIR]
+
+Writes DIR/modes-ring.csv and DIR/modes-ring.png: a table, and each run's samples over the centres.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from points import GRID, RING, LATENT, Mixture, samples, trained
+
+import fastgan
+
+FINE = {"lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "beta2": 0.99}
+#: What is compared: a game, and remedies on it.
+RUNS: dict[str, dict[str, Any]] = {
+    "minimax": {"game": "minimax", **FINE},
+    "non-saturating": {"game": "non-saturating", **FINE},
+    "non-saturating, packed by 2": {"game": "non-saturating", **FINE, "pack": 2},
+    "non-saturating, unrolled 5": {"game": "non-saturating", **FINE, "unroll": 5},
+    "non-saturating, R1": {"game": "non-saturating", **FINE, "r1_weight": 0.02},
+    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02},
+    "least-squares, R1": {"game": "least-squares", **FINE, "r1_weight": 0.02},
+    "relativistic, R1 and R2": {"game": "relativistic", **FINE, "r1_weight": 0.02, "r2_weight": 0.02},
+    "wgan-gp": {"game": "wgan-gp", "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0},
+}
+
+
+def run(mixture: Mixture, name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
+    """A row of the table, and the samples."""
+    config = fastgan.Config(
+        batch=256, steps=steps, latent=LATENT, ema_images=200_000, compile="off", log_every=steps // 20,
+        sample_every=10**9, checkpoint_every=10**9, **RUNS[name],
+    )  # fmt: skip
+    start = time.perf_counter()
+    points = samples(trained(mixture, config))
+    modes, quality = mixture.found(points)
+    row = {"data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centres),
+           "high_quality": f"{quality:.3f}", "steps": steps, "seconds": f"{time.perf_counter() - start:.0f}"}  # fmt: skip
+    return row, points
+
+
+def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, object]], path: Path) -> None:
+    columns = min(3, len(found))
+    lines = -(-len(found) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row, (name, points) in zip(axes.flat, rows, found.items(), strict=False):
+        axis.scatter(*mixture.centres.T, s=120, facecolors="none", edgecolors="#c98500")
+        axis.scatter(*points.T, s=2, color="#0b6bcb", alpha=0.4, linewidths=0)
+        axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
+        axis.set_title(f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.0%} good", size=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", choices=["ring", "grid"], default="ring")
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    options = parser.parse_args()
+    mixture = {"ring": RING, "grid": GRID}[options.data]
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows, found = [], {}
+    for name in RUNS:
+        if options.only in name:
+            row, found[name] = run(mixture, name, options.steps)
+            rows.append(row)
+            print(f"{name:28} {row['modes']:>2} of {row['of']} modes, {float(str(row['high_quality'])):6.1%} of high"
+                  f" quality, {row['seconds']} s")  # fmt: skip
+    stem = options.out / f"modes-{mixture.name}"
+    with stem.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(mixture, found, rows, stem.with_suffix(".png"))
+    print(stem.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What the studies on points share: mixtures of Gaussians in the plane, networks for points, and how modes are counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import fastgan
+
+LATENT = 32
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Gaussians of one deviation and equal weights around centres [M, 2]."""
+
+    name: str
+    centres: Tensor
+    deviation: float
+
+    def batches(self, size: int, seed: int) -> Iterator[Tensor]:
+        """Endless batches of points [size, 2]."""
+        source = torch.Generator().manual_seed(seed)
+        while True:
+            which = torch.randint(len(self.centres), (size,), generator=source)
+            yield self.centres[which] + self.deviation * torch.randn(size, 2, generator=source)
+
+    def found(self, points: Tensor) -> tuple[int, float]:
+        """How many modes have a sample, and the share of samples [N, 2] within three deviations of a centre.
+
+        Both as Srivastava et al. 2017 (arXiv:1705.07761) and Lin et al. 2018 (arXiv:1712.04086) count them.
+        """
+        distance, nearest = torch.cdist(points, self.centres).min(1)
+        good = distance < 3 * self.deviation
+        return len(nearest[good].unique()), float(good.float().mean())
+
+
+_ANGLES = torch.arange(8) * (2 * math.pi / 8)
+#: The two sets of those papers; the grid's is a quarter of theirs in size, so that it lies in [-1, 1].
+RING = Mixture("ring", torch.stack([_ANGLES.cos(), _ANGLES.sin()], 1), 0.01)
+GRID = Mixture("grid", torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5)), 0.0125)
+
+
+def generator(width: int = 128) -> nn.Module:
+    """z [N, 32] → points [N, 2]."""
+    layers = [nn.Linear(LATENT, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)]
+    return nn.Sequential(*layers)
+
+
+def critic(width: int = 128, pack: int = 1) -> nn.Module:
+    """Points [N, 2·pack] → logits [N, 1]."""
+    layers = [nn.Linear(2 * pack, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+def trained(mixture: Mixture, config: fastgan.Config) -> fastgan.Trainer:
+    """A pair that has learned a mixture as the configuration says."""
+    torch.manual_seed(config.seed)
+    trainer = fastgan.Trainer(generator(), critic(pack=config.pack), config.game, config)
+    trainer.fit(mixture.batches(config.batch, config.seed))
+    return trainer
+
+
+def samples(trainer: fastgan.Trainer, count: int = 2500) -> Tensor:
+    """Points [count, 2] of the averaged generator."""
+    z = torch.randn(count, LATENT, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return trainer.ema.module(z)
