@@ -14,7 +14,15 @@ pytest.importorskip("onnxruntime")
 
 @pytest.mark.parametrize(
     "name",
-    ["mlp original", "mlp line", "dcgan projection", "resnet projection", "biggan projection", "progan auxiliary", "r3gan"],
+    [
+        "mlp original",
+        "mlp line",
+        "dcgan projection",
+        "resnet projection",
+        "biggan projection",
+        "progan concat",
+        "r3gan",
+    ],
 )
 def test_exported_for_any_batch(tmp_path, name):
     generator, _ = family(name)
@@ -28,4 +36,5 @@ def test_exported_for_any_batch(tmp_path, name):
     z = latents(5, (generator.latent,), 3)
     network.eval()
     expected = network(torch.from_numpy(z)).detach()
-    torch.testing.assert_close(torch.from_numpy(Session(tmp_path / "generator.onnx")(z)), expected, rtol=1e-4, atol=1e-4)
+    images = torch.from_numpy(Session(tmp_path / "generator.onnx")(z))
+    torch.testing.assert_close(images, expected, rtol=1e-4, atol=1e-4)
