@@ -1,8 +1,9 @@
-"""Residual pairs at 32, 64 and 128: SNGAN (Miyato et al. 2018, arXiv:1802.05957, tables 3 to 5) with d_norm="spectral".
+"""Residual pairs at 32, 64 and 128, of SNGAN and WGAN-GP.
 
-With "none" the critic has no norm, as a gradient penalty wants it (Gulrajani et al. 2017, arXiv:1704.00028, with
-128 channels in both networks). The papers' widths: 128 at 32×32 (256 in the generator), 64 at 64×64 and 128×128, and
-z of 128 numbers. The tables of 64×64 are those of Miyato and Koyama's code.
+With d_norm="spectral" SNGAN's (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5). With "none" the critic has no
+norm, as a gradient penalty wants it (Gulrajani et al. 2017, arXiv:1704.00028, with 128 channels in both networks). The
+papers' widths: 128 at 32×32 (256 in the generator), 64 at 64×64 and 128×128, and z of 128 numbers. The tables of 64×64
+are those of Miyato and Koyama's code.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ COUNTS = [
     ("resnet", (32, 3, 128, 128), {"d_norm": "spectral"},
      129 * 4096 + 3 * (2 * (9 * 256**2 + 256) + 256**2 + 256 + 4 * 256) + 2 * 256 + 9 * 256 * 3 + 3,
      (9 * 3 * 128 + 128) + (3 * 128 + 128) + 7 * (9 * 128**2 + 128) + (128**2 + 128) + 128 + 1),
-    # What BigGAN-PyTorch builds; 70.43 + 87.98 million at 128×128, ch = 96 (arXiv:1809.11096, table 1: 158.4).
+    # What BigGAN-PyTorch builds: 70.43 and 87.98 million at 128×128, ch = 96.
     ("biggan", (128, 3, 120, 96), {"classes": 1000, "d_norm": "spectral"}, 70_433_988, 87_982_370),
     ("biggan", (128, 3, 120, 64), {"classes": 1000, "d_norm": "spectral"}, 31_978_628, 39_448_258),
     ("biggan", (64, 3, 120, 64), {"classes": 1000, "d_norm": "spectral", "attention": 32}, 31_969_540, 20_571_842),
-    # arXiv:1710.10196, table 2: 23.1 million each, with the last layer to or from the image.
+    # arXiv:1710.10196, table 2, has 23.1 million each; here the layers to and from smaller images count, too.
     ("progan", (1024, 3, 512, 512), {}, 23_079_115, 23_087_249),
-    # What R3GAN's code builds for CIFAR-10 without and with classes, FFHQ-64 and FFHQ-256 (arXiv:2501.05441, table 7).
+    # What R3GAN's code builds for CIFAR-10 without and with classes, FFHQ-64 and FFHQ-256.
     ("r3gan", (32, 3, 64, 768), {}, 20_732_160, 20_683_776),
     ("r3gan", (32, 3, 64, 768), {"classes": 10}, 20_781_952, 21_280_512),
     ("r3gan", (64, 3, 64, 768), {}, 22_429_824, 22_381_440),
