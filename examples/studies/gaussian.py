@@ -31,18 +31,18 @@ MEAN, DEVIATION = 5.0, 1.0
 class FromUniform(nn.Module):
     """z [N, 1] from N(0, 1) → Φ(z), uniform in [0, 1] → a number [N, 1]."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 64):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Linear(1, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), nn.Linear(width, 1)
+            nn.Linear(1, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)
         )
 
     def forward(self, z: Tensor) -> Tensor:
         return self.body(2 * torch.special.ndtr(z) - 1)
 
 
-def critic(width: int = 32) -> nn.Module:
-    layers = [nn.Linear(1, width), nn.Softplus(), nn.Linear(width, width), nn.Softplus(), nn.Linear(width, 1)]
+def critic(width: int = 64) -> nn.Module:
+    layers = [nn.Linear(1, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)]
     return nn.Sequential(*layers)
 
 
@@ -55,8 +55,8 @@ def batches(size: int, seed: int) -> Iterator[Tensor]:
 def train(steps: int, seed: int = 0) -> fastgan.Trainer:
     torch.manual_seed(seed)
     config = fastgan.Config(
-        batch=512, steps=steps, latent=1, seed=seed, lr_g=1e-3, lr_d=2e-3, beta1=0.0, beta2=0.99, r1_weight=0.02,
-        ema_images=200_000, compile="off", log_every=max(1, steps // 100), sample_every=10**9, checkpoint_every=10**9,
+        batch=256, steps=steps, latent=1, seed=seed, lr_g=1e-3, lr_d=2e-3, beta1=0.0, beta2=0.99, r1_weight=0.0005, d_steps=2,
+        ema_images=50_000, compile="off", log_every=max(1, steps // 100), sample_every=10**9, checkpoint_every=10**9,
     )  # fmt: skip
     trainer = fastgan.Trainer(FromUniform(), critic(), "non-saturating", config)
     trainer.fit(batches(config.batch, seed))
@@ -80,7 +80,8 @@ def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarr
     tail = trainer.monitor.rows[-20:]
     figures = {
         "mean": float(made.mean()), "deviation": float(made.std()),
-        "D_within_2_deviations": float(learned[near].mean()), "D_off_half_at_most": float((learned[near] - 0.5).abs().max()),
+        "D_within_2_deviations": float(learned[near].mean()),
+        "D_off_half_at_most": float((learned[near] - 0.5).abs().max()),
         "loss_critic": float(np.mean([row["loss/discriminator"] for row in tail])),
         "loss_generator": float(np.mean([row["loss/generator"] for row in tail])),
     }  # fmt: skip
@@ -104,8 +105,9 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
     left.legend(fontsize=8)
     steps = [row["step"] for row in trainer.monitor.rows]
     for name, label, colour, value in (
-        ("loss/discriminator", "critic", "#2a8a57", math.log(4)), ("loss/generator", "generator", "#0b6bcb", math.log(2)),
-    ):  # fmt: skip
+        ("loss/discriminator", "critic", "#2a8a57", math.log(4)),
+        ("loss/generator", "generator", "#0b6bcb", math.log(2)),
+    ):
         right.plot(steps, [row[name] for row in trainer.monitor.rows], color=colour, label=label)
         right.axhline(value, color=colour, linestyle=":", linewidth=1)
     right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
@@ -117,7 +119,7 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

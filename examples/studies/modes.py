@@ -18,7 +18,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from points import GRID, RING, LATENT, Mixture, samples, trained
+from points import GRID, LATENT, RING, Mixture, samples, trained
 
 import fastgan
 
@@ -46,8 +46,10 @@ def run(mixture: Mixture, name: str, steps: int) -> tuple[dict[str, object], tor
     start = time.perf_counter()
     points = samples(trained(mixture, config))
     modes, quality = mixture.found(points)
-    row = {"data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centres),
-           "high_quality": f"{quality:.3f}", "steps": steps, "seconds": f"{time.perf_counter() - start:.0f}"}  # fmt: skip
+    row = {
+        "data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centres), "high_quality": f"{quality:.3f}",
+        "steps": steps, "seconds": f"{time.perf_counter() - start:.0f}",
+    }  # fmt: skip
     return row, points
 
 
@@ -61,7 +63,9 @@ def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, 
         axis.scatter(*mixture.centres.T, s=120, facecolors="none", edgecolors="#c98500")
         axis.scatter(*points.T, s=2, color="#0b6bcb", alpha=0.4, linewidths=0)
         axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
-        axis.set_title(f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.0%} good", size=9)
+        axis.set_title(
+            f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.0%} good", size=9
+        )
     figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)

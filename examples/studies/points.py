@@ -1,4 +1,4 @@
-"""What the studies on points share: mixtures of Gaussians in the plane, networks for points, and how modes are counted."""
+"""What the studies on points share: mixtures of Gaussians, networks for points, how modes are counted."""
 
 from __future__ import annotations
 
