@@ -6,23 +6,18 @@ import torch
 from fastgan.deploy import Session, export
 from fastgan.deploy.session import latents
 from fastgan.models import OfClass
-from fastgan.testing.families import family, latents_and_labels
+from fastgan.testing.families import FAMILIES, family, latents_and_labels
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
+#: One of each kind of layer; the others take minutes.
+QUICK = ("dcgan projection", "biggan projection", "progan concat", "r3gan")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "mlp original",
-        "mlp line",
-        "dcgan projection",
-        "resnet projection",
-        "biggan projection",
-        "progan concat",
-        "r3gan",
-    ],
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
 def test_exported_for_any_batch(tmp_path, name):
     generator, _ = family(name)
