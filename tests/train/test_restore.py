@@ -9,8 +9,9 @@ from torch import nn
 
 from fastgan import Config, Trainer
 from fastgan.errors import CollapseError, UsageError
-from fastgan.report.verdicts import Verdict
+from fastgan.report.verdicts import GRAVE, Verdict
 from fastgan.train import checkpoint, rundir
+from fastgan.train.restore import SLOWED
 
 #: How loud generators hear their latents: all copies of them.
 LOUDNESS = [1.0]
@@ -185,6 +186,7 @@ def test_it_stops_where_there_is_nothing_to_go_back_to(tmp_path):
 
 
 def test_a_divergence_slows_both(tmp_path, monkeypatch):
+    assert set(SLOWED) == set(GRAVE)
     t = trainer(tmp_path / "run", 9)
     judge, told = t.monitor.judge, []
 
