@@ -198,20 +198,8 @@ def test_pages_that_tell(command):
     assert done.returncode == 2
     done = command("--help")
     assert done.returncode == 0
-    for name in (
-        "train",
-        "sample",
-        "export",
-        "upscale",
-        "run",
-        "bench",
-        "compare",
-        "data",
-        "models",
-        "presets",
-        "doctor",
-    ):
-        assert name in done.stdout
+    names = {line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert names >= {"train", "sample", "export", "upscale", "run", "bench", "compare", "data", "models", "presets"}
     done = command("presets")
     assert done.returncode == 0
     assert "demo" in done.stdout

@@ -152,7 +152,7 @@ def _differences(runs: _Labelled) -> str:
     shown = {name: [plain(record[name]) if name in record else _NONE for record in records] for name in names}
     different = {name: cells for name, cells in shown.items() if len(set(cells)) > 1}
     alike = len(shown) - len(different)
-    note = f'<p class="note">{alike} other {"entry is" if alike == 1 else "entries are"} the same.</p>'
+    note = f'<p class="note">{alike} {"entry is" if alike == 1 else "entries are"} the same.</p>'
     if not different:
         return f'<p class="empty">Nothing is configured differently.</p>{note}'
     return _side_by_side(runs, different) + note

@@ -22,8 +22,8 @@ LARGEST = 8 << 20
 _TITLES = {
     "fixed": ("Fixed codes", "the same latent codes at every step"),
     "fresh": ("Fresh codes", "new latent codes at every step"),
-    "beside": ("Real beside generated", "left: real images of the last batch; right: generated ones"),
-    "nearest": ("Nearest training images", "each generated image, and on its right the training image most like it"),
+    "beside": ("Real beside fake", "left: real images of the last batch; right: generated ones"),
+    "nearest": ("Nearest real images", "each generated image, and on its right the training image most like it"),
     "strips": ("Interpolations", "from left to right the way from one latent code to another"),
     "truncation": ("Truncation", "latent codes scaled from 0, the mean, on the left to full length on the right"),
     "classes": ("Classes", "a row for each class, a column for each latent code"),

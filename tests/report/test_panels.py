@@ -105,7 +105,7 @@ def test_other_kinds_follow_where_there_are_any(run: Path):
     (run / "config.json").write_text(json.dumps({**config, "neighbours": {"among": 4096, "of": 10_000}}))
     main, more = panels(read_run(run)).split('<div class="panels small">')
     assert re.findall("<h3>([^<]*)</h3>", main) == ["Fixed codes", "Fresh codes", "Real images"]
-    assert re.findall("<h3>([^<]*)</h3>", more) == ["Nearest training images", "Truncation"]
+    assert re.findall("<h3>([^<]*)</h3>", more) == ["Nearest real images", "Truncation"]
     assert "the training image most like it, of 4096 looked at among 10,000<" in more
     # They have no picture at the first and the last step.
     assert more.count('data-moments="0 1 0"') == 2
