@@ -8,6 +8,7 @@ from fastgan import Config
 from fastgan.cli._file import flags_of
 from fastgan.cli.train import _train_options
 from fastgan.errors import UsageError
+from fastgan.objectives import GAMES
 
 
 def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
@@ -27,7 +28,7 @@ def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
 
 
 def test_a_runs_own_configuration_says_all_again(tmp_path):
-    config = Config(game="hinge", d_norm="spectral", instance_noise=0.1, resolution=32, compile="off")
+    config = Config(game="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(GAMES["hinge"])
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": config.to_dict(), "world": 1}))
     assert _train_options([f"--config={path}"])[0].config == config

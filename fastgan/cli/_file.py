@@ -37,8 +37,10 @@ def flags_of(path: Path) -> list[str]:
 
 def _flag(path: Path, name: str, value: Any) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
+    if value is None:  # nothing is said of it
+        return []
     if isinstance(value, bool):
         return [flag if value else f"--no-{name.replace('_', '-')}"]
-    if value is not None and not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         raise UsageError(f"config: expected a number or a string for {name} in {path}, got {type(value).__name__}")
     return [f"{flag}={value}"]

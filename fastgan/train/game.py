@@ -18,7 +18,6 @@ from fastgan.train.monitor import statistics
 from fastgan.train.pair import Judged, Pair, learned
 from fastgan.train.remedies import Draws
 from fastgan.train.remedies.augment import translation
-from fastgan.train.remedies.features import kept_features
 from fastgan.train.remedies.packing import packed
 from fastgan.train.remedies.unroll import Ahead, look_ahead
 
@@ -114,16 +113,19 @@ class Players(Pair):
                 raise ValueError(f"real: expected images like the fakes' in the {self.game.name} game, got None")
             seen = fake if real is None else self.shown(real, "real", draws)
             weights = None if ahead is None else self._look_ahead(seen, real_y, fake, y, ahead)
-            with kept_features(self.discriminator, self.config.feature_matching > 0) as features:
-                logits, classes = self.judge(fake, y, weights)
-                of_real = [self.judge(seen, real_y, weights)[0].float()] if self.game.paired or features else []
-            loss = self.game.g_loss(logits.float(), *of_real) if self.game.paired else self.game.g_loss(logits.float())
+            (logits, classes), features = self.judge_with_features(fake, y, weights)
+            if self.game.paired or features is not None:
+                (real_logits, _), real_features = self.judge_with_features(seen, real_y, weights)
+            if self.game.paired:
+                loss = self.game.g_loss(logits.float(), real_logits.float())
+            else:
+                loss = self.game.g_loss(logits.float())
             log = {"loss/generator": loss}
             if y is not None and classes is not None:
                 log["loss/generator_classes"] = cross_entropy(classes.float(), y)
                 loss = loss + self.config.auxiliary_weight * log["loss/generator_classes"]
-            if len(features) == 2:
-                log["loss/features"] = feature_matching(features[0].float(), features[1].float())
+            if features is not None:
+                log["loss/features"] = feature_matching(features.float(), real_features.float())
                 loss = loss + self.config.feature_matching * log["loss/features"]
         return _detached(log), _gradients(loss, self.generator, scale)
 

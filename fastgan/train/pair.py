@@ -13,6 +13,7 @@ from fastgan.objectives import Game
 from fastgan.train.config import Config
 from fastgan.train.remedies import Draws
 from fastgan.train.remedies.augment import augment
+from fastgan.train.remedies.features import kept_features
 from fastgan.train.remedies.packing import packed
 
 #: Logits, and those of the classes where the critic has an auxiliary classifier.
@@ -44,6 +45,16 @@ class Pair:
     def judge(self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None) -> Judged:
         """What the critic says of images [N, C, H, W], in packs where it takes them; with other weights, if given."""
         return judge(self.discriminator, packed(images, self.config.pack), y, weights)
+
+    def judge_with_features(
+        self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None
+    ) -> tuple[Judged, Any]:
+        """As `judge`, and the critic's features, or None where nothing is made of them."""
+        if not self.config.feature_matching:
+            return self.judge(images, y, weights), None
+        with kept_features(self.discriminator) as found:
+            judged = self.judge(images, y, weights)
+        return judged, found[0]
 
     def judge_both(self, real: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> tuple[Judged, Judged]:
         """What the critic says of real and of fake images."""

@@ -15,15 +15,12 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @contextmanager
-def kept_features(critic: nn.Module, wanted: bool) -> Iterator[list[Tensor]]:
-    """Collects, at every call of the critic inside, what goes into its last layer; nothing where not wanted.
+def kept_features(critic: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects, at every call of the critic inside, what goes into its last layer.
 
     The last layer is the one that was registered last, among linear ones, convolutions and fastgan's blocks of them.
     """
     found: list[Tensor] = []
-    if not wanted:
-        yield found
-        return
     handle = last_layer(critic).register_forward_pre_hook(lambda layer, args: found.append(args[0]))
     try:
         yield found

@@ -268,6 +268,7 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, options):
     assert torch.equal(weights(whole), weights(again))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [EVERYTHING["adaptive"] | {"consistency": 1.0}, EVERYTHING["unroll"]])
 def test_compiled_steps_are_the_eager_ones(options):
     torch._dynamo.reset()
