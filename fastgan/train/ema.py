@@ -18,8 +18,7 @@ class Ema:
     def __init__(self, network: nn.Module, half_life: float):
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
-        # A mask's infinities are kept by copying; the mean of infinity and infinity would be NaN.
-        self._averaged = [b.is_floating_point() and bool(b.isfinite().all()) for b in self.module.buffers()]
+        self._averaged = [_has_a_mean(name, buffer) for name, buffer in self.module.named_buffers()]
 
     @torch.no_grad()
     def update(self, network: nn.Module, images: int, step: int) -> None:
@@ -43,3 +42,10 @@ class Ema:
             if averaged
         ]
         return [own for own, _ in pairs], [other for _, other in pairs]
+
+
+def _has_a_mean(name: str, buffer: torch.Tensor) -> bool:
+    """Others are copied: a mask's infinities, whose mean would be NaN, and the unit vectors of power iterations (by
+    torch's names, which are ours), whose mean is shorter and would let a spectral norm scale its weight too high."""
+    vector = name.endswith(("_u", "_v"))
+    return buffer.is_floating_point() and not vector and bool(buffer.isfinite().all())

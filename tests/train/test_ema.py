@@ -1,7 +1,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm as torch_norm
 
+from fastgan.nn import spectral_norm
 from fastgan.train.ema import Ema
 
 
@@ -49,3 +51,20 @@ def test_a_mask_of_infinities_stays_one():
     for step in (1, 2):
         ema.update(network, images=10, step=step)
     assert torch.equal(ema.module.mask, network.mask)
+
+
+def test_spectral_norms_stay_norms():
+    """The vectors of their power iterations have length 1; averaged, they would be shorter, and weights too large."""
+    torch.manual_seed(0)
+    network = nn.Sequential(spectral_norm(nn.Linear(8, 8)), nn.ReLU(), torch_norm(nn.Linear(8, 8)))
+    ema = Ema(network, 1000)
+    for step in range(1, 20):
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.copy_(torch.randn_like(weight))
+        network(torch.randn(2, 8))
+        ema.update(network, 64, step)
+    found = {name: buffer for name, buffer in ema.module.named_buffers() if name.endswith(("_u", "_v"))}
+    assert len(found) == 4
+    for name, vector in found.items():
+        torch.testing.assert_close(vector, network.get_buffer(name))
