@@ -17,7 +17,7 @@ from fastgan.train.game import Players
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GAMES_TRIED = {
-    "wgan-gp": {"game": "wgan-gp"},
+    "wgan-gp": {"game": "wgan-gp", "d_steps": 1},
     "hinge, spectral norm": {"game": "hinge"},
     "non-saturating, R1": {"game": "non-saturating", "r1_weight": 2.0},
 }

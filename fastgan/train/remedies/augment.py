@@ -44,8 +44,7 @@ def translation(images: Tensor, u: Tensor) -> Tensor:
     for axis in (2, 3):
         size = images.shape[axis]
         most = (size + 4) // 8
-        # Rounding can make 2 · most + 1 of the largest u.
-        shift = (u[:, axis - 2] * (2 * most + 1)).long().clamp(max=2 * most) - most
+        shift = (u[:, axis - 2] * (2 * most + 1)).long() - most
         source = torch.arange(size, device=images.device) - shift[:, None]  # [N, size]
         shape = [len(images), 1, 1, 1]
         shape[axis] = size
