@@ -148,3 +148,15 @@ class OfClass(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.generator(z, torch.full_like(z[:, 0], self.label, dtype=torch.int64))
+
+
+class InTurn(nn.Module):
+    """A conditional generator that makes its classes in turn: z [N, latent] → images, the i-th of class i mod classes."""
+
+    def __init__(self, generator: nn.Module):
+        super().__init__()
+        self.generator, self.of = generator, int(generator.classes)
+        self.latent, self.image_shape, self.classes = generator.latent, generator.image_shape, 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.generator(z, torch.arange(z.shape[0], device=z.device) % self.of)

@@ -10,13 +10,17 @@ from torch import nn
 
 from fastgan import models
 from fastgan.errors import UsageError
+from fastgan.models.labels import InTurn
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The averaged generator of a run, in eval mode on the CPU, and where it comes from."""
+    """The averaged generator of a run, in eval mode on the CPU, and where it comes from.
+
+    It takes latents alone: a conditional one makes its classes in turn (`fastgan.models.labels.InTurn`).
+    """
 
     generator: nn.Module
     latent_shape: tuple[int, ...]
@@ -60,11 +64,20 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
         state = checkpoint.read_state(folder)
     generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
     checkpoint.load_network(generator, folder, "ema")
+    if getattr(generator, "classes", 0):
+        generator = InTurn(generator)
     return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts, folder)
 
 
 def load_critic(trained: Trained) -> nn.Module:
-    """The critic that the generator was trained against, of the same checkpoint, in eval mode on the CPU."""
-    _, critic = build_networks(Config.from_dict(trained.facts["config"]), tuple(trained.facts["image_shape"]))
+    """The critic that the generator was trained against, of the same checkpoint, in eval mode on the CPU.
+
+    Raises UsageError for one that does not judge images alone, one at a time.
+    """
+    config = Config.from_dict(trained.facts["config"])
+    for name, plain in (("condition", "none"), ("pack", 1)):
+        if (value := getattr(config, name)) != plain:
+            raise UsageError(f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself")
+    _, critic = build_networks(config, tuple(trained.facts["image_shape"]))
     checkpoint.load_network(critic, trained.folder, "discriminator")
     return critic.eval().requires_grad_(False)

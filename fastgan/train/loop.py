@@ -398,7 +398,11 @@ class Trainer:
 
     def _taken(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """A batch's images on the device, and its labels where the networks are conditional."""
-        images, y = (batch, None) if isinstance(batch, Tensor) else batch
+        pair = isinstance(batch, list | tuple) and len(batch) == 2
+        images, y = batch if pair else (batch, None)
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            came = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+            raise UsageError(f"batches: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}")
         images = images.to(self.device, non_blocking=True)
         if not self.classes:
             return images, None
