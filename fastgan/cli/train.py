@@ -108,8 +108,10 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         more = f" × accumulate {config.accumulate}" if config.accumulate > 1 else ""
         total = world.size * config.batch * config.accumulate
         say(f"{world.size} ranks × batch {config.batch}{more} = {total} images per update")
-    held_out = batches.held_out if config.held_out else None
-    trainer.fit(batches, held_out=held_out, reference=images.images, resume=resume, overwrite=overwrite)
+    held_out, reference = None, images.images
+    if config.held_out:
+        held_out, reference = batches.held_out, images.images[batches.given]
+    trainer.fit(batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite)
     say(f"trained {trainer.step} steps, {trainer.images} images in {trainer.seconds:.0f} s:"
           f" {trainer.images / trainer.seconds:.0f} images per second")  # fmt: skip
     say(f"report: {out / 'report.html'}")

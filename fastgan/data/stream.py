@@ -75,6 +75,11 @@ class BatchStream:
         return self._position
 
     @property
+    def given(self) -> np.ndarray:
+        """Numbers of the images that are given: all but those held out."""
+        return self._order.given.cpu().numpy()
+
+    @property
     def where(self) -> str:
         """Where the images are: "resident, 7.8 MB on cpu", or "memory map, prefetched"."""
         if isinstance(self._images, Tensor):

@@ -151,11 +151,11 @@ class OfClass(nn.Module):
 
 
 class InTurn(nn.Module):
-    """A conditional generator that makes its classes in turn: z [N, latent] → images, the i-th of class i mod classes."""
+    """A conditional generator that makes its classes in turn: z [N, latent] → images, the i-th of class i mod all."""
 
     def __init__(self, generator: nn.Module):
         super().__init__()
-        self.generator, self.of = generator, int(generator.classes)
+        self.generator, self.of = generator, int(getattr(generator, "classes", 0))
         self.latent, self.image_shape, self.classes = generator.latent, generator.image_shape, 0
 
     def forward(self, z: Tensor) -> Tensor:

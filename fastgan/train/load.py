@@ -77,7 +77,9 @@ def load_critic(trained: Trained) -> nn.Module:
     config = Config.from_dict(trained.facts["config"])
     for name, plain in (("condition", "none"), ("pack", 1)):
         if (value := getattr(config, name)) != plain:
-            raise UsageError(f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself")
+            raise UsageError(
+                f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself"
+            )
     _, critic = build_networks(config, tuple(trained.facts["image_shape"]))
     checkpoint.load_network(critic, trained.folder, "discriminator")
     return critic.eval().requires_grad_(False)

@@ -402,7 +402,9 @@ class Trainer:
         images, y = batch if pair else (batch, None)
         if not isinstance(images, Tensor) or not images.is_floating_point():
             came = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise UsageError(f"batches: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}")
+            raise UsageError(
+                f"batches: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}"
+            )
         images = images.to(self.device, non_blocking=True)
         if not self.classes:
             return images, None

@@ -253,3 +253,12 @@ def test_weights_frozen_after_the_trainer_was_made_are_an_error():
     next(t.discriminator.parameters()).requires_grad_(False)
     with pytest.raises(UsageError, match=r"network: the weights of .* freeze weights before that"):
         t.fit(itertools.repeat(torch.zeros(8, 1, 28, 28)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "came"),
+    [(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), "a tensor of torch.uint8"), ([[0.0] * 28] * 8, "list")],
+)
+def test_batches_of_another_kind_are_named(batch, came):
+    with pytest.raises(UsageError, match=f"batches: expected float tensors .*, got {came}"):
+        trainer().fit(itertools.repeat(batch))
