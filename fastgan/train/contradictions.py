@@ -24,6 +24,11 @@ def why_not(config: Config, game: Game) -> str:
             "d_norm: batch norm ties the samples of a batch together, so a penalty on each sample's gradient has no"
             " meaning; use --d-norm none or spectral with wgan-gp and R1"
         )
+    if config.model == "progan" and value("weight_clip") > 0:
+        return (
+            "weight_clip: progan draws its weights from N(0, 1) and scales them where they are used, so that clipping"
+            f" leaves nothing of the critic; use another game than {game.name}, or --weight-clip 0"
+        )
     if config.classes is not None and config.condition == "none":
         return "classes: unconditional networks take no labels; say how they enter with --condition"
     if config.batch % config.pack:

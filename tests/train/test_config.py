@@ -23,6 +23,10 @@ def test_json_round_trip():
         ({"d_norm": "layer"}, "d_norm: expected none, batch or spectral, got 'layer'"),
         ({"game": "wgan-gp", "d_norm": "batch"}, "batch norm ties the samples"),
         ({"r1_weight": 1.0, "d_norm": "batch"}, "batch norm ties the samples"),
+        (
+            {"model": "progan", "game": "wgan"},
+            "weight_clip: progan draws its weights from .*; use another game than wgan",
+        ),
         ({"game": "wgangp"}, "did you mean 'wgan-gp'"),
         ({"model": "dcgn"}, "did you mean 'dcgan'"),
     ],
