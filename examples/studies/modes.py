@@ -40,7 +40,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def run(mixture: Mixture, name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
     """A row of the table, and the samples."""
     config = fastgan.Config(
-        batch=256, steps=steps, latent=LATENT, ema_images=200_000, compile="off", log_every=steps // 20,
+        batch=256, steps=steps, latent=LATENT, ema_images=300_000, compile="off", log_every=steps // 20,
         sample_every=10**9, checkpoint_every=10**9, **RUNS[name],
     )  # fmt: skip
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", choices=["ring", "grid"], default="ring")
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
     mixture = {"ring": RING, "grid": GRID}[options.data]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastgan
 
-LATENT = 32
+LATENT = 2
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,18 @@ GRID = Mixture("grid", torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.lins
 
 
 def generator(width: int = 128) -> nn.Module:
-    """z [N, 32] → points [N, 2]."""
-    layers = [nn.Linear(LATENT, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)]
-    return nn.Sequential(*layers)
+    """z [N, 2] → points [N, 2]. Of few latents: what lies between two modes is made from fewer of them."""
+    return _network(LATENT, width, 2, nn.ReLU)
 
 
 def critic(width: int = 128, pack: int = 1) -> nn.Module:
     """Points [N, 2·pack] → logits [N, 1]."""
-    layers = [nn.Linear(2 * pack, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.Linear(width, 1))
+    return _network(2 * pack, width, 1, lambda: nn.LeakyReLU(0.2))
+
+
+def _network(inputs: int, width: int, outputs: int, activation: Callable[[], nn.Module]) -> nn.Module:
+    hidden = [layer for size in (inputs, width, width) for layer in (nn.Linear(size, width), activation())]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs))
 
 
 def trained(mixture: Mixture, config: fastgan.Config) -> fastgan.Trainer:
