@@ -35,7 +35,8 @@ def test_a_gaussian_is_learned_as_theory_says(tmp_path):
 
 
 def test_the_saturating_loss_has_no_gradient_left(tmp_path):
-    rows = [{name: float(value) for name, value in row.items()} for row in run(tmp_path, "saturation", "--steps", "1000")]
+    table = run(tmp_path, "saturation", "--steps", "1000")
+    rows = [{name: float(value) for name, value in row.items()} for row in table]
     first, last = rows[0], rows[-1]
     assert last["D_of_fakes"] < 1e-2 < first["D_of_fakes"]
     assert last["minimax"] < 0.05 * max(row["minimax"] for row in rows)
