@@ -19,6 +19,7 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, RankError, UsageError
+from fastgan.objectives import GAMES
 from fastgan.report.verdicts import Verdict
 from fastgan.train import checkpoint, distributed
 from fastgan.train.distributed import World, buckets, joined
@@ -382,7 +383,8 @@ def test_batches_must_stay_of_one_size():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
     trainer.seen = {"real": torch.zeros(8, 1)}
-    assert len(trainer._next(iter([torch.zeros(8, 1)]))) == 8
+    images, labels = trainer._next(iter([torch.zeros(8, 1)]))
+    assert (len(images), labels) == (8, None)
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
         trainer._next(iter([torch.zeros(3, 1)]))
 
@@ -396,15 +398,18 @@ def test_only_torchs_own_batch_norms_can_be_synchronised():
 
 
 def test_resuming_keeps_the_images_of_an_update():
-    facts = {"config": Config(batch=16).to_dict()}
-    check_resumed(Config(batch=16), facts, 1)
-    check_resumed(Config(batch=8, sync_statistics=True), facts, 2)
-    check_resumed(Config(batch=4, accumulate=2), facts, 2)
-    check_resumed(Config(batch=32), facts | {"world": 2}, 1)
+    def config(**options):
+        return Config(**options).settled(GAMES["non-saturating"])  # as a run writes it
+
+    facts = {"config": config(batch=16).to_dict()}
+    check_resumed(config(batch=16), facts, 1)
+    check_resumed(config(batch=8, sync_statistics=True), facts, 2)
+    check_resumed(config(batch=4, accumulate=2), facts, 2)
+    check_resumed(config(batch=32), facts | {"world": 2}, 1)
     with pytest.raises(UsageError, match="got 2 × batch 16 × accumulate 1 = 32 instead of 1 × batch 16"):
-        check_resumed(Config(batch=16), facts, 2)
+        check_resumed(config(batch=16), facts, 2)
     with pytest.raises(UsageError, match=r"lr_g: 0.1 differs from the run's 0.0002"):
-        check_resumed(Config(batch=16, lr_g=0.1), facts, 1)
+        check_resumed(config(batch=16, lr_g=0.1), facts, 1)
 
 
 TRAIN = ["-m", "fastgan", "train", "mlp", "--device", "cpu", "--width", 4, "--latent", 8, "--log-every", 1]
