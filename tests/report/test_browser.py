@@ -5,8 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fastgan import Config, Trainer, models
+from fastgan.data import open_source
+from fastgan.data.stream import BatchStream
 from fastgan.report.compare import write_comparison
 from fastgan.report.page import write_report
 
@@ -65,6 +69,20 @@ def test_the_page_of_a_run(browser, run, width):
     browser.click(*browser.centre(".chart .plot"))
     assert browser.run("document.querySelector('.chart .value').textContent") != rest
     assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.complaints == []
+
+
+def test_the_page_that_a_training_leaves(browser, tmp_path):
+    """Nothing made up: a pair is trained on the embedded images for some steps, with a page at its end."""
+    images = open_source("embedded")
+    config = Config(latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3)
+    torch.manual_seed(0)
+    pair = models.build("dcgan", resolution=28, channels=1, latent=8, width=8)
+    trainer = Trainer(*pair, config=config, out=tmp_path / "run")
+    trainer.fit(BatchStream(images, 32, 0, torch.device("cpu")), reference=images.images)
+    browser.open(tmp_path / "run" / "report.html", 1200)
+    use_the_slider(browser, 3)
+    assert "step 30 of 30" in browser.run("document.body.textContent")
     assert browser.complaints == []
 
 
