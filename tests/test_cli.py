@@ -105,6 +105,9 @@ def test_a_conditional_run_makes_its_classes_in_turn(command, tmp_path):
         assert done.returncode == 0, done.stderr
     grids = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("torch.png", "onnx.png")]
     assert np.abs(grids[0] - grids[1]).max() <= 1
+    done = command("eval", "run", "--against", "embedded", "--metrics", "cas", "--n", 200)
+    assert done.returncode == 0, done.stderr
+    assert "cas100_test100_cnn16" in done.stdout  # not "taught": with the labels that it was asked for
     fails(command("sample", "run", "--keep-best", 0.5), 2, "condition is concat")
 
 

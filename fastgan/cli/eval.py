@@ -81,14 +81,16 @@ def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[Imag
         images = _from_file(path, n, seed)
         return ImageSet(images, None, path.stem, ""), {"kind": "model", "what": f"{n:,} samples of {path}"}
     if (path / "config.json").is_file():
-        images, step = _from_run(path, n, seed, device)
+        images, labels, step = _from_run(path, n, seed, device)
         what = f"{n:,} samples of {path} at step {step:,}"
-        return ImageSet(images, None, path.name, ""), {"kind": "run", "what": what, "step": step}
+        return ImageSet(images, labels, path.name, ""), {"kind": "run", "what": what, "step": step}
     found = open_source(source)
     return found, {"kind": "source", "what": f"{found.name} ({len(found):,} images)"}
 
 
-def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, int]:
+def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Images, the classes that a conditional generator was asked for, and the step."""
+    import numpy as np
     import torch
 
     from fastgan.deploy.session import latents
@@ -101,7 +103,9 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.nd
     def draw(z: np.ndarray) -> np.ndarray:
         return generator(torch.from_numpy(z).to(device)).float().cpu().numpy()
 
-    return _draw(draw, latents(n, trained.latent_shape, seed), (-1.0, 1.0)), trained.step
+    # In turn in every batch.
+    labels = np.arange(n) % _BATCH % trained.classes if trained.classes else None
+    return _draw(draw, latents(n, trained.latent_shape, seed), (-1.0, 1.0)), labels, trained.step
 
 
 def _from_file(path: Path, n: int, seed: int) -> np.ndarray:

@@ -19,7 +19,8 @@ from fastgan.train.config import Config
 class Trained:
     """The averaged generator of a run, in eval mode on the CPU, and where it comes from.
 
-    It takes latents alone: a conditional one makes its classes in turn (`fastgan.models.labels.InTurn`).
+    It takes latents alone. classes: where it is conditional, how many it makes in turn, the i-th image of a batch of
+    class i modulo that many (`fastgan.models.labels.InTurn`); else 0.
     """
 
     generator: nn.Module
@@ -27,6 +28,7 @@ class Trained:
     step: int
     facts: dict
     folder: Path
+    classes: int
 
 
 def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:
@@ -64,9 +66,11 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
         state = checkpoint.read_state(folder)
     generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
     checkpoint.load_network(generator, folder, "ema")
-    if getattr(generator, "classes", 0):
-        generator = InTurn(generator)
-    return Trained(generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts, folder)
+    classes = int(getattr(generator, "classes", 0))
+    generator = InTurn(generator) if classes else generator
+    return Trained(
+        generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts, folder, classes
+    )
 
 
 def load_critic(trained: Trained) -> nn.Module:
