@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from networks import LATENT
+from plain import plain_pytorch
 from torch import Tensor, nn
 
 import fastgan
@@ -25,13 +26,17 @@ def stream(batch: int, side: int, device: str) -> BatchStream:
     return BatchStream(ImageSet(pixels, None, "noise", "none"), batch, 0, torch.device(device))
 
 
-LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor]]] = {
     "non-saturating": (
         lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
         lambda fake: F.softplus(-fake).mean(),
     ),
     "hinge": (lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda fake: -fake.mean()),
     "wgan-gp": (lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
+    "relativistic": (
+        lambda real, fake: F.softplus(fake - real).mean(),
+        lambda fake, real: F.softplus(real - fake).mean(),
+    ),
 }
 
 
@@ -67,7 +72,10 @@ class Contestant:
 
 
 class Eager(Contestant):
-    """As public code has it: autograd's double backward, Adam as it comes, a loop for the average."""
+    """As public code has it: autograd's double backward, Adam as it comes, a loop for the average.
+
+    The networks are plain ones, or a family of ours that `plain_pytorch` built.
+    """
 
     capturable = False
 
@@ -81,12 +89,13 @@ class Eager(Contestant):
         self.run_generator, self.run_critic = generator, critic
 
     def iterate(self) -> None:
-        for _ in range(self.config.d_steps):
-            real = self.phase("data", lambda: self.prepared(next(self.batches)))
-            self.phase("critic", lambda real=real: self.critic_backward(real))
-            self.phase("update", self.d_optimizer.step)
-        self.phase("generator", lambda: self.generator_backward(self.config.batch))
-        self.phase("update", self.generator_update)
+        with plain_pytorch():
+            for _ in range(self.config.d_steps):
+                real = self.phase("data", lambda: self.prepared(next(self.batches)))
+                self.phase("critic", lambda real=real: self.critic_backward(real))
+                self.phase("update", self.d_optimizer.step)
+            self.phase("generator", lambda: self.generator_backward(real))
+            self.phase("update", self.generator_update)
 
     def prepared(self, real: Tensor) -> Tensor:
         return real
@@ -107,6 +116,9 @@ class Eager(Contestant):
             if config.r1_weight:
                 points = real.detach().requires_grad_()
                 loss = loss + 0.5 * config.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
+            if config.r2_weight:
+                points = fake.detach().requires_grad_()
+                loss = loss + 0.5 * config.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
         loss.backward()
 
     def slope(self, points: Tensor) -> Tensor:
@@ -114,12 +126,13 @@ class Eager(Contestant):
         logits = self.critic(points)
         return torch.autograd.grad(logits.float().sum(), points, create_graph=True)[0].float()
 
-    def generator_backward(self, batch: int, z: Tensor | None = None) -> None:
-        z = torch.randn(batch, LATENT, device=self.device) if z is None else z
+    def generator_backward(self, real: Tensor, z: Tensor | None = None) -> None:
+        z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
         self.g_optimizer.zero_grad()
         self.critic.requires_grad_(False)
         with self.autocast():
-            loss = self.g_loss(self.run_critic(self.run_generator(z)))
+            beside = [self.run_critic(real)] if self.config.game == "relativistic" else []
+            loss = self.g_loss(self.run_critic(self.run_generator(z)), *beside)
         loss.backward()
         self.critic.requires_grad_(True)
 
@@ -136,10 +149,11 @@ class Eager(Contestant):
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
         """The critic's and the generator's gradient for fixed draws, each as one vector."""
-        real, z, epsilon = draws(side, self.device)
-        self.critic_backward(real, z, epsilon)
-        critic = _vector(self.critic)
-        self.generator_backward(len(real), z)
+        real, z, epsilon = draws(side, self.generator)
+        with plain_pytorch():
+            self.critic_backward(real, z, epsilon)
+            critic = _vector(self.critic)
+            self.generator_backward(real, z)
         return critic, _vector(self.generator)
 
 
@@ -190,10 +204,13 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer, on a fused critic where it takes a penalty or has a spectral norm and nothing is compiled."""
+    """fastgan's Trainer, on a fused critic where it takes a penalty or has a spectral norm and nothing is compiled.
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
-        if config.compile == "off" and not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules()):
+    fuse: whether the networks are plain ones, and not of our own families.
+    """
+
+    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config, fuse: bool):
+        if fuse and config.compile == "off" and not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules()):
             critic = fastgan.fuse(critic)
         super().__init__(generator, critic, config)
         self.trainer = fastgan.Trainer(self.generator, self.critic, config.game, config, latent_shape=(LATENT,))
@@ -219,11 +236,11 @@ class Ours(Contestant):
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
         """As Eager.gradients."""
-        real, z, epsilon = draws(side, self.device)
+        real, z, epsilon = draws(side, self.generator)
         players = self.trainer.players
         lazy = self.config.r1_weight > 0
         _, critic = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
-        _, generator = players.g_step(z)
+        _, generator = players.g_step(z, real=real if players.beside else None)
         return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (critic, generator))  # type: ignore[return-value]
 
 
@@ -235,12 +252,13 @@ class _Timed:
         return self.take()
 
 
-def draws(side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Real images, z and epsilon, always the same."""
+def draws(side: int, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Real images, z and epsilon, always the same, on the network's device and in its dtype."""
+    like = next(network.parameters())
     generator = torch.Generator().manual_seed(1)
     real = torch.rand(8, 3, side, side, generator=generator) * 2 - 1
     z, epsilon = torch.randn(8, LATENT, generator=generator), torch.rand(8, 1, 1, 1, generator=generator)
-    return real.to(device), z.to(device), epsilon.to(device)
+    return real.to(like), z.to(like), epsilon.to(like)
 
 
 def _vector(network: nn.Module) -> Tensor:

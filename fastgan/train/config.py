@@ -44,7 +44,11 @@ class Config:
     channels: int | None = None
     """1 for grey, 3 for colour; as the images are when left out"""
     model: str = "dcgan"
-    """family of networks: dcgan or mlp"""
+    """family of networks: biggan, dcgan, mlp, progan, r3gan or resnet"""
+    variant: str | None = None
+    """which networks of the family, in mlp: deep (when left out), original, minimal or line"""
+    attention: int | None = None
+    """side of the feature maps with self-attention, in biggan; 0 for none, the paper's when left out"""
     width: int = 64
     """width of both networks"""
     latent: int = 64
@@ -157,7 +161,7 @@ class Config:
             self._expect(name, lambda value: value > 0, "a number > 0")
         for name in (*WEIGHTS, "clip", "ema_images", "weight_clip", "auxiliary_weight", "feature_matching",
                      "instance_noise", "consistency", "consistency_fake", "unroll", "history", "historical_averaging",
-                     "seed", "held_out"):  # fmt: skip
+                     "seed", "held_out", "attention"):  # fmt: skip
             self._expect(name, lambda value: value >= 0, "a number >= 0")
         for name in ("beta1", "beta2", "ada_target"):
             self._expect(name, lambda value: 0 <= value < 1, "a number in [0, 1)")

@@ -39,6 +39,7 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
             f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
         )
     options: dict[str, Any] = {"latent": config.latent, "width": config.width, "d_norm": config.d_norm}
+    options |= {name: value for name in ("variant", "attention") if (value := getattr(config, name)) is not None}
     if config.condition != "none":
         options |= {"classes": config.classes, "condition": config.condition}
     generator, critic = models.build(config.model, resolution=height, channels=channels, **options)

@@ -1,0 +1,75 @@
+"""What the studies on handwritten digits share: MNIST, a classifier of it, and what it says of samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastgan
+from fastgan.data import ImageSet, open_source
+from fastgan.data.stream import BatchStream
+from fastgan.metrics.evaluate import evaluate
+from fastgan.metrics.extractors import digits
+from fastgan.metrics.features import Extractor
+from fastgan.models import build
+from fastgan.report.picture import to_uint8
+
+SIDE = 28
+#: Of all runs: how often something is written is nothing that a study varies.
+QUIET: dict[str, Any] = {"compile": "off", "sample_every": 10**9, "checkpoint_every": 10**9}
+
+
+@cache
+def mnist(split: str = "") -> ImageSet:
+    """60,000 images [1, 28, 28], or the 10,000 of "test". `fastgan data fetch mnist` gets them once."""
+    return open_source(f"mnist:{split}" if split else "mnist")
+
+
+@cache
+def judge() -> Extractor:
+    """The classifier of `fastgan eval --extractor digits`: its last layer but one gives the features of FID."""
+    return digits.train(mnist())
+
+
+def trained(config: fastgan.Config) -> fastgan.Trainer:
+    """The pair that a configuration names, trained on MNIST as it says; in a black frame where the pair is larger."""
+    images, side = mnist(), config.resolution or SIDE
+    edge = (side - SIDE) // 2
+    if edge:
+        frame = np.pad(images.images, [(0, 0), (0, 0), (edge, edge), (edge, edge)])
+        images = dataclasses.replace(images, images=frame, pack=None)
+    torch.manual_seed(config.seed)
+    pair = build(
+        config.model, resolution=side, channels=1, latent=config.latent, width=config.width, d_norm=config.d_norm,
+        **({} if config.variant is None else {"variant": config.variant}),
+    )  # fmt: skip
+    trainer = fastgan.Trainer(*pair, config.game, config)
+    trainer.fit(BatchStream(images, config.batch, config.seed, trainer.device))
+    return trainer
+
+
+@torch.no_grad()
+def samples(generator: nn.Module, count: int, batch: int = 500) -> Iterator[Tensor]:
+    """count images in batches [batch, C, 28, 28] in [-1, 1], out of the middle of what a generator makes."""
+    source = torch.Generator().manual_seed(1)
+    for _ in range(count // batch):
+        made = generator(torch.randn(batch, int(generator.latent), generator=source))  # type: ignore[arg-type]
+        edge = (made.shape[-1] - SIDE) // 2
+        yield made[..., edge : edge + SIDE, edge : edge + SIDE].clamp(-1, 1)
+
+
+def pixels(generator: nn.Module, count: int) -> np.ndarray:
+    """Samples as uint8 [count, C, 28, 28]."""
+    return np.concatenate([to_uint8(part.numpy()) for part in samples(generator, count)])
+
+
+def figures(made: np.ndarray) -> dict[str, float]:
+    """FID, precision and recall of 5,000 samples against 5,000 images of the test set."""
+    found = evaluate(made, mnist("test"), judge(), metrics=["fid", "pr"], n=5000)
+    return {word: float(found[word].value or 0.0) for word in ("fid", "precision", "recall")}
