@@ -383,8 +383,8 @@ def test_batches_must_stay_of_one_size():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
     trainer.seen = {"real": torch.zeros(8, 1)}
-    images, labels = trainer._next(iter([torch.zeros(8, 1)]))
-    assert (len(images), labels) == (8, None)
+    batch = trainer._next(iter([torch.zeros(8, 1)]))
+    assert {name: len(tensor) for name, tensor in batch.items()} == {"real": 8}
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
         trainer._next(iter([torch.zeros(3, 1)]))
 
