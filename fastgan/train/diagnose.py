@@ -153,7 +153,7 @@ def _backward(
     players: Players, player: str, log: Log, gradients: Gradients, order: list[str], scale: Tensor | None
 ) -> str:
     for name, value in log.items():
-        if name.startswith(("loss/", "penalty/")) and _count(value):
+        if name.startswith(("loss/", "l1/", "penalty/")) and _count(value):
             return f"{name} of the {player} (its logits are finite)"
     network = getattr(players, player)
     names = [name for name, weight in network.named_parameters() if weight.requires_grad]

@@ -131,8 +131,8 @@ class Players(Pair):
                 log["loss/features"] = feature_matching(features.float(), real_features.float())
                 loss = loss + self.config.feature_matching * log["loss/features"]
             if real is not None and self.config.l1_weight:
-                log["loss/l1"] = l1(made.float(), real.float())
-                loss = loss + self.config.l1_weight * log["loss/l1"]
+                log["l1/batch"] = l1(made.float(), real.float())
+                loss = loss + self.config.l1_weight * log["l1/batch"]
         return _detached(log), _gradients(loss, self.generator, scale)
 
     def _d_loss(self, of_real: Judged, y: Tensor | None, of_fake: Judged, fake_y: Tensor | None) -> tuple[Tensor, Log]:

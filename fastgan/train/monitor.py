@@ -92,7 +92,7 @@ class Monitor:
         if trainer.held_out is not None:
             found["critic/memory"] = self._memory(trainer.held_out)
             if trainer.sources:
-                found["loss/l1_held_out"] = self._missed(trainer.held_out)
+                found["l1/held_out"] = self._missed(trainer.held_out)
         if trainer.classifier is not None:
             found |= self._modes(trainer.classifier)
         self.layers = self._layers()

@@ -300,7 +300,7 @@ def test_two_ranks_on_pairs_are_one_of_twice_the_batch(played):
     (one, their_last), (other, _) = (rank["paired"] for rank in played[0])
     assert_close(one, tensors(trainer))
     assert_close(one, other, 0.0)
-    for name in ("loss/l1", "loss/generator", "loss/discriminator"):
+    for name in ("l1/batch", "loss/generator", "loss/discriminator"):
         assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
 
 

@@ -101,7 +101,7 @@ def test_the_generators_loss_written_out():
     made = t.generator(source)
     distance = (target - made).abs().sum() / target.numel()
     loss = softplus(-t.discriminator(made, source)).mean() + 100 * distance
-    torch.testing.assert_close(log["loss/l1"], distance.detach())
+    torch.testing.assert_close(log["l1/batch"], distance.detach())
     torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.generator.parameters()))
     with pytest.raises(ValueError, match="real: expected images like the fakes' with an l1_weight, got None"):
         t.players.g_step(source, y=source)
@@ -223,7 +223,7 @@ def test_an_upscaler_comes_closer_than_bicubic():
     bicubic = (interpolate(source, scale_factor=2, mode="bicubic") - target).abs().mean()
     made = torch.from_numpy(t.sample(source))
     assert (made - target).abs().mean() < 0.75 * bicubic
-    assert last["loss/l1_held_out"] == pytest.approx(float((made - target).abs().mean()), rel=1e-5)
+    assert last["l1/held_out"] == pytest.approx(float((made - target).abs().mean()), rel=1e-5)
     assert t.monitor.verdicts == []
 
 
@@ -266,7 +266,7 @@ def test_panels_show_sources_what_is_made_and_targets(tmp_path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["source_channels"] == 1
     page = write_report(tmp_path / "run").read_text()
     assert "Held-out pairs" in page
-    assert "l1 held out" in page
+    assert "Distance to targets" in page
     assert "latent codes" not in page
 
 
