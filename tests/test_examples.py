@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -18,6 +19,12 @@ def run(name, tmp_path):
 def test_own_networks(tmp_path):
     run("own_networks.py", tmp_path)
     assert list(tmp_path.glob("*.png"))
+
+
+def test_translate(tmp_path):
+    run("translate.py", tmp_path)
+    with Image.open(tmp_path / "outlines.png") as sheet:
+        assert sheet.size == (12 * 58 + 2, 3 * 58 + 2)
 
 
 def test_fuse_a_critic(tmp_path):

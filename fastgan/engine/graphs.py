@@ -25,10 +25,9 @@ class CudaGraph:
 
     def __init__(self, run: Callable[..., Any], around: Surroundings, args: Any, kwargs: Any):
         flat, self._spec = tree_flatten((args, kwargs))
-        self._flat = [value.detach().clone() if isinstance(value, Tensor) else value for value in flat]
-        for mine, given in zip(self._flat, flat, strict=True):
-            if isinstance(given, Tensor):
-                mine.requires_grad_(given.requires_grad)
+        # One that is given twice is one here too: else it would be compiled anew, for two.
+        mine = {id(t): t.detach().clone().requires_grad_(t.requires_grad) for t in flat if isinstance(t, Tensor)}
+        self._flat = [mine.get(id(value), value) for value in flat]
         self._places = [i for i, value in enumerate(flat) if isinstance(value, Tensor) and value.is_cuda]
         self._around = around
         tensors = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]

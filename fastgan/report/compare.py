@@ -81,7 +81,7 @@ def _standing(i: int, label: str, run: Run) -> str:
 
 
 def _panels(runs: _Labelled) -> str:
-    """The fixed codes of each run, at each step the last panel until then."""
+    """The fixed codes, or pairs held out, of each run, at each step the last panel until then."""
     saved = [run.panels.get("fixed", {}) for _, run in runs]
     every = sorted({step for pictures in saved for step in pictures})
     if not every:
@@ -89,8 +89,14 @@ def _panels(runs: _Labelled) -> str:
     largest = max((path.stat().st_size for pictures in saved for path in pictures.values()), default=1)
     steps = spread(every, max(2, min(STEPS, BUDGET // (largest * len(runs)))))
     shown = "".join(
-        through_time(f"{swatch(i)}{escape(label)}", "fixed codes", pictures, steps, before=True)
-        for i, ((label, _), pictures) in enumerate(zip(runs, saved, strict=True))
+        through_time(
+            f"{swatch(i)}{escape(label)}",
+            "pairs held out" if run.of_sources else "fixed codes",
+            pictures,
+            steps,
+            before=True,
+        )
+        for i, ((label, run), pictures) in enumerate(zip(runs, saved, strict=True))
     )
     for label, run in runs:
         if run.real is not None:

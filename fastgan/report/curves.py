@@ -22,6 +22,10 @@ SMOOTHED_FROM = 50  # fewer points than this are read well as they are
 
 _GROUPS = {
     "loss": ("Losses", "what each player minimises"),
+    "l1": (
+        "Distance to targets",
+        "mean absolute error: of the batches, and of the averaged generator on pairs held out",
+    ),
     "logit": ("Logits", "mean discriminator output"),
     "penalty": ("Penalties", "regularisation terms"),
     "metric": ("Metric", "quality and variety of samples"),

@@ -28,6 +28,11 @@ _TITLES = {
     "truncation": ("Truncation", "latent codes scaled from 0, the mean, on the left to full length on the right"),
     "classes": ("Classes", "a row for each class, a column for each latent code"),
 }
+#: Those of a run whose images are made of sources.
+_PAIRS = {
+    "fixed": ("Held-out pairs", "from top to bottom: sources, what is made of them, targets; none was trained on"),
+    "fresh": ("Pairs of the last batch", "from top to bottom: sources, what is made of them, targets"),
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -81,7 +86,7 @@ def slider(steps: Sequence[int]) -> str:
 
 
 def _about(kind: str, run: Run) -> tuple[str, str]:
-    title, meaning = _TITLES[kind]
+    title, meaning = (_TITLES | _PAIRS if run.of_sources else _TITLES)[kind]
     among, total = (number(run.neighbours.get(key)) for key in ("among", "of"))
     if kind == "nearest" and among is not None and total is not None:
         meaning += f", of {figure(among)}" + (f" looked at among {figure(total)}" if among < total else "")

@@ -33,6 +33,8 @@ class Run:
     #: How many training images the nearest were looked for among, and of how many.
     neighbours: dict[str, Any]
     real: Path | None = None
+    #: Whether images are made of sources, and not of latent codes.
+    of_sources: bool = False
     #: Kind of panel → step → picture; kinds without a picture are absent.
     panels: dict[str, dict[int, Path]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -68,6 +70,7 @@ def read_run(directory: Path) -> Run:
         layers=_read_list(directory / "layers.json", notes),
         neighbours=_mapping(head.get("neighbours")),
         real=real if real.is_file() else None,
+        of_sources=bool(head.get("source_channels")),
         panels={kind: found for kind in KINDS if (found := panels_in(directory, kind))},
         notes=notes,
     )

@@ -141,6 +141,12 @@ def _reach(t: _Table) -> np.ndarray:
     return t.ratio("latent/ends", "spread/real")
 
 
+def _reached(t: _Table, i: int) -> str:
+    if not np.isfinite(_reach(t)[i]):  # images are made of sources
+        return ""
+    return f", images of two latents {figure(_reach(t)[i])} times as far apart as two real ones"
+
+
 def _modes(t: _Table) -> np.ndarray:
     """How many classes of one size would be as mixed as those that a classifier sees."""
     return np.exp(t("modes/entropy"))
@@ -218,8 +224,7 @@ RULES = (
         "mode collapse", 4, _collapsed,
         lambda t, i: (
             f"fakes are {figure(_variety(t)[i])} times as far from the fake most like them as real images are"
-            f" (at most {figure(_peak(_variety(t))[i])} before), images of two latents {figure(_reach(t)[i])} times"
-            f" as far apart as two real ones{_counted(t, i)}"
+            f" (at most {figure(_peak(_variety(t))[i])} before){_reached(t, i)}{_counted(t, i)}"
         ),
         ("a higher learning rate of the critic than of the generator", "a gradient penalty (--r1-weight)",
          "--game hinge with --d-norm spectral"),

@@ -97,6 +97,8 @@ class Config:
     """largest absolute value of the critic's weights; the game's own when left out (0.01 in wgan), 0 does not clip"""
     feature_matching: float = 0.0
     """weight of the distance between mean features of real and fake images, in the generator's loss"""
+    l1_weight: float = 0.0
+    """weight of E |target − G(source)| in the generator's loss, where images are made of sources (100 in pix2pix)"""
     label_smoothing: float = 0.0
     """how far below 1 the critic is asked to put real images, in games that know labels"""
     instance_noise: float = 0.0
@@ -160,8 +162,8 @@ class Config:
         for name in ("lr_g", "lr_d"):
             self._expect(name, lambda value: value > 0, "a number > 0")
         for name in (*WEIGHTS, "clip", "ema_images", "weight_clip", "auxiliary_weight", "feature_matching",
-                     "instance_noise", "consistency", "consistency_fake", "unroll", "history", "historical_averaging",
-                     "seed", "held_out", "attention"):  # fmt: skip
+                     "l1_weight", "instance_noise", "consistency", "consistency_fake", "unroll", "history",
+                     "historical_averaging", "seed", "held_out", "attention"):  # fmt: skip
             self._expect(name, lambda value: value >= 0, "a number >= 0")
         for name in ("beta1", "beta2", "ada_target"):
             self._expect(name, lambda value: 0 <= value < 1, "a number in [0, 1)")

@@ -4,11 +4,54 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from fastgan.objectives import Game
+from fastgan.train.batches import source_channels
 from fastgan.train.remedies.augment import KINDS
 
 if TYPE_CHECKING:
     from fastgan.train.config import Config
+
+
+def why_not_networks(
+    config: Config, generator: nn.Module, critic: nn.Module, latent_shape: tuple[int, ...] | None
+) -> str:
+    """Why these networks cannot play with these options, or ""."""
+    channels, told = (source_channels(network) for network in (generator, critic))
+    if told not in (0, channels):
+        return (
+            f"source_channels: expected the generator's {channels} in the critic too, or none in a critic that sees"
+            f" images alone, got {told}"
+        )
+    if not channels:
+        if config.l1_weight:
+            return (
+                "l1_weight: it weighs the distance to a target, and what is made of latents has none; give a generator"
+                " of sources (with the attribute source_channels), or leave it out"
+            )
+        return ""
+    if latent_shape is not None:
+        return "latent_shape: a generator with source_channels is given sources in place of latents; leave it out"
+    if getattr(generator, "classes", 0) or getattr(critic, "auxiliary", False):
+        return (
+            "classes: pairs of sources and targets bring no labels; leave `classes` and `auxiliary` out, and let the"
+            " sources show which class it is"
+        )
+    if told:
+        if config.pack > 1:
+            return (
+                "pack: a critic that sees the source judges it with one image, not with a pack; leave it out, or give a"
+                " critic of images alone (without source_channels)"
+            )
+        changed = {"augment": config.augment != "none", "consistency": config.consistency > 0,
+                   "consistency_fake": config.consistency_fake > 0}  # fmt: skip
+        if found := [name for name, there in changed.items() if there]:
+            return (
+                f"{found[0]}: it would move the image and leave the source beside it where it is; leave it out and"
+                " augment your pairs, or give a critic of images alone (without source_channels)"
+            )
+    return ""
 
 
 def why_not(config: Config, game: Game) -> str:

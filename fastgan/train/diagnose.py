@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastgan.engine.observe import preserved
+from fastgan.train.batches import source_channels
 from fastgan.train.distributed import World
 from fastgan.train.game import Gradients, Log, Players
 from fastgan.train.statistics import apart
 
-REAL = "the batch of real images"
+REAL, SOURCES = "the batch of real images", "the batch of sources"
 _LONGEST = 500  # bytes of a finding that ranks tell each other
 
 
@@ -44,10 +45,10 @@ def first_bad_layer(
     """What is the first not to be finite as the steps run on real [N, C, H, W] and z, or "" where all is.
 
     Images, z and weights come first, then each module's output, the losses, and the gradients from the loss backwards.
-    y: labels, where the networks take them. scale: of the loss in fp16. player: "generator" or "discriminator", whose
-    loss and gradients to look at; both, in this order of the game, when left out. Modules that a fused one computes as
-    one operation are judged by the fused one's output and by their weights. Changes nothing: buffers and the default
-    random generators are put back.
+    y: labels or sources, where the critic takes them. scale: of the loss in fp16. player: "generator" or
+    "discriminator", whose loss and gradients to look at; both, in this order of the game, when left out. Modules that a
+    fused one computes as one operation are judged by the fused one's output and by their weights. Changes nothing:
+    buffers and the default random generators are put back.
     """
     buffers = [*players.generator.buffers(), *players.discriminator.buffers()]
     # Ranks find different things and end at different points: none may wait for another on the way.
@@ -59,7 +60,7 @@ def first_bad_layer(
 
 
 def _walk(players: Players, real: Tensor, z: Tensor, y: Tensor | None, scale: Tensor | None, player: str | None) -> str:
-    for name, tensor in ((REAL, real), ("z", z)):
+    for name, tensor in ((REAL, real), (SOURCES if source_channels(players.generator) else "z", z)):
         if bad := _count(tensor):
             return f"{name} ({bad})"
     if bad := _forward(players, real, z, y):
@@ -152,7 +153,7 @@ def _backward(
     players: Players, player: str, log: Log, gradients: Gradients, order: list[str], scale: Tensor | None
 ) -> str:
     for name, value in log.items():
-        if name.startswith(("loss/", "penalty/")) and _count(value):
+        if name.startswith(("loss/", "l1/", "penalty/")) and _count(value):
             return f"{name} of the {player} (its logits are finite)"
     network = getattr(players, player)
     names = [name for name, weight in network.named_parameters() if weight.requires_grad]

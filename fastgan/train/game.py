@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fastgan.objectives import PENALTIES
-from fastgan.objectives.losses import feature_matching
+from fastgan.objectives.losses import feature_matching, l1
 from fastgan.train.monitor import statistics
 from fastgan.train.pair import Judged, Pair, learned
 from fastgan.train.remedies import Draws
@@ -28,8 +28,8 @@ Gradients = tuple[Tensor | None, ...]
 class Players(Pair):
     """Both networks and what each learns in a step.
 
-    y: labels, int64 [N]. draws: what the remedies of the configuration take (remedies/run.py); those whose part is
-    missing are left out of the step. scale: of the loss in fp16; the gradients carry it.
+    y: labels, int64 [N], or sources (see Pair). draws: what the remedies of the configuration take (remedies/run.py);
+    those whose part is missing are left out of the step. scale: of the loss in fp16; the gradients carry it.
     """
 
     def d_step(
@@ -103,14 +103,17 @@ class Players(Pair):
     ) -> tuple[Log, Gradients]:
         """What the generator learns from the critic's view of G(z). The critic's weights take no gradient.
 
-        y: the classes that it is to make. real: images to set beside the fakes, where `beside`, and real_y their
-        labels. ahead: the state of the critic's optimiser, where the generator lets the critic look ahead.
+        y: the classes that it is to make, or its sources. real: images to set beside the fakes, where `beside` (the
+        sources' targets), and real_y what the critic is told of them. ahead: the state of the critic's optimiser, where
+        the generator lets the critic look ahead.
         """
         draws = draws or {}
         with self.autocast(z):
-            fake = self.shown(self.generate(z, y), "fake", draws)
-            if real is None and self.game.paired:
-                raise ValueError(f"real: expected images like the fakes' in the {self.game.name} game, got None")
+            made = self.generate(z, y)
+            fake = self.shown(made, "fake", draws)
+            if real is None and (self.game.paired or self.config.l1_weight):
+                where = f"in the {self.game.name} game" if self.game.paired else "with an l1_weight"
+                raise ValueError(f"real: expected images like the fakes' {where}, got None")
             seen = fake if real is None else self.shown(real, "real", draws)
             weights = None if ahead is None else self._look_ahead(seen, real_y, fake, y, ahead)
             (logits, classes), features = self.judge_with_features(fake, y, weights)
@@ -127,6 +130,9 @@ class Players(Pair):
             if features is not None:
                 log["loss/features"] = feature_matching(features.float(), real_features.float())
                 loss = loss + self.config.feature_matching * log["loss/features"]
+            if real is not None and self.config.l1_weight:
+                log["l1/batch"] = l1(made.float(), real.float())
+                loss = loss + self.config.l1_weight * log["l1/batch"]
         return _detached(log), _gradients(loss, self.generator, scale)
 
     def _d_loss(self, of_real: Judged, y: Tensor | None, of_fake: Judged, fake_y: Tensor | None) -> tuple[Tensor, Log]:

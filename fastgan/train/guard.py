@@ -72,7 +72,7 @@ class Guard:
         scale = trainer.updates[player].scale
         bad = diagnose.first_bad_layer(trainer.players, **trainer.seen, scale=scale, player=player)
         bad = diagnose.told_by_all(trainer.world, bad, trainer.device)
-        other = bad.startswith(diagnose.REAL)
+        other = bad.startswith((diagnose.REAL, diagnose.SOURCES))
         return NonFiniteError(
             f"the {player}'s loss or gradient was not finite in {in_a_row} updates in a row, up to step {trainer.step};"
             f" first bad: {bad or 'nothing in the last batch'}{state.folder_of(trainer.out)};"

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from fastgan.objectives import GAMES, Game
 from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
 from fastgan.train import panels, rundir, state
+from fastgan.train.batches import Batch, source_channels, taken
 from fastgan.train.board import check_wandb
 from fastgan.train.choice import Choice, Steps
 from fastgan.train.config import Config, unknown
+from fastgan.train.contradictions import why_not_networks
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
@@ -43,20 +46,18 @@ from fastgan.train.statistics import running_statistics, synchronise
 from fastgan.train.together import why_not_together
 from fastgan.train.update import Update
 
-#: Images [N, C, H, W], float in [-1, 1], or a pair of them and their labels, int64 [N].
-Batch = Tensor | tuple[Tensor, Tensor]
-
 
 class Trainer:
     """Trains a generator against a critic: any two modules, any iterator of batches.
 
     generator: module from z [N, *latent_shape] to images [N, C, H, W]; latent_shape is (generator.latent,) where it has
     that attribute, else (config.latent,) unless given. discriminator: module from images to logits (one per image, any
-    shape). A generator whose attribute `classes` is greater than 0 takes labels too, and so does its critic: see
-    `fastgan.train.game.Players`. game: a name in `fastgan.objectives.GAMES` or a Game. config: see `fastgan.Config`;
-    its fields data, model, width and the like describe networks built by name and are not used here. out: the run
-    directory, or None to write nothing. about: more facts for `config.json` (command, data set). world: this process
-    among those that train together, from `fastgan.train.distributed.joined`; rank 0 writes.
+    shape). A generator whose attribute `classes` is greater than 0 takes labels too, and so does its critic; one whose
+    attribute `source_channels` is makes images of other images instead of latents: see `fastgan.train.pair.Pair`. game:
+    a name in `fastgan.objectives.GAMES` or a Game. config: see `fastgan.Config`; its fields data, model, width and the
+    like describe networks built by name and are not used here. out: the run directory, or None to write nothing. about:
+    more facts for `config.json` (command, data set). world: this process among those that train together, from
+    `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -81,6 +82,8 @@ class Trainer:
             # The configuration says what is played; replacing it also checks the game against its other fields.
             self.config = config = dataclasses.replace(config, game=self.game.name)
         config.check(self.game)  # one of the user's own is not in the configuration
+        if why := why_not_networks(config, generator, discriminator, latent_shape):
+            raise UsageError(why)
         self.config = config = config.settled(self.game)
         self.world = world or alone()
         self.device = self.world.device or resolve_device(config.device)
@@ -95,6 +98,8 @@ class Trainer:
         self._statistics = running_statistics(*apart)
         #: How many the networks are conditional on; 0 where they are not.
         self.classes = int(getattr(generator, "classes", 0))
+        #: Channels of the sources of which images are made; 0 where they are made of latents.
+        self.sources = source_channels(generator)
         shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
         self.noise = Noise(config.seed, shape, self.device, self.world)
         self.remedies = Remedies(config, self.noise, self.device, self.world)
@@ -126,8 +131,10 @@ class Trainer:
         self.steps: Steps | None = None
         self._channels_last = False
         self._aside = 0.0  # seconds of this interval that were not training
+        #: The last batch, and those of the last update: real, z, and y where the critic is told something.
         self.seen: dict[str, Tensor] = {}
-        self.held_out: tuple[Tensor, Tensor | None] | None = None
+        self._recent: deque[dict[str, Tensor]] = deque(maxlen=config.accumulate)
+        self.held_out: dict[str, Tensor] | None = None
         self.classifier: nn.Module | None = None
         self.neighbours: Neighbours | None = None
         self._latest: dict[str, float] = {}
@@ -147,22 +154,28 @@ class Trainer:
         """Train until config.steps on batches [N, C, H, W], float in [-1, 1]. Returns the last interval's means.
 
         Where the networks are conditional, batches are pairs of images and labels (int64 [N]); elsewhere labels that
-        come are not used.
+        come are not used. Where images are made of sources they are pairs of sources and targets, both float.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
-        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: images [M, C, H, W] like the
-        batches' that are not among them, by which the monitor sees whether the critic learns by heart. classifier: a
-        module from such images to logits [N, classes], by which it counts modes. reference: what batches are made of,
-        uint8 [M, C, H, W] (a memory map will do): panels show the nearest to each sample. overwrite: replace the run in
-        `out`. Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose
-        loss or gradient is not finite is skipped; raises NonFiniteError after config.max_skipped of them in a row,
-        naming the first bad layer; the last good checkpoint stays. What the monitor finds wrong is said; with
-        config.on_collapse "stop", mode collapse and divergence raise CollapseError, with "restore" the run goes back to
-        a checkpoint from before that some times first (see restore.py).
+        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: a batch [M, C, H, W] of
+        others, by which the monitor sees whether the critic learns by heart, and of pairs how far what is made of
+        sources is from their targets. classifier: a module from such images to logits [N, classes], by which it counts
+        modes. reference: what batches are made of, uint8 [M, C, H, W] (a memory map will do): panels show the nearest
+        to each sample; neither of both for pairs. overwrite: replace the run in `out`. Ctrl-C ends after the step in
+        progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or gradient is not finite is
+        skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the first bad layer; the last
+        good checkpoint stays. What the monitor finds wrong is said; with config.on_collapse "stop", mode collapse and
+        divergence raise CollapseError, with "restore" the run goes back to a checkpoint from before that some times
+        first (see restore.py).
         """
         progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
         metrics = None
-        self.held_out = None if held_out is None else self._taken(held_out)
+        self.held_out = None if held_out is None else self._taken(held_out, "held_out")
+        for name, given in (("classifier", classifier), ("reference", reference)):
+            if self.sources and given is not None:
+                raise UsageError(
+                    f"{name}: it is for what is made of latents, and this is made of sources; leave it out"
+                )
         self.classifier = None if classifier is None else classifier.to(self.device)
         if self.out is not None:
             state.check_batches(batches)
@@ -282,17 +295,20 @@ class Trainer:
         config, update = self.config, self.updates["discriminator"]
         lazy = self.players.lazy and self.step % config.penalty_interval == 0
         for _ in range(config.accumulate):
-            real, y = self._next(stream)
-            z = self.noise.latents(len(real))
+            batch = self._next(stream)
+            real, y = batch["real"], batch.get("y")
+            z = batch["z"] if self.sources else self.noise.latents(len(real))
             epsilon = self.noise.epsilon(len(real) // config.pack, real.dim()) if self.players.between else None
             named = {"y": y, "draws": self.remedies.for_critic(real, self.step)}
-            self.seen = {"real": real, "z": z} | ({} if y is None else {"y": y})
+            self.seen = batch | {"z": z}
             if self.steps is None:
                 self._channels_last = not why_not_channels_last(self.players, real, z, y)
                 for either in self.updates.values():
                     either.lay_out()
-                self.seen["real"] = real = self._laid_out(real)
+                self.seen |= self._laid_out(batch)
+                real, z, named["y"] = self.seen["real"], self.seen["z"], self.seen.get("y")
                 self.steps = self._start((real, z, epsilon, update.scale), named, say)
+            self._recent.append(self.seen)
             log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy, **named)
             fakes = log.pop("fakes", None)
             self.remedies.learn(log, fakes, y, len(real) * self.world.size)
@@ -304,20 +320,21 @@ class Trainer:
     def _improve_generator(self, means: rundir.Means) -> None:
         assert self.steps is not None
         update = self.updates["generator"]
-        for _ in range(self.config.accumulate):
-            z = self.noise.latents(len(self.seen["real"]))
-            log, gradients = self.steps.g_step(z, update.scale, **self._beside(len(z)))
+        for seen in self._recent:
+            z = seen["z"] if self.sources else self.noise.latents(len(seen["real"]))
+            log, gradients = self.steps.g_step(z, update.scale, **self._beside(seen))
             update.add(log["loss/generator"], gradients)
             means.add(log)
         means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})
 
-    def _beside(self, n: int) -> dict[str, Any]:
-        """What the generator's step takes beside its n latents."""
-        real, players = self.seen["real"], self.players
-        named: dict[str, Any] = {"y": self.noise.labels(n, self.classes) if self.classes else None}
+    def _beside(self, seen: dict[str, Tensor]) -> dict[str, Any]:
+        """What the generator's step takes beside as many latents as this batch has images, or beside its sources."""
+        real, players = seen["real"], self.players
+        labels = self.noise.labels(len(real), self.classes) if self.classes else None
+        named: dict[str, Any] = {"y": seen.get("y") if self.sources else labels}
         named["draws"] = self.remedies.for_generator(real, self.step, players.beside)
         if players.beside:
-            named |= {"real": real, "real_y": self.seen.get("y")}
+            named |= {"real": real, "real_y": seen.get("y")}
         if self.config.unroll:
             named["ahead"] = state_of(self.updates["discriminator"].optimizer, learned(self.discriminator))
         return named
@@ -334,9 +351,11 @@ class Trainer:
         """What can be decided only with a batch at hand: how the steps are computed."""
         begun = time.perf_counter()
         real, z, _, _ = d_args
-        if self.held_out is not None and self.held_out[0].shape[1:] != real.shape[1:]:
-            came, wanted = list(self.held_out[0].shape), f"[M, {', '.join(map(str, real.shape[1:]))}]"
-            raise UsageError(f"held_out: expected images like the batches', {wanted}, got {came}")
+        for name, mine in (self.held_out or {}).items():
+            if mine.shape[1:] != self.seen[name].shape[1:]:
+                wanted = f"[M, {', '.join(map(str, self.seen[name].shape[1:]))}]"
+                kind = "images" if name == "real" else "sources"
+                raise UsageError(f"held_out: expected {kind} like the batches', {wanted}, got {list(mine.shape)}")
         if self.neighbours is not None and self.neighbours.shape != list(real.shape[1:]):
             raise UsageError(
                 f"reference: expected images like the batches', {list(real.shape[1:])}, got {self.neighbours.shape}"
@@ -355,7 +374,7 @@ class Trainer:
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
         with self.noise.undone():  # they are drawn again in the first step
-            g_named = self._beside(len(real))
+            g_named = self._beside(self.seen)
         choice = Choice(self.players, d_args, d_named, (z, self.updates["generator"].scale), g_named, iterations)
         talking = self.config.sync_statistics and self.world.size > 1
         # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
@@ -380,44 +399,31 @@ class Trainer:
     def _images_per_update(self) -> int:
         return len(self.seen["real"]) * self.config.accumulate * self.world.size
 
-    def _next(self, batches: Iterator[Batch]) -> tuple[Tensor, Tensor | None]:
+    def _next(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         try:
-            images, y = self._taken(next(batches))
+            batch = self._taken(next(batches))
         except StopIteration:
             raise UsageError(
                 f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
                 " (itertools.cycle, or a generator that loops over the data)"
             ) from None
-        if self.world.size > 1 and self.seen and len(images) != len(self.seen["real"]):
+        if self.world.size > 1 and self.seen and len(batch["real"]) != len(self.seen["real"]):
             # The mean of the ranks' means is the batch's only where all are of one size.
             raise UsageError(
-                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got {len(images)};"
-                " leave the rest of an epoch out (drop_last=True)"
+                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got"
+                f" {len(batch['real'])}; leave the rest of an epoch out (drop_last=True)"
             )
-        return self._laid_out(images), y
+        return self._laid_out(batch)
 
-    def _taken(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """A batch's images on the device, and its labels where the networks are conditional."""
-        pair = isinstance(batch, list | tuple) and len(batch) == 2
-        images, y = batch if pair else (batch, None)
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            came = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-            raise UsageError(
-                f"batches: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}"
-            )
-        images = images.to(self.device, non_blocking=True)
-        if not self.classes:
-            return images, None
-        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(images),):
-            came = f"{y.dtype} {list(y.shape)}".removeprefix("torch.") if isinstance(y, Tensor) else "none"
-            raise UsageError(
-                f"batches: expected pairs of images and labels, int64 [{len(images)}], as the generator has"
-                f" {self.classes} classes, got labels {came}"
-            )
-        return images, y.to(self.device, non_blocking=True)
+    def _taken(self, batch: Batch, name: str = "batches") -> dict[str, Tensor]:
+        return taken(batch, self.generator, self.discriminator, self.device, name)
 
-    def _laid_out(self, batch: Tensor) -> Tensor:
-        return batch.contiguous(memory_format=torch.channels_last) if self._channels_last else batch
+    def _laid_out(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self._channels_last:
+            return batch
+        # Sources may be there twice, as z and y: still one tensor.
+        laid = {t: t.contiguous(memory_format=torch.channels_last) for t in batch.values() if t.dim() == 4}
+        return {name: laid.get(t, t) for name, t in batch.items()}
 
     def _pauses_at(self, step: int) -> bool:
         config = self.config
@@ -449,7 +455,7 @@ class Trainer:
     # --- what it writes ----------------------------------------------------------------------------------------------
 
     def sample(self, z: Tensor) -> np.ndarray:
-        """Images of the averaged generator for z [N, *latent_shape], as float32 [N, C, H, W]."""
+        """Images of the averaged generator for z [N, *latent_shape], or sources, as float32 [N, C, H, W]."""
         return panels.sample(self.ema.module, z, self.device)
 
     def _save_panels(self) -> None:
@@ -476,7 +482,7 @@ class Trainer:
             "world": self.world.size,
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},
-            "latent_shape": list(self.noise.latent_shape),
+            **({"source_channels": self.sources} if self.sources else {"latent_shape": list(self.noise.latent_shape)}),
             **({} if self.neighbours is None else {"neighbours": self.neighbours.about}),
             **self.about,
         }

@@ -31,18 +31,27 @@ COUNTED = 256
 def statistics(real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
     """Scalars of a critic step, from images [N, ...] and logits [N, ...]: part of the compiled step.
 
-    critic/ranking: the share of pairs in which the real image has the higher logit: 0.5 where the critic cannot tell,
-    1 where it always can, in every game. spread: root mean square distance of two images of the batch, per pixel.
-    nearest: mean distance of an image to the one most like it. Both of fakes fall when the generator collapses, the
-    latter also where some modes are left.
+    critic/ranking: the share of pairs in which the real image has the higher logit (the mean of its logits): 0.5 where
+    the critic cannot tell, 1 where it always can, in every game. spread: root mean square distance of two images of the
+    batch, per pixel. nearest: mean distance of an image to the one most like it. Both of fakes fall when the generator
+    collapses, the latter also where some modes are left.
     """
     with torch.autocast(real.device.type, enabled=False):
-        ahead = torch.sign(real_logits.float().flatten()[:, None] - fake_logits.float().flatten()[None])
-        found = {"critic/ranking": (ahead.mean() + 1) / 2}
+        found = {"critic/ranking": _ranked(_of_images(real_logits), _of_images(fake_logits))}
         if len(real) > 1:
             for name, images in (("real", real), ("fake", fake)):
                 found[f"spread/{name}"], found[f"nearest/{name}"] = _distances(images)
     return found
+
+
+def _of_images(logits: Tensor) -> Tensor:
+    """One logit for each image: of a critic of patches there are so many that their pairs would fill the memory."""
+    return logits.float().flatten(1).mean(1) if logits.dim() > 1 else logits.float().flatten()
+
+
+def _ranked(first: Tensor, second: Tensor) -> Tensor:
+    """The share of pairs, one of each [N] and [M], in which the first is higher."""
+    return (torch.sign(first[:, None] - second[None]).mean() + 1) / 2
 
 
 def _distances(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,11 +85,14 @@ class Monitor:
             if update.seen is not None:
                 total = update.seen.square().sum(1).sqrt()
                 found[f"update/{player}"] = total[2] / total[1]
-        found |= self._path()
+        if not trainer.sources:
+            found |= self._path()
         if trainer.players.penalties(True):
             found |= self._slopes()
         if trainer.held_out is not None:
-            found["critic/memory"] = self._memory(*trainer.held_out)
+            found["critic/memory"] = self._memory(trainer.held_out)
+            if trainer.sources:
+                found["l1/held_out"] = self._missed(trainer.held_out)
         if trainer.classifier is not None:
             found |= self._modes(trainer.classifier)
         self.layers = self._layers()
@@ -143,20 +155,29 @@ class Monitor:
         return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
 
     @torch.no_grad()
-    def _memory(self, held_out: Tensor, y: Tensor | None) -> Tensor:
+    def _missed(self, held_out: dict[str, Tensor]) -> Tensor:
+        """E |target − G(source)| of the averaged generator, on pairs that it was not trained on."""
+        whole, n = self._trainer.ema.module, len(self._trainer.seen["real"])
+        parts = zip(held_out["z"].split(n), held_out["real"].split(n), strict=True)
+        total = sum((panels.images_of(whole, z).float() - real.float()).abs().sum() for z, real in parts)
+        return torch.as_tensor(total) / held_out["real"].numel()
+
+    @torch.no_grad()
+    def _memory(self, held_out: dict[str, Tensor]) -> Tensor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
         with _evaluating(self._trainer.discriminator):
             players, known = self._trainer.players, self._trainer.seen
-            whole = len(held_out) - len(held_out) % self._trainer.config.pack
-            parts = torch.arange(whole, device=held_out.device).split(len(known["real"]))
+            images, y = held_out["real"], held_out.get("y")
+            whole = len(images) - len(images) % self._trainer.config.pack
+            parts = torch.arange(whole, device=images.device).split(len(known["real"]))
             seen, *unseen = (
-                players.judge(x, labels)[0].float().flatten()
+                _of_images(players.judge(x, labels)[0])
                 for x, labels in (
                     (known["real"], known.get("y")),
-                    *((held_out[part], None if y is None else y[part]) for part in parts),
+                    *((images[part], None if y is None else y[part]) for part in parts),
                 )
             )
-        return (torch.sign(seen[:, None] - torch.cat(unseen)[None]).mean() + 1) / 2
+        return _ranked(seen, torch.cat(unseen))
 
     def _layers(self) -> list[dict[str, float | str]]:
         """For each weight: its norm, its gradient's, the last change's, and the spectral norm where there is one."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.objectives import Game
+from fastgan.train.batches import source_channels
 from fastgan.train.config import Config
 from fastgan.train.remedies import Draws
 from fastgan.train.remedies.augment import augment
@@ -28,6 +29,12 @@ class Pair:
     critic(x, y); one with the attribute `auxiliary` set as critic(x), and gives (logits, class logits). y: labels,
     int64 [N].
 
+    A generator whose attribute `source_channels` is greater than 0 is called as generator(source), and makes images of
+    sources [N, source_channels, H', W'] instead of latents. A critic with the same attribute is called as
+    critic(x, source), and one without it as critic(x). In the steps z is then the source, and so is y where the critic
+    sees it: as with labels, what the generator made is judged beside what it was made of. Isola et al. 2017
+    (arXiv:1611.07004, equations 1 and 2); the sources' size may differ from the images'.
+
     together: real and fake images go through the critic as one batch, which is the same where no layer of it ties the
     samples of a batch together (together.py finds out) and faster.
     """
@@ -39,8 +46,8 @@ class Pair:
     together: bool = False
 
     def generate(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """Images of the generator, of the classes y where it is conditional."""
-        return self.generator(z) if y is None else self.generator(z, y)
+        """Images that the generator makes of latents, of the classes y where it is conditional, or of sources."""
+        return self.generator(z) if y is None or source_channels(self.generator) else self.generator(z, y)
 
     def judge(self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None) -> Judged:
         """What the critic says of images [N, C, H, W], in packs where it takes them; with other weights, if given."""
@@ -103,7 +110,8 @@ class Pair:
     @property
     def beside(self) -> bool:
         """Whether the generator's step sees real images too."""
-        return self.game.paired or self.config.feature_matching > 0 or self.config.unroll > 0
+        config = self.config
+        return self.game.paired or config.feature_matching > 0 or config.l1_weight > 0 or config.unroll > 0
 
     def autocast(self, like: Tensor) -> torch.autocast:
         """How the forward passes on tensors like this compute."""
@@ -112,7 +120,7 @@ class Pair:
 
 
 def judge(critic: nn.Module, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None) -> Judged:
-    """What a critic says of images [N, ...] with labels y, or None where it is not conditional.
+    """What a critic says of images [N, ...] with labels or sources y, or None where it is told neither.
 
     weights: in place of its own, by name; its buffers then stay as they are.
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from fastgan.report.picture import beside, grid, save_grid, save_png, to_uint8
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 COUNT = 64
 #: Images of the panels that compare, and rows and columns of those that go along something.
 COMPARED, ROWS, ALONG = 16, 4, 8
+#: Pairs of the panels of sources.
+PAIRS = 8
 #: By which latents are multiplied from left to right.
 TRUNCATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 CLASSES = 10
@@ -58,6 +61,9 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device, y: Tensor | No
 def save_all(trainer: Trainer, run: Path) -> None:
     """Every panel of this step, where the generator makes pictures. The random numbers of the run stay as they are."""
     generator, device = trainer.ema.module, trainer.device
+    if trainer.sources:
+        save_pairs(trainer, run)
+        return
     seed, step, shape = trainer.config.seed, trainer.step, trainer.noise.latent_shape
     fixed, fresh = latents(seed, 0, shape), latents(seed, step, shape)
 
@@ -87,6 +93,29 @@ def save_all(trainer: Trainer, run: Path) -> None:
     if trainer.neighbours is not None:
         pairs = np.stack([fakes, trainer.neighbours.of(fakes)], 1).reshape(-1, *fakes.shape[1:])
         save_grid(pairs, picture("nearest"), 8, scale)
+
+
+def save_pairs(trainer: Trainer, run: Path) -> None:
+    """Sources, what is made of them and their targets, in three rows: of pairs held out, and of the last batch."""
+    for kind, pairs in (("fixed", trainer.held_out), ("fresh", trainer.seen)):
+        if pairs is None:
+            continue
+        source, target = (pairs[name][:PAIRS].float().cpu() for name in ("z", "real"))
+        made = sample(trainer.ema.module, pairs["z"][:PAIRS], trainer.device)
+        rows = in_rows(source, torch.from_numpy(made), target)
+        save(rows, run / "samples" / f"{kind}-{trainer.step:08d}.png", columns=len(target))
+
+
+def in_rows(source: Tensor, made: Tensor, target: Tensor) -> np.ndarray:
+    """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in colour where one of them is.
+
+    Sources that are no pictures, of other than 1 or 3 channels, are left out.
+    """
+    rows = [made, target]
+    if source.dim() == target.dim() == 4 and source.shape[1] in (1, 3):
+        rows.insert(0, interpolate(source, size=target.shape[2:]))
+    channels = max(row.shape[1] for row in rows)
+    return torch.cat([row.expand(-1, channels, *row.shape[2:]) for row in rows]).numpy()
 
 
 def save(images: np.ndarray, path: Path, columns: int | None = None) -> None:

@@ -47,6 +47,18 @@ def true_float32():
         yield
 
 
+def test_one_tensor_given_twice_is_one_in_the_graph():
+    def step(x, y):
+        return (x * y.exp()).sum()
+
+    compiled = fastgan.compile(step)
+    for _ in range(3):
+        x = torch.randn(64, device="cuda")
+        torch.testing.assert_close(compiled(x, x), step(x, x))
+    graph = next(iter(compiled._variants.values()))[0].run
+    assert graph._flat[0] is graph._flat[1]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_replayed_step_equals_an_eager_one(fused, precision):

@@ -62,6 +62,18 @@ class Doubled(nn.Module):
         return self.network(z.double())
 
 
+class Beside(nn.Sequential):
+    """A critic that sees an image and its source."""
+
+    source_channels = 1
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(2, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3, 1, 1))
+
+    def forward(self, image, source):
+        return super().forward(torch.cat([image, source], 1))
+
+
 class Doubles:
     """The stream's batches in double precision; sends this process a signal at batch `at`."""
 
@@ -90,6 +102,26 @@ def train(world, images, options, out=None, resume=False, at=0):
     trainer = Trainer(generator, critic.double(), config.game, config, out=out, world=world)
     stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
     return trainer, trainer.fit(Doubles(stream, at), resume=resume)
+
+
+def paired(world):
+    """Train on pairs, a noisy image and the image, in double, 16 in the world's batch."""
+    torch.manual_seed(world.rank)
+    generator = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3, 1, 1), nn.Tanh()).double()
+    generator.source_channels = 1
+    torch.manual_seed(0)
+    config = Config(**SMALL | {"l1_weight": 10.0, "r1_weight": 1.0, "accumulate": 2})
+    trainer = Trainer(generator, Beside().double(), config=config, world=world)
+
+    def batches():
+        random, n = torch.Generator().manual_seed(0), 16 // world.size
+        while True:
+            target, noise = torch.rand(2, 16, 1, 8, 8, generator=random, dtype=torch.float64)[
+                :, n * world.rank : n * (world.rank + 1)
+            ]
+            yield target + 0.1 * noise, target
+
+    return trainer, trainer.fit(batches())
 
 
 def uneven(world):
@@ -160,6 +192,8 @@ def play(folder, images):
             result[name] = tensors(trainer), last, trainer.images
             result[name, "seed"] = torch.initial_seed()
 
+        trainer, last = paired(world)
+        result["paired"] = tensors(trainer), last
         result["resumed"] = tensors(train(world, images, {}, folder / "one-two", resume=True)[0])
         train(world, images, {"steps": 3}, folder / "two-one")
 
@@ -258,6 +292,15 @@ def test_two_ranks_are_one_of_twice_the_batch(played, images, case):
     assert_close(found, tensors(trainer))
     assert their_images == trainer.images
     for name in ("loss/generator", "loss/discriminator", "logit/fake", "gradient/generator"):
+        assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
+
+
+def test_two_ranks_on_pairs_are_one_of_twice_the_batch(played):
+    trainer, last = paired(World())
+    (one, their_last), (other, _) = (rank["paired"] for rank in played[0])
+    assert_close(one, tensors(trainer))
+    assert_close(one, other, 0.0)
+    for name in ("l1/batch", "loss/generator", "loss/discriminator"):
         assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
 
 
@@ -383,8 +426,8 @@ def test_batches_must_stay_of_one_size():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
     trainer.seen = {"real": torch.zeros(8, 1)}
-    images, labels = trainer._next(iter([torch.zeros(8, 1)]))
-    assert (len(images), labels) == (8, None)
+    batch = trainer._next(iter([torch.zeros(8, 1)]))
+    assert {name: len(tensor) for name, tensor in batch.items()} == {"real": 8}
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
         trainer._next(iter([torch.zeros(3, 1)]))
 

@@ -10,7 +10,7 @@ from fastgan.train.remedies import Draws
 
 
 class History:
-    """Past fakes and their labels, as Shrivastava et al. 2017 (arXiv:1612.07828, section 2.3) keep them.
+    """Past fakes and their labels or sources, as Shrivastava et al. 2017 (arXiv:1612.07828, section 2.3) keep them.
 
     size: how many. The first fakes fill it; from then on half of each batch of fakes is taken from it, and as many new
     ones take random places in it.
@@ -23,7 +23,7 @@ class History:
         self._filled = 0
 
     def draws(self, n: int) -> Draws:
-        """Half a batch of n: "past" [n/2, C, H, W], and "past_y" in conditional games; nothing until it is full."""
+        """Half a batch of n: "past" [n/2, C, H, W], and "past_y" where there are y; nothing until it is full."""
         if self._images is None or self._filled < self._size:
             return {}
         places = self._noise.places(n // 2, self._size)
@@ -31,10 +31,10 @@ class History:
         return past if self._labels is None else {**past, "past_y": self._labels[places]}
 
     def keep(self, fakes: Tensor, y: Tensor | None) -> None:
-        """Take new fakes [N, C, H, W] and their labels: as many as there is room for, or else half of them."""
+        """Take new fakes [N, C, H, W] and their y: as many as there is room for, or else half of them."""
         if self._images is None:
             self._images = fakes.new_zeros((self._size, *fakes.shape[1:]))
-            self._labels = None if y is None else y.new_zeros(self._size)
+            self._labels = None if y is None else y.new_zeros((self._size, *y.shape[1:]))
         room = self._size - self._filled
         n = min(room, len(fakes)) if room else len(fakes) // 2
         places: Tensor | slice

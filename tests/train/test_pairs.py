@@ -1,0 +1,356 @@
+"""Games of paired images: generators that make images of sources, critics that see both or images alone, and L1."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate, softplus
+
+from fastgan import Config, Trainer, models
+from fastgan.data import open_source
+from fastgan.errors import UsageError
+from fastgan.report.page import write_report
+from fastgan.report.verdicts import verdicts
+from fastgan.train import panels
+from fastgan.train.diagnose import first_bad_layer
+from fastgan.train.monitor import statistics
+from fastgan.train.remedies.history import History
+
+SMALL = {
+    "batch": 8,
+    "log_every": 2,
+    "sample_every": 4,
+    "checkpoint_every": 2,
+    "compile": "off",
+    "lr_g": 2e-3,
+    "lr_d": 2e-3,
+}
+
+
+class Upscaler(nn.Module):
+    """Twice as large: bicubic, and what a small network adds."""
+
+    source_channels = 1
+
+    def __init__(self, width=4, dropout=0.0):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, width, 3, 1, 1), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(),
+            nn.Conv2d(width, 4, 3, 1, 1), nn.PixelShuffle(2),
+        )  # fmt: skip
+
+    def forward(self, source):
+        return self.net(source) + interpolate(source, scale_factor=2, mode="bicubic")
+
+
+class Critic(nn.Module):
+    """Judges patches of the image and the source, one upon the other."""
+
+    source_channels = 1
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(2, width, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(width, 1, 3, 1, 1))
+
+    def forward(self, image, source):
+        return self.net(torch.cat([image, interpolate(source, size=image.shape[2:])], 1))
+
+
+def of_images():
+    """A critic that sees the image alone, as SRGAN's does."""
+    return nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1))
+
+
+class Pairs:
+    """Sources [8, 1, 4, 4] and targets [8, 1, 8, 8], the same every time, from where a run left off."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.at += 1
+        target = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
+        return avg_pool2d(target, 2), target
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def trainer(critic=Critic, out=None, game="non-saturating", dropout=0.0, **options):
+    torch.manual_seed(0)
+    return Trainer(Upscaler(dropout=dropout), critic(), game, Config(**SMALL | options), out=out)
+
+
+def weights(t):
+    parts = (t.generator, t.discriminator, t.ema.module)
+    return torch.cat([v.flatten() for part in parts for v in part.state_dict().values()])
+
+
+def test_the_generators_loss_written_out():
+    t, (source, target) = trainer(l1_weight=100.0), next(Pairs())
+    log, gradients = t.players.g_step(source, y=source, real=target, real_y=source)
+    made = t.generator(source)
+    distance = (target - made).abs().sum() / target.numel()
+    loss = softplus(-t.discriminator(made, source)).mean() + 100 * distance
+    torch.testing.assert_close(log["l1/batch"], distance.detach())
+    torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.generator.parameters()))
+    with pytest.raises(ValueError, match="real: expected images like the fakes' with an l1_weight, got None"):
+        t.players.g_step(source, y=source)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_critics_loss_written_out(together):
+    """Both are judged beside their source; penalties differentiate in the image, the source stays what it is."""
+    t, (source, target) = trainer(game="wgan-gp", r1_weight=2.0), next(Pairs())
+    t.players.together = together
+    epsilon, critic = torch.rand(8, 1, 1, 1), t.discriminator
+    _, gradients = t.players.d_step(target, source, epsilon, lazy=True, y=source)
+    fake = t.generator(source).detach()
+    loss = critic(fake, source).mean() - critic(target, source).mean()
+    for points, penalty in (
+        (torch.lerp(target, fake, epsilon), lambda norm: 10 * (norm - 1).square().mean()),
+        (target.clone(), lambda norm: norm.square().mean()),
+    ):
+        points.requires_grad_()
+        (slope,) = torch.autograd.grad(critic(points, source).sum(), points, create_graph=True)
+        loss = loss + penalty(slope.flatten(1).norm(dim=1))
+    for ours, plain in zip(gradients, torch.autograd.grad(loss, critic.parameters()), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+class Listening(nn.Module):
+    """A critic that remembers what it was shown."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.net, self.source_channels, self.heard = of_images(), channels, []
+
+    def forward(self, image, *source):
+        self.heard.append((image.detach(), *source))
+        return self.net(image)
+
+
+@pytest.mark.parametrize("channels", [0, 1])
+def test_what_the_critic_sees(channels):
+    t, made = trainer(lambda: Listening(channels), steps=2, accumulate=2, l1_weight=1.0), []
+    t.generator.register_forward_hook(lambda _, args, image: made.append((args[0], image.detach())))
+    t.fit(Pairs())
+    heard = t.discriminator.heard
+    assert {len(beside) for _, *beside in heard} == {channels}
+    batches = Pairs()
+    for _ in range(4):
+        source, target = next(batches)
+        # Once for the critic's step and once for the generator's, of every batch of an update: the last of all those
+        # that were made, as both steps are tried before.
+        fakes = [image for of, image in made[-8:] if torch.equal(of, source)]
+        assert len(fakes) == 2
+        for image in (target, *fakes):
+            shown = [beside for whole, *beside in heard if _among(image, whole)]
+            assert shown
+            assert all(_among(source, *beside) for beside in shown if channels)
+
+
+def _among(part, whole):
+    return any(torch.equal(part, half) for half in whole.split(len(part)))
+
+
+@pytest.mark.parametrize(
+    ("critic", "game", "options"),
+    [
+        (Critic, "non-saturating", {"l1_weight": 10.0, "history": 8, "dropout": 0.5, "accumulate": 2}),
+        (of_images, "wgan-gp", {"l1_weight": 1.0, "d_steps": 2, "augment": "translation"}),
+        (Critic, "relativistic", {"feature_matching": 1.0, "instance_noise": 0.1, "instance_noise_steps": 9}),
+        (Critic, "non-saturating", {"unroll": 2}),
+    ],
+)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, critic, game, options):
+    whole = trainer(critic, game=game, steps=4, **options)
+    whole.fit(Pairs())
+    trainer(critic, tmp_path / "run", game, steps=2, **options).fit(Pairs())
+    again = trainer(critic, tmp_path / "run", game, steps=4, **options)
+    again.fit(Pairs(), resume=True)
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_past_fakes_keep_their_sources():
+    t = trainer(history=8)
+    (source, target), (other, _) = next(Pairs()), (torch.ones(8, 1, 4, 4), None)
+    history = History(8, t.noise)
+    history.keep(t.generator(other).detach(), other)
+    draws = history.draws(8)
+    assert torch.equal(draws["past_y"], other[:4])
+    log, gradients = t.players.d_step(target, source, y=source, draws=draws)
+    fake = torch.cat([t.generator(other)[:4], t.generator(source)[4:]]).detach()
+    beside = torch.cat([other[:4], source[4:]])
+    loss = softplus(-t.discriminator(target, source)).mean() + softplus(t.discriminator(fake, beside)).mean()
+    torch.testing.assert_close(log["loss/discriminator"], loss.detach())
+    torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.discriminator.parameters()))
+
+
+def test_compiled_training_is_eager_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    torch._dynamo.reset()
+    compiled, eager = (trainer(steps=2, l1_weight=10.0, compile=compile) for compile in ("on", "off"))
+    compiled.fit(Pairs())
+    eager.fit(Pairs())
+    assert compiled.steps.compiled
+    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-4)
+
+
+def test_an_upscaler_comes_closer_than_bicubic():
+    x = torch.from_numpy(open_source("embedded").images[:2064]).float() / 127.5 - 1
+    x, held_out = x[:2000], (avg_pool2d(x[2000:], 2), x[2000:])
+
+    def batches():
+        while True:
+            target = x[torch.randint(len(x), (16,))]
+            yield avg_pool2d(target, 2), target
+
+    torch.manual_seed(0)
+    config = Config(steps=200, l1_weight=100.0, lr_g=5e-3, ema_images=500, log_every=50, compile="off")
+    t = Trainer(Upscaler(16), Critic(8), config=config)
+    last = t.fit(batches(), held_out=held_out)
+    source, target = held_out
+    bicubic = (interpolate(source, scale_factor=2, mode="bicubic") - target).abs().mean()
+    made = torch.from_numpy(t.sample(source))
+    assert (made - target).abs().mean() < 0.75 * bicubic
+    assert last["l1/held_out"] == pytest.approx(float((made - target).abs().mean()), rel=1e-5)
+    assert t.monitor.verdicts == []
+
+
+def test_a_generator_that_does_not_look_at_its_source_has_collapsed():
+    (_, target), alike = next(Pairs()), torch.full((8, 1, 8, 8), 0.3)
+    rows = []
+    for step in range(1, 41):
+        made = target + 0.1 if step < 20 else alike
+        found = statistics(target, made, torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 2, 2))
+        rows.append({"step": step, **{name: float(value) for name, value in found.items()}})
+    (verdict,) = verdicts(rows)
+    assert verdict.name == "mode collapse"
+    assert verdict.since == 20
+    assert "latents" not in verdict.sentence()
+
+
+def test_of_several_logits_of_an_image_the_mean_is_ranked():
+    real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0]]), torch.tensor([[5.0, -5.0], [9.0, 9.0]])
+    shaped = (logits.view(2, 1, 1, 2) for logits in (real, fake))
+    assert statistics(torch.rand(2, 4), torch.rand(2, 4), *shaped)["critic/ranking"] == 3 / 8  # 1 > 0, 0 = 0, both < 9
+
+
+def test_panels_show_sources_what_is_made_and_targets(tmp_path):
+    t = trainer(of_images, tmp_path / "run", steps=4)
+    source, target = next(Pairs())
+    t.fit(Pairs(), held_out=(source[:3], target[:3]))
+    folder = tmp_path / "run" / "samples"
+    assert {p.name for p in folder.iterdir()} == {
+        "fixed-00000004.png", "fresh-00000004.png", "real.png"
+    }  # fmt: skip
+    sheet = np.asarray(Image.open(folder / "fixed-00000004.png"))[..., 0].astype(int)
+    size = 8 * 8 + 2  # images of 8 pixels are drawn 8 times as large, with a margin
+    assert sheet.shape == (3 * size + 2, 3 * size + 2)
+    made = t.sample(source[:3])
+    for row, images in enumerate((interpolate(source[:3], size=(8, 8)).numpy(), made, target[:3].numpy())):
+        for column, image in enumerate(images):
+            top, left = row * size + 2, column * size + 2
+            tile = sheet[top : top + 64 : 8, left : left + 64 : 8]
+            assert np.abs(tile - np.clip((image[0] + 1) * 127.5, 0, 255)).max() <= 1
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["source_channels"] == 1
+    page = write_report(tmp_path / "run").read_text()
+    assert "Held-out pairs" in page
+    assert "Distance to targets" in page
+    assert "latent codes" not in page
+
+
+def test_rows_of_sources_of_another_kind():
+    grey, colour, planes = torch.zeros(2, 1, 2, 2), torch.ones(2, 3, 4, 4), torch.zeros(2, 12, 4, 4)
+    rows = panels.in_rows(grey, colour, colour)
+    assert rows.shape == (6, 3, 4, 4)
+    assert (rows[:2] == 0).all()
+    assert (panels.in_rows(planes, colour, colour) == 1).all()
+    assert panels.in_rows(colour, grey, grey).shape == (6, 3, 2, 2)
+
+
+def test_the_first_that_is_not_finite_may_be_the_sources():
+    t, (source, target) = trainer(), next(Pairs())
+    assert first_bad_layer(t.players, target, source, y=source) == ""
+    source[0, 0, 0, 0] = torch.nan
+    assert first_bad_layer(t.players, target, source, y=source).startswith("the batch of sources (1 of 128")
+
+
+class Labelled(Upscaler):
+    classes = 3
+
+
+class Auxiliary(Critic):
+    auxiliary = True
+
+
+class Coloured(Critic):
+    source_channels = 3
+
+
+@pytest.mark.parametrize(
+    ("generator", "critic", "options", "said"),
+    [
+        (Upscaler, Coloured, {}, "source_channels: expected the generator's 1 in the critic too, or none .*, got 3"),
+        (Labelled, Critic, {}, "classes: pairs of sources and targets bring no labels; leave"),
+        (Upscaler, Auxiliary, {}, "classes: pairs .* leave `classes` and `auxiliary` out"),
+        (Upscaler, Critic, {"pack": 2}, "pack: a critic that sees the source judges it with one image, .*; leave it"),
+        (Upscaler, Critic, {"augment": "colour"}, "augment: it would move the image and leave the source .*; leave it"),
+        (Upscaler, Critic, {"consistency_fake": 1.0}, "consistency_fake: it would move the image .* of images alone"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_pairs_is_refused(generator, critic, options, said):
+    with pytest.raises(UsageError, match=said):
+        Trainer(generator(), critic(), config=Config(**options))
+
+
+def test_latents_do_not_go_with_sources():
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    with pytest.raises(
+        UsageError, match=r"l1_weight: .* what is made of latents has none; give a generator of sources"
+    ):
+        Trainer(*networks, config=Config(l1_weight=1.0))
+    with pytest.raises(UsageError, match=r"source_channels: expected the generator's 0 in the critic too, .*, got 1"):
+        Trainer(networks[0], Critic())
+    with pytest.raises(UsageError, match="latent_shape: a generator with source_channels is given sources"):
+        Trainer(Upscaler(), Critic(), latent_shape=(8,))
+    with pytest.raises(UsageError, match="classifier: it is for what is made of latents"):
+        trainer().fit(Pairs(), classifier=of_images())
+    with pytest.raises(UsageError, match="reference: it is for what is made of latents"):
+        trainer().fit(Pairs(), reference=np.zeros((4, 1, 8, 8), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("batch", "came"),
+    [
+        (torch.zeros(8, 1, 8, 8), r"float32 \[8, 1, 8, 8\] and none"),
+        ((torch.zeros(8, 1, 4, 4), torch.zeros(8, dtype=torch.int64)), r"float32 \[8, 1, 4, 4\] and int64 \[8\]"),
+        ((torch.zeros(8, 3, 4, 4), torch.zeros(8, 1, 8, 8)), r"float32 \[8, 3, 4, 4\] and float32 \[8, 1, 8, 8\]"),
+        ((torch.zeros(7, 1, 4, 4), torch.zeros(8, 1, 8, 8)), r"float32 \[7, 1, 4, 4\] and float32 \[8, 1, 8, 8\]"),
+    ],
+)
+def test_batches_of_another_kind_are_named(batch, came):
+    said = rf"expected pairs of sources, float \[N, 1, H, W\], and targets, .*source_channels is 1, got {came}"
+    with pytest.raises(UsageError, match=f"batches: {said}"):
+        trainer(steps=1).fit(iter([batch]))
+    with pytest.raises(UsageError, match=f"held_out: {said}"):
+        trainer(steps=1).fit(Pairs(), held_out=batch)
+
+
+def test_pairs_held_out_are_like_the_others():
+    said = r"held_out: expected sources like the batches', \[M, 1, 4, 4\], got \[8, 1, 2, 2\]"
+    with pytest.raises(UsageError, match=said):
+        trainer(steps=1).fit(Pairs(), held_out=(torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 8, 8)))
+    targets = torch.zeros(8, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):
+        trainer(steps=1).players.d_step(targets, torch.zeros(8, 1, 4, 4))
