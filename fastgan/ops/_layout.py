@@ -18,6 +18,25 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
     return torch.channels_last if x.stride(1) == 1 and x.size(1) > 1 else torch.contiguous_format
 
 
+def weight_format(weight: torch.Tensor) -> torch.memory_format:
+    """The layout that a convolution's weight [K, C, R, S] stands for.
+
+    Where its size fits both (1×1 kernels, one channel) its strides tell, as they do PyTorch's own convolutions: a
+    network in channels_last would otherwise leave it at each such layer, and copy all that follows.
+    """
+    strides = weight.stride()
+    both = weight.dim() == 4 and weight.is_contiguous() and weight.shape[1:].numel() > 1
+    if both and strides == channels_last_strides(weight.shape):
+        return torch.channels_last
+    return memory_format(weight)
+
+
+def channels_last_strides(shape: torch.Size) -> tuple[int, int, int, int]:
+    """The strides of a dense tensor [N, C, H, W] whose channel is the fast axis."""
+    _, channels, height, width = shape
+    return (channels * height * width, 1, width * channels, channels)
+
+
 def dense(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
     """x itself when it is dense in that layout, else a dense copy."""
     return x.contiguous(memory_format=layout)

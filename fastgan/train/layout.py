@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
+from fastgan.ops._layout import channels_last_strides
 from fastgan.train.game import Players
 
 
@@ -18,7 +19,7 @@ def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor |
         return "batches are not images"
     networks = players.generator, players.discriminator
     for network in networks:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        _to_channels_last(network)
     try:
         with torch.no_grad(), preserved([b for network in networks for b in network.buffers()]):
             players.judge(players.generate(z, y), y)
@@ -28,3 +29,12 @@ def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor |
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return str(error).splitlines()[0]
     return ""
+
+
+def _to_channels_last(network: nn.Module) -> None:
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for weight in network.parameters():
+        # 1×1 kernels and those of one channel are in both formats, and `to` leaves their strides as they were. By their
+        # strides convolutions decide what they return.
+        if weight.dim() == 4 and weight.is_contiguous():
+            weight.data = weight.data.as_strided(weight.shape, channels_last_strides(weight.shape))

@@ -2,8 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
+from fastgan.ops._layout import channels_last_strides
 from fastgan.testing.record import Recorder
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
@@ -124,3 +126,17 @@ def test_first_layers_do_not_ask_the_default_dtype(default):
     finally:
         torch.set_default_dtype(before)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("function", [conv2d, lambda x, w: conv2d_bias_act(x, w, torch.ones(8))], ids=["conv", "block"])
+@pytest.mark.parametrize("shape", [(8, 1, 4, 4), (8, 3, 1, 1)], ids=str)
+def test_weights_that_fit_both_layouts_say_by_their_strides_which(shape, function):
+    x, plain = torch.randn(2, shape[1], 9, 9), torch.randn(shape)
+    strided = plain.as_strided(shape, channels_last_strides(plain.shape))
+    assert strided.is_contiguous()
+    for weight, layout in ((plain, torch.contiguous_format), (strided, torch.channels_last)):
+        y = function(x, weight)
+        torch.testing.assert_close(y, function(x, plain))
+        assert y.is_contiguous(memory_format=layout)
+        with FakeTensorMode() as mode:
+            assert function(mode.from_tensor(x), mode.from_tensor(weight)).stride() == y.stride()

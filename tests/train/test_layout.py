@@ -1,9 +1,11 @@
 """Networks run in channels_last where they can, and resume in it bit for bit."""
 
+import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgan import Config, Trainer
+from fastgan import Config, Trainer, models
 
 
 class Viewing(nn.Module):
@@ -75,3 +77,37 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path):
     resumed = trained(critic, tmp_path / "run", resume=True)
     for one, other in zip(weights(whole), weights(resumed), strict=True):
         assert torch.equal(one, other)
+
+
+class Seen(TorchDispatchMode):
+    """Shapes of the feature maps that operations return in another format than channels_last."""
+
+    def __init__(self):
+        super().__init__()
+        self.other, self.maps = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(x, torch.Tensor) and x.dim() == 4 and x.shape[1] > 1 and x.shape[2] > 4:
+                self.maps += 1
+                if not x.is_contiguous(memory_format=torch.channels_last):
+                    self.other.append((str(func), tuple(x.shape)))
+        return result
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["dcgan", "r3gan"])
+def test_nothing_leaves_the_format(name, channels):
+    """Images of one channel and 1×1 kernels are in both formats: they must not lead out of it, copy by copy."""
+    pair = models.build(name, resolution=16, channels=channels, latent=8, width=16)
+    config = Config(batch=4, steps=1, latent=8, compile="off", r1_weight=1.0)
+    trainer = Trainer(*pair, "non-saturating", config)
+    images = torch.rand(4, channels, 16, 16)
+    trainer.fit(iter(lambda: images, None))
+    with Seen() as seen:
+        fake = trainer.generator(torch.randn(4, 8))
+        trainer.discriminator(fake).sum().backward()
+    assert seen.maps > 10
+    # A 1×1 kernel on one channel has no strides to tell by: what it returns is turned round, once.
+    assert len(seen.other) == (name == "r3gan" and channels == 1)

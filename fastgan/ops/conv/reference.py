@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops._layout import dense, memory_format
+from fastgan.ops._layout import dense, memory_format, weight_format
 from fastgan.ops.bias_act import reference as bias_act_reference
 
 Pair = list[int]
@@ -38,7 +38,7 @@ Pair = list[int]
 
 def activation_layout(x: Tensor, weight: Tensor) -> torch.memory_format:
     """channels_last when either operand is: the libraries then compute in it anyway."""
-    both = (memory_format(x), memory_format(weight))
+    both = (memory_format(x), weight_format(weight))
     return torch.channels_last if torch.channels_last in both else torch.contiguous_format
 
 

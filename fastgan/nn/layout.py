@@ -1,0 +1,16 @@
+"""Memory formats inside a network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastgan.ops._layout import weight_format
+
+
+def as_weights_are(x: Tensor, weight: Tensor) -> Tensor:
+    """x [N, C, H, W] in the memory format that a convolution's weight stands for.
+
+    What a network makes its first feature map of (a linear layer, a learned map, one channel) has no format of its own,
+    and a chain of skip connections keeps the one that it begins with.
+    """
+    return x.contiguous(memory_format=weight_format(weight))
