@@ -12,8 +12,8 @@ from fastgan.train.config import RESUMABLE, Config
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a generator. PRESET (see `fastgan presets`) comes first; --config FILE (.toml or .json, of fields below)
-    overrides its fields, and flags override both."""
+    """Train a generator. PRESET (see `fastgan presets`) comes first; --config FILE (.yaml, .toml or .json, of
+    fields below) overrides its fields, and flags override both."""
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     out: Path | None = None
