@@ -39,6 +39,8 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     options: dict[str, Any] = {"latent": config.latent, "width": config.width, "d_norm": config.d_norm}
     if config.condition != "none":
         options |= {"classes": config.classes, "condition": config.condition}
+    if config.minibatch_discrimination:
+        options["minibatch_discrimination"] = config.minibatch_discrimination
     generator, critic = models.build(config.model, resolution=height, channels=channels, **options)
     if config.pack > 1:  # packs are stacked in channels
         _, critic = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
@@ -75,7 +77,7 @@ def load_critic(trained: Trained) -> nn.Module:
     Raises UsageError for one that does not judge images alone, one at a time.
     """
     config = Config.from_dict(trained.facts["config"])
-    for name, plain in (("condition", "none"), ("pack", 1)):
+    for name, plain in (("condition", "none"), ("pack", 1), ("minibatch_discrimination", 0)):
         if (value := getattr(config, name)) != plain:
             raise UsageError(
                 f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself"

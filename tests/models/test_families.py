@@ -180,7 +180,11 @@ def test_labels_for_networks_without_are_refused():
 SIZES = {"resolution": 32, "channels": 3, "latent": 8, "width": 8}
 REFUSED = [
     ("dcgan", {"classes": -1}, "classes: expected a number >= 0, got -1"),
-    ("dcgan", {"attention": 16}, "attention: dcgan takes condition beside what all take, got attention=16"),
+    (
+        "dcgan",
+        {"attention": 16},
+        "attention: dcgan takes condition, minibatch_discrimination beside what all take, got attention=16",
+    ),
     ("dcgan", {"condition": "concat"}, "condition: 'concat' needs labels, and classes is 0"),
     (
         "dcgan",
