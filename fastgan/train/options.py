@@ -30,6 +30,8 @@ def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
     On another number of ranks it is the same run as long as the images per update stay as many.
     """
     stored = Config.from_dict(facts["config"])
+    if (game := facts.get("game", stored.game)) != stored.game:
+        raise UsageError(f"resume: the run plays a game of your own, {game!r}; resume it with your Trainer")
     now, then = ((c, n, n * c.batch * c.accumulate) for c, n in ((asked, ranks), (stored, facts.get("world", 1))))
     if now[2] != then[2]:
         said = (f"{n} × batch {c.batch} × accumulate {c.accumulate} = {total}" for c, n, total in (now, then))
