@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fastgan.cli import run
+from fastgan.deploy import Session
 
 QUICK = ["--width", "4", "--latent", "8", "--batch", "8", "--steps", "6", "--log-every", "6", "--sample-every", "6",
          "--checkpoint-every", "6"]  # fmt: skip
@@ -22,6 +23,8 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     assert run(["train", "mlp", "--condition", "concat", "--out", "run", *QUICK]) == 0
     assert (tmp_path / "run" / "samples" / "classes-00000006.png").exists()
     assert run(["export", "run"]) == 0
+    assert "T-shirt/top, Trouser, Pullover" in (tmp_path / "run" / "report.html").read_text()
+    assert Session(ONNX, backend="onnxruntime").about["class_names"][9] == "Ankle boot"
 
     grids = []
     for words in ((), ("--class", "3")):
