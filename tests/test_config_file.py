@@ -81,6 +81,8 @@ def test_a_runs_own_configuration_says_all_again(tmp_path):
         ("run.yaml", "", "config: expected fields and their values in .*run.yaml, got NoneType"),
         ("run.yaml", "steps: [1]", "config: expected a number or a string for steps in .*, got list"),
         ("run.yaml", "steps: {at: 1}", "config: expected a number or a string for steps in .*, got dict"),
+        ("run.yaml", "steps: &a [*a, *a]", "config: expected a number or a string for steps in .*, got list"),
+        ("run.yaml", "config: &a {config: *a}", "config: expected a number or a string for config in .*, got dict"),
         ("run.yaml", "compile: no", "compile: expected auto, on or off, got 'no'"),
         ("run.yaml", "sync_statistics: perhaps", "sync_statistics: expected true or false, got 'perhaps'"),
         ("run.yaml", "steps: !!python/object/apply:os.system [exit]", "expected a number or a string for steps"),

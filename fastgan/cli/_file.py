@@ -60,11 +60,13 @@ def _yaml(text: str, once: Any) -> Any:
 
     switches = {field.name for field in dataclasses.fields(Config) if isinstance(field.default, bool)}
 
-    def plain(node: yaml.Node | None, name: str = "") -> Any:
+    def plain(node: yaml.Node | None, name: str = "", depth: int = 0) -> Any:
+        # What lies deeper than a run's "config" is refused whatever it is; aliases could make it endless.
         if isinstance(node, yaml.MappingNode):
-            return once((str(key.value), plain(value, key.value)) for key, value in node.value)
+            pairs = node.value if depth < 2 else []
+            return once((str(key.value), plain(value, str(key.value), depth + 1)) for key, value in pairs)
         if isinstance(node, yaml.SequenceNode):
-            return [plain(one) for one in node.value]
+            return []
         if node is None or node.tag == "tag:yaml.org,2002:null":
             return None
         if name not in switches:
