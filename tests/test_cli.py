@@ -93,24 +93,6 @@ def test_a_checkpoint_of_another_network(command, images_npz, tmp_path):
     fails(command("sample", "run"), 1, "is of another network")
 
 
-def test_a_conditional_run_makes_its_classes_in_turn(command, tmp_path):
-    """Trained on labelled images; the picture from PyTorch and the one from its export are the same."""
-    done = command("train", "mlp", "--condition", "concat", "--out", "run", *QUICK)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "run" / "samples" / "classes-00000006.png").exists()
-    done = command("export", "run")
-    assert done.returncode == 0, done.stderr
-    for source, out in (("run", "torch.png"), ("run/generator.onnx", "onnx.png")):
-        done = command("sample", source, "--n", 20, "--out", out)
-        assert done.returncode == 0, done.stderr
-    grids = [np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("torch.png", "onnx.png")]
-    assert np.abs(grids[0] - grids[1]).max() <= 1
-    done = command("eval", "run", "--against", "embedded", "--metrics", "cas", "--n", 200)
-    assert done.returncode == 0, done.stderr
-    assert "cas100_test100_cnn16" in done.stdout  # not "taught": with the labels that it was asked for
-    fails(command("sample", "run", "--keep-best", 0.5), 2, "condition is concat")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, number):
     words = ["train", "demo", "--data", images_npz, "--out", "run", *QUICK, "--steps", 100000, "--log-every", 1,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastgan.errors import UsageError
+
+#: The type of an option `class_`, which is --class to a user.
+Class = Annotated[int | None, tyro.conf.arg(name="class")]
 
 
 @dataclass
@@ -17,11 +23,7 @@ class Nothing:
 
 def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any:
     """Parse flags into a dataclass with tyro. Raises UsageError; prints and exits for --help."""
-    import dataclasses
-
-    import tyro
-
-    known = [f.name for f in dataclasses.fields(kind)]
+    known = [f.name.rstrip("_") for f in dataclasses.fields(kind)]
     if default is not None and "config" in known:
         known += [f.name for f in dataclasses.fields(default.config)]
     for word in argv:

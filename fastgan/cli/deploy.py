@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgan.cli._parse import parse, positional
+from fastgan.cli._parse import Class, parse, positional
 from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
@@ -33,18 +33,21 @@ class _Sample:
     """how many images"""
     seed: int = 0
     """seed of the latents; a run and its export give the same images for the same seed"""
+    class_: Class = None
+    """of a conditional generator (its classes in turn when left out)"""
     keep_best: float | None = None
     """draw more, and keep this part of them, the best as the run's own critic sees it; what that costs is printed"""
 
 
 def sample(argv: list[str]) -> None:
-    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--keep-best 0.5]"""
+    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--class 3] [--keep-best 0.5]"""
     source, rest = positional(argv, "sample", "RUN or MODEL.onnx", _Sample)
     options = parse(_Sample, rest, "sample")
     if not 1 <= options.n <= 10_000:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
         raise UsageError(f"keep_best: expected a part from 0.01 to below 1, got {options.keep_best}")
+    from fastgan.deploy.labels import of_class
     from fastgan.deploy.session import Session, latents
     from fastgan.report.picture import save_grid
 
@@ -54,18 +57,22 @@ def sample(argv: list[str]) -> None:
             raise UsageError(f"keep_best: the critic judges, and {path} has none; give the run that it came from")
         session = Session(path)
         z = latents(options.n, session.latent_shape, options.seed)
+        y = None if options.class_ is None else of_class(options.class_, options.n, session.spec.classes)
         start = time.perf_counter()
-        images = session(z)
+        images = session(z, y)
         where = f"{session.backend}, {session.provider}"
     else:
         import torch
 
         from fastgan.train.load import load_generator
+        from fastgan.train.panels import images_of
 
         trained = load_generator(path)
+        y = None if options.class_ is None else of_class(options.class_, options.n, trained.classes)
         start = time.perf_counter()
         if options.keep_best is None:
-            images = trained.generator(torch.from_numpy(latents(options.n, trained.latent_shape, options.seed))).numpy()
+            given = torch.from_numpy(latents(options.n, trained.latent_shape, options.seed))
+            images = images_of(trained.generator, given, None if y is None else torch.from_numpy(y)).numpy()
         else:
             images, cost = _best(trained, options.n, options.keep_best, options.seed)
         where = f"PyTorch, step {trained.step}"

@@ -78,8 +78,8 @@ def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[Imag
 
     path = Path(source)
     if path.suffix == ".onnx":
-        images = _from_file(path, n, seed)
-        return ImageSet(images, None, path.stem, ""), {"kind": "model", "what": f"{n:,} samples of {path}"}
+        images, labels = _from_file(path, n, seed)
+        return ImageSet(images, labels, path.stem, ""), {"kind": "model", "what": f"{n:,} samples of {path}"}
     if (path / "config.json").is_file():
         images, labels, step = _from_run(path, n, seed, device)
         what = f"{n:,} samples of {path} at step {step:,}"
@@ -90,47 +90,54 @@ def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[Imag
 
 def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray | None, int]:
     """Images, the classes that a conditional generator was asked for, and the step."""
-    import numpy as np
     import torch
 
     from fastgan.deploy.session import latents
     from fastgan.train.load import load_generator
+    from fastgan.train.panels import sample
 
     trained = load_generator(run)
     generator = trained.generator.to(device)
 
-    @torch.no_grad()
-    def draw(z: np.ndarray) -> np.ndarray:
-        return generator(torch.from_numpy(z).to(device)).float().cpu().numpy()
+    def draw(z: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+        return sample(generator, torch.from_numpy(z), device, None if y is None else torch.from_numpy(y))
 
-    # In turn in every batch.
-    labels = np.arange(n) % _BATCH % trained.classes if trained.classes else None
-    return _draw(draw, latents(n, trained.latent_shape, seed), (-1.0, 1.0)), labels, trained.step
+    images, labels = _draw(draw, latents(n, trained.latent_shape, seed), trained.classes, (-1.0, 1.0))
+    return images, labels, trained.step
 
 
-def _from_file(path: Path, n: int, seed: int) -> np.ndarray:
+def _from_file(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
     from fastgan.deploy.session import Session, latents
 
     session = Session(path)
     if session.spec.kind != "latent":
         raise UsageError(f"model: {path} makes images from images; run it, and give the folder of its images instead")
-    return _draw(session, latents(n, session.spec.latent_shape, seed), session.spec.range)
+    spec = session.spec
+    return _draw(session, latents(n, spec.latent_shape, seed), spec.classes, spec.range)
 
 
-def _draw(generator: Callable[[np.ndarray], Any], z: np.ndarray, span: tuple[float, float]) -> np.ndarray:
-    """uint8 [N, C, H, W] from latents, a batch at a time. DataError where the generator gives what is no number."""
+def _draw(
+    generator: Callable[..., Any], z: np.ndarray, classes: int, span: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 [N, C, H, W] from latents, a batch at a time, and their labels where there are classes: these in turn.
+
+    DataError where the generator gives what is no number.
+    """
     import numpy as np
 
+    from fastgan.deploy.labels import in_turn
     from fastgan.report.picture import to_uint8
 
     low, high = span
+    labels = in_turn(len(z), classes) if classes else None
     parts = []
     for start in range(0, len(z), _BATCH):
-        images = np.asarray(generator(z[start : start + _BATCH]))
+        batch = slice(start, start + _BATCH)
+        images = np.asarray(generator(z[batch]) if labels is None else generator(z[batch], labels[batch]))
         if not np.isfinite(images).all():
             raise DataError("the generator gives images that are NaN or infinite; its weights are of no use")
         parts.append(to_uint8((images - low) * (2 / (high - low)) - 1))
-    return np.concatenate(parts)
+    return np.concatenate(parts), labels
 
 
 def _reference(source: str, shape: tuple[int, ...]) -> tuple[ImageSet, list[str]]:

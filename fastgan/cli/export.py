@@ -93,6 +93,8 @@ def _open(source: str, run: Path | None) -> tuple[nn.Module, tuple[int, ...] | N
     trained = load_generator(run, None if path == run else path)
     facts = trained.facts
     about = {"step": trained.step, "dataset": facts["dataset"]["name"], "model": facts["config"]["model"]}
+    if names := facts["dataset"].get("class_names"):
+        about["class_names"] = names
     return trained.generator, trained.latent_shape, about
 
 

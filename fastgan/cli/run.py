@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastgan.cli._parse import parse, positional
+from fastgan.cli._parse import Class, parse, positional
 from fastgan.errors import UsageError
 
 _VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".webp", ".gif")
@@ -20,6 +20,8 @@ class _Run:
     """such as 0-63 or 1,5,9: a seed is one picture, always the same"""
     out: Path = Path("grid.png")
     """.png: a grid; .mp4, .webm, .mkv, .mov, .webp or .gif: a walk from seed to seed; a folder: one picture each"""
+    class_: Class = None
+    """of a conditional generator; when left out, a seed's is its number modulo all, and a walk's is its first seed's"""
     frames: int = 60
     """of a walk, from a seed up to the next"""
     fps: float = 30.0
@@ -31,7 +33,7 @@ class _Run:
 
 
 def run(argv: list[str]) -> None:
-    """fastgan run MODEL.onnx [--seeds 0-63] [--out FOLDER|grid.png|walk.mp4] [--frames 60] [--fps 30] [--loop]"""
+    """fastgan run MODEL.onnx [--seeds 0-63] [--class 3] [--out FOLDER|grid.png|walk.mp4] [--frames 60] [...]"""
     source, rest = positional(argv, "run", "MODEL.onnx", _Run)
     options = parse(_Run, rest, "run")
     for name, most in (("frames", 100_000), ("batch", 4096)):
@@ -48,11 +50,18 @@ def run(argv: list[str]) -> None:
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
         count = generate.save_walk(
-            session, seeds, out, frames=options.frames, fps=options.fps, loop=options.loop, batch=options.batch
+            session,
+            seeds,
+            out,
+            frames=options.frames,
+            fps=options.fps,
+            loop=options.loop,
+            batch=options.batch,
+            label=options.class_,
         )
         what = f"a walk of {count} frames"
     elif suffix == ".png" and not out.is_dir():
-        what = f"{generate.save_sheet(session, seeds, out, options.batch)} pictures in a grid"
+        what = f"{generate.save_sheet(session, seeds, out, options.batch, options.class_)} pictures in a grid"
     else:
-        what = f"{generate.save_pictures(session, seeds, out, options.batch)} pictures"
+        what = f"{generate.save_pictures(session, seeds, out, options.batch, options.class_)} pictures"
     print(f"{what} in {time.perf_counter() - start:.1f} s ({session.provider}): {out}")

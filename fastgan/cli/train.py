@@ -94,6 +94,8 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,
         "range_real": [-1.0, 1.0],
     }  # fmt: skip
+    if config.condition != "none" and images.class_names is not None:
+        dataset["class_names"] = list(images.class_names)
     if resume:
         # What reproduces the run is the command that began it.
         command = rundir.read_config(out).get("command", command)

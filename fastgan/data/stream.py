@@ -125,7 +125,13 @@ class BatchStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises DataError where that was on another set of images."""
+        """Continue where `state_dict` was taken. Raises DataError where that was on other images, or other batches."""
+        if not isinstance(state, dict) or not isinstance(state.get("position"), int):
+            came = f"one of {', '.join(map(str, state))}" if isinstance(state, dict) else type(state).__name__
+            raise DataError(
+                f"the state is of batches of another kind: expected one with a position, got {came}; give the batches"
+                " that the run began with"
+            )
         # Older states hold the position alone.
         if state.get("fingerprint", self._fingerprint) != self._fingerprint:
             raise DataError(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan._files import failure, sync
+from fastgan.deploy import labels
 from fastgan.deploy.spec import KEY, Spec
 from fastgan.errors import ExportError, UsageError
 
@@ -42,7 +43,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     facts = {"torch": torch.__version__, "device": device.type, "machine": _machine(device)}
     start = time.perf_counter()
     try:
-        program = torch.export.export(network, (_sample(spec, device),), dynamic_shapes=(_dynamic(spec),))
+        program = torch.export.export(network, _sample(spec, device), dynamic_shapes=_dynamic(spec))
     except Exception as error:  # of many classes, torch's own and python's
         raise ExportError(f"the network cannot be exported: {_first_line(error)}") from error
     try:
@@ -92,8 +93,9 @@ class Package:
         self.spec, self.about = spec, about
         self.device = torch.device(about["device"])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """float32 on self.device, latents [N, *latent_shape] or images [N, C, H, W] → images. Raises UsageError."""
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """float32 on self.device, latents [N, *latent_shape] or images [N, C, H, W], and where there are classes labels
+        y int64 [N] → images. Raises UsageError."""
         # Native code looks at sizes only; of anything else it would read what is not there.
         spec = self.spec
         if spec.kind == "latent":
@@ -108,7 +110,12 @@ class Package:
         if not fits or 0 in x.shape or x.dtype != torch.float32 or x.device.type != self.device.type:
             got = f"{list(x.shape)}, {str(x.dtype).removeprefix('torch.')} on {x.device}"
             raise UsageError(f"x: expected {wanted}, float32 on {self.device}, got {got}")
-        return self._call(x.contiguous())
+        if (y is not None) != bool(spec.classes):
+            raise UsageError(f"y: expected labels of {spec.classes} classes, got {'none' if y is None else 'some'}")
+        if y is None:
+            return self._call(x.contiguous())
+        labels.check(y, len(x), spec.classes)
+        return self._call(x.contiguous(), y.contiguous())
 
 
 def load(path: Path) -> Package:
@@ -150,21 +157,22 @@ def _read(path: Path) -> tuple[Spec, dict[str, Any]]:
     raise ExportError(f"model: {path} was not written by fastgan export (its metadata is missing)")
 
 
-def _sample(spec: Spec, device: torch.device) -> Tensor:
+def _sample(spec: Spec, device: torch.device) -> tuple[Tensor, ...]:
     # No two sizes alike and none 1, which tracing would take for one another.
     shape = (2, *spec.latent_shape)
     if spec.kind == "image":
         shape = (2, spec.channels, 24 * spec.multiple, 36 * spec.multiple)
-    return torch.rand(shape, device=device)
+    x = torch.rand(shape, device=device)
+    return (x, torch.arange(2, device=device) % spec.classes) if spec.classes else (x,)
 
 
-def _dynamic(spec: Spec) -> dict[int, Any]:
+def _dynamic(spec: Spec) -> tuple[dict[int, Any], ...]:
     Dim = torch.export.Dim
     sizes: dict[int, Any] = {0: Dim.DYNAMIC}
     if spec.kind == "image":
         for axis, name in ((2, "height"), (3, "width")):
             sizes[axis] = Dim.DYNAMIC if spec.multiple == 1 else spec.multiple * Dim(f"{name}_units", min=1)
-    return sizes
+    return sizes, *({0: Dim.DYNAMIC} for _ in spec.inputs[1:])
 
 
 def _machine(device: torch.device) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastgan import _env
 from fastgan._table import Choice, Table, table_path
 from fastgan._timing import alternate, quantile, rounds_in, watch
 from fastgan.deploy.backends.base import Backend, first_line
 from fastgan.deploy.machine import cpu_features, cpu_name, gpu_names, installed
+from fastgan.deploy.spec import Inputs
 from fastgan.errors import BackendError, FastganError, UsageError
 
 #: Seconds that measuring may take, opening not counted. Where one call takes longer than ONE, one call decides.
@@ -48,7 +47,7 @@ class Choosing:
         raise _none(self.unavailable)
 
     def fastest(
-        self, inputs: Callable[[Backend], list[np.ndarray]], table: Callable[[], tuple[Table, str]]
+        self, inputs: Callable[[Backend], list[Inputs]], table: Callable[[], tuple[Table, str]]
     ) -> tuple[Backend, Choice | None]:
         """The fastest and, if there was a choice, the times.
 
@@ -65,30 +64,30 @@ class Choosing:
         known.put(question, choice)
         return self._ready[choice.name], choice
 
-    def _measure(self, inputs: list[np.ndarray]) -> Choice:
+    def _measure(self, inputs: list[Inputs]) -> Choice:
         contestants = {name: backend for name in self._opens if (backend := self._open(name))}
         took: dict[str, float] = {}
         last = inputs[0]
-        for x in inputs:
-            if took and max(took.values()) * x.size / last.size > ONE * 1e3:
+        for given in inputs:
+            if took and max(took.values()) * given[0].size / last[0].size > ONE * 1e3:
                 break
-            last, took = x, self._once(contestants, x)
+            last, took = given, self._once(contestants, given)
         if len(took) > 1 and max(took.values()) < ONE * 1e3:
-            runs = {name: functools.partial(contestants[name].run, last) for name in took}
+            runs = {name: functools.partial(contestants[name].run, *last) for name in took}
             pending = alternate(runs, watch, rounds_in(ALL, sum(took.values()) / 1e3, (3, 50)))
             took = {name: quantile([read() for read in reads], 0.5) for name, reads in pending.items()}
         return Choice(min(took, key=took.__getitem__), took, self.unavailable)
 
-    def _once(self, contestants: dict[str, Backend], x: np.ndarray) -> dict[str, float]:
+    def _once(self, contestants: dict[str, Backend], given: Inputs) -> dict[str, float]:
         """Milliseconds of one run of each; those that fail drop out."""
         took = {}
         for name, backend in list(contestants.items()):
             try:
                 for _ in range(backend.warm_ups):
-                    backend.run(x)
-                took[name] = watch(functools.partial(backend.run, x))()
+                    backend.run(*given)
+                took[name] = watch(functools.partial(backend.run, *given))()
             except Exception as error:  # every library has exceptions of its own
-                self.unavailable[name] = f"it fails on an input {list(x.shape)}: {first_line(error)}"
+                self.unavailable[name] = f"it fails on an input {list(given[0].shape)}: {first_line(error)}"
                 del contestants[name]
         if not took:
             raise _none(self.unavailable)

@@ -34,9 +34,10 @@ def export(
 ) -> dict[str, Any]:
     """Write a network to `out`, and beside it `out`.json: what was compared, by how much it differs, how fast it is.
 
-    network: from latents [N, *latent_shape] to images [N, C, H, W], or from images to images, see `Spec.of`; it is
-    copied and not changed. What a run averages comes from the run; norms are frozen as in eval(), spectral norms
-    multiplied in, batch norms merged with the layer before them, fastgan's operations replaced by standard ones.
+    network: from latents [N, *latent_shape], and labels int64 [N] where it has `classes`, to images [N, C, H, W], or
+    from images to images, see `Spec.of`; it is copied and not changed. What a run averages comes from the run; norms
+    are frozen as in eval(), spectral norms multiplied in, batch norms merged with the layer before them, fastgan's
+    operations replaced by standard ones.
     to: "onnx" (batch, height and width dynamic); "tensorrt" (an engine, and the ONNX file it was built from beside it);
     "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server).
     precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 in and out;

@@ -1,4 +1,7 @@
-"""Pictures, grids and latent walks from a generator of latents: one seed, one picture. numpy and Pillow, no torch."""
+"""Pictures, grids and latent walks from a generator of latents: one seed, one picture. numpy and Pillow, no torch.
+
+label: the class of all pictures of a conditional generator; without, each seed has one of its own, seed modulo classes.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from fastgan._files import failure
+from fastgan.deploy.labels import of_class
 from fastgan.deploy.video.writer import VideoWriter
 from fastgan.errors import UsageError, WriteError
 from fastgan.report.picture import save_grid, save_png
 
 #: Most pictures that a grid has, and most seeds at all: more is a slip of the finger.
 MAX_GRID, MAX_SEEDS = 10_000, 1_000_000
+#: A latent, and the class to make of it (0 where there are none).
+Point = tuple[np.ndarray, int]
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -78,14 +84,15 @@ def walk(points: list[np.ndarray], frames: int, *, loop: bool = False) -> Iterat
         yield points[-1]
 
 
-def pictures(session: Any, latents: Iterable[np.ndarray], batch: int = 16) -> Iterator[np.ndarray]:
-    """uint8 [H, W, C] for each latent, in batches of `batch` at most.
+def pictures(session: Any, points: Iterable[Point], batch: int = 16) -> Iterator[np.ndarray]:
+    """uint8 [H, W, C] for each point, in batches of `batch` at most.
 
-    session: takes z float32 [N, *spec.latent_shape] and gives images float32 [N, C, H, W] in spec.range.
+    session: takes z float32 [N, *spec.latent_shape], and y int64 [N] where it has classes, and gives images float32
+    [N, C, H, W] in spec.range.
     """
-    gathered: list[np.ndarray] = []
-    for z in latents:
-        gathered.append(z)
+    gathered: list[Point] = []
+    for point in points:
+        gathered.append(point)
         if len(gathered) == batch:
             yield from _run(session, gathered)
             gathered = []
@@ -93,18 +100,19 @@ def pictures(session: Any, latents: Iterable[np.ndarray], batch: int = 16) -> It
         yield from _run(session, gathered)
 
 
-def _run(session: Any, latents: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _run(session: Any, points: list[Point]) -> Iterator[np.ndarray]:
     low, high = session.spec.range
-    images = np.asarray(session(np.stack(latents)), np.float32)
+    y = [np.array([label for _, label in points], np.int64)] if session.spec.classes else []
+    images = np.asarray(session(np.stack([z for z, _ in points]), *y), np.float32)
     levels = np.clip(np.rint((images - low) * (255 / (high - low))), 0, 255)
     yield from np.nan_to_num(levels).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def save_pictures(session: Any, seeds: list[int], folder: Path, batch: int = 16) -> int:
+def save_pictures(session: Any, seeds: list[int], folder: Path, batch: int = 16, label: int | None = None) -> int:
     """One PNG a seed, FOLDER/seed0000.png; returns how many. Raises WriteError, UsageError for another model."""
-    shape = _latent_shape(session)
+    points = _points(session, seeds, label)
     digits = max(4, len(str(max(seeds))))
-    images = pictures(session, (latent(seed, shape) for seed in seeds), batch)
+    images = pictures(session, points, batch)
     for seed, image in zip(seeds, images, strict=True):
         path = folder / f"seed{seed:0{digits}d}.png"
         with _writing(path):
@@ -112,12 +120,12 @@ def save_pictures(session: Any, seeds: list[int], folder: Path, batch: int = 16)
     return len(seeds)
 
 
-def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16) -> int:
+def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | None = None) -> int:
     """All seeds in one PNG, in rows. Returns how many. Raises WriteError, UsageError for too many seeds."""
-    shape = _latent_shape(session)
+    points = _points(session, seeds, label)
     if len(seeds) > MAX_GRID:
         raise UsageError(f"seeds: expected at most {MAX_GRID:,} for one grid, got {len(seeds):,}")
-    images = np.stack(list(pictures(session, (latent(seed, shape) for seed in seeds), batch)))
+    images = np.stack(list(pictures(session, points, batch)))
     images = images.transpose(0, 3, 1, 2)
     with _writing(path):
         save_grid(images, path, scale=_enlarged(images.shape[-1]))
@@ -133,14 +141,18 @@ def save_walk(
     fps: float,
     loop: bool = False,
     batch: int = 16,
+    label: int | None = None,
     say: Callable[[str], object] = print,
 ) -> int:
-    """A video that walks from seed to seed (see `walk`); how many frames it has. Raises what VideoWriter raises."""
-    shape = _latent_shape(session)
+    """A video that walks from seed to seed (see `walk`); how many frames it has. Raises what VideoWriter raises.
+
+    It stays in one class, `label` or that of the first seed: there is nothing between two classes.
+    """
+    points = list(_points(session, seeds, label))
     if len(seeds) < 2:
         raise UsageError(f"seeds: expected at least two to walk between, got {len(seeds)}")
-    points = [latent(seed, shape) for seed in seeds]
-    images = pictures(session, walk(points, frames, loop=loop), batch)
+    one = points[0][1]
+    images = pictures(session, ((z, one) for z in walk([z for z, _ in points], frames, loop=loop)), batch)
     first = next(images)
     scale = _enlarged(first.shape[1])
     size = (first.shape[0] * scale, first.shape[1] * scale)
@@ -151,10 +163,15 @@ def save_walk(
     return writer.frames
 
 
-def _latent_shape(session: Any) -> tuple[int, ...]:
-    if session.spec.kind != "latent":
+def _points(session: Any, seeds: list[int], label: int | None) -> Iterator[Point]:
+    """Latent and class of each seed, made when they are asked for."""
+    spec = session.spec
+    if spec.kind != "latent":
         raise UsageError("model: expected a generator of pictures from latents, got one from images to images")
-    return session.spec.latent_shape
+    if label is not None:
+        of_class(label, 1, spec.classes)
+    of = [seed % max(1, spec.classes) if label is None else label for seed in seeds]
+    return ((latent(seed, spec.latent_shape), one) for seed, one in zip(seeds, of, strict=True))
 
 
 def _enlarged(width: int) -> int:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from fastgan.deploy import onnx_file
 from fastgan.deploy.lower import lower
 from fastgan.deploy.precision import Precision, at_precision, compute
-from fastgan.deploy.probes import sample
+from fastgan.deploy.probes import drawn, sample
 from fastgan.deploy.session import latents
-from fastgan.deploy.spec import Spec
+from fastgan.deploy.spec import Inputs, Spec
 from fastgan.deploy.twin import widened
-from fastgan.deploy.verify import Run, Standard, smallest_units
+from fastgan.deploy.verify import Run, Standard, smallest_units, tensors
 from fastgan.errors import UsageError
 from fastgan.nn import fold
 
@@ -41,9 +41,9 @@ class Job:
         self.precision = precision
         truth = fold(network).cpu().float().requires_grad_(False)
         self.smallest = smallest_units(truth, spec)
-        self.x = torch.from_numpy(sample(spec, self.smallest))
-        self.spec = _with_output(spec, truth, self.x)
-        lowered = lower(truth, self.x)
+        self.inputs = tensors(sample(spec, self.smallest))
+        self.spec = _with_output(spec, truth, self.inputs)
+        lowered = lower(truth, *self.inputs)
         self.network = at_precision(lowered, precision)
         self.facts = {**about, "precision": precision.name, "fastgan": __version__}
         like = self.network if self.network is not lowered else None
@@ -52,14 +52,14 @@ class Job:
 
     def onnx(self, path: Path, calibration: Iterable[np.ndarray] | None) -> dict[str, Any]:
         """Write and verify an ONNX file. Returns the report."""
-        onnx_file.write(self.network, self.x, path, self.spec, self.precision.opset, self.smallest)
+        onnx_file.write(self.network, self.inputs, path, self.spec, self.precision.opset, self.smallest)
         quantised: dict[str, Any] = {}
         if self.precision.name == "int8":
             if calibration is not None and self.spec.kind == "image":
                 # Ranges that were set for pictures like these fit no others: neither noise nor drawings.
                 calibration = list(itertools.islice(calibration, _LOOKED_AT))
                 pictures = [x[:1, :, :_SIDE, :_SIDE] for x in calibration[:_JUDGED]]
-                self.standard = Standard.of(self._truth, self.spec, "int8", inputs=pictures)
+                self.standard = Standard.of(self._truth, self.spec, "int8", inputs=[(x,) for x in pictures])
             # Of float32 more is asked than of int8: what is quantised must be right itself.
             Standard.of(self._truth, self.spec).judge(onnx_file.open_file(path), "the model before quantisation")
             quantised = {"quantisation": self._quantise(path, calibration)}
@@ -95,24 +95,24 @@ class Job:
         aoti.write(self.network, self.spec, path, self.facts)
         package = aoti.load(path)
 
-        def run(x: np.ndarray) -> np.ndarray:
-            return package(torch.from_numpy(x)).numpy()
+        def run(*inputs: np.ndarray) -> np.ndarray:
+            return package(*tensors(inputs)).numpy()
 
         judged = self.standard.judge(run)
         timed = {"runtime": {"provider": "AOTInductor", **speed(run, self.spec)}}
         return {**self.facts, "bytes": path.stat().st_size, "verified_by": "AOTInductor", **judged, **timed}
 
 
-def _with_output(spec: Spec, network: nn.Module, x: Tensor) -> Spec:
+def _with_output(spec: Spec, network: nn.Module, inputs: list[Tensor]) -> Spec:
     """The spec with what only the output tells; UsageError where that is not what the spec says."""
-    y = compute(network, x, "float32")
+    y = compute(network, inputs, "float32")
     if not isinstance(y, Tensor):
         raise UsageError(f"network: expected one that returns a tensor of images, got {type(y).__name__}")
-    n, _, *size = x.shape
+    n, _, *size = inputs[0].shape
     shape = [n, spec.channels, *(spec.scale * side for side in size)]
     if spec.kind == "image" and list(y.shape) != shape:
         raise UsageError(
-            f"network: expected {shape} for {list(x.shape)}, as its scale {spec.scale} and its"
+            f"network: expected {shape} for {list(inputs[0].shape)}, as its scale {spec.scale} and its"
             f" channels {spec.channels} say, got {list(y.shape)}"
         )
     if y.dim() != 4 or y.shape[0] != n:
@@ -125,18 +125,18 @@ def speed(run: Run, spec: Spec) -> dict[str, float]:
     if spec.kind == "image":
         side = spec.multiple * max(1, round(128 / spec.multiple))
         x = np.full((1, spec.channels, side, side), spec.range[1], np.float32)
-        return {f"latency_ms_{side}x{side}_batch1": 1000 * _median_seconds(run, x)}
+        return {f"latency_ms_{side}x{side}_batch1": 1000 * _median_seconds(run, (x,))}
     return {
-        "latency_ms_batch1": 1000 * _median_seconds(run, latents(1, spec.latent_shape, seed=0)),
-        "images_per_second_batch64": 64 / _median_seconds(run, latents(64, spec.latent_shape, seed=0)),
+        "latency_ms_batch1": 1000 * _median_seconds(run, drawn(spec, 1, seed=0)),
+        "images_per_second_batch64": 64 / _median_seconds(run, drawn(spec, 64, seed=0)),
     }
 
 
-def _median_seconds(run: Run, x: np.ndarray) -> float:
-    run(x)
+def _median_seconds(run: Run, inputs: Inputs) -> float:
+    run(*inputs)
     times: list[float] = []
     while sum(times) < _TIMED or len(times) < 3:
         start = time.perf_counter()
-        run(x)
+        run(*inputs)
         times.append(time.perf_counter() - start)
     return float(np.median(times))

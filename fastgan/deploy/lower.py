@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fusion
 
-from fastgan.deploy.precision import compute
+from fastgan.deploy.precision import compute, doubled
 from fastgan.errors import ExportError
 from fastgan.nn import ConvBlock, ConvTower, LinearBlock
 from fastgan.nn.fusion.kinds import original_class, unseen
@@ -23,7 +23,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def lower(network: nn.Module, sample: Tensor) -> nn.Module:
+def lower(network: nn.Module, *sample: Tensor) -> nn.Module:
     """A copy of a folded float32 network (`fastgan.nn.fold`) that computes the same with plainer operations.
 
     Fused modules and fastgan's blocks become what they stand for, so that bias and activation are seen by whoever
@@ -31,12 +31,13 @@ def lower(network: nn.Module, sample: Tensor) -> nn.Module:
     fastgan's blocks. Where the result is another one on `sample`, in float64 (a layer is also called on its own, say),
     the rewriting is left out.
     """
-    expected = compute(copy.deepcopy(network).double(), sample.double(), "float64")
+    given = doubled(sample)
+    expected = compute(copy.deepcopy(network).double(), given, "float64")
     for rewrite in (_plain_and_merged, _plain):
         try:
             # Rewritten in float64, so that what remains is no rounding: a wrong rewriting cannot hide behind it.
             changed = rewrite(copy.deepcopy(network).double())
-            got = compute(changed, sample.double(), "float64")
+            got = compute(changed, given, "float64")
         except ExportError:  # its own forward looks at what was rewritten
             continue
         if _agree(expected, got):

@@ -32,25 +32,25 @@ def need_packages() -> None:
             raise UsageError(f"{name} is not installed; install it with: pip install 'fastgan[onnx]'") from None
 
 
-def write(network: nn.Module, sample: Tensor, path: Path, spec: Spec, opset: int, smallest: int = 1) -> None:
+def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opset: int, smallest: int = 1) -> None:
     """Write a network as ONNX, with a dynamic batch and, from images to images, dynamic height and width.
 
-    sample: float32 input on which it is traced, no size being 1. smallest: least height and width in units of
-    spec.multiple. The input is named `z` or `images`, the output `images` or `upscaled`. Raises ExportError for what
+    sample: inputs on which it is traced, no size being 1. smallest: least height and width in units of spec.multiple.
+    The inputs are named `z` (and `y`) or `images`, the output `images` or `upscaled`. Raises ExportError for what
     cannot be traced or expressed in standard operators, and for networks of 2 GB and more.
     """
     weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     if weights > LARGEST:
         raise ExportError(f"the network's weights take {weights / 1e9:.1f} GB; an ONNX file holds less than 2 GB")
-    names = ("z", "images") if spec.kind == "latent" else ("images", "upscaled")
+    made = "images" if spec.kind == "latent" else "upscaled"
     with _quiet():
         try:
-            program = torch.export.export(network, (sample,), dynamic_shapes=(_dynamic(spec, smallest),))
+            program = torch.export.export(network, tuple(sample), dynamic_shapes=_dynamic(spec, smallest))
             references = _references()
             if any(node.target in references for node in program.graph.nodes):
                 program = program.run_decompositions(references)
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, input_names=names[:1], output_names=names[1:], verbose=False
+                program, dynamo=True, opset_version=opset, input_names=spec.inputs, output_names=[made], verbose=False
             )  # fmt: skip
         except Exception as error:  # of many classes, torch's own and python's
             raise ExportError(f"the network cannot be exported: {_reason(error)}") from error
@@ -65,15 +65,16 @@ def write(network: nn.Module, sample: Tensor, path: Path, spec: Spec, opset: int
     exported.save(path, external_data=False)
 
 
-def _dynamic(spec: Spec, smallest: int) -> dict[int, Any]:
-    shape: dict[int, Any] = {0: torch.export.Dim("batch")}
+def _dynamic(spec: Spec, smallest: int) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch")
+    shape: dict[int, Any] = {0: batch}
     if spec.kind == "image":
         for axis, name in ((2, "height"), (3, "width")):
             if spec.multiple == 1:
                 shape[axis] = torch.export.Dim(name, min=smallest)
             else:
                 shape[axis] = spec.multiple * torch.export.Dim(f"{name}_units", min=smallest)
-    return shape
+    return shape, *({0: batch} for _ in spec.inputs[1:])
 
 
 def _references() -> dict[Any, Any]:
@@ -117,10 +118,10 @@ def open_file(model: Path | bytes) -> Run:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ExportError(f"the exported model cannot be opened by ONNX Runtime: {_reason(error)}") from error
-    name = session.get_inputs()[0].name
+    names = [port.name for port in session.get_inputs()]
 
-    def run(x: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: np.ascontiguousarray(x, np.float32)})[0]
+    def run(*inputs: np.ndarray) -> np.ndarray:
+        return session.run(None, dict(zip(names, map(np.ascontiguousarray, inputs), strict=True)))[0]
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,19 @@ def precision_named(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def compute(network: nn.Module, x: Tensor, dtype: str) -> Any:
-    """network(x), without gradients. Raises ExportError where it does not run; dtype is for that sentence."""
+def compute(network: nn.Module, inputs: Sequence[Tensor], dtype: str) -> Any:
+    """network(*inputs), without gradients. Raises ExportError where it does not run; dtype is for that sentence."""
     try:
         with torch.no_grad():
-            return network(x)
+            return network(*inputs)
     except Exception as error:  # the network is the user's code
-        raise ExportError(f"the network does not run on {list(x.shape)} in {dtype}: {first_line(error)}") from error
+        shape = list(inputs[0].shape)
+        raise ExportError(f"the network does not run on {shape} in {dtype}: {first_line(error)}") from error
+
+
+def doubled(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """In float64 what is float."""
+    return [x.double() if x.is_floating_point() else x for x in inputs]
 
 
 def first_line(error: BaseException) -> str:
@@ -85,10 +92,11 @@ class _Cast(nn.Module):
         super().__init__()
         self.network, self.dtype = network, dtype
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         # Entered here and not around the call, so that whoever traces the module sees it too.
         with _Autocast(self.dtype):
-            return self.network(x.to(self.dtype)).float()
+            x = x.to(self.dtype)
+            return (self.network(x) if y is None else self.network(x, y)).float()
 
 
 _NORMS = (

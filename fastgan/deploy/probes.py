@@ -1,4 +1,4 @@
-"""What a network is given to see whether its export computes the same: latents, pictures, noise. numpy only."""
+"""What a network is given to see whether its export computes the same: latents, labels, pictures, noise. numpy only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastgan.deploy.session import latents
-from fastgan.deploy.spec import Spec
+from fastgan.deploy.spec import Inputs, Spec
 
 #: Batch, height and width in pixels, before they are rounded to odd multiples of what the network takes: larger than
 #: what is traced, small, the smallest there is, and thin. Exporters have been seen to freeze whatever they traced.
@@ -16,16 +16,23 @@ SIZES = ((1, 48, 56), (2, 17, 9), (3, 1, 1), (1, 5, 33))
 _LARGEST = 64 * 3 * 256 * 256
 
 
-def sample(spec: Spec, smallest: int = 1) -> np.ndarray:
-    """The input on which a network is traced: none of its sizes is 1, which tracers take for a constant."""
+def drawn(spec: Spec, n: int, seed: int) -> Inputs:
+    """n latents of a seed and, where there are classes, as many labels: from the last to the first, as far apart as can
+    be."""
+    z = latents(n, spec.latent_shape, seed)
+    return (z, np.linspace(spec.classes - 1, 0, n).round().astype(np.int64)) if spec.classes else (z,)
+
+
+def sample(spec: Spec, smallest: int = 1) -> Inputs:
+    """The inputs on which a network is traced: none of its sizes is 1, which tracers take for a constant."""
     if spec.kind == "latent":
-        return latents(2, spec.latent_shape, seed=0)
+        return drawn(spec, 2, seed=0)
     height, width = (_units(pixels, spec.multiple, max(smallest, least)) for pixels, least in ((21, 2), (29, 3)))
-    return _images(spec, 2, height * spec.multiple, width * spec.multiple, 0)
+    return (_images(spec, 2, height * spec.multiple, width * spec.multiple, 0),)
 
 
-def probes(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[np.ndarray]:
-    """The batches to compare on, float32 and the same at every call.
+def probes(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[Inputs]:
+    """The batches to compare on, the same at every call.
 
     image_elements: numbers in one image that the network makes. smallest: the least height and width that it takes, in
     units of spec.multiple. Latents: batches of 1, 3 and 64 (fewer where images are large). Images: batches of 1, 2 and
@@ -33,13 +40,13 @@ def probes(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[np.nd
     """
     if spec.kind == "latent":
         for batch in (1, 3, max(4, min(64, _LARGEST // image_elements))):
-            yield latents(batch, spec.latent_shape, seed=batch)
+            yield drawn(spec, batch, seed=batch)
         return
     for i, (batch, height, width) in enumerate(SIZES):
         # Larger than what was traced also where the multiple is large.
         least = 3 + 2 * (smallest + 1) if i == 0 else smallest
         units = [_units(pixels, spec.multiple, least) | 1 for pixels in (height, width)]
-        yield _images(spec, batch, units[0] * spec.multiple, units[1] * spec.multiple, i)
+        yield (_images(spec, batch, units[0] * spec.multiple, units[1] * spec.multiple, i),)
 
 
 def _units(pixels: int, multiple: int, least: int) -> int:

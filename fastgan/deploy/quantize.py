@@ -10,7 +10,8 @@ import numpy as np
 
 from fastgan._files import write_whole
 from fastgan.deploy import qdq, ranges, sensitivity
-from fastgan.deploy.spec import Spec
+from fastgan.deploy.labels import in_turn
+from fastgan.deploy.spec import Inputs, Spec
 from fastgan.errors import ExportError, UsageError
 
 #: Of larger calibration images the middle is taken; and so many inputs at most, each of at most BATCH latents.
@@ -23,7 +24,8 @@ def quantize(
     """Write `source`, a float32 ONNX file of opset 18 or later, to `out` with its layers in int8. Returns facts.
 
     calibration: float32 inputs [N, ...] like those the network will see, in spec.range; the first 64 images or batches
-    of latents are taken. symmetric: zero points are 0, as TensorRT asks; else ranges are as the values lie.
+    of latents are taken, with labels in turn where there are classes. symmetric: zero points are 0, as TensorRT asks;
+    else ranges are as the values lie.
 
     The form is QDQ: QuantizeLinear and DequantizeLinear around Conv, ConvTranspose, Gemm and MatMul, which runtimes
     merge into int8 kernels. Weights are int8, symmetric, with a scale per output channel; activations int8 with a
@@ -69,16 +71,19 @@ def quantize(
     }
 
 
-def _collect(calibration: Iterable[np.ndarray], spec: Spec) -> list[np.ndarray]:
+def _collect(calibration: Iterable[np.ndarray], spec: Spec) -> list[Inputs]:
     """Checked inputs: images [1, C, H, W] of at most SIDE pixels a side, latents [≤ BATCH, ...]; at most COUNT."""
-    inputs: list[np.ndarray] = []
+    inputs: list[Inputs] = []
+    seen = 0
     for number, given in enumerate(calibration, start=1):
         x = _checked(np.asarray(given), spec, f"calibration: input {number}")
         for start in range(0, len(x), 1 if spec.kind == "image" else BATCH):
             if spec.kind == "image":
-                inputs.append(_middle(x[start : start + 1], spec.multiple, SIDE))
+                inputs.append((_middle(x[start : start + 1], spec.multiple, SIDE),))
             else:
-                inputs.append(np.ascontiguousarray(x[start : start + BATCH]))
+                z = np.ascontiguousarray(x[start : start + BATCH])
+                inputs.append((z, in_turn(len(z), spec.classes, seen)) if spec.classes else (z,))
+                seen += len(z)
             if len(inputs) == COUNT:
                 return inputs
     if not inputs:

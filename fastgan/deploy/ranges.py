@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgan.deploy.qdq import Layer, Step
+from fastgan.deploy.spec import Inputs
 from fastgan.errors import ExportError
 
 #: Values looked at of a tensor and an input, and bins of the histogram they go into.
@@ -23,7 +24,7 @@ class Seen:
     multiplications: dict[str, int]
 
 
-def observe(model: Any, candidates: list[Layer], inputs: list[np.ndarray]) -> Seen:
+def observe(model: Any, candidates: list[Layer], inputs: list[Inputs]) -> Seen:
     """Run the network once over all inputs. Tensors are reduced where they are made, so memory stays that of a run."""
     from onnx import helper, numpy_helper
 
@@ -42,8 +43,8 @@ def observe(model: Any, candidates: list[Layer], inputs: list[np.ndarray]) -> Se
     low_high: dict[str, np.ndarray] = {}
     sizes: dict[str, int] = {}
     run = extended(model, nodes, [axes], outputs)
-    for x in inputs:
-        got = dict(zip(outputs, run(x), strict=True))
+    for one in inputs:
+        got = dict(zip(outputs, run(*one), strict=True))
         for name in tensors:
             pair = np.stack([np.atleast_1d(got[f"look/{what}/{name}"]) for what in ("ReduceMin", "ReduceMax")])
             old = low_high.get(name, pair)
@@ -61,7 +62,7 @@ def observe(model: Any, candidates: list[Layer], inputs: list[np.ndarray]) -> Se
 
 
 def choose(
-    model: Any, candidates: list[Layer], seen: Seen, inputs: list[np.ndarray], *, symmetric: bool
+    model: Any, candidates: list[Layer], seen: Seen, inputs: list[Inputs], *, symmetric: bool
 ) -> dict[str, Step]:
     """The step of every input and output of the layers: that of least squared error over the values of a second run."""
     from onnx import helper, numpy_helper
@@ -87,8 +88,8 @@ def choose(
     limits = {name: (float(pair[0].min()), float(pair[1].max())) for name, pair in seen.low_high.items()}
     counts = {name: np.zeros(BINS) for name in tensors}
     run = extended(model, nodes, added, outputs)
-    for x in inputs:
-        for name, values in zip(tensors, run(x), strict=True):
+    for one in inputs:
+        for name, values in zip(tensors, run(*one), strict=True):
             low, high = limits[name]
             # Equalisation rounds: what was the least may be a little less now.
             counts[name] += np.histogram(np.clip(values, low, high), BINS, (low, max(high, low + 1e-12)))[0]
@@ -122,7 +123,7 @@ def _between(low: float, high: float) -> Step:
 
 
 def extended(model: Any, nodes: list[Any], constants: list[Any], outputs: list[str]) -> Any:
-    """A copy of a model with further nodes, in ONNX Runtime: from x to the named tensors."""
+    """A copy of a model with further nodes, in ONNX Runtime: from its inputs to the named tensors."""
     import onnxruntime
     from onnx import ModelProto, ValueInfoProto
 
@@ -142,8 +143,8 @@ def opened(model: Any, outputs: list[str], onnxruntime: Any) -> Any:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
         raise ExportError(f"source: ONNX Runtime cannot open it: {str(error).strip().splitlines()[0]}") from error
-    name = session.get_inputs()[0].name
-    return lambda x, **more: session.run(outputs, {name: x, **more})
+    names = [port.name for port in session.get_inputs()]
+    return lambda *inputs, **more: session.run(outputs, {**dict(zip(names, inputs, strict=False)), **more})
 
 
 def _tensors(candidates: list[Layer]) -> dict[str, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastgan.deploy.qdq import Layer, Step, _Weights, quantised_weight
 from fastgan.deploy.ranges import Seen, opened
-from fastgan.deploy.spec import Spec
+from fastgan.deploy.spec import Inputs, Spec
 
 #: PSNR against float32 at which no more layers are kept, in dB; and the most of the work that is kept.
 TARGET, SHARE = 40.0, 0.25
@@ -22,7 +22,7 @@ def layers_to_keep(
     candidates: list[Layer],
     steps: dict[str, Step],
     seen: Seen,
-    inputs: list[np.ndarray],
+    inputs: list[Inputs],
     spec: Spec,
     *,
     all_layers: list[Layer],
@@ -51,15 +51,15 @@ def layers_to_keep(
 class _Trial:
     """The network with a switch at each layer: is it in int8 or not."""
 
-    def __init__(self, model: Any, layers: list[Layer], steps: dict[str, Step], inputs: list[np.ndarray], spec: Spec):
+    def __init__(self, model: Any, layers: list[Layer], steps: dict[str, Step], inputs: list[Inputs], spec: Spec):
         self._count = len(layers)
         self._spec = spec
         self._run = _switched(model, layers, steps)
         if spec.kind == "image":
             side = max(spec.multiple, SIDE // spec.multiple * spec.multiple)
-            inputs = [np.ascontiguousarray(x[..., :side, :side]) for x in inputs]
+            inputs = [(np.ascontiguousarray(x[..., :side, :side]),) for (x,) in inputs]
         everything = list(range(len(layers)))
-        tried = [(self._outputs(x, []), x) for x in inputs]
+        tried = [(self._outputs(given, []), given) for given in inputs]
         tried.sort(key=lambda pair: -self._off(pair, everything))
         self._tried = tried[:TRIED]
 
@@ -75,14 +75,14 @@ class _Trial:
         """Mean squared error of the output with these layers in int8."""
         return float(np.mean([self._off(pair, group) for pair in self._tried]))
 
-    def _off(self, pair: tuple[np.ndarray, np.ndarray], group: list[int]) -> float:
-        truth, x = pair
-        return float(np.square(self._outputs(x, group) - truth).mean())
+    def _off(self, pair: tuple[np.ndarray, Inputs], group: list[int]) -> float:
+        truth, given = pair
+        return float(np.square(self._outputs(given, group) - truth).mean())
 
-    def _outputs(self, x: np.ndarray, group: list[int]) -> np.ndarray:
+    def _outputs(self, given: Inputs, group: list[int]) -> np.ndarray:
         switches = np.zeros(self._count, bool)
         switches[group] = True
-        return np.clip(self._run(x, switches=switches)[0], *self._spec.range)
+        return np.clip(self._run(*given, switches=switches)[0], *self._spec.range)
 
 
 def _switched(model: Any, layers: list[Layer], steps: dict[str, Step]) -> Any:

@@ -100,7 +100,7 @@ def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, 
 
 
 def _tensors(model: Path, spec: Spec) -> list[str]:
-    """Lines for the input and the output of an ONNX file. dims leave out the batch; −1 is any size.
+    """Lines for the inputs and the output of an ONNX file. dims leave out the batch; −1 is any size.
 
     They are the file's own: where it says 64 the server does not take −1.
     """
@@ -112,20 +112,22 @@ def _tensors(model: Path, spec: Spec) -> list[str]:
         graph = onnx.load(model, load_external_data=False).graph
     except Exception as error:  # protobuf's own, whose module moved between its versions
         raise UsageError(f"model: {model} is no ONNX file") from error
+    FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     lines: list[str] = []
-    for field, values in (("input", graph.input), ("output", graph.output)):
-        if len(values) != 1 or values[0].type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise UsageError(f"model: expected one float32 {field}, {model} has another")
-        dims = [size.dim_value if size.HasField("dim_value") else -1 for size in values[0].type.tensor_type.shape.dim]
-        if not dims or dims[0] != -1:
-            raise UsageError(f"model: expected a dynamic batch, the {field} of {model} is {dims}")
-        if field == "input" and spec.kind == "latent" and tuple(dims[1:]) != spec.latent_shape:
-            raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
-        lines += [
-            f"{field} [ {{",
-            f'  name: "{values[0].name}"',
-            "  data_type: TYPE_FP32",
-            f"  dims: [ {', '.join(map(str, dims[1:]))} ]",
-            "} ]",
-        ]
+    for field, values, count in (("input", graph.input, len(spec.inputs)), ("output", graph.output, 1)):
+        if [value.type.tensor_type.elem_type for value in values] != [FLOAT, INT64][:count]:
+            wanted = "float32 z and int64 y" if count == 2 else f"one float32 {field}"
+            raise UsageError(f"model: expected {wanted}, {model} has another {field}")
+        for i, value in enumerate(values):
+            shape = value.type.tensor_type.shape.dim
+            dims = [size.dim_value if size.HasField("dim_value") else -1 for size in shape]
+            if not dims or dims[0] != -1:
+                raise UsageError(f"model: expected a dynamic batch, the {field} of {model} is {dims}")
+            if field == "input" and spec.kind == "latent" and i == 0 and tuple(dims[1:]) != spec.latent_shape:
+                raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
+            lines += [f"{field} [ {{", f'  name: "{value.name}"']
+            if i:  # a label: a tensor of nothing but a batch, which the server knows as one of [1]
+                lines += ["  data_type: TYPE_INT64", "  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
+            else:
+                lines += ["  data_type: TYPE_FP32", f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]
     return lines

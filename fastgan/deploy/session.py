@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fastgan.deploy import backends, choice, foreign
+from fastgan.deploy import backends, choice, foreign, labels
 from fastgan.deploy.backends.base import Backend, first_line
 from fastgan.deploy.header import Header, read_header
 from fastgan.deploy.machine import usable_cores
-from fastgan.deploy.spec import KEY, Spec
+from fastgan.deploy.spec import KEY, Inputs, Spec
 from fastgan.errors import BackendError, FastganError, UsageError
 
 #: numpy array or torch tensor: what goes in, comes out.
@@ -38,9 +38,10 @@ class Session:
     device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; the usable cores without.
     latent_shape: of one z, for a module that does not say it.
 
-    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32. session.pixels(x):
-    frames uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, tensors give tensors on the same device. A
-    session may be used from several threads; their calls wait for one another.
+    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32. session(z, y): of
+    the classes y int64 [N], for a conditional generator; its classes in turn without. session.pixels(x): frames uint8
+    [N, H, W, C] → uint8. numpy arrays give numpy arrays, tensors give tensors on the same device. A session may be used
+    from several threads; their calls wait for one another.
 
     Raises UsageError for what cannot be as asked (no such file, a back-end that is not installed, no such device),
     ExportError for a file that is no such model, BackendError when a library cannot open it.
@@ -89,8 +90,8 @@ class Session:
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def __call__(self, x: Array) -> Array:
-        """Latents or images → images, float32. Raises UsageError when x is not what the model takes."""
+    def __call__(self, x: Array, y: Array | None = None) -> Array:
+        """Latents or images → images, float32. y: see above. Raises UsageError for what the model does not take."""
         name = "z" if self.spec.kind == "latent" else "x"
         _is(x, name, "float32")
         shape = tuple(x.shape)  # type: ignore[attr-defined]
@@ -105,7 +106,7 @@ class Session:
             m = self.spec.multiple
             if shape[2] % m or shape[3] % m:
                 raise UsageError(f"x: expected height and width in multiples of {m}, got {list(shape)}")
-        return self._run(x, pixels=False)
+        return self._run(x, self._labels(x, y), pixels=False)
 
     def pixels(self, frames: Array) -> Array:
         """Frames uint8 [N, H, W, C] → uint8 [N, scale·H, scale·W, C] of an image model, C as many as its channels.
@@ -123,7 +124,7 @@ class Session:
         h, w = shape[1:3]
         self._fits("frames", h, w)
         padded = _padded(frames, -h % spec.multiple, -w % spec.multiple)
-        result: Any = self._run(padded, pixels=True)
+        result: Any = self._run(padded, None, pixels=True)
         return result if padded is frames else result[:, : spec.scale * h, : spec.scale * w]
 
     def warm_up(self, x: Any) -> None:
@@ -131,7 +132,24 @@ class Session:
         for _ in range(3):
             self.pixels(x) if "uint8" in str(x.dtype) else self(x)
 
-    def _run(self, x: Any, pixels: bool) -> Any:
+    def _labels(self, x: Any, y: Any) -> Any:
+        """Labels for x, of its kind and on its device."""
+        classes = self.spec.classes
+        if not classes:
+            if y is not None:
+                raise UsageError("y: this model takes no labels")
+            return None
+        array = isinstance(x, np.ndarray)
+        if y is None:
+            y = labels.in_turn(len(x), classes)
+            return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
+        _is(y, "y", "int64")
+        labels.check(y, len(x), classes)
+        if isinstance(y, np.ndarray) != array:
+            raise UsageError(f"y: expected {type(x).__name__} as z is one, got {type(y).__name__}")
+        return np.ascontiguousarray(y) if array else y.to(x.device)
+
+    def _run(self, x: Any, y: Any, pixels: bool) -> Any:
         # An exported file may be made for batches of one size.
         fixed = self.fixed_batch
         if fixed and len(x) % fixed:
@@ -140,9 +158,10 @@ class Session:
         with self._lock:
             try:
                 if fixed and len(x) > fixed:
-                    parts = [self._one(x[i : i + fixed], pixels) for i in range(0, len(x), fixed)]
+                    cuts = [slice(i, i + fixed) for i in range(0, len(x), fixed)]
+                    parts = [self._one(x[cut], None if y is None else y[cut], pixels) for cut in cuts]
                     return np.concatenate(parts) if isinstance(x, np.ndarray) else sys.modules["torch"].cat(parts)
-                return self._one(x, pixels)
+                return self._one(x, y, pixels)
             except FastganError:
                 raise
             except Exception as error:  # every library has exceptions of its own
@@ -150,10 +169,10 @@ class Session:
                     f"{self._backend.title} fails on {list(x.shape)} ({self._backend.provider}): {first_line(error)}"
                 ) from error
 
-    def _one(self, x: Any, pixels: bool) -> Any:
+    def _one(self, x: Any, y: Any, pixels: bool) -> Any:
         if isinstance(x, np.ndarray):
-            return self._backend.run(np.ascontiguousarray(x), pixels)
-        return self._backend.run_tensor(x, pixels)
+            return self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
+        return self._backend.run_tensor(x, y, pixels=pixels)
 
     def _fits(self, name: str, height: int, width: int) -> None:
         if (fixed := self.fixed) and (height, width) != fixed:
@@ -206,7 +225,8 @@ class Session:
         """What runs where and why, as text for a person."""
         spec, used = self.spec, self._backend
         if spec.kind == "latent":
-            takes = f"z [N, {', '.join(map(str, spec.latent_shape))}] → images"
+            takes = f"z [N, {', '.join(map(str, spec.latent_shape))}]"
+            takes += f" and y [N] of {spec.classes} classes → images" if spec.classes else " → images"
         else:
             h, w = self.fixed or ("H", "W")
             larger = f"{spec.scale} times as large" if spec.scale > 1 else "of the same size"
@@ -330,7 +350,9 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
     return low + np.float32(high - low) * x
 
 
-def _trials(spec: Spec, backend: Backend) -> list[np.ndarray]:
+def _trials(spec: Spec, backend: Backend) -> list[Inputs]:
     """What the choice is made with: something small, and for images a frame."""
     small = _example(spec, backend, 1, _SMALL)
-    return [small] if spec.kind == "latent" else [small, _example(spec, backend, 1, FRAME)]
+    if spec.classes:
+        return [(small, labels.in_turn(len(small), spec.classes))]
+    return [(small,)] if spec.kind == "latent" else [(small,), (_example(spec, backend, 1, FRAME),)]

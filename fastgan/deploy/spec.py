@@ -6,23 +6,29 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from fastgan.errors import ExportError, UsageError
 
 #: The name of the entry in an ONNX file's metadata.
 KEY = "fastgan"
+#: All that a model takes, in order: images, latents, or latents and labels.
+Inputs = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class Spec:
     """A generator from latents, or from images to images.
 
-    kind "latent": z float32 [N, *latent_shape] → images float32 [N, C, H, W] in `range`.
+    kind "latent": z float32 [N, *latent_shape], and with classes y int64 [N] from 0 to classes − 1, → images float32
+    [N, C, H, W] in `range`.
     kind "image": images float32 [N, channels, H, W] → [N, channels, scale·H, scale·W], both in `range`; H and W are
     multiples of `multiple`; an output pixel depends on input pixels at most `reach` away (0: not known).
     """
 
     kind: Literal["latent", "image"]
     latent_shape: tuple[int, ...] = ()
+    classes: int = 0
     channels: int = 3
     scale: int = 1
     multiple: int = 1
@@ -34,8 +40,9 @@ class Spec:
         """What a network says of itself.
 
         Image-to-image networks have the attributes `scale` and `channels`, and may have `multiple`, `reach` and `range`
-        ([0, 1] without); generators from latents have `latent` and may have `range` ([-1, 1] without), or latent_shape
-        is given. Raises UsageError for a network that has neither.
+        ([0, 1] without); generators from latents have `latent`, or latent_shape is given, and may have `range` ([-1, 1]
+        without) and, where they take labels too, `classes`, their number. Raises UsageError for a network that has
+        neither.
         """
         if latent_shape is None and hasattr(network, "scale") and hasattr(network, "channels"):
             low, high = getattr(network, "range", (0.0, 1.0))
@@ -55,7 +62,15 @@ class Spec:
                 f" got {type(network).__name__} with none of them"
             )
         low, high = getattr(network, "range", (-1.0, 1.0))
-        return cls("latent", latent_shape=tuple(int(n) for n in latent_shape), range=(float(low), float(high)))
+        classes = getattr(network, "classes", 0)
+        if not isinstance(classes, int) or classes < 0:
+            raise UsageError(f"network: expected a number >= 0 as its attribute `classes`, got {classes!r}")
+        return cls("latent", tuple(int(n) for n in latent_shape), classes, range=(float(low), float(high)))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what a file of it takes, in order."""
+        return ("images",) if self.kind == "image" else ("z", "y") if self.classes else ("z",)
 
     def to_json(self, **about: Any) -> str:
         """The spec, and further facts beside it, as the text that a file carries."""

@@ -69,7 +69,7 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
         )
     trt = importlib.import_module("tensorrt")
     machine = {**_gpu(), "tensorrt": str(trt.__version__)}
-    facts = {**machine, "shapes": {name: list(shape) for name, shape in shapes.items()}}
+    facts = {**machine, "shapes": shapes}
     key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
     cache = cache_dir() / "tensorrt"
     engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"
@@ -86,13 +86,13 @@ def command(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) ->
     """The line that builds the same engine with TensorRT's own program."""
     sizes = _fitting(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped", f"--saveEngine={out}"]
-    name = _input_name(spec)
-    for kind, shape in _shapes(spec, sizes).items():
-        words.append(f"--{kind}Shapes={name}:{'x'.join(map(str, shape))}")
+    for kind, shapes in _shapes(spec, sizes).items():
+        given = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        words.append(f"--{kind}Shapes={given}")
     return shlex.join(words)
 
 
-def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, tuple[int, ...]], timings: Path) -> bytes:
+def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, dict[str, list[int]]], timings: Path) -> bytes:
     logger = _logger(trt)
     builder = trt.Builder(logger)
     # Before version 11 this had to be asked for; since then there is no other kind, and the flag says nothing.
@@ -103,8 +103,8 @@ def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, tuple[int, ...]]
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
         raise ExportError(f"TensorRT {trt.__version__} cannot read {onnx}: {'; '.join(reasons) or logger.last}")
     profile = builder.create_optimization_profile()
-    given = network.get_input(0)
-    profile.set_shape(given.name, *shapes.values())
+    for i, name in enumerate(shapes["min"]):
+        profile.set_shape(network.get_input(i).name, *(tuple(of[name]) for of in shapes.values()))
     config = builder.create_builder_config()
     if config.add_optimization_profile(profile) < 0:
         raise ExportError(f"TensorRT {trt.__version__} does not take the sizes {shapes}: {logger.last}")
@@ -190,18 +190,16 @@ def _fitting(sizes: Sizes, spec: Spec) -> Sizes:
     return Sizes(sizes.batch, up(sizes.height), up(sizes.width))
 
 
-def _shapes(spec: Spec, sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+def _shapes(spec: Spec, sizes: Sizes) -> dict[str, dict[str, list[int]]]:
+    """The least, best and largest shape of each input."""
+    shapes: dict[str, dict[str, list[int]]] = {}
     for i, kind in enumerate(("min", "opt", "max")):
         rest = spec.latent_shape
         if spec.kind == "image":
             rest = (spec.channels, sizes.height[i], sizes.width[i])
-        shapes[kind] = (sizes.batch[i], *rest)
+        first, *labels = spec.inputs
+        shapes[kind] = {first: [sizes.batch[i], *rest]} | {name: [sizes.batch[i]] for name in labels}
     return shapes
-
-
-def _input_name(spec: Spec) -> str:
-    return "z" if spec.kind == "latent" else "images"
 
 
 def _slug(*words: str) -> str:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastgan.deploy.precision import Precision, compute, first_line, precision_named
+from fastgan.deploy.precision import Precision, compute, doubled, first_line, precision_named
 from fastgan.deploy.probes import probes
-from fastgan.deploy.spec import Spec
+from fastgan.deploy.spec import Inputs, Spec
 from fastgan.errors import ExportError
 
-#: A runtime: float32 in, float32 out.
-Run = Callable[[np.ndarray], np.ndarray]
+#: A runtime: what the network takes in (labels int64, all else float32), float32 out.
+Run = Callable[..., np.ndarray]
 
 #: Two computations in the same precision differ by their order of summation; this is how far the export may be from the
 #: truth, in units of how far PyTorch is.
@@ -33,7 +33,7 @@ class Standard:
 
     spec: Spec
     precision: Precision
-    inputs: list[np.ndarray]
+    inputs: list[Inputs]
     truths: list[np.ndarray]
     limit: float | None
     floor: float
@@ -45,7 +45,7 @@ class Standard:
         spec: Spec,
         precision: str = "fp32",
         like: nn.Module | None = None,
-        inputs: list[np.ndarray] | None = None,
+        inputs: list[Inputs] | None = None,
     ) -> Standard:
         """network: float32, in eval mode, on the CPU; it is computed in float64.
 
@@ -57,18 +57,18 @@ class Standard:
         row = precision_named(precision)
         exact = copy.deepcopy(network).double()
         smallest = smallest_units(network, spec)
-        first = torch.from_numpy(next(probes(spec, 1, smallest)))
-        elements = compute(exact, first.double(), "float64")[0].numel()
+        first = doubled(tensors(next(probes(spec, 1, smallest))))
+        elements = compute(exact, first, "float64")[0].numel()
         inputs = list(probes(spec, elements, smallest)) if inputs is None else inputs
-        truths = [compute(exact, torch.from_numpy(x).double(), "float64").numpy() for x in inputs]
-        for x, truth in zip(inputs, truths, strict=True):
+        truths = [compute(exact, doubled(tensors(given)), "float64").numpy() for given in inputs]
+        for given, truth in zip(inputs, truths, strict=True):
             if not np.isfinite(truth).all():
-                raise ExportError(f"the network gives NaN or infinity in float64, at {_where(spec, x)}")
+                raise ExportError(f"the network gives NaN or infinity in float64, at {_where(spec, given)}")
         standard = cls(spec, row, inputs, truths, None, row.floor)
         if precision == "int8":
             return standard
         reference = like or network
-        own = [compute(reference, torch.from_numpy(x), precision).numpy() for x in inputs]
+        own = [compute(reference, tensors(given), precision).numpy() for given in inputs]
         standard._believable(own, reference)
         scale = max(float(np.abs(truth).max()) for truth in truths)
         error = max(float(np.abs(o - truth).max()) for o, truth in zip(own, truths, strict=True))
@@ -78,10 +78,10 @@ class Standard:
     def judge(self, run: Run, what: str = "the exported model") -> dict[str, Any]:
         """Compare. {parity: a row for each input, psnr over all, limit, floor}; ExportError where it is refused."""
         rows, results = [], []
-        for x, truth in zip(self.inputs, self.truths, strict=True):
-            where = _where(self.spec, x)
+        for given, truth in zip(self.inputs, self.truths, strict=True):
+            where = _where(self.spec, given)
             try:
-                got = np.asarray(run(x))
+                got = np.asarray(run(*given))
             except Exception as error:  # whatever the runtime raises at another size, the export is wrong
                 raise ExportError(f"{what} fails at {where}: {first_line(error)}") from error
             if got.shape != truth.shape:
@@ -93,9 +93,9 @@ class Standard:
                 raise ExportError(f"{what} gives NaN or infinity in {self.precision.name}, at {where}")
             if self.limit is not None and not worst <= self.limit:  # not `>`: a NaN must not pass
                 raise ExportError(f"{what} is off by {worst:.2e} at {where}; allowed is {self.limit:.1e}")
-            row: dict[str, Any] = {"batch": len(x)}
+            row: dict[str, Any] = {"batch": len(given[0])}
             if self.spec.kind == "image":
-                row |= {"height": x.shape[2], "width": x.shape[3]}
+                row |= {"height": given[0].shape[2], "width": given[0].shape[3]}
             row |= {"max_abs_error": worst, "mean_abs_error": float(distance.mean())}
             rows.append(row | {"psnr": psnr([got], [truth], self.spec.range)})
         overall = psnr(results, self.truths, self.spec.range)
@@ -108,7 +108,7 @@ class Standard:
 
     def _believable(self, own: list[np.ndarray], reference: nn.Module) -> None:
         name = self.precision.name
-        overflown = [x for x, o in zip(self.inputs, own, strict=True) if not np.isfinite(o).all()]
+        overflown = [given for given, o in zip(self.inputs, own, strict=True) if not np.isfinite(o).all()]
         overall = psnr(own, self.truths, self.spec.range)
         if not overflown and overall >= self.floor:
             return
@@ -146,7 +146,7 @@ def smallest_units(network: nn.Module, spec: Spec) -> int:
     for units in range(1, 65 if spec.kind == "image" else 1):
         side = units * spec.multiple
         try:
-            compute(network, torch.full((1, spec.channels, side, side), spec.range[1]), "float32")
+            compute(network, [torch.full((1, spec.channels, side, side), spec.range[1])], "float32")
         except ExportError as error:
             trouble = error
         else:
@@ -156,7 +156,12 @@ def smallest_units(network: nn.Module, spec: Spec) -> int:
     return 1
 
 
-def _first_overflow(network: nn.Module, x: np.ndarray) -> str:
+def tensors(inputs: Inputs) -> list[torch.Tensor]:
+    """The same memory as tensors."""
+    return [torch.from_numpy(x) for x in inputs]
+
+
+def _first_overflow(network: nn.Module, inputs: Inputs) -> str:
     """The name of the first module whose result is not finite, or ""."""
     found: list[str] = []
 
@@ -171,12 +176,13 @@ def _first_overflow(network: nn.Module, x: np.ndarray) -> str:
     ]
     try:
         with torch.no_grad():
-            network(torch.from_numpy(x))
+            network(*tensors(inputs))
     finally:
         for handle in handles:
             handle.remove()
     return found[0].removeprefix("network.") if found else ""
 
 
-def _where(spec: Spec, x: np.ndarray) -> str:
+def _where(spec: Spec, inputs: Inputs) -> str:
+    (x, *_) = inputs
     return f"batch {len(x)}" + (f" of {x.shape[3]}×{x.shape[2]} pixels" if spec.kind == "image" else "")

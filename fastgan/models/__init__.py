@@ -5,11 +5,10 @@
 Every other generator maps latents z [N, latent], and labels y int64 [N] where `classes` is not 0, to images
 [N, C, H, W] meant for [-1, 1], and says so in its attributes `latent`, `image_shape` and `classes`. Every critic maps
 images, and labels where `classes` is not 0, to logits [N]; one with `auxiliary=True` maps images to logits [N] and
-class logits [N, classes]. `OfClass` makes a generator without labels of a conditional one.
+class logits [N, classes].
 """
 
 from fastgan.models import biggan, esrgan
-from fastgan.models.labels import OfClass
 from fastgan.models.registry import FAMILIES, build
 
-__all__ = ["FAMILIES", "OfClass", "biggan", "build", "esrgan"]
+__all__ = ["FAMILIES", "biggan", "build", "esrgan"]

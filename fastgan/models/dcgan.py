@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.labels import ConditionalBlock, LabelHead, Labels, through
-from fastgan.nn import ConvBlock, ConvTower, LinearBlock, group_spectral_norms
+from fastgan.nn import ConvBlock, ConvTower, LinearBlock, MinibatchDiscrimination, group_spectral_norms
 
 CONDITIONS = ("projection", "concat", "auxiliary")
 
@@ -60,9 +60,10 @@ def _up(inputs: int, outputs: int, labels: Labels, kernel: int, stride: int, pad
 
 class Discriminator(nn.Module):
     """Images [N, channels, side, side] (and labels y [N]) → logits [N]. Batch norm is left out of the first and the
-    last layer. With auxiliary=True, images → logits [N] and class logits [N, classes]."""
+    last layer. With auxiliary=True, images → logits [N] and class logits [N, classes]. kernels: of the minibatch
+    discrimination before the last layer; 0 for none."""
 
-    def __init__(self, resolution: int, channels: int, width: int, norm: str, labels: Labels):
+    def __init__(self, resolution: int, channels: int, width: int, norm: str, labels: Labels, kernels: int = 0):
         super().__init__()
         side, doublings = levels(resolution)
         self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
@@ -72,24 +73,33 @@ class Discriminator(nn.Module):
             blocks.append(ConvBlock(width << i, width << (i + 1), 4, stride=2, padding=1, norm=norm))
         self.blocks = ConvTower(*blocks)
         features = (width << (doublings - 1)) * side * side
-        self.to_logit = LinearBlock(features, 1, norm=edge, act="linear")
+        self.compare = MinibatchDiscrimination(features, kernels) if kernels else nn.Identity()
+        self.to_logit = LinearBlock(features + kernels, 1, norm=edge, act="linear")
         self.head = LabelHead(labels, features, edge)
         self.apply(_initialise)
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         features = self.blocks(self.labels.judge(x, y)).flatten(1)
-        return self.head(self.to_logit(features).flatten(), features, y)
+        return self.head(self.to_logit(self.compare(features)).flatten(), features, y)
 
 
 def build(
-    resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
+    resolution: int,
+    channels: int,
+    latent: int,
+    width: int,
+    classes: int,
+    d_norm: str,
+    *,
+    condition: str | None = None,
+    minibatch_discrimination: int = 0,
 ) -> tuple[Generator, Discriminator]:
     """Generator and critic with mirrored widths. condition: see `labels.CONDITIONS`; "projection" if left out."""
     labels = Labels.of("dcgan", classes, condition, CONDITIONS)
     return (
         Generator(resolution, channels, latent, width, labels),
-        Discriminator(resolution, channels, width, d_norm, labels),
+        Discriminator(resolution, channels, width, d_norm, labels, minibatch_discrimination),
     )
 
 

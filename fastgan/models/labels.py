@@ -133,30 +133,3 @@ def through(blocks: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
     for block in blocks.children():
         x = block(x, c) if isinstance(block, ConditionalBlock) else block(x)
     return x
-
-
-class OfClass(nn.Module):
-    """A conditional generator that makes one class: z [N, latent] → images, as sampling and export take it."""
-
-    def __init__(self, generator: nn.Module, label: int):
-        super().__init__()
-        classes = int(getattr(generator, "classes", 0))
-        if not 0 <= label < classes:
-            raise UsageError(f"label: expected a number from 0 to {classes - 1}, got {label}")
-        self.generator, self.label = generator, label
-        self.latent, self.image_shape, self.classes = generator.latent, generator.image_shape, 0
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.generator(z, torch.full_like(z[:, 0], self.label, dtype=torch.int64))
-
-
-class InTurn(nn.Module):
-    """A conditional generator that makes its classes in turn: z [N, latent] → images, the i-th of class i mod all."""
-
-    def __init__(self, generator: nn.Module):
-        super().__init__()
-        self.generator, self.of = generator, int(getattr(generator, "classes", 0))
-        self.latent, self.image_shape, self.classes = generator.latent, generator.image_shape, 0
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.generator(z, torch.arange(z.shape[0], device=z.device) % self.of)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.labels import ConditionalBlock, LabelHead, Labels, through
-from fastgan.nn import LinearBlock, Maxout, group_spectral_norms
+from fastgan.nn import LinearBlock, Maxout, MinibatchDiscrimination, group_spectral_norms
 
 CONDITIONS = ("concat", "projection", "auxiliary")
 VARIANTS = ("deep", "original", "minimal", "line")
@@ -62,12 +62,18 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, channels, side, side] (and labels y [N]) → logits [N], through `hidden` units a layer.
 
-    layers: the hidden layers where they are other than leaky ReLUs. With auxiliary=True, images → logits [N] and class
-    logits [N, classes].
+    kernels: of the minibatch discrimination before the last layer; 0 for none. layers: the hidden layers where they are
+    other than leaky ReLUs. With auxiliary=True, images → logits [N] and class logits [N, classes].
     """
 
     def __init__(
-        self, inputs: int, hidden: tuple[int, ...], norm: str, labels: Labels, layers: list[nn.Module] | None = None
+        self,
+        inputs: int,
+        hidden: tuple[int, ...],
+        norm: str,
+        labels: Labels,
+        kernels: int = 0,
+        layers: list[nn.Module] | None = None,
     ):
         super().__init__()
         self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
@@ -76,7 +82,8 @@ class Discriminator(nn.Module):
         if layers is None:
             pairs = enumerate(zip(sizes, hidden, strict=False))
             layers = [LinearBlock(*pair, norm=norm if i else edge) for i, pair in pairs]
-        self.layers = nn.Sequential(*layers, LinearBlock(hidden[-1], 1, norm=edge, act="linear"))
+        self.layers = nn.Sequential(*layers, LinearBlock(hidden[-1] + kernels, 1, norm=edge, act="linear"))
+        self.compare = MinibatchDiscrimination(hidden[-1], kernels) if kernels else nn.Identity()
         self.head = LabelHead(labels, hidden[-1], edge)
         group_spectral_norms(self)
 
@@ -85,7 +92,7 @@ class Discriminator(nn.Module):
         *hidden, last = self.layers
         for layer in hidden:
             features = layer(features)
-        return self.head(last(features).flatten(), features, y)
+        return self.head(last(self.compare(features)).flatten(), features, y)
 
 
 class Line(nn.Module):
@@ -111,6 +118,7 @@ def build(
     *,
     variant: str = "deep",
     condition: str | None = None,
+    minibatch_discrimination: int = 0,
 ) -> tuple[nn.Module, Discriminator]:
     """variant: one of VARIANTS. condition: see `labels.CONDITIONS`; "concat" if left out."""
     if variant not in VARIANTS:
@@ -121,7 +129,7 @@ def build(
             f"condition: projection needs batch norms to put labels into, {variant!r} has none; use concat"
         )
     if variant == "line":
-        return _line(resolution, channels, latent, width, labels, d_norm)
+        return _line(resolution, channels, latent, width, labels, d_norm, minibatch_discrimination)
     pixels = channels * resolution**2
     if variant == "original":
         if d_norm != "none":
@@ -133,19 +141,19 @@ def build(
             nn.Dropout(0.2), Maxout(pixels + labels.beside_image, units, PIECES),
             nn.Dropout(0.5), Maxout(units, units, PIECES), nn.Dropout(0.5),
         ]  # fmt: skip
-        critic = Discriminator(pixels, (units, units), d_norm, labels, maxouts)
+        critic = Discriminator(pixels, (units, units), d_norm, labels, minibatch_discrimination, maxouts)
         return Generator(resolution, channels, latent, (width, width), labels, act="relu"), critic
     hidden = (width, 2 * width, 4 * width) if variant == "deep" else (width, 2 * width)
     generator = Generator(resolution, channels, latent, hidden, labels, batch_norm=variant == "deep")
-    return generator, Discriminator(pixels, hidden[::-1], d_norm, labels)
+    return generator, Discriminator(pixels, hidden[::-1], d_norm, labels, minibatch_discrimination)
 
 
 def _line(
-    resolution: int, channels: int, latent: int, width: int, labels: Labels, d_norm: str
+    resolution: int, channels: int, latent: int, width: int, labels: Labels, d_norm: str, kernels: int
 ) -> tuple[Line, Discriminator]:
     for name, value in (("resolution", resolution), ("channels", channels), ("latent", latent)):
         if value != 1:
             raise UsageError(f"{name}: the pair on a line works on single numbers, expected 1, got {value}")
     if labels.classes:
         raise UsageError(f"classes: the pair on a line takes no labels, expected 0, got {labels.classes}")
-    return Line(), Discriminator(1, (width,), d_norm, labels)
+    return Line(), Discriminator(1, (width,), d_norm, labels, kernels)

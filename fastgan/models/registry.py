@@ -47,10 +47,15 @@ def build(
             raise UsageError(f"{option}: expected a number >= 1, got {value}")
     if classes < 0:
         raise UsageError(f"classes: expected a number >= 0, got {classes}")
-    parameters = inspect.signature(FAMILIES[name]).parameters.values()
-    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    known = options_of(name)
     for option, value in options.items():
         if option not in known:
             takes = f"takes {', '.join(known)} beside what all take" if known else "takes what all take"
             raise UsageError(f"{option}: {name} {takes}, got {option}={value!r}")
     return FAMILIES[name](resolution, channels, latent, width, classes, d_norm, **options)
+
+
+def options_of(name: str) -> list[str]:
+    """What a family takes beside what all take."""
+    parameters = inspect.signature(FAMILIES[name]).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]

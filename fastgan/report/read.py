@@ -58,7 +58,7 @@ def read_run(directory: Path) -> Run:
     real = directory / "samples" / "real.png"
     return Run(
         name=directory.resolve().name,
-        config=_mapping(head.get("config")),
+        config=_config(head),
         environment=_mapping(head.get("environment")),
         command=str(head.get("command") or ""),
         dataset=_mapping(head.get("dataset")),
@@ -74,6 +74,12 @@ def read_run(directory: Path) -> Run:
         panels={kind: found for kind in KINDS if (found := panels_in(directory, kind))},
         notes=notes,
     )
+
+
+def _config(head: dict[str, Any]) -> dict[str, Any]:
+    """The configuration, with the game that was played, which may be one of the user's own."""
+    config = _mapping(head.get("config"))
+    return config | {"game": head["game"]} if config and isinstance(head.get("game"), str) else config
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -79,6 +79,8 @@ def configuration(run: Run) -> str:
         dataset["shape"] = " × ".join(map(str, shape))
     if isinstance(ends := dataset.get("range_real"), list) and len(ends) == 2:
         dataset["range_real"] = f"{figure(ends[0])} to {figure(ends[1])}"
+    if isinstance(names := dataset.get("class_names"), list):
+        dataset["class_names"] = ", ".join(map(str, names))
     about = [(words(name), value) for name, value in flatten(dataset)]
     data = facts(about) if about else '<p class="empty">No data set was recorded.</p>'
     networks = facts(

@@ -115,6 +115,8 @@ class Config:
     """weight of the critic's change when a real image is shifted"""
     consistency_fake: float = 0.0
     """the same for fake images"""
+    minibatch_discrimination: int = 0
+    """features that tell the critic how alike the images of its batch are, in dcgan and mlp; 0 leaves them out"""
     pack: int = 1
     """images that the critic judges together, stacked in channels"""
     unroll: int = 0
@@ -163,7 +165,8 @@ class Config:
             self._expect(name, lambda value: value > 0, "a number > 0")
         for name in (*WEIGHTS, "clip", "ema_images", "weight_clip", "auxiliary_weight", "feature_matching",
                      "l1_weight", "instance_noise", "consistency", "consistency_fake", "unroll", "history",
-                     "historical_averaging", "seed", "held_out", "attention"):  # fmt: skip
+                     "historical_averaging", "seed", "held_out", "attention",
+                     "minibatch_discrimination"):  # fmt: skip
             self._expect(name, lambda value: value >= 0, "a number >= 0")
         for name in ("beta1", "beta2", "ada_target"):
             self._expect(name, lambda value: 0 <= value < 1, "a number in [0, 1)")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fastgan.models.registry import options_of
 from fastgan.objectives import Game
 from fastgan.train.batches import source_channels
 from fastgan.train.remedies.augment import KINDS
@@ -62,10 +63,16 @@ def why_not(config: Config, game: Game) -> str:
         return getattr(game.defaults, name) if asked is None else asked
 
     penalties = config.penalties(game)
+    # Gulrajani et al. 2017 (arXiv:1704.00028, section 4) of batch norm; it holds for whatever looks at other samples.
+    ties = "ties the samples of a batch together, so a penalty on each sample's gradient has no meaning"
     if config.d_norm == "batch" and penalties:
+        return f"d_norm: batch norm {ties}; use --d-norm none or spectral with wgan-gp and R1"
+    if config.minibatch_discrimination and penalties:
+        return f"minibatch_discrimination: it {ties}; use it in games without penalties, or --pack with them"
+    if config.minibatch_discrimination and "minibatch_discrimination" not in options_of(config.model):
         return (
-            "d_norm: batch norm ties the samples of a batch together, so a penalty on each sample's gradient has no"
-            " meaning; use --d-norm none or spectral with wgan-gp and R1"
+            f"minibatch_discrimination: the critics of dcgan and mlp take it, that of {config.model} does not; leave it"
+            " out"
         )
     if config.model == "progan" and value("weight_clip") > 0:
         return (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fastgan.errors import UsageError
 from fastgan.objectives import PENALTIES
 from fastgan.objectives.losses import feature_matching, l1
 from fastgan.train.monitor import statistics
@@ -88,7 +89,7 @@ class Players(Pair):
                 loss = loss + penalty
             if self.config.history:
                 log["fakes"] = made
-        return _detached(log), _gradients(loss, self.discriminator, scale)
+        return _detached(log), _gradients(loss, self.discriminator, scale, "discriminator")
 
     def g_step(
         self,
@@ -133,7 +134,7 @@ class Players(Pair):
             if real is not None and self.config.l1_weight:
                 log["l1/batch"] = l1(made.float(), real.float())
                 loss = loss + self.config.l1_weight * log["l1/batch"]
-        return _detached(log), _gradients(loss, self.generator, scale)
+        return _detached(log), _gradients(loss, self.generator, scale, "generator")
 
     def _d_loss(self, of_real: Judged, y: Tensor | None, of_fake: Judged, fake_y: Tensor | None) -> tuple[Tensor, Log]:
         """The game's loss and that of the auxiliary classifier together, and both for the log."""
@@ -177,9 +178,17 @@ def _with_past(made: Tensor, y: Tensor | None, draws: Draws) -> tuple[Tensor, Te
     return both, None if y is None or past_y is None else torch.cat([past_y, y[len(past) :]])
 
 
-def _gradients(loss: Tensor, network: nn.Module, scale: Tensor | None) -> Gradients:
-    # autograd.grad asks for this player's weights alone: backward() would also fill the other's.
-    return torch.autograd.grad(loss if scale is None else loss * scale, learned(network), allow_unused=True)
+def _gradients(loss: Tensor, network: nn.Module, scale: Tensor | None, player: str) -> Gradients:
+    gradients: Gradients = ()
+    if loss.requires_grad and (weights := learned(network)):
+        # autograd.grad asks for this player's weights alone: backward() would also fill the other's.
+        gradients = torch.autograd.grad(loss if scale is None else loss * scale, weights, allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise UsageError(
+            f"{player}: expected one whose output depends on its weights, got {type(network).__name__}, of which no"
+            " weight takes a gradient; is its output detached, or made under no_grad?"
+        )
+    return gradients
 
 
 def _detached(log: Log) -> Log:

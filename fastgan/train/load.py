@@ -10,7 +10,6 @@ from torch import nn
 
 from fastgan import models
 from fastgan.errors import UsageError
-from fastgan.models.labels import InTurn
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
 
@@ -19,8 +18,7 @@ from fastgan.train.config import Config
 class Trained:
     """The averaged generator of a run, in eval mode on the CPU, and where it comes from.
 
-    It takes latents alone. classes: where it is conditional, how many it makes in turn, the i-th image of a batch of
-    class i modulo that many (`fastgan.models.labels.InTurn`); else 0.
+    classes: how many it takes labels of beside its latents; 0 where it takes none.
     """
 
     generator: nn.Module
@@ -42,6 +40,8 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     options |= {name: value for name in ("variant", "attention") if (value := getattr(config, name)) is not None}
     if config.condition != "none":
         options |= {"classes": config.classes, "condition": config.condition}
+    if config.minibatch_discrimination:
+        options["minibatch_discrimination"] = config.minibatch_discrimination
     generator, critic = models.build(config.model, resolution=height, channels=channels, **options)
     if config.pack > 1:  # packs are stacked in channels
         _, critic = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
@@ -67,11 +67,9 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
         state = checkpoint.read_state(folder)
     generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
     checkpoint.load_network(generator, folder, "ema")
+    generator = generator.eval().requires_grad_(False)
     classes = int(getattr(generator, "classes", 0))
-    generator = InTurn(generator) if classes else generator
-    return Trained(
-        generator.eval().requires_grad_(False), tuple(facts["latent_shape"]), state["step"], facts, folder, classes
-    )
+    return Trained(generator, tuple(facts["latent_shape"]), state["step"], facts, folder, classes)
 
 
 def load_critic(trained: Trained) -> nn.Module:
@@ -80,7 +78,7 @@ def load_critic(trained: Trained) -> nn.Module:
     Raises UsageError for one that does not judge images alone, one at a time.
     """
     config = Config.from_dict(trained.facts["config"])
-    for name, plain in (("condition", "none"), ("pack", 1)):
+    for name, plain in (("condition", "none"), ("pack", 1), ("minibatch_discrimination", 0)):
         if (value := getattr(config, name)) != plain:
             raise UsageError(
                 f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself"

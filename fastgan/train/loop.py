@@ -479,6 +479,7 @@ class Trainer:
 
         return {
             "config": self.config.to_dict(),
+            "game": self.game.name,  # config.game knows only those that have a name in GAMES
             "world": self.world.size,
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},

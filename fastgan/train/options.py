@@ -12,8 +12,8 @@ from fastgan.train.config import RESUMABLE, Config
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Train a generator. PRESET (see `fastgan presets`) comes first; --config FILE (.toml or .json, of fields below)
-    overrides its fields, and flags override both."""
+    """Train a generator. PRESET (see `fastgan presets`) comes first; --config FILE (.yaml, .toml or .json, of
+    fields below) overrides its fields, and flags override both."""
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     out: Path | None = None
@@ -30,6 +30,8 @@ def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
     On another number of ranks it is the same run as long as the images per update stay as many.
     """
     stored = Config.from_dict(facts["config"])
+    if (game := facts.get("game", stored.game)) != stored.game:
+        raise UsageError(f"resume: the run plays a game of your own, {game!r}; resume it with your Trainer")
     now, then = ((c, n, n * c.batch * c.accumulate) for c, n in ((asked, ranks), (stored, facts.get("world", 1))))
     if now[2] != then[2]:
         said = (f"{n} × batch {c.batch} × accumulate {c.accumulate} = {total}" for c, n, total in (now, then))

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
+from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.train.pair import judge
 
-#: Layers whose output for one sample depends on the other samples of the batch, or on chance.
+#: Layers whose output for one sample depends on the other samples of the batch, or on chance: while training, and
+#: always. The latter say next to nothing before they are trained, so that running them does not tell.
 COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+COMPARING = (MinibatchDiscrimination, MinibatchStdDev)
 
 
 def why_not_together(critic: nn.Module, real: Tensor, y: Tensor | None = None) -> str:
@@ -19,7 +22,7 @@ def why_not_together(critic: nn.Module, real: Tensor, y: Tensor | None = None) -
     where the critic takes them. Leaves the critic and the random numbers as they were.
     """
     for name, layer in critic.named_modules():
-        if isinstance(layer, COUPLED) and layer.training:
+        if isinstance(layer, COMPARING) or (isinstance(layer, COUPLED) and layer.training):
             return f"{name or 'the critic'} ({type(layer).__name__}) ties the samples of a batch together"
     buffers = list(critic.buffers())
     before = [buffer.clone() for buffer in buffers]

@@ -136,6 +136,14 @@ def test_the_state_of_another_set_is_refused(mapped):
     assert older.position == 16
 
 
+@pytest.mark.parametrize("state", [{"at": 3, "seed": 0}, {}, {"position": "3"}, [3], None])
+def test_the_state_of_other_batches_is_refused(mapped, state):
+    stream = BatchStream(mapped, 8, 1, CPU)
+    with pytest.raises(DataError, match=r"the state is of batches of another kind: expected one with a position, got"):
+        stream.load_state_dict(state)
+    assert stream.position == 0
+
+
 def test_a_set_stays_on_the_device_where_it_fits_a_quarter_of_its_memory(mapped, monkeypatch):
     for free, resident in ((4 * mapped.images.nbytes, True), (4 * mapped.images.nbytes - 1, False)):
         monkeypatch.setattr(stream, "free_memory", lambda device, free=free: free)

@@ -45,11 +45,28 @@ class Generator(nn.Module):
         return torch.tanh(self.linear(z).view(-1, 3, 4, 4))
 
 
-def write(path, nodes, weights, source, result, opset=18, metadata=None):
-    """An ONNX file. source, result: (name, shape) or (name, shape, type)."""
-    values = [helper.make_tensor_value_info(s[0], (*s, TensorProto.FLOAT)[2], s[1]) for s in (source, result)]
+class Conditional(nn.Module):
+    """Three classes; z is moved by a vector of the class."""
+
+    latent, classes = 5, 3
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(3, 5)
+        self.linear = nn.Linear(5, 16)
+        self.conv = nn.Conv2d(1, 3, 3, 1, 1)
+
+    def forward(self, z, y):
+        return torch.tanh(self.conv(self.linear(z + self.embed(y)).view(-1, 1, 4, 4)))
+
+
+def write(path, nodes, weights, sources, result, opset=18, metadata=None):
+    """An ONNX file. sources: one or more of (name, shape) or (name, shape, type), like the result."""
+    sources = sources if isinstance(sources, list) else [sources]
+    values = [helper.make_tensor_value_info(s[0], (*s, TensorProto.FLOAT)[2], s[1]) for s in (*sources, result)]
     tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    graph = helper.make_graph(nodes, "g", values[:-1], values[-1:], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
     if metadata:
         helper.set_model_props(model, {"fastgan": metadata})
@@ -100,6 +117,29 @@ def write_generator(path, network, spec=True):
     return write(path, nodes, weights, ("z", ["n", 5]), ("images", ["n", 3, 4, 4]), metadata=metadata)
 
 
+def write_conditional(path, network, batch="n"):
+    weights = {name.replace(".", "_"): value.numpy() for name, value in network.state_dict().items()}
+    weights["linear_weight"] = weights["linear_weight"].T.copy()
+    weights["shape"] = np.array([-1, 1, 4, 4])
+    nodes = [
+        helper.make_node("Gather", ["embed_weight", "y"], ["a"]),
+        helper.make_node("Add", ["z", "a"], ["b"]),
+        helper.make_node("Gemm", ["b", "linear_weight", "linear_bias"], ["c"]),
+        helper.make_node("Reshape", ["c", "shape"], ["d"]),
+        helper.make_node("Conv", ["d", "conv_weight", "conv_bias"], ["e"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("Tanh", ["e"], ["images"]),
+    ]
+    sources = [("z", [batch, 5]), ("y", [batch], TensorProto.INT64)]
+    metadata = Spec.of(network).to_json()
+    return write(path, nodes, weights, sources, ("images", [batch, 3, 4, 4]), metadata=metadata)
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    network = Conditional().eval().requires_grad_(False)
+    return network, write_conditional(tmp_path / "conditional.onnx", network)
+
+
 @pytest.fixture
 def upscaler(tmp_path):
     """A module and the file that computes the same. gain 1.5: some pixels leave [0, 1]."""
@@ -120,7 +160,8 @@ def make():
     class Make:
         pass
 
-    for name, function in (("upscaler", write_upscaler), ("generator", write_generator), ("write", write)):
+    writers = {"upscaler": write_upscaler, "generator": write_generator, "conditional": write_conditional}
+    for name, function in {**writers, "write": write}.items():
         setattr(Make, name, staticmethod(function))
     Make.Upscaler, Make.Generator = Upscaler, Generator
     return Make

@@ -26,7 +26,7 @@ class Pretender(Backend):
         self.inputs, self.outputs = [Port("x", (None, 3, None, None), "float32")], [Port("y", (), "float32")]
         self.seconds, self.fails, self.shapes = seconds, fails, []
 
-    def run(self, x, pixels=False):
+    def run(self, x, y=None, *, pixels=False):
         self.shapes.append(x.shape)
         if self.fails:
             raise self.fails
@@ -182,7 +182,7 @@ def test_what_warms_up_is_timed_afterwards(two, upscaler, monkeypatch):
     class Compiling(Pretender):
         warm_ups = 1
 
-        def run(self, x, pixels=False):
+        def run(self, x, y=None, *, pixels=False):
             if x.shape not in self.shapes:
                 time.sleep(0.3)
             return super().run(x)

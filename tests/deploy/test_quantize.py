@@ -157,7 +157,7 @@ def test_equalisation_is_the_same_function_and_earns_its_place(tmp_path, upscale
     quantize(upscaler, tmp_path / "with.onnx", IMAGE, pictures())
     model = qdq.read(upscaler)
     layers = qdq.layers(model)[1:]
-    assert qdq.equalise(model, layers, ranges.observe(model, layers, list(pictures()))) == 3
+    assert qdq.equalise(model, layers, ranges.observe(model, layers, [(x,) for x in pictures()])) == 3
     onnx.save(model, tmp_path / "equal.onnx")
     np.testing.assert_allclose(run(tmp_path / "equal.onnx", x), exact, atol=1e-5)
     monkeypatch.setattr(qdq, "equalise", lambda *given: 0)
@@ -232,7 +232,7 @@ def test_calibration_is_bounded(tmp_path, upscaler, monkeypatch):
 
     monkeypatch.setattr("fastgan.deploy.quantize.COUNT", 5)
     assert quantize(upscaler, tmp_path / "a.onnx", IMAGE, endless())["calibration_inputs"] == 5
-    assert {x.shape for x in seen[0]} == {(1, 3, SIDE, 20)}
+    assert {x.shape for (x,) in seen[0]} == {(1, 3, SIDE, 20)}
     assert COUNT * SIDE * SIDE * 12 < 20e6
 
 

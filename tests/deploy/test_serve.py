@@ -88,6 +88,18 @@ def test_a_generator_has_the_files_own_size(tmp_path, generator, parse):
 
 
 @pytest.mark.network
+def test_labels_are_a_tensor_of_a_batch_alone(tmp_path, conditional, parse):
+    spec = Spec("latent", latent_shape=(5,), classes=3)
+    config = parse(serve.write_repository(conditional[1], tmp_path / "models", "c", spec))
+    z, y = config.input
+    types = type(config).DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
+    assert (z.name, list(z.dims), z.HasField("reshape")) == ("z", [5], False)
+    assert (y.name, list(y.dims), types[y.data_type].name) == ("y", [1], "TYPE_INT64")
+    assert (y.HasField("reshape"), list(y.reshape.shape)) == (True, [])
+    assert (config.output[0].name, list(config.output[0].dims)) == ("images", [3, 4, 4])
+
+
+@pytest.mark.network
 def test_an_engine(tmp_path, parse):
     (tmp_path / "g.engine").write_bytes(b"engine")
     place = serve.write_repository(tmp_path / "g.engine", tmp_path / "models", "g", LATENT)

@@ -28,6 +28,7 @@ class Module(types.ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.words = []
+        self.inputs = ["images"]
         self.error = self.nothing = None
         fake = self
 
@@ -45,8 +46,7 @@ class Module(types.ModuleType):
 
             def get_input(self, i):
                 assert self.parsed
-                assert i == 0
-                return Tensor("images", True)
+                return Tensor(fake.inputs[i], True)
 
         class Parser:
             def __init__(self, network, logger):
@@ -68,12 +68,12 @@ class Module(types.ModuleType):
                 return self.network.parsed
 
         class Profile:
-            shapes = None
+            def __init__(self):
+                self.shapes = []
 
             def set_shape(self, name, low, best, high):
-                assert self.shapes is None
                 assert all(a <= b <= c for a, b, c in zip(low, best, high, strict=True))
-                self.shapes = name, low, best, high
+                self.shapes.append((name, low, best, high))
 
         class Timing:
             def __init__(self, data):
@@ -88,7 +88,7 @@ class Module(types.ModuleType):
             def add_optimization_profile(self, profile):
                 assert profile.shapes
                 self.profile = profile
-                fake.words.append(profile.shapes)
+                fake.words += profile.shapes
                 return 0
 
             def create_timing_cache(self, data):
@@ -162,7 +162,11 @@ def test_an_engine_is_built_once(model, tmp_path, install, flag):
     assert out.read_bytes() == b"engine 10.9.0"
     assert facts == {
         "gpu": "NVIDIA H100 80GB", "compute_capability": "9.0", "driver": "570.1", "tensorrt": "10.9.0",
-        "shapes": {"min": [1, 3, 32, 32], "opt": [1, 3, 480, 640], "max": [8, 3, 1088, 1920]},
+        "shapes": {
+            "min": {"images": [1, 3, 32, 32]},
+            "opt": {"images": [1, 3, 480, 640]},
+            "max": {"images": [8, 3, 1088, 1920]},
+        },
         "engine": "up.engine", "bytes": 13, "from_cache": False,
     }  # fmt: skip
     out.unlink()
@@ -194,6 +198,15 @@ def test_latents(model, tmp_path, install):
     trt = install(Module())
     tensorrt.build(model, tmp_path / "g.engine", LATENT)
     assert trt.words[1][1:] == ((1, 8), (16, 8), (64, 8))
+
+
+def test_latents_and_labels(model, tmp_path, install):
+    trt = install(Module())
+    trt.inputs = ["z", "y"]
+    spec = Spec("latent", latent_shape=(8,), classes=10)
+    tensorrt.build(model, tmp_path / "g.engine", spec)
+    assert trt.words[1:3] == [("z", (1, 8), (16, 8), (64, 8)), ("y", (1,), (16,), (64,))]
+    assert "--optShapes=z:16x8,y:16" in tensorrt.command(model, tmp_path / "g.engine", spec)
 
 
 def test_its_reasons_are_told_and_nothing_is_left(model, tmp_path, install):

@@ -187,19 +187,19 @@ def test_psnr():
 
 
 def test_probes_are_of_several_batches_and_odd_sizes():
-    latents = list(probes(Spec("latent", (8,)), image_elements=784))
+    latents = [z for (z,) in probes(Spec("latent", (8,)), image_elements=784)]
     assert [z.shape for z in latents] == [(1, 8), (3, 8), (64, 8)]
-    assert [len(z) for z in probes(Spec("latent", (8,)), image_elements=3 * 1024**2)] == [1, 3, 4]
+    assert [len(z) for (z,) in probes(Spec("latent", (8,)), image_elements=3 * 1024**2)] == [1, 3, 4]
     for multiple, sizes in (
         (1, [(49, 57), (17, 9), (1, 1), (5, 33)]),
         (4, [(52, 60), (20, 12), (4, 4), (4, 36)]),
         (32, [(224, 224), (32, 32), (32, 32), (32, 32)]),
     ):
         spec = Spec("image", channels=1, multiple=multiple, range=(-1.0, 1.0))
-        images = list(probes(spec, 1))
+        images = [x for (x,) in probes(spec, 1)]
         assert [x.shape[2:] for x in images] == sizes
         assert [len(x) for x in images] == [1, 2, 3, 1]
-        traced = sample(spec)
+        (traced,) = sample(spec)
         assert min(*traced.shape[:1], *traced.shape[2:]) > 1
         assert traced.shape[2] < images[0].shape[2]
         assert all(x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1 for x in images)
@@ -213,6 +213,6 @@ def test_the_smallest_size_that_a_network_takes():
     network = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 3, 7))
     spec = Spec("image", range=(0.0, 1.0))
     assert smallest_units(network, spec) == 4
-    assert [x.shape[2:] for x in probes(spec, 1, 4)] == [(49, 57), (17, 9), (5, 5), (5, 33)]
+    assert [x.shape[2:] for (x,) in probes(spec, 1, 4)] == [(49, 57), (17, 9), (5, 5), (5, 33)]
     with pytest.raises(ExportError, match=r"does not run on \[1, 3, 64, 64\] in float32: .*expected input.* to have 4"):
         smallest_units(nn.Conv2d(4, 4, 1), spec)

@@ -48,6 +48,30 @@ def test_every_call_of_a_shape_gives_what_the_module_gives(backend):
         torch.testing.assert_close(there.cpu(), wanted, atol=1e-4, rtol=0)
 
 
+class Conditional(nn.Module):
+    latent, classes = 5, 3
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.linear = nn.Embedding(3, 5), nn.Linear(5, 48)
+
+    def forward(self, z, y):
+        return self.linear(z + self.embed(y)).view(-1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+def test_a_replayed_graph_has_the_labels_of_its_call(backend):
+    network = Conditional().eval()
+    session = Session(network, backend=backend, device="cuda")
+    z = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    for label in (0, 1, 2, 0):
+        y = torch.full((4,), label)
+        wanted = network(z, y).detach()
+        torch.testing.assert_close(session(z.cuda(), y.cuda()).cpu(), wanted, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(session(z.numpy(), y.numpy()), wanted.numpy(), atol=1e-4)
+
+
 def test_pixels_on_the_gpu_equal_the_plain_conversion():
     session = Session(Upscaler().eval(), backend="torch", device="cuda")
     for seed in range(4):

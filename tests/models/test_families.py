@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from fastgan import models
 from fastgan.errors import UsageError
-from fastgan.models import OfClass
 from fastgan.testing.families import FAMILIES, family, judged, latents_and_labels
 
 CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in options]
@@ -156,10 +155,6 @@ def test_labels_count(name):
         assert changed[0] > 1e-6
         if not hasattr(critic, "grow"):  # whose minibatch statistics tie the samples together
             assert changed[1:].max() < 1e-6
-    one = OfClass(generator, 2)
-    torch.testing.assert_close(one(z), generator(z, torch.full((8,), 2)))
-    assert one.latent == generator.latent
-    assert one.image_shape == generator.image_shape
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
@@ -180,15 +175,16 @@ def test_labels_for_networks_without_are_refused():
             generator(torch.randn(4, generator.latent), y)
         with pytest.raises(UsageError, match="y: "):
             critic(torch.zeros(4, *generator.image_shape), y)
-    generator, _ = family("r3gan projection")
-    with pytest.raises(UsageError, match="label: expected a number from 0 to 2, got 3"):
-        OfClass(generator, 3)
 
 
 SIZES = {"resolution": 32, "channels": 3, "latent": 8, "width": 8}
 REFUSED = [
     ("dcgan", {"classes": -1}, "classes: expected a number >= 0, got -1"),
-    ("dcgan", {"attention": 16}, "attention: dcgan takes condition beside what all take, got attention=16"),
+    (
+        "dcgan",
+        {"attention": 16},
+        "attention: dcgan takes condition, minibatch_discrimination beside what all take, got attention=16",
+    ),
     ("dcgan", {"condition": "concat"}, "condition: 'concat' needs labels, and classes is 0"),
     (
         "dcgan",

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fastgan import Config, Trainer, models
+from fastgan.errors import UsageError
 from fastgan.objectives import GAMES, r1
 
 
@@ -94,6 +95,17 @@ def test_a_paired_game_sets_real_images_beside_its_fakes():
         torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-7)
     with pytest.raises(ValueError, match="real: expected images"):
         t.players.g_step(z)
+
+
+def test_a_player_that_cannot_learn_is_named():
+    t = trainer()
+    real, z, _ = draws(t)
+    t.generator.forward = lambda z: torch.zeros(len(z), 1, 28, 28)
+    with pytest.raises(UsageError, match=r"generator: expected one whose output depends on its weights, got Gen"):
+        t.players.g_step(z)
+    t.discriminator.forward = lambda x: x.mean((1, 2, 3))
+    with pytest.raises(UsageError, match=r"discriminator: expected one whose output depends on its weights, got Dis"):
+        t.players.d_step(real, z)
 
 
 def test_images_of_another_shape_are_refused():

@@ -74,6 +74,14 @@ def test_critics_that_do_not(norm, end):
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("family", ["mlp", "dcgan"])
+def test_a_critic_that_compares_images_though_it_hardly_shows_yet(family):
+    size = {"resolution": 28, "channels": 1, "latent": 8, "width": 8}
+    _, network = models.build(family, **size, minibatch_discrimination=4)
+    said = r"compare \(MinibatchDiscrimination\) ties the samples"
+    assert re.match(said, why_not_together(network.eval(), torch.rand(6, 1, 28, 28)))
+
+
 def test_one_logit_an_image():
     assert why_not_together(nn.Sequential(nn.Flatten(), nn.Linear(147, 1)), REAL) == ""
 

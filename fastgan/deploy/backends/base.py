@@ -47,14 +47,16 @@ class Backend(ABC):
     limits: tuple[float, float] = (0.0, 1.0)
 
     @abstractmethod
-    def run(self, x: np.ndarray, pixels: bool = False) -> np.ndarray:
-        """x float32, C-contiguous → float32; with pixels frames uint8 [N, H, W, C] → uint8, of an image model."""
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
+        """x float32, C-contiguous, and labels y int64 [N] of a model that takes some → float32; with pixels frames
+        uint8 [N, H, W, C] → uint8, of an image model."""
 
-    def run_tensor(self, x: Tensor, pixels: bool = False) -> Tensor:
+    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
         """The same for tensors; the result is on the device of x."""
         import torch
 
-        return torch.from_numpy(self.run(x.detach().cpu().contiguous().numpy(), pixels)).to(x.device)
+        labels = None if y is None else y.cpu().numpy()
+        return torch.from_numpy(self.run(x.detach().cpu().contiguous().numpy(), labels, pixels=pixels)).to(x.device)
 
 
 def first_line(error: BaseException) -> str:

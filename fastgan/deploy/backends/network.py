@@ -24,9 +24,7 @@ _GRAPHS = 8
 class _Torch(Backend):
     """What runs tensors on a device of torch's."""
 
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], device: torch.device, dtype: torch.dtype, threads: int | None
-    ):
+    def __init__(self, function: Callable[..., Tensor], device: torch.device, dtype: torch.dtype, threads: int | None):
         self._function = function
         self._on = device
         self._dtype = dtype
@@ -40,18 +38,20 @@ class _Torch(Backend):
         self._graphs = _Graphs(device) if device.type == "cuda" else None
         self.warm_ups = 2 if self._graphs else 0  # plainly, then captured
 
-    def run(self, x: np.ndarray, pixels: bool = False) -> np.ndarray:
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
         # Tensors do not know memory that may not be written, such as a picture's of Pillow.
-        return self.run_tensor(torch.from_numpy(x if x.flags.writeable else x.copy()), pixels).numpy()
+        given, *labels = (torch.from_numpy(a if a.flags.writeable else a.copy()) for a in (x, y) if a is not None)
+        return self.run_tensor(given, *labels, pixels=pixels).numpy()
 
-    def run_tensor(self, x: Tensor, pixels: bool = False) -> Tensor:
-        given, call = x.device, self._of_pixels if pixels else self._of_values
+    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
+        call = self._of_pixels if pixels else self._of_values
         with torch.no_grad(), _threads(self.threads if self._on.type == "cpu" else None):
-            x = x.to(self._on)
-            return (self._graphs(call, x) if self._graphs else call(x)).to(given)
+            given = [t.to(self._on) for t in (x, y) if t is not None]
+            return (self._graphs(call, given) if self._graphs else call(*given)).to(x.device)
 
-    def _of_values(self, x: Tensor) -> Tensor:
-        return self._function(_ready(x.to(self._dtype))).to(torch.float32, memory_format=torch.contiguous_format)
+    def _of_values(self, x: Tensor, *y: Tensor) -> Tensor:
+        made = self._function(_ready(x.to(self._dtype)), *y)
+        return made.to(torch.float32, memory_format=torch.contiguous_format)
 
     def _of_pixels(self, frames: Tensor) -> Tensor:
         low, step = map(float, scaling(self.limits))
@@ -73,7 +73,7 @@ class Network(_Torch):
         network = fold(module).requires_grad_(False).to(where)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-        function: Callable[[Tensor], Tensor] = network
+        function: Callable[..., Tensor] = network
         if compiled:
             function = torch.compile(network, options={"freezing": True} if where.type == "cpu" else None)
         super().__init__(function, where, dtype, threads)
@@ -106,39 +106,42 @@ class _Graphs:
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._known: OrderedDict[tuple, tuple[torch.cuda.CUDAGraph, Tensor, Tensor] | None] = OrderedDict()
+        self._known: OrderedDict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor] | None] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def __call__(self, call: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
         """The result of the call, in memory of its own."""
-        key = call.__name__, tuple(x.shape)
+        key = call.__name__, tuple(inputs[0].shape)
         with torch.cuda.device(self._device):
             if key not in self._known:  # pictures of all sizes come once each: not worth a graph
                 self._known[key] = None
                 while len(self._known) > _GRAPHS:
                     self._known.popitem(last=False)
-                return call(x)
+                return call(*inputs)
             self._known.move_to_end(key)
             if self._known[key] is None:
-                self._known[key] = self._capture(call, x)
+                self._known[key] = self._capture(call, inputs)
             graph, given, result = self._known[key]  # type: ignore[misc]
-            given.copy_(x)
+            for held, x in zip(given, inputs, strict=True):
+                held.copy_(x)
             graph.replay()
             return result.clone()
 
-    def _capture(self, call: Callable[[Tensor], Tensor], x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        given = x.clone()
+    def _capture(
+        self, call: Callable[..., Tensor], inputs: list[Tensor]
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+        given = [x.clone() for x in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(2):
-                call(given)
+                call(*given)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Replays follow one another on a stream, so graphs may use the same memory in between. Other threads may copy
         # meanwhile: a decoder's frames.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = call(given)
+            result = call(*given)
         return graph, given, result
 
 

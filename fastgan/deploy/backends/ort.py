@@ -45,26 +45,28 @@ class OnnxRuntime(Backend):
         self._pixels: Any = None  # a session of the edited model; False where numpy converts
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
 
-    def run(self, x: np.ndarray, pixels: bool = False) -> np.ndarray:
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
         if not pixels:
-            x = np.ascontiguousarray(x, self.inputs[0].dtype)
-            return self._session.run(None, {self.inputs[0].name: x})[0].astype(np.float32, copy=False)
+            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype)}
+            if y is not None:
+                given[self.inputs[1].name] = y
+            return self._session.run(None, given)[0].astype(np.float32, copy=False)
         if session := self._session_of_pixels():
             return session.run(None, {onnx_pixels.FRAMES: x})[0]
         return convert.to_bytes(self.run(convert.to_float(x, self.limits)), self.limits)
 
-    def run_tensor(self, x: Tensor, pixels: bool = False) -> Tensor:
+    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
         import torch
 
         session = self._session_of_pixels() if pixels else self._session
         if not session:
-            return super().run_tensor(x, pixels)
+            return super().run_tensor(x, pixels=True)
         given, dtype = x.device, x.dtype
         wanted = torch.uint8 if pixels else getattr(torch, self.inputs[0].dtype)
         x = x.detach().to(self.device, wanted).contiguous()
         shape = self._shapes.get((*x.shape, pixels))
         if shape is None:  # the result's shape is known after the first run
-            result = super().run_tensor(x, pixels)
+            result = super().run_tensor(x, y, pixels=pixels)
             self._shapes[*x.shape, pixels] = tuple(result.shape)
             return result.to(given)
         # The tensors' own memory, so that nothing passes through the host.
@@ -73,10 +75,9 @@ class OnnxRuntime(Backend):
             shape, dtype=torch.uint8 if pixels else getattr(torch, self.outputs[0].dtype), device=x.device
         )
         binding = session.io_binding()
-        for bind, port, tensor in (
-            (binding.bind_input, session.get_inputs()[0].name, x),
-            (binding.bind_output, name, out),
-        ):
+        tensors = [x] if y is None else [x, y.to(self.device).contiguous()]
+        ports = [(binding.bind_input, port.name, t) for port, t in zip(session.get_inputs(), tensors, strict=True)]
+        for bind, port, tensor in (*ports, (binding.bind_output, name, out)):
             element = np.dtype(str(tensor.dtype).removeprefix("torch."))
             bind(port, kind, self._index, element, tuple(tensor.shape), tensor.data_ptr())
         if x.is_cuda:

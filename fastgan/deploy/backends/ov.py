@@ -48,7 +48,7 @@ class OpenVino(Backend):
         self._pixels: Any = None
         self.provider = f"CPU, {self._core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}"
 
-    def run(self, x: np.ndarray, pixels: bool = False) -> np.ndarray:
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
         if pixels:
             if self._pixels is None:
                 self._pixels = self._compile(self._with_pixels()).create_infer_request()
@@ -56,7 +56,8 @@ class OpenVino(Backend):
         else:
             request, x = self._request, np.ascontiguousarray(x, self.inputs[0].dtype)
         # Copied out, for the request writes its next result into the same memory.
-        result = request.infer({0: x}, share_inputs=True, share_outputs=False)[0]
+        given = {0: x} if y is None else {0: x, 1: y}
+        result = request.infer(given, share_inputs=True, share_outputs=False)[0]
         return result.astype(np.uint8 if pixels else np.float32, copy=False)
 
     def _compile(self, model: Any) -> Any:

@@ -9,7 +9,9 @@ from torch.nn.functional import softplus
 
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
+from fastgan.models import build
 from fastgan.train.distributed import World
+from fastgan.train.load import build_networks
 from fastgan.train.noise import Noise
 from fastgan.train.remedies.augment import augment, translation
 from fastgan.train.remedies.features import last_layer
@@ -296,11 +298,57 @@ def test_compiled_steps_are_the_eager_ones(options):
         ({"unroll": 2, "consistency": 1.0}, "unroll: .* without consistency"),
         ({"unroll": 2, "precision": "fp16"}, "unroll: .* without fp16"),
         ({"consistency": 1.0, "r2_weight": 1.0, "d_norm": "batch"}, "d_norm: batch norm ties the samples"),
+        (
+            {"minibatch_discrimination": 4, "game": "wgan-gp"},
+            "minibatch_discrimination: it ties the samples of a batch",
+        ),
+        (
+            {"minibatch_discrimination": 4, "model": "resnet"},
+            "the critics of dcgan and mlp take it, that of resnet does",
+        ),
+        ({"minibatch_discrimination": -1}, "minibatch_discrimination: expected a number >= 0, got -1"),
     ],
 )
 def test_contradictions_are_refused_before_anything_runs(options, said):
     with pytest.raises(UsageError, match=said):
         Config(**SMALL | options)
+
+
+@pytest.mark.parametrize("kernels", [0, 4])
+def test_a_collapse_into_a_real_image_is_seen_by_a_critic_that_compares(kernels):
+    """Real numbers are 0 or 1, all fake ones 0: of a single 0 nobody can tell, of a batch of them one can."""
+    torch.manual_seed(0)
+    options = {"resolution": 1, "channels": 1, "latent": 1, "width": 16}
+    _, critic = build("mlp", variant="line", **options, minibatch_discrimination=kernels)
+    before = {name: value.clone() for name, value in critic.named_parameters()}
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    fake = torch.zeros(16, 1, 1, 1)
+    for _ in range(150):
+        real = torch.randint(2, (16, 1, 1, 1)).float()
+        loss = softplus(-critic(real)).mean() + softplus(critic(fake)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert {name for name, value in critic.named_parameters() if torch.equal(value, before[name])} == set()
+    assert ("compare.weight" in before) == bool(kernels)
+    if kernels:
+        assert loss < 0.3
+    else:
+        assert loss > 0.9  # at best: half of the real ones are sure, of three zeros two are fake
+
+
+@pytest.mark.parametrize("model", ["mlp", "dcgan"])
+def test_networks_by_name_compare_where_the_configuration_says_so(model):
+    sizes = {"width": 4, "latent": 4, "minibatch_discrimination": 3, "steps": 2}
+    config = Config(**SMALL | sizes, model=model)
+    torch.manual_seed(0)
+    generator, critic = build_networks(config, (1, 8, 8))
+    before = critic.compare.weight.clone()
+    t = Trainer(generator, critic, config.game, config)
+    t.fit(Batches())
+    assert (critic.compare.out_features, critic.compare.weight.isfinite().all()) == (3, True)
+    assert (critic.compare.weight != before).any(0).all()
+    assert "ties the samples" in t.about["apart"]
 
 
 @pytest.mark.parametrize("options", [{"history": 8}, {"unroll": 1}])

@@ -1,0 +1,58 @@
+"""A conditional run and its export on the command line: the same pictures, of the classes that are asked for."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastgan.cli import run
+from fastgan.deploy import Session
+
+QUICK = ["--width", "4", "--latent", "8", "--batch", "8", "--steps", "6", "--log-every", "6", "--sample-every", "6",
+         "--checkpoint-every", "6"]  # fmt: skip
+ONNX = "run/generator.onnx"
+
+
+def picture(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxscript")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "cache"))
+    assert run(["train", "mlp", "--condition", "concat", "--out", "run", *QUICK]) == 0
+    assert (tmp_path / "run" / "samples" / "classes-00000006.png").exists()
+    assert run(["export", "run"]) == 0
+    assert "T-shirt/top, Trouser, Pullover" in (tmp_path / "run" / "report.html").read_text()
+    assert Session(ONNX, backend="onnxruntime").about["class_names"][9] == "Ankle boot"
+
+    grids = []
+    for words in ((), ("--class", "3")):
+        for source, out in (("run", "torch.png"), (ONNX, "onnx.png")):
+            assert run(["sample", source, "--n", "20", "--out", out, *words]) == 0
+            grids.append(picture(out))
+    assert np.abs(grids[0] - grids[1]).max() <= 1
+    assert np.abs(grids[2] - grids[3]).max() <= 1
+    assert np.abs(grids[0] - grids[2]).max() > 10
+
+    assert run(["run", ONNX, "--seeds", "0-9", "--class", "3", "--out", "threes"]) == 0
+    assert run(["run", ONNX, "--seeds", "3,4", "--out", "own"]) == 0
+    assert len(list((tmp_path / "threes").iterdir())) == 10
+    for seed, same in ((3, True), (4, False)):
+        one, other = picture(f"threes/seed{seed:04d}.png"), picture(f"own/seed{seed:04d}.png")
+        assert (np.abs(one - other).max() <= 1) == same
+
+    assert run(["bench", ONNX, "--backends", "onnxruntime", "--batches", "1,20", "--seconds", "0.01"]) == 0
+    for source in ("run", ONNX):
+        assert run(["eval", source, "--against", "embedded", "--metrics", "cas", "--n", "200"]) == 0
+    assert capsys.readouterr().out.count("cas100_test100_cnn16") == 2  # not "taught": by the labels asked for
+
+    for words, said in (
+        (["sample", "run", "--class", "10"], "class: expected a number from 0 to 9, got 10"),
+        (["sample", ONNX, "--class", "-1"], "class: expected a number from 0 to 9, got -1"),
+        (["run", ONNX, "--class", "10"], "class: expected a number from 0 to 9, got 10"),
+        (["run", ONNX, "--class", "cat"], "Error parsing --class"),
+        (["sample", "run", "--keep-best", "0.5"], "condition is concat"),
+    ):
+        assert run(words) == 2
+        assert said in capsys.readouterr().err
