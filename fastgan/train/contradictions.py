@@ -50,6 +50,8 @@ def why_not(config: Config, game: Game) -> str:
         return (
             f"history: half of a batch of {config.batch} comes from it, so it must hold as many, got {config.history}"
         )
+    if config.history and config.grow_images:
+        return "history: past fakes are too small for networks that have grown (grow_images); leave one of both out"
     if config.unroll:
         # The look-ahead must do what the critic's update does, or its gradient is that of another critic.
         others = {

@@ -127,7 +127,10 @@ class Monitor:
         z = torch.randn(COUNTED, *trainer.noise.latent_shape, generator=source).to(trainer.device)
         with _evaluating(classifier):
             logits = torch.cat(
-                [classifier(panels.images_of(trainer.ema.module, part).float()) for part in z.split(panels.COUNT)]
+                [
+                    classifier(trainer.growth.enlarged(panels.images_of(trainer.ema.module, part)).float())
+                    for part in z.split(panels.COUNT)
+                ]
             )
         shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / COUNTED
         return {"modes/count": shares.count_nonzero(), "modes/entropy": -torch.xlogy(shares, shares).sum()}
@@ -147,6 +150,7 @@ class Monitor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
         with _evaluating(self._trainer.discriminator):
             players, known = self._trainer.players, self._trainer.seen
+            held_out = self._trainer.growth.averaged(held_out)
             whole = len(held_out) - len(held_out) % self._trainer.config.pack
             parts = torch.arange(whole, device=held_out.device).split(len(known["real"]))
             seen, *unseen = (
