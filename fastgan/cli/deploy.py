@@ -96,7 +96,9 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
         return torch.cat(images).numpy(), torch.cat([critic(part).flatten() for part in images]).numpy()
 
     images, scores = draw(math.ceil(n / fraction))
-    return images[best(scores, n)], lambda: _cost(trained.facts["config"], draw, fraction, seed)
+    # While networks grow, images are smaller than the data.
+    config = {**trained.facts["config"], "resolution": images.shape[-1]}
+    return images[best(scores, n)], lambda: _cost(config, draw, fraction, seed)
 
 
 def _cost(

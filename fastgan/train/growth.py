@@ -48,7 +48,7 @@ class Growth:
                     f"grow_images: expected networks that can grow, and {type(network).__name__} has no {attribute!r};"
                     " use --model progan (docs/networks.md says what a network of your own needs), or leave it out"
                 )
-        self._networks[0].grow(self._stages - 1)  # type: ignore[operator]
+        generator.grow(self._stages - 1, 1.0)  # type: ignore[operator]
         self._shape = tuple(generator.image_shape)  # type: ignore[arg-type]
 
     def come_to(self, images: int) -> bool:

@@ -6,10 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
+from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.train.pair import judge
 
 #: Layers whose output for one sample depends on the other samples of the batch, or on chance.
-COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+COUPLED = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.dropout._DropoutNd,
+    MinibatchDiscrimination,
+    MinibatchStdDev,
+)
 
 
 def why_not_together(critic: nn.Module, real: Tensor, y: Tensor | None = None) -> str:
