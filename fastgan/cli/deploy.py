@@ -96,8 +96,9 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
         return torch.cat(images).numpy(), torch.cat([critic(part).flatten() for part in images]).numpy()
 
     images, scores = draw(math.ceil(n / fraction))
-    # While networks grow, images are smaller than the data.
-    config = {**trained.facts["config"], "resolution": images.shape[-1]}
+    config, side = trained.facts["config"], images.shape[-1]
+    if side < trained.facts["image_shape"][-1]:  # the networks were still growing
+        config = {**config, "resolution": side}
     return images[best(scores, n)], lambda: _cost(config, draw, fraction, seed)
 
 

@@ -46,7 +46,7 @@ class Growth:
             if not hasattr(network, attribute):
                 raise UsageError(
                     f"grow_images: expected networks that can grow, and {type(network).__name__} has no {attribute!r};"
-                    " use --model progan (docs/networks.md says what a network of your own needs), or leave it out"
+                    " use --model progan (docs/training.md says what networks of your own need), or leave it out"
                 )
         generator.grow(self._stages - 1, 1.0)  # type: ignore[operator]
         self._shape = tuple(generator.image_shape)  # type: ignore[arg-type]
