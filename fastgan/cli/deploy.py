@@ -103,7 +103,10 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
         return torch.cat(images).numpy(), torch.cat([critic(part).flatten() for part in images]).numpy()
 
     images, scores = draw(math.ceil(n / fraction))
-    return images[best(scores, n)], lambda: _cost(trained.facts["config"], draw, fraction, seed)
+    config, side = trained.facts["config"], images.shape[-1]
+    if side < trained.facts["image_shape"][-1]:  # the networks were still growing
+        config = {**config, "resolution": side}
+    return images[best(scores, n)], lambda: _cost(config, draw, fraction, seed)
 
 
 def _cost(

@@ -4,8 +4,8 @@ Equalised learning rates, leaky ReLUs with slope 0.2, pixel norm in the generato
 in the critic. width: channels of the small maps, halved from 64×64 on (the paper's 512, with z of 512 numbers).
 
 Both networks are built whole and start fully grown. `grow(0)` makes them networks of 4×4 images, `grow(1)` adds 8×8,
-and while `alpha` is less than 1 the new level is faded in over the one before. A trainer calls both on the generator,
-its average and the critic alike, and gives the critic real images of the side that `image_shape` says.
+and while `alpha` is less than 1 the new level is faded in over the one before. `fastgan.train.growth` does so for the
+generator, its average and the critic alike, and gives the critic real images of the side that `image_shape` says.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class _Growing(nn.Module):
         if not 0 <= stage < self.stages:
             raise UsageError(f"stage: expected a number from 0 (4×4) to {self.stages - 1}, got {stage}")
         self._stage.fill_(stage)
+        self.stage = stage
         self.alpha = alpha
 
     @property
@@ -57,7 +58,7 @@ class _Growing(nn.Module):
         if not 0 <= value <= 1:
             raise UsageError(f"alpha: expected a number from 0 to 1, got {value}")
         self._alpha.fill_(value)
-        self._read()
+        self.fading = self.stage > 0 and value < 1  # not read from the device: a step would wait for it
 
     @property
     def side(self) -> int:
@@ -178,7 +179,10 @@ def build(
 ) -> tuple[Generator, Discriminator]:
     """Both networks, fully grown. condition: see `labels.CONDITIONS`; "auxiliary", the paper's, if left out."""
     if resolution < 8 or resolution & (resolution - 1):
-        raise UsageError(f"resolution: progan grows from 4 to a power of two from 8 on, got {resolution}")
+        near = max(8, 1 << max(resolution, 1).bit_length() - 1)
+        raise UsageError(
+            f"resolution: progan grows from 4 to a power of two from 8 on, got {resolution}; give {near} or {2 * near}"
+        )
     if d_norm != "none":
         raise UsageError(f"d_norm: progan's critic has equalised learning rates and no norm, got {d_norm!r}; use none")
     if min(_widths(width, (resolution // 4).bit_length())) < 1:

@@ -37,6 +37,7 @@ _GROUPS = {
     "gradient": ("Gradients", "norm of each player's gradient"),
     "update": ("Updates", "change of the weights as a part of their norm, by one update"),
     "slope": ("Slopes", "norms of the critic's gradient at real images"),
+    "growth": ("Growth", "how often the side has doubled; a fraction while a level fades in"),
     "skipped": ("Skipped updates", "that were not finite, so far"),
     "speed": ("Speed", "how fast the run went"),
 }

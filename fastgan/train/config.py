@@ -83,6 +83,8 @@ class Config:
     """images that are not trained on, so that the monitor sees whether the critic learns the others by heart"""
     steps: int = 10_000
     """generator steps in all"""
+    grow_images: int = 0
+    """real images in each phase of progressive growing, in which a level fades in, or settles; 0 does not grow"""
     optimizer: str | None = None
     """adam or rmsprop; the game's own when left out (rmsprop in wgan)"""
     lr_g: float | None = None
@@ -166,7 +168,7 @@ class Config:
         for name in (*WEIGHTS, "clip", "ema_images", "weight_clip", "auxiliary_weight", "feature_matching",
                      "l1_weight", "instance_noise", "consistency", "consistency_fake", "unroll", "history",
                      "historical_averaging", "seed", "held_out", "attention",
-                     "minibatch_discrimination"):  # fmt: skip
+                     "minibatch_discrimination", "grow_images"):  # fmt: skip
             self._expect(name, lambda value: value >= 0, "a number >= 0")
         for name in ("beta1", "beta2", "ada_target"):
             self._expect(name, lambda value: 0 <= value < 1, "a number in [0, 1)")

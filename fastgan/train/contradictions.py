@@ -32,6 +32,8 @@ def why_not_networks(
                 " of sources (with the attribute source_channels), or leave it out"
             )
         return ""
+    if config.grow_images:
+        return "grow_images: only generators of latents grow, from 4×4; leave it out with source_channels"
     if latent_shape is not None:
         return "latent_shape: a generator with source_channels is given sources in place of latents; leave it out"
     if getattr(generator, "classes", 0) or getattr(critic, "auxiliary", False):
@@ -100,6 +102,8 @@ def why_not(config: Config, game: Game) -> str:
         return (
             f"history: half of a batch of {config.batch} comes from it, so it must hold as many, got {config.history}"
         )
+    if config.history and config.grow_images:
+        return "history: past fakes are too small for networks that have grown (grow_images); leave one of both out"
     if config.unroll:
         # The look-ahead must do what the critic's update does, or its gradient is that of another critic.
         others = {

@@ -30,6 +30,7 @@ from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.game import Players
+from fastgan.train.growth import Growth
 from fastgan.train.guard import Guard
 from fastgan.train.layout import why_not_channels_last
 from fastgan.train.monitor import Monitor
@@ -90,6 +91,7 @@ class Trainer:
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
         self.ema = Ema(self.generator, config.ema_images)
+        self.growth = Growth(config.grow_images, self.generator, self.ema.module, self.discriminator)
         if config.sync_statistics and self.world.size > 1:
             for network in (self.generator, self.discriminator):
                 synchronise(network, self.world)
@@ -134,6 +136,7 @@ class Trainer:
         #: The last batch, and those of the last update: real, z, and y where the critic is told something.
         self.seen: dict[str, Tensor] = {}
         self._recent: deque[dict[str, Tensor]] = deque(maxlen=config.accumulate)
+        self._came: Tensor | None = None  # the last batch of images, in the size it came in
         self.held_out: dict[str, Tensor] | None = None
         self.classifier: nn.Module | None = None
         self.neighbours: Neighbours | None = None
@@ -190,7 +193,7 @@ class Trainer:
             self.world.barrier()  # until rank 0 has found it whole
             # How the steps are computed was decided by what the first batch showed; another could show otherwise.
             decided = rundir.read_config(self.out)
-            self.about |= {name: decided[name] for name in ("apart", "compiled") if name in decided}
+            self.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
             state.load(self, batches, progress.say)
         self._begin_together()
         if slow := why_slow(self.config.precision, self.device):
@@ -252,7 +255,7 @@ class Trainer:
                 shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
                 row = {
                     "step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
-                    "speed/images_per_second": speed, **self.restore.told(),
+                    "speed/images_per_second": speed, **self.growth.figures, **self.restore.told(),
                 }  # fmt: skip
                 if metrics is not None:
                     metrics.write(row)
@@ -283,8 +286,11 @@ class Trainer:
     def iterate(self, stream: Iterator[Batch], means: rundir.Means, say: Callable[[str], None]) -> None:
         """config.d_steps updates of the critic, one of the generator and of its average. Waits for nothing.
 
-        means: takes what is to be logged. say: hears in the first iteration how the steps are computed.
+        means: takes what is to be logged. say: hears how the steps are computed.
         """
+        if self.growth.come_to(self.images):
+            say(f"step {self.step}: images of {self.growth.name}")
+            self.steps = None
         for _ in range(self.config.d_steps or 1):
             self._improve_critic(stream, means, say)
         self._improve_generator(means)
@@ -349,19 +355,22 @@ class Trainer:
 
     def _start(self, d_args: tuple[Any, ...], d_named: dict[str, Any], say: Callable[[str], None]) -> Steps:
         """What can be decided only with a batch at hand: how the steps are computed."""
-        begun = time.perf_counter()
+        begun, came = time.perf_counter(), self._came
         real, z, _, _ = d_args
+        assert came is not None
         for name, mine in (self.held_out or {}).items():
-            if mine.shape[1:] != self.seen[name].shape[1:]:
-                wanted = f"[M, {', '.join(map(str, self.seen[name].shape[1:]))}]"
+            like = came if name == "real" else self.seen[name]
+            if mine.shape[1:] != like.shape[1:]:
+                wanted = f"[M, {', '.join(map(str, like.shape[1:]))}]"
                 kind = "images" if name == "real" else "sources"
                 raise UsageError(f"held_out: expected {kind} like the batches', {wanted}, got {list(mine.shape)}")
-        if self.neighbours is not None and self.neighbours.shape != list(real.shape[1:]):
+        if self.neighbours is not None and self.neighbours.shape != list(came.shape[1:]):
             raise UsageError(
-                f"reference: expected images like the batches', {list(real.shape[1:])}, got {self.neighbours.shape}"
+                f"reference: expected images like the batches', {list(came.shape[1:])}, got {self.neighbours.shape}"
             )
         self.world.agree({"batches": len(real)})
-        before = self.about.get("apart")
+        decided = self.growth.decided(self.about)
+        before = decided.get("apart")
         why = (
             why_not_together(self.discriminator, packed(real, self.config.pack), d_named["y"])
             if before is None
@@ -369,16 +378,20 @@ class Trainer:
         )
         if self.world.any(bool(why)):
             why = why or "another rank has a reason"
-        self.about["apart"] = why
+        decided["apart"] = why
         self.players.together = not why
         say(f"critic: real and fake images {f'apart: {why}' if why else 'as one batch'}")
         iterations = (self.config.steps - self.step) * self.config.accumulate
+        shown = len(real) * self.world.size * (self.config.d_steps or 1)
+        if self.step == 0 and (short := self.growth.why_short(iterations * shown)):
+            say(short)
+        iterations = int(min(iterations, self.growth.left(self.images) / shown))
         with self.noise.undone():  # they are drawn again in the first step
             g_named = self._beside(self.seen)
         choice = Choice(self.players, d_args, d_named, (z, self.updates["generator"].scale), g_named, iterations)
         talking = self.config.sync_statistics and self.world.size > 1
         # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
-        steps = choice.made("off" if talking else self.config.compile, self.about.get("compiled"))
+        steps = choice.made("off" if talking else self.config.compile, decided.get("compiled"))
         if talking:
             steps.about = "steps run eagerly: batch norms synchronise within them"
         elif self.world.any(not steps.compiled) and steps.compiled:
@@ -386,13 +399,13 @@ class Trainer:
             steps.about = "steps run eagerly, as they do on another rank"
         if steps.about:
             say(steps.about)
-        self.about["compiled"] = steps.compiled
+        decided["compiled"] = steps.compiled
         if self._writes_to is not None:
             # A resumed run computes as this one does, bit for bit.
             rundir.write_json(self._writes_to / "config.json", self._facts())
             if self.step == 0:
-                panels.save(real[: panels.COUNT].float().cpu().numpy(), self._writes_to / "samples" / "real.png")
-        self._aside = time.perf_counter() - begun
+                panels.save(came[: panels.COUNT].float().cpu().numpy(), self._writes_to / "samples" / "real.png")
+        self._aside += time.perf_counter() - begun
         return steps
 
     @property
@@ -407,6 +420,8 @@ class Trainer:
                 f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
                 " (itertools.cycle, or a generator that loops over the data)"
             ) from None
+        self._came = batch["real"]
+        batch["real"] = self.growth.averaged(self._came)
         if self.world.size > 1 and self.seen and len(batch["real"]) != len(self.seen["real"]):
             # The mean of the ranks' means is the batch's only where all are of one size.
             raise UsageError(

@@ -139,7 +139,10 @@ class Monitor:
         z = torch.randn(COUNTED, *trainer.noise.latent_shape, generator=source).to(trainer.device)
         with _evaluating(classifier):
             logits = torch.cat(
-                [classifier(panels.images_of(trainer.ema.module, part).float()) for part in z.split(panels.COUNT)]
+                [
+                    classifier(trainer.growth.enlarged(panels.images_of(trainer.ema.module, part)).float())
+                    for part in z.split(panels.COUNT)
+                ]
             )
         shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / COUNTED
         return {"modes/count": shares.count_nonzero(), "modes/entropy": -torch.xlogy(shares, shares).sum()}
@@ -167,7 +170,7 @@ class Monitor:
         """The share of pairs in which an image trained on has a higher logit than one that never was: 0.5 is fair."""
         with _evaluating(self._trainer.discriminator):
             players, known = self._trainer.players, self._trainer.seen
-            images, y = held_out["real"], held_out.get("y")
+            images, y = self._trainer.growth.averaged(held_out["real"]), held_out.get("y")
             whole = len(images) - len(images) % self._trainer.config.pack
             parts = torch.arange(whole, device=images.device).split(len(known["real"]))
             seen, *unseen = (

@@ -71,10 +71,10 @@ def save_all(trainer: Trainer, run: Path) -> None:
         return run / "samples" / f"{kind}-{step:08d}.png"
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        made = sample(generator, fresh, device)
+        made = _drawn(trainer, fresh)
         if not _pictures(made):
             return
-        save(sample(generator, fixed, device), picture("fixed"))
+        save(_drawn(trainer, fixed), picture("fixed"))
         save(made, picture("fresh"))
         rows = torch.arange(ROWS)
         strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], ALONG).transpose(0, 1)
@@ -86,7 +86,8 @@ def save_all(trainer: Trainer, run: Path) -> None:
             chosen = torch.linspace(0, classes - 1, min(classes, CLASSES)).round().long()
             same = fixed[:ALONG].expand(len(chosen), *fixed[:ALONG].shape)
             save(_each(trainer, same, chosen), picture("classes"), columns=ALONG)
-    fakes, real = to_uint8(made[:COMPARED]), to_uint8(trainer.seen["real"][:COMPARED].float().cpu().numpy())
+    seen = trainer.growth.enlarged(trainer.seen["real"][:COMPARED])
+    fakes, real = to_uint8(made[:COMPARED]), to_uint8(seen.float().cpu().numpy())
     scale = _scale(fakes)
     left, right = (grid(images, 4, scale=scale) for images in (real, fakes[: len(real)]))
     save_png(beside(left, right), picture("beside"))
@@ -127,7 +128,14 @@ def save(images: np.ndarray, path: Path, columns: int | None = None) -> None:
 def _each(trainer: Trainer, z: Tensor, classes: Tensor) -> np.ndarray:
     """Images of z [R, N, *latent_shape], each row of the class of its number where the generator has classes."""
     y = classes % max(1, int(getattr(trainer.ema.module, "classes", 0)))
-    return sample(trainer.ema.module, z.flatten(0, 1), trainer.device, y.repeat_interleave(z.shape[1]))
+    return _drawn(trainer, z.flatten(0, 1), y.repeat_interleave(z.shape[1]))
+
+
+@torch.no_grad()
+def _drawn(trainer: Trainer, z: Tensor, y: Tensor | None = None) -> np.ndarray:
+    """Images for z and y as `sample` gives them; while the networks grow, in the size that they grow to."""
+    images = images_of(trainer.ema.module, z.to(trainer.device), y)
+    return trainer.growth.enlarged(images).float().cpu().numpy()
 
 
 def _pictures(images: np.ndarray) -> bool:

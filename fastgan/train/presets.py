@@ -66,11 +66,19 @@ def wgan_gp_64() -> Config:
     return Config(resolution=64, latent=128, game="wgan-gp", steps=50_000)
 
 
+def progan_64() -> Config:
+    """progressive growing from 4×4 to 64×64, as in its paper a wgan-gp game; bring --data (not measured yet)"""
+    return Config(
+        model="progan", resolution=64, latent=128, width=128, game="wgan-gp", d_steps=1, lr_g=1e-3, lr_d=1e-3,
+        beta1=0.0, beta2=0.99, grow_images=200_000, steps=50_000,
+    )  # fmt: skip
+
+
 #: name → function; the name is the function's with dashes.
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        demo, mlp, minimax, least_squares, wgan, relativistic, few_images, dcgan_64, hinge_64, wgan_gp_64
+        demo, mlp, minimax, least_squares, wgan, relativistic, few_images, dcgan_64, hinge_64, wgan_gp_64, progan_64
     )
 }  # fmt: skip
 

@@ -87,7 +87,8 @@ class Update:
             # As if it had come with the others: scaled, and once for each batch.
             times = len(self._losses) if self.scale is None else self.scale * len(self._losses)
             own = [gradient * times for gradient in self._average.gradients()]
-            self._sum = [g if old is None else old + g for old, g in zip(self._sum, own, strict=True)]
+            # Weights that took no part have none: they are not moved either.
+            self._sum = [None if old is None else old + g for old, g in zip(self._sum, own, strict=True)]
         weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
         gradients = _owned(weights, [g for g in self._sum if g is not None])
         loss = torch.stack(self._losses).mean()

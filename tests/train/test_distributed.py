@@ -38,6 +38,7 @@ CASES = {
     "accumulate": {"accumulate": 2},
     "together": {"d_norm": "batch", "sync_statistics": True},
     "apart": {"d_norm": "batch"},
+    "growing": {"grow_images": 32},
 }
 
 
@@ -49,6 +50,29 @@ class Generator(nn.Sequential):
             nn.Linear(8, 4 * 49), nn.LeakyReLU(0.2), nn.Unflatten(1, (4, 7, 7)), nn.ConvTranspose2d(4, 4, 4, 2, 1),
             nn.LeakyReLU(0.2), nn.ConvTranspose2d(4, 1, 4, 2, 1), nn.Tanh(),
         )  # fmt: skip
+
+
+class Growing(nn.Module):
+    """A generator or a critic of 14×14 images, and then of 28×28, in double precision."""
+
+    stages = 2
+
+    def __init__(self, judges):
+        super().__init__()
+        self.judges, self.stage = judges, 1
+        sizes = (14**2, 28**2)
+        self.layers = nn.ModuleList(nn.Linear(*((n, 1) if judges else (8, n))) for n in sizes).double()
+
+    def grow(self, stage, alpha):
+        self.stage = stage
+
+    @property
+    def image_shape(self):
+        return (1, 14 << self.stage, 14 << self.stage)
+
+    def forward(self, x):
+        y = self.layers[self.stage](x.double().flatten(1))
+        return y if self.judges else y.view(-1, *self.image_shape)
 
 
 class Doubled(nn.Module):
@@ -97,9 +121,11 @@ def train(world, images, options, out=None, resume=False, at=0):
     # On another rank other weights: they must become rank 0's.
     torch.manual_seed(world.rank)
     generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
-    generator = Doubled(generator if config.d_norm == "batch" else Generator())
+    generator, critic = Doubled(generator if config.d_norm == "batch" else Generator()), critic.double()
+    if config.grow_images:
+        generator, critic = Growing(judges=False), Growing(judges=True)
     torch.manual_seed(0)
-    trainer = Trainer(generator, critic.double(), config.game, config, out=out, world=world)
+    trainer = Trainer(generator, critic, config.game, config, out=out, world=world)
     stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
     return trainer, trainer.fit(Doubles(stream, at), resume=resume)
 

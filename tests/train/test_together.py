@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgan import Config, models
+from fastgan.nn import MinibatchStdDev
 from fastgan.objectives import GAMES
 from fastgan.train.game import Players
 from fastgan.train.together import why_not_together
@@ -41,6 +42,7 @@ REAL = torch.rand(6, 3, 7, 7)
         (critic(nn.BatchNorm2d(4)), r"1 \(BatchNorm2d\) ties the samples"),
         (critic(nn.Dropout(0.5)), r"1 \(Dropout\) ties the samples"),
         (critic(nn.Dropout2d(0.5)), r"1 \(Dropout2d\) ties the samples"),
+        (critic(MinibatchStdDev(2), widened=1), r"1 \(MinibatchStdDev\) ties the samples"),
         (nn.BatchNorm2d(3), r"the critic \(BatchNorm2d\) ties"),
         (critic(MinibatchStddev(), widened=1), "its logits change by .* when another batch is beside"),
         (critic(Noisy()), "its logits change by"),

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.nn import ConvBlock, LinearBlock
+from fastgan.nn import ConvBlock, EqualisedConv, EqualisedLinear, LinearBlock
 
 _BLOCKS = (ConvBlock, LinearBlock)
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, EqualisedConv, EqualisedLinear)
 
 
 @contextmanager

@@ -1,0 +1,409 @@
+"""Progressive growing: when which level is there, what is shown of real images, and that a run stays a run."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from fastgan import Config, Trainer, models
+from fastgan.deploy.session import Session
+from fastgan.engine import CompiledStep
+from fastgan.errors import UsageError
+from fastgan.report.verdicts import Verdict
+from fastgan.train import checkpoint
+from fastgan.train.growth import Growth, level_at
+from fastgan.train.load import load_critic, load_generator
+
+SMALL = {"latent": 4, "batch": 4, "grow_images": 8, "log_every": 1, "sample_every": 100, "checkpoint_every": 100,
+         "compile": "off", "lr_g": 1e-2, "lr_d": 1e-2}  # fmt: skip
+
+
+class Batches:
+    """The same 16×16 images every time, from where a run left off; at batch `killed` it ends."""
+
+    def __init__(self, classes=0, killed=None, side=16):
+        self.at, self.classes, self.killed, self.side = 0, classes, killed, side
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.at == self.killed:
+            raise OSError("killed")
+        self.at += 1
+        images = torch.rand(4, 1, self.side, self.side, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
+        return (images, torch.arange(4) % self.classes) if self.classes else images
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def made(steps, out=None, about=None, pair=None, **options):
+    """A progan of 16×16, or another pair, in a Trainer."""
+    config = Config(**SMALL | {"steps": steps, "model": "progan", "width": 4} | options)
+    torch.manual_seed(0)
+    asked = {} if config.condition == "none" else {"classes": config.classes, "condition": config.condition}
+    build = [models.build("progan", resolution=16, channels=c, latent=4, width=4, **asked) for c in (1, config.pack)]
+    generator, critic = pair or (build[0][0], build[1][1])
+    return Trainer(generator, critic, config.game, config, out=out, about=about)
+
+
+class Own(nn.Module):
+    """A pair of a user's own, from 7×7 on. A generator's newest level is faded in; a critic's comes at once."""
+
+    latent, stages = 4, 3
+
+    def __init__(self, judges=False):
+        super().__init__()
+        self.judges, self.stage, self.fading = judges, 2, False
+        self.layers = nn.ModuleList(nn.Linear(*((side**2, 1) if judges else (4, side**2))) for side in (7, 14, 28))
+        self.register_buffer("alpha", torch.ones(()))
+
+    def grow(self, stage, alpha):
+        self.stage, self.fading = stage, alpha < 1
+        self.alpha.fill_(alpha)
+
+    @property
+    def image_shape(self):
+        return (1, 7 << self.stage, 7 << self.stage)
+
+    def forward(self, x):
+        now = self.layers[self.stage](x.flatten(1))
+        if self.judges:
+            return now
+        now = now.view(-1, *self.image_shape)
+        if not self.fading:
+            return now
+        before = self.layers[self.stage - 1](x).view(-1, 1, now.shape[2] // 2, now.shape[3] // 2)
+        return torch.lerp(F.interpolate(before, scale_factor=2), now, self.alpha)
+
+
+def own_pair():
+    torch.manual_seed(0)
+    return Own(), Own(judges=True)
+
+
+def watched(trainer):
+    """A list that gets a line for each iteration: what the three networks are, and the real images' side."""
+    lines, before = [], trainer.iterate
+
+    def iterate(*args):
+        before(*args)
+        networks = trainer.generator, trainer.ema.module, trainer.discriminator
+        stages, alphas = {network.stage for network in networks}, {network.alpha for network in networks}
+        lines.append((stages.pop(), alphas.pop(), trainer.seen["real"].shape[-1]))
+        assert not stages | alphas, "the networks are not alike"
+
+    trainer.iterate = iterate
+    return lines
+
+
+def everything(trainer):
+    """All that a checkpoint must bring back, as bytes."""
+    found = {}
+    for part, network in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
+        found |= {f"{part}.{name}": value for name, value in network.state_dict().items()}
+    for player, update in trainer.updates.items():
+        found |= checkpoint.optimizer_tensors(update.optimizer, player)
+    return {name: value.numpy().tobytes() for name, value in found.items()}
+
+
+# --- when, and what is shown ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("images", "level"),
+    [
+        (0, (0, 1)), (9, (0, 1)),
+        (10, (1, 0)), (15, (1, 0.5)), (19, (1, 0.9)), (20, (1, 1)), (29, (1, 1)),
+        (30, (2, 0)), (37, (2, 0.7)), (40, (2, 1)), (50, (2, 1)), (1000, (2, 1)),
+    ],
+)  # fmt: skip
+def test_the_papers_schedule(images, level):
+    assert level_at(images, 10, 3) == level
+
+
+def test_all_networks_grow_as_real_images_come():
+    trainer = made(11, ema_images=100)
+    lines = watched(trainer)
+    trainer.fit(Batches())
+    assert lines == [
+        (0, 1, 4), (0, 1, 4), (1, 0, 8), (1, 0.5, 8), (1, 1, 8), (1, 1, 8), (2, 0, 16), (2, 0.5, 16),
+        (2, 1, 16), (2, 1, 16), (2, 1, 16),
+    ]  # fmt: skip
+
+
+def test_every_real_image_counts():
+    trainer = made(5, d_steps=2, accumulate=2, grow_images=32)  # 16 in an iteration
+    lines = watched(trainer)
+    trainer.fit(Batches())
+    assert [line[:2] for line in lines] == [(0, 1), (0, 1), (1, 0), (1, 0.5), (1, 1)]
+
+
+def test_real_images_fade_in_as_the_authors_code_has_it():
+    """Means of 2×2, tiled, and a lerp between them and the images: once more, in numpy."""
+    images = torch.rand(3, 1, 16, 16)
+    growth = Growth(100, *models.build("progan", resolution=16, channels=1, latent=4, width=4))
+    growth.come_to(125)  # 8×8, of which a quarter is there
+    x = images.numpy().reshape(3, 1, 8, 2, 8, 2).mean((3, 5))
+    means = np.tile(x.reshape(3, 1, 4, 2, 4, 2).mean((3, 5), keepdims=True), (1, 1, 1, 2, 1, 2)).reshape(3, 1, 8, 8)
+    np.testing.assert_allclose(growth.averaged(images), 0.75 * means + 0.25 * x, atol=1e-6)
+    growth.come_to(200)
+    np.testing.assert_allclose(growth.averaged(images), x, atol=1e-6)
+    growth.come_to(10_000)
+    assert growth.averaged(images) is images
+    assert Growth(0, nn.Flatten()).averaged(images) is images
+
+
+def test_the_critic_is_shown_them():
+    trainer = made(4)
+    trainer.fit(batches := Batches())
+    batches.at -= 1
+    last = F.avg_pool2d(next(batches), 2)
+    means = F.interpolate(F.avg_pool2d(last, 2), scale_factor=2)
+    torch.testing.assert_close(trainer.seen["real"], (last + means) / 2)
+
+
+# --- who learns -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"historical_averaging": 0.1}])
+def test_levels_learn_from_when_they_are_there(options):
+    trainer = made(10, **options)
+    networks = trainer.generator, trainer.discriminator
+    before = [{name: weight.detach().clone() for name, weight in net.named_parameters()} for net in networks]
+    for phase, here in enumerate(({"0"}, {"0", "1"}, {"0", "1"}, {"0", "1", "2"})):
+        for _ in range(2):
+            trainer.iterate(Batches(), _Means(), lambda sentence: None)
+        for net, update in zip(networks, trainer.updates.values(), strict=True):
+            known = {name for name, weight in net.named_parameters() if weight in update.optimizer.state}
+            layers = {name.split(".")[1] for name in known if name.startswith(("to_image", "from_image"))}
+            assert layers == here, phase
+    trainer.fit(Batches())
+    for net, old in zip(networks, before, strict=True):
+        for name, weight in net.named_parameters():
+            assert weight.isfinite().all(), name
+            assert not torch.equal(weight, old[name]), name
+    for name, weight in trainer.ema.module.named_parameters():
+        assert not torch.equal(weight, before[0][name]), name
+
+
+class _Means:
+    def add(self, values): ...
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"game": "wgan-gp", "d_steps": 1, "accumulate": 2},
+        {"condition": "auxiliary", "classes": 3, "precision": "bf16", "r1_weight": 1.0, "penalty_interval": 2},
+        {"condition": "concat", "classes": 3, "feature_matching": 1.0, "optimizer": "rmsprop"},
+        {"pack": 2, "augment": "colour+translation+cutout", "ada_target": 0.6, "instance_noise": 0.1},
+        {"unroll": 1, "held_out": 4},
+        {"consistency": 1.0, "consistency_fake": 1.0, "clip": 1.0},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_it_goes_with_the_rest(options):
+    trainer = made(10, **options)
+    lines = watched(trainer)
+    batches = Batches(trainer.classes)
+    last = trainer.fit(batches, held_out=next(batches) if "held_out" in options else None)
+    assert all(math.isfinite(value) for value in last.values())
+    assert last["skipped/generator"] == last["skipped/discriminator"] == 0
+    assert lines[-1] == (2, 1, 16)
+    assert ("critic/memory" in last) == ("held_out" in options)
+
+
+# --- compiled -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capture", "backend"),
+    [("Dynamo", "eager"), ("make_fx", "eager"), pytest.param("Dynamo", "inductor", marks=pytest.mark.slow)],
+)
+def test_compiled_steps_are_those_of_the_level_and_of_every_alpha(capture, backend, monkeypatch):
+    """What is captured once for a level serves all its alphas; what was captured for the one before, none."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(
+        CompiledStep, "_inductor", lambda self, f: torch.compile(f, fullgraph=True, dynamic=False, backend=backend)
+    )
+    if capture == "make_fx":
+        monkeypatch.setattr(CompiledStep, "_by_dynamo", lambda self: 1 / 0)
+    found, steps = {}, []
+    for asked in ("off", "on"):
+        torch._dynamo.utils.counters.clear()
+        trainer = made(6, pair=own_pair(), grow_images=12, compile=asked)
+        trainer.images = 12  # the first level is over
+        before = trainer.iterate
+        trainer.iterate = lambda *args, t=trainer, before=before: (before(*args), steps.append(t.steps))
+        trainer.fit(Batches(side=28))
+        found[asked] = torch.cat([w.flatten() for w in trainer.generator.parameters()])
+    assert all(step.d_step.how[0].startswith(capture) for step in steps[6:])
+    assert [len(set(map(id, part))) for part in (steps[6:9], steps[9:], steps[6:])] == [1, 1, 2]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # of two players, fading in and settling
+    torch.testing.assert_close(found["on"], found["off"])
+
+
+# --- a run stays a run ----------------------------------------------------------------------------------------------
+
+
+LABELS = {"condition": "auxiliary", "classes": 3}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A run that was never killed."""
+    trainer = made(11, **LABELS)
+    trainer.fit(Batches(3))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("saved", "killed", "level"),
+    [(3, 3, (1, 0.5)), (7, 10, (2, 0.5))],
+    ids=["in a fade", "a level later"],
+)
+def test_killed_and_resumed_is_never_killed(whole, tmp_path, saved, killed, level):
+    with pytest.raises(OSError, match="killed"):
+        made(11, tmp_path / "run", **LABELS, checkpoint_every=saved).fit(Batches(3, killed))
+    assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [saved]
+    resumed = made(11, tmp_path / "run", **LABELS)
+    lines = watched(resumed)
+    resumed.fit(Batches(3), resume=True)
+    assert lines[0][:2] == level
+    kept, again = everything(whole), everything(resumed)
+    assert kept.keys() == again.keys()
+    assert [name for name in kept if kept[name] != again[name]] == []
+    levels = json.loads((tmp_path / "run" / "config.json").read_text())["levels"]
+    assert list(levels) == ["4×4", "8×8, fading in", "8×8", "16×16, fading in", "16×16"]
+    assert all(decided["compiled"] is False and decided["apart"] for decided in levels.values())
+
+
+def test_back_to_a_smaller_level(tmp_path, monkeypatch):
+    trainer = made(10, tmp_path / "run", on_collapse="restore", checkpoint_every=3)
+    lines = watched(trainer)
+    verdict = Verdict("divergence", 4, 5, "made up", ())
+    monkeypatch.setattr(
+        trainer.monitor,
+        "judge",
+        lambda row, say: verdict if row["step"] == 5 and not trainer.restore.history else None,
+    )
+    trainer.fit(Batches())
+    assert [line[:2] for line in lines[3:8]] == [(1, 0.5), (1, 1), (1, 0.5), (1, 1), (1, 1)]
+    assert lines[-1] == (2, 1, 16)
+
+
+def opened(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_pictures_are_of_one_size_all_the_way(tmp_path, capfd):
+    reference = np.random.default_rng(0).integers(0, 255, (20, 1, 16, 16), dtype=np.uint8)
+    trainer = made(9, tmp_path / "run", sample_every=4)
+    sides = []
+
+    class Classifier(nn.Module):
+        def forward(self, x):
+            sides.append(x.shape[2:])
+            return x.flatten(1)[:, :3]
+
+    last = trainer.fit(Batches(), reference=reference, classifier=Classifier())
+    assert set(sides) == {(16, 16)}
+    assert last["modes/count"] >= 1
+    sizes = {}
+    for path in (tmp_path / "run" / "samples").glob("*-*.png"):
+        sizes.setdefault(path.name.split("-")[0], set()).add(opened(path).shape)
+    assert len(sizes) == 6
+    assert all(len(found) == 1 for found in sizes.values()), sizes
+    squares = opened(tmp_path / "run" / "samples" / "fixed-00000004.png")[2:66, 2:66, 0].reshape(8, 8, 8, 8)
+    assert np.array_equal(squares, np.broadcast_to(squares[:, :1, :, :1], squares.shape))  # 8×8 pixels, as squares
+    real = opened(tmp_path / "run" / "samples" / "real.png")[2:66, 2:66, 0]
+    assert len(np.unique(real)) > 64  # in full
+    with Image.open(tmp_path / "run" / "samples" / "fixed.webp") as moving:
+        assert moving.n_frames == 3
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["growth/level"] for line in lines] == [0, 0, 0, 0.5, 1, 1, 1, 1.5, 2]
+    said = capfd.readouterr().err
+    assert "step 6: images of 16×16, fading in\n" in said
+    assert "grow_images" not in said
+
+
+def test_what_is_loaded_is_as_large_as_it_had_become(tmp_path):
+    trainer = made(4, tmp_path / "run", about={"image_shape": [1, 16, 16]})
+    trainer.fit(Batches())
+    trained = load_generator(tmp_path / "run")
+    z = torch.randn(3, 4)
+    assert trained.generator.image_shape == (1, 8, 8)
+    np.testing.assert_array_equal(trained.generator(z), trainer.sample(z))
+    assert (trained.generator.alpha, load_critic(trained).alpha) == (0.5, 0.5)
+
+
+@pytest.mark.slow
+def test_it_is_exported_as_large_as_it_had_become(tmp_path, command):
+    # With few features pixel norm divides by next to nothing somewhere, and shows every rounding.
+    wide = models.build("progan", resolution=16, channels=1, latent=4, width=32)
+    about = {"image_shape": [1, 16, 16], "dataset": {"name": "noise"}}
+    trainer = made(4, tmp_path / "run", about, wide, width=32)
+    trainer.fit(Batches())
+    done = command("export", "run")
+    assert done.returncode == 0, done.stderr
+    z = np.random.default_rng(0).standard_normal((3, 4), dtype=np.float32)
+    made_there = Session(tmp_path / "run" / "generator.onnx")(z)
+    assert made_there.shape == (3, 1, 8, 8)
+    np.testing.assert_allclose(made_there, trainer.sample(torch.from_numpy(z)), atol=1e-5)
+
+
+def test_a_run_that_is_too_short_is_told(capfd):
+    made(7).fit(Batches())
+    said = "grow_images: the networks are fully grown after 32 real images, and the run has 28; it ends with smaller"
+    assert said in capfd.readouterr().err
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------------
+
+
+def test_networks_of_ones_own_grow():
+    trainer = made(9, pair=own_pair())
+    trainer.fit(Batches(side=28))
+    assert trainer.generator.image_shape == trainer.seen["real"].shape[1:] == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (models.build("dcgan", resolution=16, channels=1, latent=4, width=4), "Generator has no 'stages'"),
+        ((Own(), nn.Flatten()), "Flatten has no 'grow'"),
+    ],
+)
+def test_networks_that_cannot_grow(tmp_path, pair, message):
+    with pytest.raises(UsageError, match=f"grow_images: expected networks that can grow, and {message}; use --model"):
+        made(9, tmp_path / "run", pair=pair)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_smaller_than_what_it_grows_to():
+    wanted = r"batches: the networks grow to images \[1, 16, 16\], and these are \[1, 8, 8\]; build .* resolution 8, or"
+    with pytest.raises(UsageError, match=wanted):
+        made(9).fit(Batches(side=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grow_images": -1}, "grow_images: expected a number >= 0, got -1"),
+        ({"grow_images": 8, "history": 64}, "history: past fakes are too small for networks that have grown"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(UsageError, match=message):
+        Config(**options)
