@@ -9,10 +9,10 @@ Writes DIR/collapse.csv and DIR/collapse.png: modes, quality, what the monitor s
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
+import table
 import torch
 from modes import draw
 from points import LATENT, RING, samples, trained
@@ -58,7 +58,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     rows, found = [], {}
     for name in RUNS:
         if options.only in name:
@@ -66,10 +65,7 @@ def main() -> None:
             rows.append(row)
             print(f"{name:36} {row['modes']} of 8 modes, {float(str(row['high_quality'])):6.1%} good; the monitor said"
                   f" {row['said']}")  # fmt: skip
-    with (options.out / "collapse.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    table.write(rows, options.out / "collapse.csv")
     draw(RING, found, rows, options.out / "collapse.png")
     print(options.out / "collapse.png")
 

@@ -10,7 +10,6 @@ Writes DIR/gaussian.csv and DIR/gaussian.png.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import table
 import torch
 from torch import Tensor, nn
 
@@ -128,15 +128,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     trainer = train(options.steps)
     figures, drawn = look(trainer)
-    with (options.out / "gaussian.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["figure", "learned", "theory"])
-        for name, value in figures.items():
-            writer.writerow([name, f"{value:.4f}", f"{THEORY[name]:.4f}"])
-            print(f"{name:24} {value:8.4f}   theory {THEORY[name]:.4f}")
+    rows = [
+        {"figure": name, "learned": f"{value:.4f}", "theory": f"{THEORY[name]:.4f}"} for name, value in figures.items()
+    ]
+    table.write(rows, options.out / "gaussian.csv")
+    for name, value in figures.items():
+        print(f"{name:24} {value:8.4f}   theory {THEORY[name]:.4f}")
     draw(trainer, drawn, options.out / "gaussian.png")
     print(options.out / "gaussian.png")
 

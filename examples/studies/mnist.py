@@ -29,12 +29,12 @@ from fastgan.report.picture import grid
 RUNS: dict[str, dict[str, Any]] = {
     "original (2014)": {
         "model": "mlp", "variant": "original", "width": 1200, "latent": 100, "game": "non-saturating", "lr_g": 2e-4,
-        "lr_d": 2e-4, "batch": 100, "steps": 12_000,
+        "lr_d": 2e-4, "batch": 100, "steps": 5000,
     },
-    "WGAN-GP (2017)": {"width": 32, "game": "wgan-gp", "lr_g": 2e-4, "lr_d": 2e-4, "batch": 64, "steps": 1500},
+    "WGAN-GP (2017)": {"width": 32, "game": "wgan-gp", "lr_g": 2e-4, "lr_d": 2e-4, "batch": 64, "steps": 1000},
     "R3GAN (2024)": {
-        "model": "r3gan", "resolution": 32, "width": 32, "game": "relativistic", "r1_weight": 1.0, "r2_weight": 1.0,
-        "lr_g": 4e-4, "lr_d": 4e-4, "batch": 64, "steps": 1500,
+        "model": "r3gan", "resolution": 32, "width": 16, "game": "relativistic", "r1_weight": 1.0, "r2_weight": 1.0,
+        "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4, "batch": 64, "steps": 1000,
     },
 }  # fmt: skip
 

@@ -9,13 +9,13 @@ measured on the way: Arjovsky and Bottou 2017 (arXiv:1701.04862, figures 2 and 3
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import table
 import torch
 from points import LATENT, RING, critic, generator
 
@@ -73,12 +73,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     rows = measure(options.steps)
-    with (options.out / "saturation.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    table.write(rows, options.out / "saturation.csv")
     for row in rows[::6] + rows[-1:]:
         print(f"critic steps {row['critic_steps']:6.0f}: D(G(z)) {row['D_of_fakes']:.1e}, gradient"
               f" {row['minimax']:.1e} saturating, {row['non-saturating']:.1e} not")  # fmt: skip

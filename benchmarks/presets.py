@@ -1,0 +1,91 @@
+"""What the presets cost here: how long all their steps take, and how much memory a process needs for them.
+
+    python benchmarks/presets.py [--only SUBSTRING] [--seconds S] [--out benchmarks/results/presets.csv]
+
+Each is run for some seconds in a process of its own, compiled or not as it would be; those for images of the user's get
+noise. Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured
+fully grown, so that it is the most they take. The table stands in fastgan/train/presets.py, and a test compares them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from run import write
+
+from fastgan import Config, Trainer
+from fastgan.data import ImageSet, open_source
+from fastgan.data.stream import BatchStream
+from fastgan.train.load import build_networks
+from fastgan.train.presets import PRESETS, preset
+from fastgan.train.rundir import Means
+
+COLUMNS = ("preset", "steps", "images_per_second", "hours", "peak_MB", "threads", "cpu", "torch")
+
+
+def images_of(config: Config) -> ImageSet:
+    """The embedded set, or noise for presets that ask for the user's images."""
+    if config.resolution is None:
+        return open_source(config.data)
+    shape = (1024, config.channels or 3, config.resolution, config.resolution)
+    return ImageSet(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "noise", "none")
+
+
+def measure(name: str, seconds: float) -> dict[str, object]:
+    """A row of the table; this process has done nothing else."""
+    config = preset(name)
+    images = images_of(config)
+    torch.manual_seed(0)
+    pair = build_networks(config, (images.channels, *images.resolution))
+    trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0))
+    stream, means = BatchStream(images, config.batch, 0, trainer.device), Means()
+    for _ in range(3):
+        trainer.iterate(stream, means, lambda sentence: None)
+    start, first, shown = time.perf_counter(), trainer.step, trainer.images
+    while time.perf_counter() - start < seconds:
+        trainer.iterate(stream, means, lambda sentence: None)
+    elapsed = time.perf_counter() - start
+    return {
+        "preset": name,
+        "steps": config.steps,
+        "images_per_second": f"{(trainer.images - shown) / elapsed:.0f}",
+        "hours": f"{config.steps * elapsed / (trainer.step - first) / 3600:.2f}",
+        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only presets whose name contains this")
+    parser.add_argument("--seconds", type=float, default=15.0, help="time spent on each")
+    parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
+    parser.add_argument("--one", choices=list(PRESETS), help="measure this preset in this process, and print JSON")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, options.seconds)))
+        return
+    rows = []
+    for name in (name for name in PRESETS if options.only in name):
+        command = [sys.executable, __file__, "--one", name, "--seconds", str(options.seconds)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        row = json.loads(done.stdout)
+        rows.append(row)
+        print(f"{name:14} {row['images_per_second']:>6} img/s, {row['hours']} h, {row['peak_MB']} MB", flush=True)
+        if options.out:
+            write(options.out, rows, COLUMNS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""A thousand modes: three digits at random, one in each colour channel; how many such triples does a generator make?
+
+    fastgan data fetch mnist
+    python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
+
+Stacked MNIST, after Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), measured as Lin et al. 2018 (arXiv:1712.04086)
+do: a classifier reads the three digits of 26,000 samples; modes are the triples that it reads at all, KL is the
+divergence of how often it reads each from how often real images show it. Writes DIR/stacked.csv, with the figures of
+those papers beside ours, and DIR/stacked.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import table
+import torch
+from digits import QUIET, SIDE, judge, mnist, pixels, samples
+from torch import Tensor, nn
+
+import fastgan
+from fastgan.data.stream import normalise
+from fastgan.models import build
+from fastgan.report.picture import grid
+
+SAMPLES = 26_000
+BATCH_NORM = {"d_norm": "batch", "lr_g": 4e-4, "lr_d": 4e-4}
+#: DCGAN pairs of one size in several games and with several remedies.
+RUNS: dict[str, dict[str, Any]] = {
+    "non-saturating": BATCH_NORM,
+    "non-saturating, packed by 2": {**BATCH_NORM, "pack": 2},
+    "non-saturating, packed by 4": {**BATCH_NORM, "pack": 4},
+    "least-squares": {**BATCH_NORM, "game": "least-squares"},
+    "hinge, spectral norm": {"game": "hinge", "d_norm": "spectral", "lr_g": 4e-4, "lr_d": 4e-4},
+    "non-saturating, R1": {"r1_weight": 1.0, "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4},
+    "relativistic, R1 and R2": {
+        "game": "relativistic", "r1_weight": 0.5, "r2_weight": 0.5, "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4,
+        "beta1": 0.5,
+    },
+}  # fmt: skip
+#: Srivastava et al. 2017 (arXiv:1705.07761, table 2) and Lin et al. 2018 (table 2): modes, KL.
+PUBLISHED = {
+    "DCGAN": (99.0, 3.40), "ALI": (16.0, 5.40), "Unrolled GAN": (48.7, 4.32), "VEEGAN": (150.0, 2.95),
+    "PacDCGAN2": (1000.0, 0.06), "PacDCGAN4": (1000.0, 0.07),
+}  # fmt: skip
+
+
+def triples(size: int, seed: int) -> Iterator[Tensor]:
+    """Endless batches [size, 3, 28, 28] in [-1, 1]: three images of MNIST at random, stacked."""
+    images, source = torch.from_numpy(np.array(mnist().images[:, 0])), torch.Generator().manual_seed(seed)
+    while True:
+        yield normalise(images[torch.randint(len(images), (size, 3), generator=source)])
+
+
+@torch.no_grad()
+def read(parts: Iterator[Tensor]) -> np.ndarray:
+    """How often the classifier reads each triple in images [N, 3, 28, 28]: int64 [1000]."""
+    counts, places = torch.zeros(1000, dtype=torch.int64), torch.tensor([100, 10, 1])
+    for images in parts:
+        _, logits = judge().network(images.reshape(-1, 1, SIDE, SIDE))
+        counts += torch.bincount(logits.argmax(1).view(-1, 3) @ places, minlength=1000)
+    return counts.numpy()
+
+
+def divergence(counts: np.ndarray) -> float:
+    """KL of the triples read from those of real images, whose three digits are independent, in nats."""
+    digit = np.bincount(mnist().labels, minlength=10) / len(mnist())  # type: ignore[arg-type]
+    real = np.einsum("i,j,k->ijk", digit, digit, digit).ravel()
+    share = counts / counts.sum()
+    return float((share[share > 0] * np.log(share[share > 0] / real[share > 0])).sum())
+
+
+def run(name: str, steps: int) -> tuple[dict[str, object], nn.Module]:
+    """A row of the table, and the averaged generator."""
+    config = fastgan.Config(width=32, batch=128, steps=steps, log_every=max(1, steps // 20), **QUIET, **RUNS[name])
+    torch.manual_seed(config.seed)
+    options = {"resolution": SIDE, "latent": config.latent, "width": config.width, "d_norm": config.d_norm}
+    generator, _ = build("dcgan", channels=3, **options)
+    _, critic = build("dcgan", channels=3 * config.pack, **options)
+    start = time.perf_counter()
+    trainer = fastgan.Trainer(generator, critic, config.game, config)
+    trainer.fit(triples(config.batch, config.seed))
+    seconds = time.perf_counter() - start
+    average = trainer.ema.module.eval()
+    counts = read(samples(average, SAMPLES))
+    row = row_of(name, int((counts > 0).sum()), divergence(counts))
+    return row | {"images": trainer.images, "seconds": f"{seconds:.0f}"}, average
+
+
+def row_of(name: str, modes: float, kl: float) -> dict[str, object]:
+    return {"run": name, "modes": f"{modes:g}", "kl": f"{kl:.3f}", "images": "", "seconds": ""}
+
+
+def draw(rows: list[dict[str, object]], made: list[np.ndarray], path: Path) -> None:
+    columns = min(4, len(made))
+    lines = -(-len(made) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.2 * columns, 3.6 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row, images in zip(axes.flat, rows, made, strict=False):
+        axis.imshow(grid(images[:49], columns=7))
+        axis.set_title(f"{row['run']}\n{row['modes']} modes, KL {row['kl']}", size=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    options = parser.parse_args()
+    stream = triples(500, 1)
+    counts = read(next(stream) for _ in range(SAMPLES // 500))
+    rows = [row_of("real images", int((counts > 0).sum()), divergence(counts))]
+    made = [next(stream).add(1).mul(127.5).byte().numpy()]
+    for name in RUNS:
+        if options.only in name:
+            row, generator = run(name, options.steps)
+            rows.append(row)
+            made.append(pixels(generator, 500))
+            print(f"{name:28} {row['modes']:>4} modes, KL {row['kl']}, {row['images']:,} images in {row['seconds']} s",
+                  flush=True)  # fmt: skip
+    published = [row_of(f"{name} (published)", *figures) for name, figures in PUBLISHED.items()]
+    table.write(rows + published, options.out / "stacked.csv")
+    draw(rows, made, options.out / "stacked.png")
+    print(options.out / "stacked.png")
+
+
+if __name__ == "__main__":
+    main()
