@@ -1,6 +1,6 @@
 """Times whole training iterations: fastgan's Trainer against the same networks in plain PyTorch, in alternating rounds.
 
-    python benchmarks/end_to_end.py [--device cuda] [--case SUBSTRING] [--sweep] [--out benchmarks/results/training.csv]
+    python benchmarks/end_to_end.py [--device cuda] [--case SUBSTRING] [--families | --sweep] [--out CSV]
 
 Every contestant trains a copy of the same pair, plain PyTorch or a family of fastgan.models against itself in plain
 PyTorch (plain.py): real images from the same stream, all critic steps, the generator's step, Adam, and an average of
@@ -65,42 +65,22 @@ PRESETS = [
     Preset(
         "r1-128", 128, functools.partial(_dcgan, width=32), "non-saturating", {"cpu": 16, "cuda": 64}, r1_weight=10.0
     ),
-    # Our own families, each in the game that its paper plays, of a size that two cores can train.
-    Preset(
-        "mlp original",
-        32,
-        {"name": "mlp", "variant": "original", "width": 1200},
-        "non-saturating",
-        {"cpu": 100, "cuda": 100},
-    ),
-    Preset("dcgan", 64, {"name": "dcgan", "width": 32}, "non-saturating", {"cpu": 32, "cuda": 64}, r1_weight=1.0),
-    Preset(
-        "resnet (SNGAN)",
-        32,
-        {"name": "resnet", "width": 64, "d_norm": "spectral"},
-        "hinge",
-        {"cpu": 16, "cuda": 64},
-        d_steps=5,
-    ),
-    Preset("resnet (WGAN-GP)", 32, {"name": "resnet", "width": 64}, "wgan-gp", {"cpu": 16, "cuda": 64}, d_steps=5),
-    Preset(
-        "biggan",
-        32,
-        {"name": "biggan", "width": 32, "d_norm": "spectral", "attention": 16},
-        "hinge",
-        {"cpu": 16, "cuda": 64},
-        d_steps=2,
-    ),
-    Preset("progan", 32, {"name": "progan", "width": 128}, "wgan-gp", {"cpu": 16, "cuda": 64}),
-    Preset(
-        "r3gan",
-        32,
-        {"name": "r3gan", "width": 64},
-        "relativistic",
-        {"cpu": 16, "cuda": 64},
-        r1_weight=1.0,
-        r2_weight=1.0,
-    ),
+]
+
+
+def _family(label: str, game: str, options: dict[str, Any], side: int = 32, batch: int = 16, **rest: Any) -> Preset:
+    return Preset(label, side, options, game, {"cpu": batch, "cuda": 64}, **rest)
+
+
+#: Our own, each in the game that its paper plays, of a size that two cores can train.
+FAMILIES = [
+    _family("mlp (original)", "non-saturating", {"name": "mlp", "variant": "original", "width": 1200}, batch=100),
+    _family("dcgan, R1", "non-saturating", {"name": "dcgan", "width": 32}, side=64, batch=32, r1_weight=1.0),
+    _family("resnet (SNGAN)", "hinge", {"name": "resnet", "width": 64, "d_norm": "spectral"}, d_steps=5),
+    _family("resnet (WGAN-GP)", "wgan-gp", {"name": "resnet", "width": 64}, d_steps=5),
+    _family("biggan", "hinge", {"name": "biggan", "width": 32, "d_norm": "spectral", "attention": 16}, d_steps=2),
+    _family("progan", "wgan-gp", {"name": "progan", "width": 128}),
+    _family("r3gan", "relativistic", {"name": "r3gan", "width": 64}, r1_weight=1.0, r2_weight=1.0),
 ]
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
 COLUMNS = (
@@ -245,7 +225,7 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
 
 def presets(options: argparse.Namespace) -> Iterator[Preset]:
     """What is to be measured."""
-    found = PRESETS
+    found = FAMILIES if options.families else PRESETS
     if options.sweep:
         base = next(preset for preset in PRESETS if preset.name == "wgan-gp-64")
         found = [
@@ -260,6 +240,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only presets whose name contains this")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROVIDER", help="only these; eager always")
+    parser.add_argument("--families", action="store_true", help="the networks of fastgan.models instead of plain ones")
     parser.add_argument("--sweep", action="store_true", help="one critic step at several batch sizes and resolutions")
     parser.add_argument("--batch", type=int, help="another batch size for all presets")
     parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each contestant")

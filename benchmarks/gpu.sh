@@ -45,18 +45,20 @@ print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built
 
 # The checkout is the current directory: `-m pytest` would put it before the installation.
 if "$python" -c 'import pytest' 2>"$results/pytest-import.log"; then
-    part tests 180 "$python" -P -m pytest -m gpu -q -rf -W ignore::pytest.PytestConfigWarning --tb=short tests/ops tests/gpu || failed=1
+    part tests 170 "$python" -P -m pytest -m gpu -q -rf -W ignore::pytest.PytestConfigWarning --tb=short tests/ops tests/gpu || failed=1
     tail -n 1 "$results/tests.log" | tee -a "$results/summary.txt"
 else
     echo "tests: pytest is not installed here" | tee -a "$results/summary.txt"
     failed=1
 fi
-part ops 70 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
+part ops 60 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
 part steps 70 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.1 --out "$results/steps_cuda.csv" || failed=1
-part training 110 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 1 --out "$results/training_cuda.csv" || failed=1
+part training 100 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 1 --out "$results/training_cuda.csv" || failed=1
+part families 40 "$python" -P benchmarks/end_to_end.py --device cuda --families --seconds 0.5 --only "eager channels_last" fastgan \
+    --out "$results/families_cuda.csv" || failed=1
 part deploy 60 "$python" -P benchmarks/deploy.py --device cuda --seconds 0.3 --out "$results/deploy_cuda.csv" \
     --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime || failed=1
 part kernels 10 "$python" -P -m fastgan doctor --kernels || failed=1
 # Compilers take their time: what is cut off here has left the rows that it had.
-part whole 40 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
+part whole 30 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
 exit "$failed"

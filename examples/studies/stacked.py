@@ -81,7 +81,9 @@ def divergence(counts: np.ndarray) -> float:
 
 def run(name: str, steps: int) -> tuple[dict[str, object], nn.Module]:
     """A row of the table, and the averaged generator."""
-    config = fastgan.Config(width=32, batch=128, steps=steps, log_every=max(1, steps // 20), **QUIET, **RUNS[name])
+    config = fastgan.Config(
+        width=32, batch=128, steps=steps, ema_images=50_000, log_every=max(1, steps // 20), **QUIET, **RUNS[name]
+    )
     torch.manual_seed(config.seed)
     options = {"resolution": SIDE, "latent": config.latent, "width": config.width, "d_norm": config.d_norm}
     generator, _ = build("dcgan", channels=3, **options)

@@ -302,6 +302,7 @@ class Coloured(Critic):
     ("generator", "critic", "options", "said"),
     [
         (Upscaler, Coloured, {}, "source_channels: expected the generator's 1 in the critic too, or none .*, got 3"),
+        (Upscaler, Critic, {"grow_images": 10}, "grow_images: only generators of latents grow"),
         (Labelled, Critic, {}, "classes: pairs of sources and targets bring no labels; leave"),
         (Upscaler, Auxiliary, {}, "classes: pairs .* leave `classes` and `auxiliary` out"),
         (Upscaler, Critic, {"pack": 2}, "pack: a critic that sees the source judges it with one image, .*; leave it"),
