@@ -40,7 +40,7 @@ def test_yaml_says_what_a_person_means(tmp_path, name):
     assert (config.game, config.lr_g, config.compile, config.seed) == ("hinge", 1e-4, "off", 10)
     assert (config.wandb, config.sync_statistics, config.lr_d, config.steps) == ("1:30", True, 2e-3, 7)
     assert (config.channels, config.clip, config.augment) == (None, 0.0, "colour+cutout")
-    path.write_text("config:\n  compile: on\n  sync_statistics: off\nworld: 1\n")
+    path.write_text("config:\n  compile: on\n  sync-statistics: off\nworld: 1\n")
     assert flags_of(path) == ["--compile=on", "--no-sync-statistics"]
 
 
@@ -55,7 +55,7 @@ def test_a_runs_own_configuration_says_all_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("run.toml", "stepz = 3", "unknown option '--stepz'; did you mean '--steps'"),
+        ("run.toml", "stepz = 3", "config: unknown field 'stepz'; did you mean 'steps'"),
         ("run.toml", 'steps = "many"', "Error parsing --steps"),
         ("run.toml", "steps = 0", "steps: expected a number >= 1, got 0"),
         ("run.toml", "steps = ", "config: .*run.toml is not readable"),
@@ -64,6 +64,7 @@ def test_a_runs_own_configuration_says_all_again(tmp_path):
         ("run.json", '{"steps": [1]}', "config: expected a number or a string for steps in .*, got list"),
         ("run.json", '{"steps": 1, "steps": 2}', "config: steps stands twice in .*run.json"),
         ("run.yaml", "steps: many", "Error parsing --steps"),
+        ("run.json", '{"overwrite": true}', "config: unknown field .overwrite."),
         (
             "run.yaml",
             "steps: 3\n  seed: 1",
@@ -82,7 +83,7 @@ def test_a_runs_own_configuration_says_all_again(tmp_path):
         ("run.yaml", "steps: [1]", "config: expected a number or a string for steps in .*, got list"),
         ("run.yaml", "steps: {at: 1}", "config: expected a number or a string for steps in .*, got dict"),
         ("run.yaml", "steps: &a [*a, *a]", "config: expected a number or a string for steps in .*, got list"),
-        ("run.yaml", "config: &a {config: *a}", "config: expected a number or a string for config in .*, got dict"),
+        ("run.yaml", "config: &a {config: *a}", "config: unknown field .config."),
         ("run.yaml", "compile: no", "compile: expected auto, on or off, got 'no'"),
         ("run.yaml", "sync_statistics: perhaps", "sync_statistics: expected true or false, got 'perhaps'"),
         ("run.yaml", "steps: !!python/object/apply:os.system [exit]", "expected a number or a string for steps"),

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +11,30 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-STUDIES = Path(__file__).parents[1] / "examples" / "studies"
+ROOT = Path(__file__).parents[1]
+STUDIES = ROOT / "examples" / "studies"
 
 
-def run(tmp_path, name, *words):
-    """The rows of the table that a study writes, and its picture's size."""
+def run(tmp_path, name, *words, **environment):
+    """The rows of the table that a study writes; a picture stands beside it."""
     done = subprocess.run(
-        [sys.executable, STUDIES / f"{name}.py", *words, "--out", tmp_path], capture_output=True, text=True, check=False
-    )
+        [sys.executable, STUDIES / f"{name}.py", *words, "--out", tmp_path],
+        capture_output=True, text=True, check=False, env=os.environ | environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (table,) = tmp_path.glob(f"{name}*.csv")
     assert table.with_suffix(".png").stat().st_size > 3000
+    return rows_of(table)
+
+
+def rows_of(table):
     with table.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def committed(name):
+    """The rows of a table that docs/studies.md shows."""
+    return rows_of(ROOT / "docs" / "studies" / f"{name}.csv")
 
 
 def test_a_gaussian_is_learned_as_theory_says(tmp_path):
@@ -54,3 +66,26 @@ def test_the_ring_is_found(tmp_path):
 def test_a_collapse_made_on_purpose_is_seen(tmp_path):
     (row,) = run(tmp_path, "collapse", "--only", "ill", "--steps", "600")
     assert "mode collapse" in row["said"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A cache with MNIST in it (marker network), and then with its classifier."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    words = [sys.executable, "-m", "fastgan", "data", "fetch", "mnist"]
+    subprocess.run(words, env=os.environ | {"FASTGAN_CACHE": cache}, check=True, capture_output=True)
+    return cache
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_studies_of_digits_run(tmp_path, digits):
+    original, real = run(tmp_path, "mnist", "--only", "original", "--steps", "40", FASTGAN_CACHE=digits)
+    assert float(real["fid"]) < 0.1 * float(original["fid"])
+    assert float(real["precision"]) > 0.9 < float(real["recall"])
+    runs = run(tmp_path, "spectral", "--only", "spectral norm, careful", "--steps", "2", FASTGAN_CACHE=digits)
+    assert [row["seed"] for row in runs] == ["0", "1", "2"]
+    assert len({row["fid"] for row in runs}) == 3
+    real, ours, *_ = run(tmp_path, "stacked", "--only", "hinge", "--steps", "2", FASTGAN_CACHE=digits)
+    assert real["modes"] == "1000"
+    assert float(real["kl"]) < 0.03 < float(ours["kl"])

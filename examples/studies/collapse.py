@@ -3,16 +3,15 @@
     python examples/studies/collapse.py [--steps N] [--out DIR]
 
 The critic learns at a tenth of the generator's rate, on the ring of 8 Gaussians; then the same again with each remedy.
-Writes DIR/collapse.csv and DIR/collapse.png: modes, quality, what the monitor said and when.
+Writes DIR/collapse.csv and DIR/collapse.png: in what share of its steps the monitor found a run collapsed, what else it
+said and when, and what samples are like in the end.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
-import table
+import study
 import torch
 from modes import draw
 from points import LATENT, RING, samples, trained
@@ -47,25 +46,25 @@ def run(name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
     points = samples(trainer)
     modes, quality = RING.found(points)
     found = verdicts(trainer.monitor.rows)
-    told = "; ".join(f"{verdict.name} from step {verdict.since}" for verdict in found) or "nothing"
-    row = {"data": "ring", "run": name, "modes": modes, "of": 8, "high_quality": f"{quality:.3f}", "said": told}
+    told = "; ".join(f"{verdict.name}, steps {verdict.since} to {verdict.until}" for verdict in found) or "nothing"
+    collapsed = sum(verdict.until - verdict.since for verdict in found if verdict.name == "mode collapse") / steps
+    row = {
+        "data": "ring", "run": name, "collapsed": f"{collapsed:.2f}", "modes": modes, "of": 8,
+        "high_quality": f"{quality:.3f}", "said": told,
+    }  # fmt: skip
     return row, points
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=3000)
     options = parser.parse_args()
     rows, found = [], {}
-    for name in RUNS:
-        if options.only in name:
-            row, found[name] = run(name, options.steps)
-            rows.append(row)
-            print(f"{name:36} {row['modes']} of 8 modes, {float(str(row['high_quality'])):6.1%} good; the monitor said"
-                  f" {row['said']}")  # fmt: skip
-    table.write(rows, options.out / "collapse.csv")
+    for name in study.chosen(RUNS, parser, options.only):
+        row, found[name] = run(name, options.steps)
+        rows.append(row)
+        print(f"{name:36} collapsed in {float(str(row['collapsed'])):4.0%} of its steps, {row['modes']} of 8 modes and"
+              f" {float(str(row['high_quality'])):6.1%} good in the end; said: {row['said']}", flush=True)  # fmt: skip
+    study.write(rows, options.out / "collapse.csv")
     draw(RING, found, rows, options.out / "collapse.png")
     print(options.out / "collapse.png")
 

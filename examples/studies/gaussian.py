@@ -9,7 +9,6 @@ Writes DIR/gaussian.csv and DIR/gaussian.png.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import table
+import study
 import torch
 from torch import Tensor, nn
 
@@ -124,16 +123,14 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=2000, runs=False)
     options = parser.parse_args()
     trainer = train(options.steps)
     figures, drawn = look(trainer)
     rows = [
         {"figure": name, "learned": f"{value:.4f}", "theory": f"{THEORY[name]:.4f}"} for name, value in figures.items()
     ]
-    table.write(rows, options.out / "gaussian.csv")
+    study.write(rows, options.out / "gaussian.csv")
     for name, value in figures.items():
         print(f"{name:24} {value:8.4f}   theory {THEORY[name]:.4f}")
     draw(trainer, drawn, options.out / "gaussian.png")

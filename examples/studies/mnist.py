@@ -9,7 +9,6 @@ these runs with each other, with no figure of a paper.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import table
+import study
 from digits import QUIET, figures, mnist, pixels, trained
 
 import fastgan
@@ -64,22 +63,18 @@ def draw(rows: list[dict[str, object]], made: list[np.ndarray], path: Path) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, help="other than each run's own")
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=None)
     options = parser.parse_args()
     rows, made = [], []
-    for name in RUNS:
-        if options.only in name:
-            row, images = run(name, options.steps)
-            rows.append(row)
-            made.append(images)
-            print(f"{name:16} FID {row['fid']:>6}  precision {row['precision']:>6}  recall {row['recall']:>6}"
-                  f"  {row['images']} images in {row['seconds']} s")  # fmt: skip
+    for name in study.chosen(RUNS, parser, options.only):
+        row, images = run(name, options.steps)
+        rows.append(row)
+        made.append(images)
+        print(f"{name:16} FID {row['fid']:>6}  precision {row['precision']:>6}  recall {row['recall']:>6}"
+              f"  {row['images']} images in {row['seconds']} s", flush=True)  # fmt: skip
     real = {"run": "MNIST itself"} | {word: f"{value:.3g}" for word, value in figures(mnist().images[:5000]).items()}
     print(f"{'MNIST itself':16} FID {real['fid']:>6}  precision {real['precision']:>6}  recall {real['recall']:>6}")
-    table.write([*rows, dict.fromkeys(rows[0], "") | real], options.out / "mnist.csv")
+    study.write([*rows, dict.fromkeys(rows[0], "") | real], options.out / "mnist.csv")
     draw([*rows, real], [*made, mnist().images[:64]], options.out / "mnist.png")
     print(options.out / "mnist.png")
 

@@ -7,7 +7,6 @@ Writes DIR/modes-ring.csv and DIR/modes-ring.png: a table, and each run's sample
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-import table
+import study
 import torch
 from points import GRID, LATENT, RING, Mixture, samples, trained
 
@@ -39,7 +38,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "steps": 2000,
     },
     "non-saturating, R1": {"game": "non-saturating", **FINE, "r1_weight": 0.02},
-    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02},
+    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02, "steps": 7000},
     "least-squares, R1": {"game": "least-squares", **FINE, "r1_weight": 0.02},
     "relativistic, R1 and R2": {"game": "relativistic", **FINE, "r1_weight": 0.02, "r2_weight": 0.02},
     "wgan-gp": {"game": "wgan-gp", "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0},
@@ -74,7 +73,7 @@ def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, 
         axis.scatter(*points.T, s=2, color="#0b6bcb", alpha=0.4, linewidths=0)
         axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
         axis.set_title(
-            f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.0%} good", size=9
+            f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.1%} good", size=9
         )
     figure.tight_layout()
     figure.savefig(path, dpi=90)
@@ -82,22 +81,18 @@ def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = study.parser_of(__doc__, steps=6000)
     parser.add_argument("data", nargs="?", choices=["ring", "grid"], default="ring")
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
     options = parser.parse_args()
     mixture = {"ring": RING, "grid": GRID}[options.data]
     rows, found = [], {}
-    for name in RUNS:
-        if options.only in name:
-            row, found[name] = run(mixture, name, options.steps)
-            rows.append(row)
-            print(f"{name:28} {row['modes']:>2} of {row['of']} modes, {float(str(row['high_quality'])):6.1%} of high"
-                  f" quality, {row['seconds']} s")  # fmt: skip
+    for name in study.chosen(RUNS, parser, options.only):
+        row, found[name] = run(mixture, name, options.steps)
+        rows.append(row)
+        print(f"{name:28} {row['modes']:>2} of {row['of']} modes, {float(str(row['high_quality'])):6.1%} of high"
+              f" quality, {row['seconds']} s", flush=True)  # fmt: skip
     stem = options.out / f"modes-{mixture.name}"
-    table.write(rows, stem.with_suffix(".csv"))
+    study.write(rows, stem.with_suffix(".csv"))
     draw(mixture, found, rows, stem.with_suffix(".png"))
     print(stem.with_suffix(".png"))
 

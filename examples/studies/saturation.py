@@ -8,14 +8,13 @@ measured on the way: Arjovsky and Bottou 2017 (arXiv:1701.04862, figures 2 and 3
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-import table
+import study
 import torch
 from points import LATENT, RING, critic, generator
 
@@ -69,12 +68,10 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=3000, runs=False)
     options = parser.parse_args()
     rows = measure(options.steps)
-    table.write(rows, options.out / "saturation.csv")
+    study.write(rows, options.out / "saturation.csv")
     for row in rows[::6] + rows[-1:]:
         print(f"critic steps {row['critic_steps']:6.0f}: D(G(z)) {row['D_of_fakes']:.1e}, gradient"
               f" {row['minimax']:.1e} saturating, {row['non-saturating']:.1e} not")  # fmt: skip

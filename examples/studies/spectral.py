@@ -10,7 +10,6 @@ digits), and samples of the first seed.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import table
+import study
 from digits import QUIET, figures, pixels, trained
 
 import fastgan
@@ -62,20 +61,17 @@ def draw(rows: list[dict[str, object]], made: dict[str, np.ndarray], path: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=600)
     options = parser.parse_args()
     rows, made = [], {}
-    for name in (name for name in RUNS if options.only in name):
+    for name in study.chosen(RUNS, parser, options.only):
         for seed in SEEDS:
             row, images = run(name, seed, options.steps)
             rows.append(row)
             made.setdefault(name, images)
         found = sorted(float(str(row["fid"])) for row in rows if row["run"] == name)
         print(f"{name:22} FID {found[0]:.3g} to {found[-1]:.3g}", flush=True)
-    table.write(rows, options.out / "spectral.csv")
+    study.write(rows, options.out / "spectral.csv")
     draw(rows, made, options.out / "spectral.png")
     print(options.out / "spectral.png")
 

@@ -11,7 +11,6 @@ those papers beside ours, and DIR/stacked.png.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import table
+import study
 import torch
 from digits import QUIET, SIDE, judge, mnist, pixels, samples
 from torch import Tensor, nn
@@ -117,24 +116,20 @@ def draw(rows: list[dict[str, object]], made: list[np.ndarray], path: Path) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR")
+    parser = study.parser_of(__doc__, steps=1000)
     options = parser.parse_args()
     stream = triples(500, 1)
     counts = read(next(stream) for _ in range(SAMPLES // 500))
     rows = [row_of("real images", int((counts > 0).sum()), divergence(counts))]
     made = [next(stream).add(1).mul(127.5).byte().numpy()]
-    for name in RUNS:
-        if options.only in name:
-            row, generator = run(name, options.steps)
-            rows.append(row)
-            made.append(pixels(generator, 500))
-            print(f"{name:28} {row['modes']:>4} modes, KL {row['kl']}, {row['images']:,} images in {row['seconds']} s",
-                  flush=True)  # fmt: skip
+    for name in study.chosen(RUNS, parser, options.only):
+        row, generator = run(name, options.steps)
+        rows.append(row)
+        made.append(pixels(generator, 500))
+        print(f"{name:28} {row['modes']:>4} modes, KL {row['kl']}, {row['images']:,} images in {row['seconds']} s",
+              flush=True)  # fmt: skip
     published = [row_of(f"{name} (published)", *figures) for name, figures in PUBLISHED.items()]
-    table.write(rows + published, options.out / "stacked.csv")
+    study.write(rows + published, options.out / "stacked.csv")
     draw(rows, made, options.out / "stacked.png")
     print(options.out / "stacked.png")
 

@@ -38,7 +38,14 @@ def flags_of(path: Path) -> list[str]:
         fields = fields["config"]
     if not isinstance(fields, dict):
         raise UsageError(f"config: expected fields and their values in {path}, got {type(fields).__name__}")
-    return [word for name, value in fields.items() for word in _flag(path, name, value)]
+    from fastgan.train.config import field_names, unknown
+
+    flags = []
+    for name, value in fields.items():
+        if (field := name.replace("-", "_")) not in field_names():
+            raise UsageError(f"config: {unknown('field', name, field_names())} ({path})")
+        flags += _flag(path, field, value)
+    return flags
 
 
 def _once(path: Path, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def _yaml(text: str, once: Any) -> Any:
             return []
         if node is None or node.tag == "tag:yaml.org,2002:null":
             return None
-        if name not in switches:
+        if name.replace("-", "_") not in switches:
             return node.value
         if node.value.lower() not in yaml.SafeLoader.bool_values:
             raise UsageError(f"{name}: expected true or false, got {node.value!r}")

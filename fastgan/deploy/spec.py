@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -63,8 +64,8 @@ class Spec:
             )
         low, high = getattr(network, "range", (-1.0, 1.0))
         classes = getattr(network, "classes", 0)
-        if not isinstance(classes, int) or classes < 0:
-            raise UsageError(f"network: expected a number >= 0 as its attribute `classes`, got {classes!r}")
+        if not hasattr(classes, "__index__") or (classes := operator.index(classes)) < 0:
+            raise UsageError(f"network: expected a whole number >= 0 as its attribute `classes`, got {classes!r}")
         return cls("latent", tuple(int(n) for n in latent_shape), classes, range=(float(low), float(high)))
 
     @property

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import random
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ def seed(number: int) -> None:
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002
+
+
+def kept(device: torch.device) -> AbstractContextManager[None]:
+    """What is drawn from torch's default generators within leaves them as they were: for looking, not for training."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def encode(source: torch.Generator) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan.engine.observe import preserved
-from fastgan.ops._layout import channels_last_strides
 from fastgan.train.game import Players
 
 
@@ -19,11 +18,13 @@ def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor |
         return "batches are not images"
     networks = players.generator, players.discriminator
     for network in networks:
-        _to_channels_last(network)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch = laid_out({"real": real, "z": z} | ({} if y is None else {"y": y}))
+    real, z, y = batch["real"], batch["z"], batch.get("y")
     try:
         with torch.no_grad(), preserved([b for network in networks for b in network.buffers()]):
             players.judge(players.generate(z, y), y)
-            players.judge(real.contiguous(memory_format=torch.channels_last), y)
+            players.judge(real, y)
     except RuntimeError as error:
         for network in networks:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -31,10 +32,7 @@ def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor |
     return ""
 
 
-def _to_channels_last(network: nn.Module) -> None:
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for weight in network.parameters():
-        # 1×1 kernels and those of one channel are in both formats, and `to` leaves their strides as they were. By their
-        # strides convolutions decide what they return.
-        if weight.dim() == 4 and weight.is_contiguous():
-            weight.data = weight.data.as_strided(weight.shape, channels_last_strides(weight.shape))
+def laid_out(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch whose images, and sources, are in channels_last. What is there twice, as z and y, stays one tensor."""
+    laid = {t: t.contiguous(memory_format=torch.channels_last) for t in batch.values() if t.dim() == 4}
+    return {name: laid.get(t, t) for name, t in batch.items()}

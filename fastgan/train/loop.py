@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fastgan.errors import CollapseError, RankError, UsageError
@@ -32,7 +31,7 @@ from fastgan.train.ema import Ema
 from fastgan.train.game import Players
 from fastgan.train.growth import Growth
 from fastgan.train.guard import Guard
-from fastgan.train.layout import why_not_channels_last
+from fastgan.train.layout import laid_out, why_not_channels_last
 from fastgan.train.monitor import Monitor
 from fastgan.train.neighbours import Neighbours
 from fastgan.train.noise import Noise
@@ -195,6 +194,9 @@ class Trainer:
             decided = rundir.read_config(self.out)
             self.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
             state.load(self, batches, progress.say)
+            # A finished run takes no step, and its networks may be smaller than when they were built.
+            if self.growth.come_to(self.images):
+                progress.say(f"step {self.step}: images of {self.growth.name}")
         self._begin_together()
         if slow := why_slow(self.config.precision, self.device):
             progress.say(slow)
@@ -290,7 +292,7 @@ class Trainer:
         """
         if self.growth.come_to(self.images):
             say(f"step {self.step}: images of {self.growth.name}")
-            self.steps = None
+            self.steps, self._channels_last = None, False  # both are decided anew
         for _ in range(self.config.d_steps or 1):
             self._improve_critic(stream, means, say)
         self._improve_generator(means)
@@ -434,11 +436,7 @@ class Trainer:
         return taken(batch, self.generator, self.discriminator, self.device, name)
 
     def _laid_out(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not self._channels_last:
-            return batch
-        # Sources may be there twice, as z and y: still one tensor.
-        laid = {t: t.contiguous(memory_format=torch.channels_last) for t in batch.values() if t.dim() == 4}
-        return {name: laid.get(t, t) for name, t in batch.items()}
+        return laid_out(batch) if self._channels_last else batch
 
     def _pauses_at(self, step: int) -> bool:
         config = self.config

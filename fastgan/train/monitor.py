@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
 from fastgan.report.verdicts import GRAVE, Verdict, current
-from fastgan.train import panels
+from fastgan.train import chance, panels
 
 if TYPE_CHECKING:
     from fastgan.train.loop import Trainer
@@ -78,6 +78,10 @@ class Monitor:
 
     def look(self) -> dict[str, float]:
         """Figures for this interval's line, and `layers` for the table of layers. Waits for the device."""
+        with chance.kept(self._trainer.device):
+            return self._figures()
+
+    def _figures(self) -> dict[str, float]:
         trainer = self._trainer
         found: dict[str, Tensor] = {}
         for player, update in trainer.updates.items():

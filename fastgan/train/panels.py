@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from fastgan.report.picture import beside, grid, save_grid, save_png, to_uint8
+from fastgan.train import chance
 
 if TYPE_CHECKING:
     from fastgan.train.loop import Trainer
@@ -60,32 +61,33 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device, y: Tensor | No
 
 def save_all(trainer: Trainer, run: Path) -> None:
     """Every panel of this step, where the generator makes pictures. The random numbers of the run stay as they are."""
-    generator, device = trainer.ema.module, trainer.device
-    if trainer.sources:
-        save_pairs(trainer, run)
-        return
+    with chance.kept(trainer.device):
+        (save_pairs if trainer.sources else save_made)(trainer, run)
+
+
+def save_made(trainer: Trainer, run: Path) -> None:
+    """What the generator makes of fixed and of fresh latents, on the way between them, beside real images."""
     seed, step, shape = trainer.config.seed, trainer.step, trainer.noise.latent_shape
     fixed, fresh = latents(seed, 0, shape), latents(seed, step, shape)
 
     def picture(kind: str) -> Path:
         return run / "samples" / f"{kind}-{step:08d}.png"
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        made = _drawn(trainer, fresh)
-        if not _pictures(made):
-            return
-        save(_drawn(trainer, fixed), picture("fixed"))
-        save(made, picture("fresh"))
-        rows = torch.arange(ROWS)
-        strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], ALONG).transpose(0, 1)
-        save(_each(trainer, strips, rows), picture("strips"), columns=ALONG)
-        truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
-        save(_each(trainer, truncated, rows), picture("truncation"), columns=len(TRUNCATIONS))
-        if classes := int(getattr(generator, "classes", 0)):
-            # Rows of one class, columns of one latent.
-            chosen = torch.linspace(0, classes - 1, min(classes, CLASSES)).round().long()
-            same = fixed[:ALONG].expand(len(chosen), *fixed[:ALONG].shape)
-            save(_each(trainer, same, chosen), picture("classes"), columns=ALONG)
+    made = _drawn(trainer, fresh)
+    if not _pictures(made):
+        return
+    save(_drawn(trainer, fixed), picture("fixed"))
+    save(made, picture("fresh"))
+    rows = torch.arange(ROWS)
+    strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], ALONG).transpose(0, 1)
+    save(_each(trainer, strips, rows), picture("strips"), columns=ALONG)
+    truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
+    save(_each(trainer, truncated, rows), picture("truncation"), columns=len(TRUNCATIONS))
+    if classes := int(getattr(trainer.ema.module, "classes", 0)):
+        # Rows of one class, columns of one latent.
+        chosen = torch.linspace(0, classes - 1, min(classes, CLASSES)).round().long()
+        same = fixed[:ALONG].expand(len(chosen), *fixed[:ALONG].shape)
+        save(_each(trainer, same, chosen), picture("classes"), columns=ALONG)
     seen = trainer.growth.enlarged(trainer.seen["real"][:COMPARED])
     fakes, real = to_uint8(made[:COMPARED]), to_uint8(seen.float().cpu().numpy())
     scale = _scale(fakes)
@@ -110,10 +112,10 @@ def save_pairs(trainer: Trainer, run: Path) -> None:
 def in_rows(source: Tensor, made: Tensor, target: Tensor) -> np.ndarray:
     """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in colour where one of them is.
 
-    Sources that are no pictures, of other than 1 or 3 channels, are left out.
+    Sources that are no pictures, of other than 1 or 3 channels, are left out, as are those of what is none.
     """
     rows = [made, target]
-    if source.dim() == target.dim() == 4 and source.shape[1] in (1, 3):
+    if source.dim() == target.dim() == 4 and {source.shape[1], target.shape[1]} <= {1, 3}:
         rows.insert(0, interpolate(source, size=target.shape[2:]))
     channels = max(row.shape[1] for row in rows)
     return torch.cat([row.expand(-1, channels, *row.shape[2:]) for row in rows]).numpy()

@@ -61,10 +61,11 @@ class Own(nn.Module):
 
     latent, stages = 4, 3
 
-    def __init__(self, judges=False):
+    def __init__(self, judges=False, channels=1):
         super().__init__()
-        self.judges, self.stage, self.fading = judges, 2, False
-        self.layers = nn.ModuleList(nn.Linear(*((side**2, 1) if judges else (4, side**2))) for side in (7, 14, 28))
+        self.judges, self.stage, self.fading, self.channels = judges, 2, False, channels
+        sizes = (channels * side**2 for side in (7, 14, 28))
+        self.layers = nn.ModuleList(nn.Linear(*((size, 1) if judges else (4, size))) for size in sizes)
         self.register_buffer("alpha", torch.ones(()))
 
     def grow(self, stage, alpha):
@@ -73,7 +74,7 @@ class Own(nn.Module):
 
     @property
     def image_shape(self):
-        return (1, 7 << self.stage, 7 << self.stage)
+        return (self.channels, 7 << self.stage, 7 << self.stage)
 
     def forward(self, x):
         now = self.layers[self.stage](x.flatten(1))
@@ -82,7 +83,7 @@ class Own(nn.Module):
         now = now.view(-1, *self.image_shape)
         if not self.fading:
             return now
-        before = self.layers[self.stage - 1](x).view(-1, 1, now.shape[2] // 2, now.shape[3] // 2)
+        before = self.layers[self.stage - 1](x).view(-1, self.channels, now.shape[2] // 2, now.shape[3] // 2)
         return torch.lerp(F.interpolate(before, scale_factor=2), now, self.alpha)
 
 
@@ -370,6 +371,31 @@ def test_a_run_that_is_too_short_is_told(capfd):
 
 
 # --- what cannot be -------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_as_large_as_it_had_become(tmp_path):
+    """Nothing of these networks' own says which level they are at, and a finished run takes no step any more."""
+
+    for resume in (False, True):
+        trainer = made(1, tmp_path, pair=(Own(), Own(judges=True)))
+        trainer.fit(Batches(side=28), resume=resume)
+        assert trainer.ema.module(torch.zeros(2, 4)).shape[-1] == 7
+        assert trainer.discriminator.stage == 0
+
+
+class Viewing(Own):
+    """Its critic's second level flattens by `view`, which channels_last forbids."""
+
+    def forward(self, x):
+        return super().forward(x.view(len(x), -1) if self.judges and self.stage == 1 else x)
+
+
+def test_each_level_has_its_own_memory_format():
+    trainer = made(6, pair=(Viewing(channels=3), Viewing(judges=True, channels=3)))
+    seen, before = [], trainer.iterate
+    trainer.iterate = lambda *args: (before(*args), seen.append(trainer.seen["real"].is_contiguous()))
+    trainer.fit(iter(lambda: torch.rand(4, 3, 28, 28), None))
+    assert seen == [False] * 2 + [True] * 4
 
 
 def test_networks_of_ones_own_grow():

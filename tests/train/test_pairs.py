@@ -279,6 +279,39 @@ def test_rows_of_sources_of_another_kind():
     assert panels.in_rows(colour, grey, grey).shape == (6, 3, 2, 2)
 
 
+def test_sources_that_are_pictures_of_what_is_none():
+    assert panels.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (4, 2, 8, 8)
+
+
+class Viewing(Upscaler):
+    """Flattens its source as much public code does, which channels_last forbids."""
+
+    def __init__(self):
+        super().__init__()
+        self.source_channels, self.linear = 2, nn.Linear(32, 64)
+
+    def forward(self, source):
+        return self.linear(source.view(len(source), -1)).unflatten(1, (1, 8, 8))
+
+
+def test_sources_that_cannot_be_in_channels_last_stay_as_they_are():
+    t = Trainer(Viewing(), of_images(), config=Config(**SMALL, steps=2))
+    t.fit(iter(lambda: (torch.rand(8, 2, 4, 4), torch.rand(8, 1, 8, 8)), None))
+    assert t.seen["z"].is_contiguous()
+
+
+def test_looking_draws_nothing_of_the_runs(tmp_path):
+    """A generator that is random in its average too, as one with noise in every layer is."""
+    noisy = Upscaler()
+    noisy.register_forward_hook(lambda module, args, made: made + torch.randn_like(made))
+    t = Trainer(noisy, Critic(), config=Config(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
+    t.fit(Pairs(), held_out=next(Pairs()))
+    before = torch.get_rng_state()
+    panels.save_all(t, tmp_path)
+    t.monitor.look()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_first_that_is_not_finite_may_be_the_sources():
     t, (source, target) = trainer(), next(Pairs())
     assert first_bad_layer(t.players, target, source, y=source) == ""
