@@ -50,7 +50,7 @@ def measure(steps: int, seed: int = 0, points: int = 30) -> list[Row]:
             with torch.no_grad():
                 taken_for_real = float(torch.sigmoid(judge(network(z))).mean())
             norms = {game: gradient_norm(game, network, judge, z) for game in LOSSES}
-            rows.append({"critic_steps": step, "D_of_fakes": taken_for_real, "critic_loss": float(loss)} | norms)
+            rows.append({"critic_steps": step, "D_of_fakes": taken_for_real, "critic_loss": loss.item()} | norms)
     return rows
 
 

@@ -121,8 +121,9 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
 
 def presets(argv: list[str]) -> None:
     """fastgan presets"""
-    from fastgan.train.presets import PRESETS, about
+    from fastgan.train.presets import PRESETS, about, costs
 
     parse(Nothing, argv, "presets")
+    print("name, time for all steps and memory on two cores with AVX2, what it is")
     for name in PRESETS:
-        print(f"{name:13} {about(name)}")
+        print(f"{name:13} {costs(name):>15}  {about(name)}")

@@ -1,5 +1,5 @@
-"""Configurations by name, a small function each. The first line of its docstring is what `fastgan presets` shows: the
-game, and what time it takes where that was measured. Memory was measured for none of them yet.
+"""Configurations by name, a small function each. The first line of its docstring is what `fastgan presets` shows, and
+beside it what all its steps took on two cores (COSTS).
 """
 
 from __future__ import annotations
@@ -11,50 +11,66 @@ from fastgan.train.config import Config, unknown
 
 
 def demo() -> Config:
-    """the first light: DCGAN on the 10,000 embedded 28×28 images; four minutes on two cores, judged in benchmarks/"""
+    """the first light: DCGAN on the 10,000 embedded 28×28 images, judged in benchmarks/"""
     return Config(width=48, d_norm="batch", lr_g=4e-4, lr_d=4e-4, steps=5000, sample_every=500, checkpoint_every=1000)
 
 
 def mlp() -> Config:
-    """fully connected pair on 28×28 images with R1, the smallest network here (not measured yet)"""
+    """fully connected pair on 28×28 images with R1, the smallest network here"""
     return Config(model="mlp", width=128, r1_weight=1.0, steps=10_000)
 
 
 def minimax() -> Config:
-    """the original game on a fully connected pair, to see its generator starve (not measured yet)"""
+    """the original game on a fully connected pair, to see its generator starve"""
     return Config(model="mlp", width=128, game="minimax", steps=5_000)
 
 
 def least_squares() -> Config:
-    """least squares on 28×28 images, DCGAN with a batch-normalised critic (not measured yet)"""
+    """least squares on 28×28 images, DCGAN with a batch-normalised critic"""
     return Config(game="least-squares", width=48, d_norm="batch", steps=10_000)
 
 
 def wgan() -> Config:
-    """Wasserstein with weight clipping on 28×28 images: RMSprop, 5 critic steps (not measured yet)"""
+    """Wasserstein with weight clipping on 28×28 images: RMSprop, 5 critic steps"""
     return Config(game="wgan", width=48, steps=20_000)
 
 
 def relativistic() -> Config:
-    """relativistic pairs with R1 and R2 on 28×28 images, the game of R3GAN on a DCGAN pair (not measured yet)"""
+    """relativistic pairs with R1 and R2 on 28×28 images, the game of R3GAN on a DCGAN pair"""
     return Config(game="relativistic", width=48, r1_weight=0.5, r2_weight=0.5, steps=10_000)
 
 
 def few_images() -> Config:
-    """for sets of some hundred to some thousand images: adaptive augmentation, R1; bring --data (not measured yet)"""
+    """for sets of some hundred to some thousand images: adaptive augmentation, R1; bring --data"""
     return Config(
         augment="colour+translation+cutout", ada_target=0.6, ada_images=200_000, r1_weight=1.0, penalty_interval=4,
         steps=20_000,
     )  # fmt: skip
 
 
+def sngan_32() -> Config:
+    """residual pair of SNGAN at 32×32 as its paper trains it on CIFAR-10; bring --data cifar10"""
+    return Config(
+        model="resnet", resolution=32, width=128, latent=128, game="hinge", d_norm="spectral", d_steps=5, lr_g=2e-4,
+        lr_d=2e-4, beta1=0.0, beta2=0.9, steps=50_000,
+    )  # fmt: skip
+
+
+def r3gan_32() -> Config:
+    """R3GAN's networks and game at 32×32, narrower than its paper's; bring --data cifar10; a starting point"""
+    return Config(
+        model="r3gan", resolution=32, width=96, latent=64, game="relativistic", r1_weight=0.5, r2_weight=0.5,
+        steps=50_000,
+    )  # fmt: skip
+
+
 def dcgan_64() -> Config:
-    """DCGAN at 64×64 with a spectrally normalised critic; bring --data (a starting point, not measured yet)"""
+    """DCGAN at 64×64 with a spectrally normalised critic; bring --data; a starting point"""
     return Config(resolution=64, latent=100, steps=50_000, d_norm="spectral")
 
 
 def hinge_64() -> Config:
-    """the same as a hinge game with two time scales, 1e-4 and 4e-4; bring --data (not measured yet)"""
+    """the same as a hinge game with two time scales, 1e-4 and 4e-4; bring --data"""
     return Config(
         resolution=64, latent=128, game="hinge", d_norm="spectral", lr_g=1e-4, lr_d=4e-4, beta1=0.0, beta2=0.9,
         steps=50_000,
@@ -62,12 +78,12 @@ def hinge_64() -> Config:
 
 
 def wgan_gp_64() -> Config:
-    """the same as a Wasserstein game with gradient penalty, 5 critic steps; bring --data (not measured yet)"""
+    """the same as a Wasserstein game with gradient penalty, 5 critic steps; bring --data"""
     return Config(resolution=64, latent=128, game="wgan-gp", steps=50_000)
 
 
 def progan_64() -> Config:
-    """progressive growing from 4×4 to 64×64, as in its paper a wgan-gp game; bring --data (not measured yet)"""
+    """progressive growing from 4×4 to 64×64, as in its paper a wgan-gp game; bring --data"""
     return Config(
         model="progan", resolution=64, latent=128, width=128, game="wgan-gp", d_steps=1, lr_g=1e-3, lr_d=1e-3,
         beta1=0.0, beta2=0.99, grow_images=200_000, steps=50_000,
@@ -78,9 +94,14 @@ def progan_64() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        demo, mlp, minimax, least_squares, wgan, relativistic, few_images, dcgan_64, hinge_64, wgan_gp_64, progan_64
+        demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
+        wgan_gp_64, progan_64,
     )
 }  # fmt: skip
+
+
+#: Hours for all steps, and megabytes of a process, on two cores with AVX2 (benchmarks/presets.py; results/presets.csv).
+COSTS: dict[str, tuple[float, int]] = {}
 
 
 def preset(name: str) -> Config:
@@ -93,3 +114,9 @@ def preset(name: str) -> Config:
 def about(name: str) -> str:
     """A preset in a line."""
     return (PRESETS[name].__doc__ or "").splitlines()[0]
+
+
+def costs(name: str) -> str:
+    """What a preset takes on two cores: "0.2 h, 0.9 GB"."""
+    hours, megabytes = COSTS[name]
+    return f"{hours:.2g} h, {megabytes / 1000:.1f} GB"

@@ -1,11 +1,13 @@
+import csv
 import json
+from pathlib import Path
 
 import pytest
 
 from fastgan import Config
 from fastgan.errors import UsageError
 from fastgan.objectives import GAMES
-from fastgan.train.presets import PRESETS, about, preset
+from fastgan.train.presets import COSTS, PRESETS, about, preset
 
 
 def test_json_round_trip():
@@ -69,6 +71,18 @@ def test_unknown_fields_and_presets_suggest_the_nearest():
 def test_every_preset_is_a_valid_configuration():
     for name in PRESETS:
         assert isinstance(preset(name), Config)
-        assert 30 < len(about(name)) <= 120
+        assert 30 < len(about(name)) <= 110
     # One number that a preset leaves to its game.
     assert preset("wgan-gp-64").settled(GAMES["wgan-gp"]).d_steps == 5
+
+
+def test_what_presets_cost_is_what_was_measured():
+    table = Path(__file__).parents[2] / "benchmarks" / "results" / "presets.csv"
+    with table.open(newline="") as file:
+        measured = {row["preset"]: row for row in csv.DictReader(file)}
+    assert measured.keys() == COSTS.keys() == PRESETS.keys()
+    for name, (hours, megabytes) in COSTS.items():
+        assert hours == float(measured[name]["hours"])
+        assert megabytes == int(measured[name]["peak_MB"])
+        # Of the steps that it has today.
+        assert preset(name).steps == int(measured[name]["steps"])
