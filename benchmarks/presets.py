@@ -2,8 +2,7 @@
 
     python benchmarks/presets.py [--only SUBSTRING] [--seconds S] [--out benchmarks/results/presets.csv]
 
-Each is run for some seconds in a process of its own, compiled or not as it would be; those for images of the user's get
-noise. Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured
+Each is run for some seconds in a process of its own, eagerly, at least once; those for images of the user's get noise. Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured
 fully grown, so that it is the most they take. The table stands in fastgan/train/presets.py, and a test compares them.
 """
 
@@ -46,10 +45,9 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     images = images_of(config)
     torch.manual_seed(0)
     pair = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0))
+    trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0, compile="off"))
     stream, means = BatchStream(images, config.batch, 0, trainer.device), Means()
-    for _ in range(3):
-        trainer.iterate(stream, means, lambda sentence: None)
+    trainer.iterate(stream, means, lambda sentence: None)
     start, first, shown = time.perf_counter(), trainer.step, trainer.images
     while time.perf_counter() - start < seconds:
         trainer.iterate(stream, means, lambda sentence: None)
@@ -69,7 +67,7 @@ def measure(name: str, seconds: float) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="SUBSTRING", help="only presets whose name contains this")
-    parser.add_argument("--seconds", type=float, default=15.0, help="time spent on each")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
     parser.add_argument("--one", choices=list(PRESETS), help="measure this preset in this process, and print JSON")
     options = parser.parse_args()

@@ -68,6 +68,24 @@ def test_a_collapse_made_on_purpose_is_seen(tmp_path):
     assert "mode collapse" in row["said"]
 
 
+def test_what_was_measured_holds_what_is_said():
+    """The tables that docs/studies.md shows, against its sentences."""
+    ring = committed("modes-ring")
+    assert all(row["modes"] == "8" for row in ring)
+    good = {row["run"] for row in ring if float(row["high_quality"]) >= 0.95 and float(row["seconds"]) <= 120}
+    assert good >= {"minimax, R1", "non-saturating, R1", "least-squares, R1"}
+    assert any(row["modes"] == "25" and float(row["high_quality"]) >= 0.9 for row in committed("modes-grid"))
+    collapse = {row["run"]: row for row in committed("collapse")}
+    assert "mode collapse" in collapse["ill: critic at a tenth of the rate"]["said"]
+    for cure in ("two time scales", "5 critic steps"):
+        assert (collapse[cure]["said"], collapse[cure]["modes"]) == ("nothing", "8")
+    stacked = {row["run"]: row for row in committed("stacked")}
+    assert float(stacked["real images"]["kl"]) < 0.03
+    best = stacked["non-saturating, packed by 2"]
+    assert best["modes"] == "1000"
+    assert float(best["kl"]) < 0.2
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A cache with MNIST in it (marker network), and then with its classifier."""
