@@ -2,8 +2,9 @@
 
     python benchmarks/presets.py [--only SUBSTRING] [--seconds S] [--out benchmarks/results/presets.csv]
 
-Each is run for some seconds in a process of its own, eagerly, at least once; those for images of the user's get noise. Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured
-fully grown, so that it is the most they take. The table stands in fastgan/train/presets.py, and a test compares them.
+Each is run for some seconds in a process of its own, eagerly, at least once; those for images of the user's get noise.
+Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured fully
+grown, so that it is the most they take. The table stands in fastgan/train/presets.py, and a test compares them.
 """
 
 from __future__ import annotations

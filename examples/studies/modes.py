@@ -39,7 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "non-saturating, R1": {"game": "non-saturating", **FINE, "r1_weight": 0.02},
     "minimax, R1": {"game": "minimax", **FINE, "r1_weight": 0.02},
-    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02},
+    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02, "steps": 7000},
     "least-squares, R1": {"game": "least-squares", **FINE, "r1_weight": 0.02},
     "relativistic, R1 and R2": {"game": "relativistic", **FINE, "r1_weight": 0.02, "r2_weight": 0.02},
     "wgan-gp": {"game": "wgan-gp", "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0},
