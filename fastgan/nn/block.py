@@ -123,10 +123,11 @@ class LinearBlock(nn.Module):
             x = self.linear(x)
             return bias_act(x if self.norm is None else self.norm(x), None, self.act)
         prepare(self.linear)
-        x = F.linear(x, self.linear.weight)
+        # With its bias: the library adds it in the product's own pass.
+        x = F.linear(x, self.linear.weight, self.linear.bias)
         if self.norm is not None:
-            return bias_act(self.norm(x), None, self.act)
-        return bias_act(x, self.linear.bias, self.act)
+            x = self.norm(x)
+        return x if self.act == "linear" else bias_act(x, None, self.act)
 
     def extra_repr(self) -> str:
         return f"act={self.act}"

@@ -53,7 +53,8 @@ class EqualisedLinear(nn.Module):
         self.scale, self.act = gain / sqrt(in_features), act
 
     def forward(self, x: Tensor) -> Tensor:
-        return bias_act(F.linear(x, self.weight * self.scale), self.bias, self.act)
+        x = F.linear(x, self.weight * self.scale, self.bias)
+        return x if self.act == "linear" else bias_act(x, None, self.act)
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)}, act={self.act}"

@@ -101,7 +101,21 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 
 #: Hours for all steps, and megabytes of a process, on two cores with AVX2 (benchmarks/presets.py; results/presets.csv).
-COSTS: dict[str, tuple[float, int]] = {}
+COSTS: dict[str, tuple[float, int]] = {
+    "demo": (0.17, 463),
+    "mlp": (0.11, 437),
+    "minimax": (0.04, 434),
+    "least-squares": (0.33, 456),
+    "wgan": (1.94, 463),
+    "relativistic": (0.52, 475),
+    "few-images": (1.03, 483),
+    "sngan-32": (351.27, 1220),
+    "r3gan-32": (128.97, 3226),
+    "dcgan-64": (23.49, 781),
+    "hinge-64": (22.91, 766),
+    "wgan-gp-64": (122.72, 792),
+    "progan-64": (332.88, 2438),
+}
 
 
 def preset(name: str) -> Config:
