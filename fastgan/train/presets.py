@@ -133,4 +133,4 @@ def about(name: str) -> str:
 def costs(name: str) -> str:
     """What a preset takes on two cores: "0.2 h, 0.9 GB"."""
     hours, megabytes = COSTS[name]
-    return f"{hours:.2g} h, {megabytes / 1000:.1f} GB"
+    return f"{hours:.{0 if hours >= 10 else 1}f} h, {megabytes / 1000:.1f} GB"
