@@ -131,6 +131,7 @@ def about(name: str) -> str:
 
 
 def costs(name: str) -> str:
-    """What a preset takes on two cores: "0.2 h, 0.9 GB"."""
+    """What a preset takes on two cores: "12 min, 0.9 GB"."""
     hours, megabytes = COSTS[name]
-    return f"{hours:.{0 if hours >= 10 else 1}f} h, {megabytes / 1000:.1f} GB"
+    time = f"{hours:.0f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+    return f"{time}, {megabytes / 1000:.1f} GB"
