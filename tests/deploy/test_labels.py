@@ -33,8 +33,10 @@ def test_a_generator_says_how_many_classes_it_has(make, conditional):
     assert SPEC.inputs == ("z", "y")
     assert Spec.from_json(SPEC.to_json()) == (SPEC, {})
     assert (Spec.of(make.Generator()).inputs, Spec("image").inputs) == (("z",), ("images",))
+    conditional[0].classes = np.int64(3)  # what labels.max() + 1 is
+    assert Spec.of(conditional[0]) == SPEC
     conditional[0].classes = ["cat", "dog"]
-    with pytest.raises(UsageError, match=r"expected a number >= 0 as its attribute `classes`, got \['cat', 'dog'\]"):
+    with pytest.raises(UsageError, match=r"expected a whole number >= 0 as its attribute `classes`, got \['cat', 'dog'\]"):
         Spec.of(conditional[0])
 
 
