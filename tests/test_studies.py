@@ -100,7 +100,7 @@ def digits(tmp_path_factory):
 def test_the_studies_of_digits_run(tmp_path, digits):
     original, real = run(tmp_path, "mnist", "--only", "original", "--steps", "40", FASTGAN_CACHE=digits)
     assert float(real["fid"]) < 0.1 * float(original["fid"])
-    assert float(real["precision"]) > 0.9 < float(real["recall"])
+    assert float(real["precision"]) > 0.7 < float(real["recall"])
     runs = run(tmp_path, "spectral", "--only", "spectral norm, careful", "--steps", "2", FASTGAN_CACHE=digits)
     assert [row["seed"] for row in runs] == ["0", "1", "2"]
     assert len({row["fid"] for row in runs}) == 3
