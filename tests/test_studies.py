@@ -103,7 +103,7 @@ def test_the_studies_of_digits_run(tmp_path, digits):
     assert float(real["precision"]) > 0.7 < float(real["recall"])
     runs = run(tmp_path, "spectral", "--only", "spectral norm, careful", "--steps", "2", FASTGAN_CACHE=digits)
     assert [row["seed"] for row in runs] == ["0", "1", "2"]
-    assert len({row["fid"] for row in runs}) == 3
+    assert all(float(row["fid"]) > 10 * float(real["fid"]) for row in runs)  # of two steps
     real, ours, *_ = run(tmp_path, "stacked", "--only", "hinge", "--steps", "2", FASTGAN_CACHE=digits)
     assert real["modes"] == "1000"
     assert float(real["kl"]) < 0.03 < float(ours["kl"])
