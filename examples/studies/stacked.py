@@ -46,7 +46,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "beta1": 0.5,
     },
 }  # fmt: skip
-#: Srivastava et al. 2017 (arXiv:1705.07761, table 2) and Lin et al. 2018 (table 2): modes, KL.
+#: Srivastava et al. 2017 (arXiv:1705.07761) and Lin et al. 2018: modes, KL. From memory, no copy was at hand;
+#: check them before you cite them.
 PUBLISHED = {
     "DCGAN": (99.0, 3.40), "ALI": (16.0, 5.40), "Unrolled GAN": (48.7, 4.32), "VEEGAN": (150.0, 2.95),
     "PacDCGAN2": (1000.0, 0.06), "PacDCGAN4": (1000.0, 0.07),

@@ -18,6 +18,8 @@ def flags_of(path: Path) -> list[str]:
 
     Raises UsageError where it cannot be read, is neither, or holds what is no field's value.
     """
+    from fastgan.train.config import field_names, unknown
+
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -38,8 +40,6 @@ def flags_of(path: Path) -> list[str]:
         fields = fields["config"]
     if not isinstance(fields, dict):
         raise UsageError(f"config: expected fields and their values in {path}, got {type(fields).__name__}")
-    from fastgan.train.config import field_names, unknown
-
     flags = []
     for name, value in fields.items():
         if (field := name.replace("-", "_")) not in field_names():
