@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgan import Config, Trainer, models
+from fastgan.testing.batches import Resumable
 from fastgan.train import choice, pace
 from fastgan.train.pace import Pace
 
@@ -19,24 +20,11 @@ def own_cache(tmp_path_factory, monkeypatch):
     torch._dynamo.reset()
 
 
-class Images:
+class Images(Resumable):
     """The same batches every time, from where a run left off."""
 
-    def __init__(self):
-        self.at = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.at += 1
-        return torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
-
-    def state_dict(self):
-        return {"at": self.at}
-
-    def load_state_dict(self, state):
-        self.at = state["at"]
+    def batch(self, source):
+        return torch.rand(8, 1, 28, 28, generator=source) * 2 - 1
 
 
 def trained(compile="auto", out=None, resume=False, critic=None, **options):

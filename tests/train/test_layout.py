@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan import Config, Trainer, models
+from fastgan.testing.batches import Resumable
 
 
 class Viewing(nn.Module):
@@ -29,22 +30,9 @@ def critic():
     return nn.Sequential(nn.Conv2d(3, 6, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(6 * 16, 1))
 
 
-class Batches:
-    def __init__(self):
-        self.at = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.at += 1
-        return torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(self.at))
-
-    def state_dict(self):
-        return {"at": self.at}
-
-    def load_state_dict(self, state):
-        self.at = state["at"]
+class Batches(Resumable):
+    def batch(self, source):
+        return torch.rand(5, 3, 8, 8, generator=source)
 
 
 def trained(network, out=None, steps=4, resume=False):

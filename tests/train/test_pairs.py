@@ -14,6 +14,7 @@ from fastgan.data import open_source
 from fastgan.errors import UsageError
 from fastgan.report.page import write_report
 from fastgan.report.verdicts import verdicts
+from fastgan.testing.batches import Resumable
 from fastgan.train import panels
 from fastgan.train.diagnose import first_bad_layer
 from fastgan.train.monitor import statistics
@@ -64,25 +65,12 @@ def of_images():
     return nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1))
 
 
-class Pairs:
+class Pairs(Resumable):
     """Sources [8, 1, 4, 4] and targets [8, 1, 8, 8], the same every time, from where a run left off."""
 
-    def __init__(self):
-        self.at = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.at += 1
-        target = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
+    def batch(self, source):
+        target = torch.rand(8, 1, 8, 8, generator=source) * 2 - 1
         return avg_pool2d(target, 2), target
-
-    def state_dict(self):
-        return {"at": self.at}
-
-    def load_state_dict(self, state):
-        self.at = state["at"]
 
 
 def trainer(critic=Critic, out=None, game="non-saturating", dropout=0.0, **options):

@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
 from fastgan.models import build
+from fastgan.testing.batches import Resumable
 from fastgan.train.distributed import World
 from fastgan.train.load import build_networks
 from fastgan.train.noise import Noise
@@ -39,22 +40,9 @@ def given(t):
     return real, t.noise.latents(8), t.remedies.for_critic(real, t.step)
 
 
-class Batches:
-    def __init__(self):
-        self.at = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.at += 1
-        return torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(self.at)) * 2 - 1
-
-    def state_dict(self):
-        return {"at": self.at}
-
-    def load_state_dict(self, state):
-        self.at = state["at"]
+class Batches(Resumable):
+    def batch(self, source):
+        return torch.rand(8, 1, 8, 8, generator=source) * 2 - 1
 
 
 def gradients(loss, network):
