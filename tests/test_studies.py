@@ -63,6 +63,13 @@ def test_the_ring_is_found(tmp_path):
     assert float(row["high_quality"]) >= 0.9
 
 
+def test_what_was_run_before_stays_in_the_table(tmp_path):
+    run(tmp_path, "modes", "--only", "wgan-gp", "--steps", "20")
+    rows = run(tmp_path, "modes", "--only", "minimax", "--steps", "20")  # a name of its own, and the start of another
+    assert [row["run"] for row in rows] == ["minimax", "wgan-gp"]
+    assert [row["steps"] for row in rows] == ["20", "20"]
+
+
 def test_a_collapse_made_on_purpose_is_seen(tmp_path):
     (row,) = run(tmp_path, "collapse", "--only", "ill", "--steps", "600")
     assert "mode collapse" in row["said"]

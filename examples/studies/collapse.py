@@ -1,6 +1,6 @@
 """A collapse made on purpose, the monitor that sees it, and what cures it.
 
-    python examples/studies/collapse.py [--steps N] [--out DIR]
+    python examples/studies/collapse.py [--only SUBSTRING] [--steps N] [--out DIR]
 
 The critic learns at a tenth of the generator's rate, on the ring of 8 Gaussians; then the same again with each remedy.
 Writes DIR/collapse.csv and DIR/collapse.png: in what share of its steps the monitor found a run collapsed, what else it
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import study
-import torch
 from modes import draw
 from points import LATENT, RING, samples, trained
 
@@ -36,11 +36,13 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
-    """A row of the table, and samples at the end."""
+def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
+    """A row of the table, and samples at the end [2500, 2]."""
+    options = {"steps": 3000} | ILL | options
+    steps = options["steps"]
     config = fastgan.Config(
-        batch=256, steps=steps, latent=LATENT, ema_images=20_000, compile="off", log_every=max(1, steps // 60),
-        sample_every=10**9, checkpoint_every=10**9, **(ILL | RUNS[name]),
+        batch=256, latent=LATENT, ema_images=20_000, compile="off", log_every=max(1, steps // 60),
+        sample_every=10**9, checkpoint_every=10**9, **options,
     )  # fmt: skip
     trainer = trained(RING, config)
     points = samples(trainer)
@@ -52,21 +54,16 @@ def run(name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
         "data": "ring", "run": name, "collapsed": f"{collapsed:.2f}", "modes": modes, "of": 8,
         "high_quality": f"{quality:.3f}", "said": told,
     }  # fmt: skip
-    return row, points
+    return row, points.numpy()
 
 
 def main() -> None:
-    parser = study.parser_of(__doc__, steps=3000)
-    options = parser.parse_args()
-    rows, found = [], {}
-    for name in study.chosen(RUNS, parser, options.only):
-        row, found[name] = run(name, options.steps)
-        rows.append(row)
-        print(f"{name:36} collapsed in {float(str(row['collapsed'])):4.0%} of its steps, {row['modes']} of 8 modes and"
-              f" {float(str(row['high_quality'])):6.1%} good in the end; said: {row['said']}", flush=True)  # fmt: skip
-    study.write(rows, options.out / "collapse.csv")
-    draw(RING, found, rows, options.out / "collapse.png")
-    print(options.out / "collapse.png")
+    parser = study.parser_of(__doc__)
+    out = parser.parse_args().out
+    rows, made = study.results(parser, RUNS, run, "collapse")
+    study.write(rows, out / "collapse.csv")
+    draw(RING, rows, made, out / "collapse.png")
+    print(out / "collapse.png")
 
 
 if __name__ == "__main__":

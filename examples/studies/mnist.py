@@ -38,10 +38,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def run(name: str, steps: int | None) -> tuple[dict[str, object], np.ndarray]:
+def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples."""
-    options = QUIET | RUNS[name] | ({} if steps is None else {"steps": steps})
-    config = fastgan.Config(**options, log_every=max(1, options["steps"] // 20))
+    config = fastgan.Config(**QUIET, **options, log_every=max(1, options["steps"] // 20))
     start = time.perf_counter()
     trainer = trained(config)
     seconds = time.perf_counter() - start
@@ -50,7 +49,7 @@ def run(name: str, steps: int | None) -> tuple[dict[str, object], np.ndarray]:
     return {"run": name, "images": trainer.images, "steps": config.steps, "seconds": f"{seconds:.0f}"} | found, made
 
 
-def draw(rows: list[dict[str, object]], made: list[np.ndarray], path: Path) -> None:
+def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
     figure, axes = plt.subplots(1, len(made), figsize=(3.4 * len(made), 3.9), squeeze=False)
     for axis, row, images in zip(axes.flat, rows, made, strict=True):
         axis.imshow(grid(images[:64], columns=8))
@@ -63,20 +62,13 @@ def draw(rows: list[dict[str, object]], made: list[np.ndarray], path: Path) -> N
 
 
 def main() -> None:
-    parser = study.parser_of(__doc__, steps=None)
-    options = parser.parse_args()
-    rows, made = [], []
-    for name in study.chosen(RUNS, parser, options.only):
-        row, images = run(name, options.steps)
-        rows.append(row)
-        made.append(images)
-        print(f"{name:16} FID {row['fid']:>6}  precision {row['precision']:>6}  recall {row['recall']:>6}"
-              f"  {row['images']} images in {row['seconds']} s", flush=True)  # fmt: skip
+    parser = study.parser_of(__doc__)
+    out = parser.parse_args().out
+    rows, made = study.results(parser, RUNS, run, "mnist")
     real = {"run": "MNIST itself"} | {word: f"{value:.3g}" for word, value in figures(mnist().images[:5000]).items()}
-    print(f"{'MNIST itself':16} FID {real['fid']:>6}  precision {real['precision']:>6}  recall {real['recall']:>6}")
-    study.write([*rows, dict.fromkeys(rows[0], "") | real], options.out / "mnist.csv")
-    draw([*rows, real], [*made, mnist().images[:64]], options.out / "mnist.png")
-    print(options.out / "mnist.png")
+    study.write([*rows, dict.fromkeys(rows[0], "") | real], out / "mnist.csv")
+    draw([*rows, real], [*made, mnist().images[:64]], out / "mnist.png")
+    print(out / "mnist.png")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Writes DIR/modes-ring.csv and DIR/modes-ring.png: a table, and each run's sample
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import study
-import torch
 from points import GRID, LATENT, RING, Mixture, samples, trained
 
 import fastgan
@@ -46,9 +47,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(mixture: Mixture, name: str, steps: int) -> tuple[dict[str, object], torch.Tensor]:
-    """A row of the table, and the samples."""
-    options = {"steps": steps} | RUNS[name]
+def run(mixture: Mixture, name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
+    """A row of the table, and the samples [2500, 2]."""
+    options = {"steps": 6000} | options
     config = fastgan.Config(
         batch=256, latent=LATENT, ema_images=300_000, compile="off", log_every=options["steps"] // 20,
         sample_every=10**9, checkpoint_every=10**9, **options,
@@ -60,21 +61,21 @@ def run(mixture: Mixture, name: str, steps: int) -> tuple[dict[str, object], tor
         "data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centres), "high_quality": f"{quality:.3f}",
         "steps": config.steps, "seconds": f"{time.perf_counter() - start:.0f}",
     }  # fmt: skip
-    return row, points
+    return row, points.numpy()
 
 
-def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, object]], path: Path) -> None:
-    columns = min(3, len(found))
-    lines = -(-len(found) // columns)
+def draw(mixture: Mixture, rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
+    columns = min(4, len(made))
+    lines = -(-len(made) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(3.4 * columns, 3.6 * lines), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, row, (name, points) in zip(axes.flat, rows, found.items(), strict=False):
+    for axis, row, points in zip(axes.flat, rows, made, strict=False):
         axis.scatter(*mixture.centres.T, s=120, facecolors="none", edgecolors="#c98500")
         axis.scatter(*points.T, s=2, color="#0b6bcb", alpha=0.4, linewidths=0)
         axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
         axis.set_title(
-            f"{name}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.1%} good", size=9
+            f"{row['run']}\n{row['modes']} of {row['of']} modes, {float(str(row['high_quality'])):.1%} good", size=9
         )
     figure.tight_layout()
     figure.savefig(path, dpi=90)
@@ -82,19 +83,14 @@ def draw(mixture: Mixture, found: dict[str, torch.Tensor], rows: list[dict[str, 
 
 
 def main() -> None:
-    parser = study.parser_of(__doc__, steps=6000)
+    parser = study.parser_of(__doc__)
     parser.add_argument("data", nargs="?", choices=["ring", "grid"], default="ring")
     options = parser.parse_args()
     mixture = {"ring": RING, "grid": GRID}[options.data]
-    rows, found = [], {}
-    for name in study.chosen(RUNS, parser, options.only):
-        row, found[name] = run(mixture, name, options.steps)
-        rows.append(row)
-        print(f"{name:28} {row['modes']:>2} of {row['of']} modes, {float(str(row['high_quality'])):6.1%} of high"
-              f" quality, {row['seconds']} s", flush=True)  # fmt: skip
     stem = options.out / f"modes-{mixture.name}"
+    rows, made = study.results(parser, RUNS, partial(run, mixture), stem.name)
     study.write(rows, stem.with_suffix(".csv"))
-    draw(mixture, found, rows, stem.with_suffix(".png"))
+    draw(mixture, rows, made, stem.with_suffix(".png"))
     print(stem.with_suffix(".png"))
 
 

@@ -1,34 +1,61 @@
-"""What all studies share: their flags, which of their runs are asked for, and their tables."""
+"""What all studies share: their flags, their runs, and their tables."""
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, object]
 
 
-def parser_of(about: str, steps: int | None, runs: bool = True) -> argparse.ArgumentParser:
-    """--steps, --out and, where a study has several runs, --only. steps: those of a run that says nothing else."""
+def parser_of(about: str, steps: int | None = None, runs: bool = True) -> argparse.ArgumentParser:
+    """--out, --steps, which overrule what a run says and default to `steps`, and where a study has several, --only."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     if runs:
-        parser.add_argument("--only", default="", metavar="SUBSTRING", help="only runs whose name contains this")
-    parser.add_argument("--steps", type=int, default=steps, help="generator steps")
+        parser.add_argument(
+            "--only", default="", metavar="SUBSTRING",
+            help="only the run of this name, or else all whose name contains it; what DIR has of the others stays in"
+            " table and picture",
+        )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=steps, help="generator steps of every run")
     parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR", help="where table and picture go")
     return parser
 
 
-def chosen(runs: Iterable[str], parser: argparse.ArgumentParser, only: str) -> list[str]:
-    """The names that contain `only`; the program ends where there are none."""
-    names = list(runs)
-    found = [name for name in names if only in name]
-    if not found:
-        parser.error(f"--only {only!r} is in no run's name; there are: {'; '.join(names)}")
-    return found
+def results(
+    parser: argparse.ArgumentParser,
+    runs: Mapping[str, dict[str, Any]],
+    run: Callable[[str, dict[str, Any]], tuple[Row, np.ndarray]],
+    folder: str,
+) -> tuple[list[Row], list[np.ndarray]]:
+    """Rows of the table, and samples, in the order of `runs`: of those that --only asks for, and of those made before.
+
+    `run(name, options)` makes one; it is kept in DIR/folder as soon as it is done, so that a study that was stopped
+    goes on with --only. The program ends where --only is in no run's name.
+    """
+    options = parser.parse_args()
+    chosen = [options.only] if options.only in runs else [name for name in runs if options.only in name]
+    if not chosen:
+        parser.error(f"--only {options.only!r} is in no run's name; there are: {'; '.join(runs)}")
+    kept = {name: options.out / folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.npz" for name in runs}
+    next(iter(kept.values())).parent.mkdir(parents=True, exist_ok=True)
+    for name in chosen:
+        row, samples = run(name, runs[name] | ({} if options.steps is None else {"steps": options.steps}))
+        np.savez_compressed(kept[name], row=json.dumps(row), samples=samples)
+        print(f"{name:36}", ", ".join(f"{word} {value}" for word, value in row.items() if word != "run"), flush=True)
+    made = [np.load(path) for path in kept.values() if path.exists()]
+    return [json.loads(str(part["row"])) for part in made], [part["samples"] for part in made]
 
 
 def write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
-    """Rows with the same columns as CSV; the folder is made where it is not there."""
+    """Rows with the same columns as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -99,7 +99,6 @@ def _bias_act_cases() -> Iterator[OpCase]:
     }
     for act, activation in ACTIVATIONS.items():
         curved = not activation.piecewise_linear
-        ops = ("bias_act", "bias_act_grad", *(["bias_act_grad_grad"] if curved else []))
         # The last op's own slope is asked twice, unless it is made from the input or is a constant: then nothing
         # depends on the output.
         calls = {"bias_act": 2, "bias_act_grad": 4 if activation.saves == "output" else 3}
@@ -107,18 +106,22 @@ def _bias_act_cases() -> Iterator[OpCase]:
             calls["bias_act_grad_grad"] = 2
         for variant, (shape, make, options) in variants.items():
             name = act + variant
+            counts = calls
+            if act == "linear" and "clamp" not in options:
+                # A constant slope asks for no output; one of 1 for nothing at all.
+                counts = {"bias_act": 2, "bias_act_grad": 3} if "gain" in options else {"bias_act": 2}
             if "clamp" in options:
                 make = functools.partial(_away_from_clamp, make=make, act=act, options=options)
             yield OpCase(
                 name=f"bias_act-{name}",
-                ops=ops,
+                ops=tuple(counts),
                 make=make,
                 call=functools.partial(bias_act, act=act, **options),
                 plain=functools.partial(_bias_act_plain, act=act, **options),
                 shape=shape,
                 curved=curved,
                 cost=functools.partial(_bias_act_cost, act),
-                penalty_calls=calls | ({"bias_act_grad": 3} if act == "linear" and "clamp" not in options else {}),
+                penalty_calls=counts,
                 core=variant == "_gain_clamp" or act in ("leaky_relu", "silu"),
                 bench_shapes=_BENCH.get(name, () if variant else ((32, 128, 32, 32),)),
             )
@@ -204,10 +207,12 @@ def _block_cases() -> Iterator[OpCase]:
     leaky, halved = {"act": "leaky_relu"}, {"act": "relu", "gain": 0.5, "clamp": 0.75}
     # As for convolutions, with a tangent through both: bias_act_grad lies behind the second.
     single = {"conv_bias_act": 2, "bias_act_grad": 4, "conv_dgrad": 2, "conv": 2, "conv_wgrad": 2}
+    plain = {"conv_bias_act": 2, "conv_dgrad": 2, "conv": 1, "conv_wgrad": 2}
     curved = {**single, "bias_act_grad_grad": 2, "conv_dgrad": 4, "conv_wgrad": 4}
     yield _block_case("leaky_relu_3x3", (2, 4, 5, 7), (4, 4, 3, 3), leaky | three, single)
     yield _block_case("leaky_relu_4x4_stride2", (2, 3, 7, 6), (5, 3, 4, 4), leaky | four, single, least_pixels=2)
     yield _block_case("relu_gain_clamp_1x1", (3, 4, 3, 5), (6, 4, 1, 1), halved, single)
+    yield _block_case("linear_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "linear"} | three, plain)
     yield _block_case("tanh_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "tanh"} | three, curved, core=False)
     tower = {"conv_tower": 2, "bias_act_grad": 6, "conv_dgrad_act": 2, "conv_dgrad": 2, "conv": 4, "conv_wgrad": 4}
     yield OpCase(

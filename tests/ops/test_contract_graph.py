@@ -67,7 +67,7 @@ def test_no_parameter_gradient_unless_asked(case):
     y = case.call(x, *parameters)
     with Recorder() as calls:
         torch.autograd.grad(y, x, cotangent(y), create_graph=True)
-    assert calls.of("fastgan")
+    assert calls.of("fastgan") or len(case.ops) == 1  # the gradient of an activation that does nothing is itself
     shapes = {p.shape for p in parameters}
     assert not [out for call in calls.of("fastgan") for out in call.outputs if out.shape in shapes]
 

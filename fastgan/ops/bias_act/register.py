@@ -40,14 +40,25 @@ def _save_forward(ctx, inputs, output):
 def _forward_formula(ctx, dy):
     saved, bias = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 1)
-    dx, db = bias_act_grad_op(dy, dy if saved is None else saved, bias, *ctx.options, bias_grad)
-    return dx, db.to(ctx.bias_dtype) if bias_grad else None, None, None, None, None
+    dx, db = pre_activation_grad(dy, saved, bias, ctx.options, bias_grad)
+    return dx, None if db is None else db.to(ctx.bias_dtype), None, None, None, None
 
 
 def output_to_save(output: Tensor, options: Sequence[Any]) -> Tensor | None:
     """What backward needs of the output. Nothing where the slope is a constant: the output may then be overwritten."""
     act, _, _, clamp = options
     return None if act == "linear" and clamp is None else output
+
+
+def pre_activation_grad(
+    dy: Tensor, saved: Tensor | None, bias: Tensor | None, options: Sequence[Any], bias_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """bias_act_grad; where the activation does nothing, no copy of dy is written only to sum it. db is None unasked."""
+    if saved is None and options[2] == 1:
+        dims = [0, *range(2, dy.dim())]
+        return dy, dy.sum(dims, dtype=reference.accumulation_dtype(dy.dtype)) if bias_grad else None
+    dx, db = bias_act_grad_op(dy, dy if saved is None else saved, bias, *options, bias_grad)
+    return dx, db if bias_grad else None
 
 
 def _fake_forward(x, bias, act, alpha, gain, clamp):

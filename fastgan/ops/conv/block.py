@@ -19,6 +19,7 @@ from fastgan.ops.bias_act.register import (
     check_bias,
     check_options,
     output_to_save,
+    pre_activation_grad,
 )
 from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.register import (
@@ -50,13 +51,10 @@ def _save_block(ctx, inputs, output):
 def _block_formula(ctx, dy):
     x, weight, y = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 2)
-    if y is None and not bias_grad and ctx.act[2] == 1:
-        dz = dy
-    else:
-        dz, db = bias_act_grad_op(dy, dy if y is None else y, None, *ctx.act, bias_grad)
+    dz, db = pre_activation_grad(dy, y, None, ctx.act, bias_grad)
     dx = conv_dgrad_op(dz, weight, x.shape[2:], *ctx.conv) if needed(ctx, 0) else None
     dw = wgrad(dz, x, weight, ctx.conv) if needed(ctx, 1) else None
-    return dx, dw, db.to(ctx.bias_dtype) if bias_grad else None, *(None,) * 8
+    return dx, dw, None if db is None else db.to(ctx.bias_dtype), *(None,) * 8
 
 
 def _fake_block(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):

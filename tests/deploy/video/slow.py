@@ -15,6 +15,7 @@ class Slow:
     spec = Spec("image", scale=2, range=(0.0, 1.0))
 
     def pixels(self, frames):
+        print("batch of", len(frames), flush=True)
         time.sleep(float(sys.argv[3]))
         return frames.repeat(2, 1).repeat(2, 2)
 
