@@ -29,14 +29,8 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import NonFiniteError
-from fastgan.objectives import GAMES, Game
 from fastgan.report.verdicts import verdicts
 
-LEAST_SQUARES = Game(
-    "least-squares",
-    lambda real, fake: ((real - 1).square() + fake.square()).mean(),
-    lambda fake: (fake - 1).square().mean(),
-)
 COLUMNS = ("run", "outcome", "said", "right", "first_said_at", "steps", "seconds")
 SAID = {"healthy": set(), "collapse": {"mode collapse"}, "divergence": {"divergence", "non-finite"}}
 
@@ -155,15 +149,14 @@ def networks(run: Run, config: Config) -> tuple[nn.Module, nn.Module]:
 
 def train(run: Run, steps: int) -> list[dict[str, Any]]:
     """The lines that the run logs."""
-    game = LEAST_SQUARES if run.game == "least-squares" else GAMES[run.game]
     config = Config(
-        game=game.name if game.name in GAMES else "non-saturating", seed=run.seed, steps=steps, log_every=steps // 60,
+        game=run.game, seed=run.seed, steps=steps, log_every=steps // 60,
         sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32,
         **ALIKE | run.options,
     )  # fmt: skip
     generator, critic = networks(run, config)
     loudness = [run.hears]
-    trainer = Trainer(Hearing(generator, loudness), critic, game, config)
+    trainer = Trainer(Hearing(generator, loudness), critic, run.game, config)
 
     def change() -> None:
         loudness[0] = run.from_half.get("hears", loudness[0])

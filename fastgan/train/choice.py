@@ -107,17 +107,22 @@ class Choice:
 
     def _iteration(self, steps: Steps) -> float:
         """Seconds of one critic step for each that an iteration has, and of a generator step."""
-        config = self._players.config
-        interval, rare = config.penalty_interval, self._players.lazy
-        lazy = {False, rare} if interval > 1 else {rare}
-        total = 0.0
+        players, config = self._players, self._players.config
+        d_step = functools.partial(steps.d_step, *self._d_args, **self._d_named)
+        g_step = functools.partial(steps.g_step, *self._g_args, **self._g_named)
         with preserved(self._buffers):
-            for kind in sorted(lazy):
-                # A lazy penalty comes at one step in so many.
-                share = 1.0 if len(lazy) == 1 else abs((not kind) - 1 / interval)
-                run = functools.partial(steps.d_step, *self._d_args, lazy=kind, **self._d_named)
-                total += share * (config.d_steps or 1) * self._time(run)
-            return total + self._time(lambda: steps.g_step(*self._g_args, **self._g_named))
+            critics = self._mean(d_step, players.lazy, config.penalty_interval)
+            # Where it matches nothing all steps are lazy, as in loop.py.
+            return (config.d_steps or 1) * critics + self._mean(g_step, True, config.matching_interval)
+
+    def _mean(self, step: Callable[..., Any], rare: bool, interval: int) -> float:
+        """Seconds of a step with a lazy part, which where it is rare comes at one step in so many."""
+        if not rare or interval == 1:
+            return self._time(functools.partial(step, lazy=rare))
+        return sum(
+            share * self._time(functools.partial(step, lazy=lazy))
+            for lazy, share in ((False, 1 - 1 / interval), (True, 1 / interval))
+        )
 
     def _time(self, run: Callable[[], Any]) -> float:
         start = time.perf_counter()
@@ -141,5 +146,6 @@ class Choice:
         named = [repr(tree_flatten(each)[1]) for each in (self._d_named, self._g_named)]  # which remedies there are
         facts = (str(players.generator), str(players.discriminator), shapes, named, config.augment, config.unroll,
                  config.precision, players.game.name, sorted(players.penalties(True)), config.penalty_interval,
-                 config.d_steps, str(on), torch.__version__)  # fmt: skip
+                 players.matching(True), config.matching_interval, config.d_steps, str(on),
+                 torch.__version__)  # fmt: skip
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

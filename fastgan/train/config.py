@@ -101,6 +101,8 @@ class Config:
     """weight of the distance between mean features of real and fake images, in the generator's loss"""
     l1_weight: float = 0.0
     """weight of E |target − G(source)| in the generator's loss, where images are made of sources (100 in pix2pix)"""
+    matching_interval: int = 1
+    """add feature matching and L1 at every so many generator steps, with weights raised accordingly"""
     label_smoothing: float = 0.0
     """how far below 1 the critic is asked to put real images, in games that know labels"""
     instance_noise: float = 0.0
@@ -161,7 +163,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("width", "latent", "penalty_interval", "d_steps", "batch", "steps", "log_every", "sample_every",
                      "checkpoint_every", "keep_checkpoints", "accumulate", "max_skipped", "classes", "resolution",
-                     "instance_noise_steps", "ada_images", "pack"):  # fmt: skip
+                     "instance_noise_steps", "ada_images", "pack", "matching_interval"):  # fmt: skip
             self._expect(name, lambda value: value >= 1, "a number >= 1")
         for name in ("lr_g", "lr_d"):
             self._expect(name, lambda value: value > 0, "a number > 0")

@@ -19,6 +19,9 @@ def why_not_networks(
     config: Config, generator: nn.Module, critic: nn.Module, latent_shape: tuple[int, ...] | None
 ) -> str:
     """Why these networks cannot play with these options, or ""."""
+    for name, network in (("generator", generator), ("discriminator", critic)):
+        if not any(weight.requires_grad for weight in network.parameters()):
+            return f"{name}: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
     channels, told = (source_channels(network) for network in (generator, critic))
     if told not in (0, channels):
         return (

@@ -96,6 +96,7 @@ class Players(Pair):
         z: Tensor,
         scale: Tensor | None = None,
         *,
+        lazy: bool = True,
         y: Tensor | None = None,
         real: Tensor | None = None,
         real_y: Tensor | None = None,
@@ -104,22 +105,24 @@ class Players(Pair):
     ) -> tuple[Log, Gradients]:
         """What the generator learns from the critic's view of G(z). The critic's weights take no gradient.
 
-        y: the classes that it is to make, or its sources. real: images to set beside the fakes, where `beside` (the
-        sources' targets), and real_y what the critic is told of them. ahead: the state of the critic's optimiser, where
-        the generator lets the critic look ahead.
+        lazy: whether this step has the feature matching and L1 of every so many steps. y: the classes that it is to
+        make, or its sources. real: images to set beside the fakes, where `beside` (the sources' targets), and real_y
+        what the critic is told of them. ahead: the state of the critic's optimiser, where the generator lets the critic
+        look ahead.
         """
         draws = draws or {}
         with self.autocast(z):
             made = self.generate(z, y)
             fake = self.shown(made, "fake", draws)
-            if real is None and (self.game.paired or self.config.l1_weight):
+            of_features, of_l1 = self.matching(lazy)
+            if real is None and (self.game.paired or of_l1):
                 where = f"in the {self.game.name} game" if self.game.paired else "with an l1_weight"
                 raise ValueError(f"real: expected images like the fakes' {where}, got None")
             seen = fake if real is None else self.shown(real, "real", draws)
             weights = None if ahead is None else self._look_ahead(seen, real_y, fake, y, ahead)
-            (logits, classes), features = self.judge_with_features(fake, y, weights)
+            (logits, classes), features = self.judge_with_features(fake, y, weights, of_features > 0)
             if self.game.paired or features is not None:
-                (real_logits, _), real_features = self.judge_with_features(seen, real_y, weights)
+                (real_logits, _), real_features = self.judge_with_features(seen, real_y, weights, of_features > 0)
             if self.game.paired:
                 loss = self.game.g_loss(logits.float(), real_logits.float())
             else:
@@ -130,10 +133,10 @@ class Players(Pair):
                 loss = loss + self.config.auxiliary_weight * log["loss/generator_classes"]
             if features is not None:
                 log["loss/features"] = feature_matching(features.float(), real_features.float())
-                loss = loss + self.config.feature_matching * log["loss/features"]
-            if real is not None and self.config.l1_weight:
+                loss = loss + of_features * log["loss/features"]
+            if real is not None and of_l1:
                 log["l1/batch"] = l1(made.float(), real.float())
-                loss = loss + self.config.l1_weight * log["l1/batch"]
+                loss = loss + of_l1 * log["l1/batch"]
         return _detached(log), _gradients(loss, self.generator, scale, "generator")
 
     def _d_loss(self, of_real: Judged, y: Tensor | None, of_fake: Judged, fake_y: Tensor | None) -> tuple[Tensor, Log]:

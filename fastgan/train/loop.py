@@ -328,9 +328,10 @@ class Trainer:
     def _improve_generator(self, means: rundir.Means) -> None:
         assert self.steps is not None
         update = self.updates["generator"]
+        lazy = self.step % self.config.matching_interval == 0
         for seen in self._recent:
             z = seen["z"] if self.sources else self.noise.latents(len(seen["real"]))
-            log, gradients = self.steps.g_step(z, update.scale, **self._beside(seen))
+            log, gradients = self.steps.g_step(z, update.scale, lazy=lazy, **self._beside(seen))
             update.add(log["loss/generator"], gradients)
             means.add(log)
         means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})

@@ -54,10 +54,10 @@ class Pair:
         return judge(self.discriminator, packed(images, self.config.pack), y, weights)
 
     def judge_with_features(
-        self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None
+        self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None, wanted: bool
     ) -> tuple[Judged, Any]:
-        """As `judge`, and the critic's features, or None where nothing is made of them."""
-        if not self.config.feature_matching:
+        """As `judge`, and the critic's features, or None where they are not wanted."""
+        if not wanted:
             return self.judge(images, y, weights), None
         with kept_features(self.discriminator) as found:
             judged = self.judge(images, y, weights)
@@ -101,6 +101,11 @@ class Pair:
     def lazy(self) -> bool:
         """Whether there are penalties of every so many steps."""
         return len(self.penalties(True)) > len(self.penalties(False))
+
+    def matching(self, lazy: bool) -> tuple[float, float]:
+        """Weights of feature matching and L1 in a step of the generator: 0 but on lazy ones."""
+        times = self.config.matching_interval if lazy else 0
+        return times * self.config.feature_matching, times * self.config.l1_weight
 
     @property
     def between(self) -> bool:

@@ -46,10 +46,6 @@ class Update:
         self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
         #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
         self.seen: Tensor | None = None
-        if not self._weights:
-            raise UsageError(
-                f"network: expected a network with a parameter that requires a gradient, got {type(network).__name__}"
-            )
         self._average = HistoricalAverage(historical, self._weights) if historical > 0 else None
         device = self._weights[0].device
         self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None

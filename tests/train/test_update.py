@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan import Trainer
 from fastgan.errors import UsageError
 from fastgan.train import update as update_module
 from fastgan.train.distributed import World
@@ -186,10 +187,11 @@ def test_frozen_weights_and_weights_without_a_gradient():
 
 
 def test_nothing_to_train_is_said():
-    with pytest.raises(
-        UsageError, match="expected a network with a parameter that requires a gradient, got Sequential"
-    ):
-        updating(network().requires_grad_(False))
+    said = "expected a network with a parameter that requires a gradient, got"
+    with pytest.raises(UsageError, match=f"discriminator: {said} Sequential"):
+        Trainer(network(), network().requires_grad_(False))
+    with pytest.raises(UsageError, match=f"generator: {said} Tanh"):
+        Trainer(nn.Tanh(), network())
 
 
 @pytest.mark.parametrize("fp16", [False, True])

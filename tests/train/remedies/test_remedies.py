@@ -221,6 +221,15 @@ def test_features_of_real_and_fake_images_are_matched():
     torch.testing.assert_close(ours, gradients(loss, t.generator))
     torch.testing.assert_close(log["loss/features"], apart.detach())
     assert not t.discriminator[3]._forward_pre_hooks
+    rare = trainer(feature_matching=3.0, matching_interval=4)
+    loss = softplus(-rare.discriminator(rare.generator(z))).mean()
+    log, without = rare.players.g_step(z, real=real, lazy=False)
+    assert "loss/features" not in log
+    torch.testing.assert_close(without, gradients(loss, rare.generator))
+    # The same weights: of four steps, one has what the three lack.
+    with_them = rare.players.g_step(z, real=real, lazy=True)[1]
+    mean = [(3 * few + all_) / 4 for few, all_ in zip(without, with_them, strict=True)]
+    torch.testing.assert_close(mean, list(ours), rtol=1e-4, atol=1e-6)
     with pytest.raises(UsageError, match="feature_matching: expected a critic with a linear layer or a convolution"):
         last_layer(nn.Flatten())
 
@@ -233,7 +242,7 @@ EVERYTHING = {
     "history": {"history": 12},
     "averaging": {"historical_averaging": 0.5, "accumulate": 2},
     "consistency": {"consistency": 1.0, "consistency_fake": 1.0, "game": "hinge"},
-    "features": {"feature_matching": 1.0, "game": "relativistic", "augment": "colour"},
+    "features": {"feature_matching": 1.0, "matching_interval": 2, "game": "relativistic", "augment": "colour"},
     "unroll": {"unroll": 2, "instance_noise": 0.1, "instance_noise_steps": 9},
     "wgan": {"game": "wgan", "d_steps": 1},
 }
