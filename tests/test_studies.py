@@ -13,6 +13,7 @@ pytest.importorskip("matplotlib")
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "examples" / "studies"
+NORMS = "no norm", "spectral norm"
 
 
 def run(tmp_path, name, *words, **environment):
@@ -86,6 +87,10 @@ def test_what_was_measured_holds_what_is_said():
     assert "mode collapse" in collapse["ill: critic at a tenth of the rate"]["said"]
     for cure in ("two time scales", "5 critic steps"):
         assert (collapse[cure]["said"], collapse[cure]["modes"]) == ("nothing", "8")
+    fid = {norm: [float(row["fid"]) for row in committed("spectral") if row["run"].startswith(norm)] for norm in NORMS}
+    assert [len(found) for found in fid.values()] == [9, 9]
+    assert max(fid["spectral norm"]) < 1.5 * min(fid["spectral norm"])
+    assert max(fid["no norm"]) > 10 * min(fid["no norm"])
     stacked = {row["run"]: row for row in committed("stacked")}
     assert float(stacked["real images"]["kl"]) < 0.03
     best = stacked["non-saturating, packed by 2"]

@@ -5,7 +5,7 @@
 
 Miyato et al. 2018 (arXiv:1802.05957, figure 1) ask how far an outcome depends on the optimiser's settings. Writes
 DIR/spectral.csv and DIR/spectral.png: the Fréchet distance of every run (in the features of a classifier of the same
-digits), and samples of the first seed.
+digits), and samples of the worst seeds.
 """
 
 from __future__ import annotations
@@ -48,21 +48,27 @@ def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
-    first = {row["run"]: images for row, images in reversed([*zip(rows, made, strict=True)])}
-    figure, axes = plt.subplots(1, 1 + len(first), figsize=(3.2 * (1 + len(first)), 3.6))
-    dots, *pictures = axes
-    names = [*dict.fromkeys(row["run"] for row in rows)]
-    for i, name in enumerate(names):
-        found = [float(str(row["fid"])) for row in rows if row["run"] == name]
-        dots.scatter([i] * len(found), found, color="#0b6bcb" if "spectral" in str(name) else "#b3372f")
-    dots.set_xticks(range(len(made)), [str(name).replace(", ", "\n") for name in names], fontsize=7)
-    dots.set(yscale="log", title="FID of each seed", xlim=(-0.5, len(names) - 0.5))
-    for axis, name in zip(pictures, names, strict=True):
-        axis.imshow(grid(first[name], columns=7))
+    """Every seed's FID, and of each setting the samples of its worst seed."""
+    found: dict[str, list[tuple[float, str, np.ndarray]]] = {}
+    for row, images in zip(rows, made, strict=True):
+        found.setdefault(str(row["run"]), []).append((float(str(row["fid"])), str(row["seed"]), images))
+    columns = max(1, sum("spectral" in name for name in found), sum("spectral" not in name for name in found))
+    figure = plt.figure(figsize=(3.6 + 3 * columns, 6.6))
+    places = figure.add_gridspec(2, 1 + columns)
+    dots = figure.add_subplot(places[:, 0])
+    for i, (name, seeds) in enumerate(found.items()):
+        spectral = "spectral" in name
+        dots.scatter([fid for fid, _, _ in seeds], [i] * len(seeds), color="#0b6bcb" if spectral else "#b3372f")
+        worst, seed, images = max(seeds, key=lambda each: each[:2])
+        column = 1 + sum(("spectral" in other) == spectral for other in [*found][:i])
+        axis = figure.add_subplot(places[int(spectral), column])
+        axis.imshow(grid(images, columns=7))
         axis.axis("off")
-        axis.set_title(f"{name}, seed {SEEDS[0]}", size=9)
+        axis.set_title(f"{name}\nworst seed ({seed}): FID {worst:.3g}", size=9)
+    dots.set_yticks(range(len(found)), [*found], fontsize=8)
+    dots.set(xscale="log", title="FID of each seed", ylim=(len(found) - 0.5, -0.5))
     figure.tight_layout()
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80)
     plt.close(figure)
 
 
