@@ -71,8 +71,9 @@ def test_what_was_run_before_stays_in_the_table(tmp_path):
     assert [row["steps"] for row in rows] == ["20", "20"]
 
 
+@pytest.mark.slow
 def test_a_collapse_made_on_purpose_is_seen(tmp_path):
-    (row,) = run(tmp_path, "collapse", "--only", "ill", "--steps", "600")
+    (row,) = run(tmp_path, "collapse", "--only", "ill")
     assert "mode collapse" in row["said"]
 
 

@@ -19,12 +19,12 @@ from points import LATENT, RING, samples, trained
 import fastgan
 from fastgan.report.verdicts import verdicts
 
-ILL = {"game": "non-saturating", "lr_g": 1e-2, "lr_d": 1e-3, "beta1": 0.5, "beta2": 0.999}
+ILL = {"game": "non-saturating", "lr_g": 3e-3, "lr_d": 3e-4, "beta1": 0.5, "beta2": 0.999}
 RUNS: dict[str, dict[str, Any]] = {
     "ill: critic at a tenth of the rate": {},
-    "two time scales": {"lr_g": 2.5e-4, "lr_d": 1e-3},
+    "two time scales": {"lr_g": 3e-4, "lr_d": 3e-3},
     "R1": {"r1_weight": 0.1},
-    "gradient penalty": {"gp_weight": 1.0},
+    "gradient penalty": {"gp_weight": 0.1},
     "packed by 4": {"pack": 4},
     "unrolled 5": {"unroll": 5},
     "5 critic steps": {"d_steps": 5},
