@@ -86,15 +86,19 @@ def test_what_was_measured_holds_what_is_said():
     assert any(row["modes"] == "25" and float(row["high_quality"]) >= 0.9 for row in committed("modes-grid"))
     collapse = {row["run"]: row for row in committed("collapse")}
     assert "mode collapse" in collapse["ill: critic at a tenth of the rate"]["said"]
-    for cure in ("two time scales", "5 critic steps"):
-        assert (collapse[cure]["said"], collapse[cure]["modes"]) == ("nothing", "8")
+    assert collapse["ill: critic at a tenth of the rate"]["modes"] == "0"
+    for cure in ("two time scales", "5 critic steps", "unrolled 5", "history of fakes"):
+        row = collapse[cure]
+        assert row["said"] == "nothing"
+        assert int(row["modes"]) >= 6
+        assert float(row["high_quality"]) > 0.85
     fid = {norm: [float(row["fid"]) for row in committed("spectral") if row["run"].startswith(norm)] for norm in NORMS}
     assert [len(found) for found in fid.values()] == [9, 9]
     assert max(fid["spectral norm"]) < 1.5 * min(fid["spectral norm"])
     assert max(fid["no norm"]) > 10 * min(fid["no norm"])
     stacked = {row["run"]: row for row in committed("stacked")}
     assert float(stacked["real images"]["kl"]) < 0.03
-    best = stacked["non-saturating, packed by 2"]
+    best = stacked["non-saturating, packed by 2, for long"]
     assert best["modes"] == "1000"
     assert float(best["kl"]) < 0.2
 

@@ -3,7 +3,7 @@
     fastgan data fetch mnist
     python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-The last run alone takes an hour on one core, the others four minutes each.
+On one core the last run takes an hour and a half, the others four minutes each.
 
 Stacked MNIST, after Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), measured as Lin et al. 2018 (arXiv:1712.04086)
 do: a classifier reads the three digits of 26,000 samples; modes are the triples that it reads at all, KL is the
