@@ -62,6 +62,8 @@ class CompiledStep(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self.why_eager:
             return self.step(*args, **kwargs)
+        # The order in which arguments are named means nothing, and graphs go by it.
+        kwargs = dict(sorted(kwargs.items()))  # type: ignore[assignment]
         key, devices = _key(args, kwargs)
         for variant in self._variants.get(key, ()):
             if variant.holds:

@@ -351,6 +351,15 @@ def test_one_tensor_given_twice_is_not_two(capture):
     assert len(compiled.how) == (2 if capture == "make_fx" else len(compiled.how))
 
 
+@pytest.mark.parametrize("capture", ["dynamo", "make_fx"])
+def test_the_order_in_which_arguments_are_named_means_nothing(capture):
+    compiled = captured(lambda *, x, y: x - y, capture)
+    one, two = torch.ones(3), torch.full((3,), 2.0)
+    assert torch.equal(compiled(x=one, y=two), one - two)
+    assert torch.equal(compiled(y=two, x=one), one - two)
+    assert len(compiled.how) == 1
+
+
 @pytest.mark.parametrize("kind", ["optimiser", "generator", "failure"])
 def test_what_could_not_be_captured_has_happened_once(kind):
     network, total = critic(), torch.zeros(())

@@ -408,7 +408,7 @@ def test_networks_of_ones_own_grow():
     ("pair", "message"),
     [
         (models.build("dcgan", resolution=16, channels=1, latent=4, width=4), "Generator has no 'stages'"),
-        ((Own(), nn.Flatten()), "Flatten has no 'grow'"),
+        ((Own(), nn.Sequential(nn.Flatten(), nn.Linear(784, 1))), "Sequential has no 'grow'"),
     ],
 )
 def test_networks_that_cannot_grow(tmp_path, pair, message):
