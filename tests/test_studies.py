@@ -92,6 +92,12 @@ def test_what_was_measured_holds_what_is_said():
         assert row["said"] == "nothing"
         assert int(row["modes"]) >= 6
         assert float(row["high_quality"]) > 0.85
+    for alive in ("packed by 4", "relativistic game", "historical averaging"):
+        assert int(collapse[alive]["modes"]) >= 7
+        assert float(collapse[alive]["high_quality"]) <= 0.1
+    for ill in ("R1", "gradient penalty", "instance noise", "label smoothing"):
+        assert collapse[ill]["modes"] == "0"
+        assert collapse[ill]["said"].endswith("to 3000")
     fid = {norm: [float(row["fid"]) for row in committed("spectral") if row["run"].startswith(norm)] for norm in NORMS}
     assert [len(found) for found in fid.values()] == [9, 9]
     assert max(fid["spectral norm"]) < 1.5 * min(fid["spectral norm"])
@@ -101,6 +107,10 @@ def test_what_was_measured_holds_what_is_said():
     best = stacked["non-saturating, packed by 2, for long"]
     assert best["modes"] == "1000"
     assert float(best["kl"]) < 0.2
+    short = {name: int(row["modes"]) for name, row in stacked.items() if row["images"] == "128000"}
+    assert len(short) == 7
+    assert max(short, key=short.get) == "hinge, spectral norm"
+    assert min(short, key=short.get) == "non-saturating, packed by 4"
 
 
 @pytest.fixture(scope="module")

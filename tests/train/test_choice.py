@@ -77,6 +77,14 @@ def test_measuring_changes_nothing_that_is_trained(monkeypatch):
     assert torch.equal(weights(trained("auto", penalty_interval=2)), plain)
 
 
+def test_a_lazy_part_counts_as_often_as_it_comes(monkeypatch):
+    monkeypatch.setattr(choice.Choice, "_time", lambda self, run: 9.0 if run.keywords["lazy"] else 1.0)
+    taken = choice.Choice.__new__(choice.Choice)
+    assert taken._mean(print, True, 4) == 0.75 * 1 + 0.25 * 9
+    assert taken._mean(print, True, 1) == 9
+    assert taken._mean(print, False, 4) == 1
+
+
 @pytest.mark.parametrize(
     "options", [{"game": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "penalty_interval": 2, "accumulate": 2}]
 )

@@ -91,6 +91,12 @@ def test_the_generators_loss_written_out():
     loss = softplus(-t.discriminator(made, source)).mean() + 100 * distance
     torch.testing.assert_close(log["l1/batch"], distance.detach())
     torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.generator.parameters()))
+    rare = trainer(l1_weight=100.0, matching_interval=4)
+    without = rare.players.g_step(source, y=source, real=target, real_y=source, lazy=False)
+    assert "l1/batch" not in without[0]
+    rarely = rare.players.g_step(source, y=source, real=target, real_y=source)[1]
+    mean = [(3 * few + more) / 4 for few, more in zip(without[1], rarely, strict=True)]
+    torch.testing.assert_close(mean, list(gradients), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="real: expected images like the fakes' with an l1_weight, got None"):
         t.players.g_step(source, y=source)
 

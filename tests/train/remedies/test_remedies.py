@@ -234,6 +234,14 @@ def test_features_of_real_and_fake_images_are_matched():
         last_layer(nn.Flatten())
 
 
+def test_what_is_matched_at_an_interval_is_matched_then():
+    t, asked = trainer(feature_matching=1.0, matching_interval=3, steps=5), []
+    before = t.players.matching
+    t.players.matching = lambda lazy: asked.append(lazy) or before(lazy)
+    t.fit(Batches())
+    assert asked == [True, False, False, True, False]
+
+
 EVERYTHING = {
     "augment": {"augment": "colour+translation+cutout"},
     "adaptive": {"augment": "translation", "ada_target": 0.6, "ada_images": 200},
