@@ -34,16 +34,18 @@ def results(
     runs: Mapping[str, dict[str, Any]],
     run: Callable[[str, dict[str, Any]], tuple[Row, np.ndarray]],
     folder: str,
+    long: str = "",
 ) -> tuple[list[Row], list[np.ndarray]]:
     """Rows of the table, and samples, in the order of `runs`: of those that --only asks for, and of those made before.
 
     `run(name, options)` makes one; it is kept in DIR/folder as soon as it is done, so that a study that was stopped
-    goes on with --only. The program ends where --only is in no run's name.
+    goes on with --only. long: a run of hours, which is made only where --only is its whole name. The program ends where
+    --only chooses none.
     """
     options = parser.parse_args()
-    chosen = [options.only] if options.only in runs else [name for name in runs if options.only in name]
+    chosen = [options.only] if options.only in runs else [n for n in runs if options.only in n and n != long]
     if not chosen:
-        parser.error(f"--only {options.only!r} is in no run's name; there are: {'; '.join(runs)}")
+        parser.error(f"--only {options.only!r} is no run of this study; there are: {'; '.join(runs)}")
     kept = {name: options.out / folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.npz" for name in runs}
     next(iter(kept.values())).parent.mkdir(parents=True, exist_ok=True)
     for name in chosen:
