@@ -3,7 +3,7 @@
     fastgan data fetch mnist
     python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-A run takes three to five minutes on one core; "non-saturating, packed by 2, for long" takes an hour and a half, and is made
+A run takes three to five minutes; "non-saturating, packed by 2, for long" takes an hour and a half, and is made
 only where --only is that name. A run that is interrupted leaves a run directory in DIR/stacked, and goes on from it.
 
 Stacked MNIST, after Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), measured as Lin et al. 2018 (arXiv:1712.04086)
