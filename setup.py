@@ -3,6 +3,7 @@
 fastgan._cpu   always tried; without a working compiler the package installs all the same and runs on plain PyTorch
 fastgan._cuda  tried where nvcc is found; FASTGAN_CUDA=0 skips it, FASTGAN_CUDA=1 makes a failure an error
                FASTGAN_CUDA_ARCHS chooses the architectures, by default "80;90a;100"
+FASTGAN_BUILD_JOBS is how many files are compiled at once, by default one for each core
 """
 
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -107,4 +108,6 @@ if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or C
         )
     )
 
+# One compiler for each core, or as many as FASTGAN_BUILD_JOBS says.
+ParallelCompile("FASTGAN_BUILD_JOBS").install()
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})

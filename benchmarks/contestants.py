@@ -41,7 +41,12 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor
 
 
 class Contestant:
-    """Trains a pair, an iteration at a time; the time of its phases adds up in `spent` where asked."""
+    """Trains a pair, an iteration at a time; the time of its phases adds up in `spent` where asked.
+
+    about: how it computes, where it decided that itself.
+    """
+
+    about = ""
 
     def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
         self.generator, self.critic, self.config = generator, critic, config
@@ -204,13 +209,17 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer, on a fused critic where it takes a penalty or has a spectral norm and nothing is compiled.
+    """fastgan's Trainer, on a fused critic where it takes a penalty or has a spectral norm and no compiler is asked.
 
     fuse: whether the networks are plain ones, and not of our own families.
     """
 
     def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config, fuse: bool):
-        if fuse and config.compile == "off" and not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules()):
+        if (
+            fuse
+            and config.compile in ("off", "graph")
+            and not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules())
+        ):
             critic = fastgan.fuse(critic)
         super().__init__(generator, critic, config)
         self.trainer = fastgan.Trainer(self.generator, self.critic, config.game, config, latent_shape=(LATENT,))
@@ -218,6 +227,8 @@ class Ours(Contestant):
 
     def iterate(self) -> None:
         self.trainer.iterate(self.batches, self.means, lambda sentence: None)
+        assert self.trainer.steps is not None
+        self.about = self.trainer.steps.about
 
     def watch(self) -> None:
         """From now on phases are timed."""

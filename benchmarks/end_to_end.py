@@ -30,7 +30,7 @@ from torch import nn
 import fastgan
 from fastgan import models
 from fastgan.testing.timing import side_by_side
-from fastgan.train.device import why_slow
+from fastgan.train.device import float32_products, why_slow
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ FAMILIES = [
     _family("progan", "wgan-gp", {"name": "progan", "width": 128}),
     _family("r3gan", "relativistic", {"name": "r3gan", "width": 64}, r1_weight=1.0, r2_weight=1.0),
 ]
+#: Single precision as PyTorch computes it: on a GPU its convolutions round to TF32, and so do its matrix products here.
+SINGLE = {"cpu": "fp32", "cuda": "tf32"}
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
 COLUMNS = (
     "preset", "provider", "precision", "batch", "side", "device", "threads", "torch", "fastgan",
@@ -127,19 +129,23 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
         config = config_of(preset, batch, precision, compile, device)
         return contestants.Ours(*networks_of(preset, device, plain=False), config, fuse=callable(preset.pair))
 
+    single = SINGLE[device]
     found: dict[tuple[str, str], Callable[[], Any]] = {
-        ("eager", "fp32"): lambda: plain(contestants.Eager, "fp32"),
-        ("eager channels_last", "fp32"): lambda: plain(contestants.ChannelsLast, "fp32"),
-        ("compile", "fp32"): lambda: plain(contestants.Compiled, "fp32"),
-        ("fastgan", "fp32"): lambda: ours("fp32", "off"),
-        ("fastgan+compile", "fp32"): lambda: ours("fp32", "on"),
+        ("eager", single): lambda: plain(contestants.Eager, single),
+        ("eager channels_last", single): lambda: plain(contestants.ChannelsLast, single),
+        ("compile", single): lambda: plain(contestants.Compiled, single),
+        ("fastgan", single): lambda: ours(single, "off"),
+        ("fastgan+compile", single): lambda: ours(single, "on"),
         ("eager channels_last", "bf16"): lambda: plain(contestants.ChannelsLast, "bf16"),
         ("fastgan+compile", "bf16"): lambda: ours("bf16", "on"),
     }
     if device == "cuda":
         found |= {
             ("compile", "bf16"): lambda: plain(contestants.Compiled, "bf16"),
+            ("graph by hand", single): lambda: plain(contestants.GraphByHand, single),
             ("graph by hand", "bf16"): lambda: plain(contestants.GraphByHand, "bf16"),
+            ("fastgan graph", single): lambda: ours(single, "graph"),
+            ("fastgan graph", "bf16"): lambda: ours("bf16", "graph"),
             ("fastgan", "bf16"): lambda: ours("bf16", "off"),
         }
     return found
@@ -177,7 +183,8 @@ def verify(preset: Preset, device: str) -> None:
 def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, object]]:
     """The rows of a preset: all contestants in the same rounds."""
     device, batch = options.device, options.batch or preset.batches[options.device]
-    verify(preset, device)
+    with float32_products(tf32=False):
+        verify(preset, device)
     ready: dict[str, Any] = {}
     notes: dict[str, str] = {}
     wanted = {k: b for k, b in builders(preset, batch, device).items() if not options.only or k[0] in options.only}
@@ -199,7 +206,7 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
                 raise
             notes[label] = f"not available: {str(error).strip().splitlines()[0][:120]}"
     times = side_by_side({label: c.iterate for label, c in ready.items()}, device, options.seconds, (5, 60))
-    base = times["eager|fp32"].median
+    base = times[f"eager|{SINGLE[device]}"].median
     for provider, precision in wanted:
         label = f"{provider}|{precision}"
         row: dict[str, object] = {
@@ -219,6 +226,7 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
             "peak_MB": contestants.peak_megabytes(ready[label], device),
             "launches": contestants.launches(ready[label], device),
             "compile_s": notes[label] if "compile" in provider else "",
+            "note": ready[label].about,
         }
         print(f"timed {preset.name} {label}: {median:.1f} ms, {base / median:.2f}x", file=sys.stderr, flush=True)
 
@@ -260,14 +268,17 @@ def main() -> int:
     options = arguments()
     rows: list[dict[str, object]] = []
     for preset in presets(options):
-        rows += measure(preset, options)
+        with float32_products(tf32=SINGLE[options.device] == "tf32"):
+            rows += measure(preset, options)
         if options.out:  # every time, so that a run that is cut off leaves what it found
             write(options.out, rows, COLUMNS)
     for row in rows:
         if "iteration_ms" in row:
+            parts = " ".join(
+                f"{name} {row.get(f'{name}_ms', '')}" for name in ("critic", "generator", "update", "data")
+            )
             print(f"{row['preset']:20} {row['provider']:20} {row['precision']:5} {row['images_per_second']:>9} img/s"
-                  f" {row['ratio_vs_eager']:>6}x  critic {row['critic_ms']} generator {row['generator_ms']}"
-                  f" update {row['update_ms']} data {row['data_ms']} ms  {row['peak_MB']} MB")  # fmt: skip
+                  f" {row['ratio_vs_eager']:>6}x  {parts} ms  {row['peak_MB']} MB  {row['note']}")  # fmt: skip
         else:
             print(f"{row['preset']:20} {row['provider']:20} {row['precision']:5} {row['note']}")
     return 0

@@ -1,25 +1,31 @@
 #!/usr/bin/env bash
-# Installs fastgan, runs what needs a GPU, times the operations. Everything it finds out lies below RESULTS_DIR.
-# No network is needed. Exits non-zero when something failed, after the rest has run. Takes less than ten minutes.
+# Installs fastgan, runs what needs a GPU, times it. Everything it finds out lies below RESULTS_DIR. No network is needed.
+# Exits non-zero when something failed, after the rest has run. All parts take about ten minutes, most of it compilers'.
 #
-#   benchmarks/gpu.sh RESULTS_DIR
+#   benchmarks/gpu.sh RESULTS_DIR [PART...]     install tests training families steps ops deploy doctor compiled whole
 set -uo pipefail
 
-if [ $# -ne 1 ]; then
-    echo "usage: benchmarks/gpu.sh RESULTS_DIR" >&2
+if [ $# -lt 1 ]; then
+    echo "usage: benchmarks/gpu.sh RESULTS_DIR [PART...]" >&2
     exit 2
 fi
 mkdir -p "$1"
 results=$(cd "$1" && pwd)
+shift
+asked=" $* "
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
 failed=0
 
-# part NAME SECONDS COMMAND...: runs a command with a time limit and keeps what it says.
+wanted() { [ "$asked" = "  " ] || [[ $asked == *" $1 "* ]]; }
+
+# part NAME SECONDS COMMAND...: runs a command with a time limit and keeps what it says. What is cut off has left the
+# rows that it had.
 part() {
     local name=$1 limit=$2 start=$SECONDS status=0
     shift 2
-    timeout --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1 || status=$?
+    wanted "$name" || return 0
+    timeout --signal=INT --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1 || status=$?
     echo "$name: exit $status after $((SECONDS - start)) s" | tee -a "$results/summary.txt"
     return "$status"
 }
@@ -33,32 +39,39 @@ print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())' 2>&1 | 
 # not let them: it keeps the checkout from taking the installation's place.
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
-if part install 50 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" .; then
+# For this GPU alone.
+arch=$("$python" -c 'import torch; a = "%d%d" % torch.cuda.get_device_capability(); print(a + "a" * (a >= "90"))')
+export FASTGAN_CUDA_ARCHS=${FASTGAN_CUDA_ARCHS:-$arch}
+if wanted install && part install 90 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" .; then
     export PYTHONPATH=$site:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
 else
-    echo "install: failed, see install.log; running from source, without the C++ parts" | tee -a "$results/summary.txt"
+    echo "install: not asked or failed; running from source, without the C++ parts" | tee -a "$results/summary.txt"
     export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
 fi
 "$python" -P -c 'import fastgan, fastgan._native as n
 print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built", "| CUDA C++:", n.why_not("_cuda") or "built")' \
     2>&1 | tee -a "$results/summary.txt"
 
-# The checkout is the current directory: `-m pytest` would put it before the installation.
-if "$python" -c 'import pytest' 2>"$results/pytest-import.log"; then
-    part tests 170 "$python" -P -m pytest -m gpu -q -rf -W ignore::pytest.PytestConfigWarning --tb=short tests/ops tests/gpu || failed=1
+if wanted tests; then
+    # Compiling kernels is most of it. The checkout is the current directory: `-m pytest` would put it before the
+    # installation.
+    workers=$("$python" -c 'import xdist, os; print("-n", min(8, len(os.sched_getaffinity(0))))' 2>/dev/null)
+    part tests 240 "$python" -P -m pytest -m gpu $workers -q -rf -p no:benchmark -W ignore::pytest.PytestConfigWarning \
+        --tb=short tests/ops tests/gpu || failed=1
     tail -n 1 "$results/tests.log" | tee -a "$results/summary.txt"
-else
-    echo "tests: pytest is not installed here" | tee -a "$results/summary.txt"
-    failed=1
 fi
-part ops 60 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.05 --out "$results/ops_cuda.csv" || failed=1
-part steps 70 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.1 --out "$results/steps_cuda.csv" || failed=1
-part training 100 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 1 --out "$results/training_cuda.csv" || failed=1
-part families 40 "$python" -P benchmarks/end_to_end.py --device cuda --families --seconds 0.5 --only "eager channels_last" fastgan \
+eager=("eager channels_last" "graph by hand" fastgan "fastgan graph")
+part training 90 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 0.5 --only "${eager[@]}" \
+    --out "$results/training_cuda.csv" || failed=1
+part families 90 "$python" -P benchmarks/end_to_end.py --device cuda --families --seconds 0.3 --only "${eager[@]}" \
     --out "$results/families_cuda.csv" || failed=1
+part steps 80 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.05 --out "$results/steps_cuda.csv" || failed=1
+part ops 60 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.03 --out "$results/ops_cuda.csv" || failed=1
 part deploy 60 "$python" -P benchmarks/deploy.py --device cuda --seconds 0.3 --out "$results/deploy_cuda.csv" \
     --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime || failed=1
-part kernels 10 "$python" -P -m fastgan doctor --kernels || failed=1
-# Compilers take their time: what is cut off here has left the rows that it had.
+part doctor 10 "$python" -P -m fastgan doctor --kernels || failed=1
+# Compilers take their time.
+part compiled 120 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 0.5 --only compile "fastgan graph" "fastgan+compile" \
+    --out "$results/compiled_cuda.csv" || true
 part whole 30 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
 exit "$failed"

@@ -1,6 +1,7 @@
 """Times every OpCase that has benchmark shapes (fastgan, plain PyTorch, torch.compile of it, the reference) and the
-steps of steps.py (a plain critic against its fused copy, each also compiled whole, and on a GPU as a CUDA graph), side
-by side in one process, in alternating rounds. What is not correct is not timed.
+steps of steps.py (a plain critic against its fused copy, each also compiled whole), side by side in one process, in
+alternating rounds. What is not correct is not timed. On a GPU also as CUDA graphs: what Python and launches cost, which
+is most of what such small operations take, is not in those.
 
     python benchmarks/run.py [--whole] [--device cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
 """
@@ -25,10 +26,11 @@ from fastgan.testing.case import OpCase, Shape
 from fastgan.testing.cases import CASES
 from fastgan.testing.judge import judge
 from fastgan.testing.modes import MODES, least_bytes, step
-from fastgan.testing.timing import Timing, side_by_side
+from fastgan.testing.timing import Timing, recorded, side_by_side
 
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.bfloat16)}
 PROVIDERS = ("fastgan", "eager", "compile", "reference")
+GRAPH = "+graph"
 KEY = ("op", "case", "provider", "mode", "shape", "dtype", "layout", "device", "threads", "torch", "fastgan")
 FIGURES = ("median_ms", "q20_ms", "q80_ms", "ratio_vs_eager", "ratio_vs_eager_contiguous", "GB/s")
 COLUMNS = (*KEY, *FIGURES, "note")
@@ -99,9 +101,12 @@ def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options
     judge(case, inputs)
     functions = providers(case)
     for mode in MODES:
-        ready, notes = prepared({n: functools.partial(step, f, inputs, mode) for n, f in functions.items()})
+        builders = {n: functools.partial(step, f, inputs, mode) for n, f in functions.items()}
+        if options.device == "cuda":
+            builders |= {n + GRAPH: functools.partial(recorded, build) for n, build in builders.items()}
+        ready, notes = prepared(builders)
         times = side_by_side(ready, options.device, options.seconds)
-        for name in PROVIDERS:
+        for name in builders:
             yield {
                 **key(options, dtype),
                 "op": case.ops[0],
@@ -110,9 +115,14 @@ def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options
                 "mode": mode,
                 "shape": "x".join(map(str, shape)),
                 "layout": layout,
-                **figures(times.get(name), times["eager"], least_bytes(case, inputs, mode)),
+                **figures(times.get(name), _eager(times, name), least_bytes(case, inputs, mode)),
                 "note": notes.get(name, ""),
             }
+
+
+def _eager(times: dict[str, Timing], name: str) -> Timing:
+    """What a provider is compared with: a graph with eager's graph."""
+    return times.get("eager" + GRAPH, times["eager"]) if name.endswith(GRAPH) else times["eager"]
 
 
 def measure_step(what: Step, dtype: torch.dtype, batch: int, options: argparse.Namespace) -> Iterator[Row]:

@@ -20,7 +20,7 @@ from fastgan.errors import UsageError
 
 #: A step is compiled for so many combinations of shapes, dtypes and other arguments, and for no more.
 MAX_VARIANTS = 8
-MODES = ("default", "max-autotune")
+MODES = ("default", "max-autotune", "graph")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ class CompiledStep(Generic[P, R]):
         self.seconds = 0.0
         self.how: list[str] = []
         self.why_eager = ""
-        self._mode, self._cuda_graph = mode, cuda_graph
+        self._mode, self._cuda_graph = mode, mode == "graph" or cuda_graph
         self._variants: dict[tuple[Any, ...], list[_Variant[R]]] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -71,7 +71,8 @@ class CompiledStep(Generic[P, R]):
         # A tensor on the host would be fixed in a graph.
         cuda = devices == {"cuda"}
         if self._cuda_graph is True and not cuda:
-            raise UsageError(f"cuda_graph: expected all tensors on one GPU, got {', '.join(devices) or 'none'}")
+            asked = "mode: graph" if self._mode == "graph" else "cuda_graph: True"
+            raise UsageError(f"{asked} takes a step whose tensors are on one GPU, got {', '.join(devices) or 'none'}")
         if sum(map(len, self._variants.values())) == MAX_VARIANTS:
             raise UsageError(
                 f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes, other arguments and"
@@ -105,7 +106,20 @@ class CompiledStep(Generic[P, R]):
         if not cuda or self._cuda_graph is False:
             return captured(args, kwargs)
         around.append(Surroundings(self.step, args, kwargs))
-        return CudaGraph.captured(around[0], captured, args, kwargs)
+        reason, told = "", len(self.how)
+        if self._mode != "graph":
+            try:
+                return CudaGraph.captured(around[0], captured, args, kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # Most of what a GPU gains is the launches saved, and those are saved without a compiler too.
+                reason = f" (compiler: {_sentence(error)})"
+                del around[1:], self.how[told:]
+        graph = CudaGraph(self.step, around[0], args, kwargs)
+        result = graph(*args, **kwargs)
+        self.how.append(f"CUDA graph{reason}")
+        return graph, result
 
     def _captured(self, around: list[Surroundings], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
         from fastgan.engine.trace import trace
@@ -149,8 +163,10 @@ def compile(  # the field's own word
 
     step: a function of tensors (and of numbers, strings and None, for each value of which it is compiled anew) that
     returns tensors in tuples, lists or dicts. It may use and change modules, buffers and `.grad` of its surroundings.
-    What it returns should be detached. mode: "default", or "max-autotune" for Inductor's search of kernels.
-    cuda_graph: "auto" replays a CUDA graph where the arguments are on a GPU, True insists, False does not.
+    What it returns should be detached. mode: "default"; "max-autotune" for Inductor's search of kernels; "graph" for no
+    compiler: the step as it is, on a GPU, recorded once and launched as a whole, which is also what comes of a step
+    there that the compiler fails at. cuda_graph: "auto" replays a CUDA graph where the arguments are on a GPU, True
+    insists, False does not.
 
     The graph comes from Dynamo with autograd tracing where this PyTorch has it and it can follow the step, else from
     make_fx, for which branches and numbers other than arguments are fixed at capture. Zeros that PyTorch's double
@@ -179,6 +195,9 @@ def _quiet() -> Iterator[None]:
         # Dynamo looks at .grad of every tensor that it meets, and Inductor's own modules are scripted.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
+        # Whether products round to TF32 is the caller's choice, and weights are older than the stream of a recording.
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         yield
 
 

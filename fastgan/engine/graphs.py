@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
@@ -83,3 +83,34 @@ class CudaGraph:
     def _forget(self) -> None:
         for leaf in self._around.leaves:
             leaf.grad = None
+
+
+class Recorder:
+    """Runs what changes tensors on a GPU for good, an optimiser's step, say: as it is at first, then as a CUDA graph.
+
+    Nothing is run twice or undone. A graph holds for as long as the key stays the same; with another, it starts anew.
+    """
+
+    def __init__(self) -> None:
+        self._key: Hashable = None
+        self._runs = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._given: list[Tensor] = []
+        self._result = torch.empty(())
+
+    def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
+        """run(given). key: whatever else it depends on: shapes, numbers of Python's, where tensors lie."""
+        if key != self._key:
+            self._key, self._runs, self._graph = key, 0, None
+        self._runs += 1
+        if self._runs <= WARM_UPS:
+            return run(given)
+        if self._graph is None:
+            self._given = [torch.empty_like(t) for t in given]
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._result = run(self._given)
+            self._graph = graph
+        torch._foreach_copy_(self._given, given)
+        self._graph.replay()
+        return self._result.clone()

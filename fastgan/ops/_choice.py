@@ -1,6 +1,6 @@
 """Which of several ways to compute the same is the fastest: measured once on the user's GPU, and kept in a file.
 
-There is one JSON file for each GPU, driver, library version and state of our kernels, so that nothing stale is read.
+There is one JSON file for each GPU, library version and state of our kernels, so that nothing stale is read.
 Losing a file costs the measurements, nothing else: every way gives the same result up to rounding.
 """
 
@@ -123,8 +123,8 @@ def machine(index: int) -> dict[str, str]:
     """What the times depend on beside the question."""
     return {
         "device": torch.cuda.get_device_name(index),
-        "driver": str(torch._C._cuda_getDriverVersion()),  # type: ignore[attr-defined]
         "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
         "triton": version("triton"),
         "kernels": _source_hash(),

@@ -1,4 +1,4 @@
-"""Whether a run's steps are compiled: as asked, or as measured before its first step."""
+"""How a run's steps are computed: as asked, or as measured before its first step."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from fastgan.train.game import Players
 from fastgan.train.pace import Pace
 
 #: What compiling may be hoped to save at most, and what it takes at least, where this machine has not measured it yet.
-HOPE = {"cpu": 0.35, "cuda": 0.8}
+HOPE = {"cpu": 0.35, "cuda": 0.4}
 LEAST_SECONDS = 40.0
 _ROUNDS = 4
 
 
 @dataclass
 class Steps:
-    """The two steps as a run takes them, and what to say about them."""
+    """The two steps as a run takes them, and what to say about them. way: off, graph or on, as Config.compile."""
 
     d_step: Callable[..., Any]
     g_step: Callable[..., Any]
-    compiled: bool
+    way: str
     about: str
+
+    @property
+    def compiled(self) -> bool:
+        """Whether they are graphs, a compiler's or recorded ones."""
+        return self.way != "off"
 
 
 class Choice:
@@ -57,52 +62,61 @@ class Choice:
         self._d_args, self._g_args, self._d_named, self._g_named = d_args, g_args, d_named, g_named
         self._device = d_args[0].device
         self._buffers: list[Tensor] = [*players.generator.buffers(), *players.discriminator.buffers()]
-        self._eager = Steps(players.d_step, players.g_step, False, "")
+        self._eager = Steps(players.d_step, players.g_step, "off", "steps run eagerly")
 
-    def made(self, asked: str, before: bool | None) -> Steps:
-        """asked: auto, on or off. before: what the run did so far, which a resumed run goes on with."""
-        if asked == "off" or before is False:
-            return self._eager
-        if asked == "on" or before is True:
-            return self._compiled()[0]
-        eager = self._seconds(self._eager)
-        to_come, known = eager * self._iterations, pace.recall(self._key())
+    def made(self, asked: str, before: str | None) -> Steps:
+        """asked: as Config.compile. before: the way of the run so far, with which a resumed one goes on."""
+        gpu = self._device.type == "cuda"
+        way = asked if before is None or (before == "graph" and not gpu) else before
+        if way == "off":
+            return Steps(self._eager.d_step, self._eager.g_step, "off", "")
+        if way != "auto":
+            return self._compiled(way)[0]
+        plain = self._recorded() if gpu else self._eager
+        to_come, known = self._seconds(plain) * self._iterations, pace.recall(self._key())
         saving, cost = (known.saving, known.seconds) if known else (HOPE[self._device.type], LEAST_SECONDS)
         if to_come * saving <= cost:
-            self._eager.about = (
-                f"steps run eagerly: {to_come:.0f} s are to come, and compiling takes"
-                f" {'' if known else 'at least '}{cost:.0f} s to save {'' if known else 'at most '}{saving:.0%}"
+            plain.about += (
+                f": {to_come:.0f} s are to come, and compiling takes {'' if known else 'at least '}{cost:.0f} s to save"
+                f" {'' if known else 'at most '}{saving:.0%}"
             )
-            return self._eager
-        compiled, seconds = self._compiled()
-        if not compiled.compiled:
-            return compiled
-        now, then = self._alternating(compiled)
+            return plain
+        compiled, seconds = self._compiled("on")
+        if compiled.way != "on":
+            return compiled if plain is self._eager else plain
+        now, then = self._alternating(plain, compiled)
         saving = 1 - then / now
         pace.remember(self._key(), Pace(round(saving, 3), round(seconds, 1)))
-        measured = f"{1000 * now:.1f} ms an iteration eagerly, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
-        if saving <= 0:
-            self._eager.about = f"steps run eagerly: {measured}"
-            return self._eager
-        compiled.about = f"{compiled.about}: {measured}"
-        return compiled
+        chosen = compiled if saving > 0 else plain
+        chosen.about += f": {1000 * now:.1f} ms an iteration, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
+        return chosen
 
-    def _compiled(self) -> tuple[Steps, float]:
-        players = self._players
-        d_step, g_step = CompiledStep(players.d_step), CompiledStep(players.g_step)
-        steps = Steps(d_step, g_step, True, "")
+    def _recorded(self) -> Steps:
+        """As CUDA graphs without a compiler, which takes a moment; eagerly where that cannot be, or does not pay."""
+        graphs, _ = self._compiled("graph")
+        if graphs.way == "off":
+            return graphs
+        now, then = self._alternating(self._eager, graphs)
+        chosen = graphs if then < now else self._eager
+        chosen.about += f": {1000 * now:.1f} ms an iteration eagerly, {1000 * then:.1f} ms as graphs"
+        return chosen
+
+    def _compiled(self, way: str) -> tuple[Steps, float]:
+        """The steps in that way, or the eager ones with the reason; and the seconds that compiling took."""
+        players, mode = self._players, "graph" if way == "graph" else "default"
+        d_step, g_step = CompiledStep(players.d_step, mode), CompiledStep(players.g_step, mode)
+        steps = Steps(d_step, g_step, way, "")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
             self._iteration(steps)
         for name, step in (("critic's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
-                return Steps(
-                    players.d_step,
-                    players.g_step,
-                    False,
-                    f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}",
-                ), 0.0
-        steps.about = f"steps run compiled, captured by {', '.join(dict.fromkeys([*d_step.how, *g_step.how]))}"
+                about = f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}"
+                return Steps(players.d_step, players.g_step, "off", about), 0.0
+        how = list(dict.fromkeys([*d_step.how, *g_step.how]))
+        steps.about = (
+            "steps run as CUDA graphs" if way == "graph" else f"steps run compiled, captured by {', '.join(how)}"
+        )
         return steps, d_step.seconds + g_step.seconds
 
     def _iteration(self, steps: Steps) -> float:
@@ -135,8 +149,8 @@ class Choice:
         self._iteration(steps)
         return statistics.median(self._iteration(steps) for _ in range(_ROUNDS))
 
-    def _alternating(self, compiled: Steps) -> tuple[float, float]:
-        pairs = [(self._iteration(self._eager), self._iteration(compiled)) for _ in range(_ROUNDS + 1)][1:]
+    def _alternating(self, one: Steps, other: Steps) -> tuple[float, float]:
+        pairs = [(self._iteration(one), self._iteration(other)) for _ in range(_ROUNDS + 1)][1:]
         return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
     def _key(self) -> str:

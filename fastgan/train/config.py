@@ -27,7 +27,7 @@ CHOICES = {
     "d_norm": ("none", "batch", "spectral"),
     "condition": ("none", "concat", "projection", "auxiliary"),
     "optimizer": ("adam", "rmsprop"),
-    "compile": ("auto", "on", "off"),
+    "compile": ("auto", "on", "graph", "off"),
     "on_collapse": ("warn", "stop", "restore"),
     "precision": ("fp32", "tf32", "bf16", "fp16"),
 }
@@ -138,7 +138,8 @@ class Config:
     precision: str = "fp32"
     """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
     compile: str = "auto"
-    """auto (where the steps to come repay it), on or off: both steps as compiled graphs"""
+    """on: both steps as compiled graphs; graph: as they are, in CUDA graphs; off: eagerly; auto: as measured fastest,
+    compiled where the steps to come repay it"""
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
     on_collapse: str = "warn"

@@ -27,9 +27,10 @@ class Ema:
         decay = min(decay, (1 + step) / (10 + step))
         mine, theirs = self._pairs(network)
         torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for own, other, averaged in zip(self.module.buffers(), network.buffers(), self._averaged, strict=True):
-            if not averaged:
-                own.copy_(other)
+        both = list(zip(self.module.buffers(), network.buffers(), self._averaged, strict=True))
+        if not all(self._averaged):
+            copied = [own for own, _, averaged in both if not averaged]
+            torch._foreach_copy_(copied, [other for _, other, averaged in both if not averaged])
 
     def _pairs(self, network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         # Batch norm's statistics belong to the weights they were measured with, so they are averaged with them.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgan.engine.observe import preserved
 from fastgan.train.game import Players
@@ -22,14 +25,37 @@ def why_not_channels_last(players: Players, real: Tensor, z: Tensor, y: Tensor |
     batch = laid_out({"real": real, "z": z} | ({} if y is None else {"y": y}))
     real, z, y = batch["real"], batch["z"], batch.get("y")
     try:
-        with torch.no_grad(), preserved([b for network in networks for b in network.buffers()]):
+        buffers = [b for network in networks for b in network.buffers()]
+        with torch.no_grad(), preserved(buffers), _projections(*networks) as projections:
             players.judge(players.generate(z, y), y)
             players.judge(real, y)
     except RuntimeError as error:
         for network in networks:
             network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return str(error).splitlines()[0]
+    # PyTorch's compiler takes the gradient of such a weight for channels_last too, which cuDNN, seeing an input that
+    # could be in either format, makes contiguous: the compiled step would stop at its own check of the strides.
+    for layer in projections:
+        layer.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return ""
+
+
+@contextmanager
+def _projections(*networks: nn.Module) -> Iterator[list[nn.Module]]:
+    """Collects the transposed convolutions that take a latent as an image of one pixel."""
+    found: list[nn.Module] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].shape[2:] == (1, 1):
+            found.append(layer)
+
+    layers = [m for network in networks for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def laid_out(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -87,6 +87,10 @@ class Trainer:
         self.config = config = config.settled(self.game)
         self.world = world or alone()
         self.device = self.world.device or resolve_device(config.device)
+        if config.compile == "graph" and self.device.type != "cuda":
+            raise UsageError(
+                f"compile: graph records CUDA graphs, and the device is {self.device}; take auto, on or off"
+            )
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).train()
         self.ema = Ema(self.generator, config.ema_images)
@@ -402,7 +406,9 @@ class Trainer:
             steps.about = "steps run eagerly, as they do on another rank"
         if steps.about:
             say(steps.about)
-        decided["compiled"] = steps.compiled
+        decided["compiled"] = steps.way
+        for update in self.updates.values():
+            update.records = steps.compiled and self.device.type == "cuda" and self.world.size == 1
         if self._writes_to is not None:
             # A resumed run computes as this one does, bit for bit.
             rundir.write_json(self._writes_to / "config.json", self._facts())

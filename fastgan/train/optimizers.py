@@ -17,7 +17,10 @@ def optimizer_of(config: Config, weights: Iterable[nn.Parameter], lr: float) -> 
         return RMSprop(weights, lr)
     assert config.beta1 is not None
     assert config.beta2 is not None
-    return torch.optim.Adam(weights, lr, (config.beta1, config.beta2), fused=True)
+    weights = list(weights)
+    # Else PyTorch refuses to record its step in a CUDA graph.
+    capturable = all(weight.is_cuda for weight in weights)
+    return torch.optim.Adam(weights, lr, (config.beta1, config.beta2), fused=True, capturable=capturable)
 
 
 class RMSprop(torch.optim.Optimizer):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastgan.engine.graphs import Recorder
 from fastgan.errors import UsageError
 from fastgan.train.distributed import World
 from fastgan.train.game import Gradients
@@ -54,6 +55,9 @@ class Update:
         self.in_a_row = torch.zeros((), device=device)
         self._sum: list[Tensor | None] = []
         self._losses: list[Tensor] = []
+        #: Whether updates may run as CUDA graphs.
+        self.records = False
+        self._recorder = Recorder()
 
     def begin(self) -> None:
         """Forget gradients of an update that something broke off. Raises UsageError where weights were frozen since."""
@@ -86,10 +90,30 @@ class Update:
             # Weights that took no part have none: they are not moved either.
             self._sum = [None if old is None else old + g for old, g in zip(self._sum, own, strict=True)]
         weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
-        gradients = _owned(weights, [g for g in self._sum if g is not None])
-        loss = torch.stack(self._losses).mean()
-        divisor = torch.full_like(loss, len(self._losses)) if self.scale is None else self.scale * len(self._losses)
-        self._sum, self._losses = [], []
+        gradients = [g for g in self._sum if g is not None]
+        losses, self._sum, self._losses = self._losses, [], []
+        before = [weight.detach().clone() for weight in weights] if watch else []
+        if self.records and not watch:
+
+            def change(given: list[Tensor]) -> Tensor:
+                return self._change(weights, given[len(losses) :], given[: len(losses)])[0]
+
+            norm = self._recorder(self._facts(weights, len(losses)), change, [*losses, *gradients])
+        else:
+            norm, each = self._change(weights, gradients, losses)
+            if watch:
+                self.seen = self._norms(weights, before, each)
+        if self._average is not None:
+            self._average.follow()
+        return norm
+
+    def _change(
+        self, weights: list[nn.Parameter], gradients: list[Tensor], losses: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The update itself; the norms of the whole gradient and of each weight's."""
+        gradients = _owned(weights, gradients)
+        loss = torch.stack(losses).mean()
+        divisor = torch.full_like(loss, len(losses)) if self.scale is None else self.scale * len(losses)
         # The loss goes with them, so that all ranks see the same verdict.
         self._world.mean_([*gradients, loss])
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
@@ -102,21 +126,22 @@ class Update:
             weight.grad = gradient
         # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
         self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
-        before = [weight.detach().clone() for weight in weights] if watch else []
         self.optimizer.step()
         if self._weight_clip > 0:
             for weight in self._weights:
                 weight.clamp_(-self._weight_clip, self._weight_clip)
-        if self._average is not None:
-            self._average.follow()
-        if watch:
-            self.seen = self._norms(weights, before, each)
         self.optimizer.zero_grad(set_to_none=True)
         self.skipped += bad
         self.in_a_row.add_(1).mul_(bad)
         if self.scale is not None:
             torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
-        return norm
+        return norm, each
+
+    def _facts(self, weights: list[nn.Parameter], losses: int) -> tuple[object, ...]:
+        """What a recorded update takes for fixed: learning rates, and where weights and moments lie."""
+        moments = [value for weight in weights for value in self.optimizer.state[weight].values()]
+        places = [tensor.data_ptr() for tensor in (*weights, *moments)]
+        return losses, *(group["lr"] for group in self.optimizer.param_groups), *places
 
     def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
         found = torch.stack([

@@ -473,9 +473,9 @@ def test_the_switch_is_off_again_afterwards():
 def test_arguments_are_checked():
     with pytest.raises(UsageError, match="step: expected a function of tensors, got int"):
         fastgan.compile(3)
-    with pytest.raises(UsageError, match="mode: expected one of default, max-autotune, got 'fast'"):
+    with pytest.raises(UsageError, match="mode: expected one of default, max-autotune, graph, got 'fast'"):
         fastgan.compile(lambda x: x, mode="fast")
-    with pytest.raises(UsageError, match="cuda_graph: expected all tensors on one GPU, got cpu"):
+    with pytest.raises(UsageError, match="cuda_graph: True takes a step whose tensors are on one GPU, got cpu"):
         fastgan.compile(lambda x: x, cuda_graph=True)(torch.ones(2))
     with pytest.raises(UsageError, match=r"step: expected tensors, numbers, .* as arguments, got ndarray"):
         fastgan.compile(lambda x: x)(torch.ones(2).numpy())

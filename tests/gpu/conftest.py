@@ -1,5 +1,7 @@
 """Tests that mean nothing without an NVIDIA GPU. The contract of the ops runs there too: `pytest -m gpu`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.gpu)
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture
+def no_waiting():
+    """A context in which whatever waits for the device raises."""
+    return _no_waiting
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -90,14 +90,11 @@ def test_a_choice_is_measured_once_and_told(own_cache, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(step(*arguments), expected, strict=True))
 
 
-def test_nothing_waits_for_the_device():
+def test_nothing_waits_for_the_device(no_waiting):
     arguments = tower()
     step(*arguments)  # measures and compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         step(*arguments)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("measured", [True, False])

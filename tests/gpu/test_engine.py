@@ -12,6 +12,9 @@ import fastgan
 from fastgan import Config, Trainer, models
 from fastgan.engine.graphs import CudaGraph
 from fastgan.engine.observe import preserved
+from fastgan.train.distributed import World
+from fastgan.train.optimizers import optimizer_of
+from fastgan.train.update import Update
 
 pytestmark = pytest.mark.gpu
 
@@ -128,11 +131,67 @@ def test_host_tensors_are_not_fixed_in_a_graph():
         assert float(compiled(x, torch.tensor(value))[0]) == value
 
 
+def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
+    def refuse(self, *given):
+        raise NotImplementedError("no compiler today")
+
+    monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", refuse)
+    network = critic()
+    compiled, eager = fastgan.compile(returning(network)), returning(network)
+    for _ in range(3):
+        given = draws()
+        torch.testing.assert_close(vector(compiled(*given)[1]), vector(eager(*given)[1]), rtol=1e-4, atol=1e-6)
+    assert compiled.how == ["CUDA graph (compiler: NotImplementedError: no compiler today)"]
+    assert not compiled.why_eager
+
+
+def test_no_compiler_is_asked_in_mode_graph(monkeypatch):
+    monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", lambda *_: pytest.fail("compiled"))
+    compiled = fastgan.compile(lambda x: x * 2, mode="graph")
+    for value in (1.0, 2.0):
+        assert float(compiled(torch.full((3,), value, device="cuda"))[0]) == 2 * value
+    assert compiled.how == ["CUDA graph"]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_recorded_updates_are_the_eager_ones(optimizer):
+    """Also where one is skipped, where a learning rate changes, and where the moments move."""
+    networks, updates = [], []
+    for records in (False, True):
+        torch.manual_seed(0)
+        network = critic()
+        config = Config(optimizer=optimizer, beta1=0.5, beta2=0.99)
+        update = Update(network, optimizer_of(config, network.parameters(), 1e-3), World(), 1.0, True)
+        update.records = records
+        networks.append(network)
+        updates.append(update)
+    source = torch.Generator().manual_seed(1)
+    for i in range(20):
+        gradients = [torch.randn(w.shape, generator=source).cuda() for w in networks[0].parameters()]
+        loss = torch.tensor(float("nan") if i == 6 else 1.0, device="cuda")
+        norms = []
+        for update in updates:
+            if i == 12:
+                update.back_off(0.5)
+            if i == 16:
+                states = update.optimizer.state.values()
+                for moments in states:
+                    moments.update({name: value.clone() for name, value in moments.items()})
+            update.add(loss, [g.clone() for g in gradients])
+            norms.append(update.apply(watch=i == 9))
+        assert torch.equal(*norms)
+        for one, other in zip(*(n.parameters() for n in networks), strict=True):
+            assert torch.equal(one, other), i
+    assert updates[1]._recorder._graph is not None
+    assert float(updates[1].skipped) == 1
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize("game", ["non-saturating", "wgan-gp"])
-def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
+@pytest.mark.parametrize("way", ["graph", "on"])
+def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
     last = []
-    for compile in ("off", "on"):
+    for compile in ("off", way):
         torch.manual_seed(0)
         networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
         config = Config(
@@ -142,7 +201,8 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
         source = torch.Generator().manual_seed(1)
         images = [torch.rand(16, 3, 32, 32, generator=source) * 2 - 1 for _ in range(12)]
         last.append(trainer.fit(iter(images)))
-        assert trainer.steps.compiled is (compile == "on")
+        assert trainer.steps.way == compile
+        assert "compiler:" not in trainer.steps.about
     assert all(math.isfinite(v) for v in last[1].values())
     assert (
         abs(last[0]["loss/discriminator"] - last[1]["loss/discriminator"])
@@ -150,7 +210,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision):
     )
 
 
-def test_nothing_in_an_iteration_waits_for_the_gpu():
+def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting):
     networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
     trainer = Trainer(*networks, "wgan-gp", Config(latent=16, batch=16, d_steps=1, compile="off"))
     from fastgan.train.rundir import Means
@@ -158,9 +218,6 @@ def test_nothing_in_an_iteration_waits_for_the_gpu():
     batches = iter([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(8)])
     means = Means()
     trainer.iterate(batches, means, print)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         for _ in range(3):
             trainer.iterate(batches, means, print)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

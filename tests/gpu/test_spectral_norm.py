@@ -50,16 +50,13 @@ def test_results_repeat_bit_for_bit(iterations):
         assert_same_bits(step(*inputs, iterations), expected)
 
 
-def test_nothing_waits_for_the_device():
+def test_nothing_waits_for_the_device(no_waiting):
     inputs = *make(), make(1)[0]
     step(*inputs)  # compiles
     others = *make(2), make(3)[0]  # at other addresses: new tables
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         step(*inputs)
         step(*others)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_streams_share_no_table():

@@ -286,7 +286,7 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path, saved, killed, leve
     assert [name for name in kept if kept[name] != again[name]] == []
     levels = json.loads((tmp_path / "run" / "config.json").read_text())["levels"]
     assert list(levels) == ["4×4", "8×8, fading in", "8×8", "16×16, fading in", "16×16"]
-    assert all(decided["compiled"] is False and decided["apart"] for decided in levels.values())
+    assert all(decided["compiled"] == "off" and decided["apart"] for decided in levels.values())
 
 
 def test_back_to_a_smaller_level(tmp_path, monkeypatch):

@@ -53,6 +53,15 @@ def test_convolutions_run_in_channels_last():
     assert trainer.seen["real"].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_latent_s_projection_stays_contiguous():
+    """Its gradient has the strides that PyTorch's compiler expects only so, on a GPU."""
+    trainer = trained(critic)
+    latent, image = trainer.generator[1].weight, trainer.generator[3].weight
+    assert latent.is_contiguous()
+    assert not latent.is_contiguous(memory_format=torch.channels_last)
+    assert image.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_what_cannot_stays_as_it_was():
     trainer = trained(Viewing)
     assert trainer.discriminator.conv.weight.is_contiguous()
