@@ -104,9 +104,9 @@ def test_what_was_measured_holds_what_is_said():
     assert max(fid["no norm"]) > 10 * min(fid["no norm"])
     stacked = {row["run"]: row for row in committed("stacked")}
     assert float(stacked["real images"]["kl"]) < 0.03
-    best = stacked["non-saturating, packed by 2, for long"]
-    assert best["modes"] == "1000"
-    assert float(best["kl"]) < 0.2
+    for name, limit in (("non-saturating, packed by 2, for long", 0.2), ("non-saturating, packed by 2, wide", 0.1)):
+        assert stacked[name]["modes"] == "1000"
+        assert float(stacked[name]["kl"]) <= limit
     short = {name: int(row["modes"]) for name, row in stacked.items() if row["images"] == "128000"}
     assert len(short) == 7
     assert max(short, key=short.get) == "hinge, spectral norm"

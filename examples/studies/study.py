@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,16 @@ def results(
     runs: Mapping[str, dict[str, Any]],
     run: Callable[[str, dict[str, Any]], tuple[Row, np.ndarray]],
     folder: str,
-    long: str = "",
+    long: Collection[str] = (),
 ) -> tuple[list[Row], list[np.ndarray]]:
     """Rows of the table, and samples, in the order of `runs`: of those that --only asks for, and of those made before.
 
     `run(name, options)` makes one; it is kept in DIR/folder as soon as it is done, so that a study that was stopped
-    goes on with --only. long: a run of hours, which is made only where --only is its whole name. The program ends where
-    --only chooses none.
+    goes on with --only. long: runs of an hour and more, which are made only where --only is the whole name. The program
+    ends where --only chooses none.
     """
     options = parser.parse_args()
-    chosen = [options.only] if options.only in runs else [n for n in runs if options.only in n and n != long]
+    chosen = [options.only] if options.only in runs else [n for n in runs if options.only in n and n not in long]
     if not chosen:
         parser.error(f"--only {options.only!r} is no run of this study; there are: {'; '.join(runs)}")
     kept = {name: options.out / folder / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.npz" for name in runs}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -33,20 +35,15 @@ class CudaGraph:
         tensors = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
         self._changed = [tensors[i] for i in around.changed]
         static_args, static_kwargs = tree_unflatten(self._flat, self._spec)
-        self._graph = torch.cuda.CUDAGraph()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with around.undone():
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    before_capture()
+        self._device = next(self._flat[i].device for i in self._places)
+        with around.undone(), torch.cuda.device(self._device):
+            for _ in range(WARM_UPS):
+                before_capture()
+                with _beside(self._device):
                     run(*static_args, **static_kwargs)
-                    self._forget()
-            torch.cuda.current_stream().wait_stream(side)
+                self._forget()
             before_capture()
-            # Other threads may copy meanwhile: a loader's batches.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                result = run(*static_args, **static_kwargs)
+            self._graph, result = _recorded(self._device, lambda: run(*static_args, **static_kwargs))
             self._gradients = [leaf.grad for leaf in around.leaves]
         self._outputs, self._shape = tree_flatten(result)
 
@@ -66,7 +63,7 @@ class CudaGraph:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         flat, _ = tree_flatten((args, kwargs))
-        with torch.no_grad():
+        with torch.no_grad(), torch.cuda.device(self._device):
             torch._foreach_copy_([self._flat[i] for i in self._places], [flat[i] for i in self._places])
             self._graph.replay()
             # What the step changes in place are our tensors, not the caller's.
@@ -98,6 +95,11 @@ class Recorder:
         self._given: list[Tensor] = []
         self._result = torch.empty(())
 
+    @property
+    def replays(self) -> bool:
+        """Whether the last run was a replay, of which Python saw nothing."""
+        return self._runs > WARM_UPS + 1
+
     def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
         """run(given). key: whatever else it depends on: shapes, numbers of Python's, where tensors lie."""
         if key != self._key:
@@ -105,12 +107,40 @@ class Recorder:
         self._runs += 1
         if self._runs <= WARM_UPS:
             return run(given)
-        if self._graph is None:
-            self._given = [torch.empty_like(t) for t in given]
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._result = run(self._given)
-            self._graph = graph
-        torch._foreach_copy_(self._given, given)
-        self._graph.replay()
-        return self._result.clone()
+        device = given[0].device
+        with torch.cuda.device(device):
+            if self._graph is None:
+                self._given = [torch.empty_like(t) for t in given]
+                self._graph, self._result = _recorded(device, lambda: run(self._given))
+            torch._foreach_copy_(self._given, given)
+            self._graph.replay()
+            return self._result.clone()
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """On which all is recorded there: each stream costs the libraries a workspace."""
+    return torch.cuda.Stream(device)
+
+
+@contextlib.contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """What runs inside runs on that stream, between what came before and what comes after."""
+    _stream(device).wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(_stream(device)):
+        yield
+    torch.cuda.current_stream(device).wait_stream(_stream(device))
+
+
+def _recorded(device: torch.device, run: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:
+    """A graph of what `run` launches, and what it returned."""
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        # Other threads may copy meanwhile: a loader's batches.
+        with torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+            result = run()
+    except BaseException:
+        # Where the recording itself fails, PyTorch leaves its stream the current one.
+        torch.cuda.set_stream(before)
+        raise
+    return graph, result

@@ -23,7 +23,8 @@ class Surroundings:
     `.grad` a backward pass inside the step fills. renewed: for each leaf, whether the step forgets first what was in
     `.grad` before it. changed: the arguments that the step changes in place, by their number among the tensors given.
 
-    Raises RuntimeError for steps whose effects only eager mode has.
+    Raises RuntimeError for steps whose effects only eager mode has, and for those that look at a value on a GPU: they
+    must not come so far as to be recorded, for a recording that fails leaves PyTorch's allocator in the middle of it.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
@@ -127,18 +128,40 @@ def _version(tensor: Tensor) -> int:
 def _told(modules: dict[int, nn.Module]) -> Iterator[None]:
     """Collects the modules that run meanwhile. No optimiser may: its state is Python's, and could not be undone."""
 
+    buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+
     def run(module: nn.Module, inputs: Any) -> None:
-        modules[id(module)] = module
+        if id(module) not in modules:
+            modules[id(module)] = module
+            buffers.append((module, dict(module._buffers)))
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("an optimiser takes its step in it; take that outside of the compiled step")
 
     handles = [register_module_forward_pre_hook(run), register_optimizer_step_pre_hook(refuse)]
+    replaced = ""
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+        for module, held in buffers:
+            for name, buffer in held.items():
+                if module._buffers.get(name) is not buffer:
+                    module._buffers[name] = buffer
+                    replaced = f"{type(module).__name__}.{name}"
+    if replaced:
+        raise RuntimeError(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
+
+
+def _refuse_waiting(func: Any, given: list[Tensor], made: list[Tensor]) -> None:
+    """RuntimeError where an operation waits for a GPU: for a value, for a size, or to copy between it and the host."""
+    kinds = {tensor.device.type for tensor in (*given, *made)}
+    if "cuda" not in kinds:
+        return
+    looks = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    if looks or (len(kinds) > 1 and func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)):
+        raise RuntimeError(f"it waits for the GPU, at {func}, which a graph cannot")
 
 
 class _Gradient:
@@ -187,9 +210,10 @@ class _Seen(TorchDispatchMode):
                 if value.requires_grad and value.is_leaf:
                     self.gradients.append(_Gradient(value))
         result = func(*args, **kwargs)
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._note(tensor)
+        made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
+        for tensor in made:
+            self._note(tensor)
+        _refuse_waiting(func, [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)], made)
         return result
 
     def _note(self, tensor: Tensor) -> None:

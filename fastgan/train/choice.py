@@ -65,9 +65,12 @@ class Choice:
         self._eager = Steps(players.d_step, players.g_step, "off", "steps run eagerly")
 
     def made(self, asked: str, before: str | None) -> Steps:
-        """asked: as Config.compile. before: the way of the run so far, with which a resumed one goes on."""
+        """asked: as Config.compile. before: the way of the run so far, with which a resumed one goes on if it may."""
         gpu = self._device.type == "cuda"
-        way = asked if before is None or (before == "graph" and not gpu) else before
+        if before == "graph" and not gpu:
+            before = None
+        # What a step could not be before, it is not tried as again.
+        way = before if before == "off" or (before and asked == "auto") else asked
         if way == "off":
             return Steps(self._eager.d_step, self._eager.g_step, "off", "")
         if way != "auto":
@@ -106,9 +109,18 @@ class Choice:
         players, mode = self._players, "graph" if way == "graph" else "default"
         d_step, g_step = CompiledStep(players.d_step, mode), CompiledStep(players.g_step, mode)
         steps = Steps(d_step, g_step, way, "")
+        full = False
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
-            self._iteration(steps)
+            try:
+                self._iteration(steps)
+            except torch.OutOfMemoryError:
+                full = True  # graphs keep their memory, beside the eager steps'
+        if full:
+            del steps, d_step, g_step
+            torch.cuda.empty_cache()
+            about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
+            return Steps(players.d_step, players.g_step, "off", about), 0.0
         for name, step in (("critic's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
                 about = f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}"

@@ -13,10 +13,10 @@ from fastgan.models import FAMILIES
 from fastgan.objectives import GAMES, Game
 from fastgan.train.contradictions import why_not
 
-#: Fields that may differ when a run is resumed: how long it goes on and what it writes, not what it computes.
+#: Fields that may differ when a run is resumed: how long it goes on, where and what it writes, not what it computes.
 RESUMABLE = (
-    "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "sync_statistics",
-    "on_collapse", "wandb",
+    "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "compile",
+    "sync_statistics", "on_collapse", "wandb",
 )  # fmt: skip
 #: The field that holds a penalty's weight, and the penalty's name in `fastgan.objectives.PENALTIES`.
 WEIGHTS = {

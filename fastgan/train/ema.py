@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+#: Tensors of ours, and of the original's beside them.
+_Pairs = tuple[list[Tensor], list[Tensor]]
 
 
 class Ema:
@@ -18,6 +21,7 @@ class Ema:
     def __init__(self, network: nn.Module, half_life: float):
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self.half_life = half_life
+        self._known: tuple[nn.Module, _Pairs, _Pairs] | None = None
         self._averaged = [_has_a_mean(name, buffer) for name, buffer in self.module.named_buffers()]
 
     @torch.no_grad()
@@ -25,24 +29,28 @@ class Ema:
         """Follow `network` after its step `step` (from 1), which used `images` images."""
         decay = 0.5 ** (images / self.half_life) if self.half_life > 0 else 0.0
         decay = min(decay, (1 + step) / (10 + step))
-        mine, theirs = self._pairs(network)
+        if self._known is None or self._known[0] is not network:
+            self._known = network, *self._pairs(network)
+        _, (mine, theirs), (copies, originals) = self._known
         torch._foreach_lerp_(mine, theirs, 1 - decay)
-        both = list(zip(self.module.buffers(), network.buffers(), self._averaged, strict=True))
-        if not all(self._averaged):
-            copied = [own for own, _, averaged in both if not averaged]
-            torch._foreach_copy_(copied, [other for _, other, averaged in both if not averaged])
+        if copies:
+            torch._foreach_copy_(copies, originals)
 
-    def _pairs(self, network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def forget(self) -> None:
+        """Look for the tensors of both networks anew: they have others since, as networks that grow do."""
+        self._known = None
+
+    def _pairs(self, network: nn.Module) -> tuple[_Pairs, _Pairs]:
+        """Those of ours and of the original's that are averaged, and those that are copied."""
         # Batch norm's statistics belong to the weights they were measured with, so they are averaged with them.
-        pairs: list[tuple[torch.Tensor, torch.Tensor]] = list(
-            zip(self.module.parameters(), network.parameters(), strict=True)
-        )
-        pairs += [
-            (own, other)
-            for own, other, averaged in zip(self.module.buffers(), network.buffers(), self._averaged, strict=True)
-            if averaged
-        ]
-        return [own for own, _ in pairs], [other for _, other in pairs]
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(network.parameters())
+        copies: list[Tensor] = []
+        originals: list[Tensor] = []
+        for own, other, averaged in zip(self.module.buffers(), network.buffers(), self._averaged, strict=True):
+            (mine if averaged else copies).append(own)
+            (theirs if averaged else originals).append(other)
+        return (mine, theirs), (copies, originals)
 
 
 def _has_a_mean(name: str, buffer: torch.Tensor) -> bool:

@@ -45,12 +45,13 @@ def _projections(*networks: nn.Module) -> Iterator[list[nn.Module]]:
     """Collects the transposed convolutions that take a latent as an image of one pixel."""
     found: list[nn.Module] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if inputs[0].shape[2:] == (1, 1):
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        x = inputs[0] if inputs else named["input"]
+        if x.shape[2:] == (1, 1):
             found.append(layer)
 
     layers = [m for network in networks for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
         yield found
     finally:

@@ -235,6 +235,7 @@ class Trainer:
         config, means, stream = self.config, rundir.Means(), iter(batches)
         mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
         self.guard.begin()
+        self.ema.forget()
         for update in self.updates.values():
             update.begin()
         self._status("running")
@@ -297,6 +298,7 @@ class Trainer:
         if self.growth.come_to(self.images):
             say(f"step {self.step}: images of {self.growth.name}")
             self.steps, self._channels_last = None, False  # both are decided anew
+            self.ema.forget()
         for _ in range(self.config.d_steps or 1):
             self._improve_critic(stream, means, say)
         self._improve_generator(means)
@@ -404,6 +406,8 @@ class Trainer:
         elif self.world.any(not steps.compiled) and steps.compiled:
             steps = choice.made("off", None)
             steps.about = "steps run eagerly, as they do on another rank"
+        elif self.world.any(steps.way == "graph") and steps.way == "on":
+            steps = choice.made("graph", None)
         if steps.about:
             say(steps.about)
         decided["compiled"] = steps.way

@@ -188,21 +188,32 @@ class Means:
     Values that are not finite are left out: they belong to updates that were skipped.
     """
 
+    #: Steps whose scalars are added up at once: each addition is some launches, which small networks would wait for.
+    AT_ONCE = 64
+
     def __init__(self) -> None:
         self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._waiting: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, scalars: dict[str, Tensor]) -> None:
-        """Add one step's scalars; a step may leave some out."""
-        names, values = tuple(scalars), torch.stack([value.float() for value in scalars.values()])
+        """Add one step's scalars; a step may leave some out. They must stay as they are until they are fetched."""
+        names = tuple(scalars)
+        waiting = self._waiting.setdefault(names, [])
+        waiting.extend(scalars.values())
+        if len(waiting) >= self.AT_ONCE * len(names):
+            self._add_up(names)
+
+    def _add_up(self, names: tuple[str, ...]) -> None:
+        values = torch.stack([value.float() for value in self._waiting.pop(names)]).view(-1, len(names))
         good = values.isfinite()
-        if names not in self._sums:
-            self._sums[names] = torch.zeros_like(values), torch.zeros_like(values)
-        total, count = self._sums[names]
-        total += torch.where(good, values, 0.0)
-        count += good
+        total, count = torch.where(good, values, 0.0).sum(0), good.sum(0).float()
+        before = self._sums.get(names)
+        self._sums[names] = (total, count) if before is None else (before[0] + total, before[1] + count)
 
     def fetch(self, world: World) -> dict[str, float]:
         """The means since the last fetch, over all ranks, in one transfer; names without a finite value are absent."""
+        for names in list(self._waiting):
+            self._add_up(names)
         if not self._sums:
             return {}
         rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from fastgan.engine.graphs import Recorder
 from fastgan.errors import UsageError
@@ -99,6 +100,10 @@ class Update:
                 return self._change(weights, given[len(losses) :], given[: len(losses)])[0]
 
             norm = self._recorder(self._facts(weights, len(losses)), change, [*losses, *gradients])
+            if self._recorder.replays:
+                # A spectral norm that iterates once a step learns of it so.
+                for hook in _global_optimizer_post_hooks.values():
+                    hook(self.optimizer, (), {})
         else:
             norm, each = self._change(weights, gradients, losses)
             if watch:
@@ -140,7 +145,7 @@ class Update:
     def _facts(self, weights: list[nn.Parameter], losses: int) -> tuple[object, ...]:
         """What a recorded update takes for fixed: learning rates, and where weights and moments lie."""
         moments = [value for weight in weights for value in self.optimizer.state[weight].values()]
-        places = [tensor.data_ptr() for tensor in (*weights, *moments)]
+        places = [tensor.data_ptr() for tensor in (*weights, *(self._weights if self._weight_clip else ()), *moments)]
         return losses, *(group["lr"] for group in self.optimizer.param_groups), *places
 
     def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:

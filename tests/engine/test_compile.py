@@ -470,6 +470,30 @@ def test_the_switch_is_off_again_afterwards():
     assert not torch.compiler.is_compiling()
 
 
+class Replacing(nn.Module):
+    """Keeps a running mean in another tensor every time."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        self.mean = 0.5 * self.mean + 0.5 * x.mean()
+        return x - self.mean
+
+
+def test_a_buffer_that_is_replaced_is_no_graph_s():
+    found, wanted = Replacing(), Replacing()
+    compiled = by_tracing(fastgan.compile(lambda x: found(x)))
+    with pytest.warns(UserWarning, match=r"it replaces the buffer Replacing\.mean, which a graph does not"):
+        compiled(torch.ones(3))
+    wanted(torch.ones(3))
+    for value in (2.0, 3.0):
+        x = torch.full((3,), value)
+        assert torch.equal(compiled(x), wanted(x))
+    assert torch.equal(found.mean, wanted.mean)
+
+
 def test_arguments_are_checked():
     with pytest.raises(UsageError, match="step: expected a function of tensors, got int"):
         fastgan.compile(3)

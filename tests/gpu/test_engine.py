@@ -145,6 +145,26 @@ def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
     assert not compiled.why_eager
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: x * x.mean().item(),
+        lambda x: x[x > 0].sum(),
+        lambda x: x * torch.tensor(2.0, device="cuda"),
+        lambda x: x.cpu(),
+    ],
+    ids=["value", "size", "from the host", "to the host"],
+)
+def test_what_waits_for_the_gpu_is_refused_before_it_is_recorded(step):
+    x = torch.rand(8, device="cuda")
+    compiled = fastgan.compile(step, mode="graph")
+    with pytest.warns(UserWarning, match="runs eagerly: RuntimeError: it waits for the GPU"):
+        torch.testing.assert_close(compiled(x), step(x))
+    following = fastgan.compile(lambda x: x + 1, mode="graph")
+    torch.testing.assert_close(following(x), x + 1)
+    assert following.how == ["CUDA graph"]
+
+
 def test_no_compiler_is_asked_in_mode_graph(monkeypatch):
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", lambda *_: pytest.fail("compiled"))
     compiled = fastgan.compile(lambda x: x * 2, mode="graph")

@@ -1,6 +1,7 @@
 """Whether steps are compiled: as asked, as measured, as a resumed run did before; and nothing trained moves by it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fastgan.errors import UsageError
 from fastgan.testing.batches import Resumable
 from fastgan.train import choice, pace
 from fastgan.train.choice import Steps
+from fastgan.train.options import check_resumed
 from fastgan.train.pace import Pace
 
 SMALL = {"latent": 8, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 2, "sample_every": 4}
@@ -116,6 +118,45 @@ class Peeking(nn.Module):
     def forward(self, x):
         y = self.net(x)
         return y if y.mean().item() > -1e9 else -y
+
+
+@pytest.mark.parametrize(
+    ("asked", "before", "way"),
+    [
+        ("off", "graph", "off"), ("off", "on", "off"), ("on", None, "on"), ("on", "off", "off"), ("on", "graph", "on"),
+        ("auto", "on", "on"), ("auto", "off", "off"), ("auto", "graph", "off"), ("auto", None, "off"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_and_what_was_before(asked, before, way, monkeypatch):
+    """On the CPU, where there are no CUDA graphs to go on with, and a run as short as these is not compiled."""
+    made = choice.Choice.made
+    monkeypatch.setattr(choice.Choice, "made", lambda self, asked, _: made(self, asked, before))
+    monkeypatch.setattr(choice.Choice, "_compiled", lambda self, way: (Steps(*eager(self), way, ""), 0.0))
+    assert trained(asked).steps.way == way
+
+
+def eager(chosen):
+    return chosen._players.d_step, chosen._players.g_step
+
+
+def test_graphs_that_memory_does_not_hold_are_done_without(monkeypatch, capfd):
+    def full(self, *given):
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(choice.CompiledStep, "_build", full)
+    assert trained("on").steps.way == "off"
+    assert "steps run eagerly: the GPU's memory does not hold them as graphs too" in capfd.readouterr().err
+
+
+def test_another_way_may_be_asked_of_a_run_that_goes_on(tmp_path):
+    """One that began with CUDA graphs goes on where there are none."""
+    trained("off", tmp_path / "run", steps=2)
+    path = tmp_path / "run" / "config.json"
+    facts = json.loads(path.read_text())
+    facts["config"]["compile"] = facts["compiled"] = "graph"
+    path.write_text(json.dumps(facts))
+    check_resumed(replace(Config.from_dict(facts["config"]), compile="off"), facts, 1)
+    assert trained("off", tmp_path / "run", resume=True).steps.way == "off"
 
 
 def test_graphs_are_of_a_gpu():

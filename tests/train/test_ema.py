@@ -25,6 +25,17 @@ def test_follows_weights_and_statistics_with_the_half_life():
     assert ema.module.weight.tolist() == pytest.approx([6.0, 6.0])
 
 
+def test_another_network_and_other_tensors_are_seen():
+    ema, grown = Ema(nn.Linear(1, 1), half_life=0), nn.Linear(1, 1)
+    for followed in (nn.Linear(1, 1), grown):
+        ema.update(followed, images=1, step=1)
+        assert torch.equal(ema.module.weight, followed.weight)
+    grown.weight = nn.Parameter(torch.full((1, 1), 5.0))
+    ema.forget()
+    ema.update(grown, images=1, step=2)
+    assert ema.module.weight.item() == 5.0
+
+
 def test_ramps_up_and_can_be_off():
     ema = Ema(network(0.0), half_life=1e9)
     ema.update(network(11.0), images=1, step=1)
