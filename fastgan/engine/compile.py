@@ -48,6 +48,8 @@ class CompiledStep(Generic[P, R]):
             raise UsageError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
         if cuda_graph not in (True, False, "auto"):
             raise UsageError(f"cuda_graph: expected True, False or 'auto', got {cuda_graph!r}")
+        if mode == "graph" and cuda_graph is False:
+            raise UsageError("cuda_graph: mode graph is nothing but a CUDA graph, got False; leave one of them out")
         # Inductor imports triton, which `import fastgan` must not.
         from fastgan.engine.passes import Passes
 

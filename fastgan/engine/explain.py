@@ -66,7 +66,7 @@ def explain(
     """
     import torch._inductor.config
 
-    around = Surroundings(step, args, {})
+    around = Surroundings(step, args, {}, refuse=False)
     compiled = CompiledStep(step, mode, cuda_graph)
     with around.undone(), torch._inductor.config.patch(fx_graph_cache=False):
         compiled(*args)

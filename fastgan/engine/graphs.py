@@ -94,27 +94,35 @@ class Recorder:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._given: list[Tensor] = []
         self._result = torch.empty(())
+        self._full = False
 
     @property
     def replays(self) -> bool:
         """Whether the last run was a replay, of which Python saw nothing."""
-        return self._runs > WARM_UPS + 1
+        return self._graph is not None and self._runs > WARM_UPS + 1
 
     def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
         """run(given). key: whatever else it depends on: shapes, numbers of Python's, where tensors lie."""
         if key != self._key:
             self._key, self._runs, self._graph = key, 0, None
         self._runs += 1
-        if self._runs <= WARM_UPS:
-            return run(given)
         device = given[0].device
+        if self._runs == WARM_UPS + 1 and not self._full:
+            try:
+                self._record(device, run, given)
+            except torch.OutOfMemoryError:
+                self._full, self._given = True, []  # nothing has run yet
+        if self._graph is None:
+            return run(given)
         with torch.cuda.device(device):
-            if self._graph is None:
-                self._given = [torch.empty_like(t) for t in given]
-                self._graph, self._result = _recorded(device, lambda: run(self._given))
             torch._foreach_copy_(self._given, given)
             self._graph.replay()
             return self._result.clone()
+
+    def _record(self, device: torch.device, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> None:
+        with torch.cuda.device(device):
+            self._given = [torch.empty_like(t) for t in given]
+            self._graph, self._result = _recorded(device, lambda: run(self._given))
 
 
 @functools.cache
@@ -127,9 +135,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 def _beside(device: torch.device) -> Iterator[None]:
     """What runs inside runs on that stream, between what came before and what comes after."""
     _stream(device).wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(_stream(device)):
-        yield
-    torch.cuda.current_stream(device).wait_stream(_stream(device))
+    try:
+        with torch.cuda.stream(_stream(device)):
+            yield
+    finally:
+        torch.cuda.current_stream(device).wait_stream(_stream(device))
 
 
 def _recorded(device: torch.device, run: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:

@@ -25,13 +25,14 @@ class Surroundings:
 
     Raises RuntimeError for steps whose effects only eager mode has, and for those that look at a value on a GPU: they
     must not come so far as to be recorded, for a recording that fails leaves PyTorch's allocator in the middle of it.
+    refuse: whether it also raises for what is no obstacle to running the step and undoing that.
     """
 
-    def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], refuse: bool = True):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        seen, modules = _Seen(given), dict[int, nn.Module]()
+        seen, modules = _Seen(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
         before = [(_version(tensor), _Gradient(tensor)) for tensor in given]
-        with preserved(given), _told(modules):
+        with preserved(given), _told(modules, refuse):
             try:
                 with seen:
                     step(*args, **kwargs)
@@ -49,7 +50,8 @@ class Surroundings:
         self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in past]
         self.leaves = [gradient.tensor for gradient in leaves]
         self._given, self._generators = given, seen.generators
-        self._modules = list(modules.values())
+        self._modules = [module for module, _ in modules.values()]
+        self._buffers = list(modules.values())
         self.renewed = self._renewed(step, args, kwargs)
         self._found = self._flags()
 
@@ -69,6 +71,7 @@ class Surroundings:
             with preserved([*self.tensors, *(self._given[i] for i in self.changed)]):
                 yield
         finally:
+            _bind_again(self._buffers)
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
@@ -125,15 +128,15 @@ def _version(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _told(modules: dict[int, nn.Module]) -> Iterator[None]:
-    """Collects the modules that run meanwhile. No optimiser may: its state is Python's, and could not be undone."""
+def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
+    """Collects the modules that run meanwhile, and the buffers that they had.
 
-    buffers: list[tuple[nn.Module, dict[str, Tensor | None]]] = []
+    No optimiser may run: its state is Python's, and could not be undone.
+    """
 
     def run(module: nn.Module, inputs: Any) -> None:
         if id(module) not in modules:
-            modules[id(module)] = module
-            buffers.append((module, dict(module._buffers)))
+            modules[id(module)] = module, dict(module._buffers)
 
     def refuse(*_: Any) -> None:
         raise RuntimeError("an optimiser takes its step in it; take that outside of the compiled step")
@@ -145,23 +148,45 @@ def _told(modules: dict[int, nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for module, held in buffers:
-            for name, buffer in held.items():
-                if module._buffers.get(name) is not buffer:
-                    module._buffers[name] = buffer
-                    replaced = f"{type(module).__name__}.{name}"
-    if replaced:
+        replaced = _bind_again(list(modules.values()))
+    if replaced and strict:
         raise RuntimeError(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
 
 
-def _refuse_waiting(func: Any, given: list[Tensor], made: list[Tensor]) -> None:
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+_INDEXED = (
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+    torch.ops.aten._index_put_impl_.default,
+)
+
+
+def _refuse_waiting(func: Any, args: Any, tensors: list[Tensor]) -> None:
     """RuntimeError where an operation waits for a GPU: for a value, for a size, or to copy between it and the host."""
-    kinds = {tensor.device.type for tensor in (*given, *made)}
+    kinds = {tensor.device.type for tensor in tensors}
     if "cuda" not in kinds:
         return
-    looks = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-    if looks or (len(kinds) > 1 and func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)):
+    if func in _INDEXED:
+        # Masks become the places that they mark, whose number is not known before; what lies on the host is copied.
+        indices = [index for index in args[1] if index is not None]
+        waits = any(index.dtype in (torch.bool, torch.uint8) or not index.is_cuda for index in indices)
+    else:
+        looks = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        waits = looks or (func in _COPIES and len(kinds) > 1)
+    if waits:
         raise RuntimeError(f"it waits for the GPU, at {func}, which a graph cannot")
+
+
+def _bind_again(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> str:
+    """Give modules the buffers back that they had; the name of one that was another by now, or ""."""
+    replaced = ""
+    for module, held in buffers:
+        for name, buffer in held.items():
+            if module._buffers.get(name) is not buffer:
+                module._buffers[name] = buffer
+                replaced = f"{type(module).__name__}.{name}"
+    return replaced
 
 
 class _Gradient:
@@ -185,8 +210,9 @@ class _Gradient:
 class _Seen(TorchDispatchMode):
     """Collects the tensors that are read without having been made since, each with a copy of what it held."""
 
-    def __init__(self, arguments: list[Tensor]):
+    def __init__(self, arguments: list[Tensor], strict: bool):
         super().__init__()
+        self._strict = strict
         self._known = {id(tensor) for tensor in arguments}
         self._kept: list[Any] = list(arguments)  # a tensor that is gone would lend its id to another
         self.outside: list[tuple[Tensor, Tensor]] = []
@@ -213,7 +239,8 @@ class _Seen(TorchDispatchMode):
         made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
         for tensor in made:
             self._note(tensor)
-        _refuse_waiting(func, [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)], made)
+        if self._strict:
+            _refuse_waiting(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
         return result
 
     def _note(self, tensor: Tensor) -> None:

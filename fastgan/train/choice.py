@@ -66,16 +66,24 @@ class Choice:
 
     def made(self, asked: str, before: str | None) -> Steps:
         """asked: as Config.compile. before: the way of the run so far, with which a resumed one goes on if it may."""
-        gpu = self._device.type == "cuda"
-        if before == "graph" and not gpu:
+        # Runs from before there were CUDA graphs say yes or no.
+        before = {True: "on", False: "off"}.get(before, before)  # type: ignore[call-overload]
+        if before == "graph" and self._device.type != "cuda":
             before = None
-        # What a step could not be before, it is not tried as again.
-        way = before if before == "off" or (before and asked == "auto") else asked
-        if way == "off":
-            return Steps(self._eager.d_step, self._eager.g_step, "off", "")
-        if way != "auto":
-            return self._compiled(way)[0]
-        plain = self._recorded() if gpu else self._eager
+        way = before if before and asked == "auto" else asked
+        about = ""
+        if way != "off":
+            try:
+                return self._measured() if way == "auto" else self._compiled(way)[0]
+            except torch.OutOfMemoryError:
+                # Graphs keep their memory, beside the eager steps'.
+                about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
+            torch.cuda.empty_cache()
+        return Steps(self._eager.d_step, self._eager.g_step, "off", about)
+
+    def _measured(self) -> Steps:
+        """What is fastest, as far as the steps to come repay finding out."""
+        plain = self._recorded() if self._device.type == "cuda" else self._eager
         to_come, known = self._seconds(plain) * self._iterations, pace.recall(self._key())
         saving, cost = (known.saving, known.seconds) if known else (HOPE[self._device.type], LEAST_SECONDS)
         if to_come * saving <= cost:
@@ -86,6 +94,8 @@ class Choice:
             return plain
         compiled, seconds = self._compiled("on")
         if compiled.way != "on":
+            if compiled.way == "graph":  # the compiler failed at both, and has nothing to save
+                pace.remember(self._key(), Pace(0.0, round(seconds, 1)))
             return compiled if plain is self._eager else plain
         now, then = self._alternating(plain, compiled)
         saving = 1 - then / now
@@ -109,26 +119,18 @@ class Choice:
         players, mode = self._players, "graph" if way == "graph" else "default"
         d_step, g_step = CompiledStep(players.d_step, mode), CompiledStep(players.g_step, mode)
         steps = Steps(d_step, g_step, way, "")
-        full = False
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
-            try:
-                self._iteration(steps)
-            except torch.OutOfMemoryError:
-                full = True  # graphs keep their memory, beside the eager steps'
-        if full:
-            del steps, d_step, g_step
-            torch.cuda.empty_cache()
-            about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
-            return Steps(players.d_step, players.g_step, "off", about), 0.0
+            self._iteration(steps)
         for name, step in (("critic's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
                 about = f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}"
                 return Steps(players.d_step, players.g_step, "off", about), 0.0
         how = list(dict.fromkeys([*d_step.how, *g_step.how]))
-        steps.about = (
-            "steps run as CUDA graphs" if way == "graph" else f"steps run compiled, captured by {', '.join(how)}"
-        )
+        if all(one.startswith("CUDA graph") for one in how):
+            steps.way, steps.about = "graph", f"steps run as {how[0].replace('graph', 'graphs', 1)}"
+        else:
+            steps.about = f"steps run compiled, captured by {', '.join(how)}"
         return steps, d_step.seconds + g_step.seconds
 
     def _iteration(self, steps: Steps) -> float:

@@ -401,12 +401,14 @@ class Trainer:
         talking = self.config.sync_statistics and self.world.size > 1
         # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
         steps = choice.made("off" if talking else self.config.compile, decided.get("compiled"))
+        # Asked of all ranks alike: who asks another question than they do waits for ever.
+        eager, recorded = (self.world.any(not talking and steps.way == way) for way in ("off", "graph"))
         if talking:
             steps.about = "steps run eagerly: batch norms synchronise within them"
-        elif self.world.any(not steps.compiled) and steps.compiled:
+        elif eager and steps.compiled:
             steps = choice.made("off", None)
             steps.about = "steps run eagerly, as they do on another rank"
-        elif self.world.any(steps.way == "graph") and steps.way == "on":
+        elif recorded and steps.way == "on":
             steps = choice.made("graph", None)
         if steps.about:
             say(steps.about)

@@ -492,6 +492,9 @@ def test_a_buffer_that_is_replaced_is_no_graph_s():
         x = torch.full((3,), value)
         assert torch.equal(compiled(x), wanted(x))
     assert torch.equal(found.mean, wanted.mean)
+    before = found.mean.clone()
+    fastgan.explain(lambda x: found(x), torch.ones(3))  # tells, and leaves what it found
+    assert torch.equal(found.mean, before)
 
 
 def test_arguments_are_checked():
@@ -505,6 +508,8 @@ def test_arguments_are_checked():
         fastgan.compile(lambda x: x)(torch.ones(2).numpy())
     with pytest.raises(UsageError, match="cuda_graph: expected True, False or 'auto', got 'yes'"):
         fastgan.compile(lambda x: x, cuda_graph="yes")
+    with pytest.raises(UsageError, match="cuda_graph: mode graph is nothing but a CUDA graph, got False"):
+        fastgan.compile(lambda x: x, mode="graph", cuda_graph=False)
 
 
 def test_explain_counts_and_leaves_no_trace():

@@ -150,10 +150,11 @@ def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
     [
         lambda x: x * x.mean().item(),
         lambda x: x[x > 0].sum(),
+        lambda x: torch.zeros_like(x).index_put((x > 0.5,), x.sum()),
         lambda x: x * torch.tensor(2.0, device="cuda"),
         lambda x: x.cpu(),
     ],
-    ids=["value", "size", "from the host", "to the host"],
+    ids=["value", "size", "mask", "from the host", "to the host"],
 )
 def test_what_waits_for_the_gpu_is_refused_before_it_is_recorded(step):
     x = torch.rand(8, device="cuda")
@@ -163,6 +164,14 @@ def test_what_waits_for_the_gpu_is_refused_before_it_is_recorded(step):
     following = fastgan.compile(lambda x: x + 1, mode="graph")
     torch.testing.assert_close(following(x), x + 1)
     assert following.how == ["CUDA graph"]
+
+
+def test_an_index_on_the_gpu_is_no_reason_to_wait():
+    places = torch.tensor([2, 0], device="cuda")
+    compiled = fastgan.compile(lambda x: x[places], mode="graph")
+    x = torch.rand(4, device="cuda")
+    assert torch.equal(compiled(x), x[places])
+    assert compiled.how == ["CUDA graph"]
 
 
 def test_no_compiler_is_asked_in_mode_graph(monkeypatch):

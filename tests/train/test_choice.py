@@ -123,8 +123,9 @@ class Peeking(nn.Module):
 @pytest.mark.parametrize(
     ("asked", "before", "way"),
     [
-        ("off", "graph", "off"), ("off", "on", "off"), ("on", None, "on"), ("on", "off", "off"), ("on", "graph", "on"),
+        ("off", "graph", "off"), ("off", "on", "off"), ("on", None, "on"), ("on", "off", "on"), ("on", "graph", "on"),
         ("auto", "on", "on"), ("auto", "off", "off"), ("auto", "graph", "off"), ("auto", None, "off"),
+        ("auto", True, "on"), ("auto", False, "off"),
     ],
 )  # fmt: skip
 def test_what_is_asked_and_what_was_before(asked, before, way, monkeypatch):
