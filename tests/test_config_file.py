@@ -84,7 +84,7 @@ def test_a_runs_own_configuration_says_all_again(tmp_path):
         ("run.yaml", "steps: {at: 1}", "config: expected a number or a string for steps in .*, got dict"),
         ("run.yaml", "steps: &a [*a, *a]", "config: expected a number or a string for steps in .*, got list"),
         ("run.yaml", "config: &a {config: *a}", "config: unknown field .config."),
-        ("run.yaml", "compile: no", "compile: expected auto, on or off, got 'no'"),
+        ("run.yaml", "compile: no", "compile: expected auto, on, graph or off, got 'no'"),
         ("run.yaml", "sync_statistics: perhaps", "sync_statistics: expected true or false, got 'perhaps'"),
         ("run.yaml", "steps: !!python/object/apply:os.system [exit]", "expected a number or a string for steps"),
         ("run.ini", "steps: 3", "config: expected a .yaml, .toml or .json file, got .*run.ini"),

@@ -22,6 +22,7 @@ from fastgan.errors import FastganError, RankError, UsageError
 from fastgan.objectives import GAMES
 from fastgan.report.verdicts import Verdict
 from fastgan.train import checkpoint, distributed
+from fastgan.train.choice import Choice, Steps
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.monitor import Monitor
 from fastgan.train.options import check_resumed
@@ -181,6 +182,20 @@ def restored(world, images, out):
         Monitor.judge = judge
 
 
+def differing(world, images, ways):
+    """Train where each rank finds another way to compute its steps, by rank; the way that this one took."""
+
+    def compiled(self, way):
+        chosen = ways[world.rank] if way == "on" else way
+        return Steps(self._players.d_step, self._players.g_step, chosen, ""), 0.0
+
+    real, Choice._compiled = Choice._compiled, compiled
+    try:
+        return train(world, images, {"compile": "on", "steps": 2})[0].steps.way
+    finally:
+        Choice._compiled = real
+
+
 def tensors(trainer):
     parts = {"generator": trainer.generator, "critic": trainer.discriminator, "ema": trainer.ema.module}
     return {f"{part}.{name}": t.clone() for part, n in parts.items() for name, t in n.state_dict().items()}
@@ -230,6 +245,9 @@ def play(folder, images):
 
         trainer = restored(world, images, folder / "restored")
         result["restored"] = tensors(trainer), trainer.restore.history[0]["rates"], trainer.images
+
+        pairs = ("on", "off"), ("off", "graph"), ("graph", "on"), ("on", "on")
+        result["ways"] = [differing(world, images, ways) for ways in pairs]
 
         distributed.BUCKET_BYTES = 64
         result["mean"] = some_tensors(world.rank)
@@ -349,6 +367,11 @@ def test_all_ranks_go_back_where_the_first_one_does(played):
     assert images == 6 * 16
     told = [json.loads(line) for line in (played[1] / "restored" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], "restored" in line) for line in told] == [(i, i == 3) for i in range(1, 7)]
+
+
+def test_all_ranks_compute_in_the_same_way(played):
+    for result in played[0]:
+        assert result["ways"] == ["off", "off", "graph", "on"]
 
 
 def test_batch_statistics_of_each_rank_are_other_ones(played, images):
