@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs fastgan, runs what needs a GPU, times it. Everything it finds out lies below RESULTS_DIR. No network is needed.
-# Exits non-zero when something failed, after the rest has run. All parts take about ten minutes, most of it compilers'.
+# Exits non-zero when something failed, after the rest has run. The limits of all parts add up to a quarter of an hour.
 #
 #   benchmarks/gpu.sh RESULTS_DIR [PART...]     install tests training families steps ops deploy doctor compiled whole
 set -uo pipefail

@@ -22,6 +22,7 @@ from fastgan.train.game import Players
 from fastgan.train.pace import Pace
 
 #: What compiling may be hoped to save at most, and what it takes at least, where this machine has not measured it yet.
+#: On a GPU it is beside recorded steps, and a guess.
 HOPE = {"cpu": 0.35, "cuda": 0.4}
 LEAST_SECONDS = 40.0
 _ROUNDS = 4

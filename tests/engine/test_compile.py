@@ -7,10 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
+from torch.utils._pytree import tree_leaves
 
 import fastgan
 from fastgan.engine import compile as engine
+from fastgan.engine import observe
 from fastgan.engine.compile import MAX_VARIANTS
 from fastgan.errors import UsageError
 from fastgan.nn import spectral_norm
@@ -468,6 +471,32 @@ def test_the_switch_is_off_again_afterwards():
     engine(lambda x: x + 1)(torch.ones(2))
     assert torch._dynamo.config.trace_autograd_ops == before
     assert not torch.compiler.is_compiling()
+
+
+def test_what_waits_for_a_gpu_is_told_from_what_does_not():
+    """On tensors that only claim to be on one."""
+    aten = torch.ops.aten
+    with FakeTensorMode():
+        x, places, mask = (torch.empty(4, dtype=d, device="cuda") for d in (torch.float32, torch.int64, torch.bool))
+        host = torch.empty(4, dtype=torch.int64)
+        waits = [
+            (aten._local_scalar_dense.default, (x,)), (aten.nonzero.default, (x,)), (aten.index.Tensor, (x, [mask])),
+            (aten.index.Tensor, (x, [host])), (aten.index_put_.default, (x, [None, mask], x)),
+            (aten.copy_.default, (x, host)), (aten._to_copy.default, (host, x)),
+        ]  # fmt: skip
+        goes_on = [
+            (aten.add.Tensor, (x, x)), (aten.index.Tensor, (x, [None, places])), (aten.copy_.default, (x, x)),
+            (aten._local_scalar_dense.default, (host,)), (aten.index_put_.default, (x, [places], x)),
+        ]  # fmt: skip
+        for operation, args in waits:
+            with pytest.raises(RuntimeError, match=rf"it waits for the GPU, at {operation}"):
+                observe._refuse_waiting(operation, args, given_to(args))
+        for operation, args in goes_on:
+            observe._refuse_waiting(operation, args, given_to(args))
+
+
+def given_to(args):
+    return [value for value in tree_leaves(args) if isinstance(value, torch.Tensor)]
 
 
 class Replacing(nn.Module):

@@ -140,6 +140,28 @@ def eager(chosen):
     return chosen._players.d_step, chosen._players.g_step
 
 
+@pytest.mark.parametrize("failed", [1, 2])
+def test_a_compiler_that_fails_is_not_called_compiled(failed, monkeypatch, capfd):
+    """On a GPU its steps become recorded ones; where it fails at one of both, the other is compiled all the same."""
+    hows = iter(["CUDA graph (compiler: no)"] * failed + ["Dynamo"])
+
+    class Compiled:
+        def __init__(self, step, mode):
+            self.step, self.how, self.why_eager, self.seconds = step, [next(hows)], "", 7.0
+
+        def __call__(self, *args, **kwargs):
+            return self.step(*args, **kwargs)
+
+    monkeypatch.setattr(choice, "CompiledStep", Compiled)
+    monkeypatch.setattr(choice, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(choice.Choice, "_alternating", lambda self, one, other: (0.1, 0.05))
+    assert trained().steps.way == {1: "on", 2: "graph"}[failed]
+    words = {1: "steps run compiled, captured by CUDA graph (compiler: no), Dynamo", 2: "as CUDA graphs (compiler: no)"}
+    assert words[failed] in capfd.readouterr().err
+    (kept,) = json.loads(pace._file().read_text()).values()
+    assert kept == {"saving": {1: 0.5, 2: 0.0}[failed], "seconds": 14.0}
+
+
 def test_graphs_that_memory_does_not_hold_are_done_without(monkeypatch, capfd):
     def full(self, *given):
         raise torch.OutOfMemoryError("no more")

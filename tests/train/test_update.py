@@ -1,13 +1,16 @@
 """What becomes of gradients: guarded, clipped, averaged, unscaled. Judged by PyTorch's own optimiser and clipping."""
 
+import contextlib
 import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
 from fastgan import Trainer
+from fastgan.engine import graphs
 from fastgan.errors import UsageError
 from fastgan.train import update as update_module
 from fastgan.train.distributed import World
@@ -298,3 +301,87 @@ def test_weights_that_were_frozen_since_are_named():
     net[0].requires_grad_(False)
     with pytest.raises(UsageError, match="the weights of Sequential that require a gradient are others"):
         update.begin()
+
+
+# --- recorded as CUDA graphs ----------------------------------------------------------------------------------------
+
+
+class Replayed:
+    """What a CUDA graph is to `Recorder`, on the CPU: Python's part runs at the recording, the rest at each replay."""
+
+    def __init__(self, run):
+        self.run, self.result, self.replays = run, torch.zeros(()), 0
+
+    def replay(self):
+        self.replays += 1
+        hooks = dict(_global_optimizer_post_hooks)
+        if self.replays > 1:
+            _global_optimizer_post_hooks.clear()
+        try:
+            self.result.copy_(self.run())
+        finally:
+            _global_optimizer_post_hooks.update(hooks)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """The graphs that are recorded; a recording itself changes no tensor."""
+    made = []
+
+    def recorded(device, run):
+        made.append(Replayed(run))
+        return made[-1], made[-1].result
+
+    monkeypatch.setattr(graphs, "_recorded", recorded)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    return made
+
+
+def test_recorded_updates_are_the_eager_ones(recordings):
+    """Also where one is skipped, watched, of another learning rate or of other weights, or the moments have moved."""
+    networks = [network(), network()]
+    eager, records = (updating(net, clip=0.5, fp16=True) for net in networks)
+    records.records = True
+    steps = []
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: steps.append(optimizer))
+    try:
+        for i in range(40):
+            given = spoilt(networks[0], math.nan) if i == 8 else gradients(networks[0], seed=i)
+            given = (None, *given[1:]) if i >= 30 else given
+            norms = []
+            for update in (eager, records):
+                if i == 14:
+                    update.back_off(0.5)
+                if i == 22:
+                    for moments in update.optimizer.state.values():
+                        moments.update({name: value.clone() for name, value in moments.items()})
+                update.add(FINE, tuple(None if g is None else g.clone() for g in given))
+                norms.append(update.apply(watch=i == 11))
+            assert torch.equal(*norms) or i == 8
+            assert same(*map(weights, networks)), i
+            assert same(
+                (eager.scale, eager.skipped, eager.in_a_row), (records.scale, records.skipped, records.in_a_row)
+            )
+    finally:
+        handle.remove()
+    # One after the moments are there, and one after each change; a watched update is none of the graph's.
+    assert [graph.replays for graph in recordings] == [14 - 4 - 1, 22 - 14 - 3, 30 - 22 - 3, 40 - 30 - 3]
+    assert steps.count(records.optimizer) == steps.count(eager.optimizer) == 40
+    assert records.seen is not None
+
+
+def test_memory_that_holds_no_recording_means_eager_updates(recordings, monkeypatch):
+    def full(device, run):
+        recordings.append("tried")
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(graphs, "_recorded", full)
+    networks = [network(), network()]
+    eager, records = map(updating, networks)
+    records.records = True
+    for i in range(10):
+        for update, net in zip((eager, records), networks, strict=True):
+            update.add(FINE, gradients(net, seed=i))
+            update.apply()
+    assert same(*map(weights, networks))
+    assert recordings == ["tried"]
