@@ -17,7 +17,7 @@ demo: $(BIN)/python
 	@$(BIN)/fastgan report $(DEMO)
 	@echo "grids:    $(DEMO)/samples.png (PyTorch), $(DEMO)/samples_onnx.png (ONNX Runtime, from the file alone)"
 
-# Two processes of one thread each: most tests compile or start something, and a busy neighbour makes threads wait.
+# Two processes of one thread each: most tests compile or start something, and a busy neighbor makes threads wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test: dev

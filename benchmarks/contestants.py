@@ -48,8 +48,8 @@ class Contestant:
 
     about = ""
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
-        self.generator, self.critic, self.config = generator, critic, config
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
+        self.generator, self.discriminator, self.config = generator, discriminator, config
         self.device = next(generator.parameters()).device
         self.spent: dict[str, float] | None = None
 
@@ -84,20 +84,20 @@ class Eager(Contestant):
 
     capturable = False
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
-        super().__init__(generator, critic, config)
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
+        super().__init__(generator, discriminator, config)
         self.average = copy.deepcopy(generator)
         options: dict[str, Any] = {"betas": (config.beta1, config.beta2), "capturable": self.capturable}
         self.g_optimizer = torch.optim.Adam(generator.parameters(), config.lr_g, **options)
-        self.d_optimizer = torch.optim.Adam(critic.parameters(), config.lr_d, **options)
+        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), config.lr_d, **options)
         self.d_loss, self.g_loss = LOSSES[config.game]
-        self.run_generator, self.run_critic = generator, critic
+        self.run_generator, self.run_discriminator = generator, discriminator
 
     def iterate(self) -> None:
         with plain_pytorch():
             for _ in range(self.config.d_steps):
                 real = self.phase("data", lambda: self.prepared(next(self.batches)))
-                self.phase("critic", lambda real=real: self.critic_backward(real))
+                self.phase("discriminator", lambda real=real: self.discriminator_backward(real))
                 self.phase("update", self.d_optimizer.step)
             self.phase("generator", lambda: self.generator_backward(real))
             self.phase("update", self.generator_update)
@@ -105,14 +105,14 @@ class Eager(Contestant):
     def prepared(self, real: Tensor) -> Tensor:
         return real
 
-    def critic_backward(self, real: Tensor, z: Tensor | None = None, epsilon: Tensor | None = None) -> None:
+    def discriminator_backward(self, real: Tensor, z: Tensor | None = None, epsilon: Tensor | None = None) -> None:
         config = self.config
         z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
         self.d_optimizer.zero_grad()
         with self.autocast():
             with torch.no_grad():
                 fake = self.run_generator(z)
-            loss = self.d_loss(self.run_critic(real), self.run_critic(fake))
+            loss = self.d_loss(self.run_discriminator(real), self.run_discriminator(fake))
             if config.game == "wgan-gp":
                 epsilon = torch.rand(len(real), 1, 1, 1, device=self.device) if epsilon is None else epsilon
                 points = torch.lerp(real, fake.to(real.dtype), epsilon).requires_grad_()
@@ -128,18 +128,18 @@ class Eager(Contestant):
 
     def slope(self, points: Tensor) -> Tensor:
         # The network itself, not what torch.compile made of it: that has no double backward.
-        logits = self.critic(points)
+        logits = self.discriminator(points)
         return torch.autograd.grad(logits.float().sum(), points, create_graph=True)[0].float()
 
     def generator_backward(self, real: Tensor, z: Tensor | None = None) -> None:
         z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
         self.g_optimizer.zero_grad()
-        self.critic.requires_grad_(False)
+        self.discriminator.requires_grad_(False)
         with self.autocast():
-            beside = [self.run_critic(real)] if self.config.game == "relativistic" else []
-            loss = self.g_loss(self.run_critic(self.run_generator(z)), *beside)
+            beside = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
+            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
         loss.backward()
-        self.critic.requires_grad_(True)
+        self.discriminator.requires_grad_(True)
 
     @torch.no_grad()
     def generator_update(self) -> None:
@@ -153,21 +153,21 @@ class Eager(Contestant):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
-        """The critic's and the generator's gradient for fixed draws, each as one vector."""
+        """The discriminator's and the generator's gradient for fixed draws, each as one vector."""
         real, z, epsilon = draws(side, self.generator)
         with plain_pytorch():
-            self.critic_backward(real, z, epsilon)
-            critic = _vector(self.critic)
+            self.discriminator_backward(real, z, epsilon)
+            discriminator = _vector(self.discriminator)
             self.generator_backward(real, z)
-        return critic, _vector(self.generator)
+        return discriminator, _vector(self.generator)
 
 
 class ChannelsLast(Eager):
     """The same with images and weights in channels_last."""
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         layout = torch.channels_last
-        super().__init__(generator.to(memory_format=layout), critic.to(memory_format=layout), config)
+        super().__init__(generator.to(memory_format=layout), discriminator.to(memory_format=layout), config)
 
     def prepared(self, real: Tensor) -> Tensor:
         return real.contiguous(memory_format=torch.channels_last)
@@ -176,9 +176,9 @@ class ChannelsLast(Eager):
 class Compiled(ChannelsLast):
     """torch.compile of both networks where it can: everywhere but under a penalty, which has no compiled gradient."""
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config):
-        super().__init__(generator, critic, config)
-        self.run_generator, self.run_critic = torch.compile(generator), torch.compile(critic)
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
+        super().__init__(generator, discriminator, config)
+        self.run_generator, self.run_discriminator = torch.compile(generator), torch.compile(discriminator)
 
 
 class GraphByHand(ChannelsLast):
@@ -209,20 +209,20 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer, on a fused critic where it takes a penalty or has a spectral norm and no compiler is asked.
+    """fastgan's Trainer, on a fused discriminator where it takes a penalty or has a spectral norm and no compiler is asked.
 
     fuse: whether the networks are plain ones, and not of our own families.
     """
 
-    def __init__(self, generator: nn.Module, critic: nn.Module, config: fastgan.Config, fuse: bool):
+    def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config, fuse: bool):
         if (
             fuse
             and config.compile in ("off", "graph")
-            and not any(isinstance(m, nn.BatchNorm2d) for m in critic.modules())
+            and not any(isinstance(m, nn.BatchNorm2d) for m in discriminator.modules())
         ):
-            critic = fastgan.fuse(critic)
-        super().__init__(generator, critic, config)
-        self.trainer = fastgan.Trainer(self.generator, self.critic, config.game, config, latent_shape=(LATENT,))
+            discriminator = fastgan.fuse(discriminator)
+        super().__init__(generator, discriminator, config)
+        self.trainer = fastgan.Trainer(self.generator, self.discriminator, config.game, config, latent_shape=(LATENT,))
         self.means = Means()
 
     def iterate(self) -> None:
@@ -236,7 +236,7 @@ class Ours(Contestant):
         assert trainer.steps is not None
         steps, stream = trainer.steps, self.batches
         d_step, g_step = steps.d_step, steps.g_step
-        steps.d_step = lambda *a, **k: self.phase("critic", lambda: d_step(*a, **k))
+        steps.d_step = lambda *a, **k: self.phase("discriminator", lambda: d_step(*a, **k))
         steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
         for update in trainer.updates.values():
             apply = update.apply
@@ -250,9 +250,9 @@ class Ours(Contestant):
         real, z, epsilon = draws(side, self.generator)
         players = self.trainer.players
         lazy = self.config.r1_weight > 0
-        _, critic = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
+        _, discriminator = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
         _, generator = players.g_step(z, real=real if players.beside else None)
-        return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (critic, generator))  # type: ignore[return-value]
+        return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (discriminator, generator))  # type: ignore[return-value]
 
 
 class _Timed:

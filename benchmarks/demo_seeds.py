@@ -17,9 +17,9 @@ import torch
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.deploy.session import latents
 from fastgan.metrics.modes import accuracy, judge, train_classifier
-from fastgan.report.picture import save_grid, to_uint8
+from fastgan.report.images import save_grid, to_uint8
+from fastgan.runtime.session import latents
 from fastgan.train.load import build_networks
 from fastgan.train.presets import preset
 

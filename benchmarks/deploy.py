@@ -30,12 +30,12 @@ from run import write
 from runners import CannotRun, OnGpu, of_session, providers
 
 import fastgan
-from fastgan._timing import alternate, quantile, rounds_in, watch
-from fastgan.deploy.bench import decibels
-from fastgan.deploy.convert import to_bytes
-from fastgan.deploy.machine import cpu_features, cpu_name, installed, usable_cores
-from fastgan.deploy.session import Session
+from fastgan._util.timing import alternate, quantile, rounds_in, watch
 from fastgan.errors import FastganError
+from fastgan.runtime.benchmark import decibels
+from fastgan.runtime.hardware import cpu_features, cpu_name, installed, usable_cores
+from fastgan.runtime.pixel_conversion import to_bytes
+from fastgan.runtime.session import Session
 
 COLUMNS = (
     "case", "provider", "precision", "task", "batch", "size", "device", "threads", "median_ms", "q20_ms", "q80_ms",
@@ -142,7 +142,7 @@ def video(case: Case, x: np.ndarray, ready: dict[tuple[str, str], Ready], option
     try:
         import av
 
-        from fastgan.deploy.video import upscale_video  # isort: skip
+        from fastgan.upscale.video import upscale_video  # isort: skip
     except ImportError as error:
         yield row(case, ("fastgan", ""), options, task="video", note=f"not available: {error}")
         return

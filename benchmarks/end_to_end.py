@@ -3,7 +3,7 @@
     python benchmarks/end_to_end.py [--device cuda] [--case SUBSTRING] [--families | --sweep] [--out CSV]
 
 Every contestant trains a copy of the same pair, plain PyTorch or a family of fastgan.models against itself in plain
-PyTorch (plain.py): real images from the same stream, all critic steps, the generator's step, Adam, and an average of
+PyTorch (plain.py): real images from the same stream, all discriminator steps, the generator's step, Adam, and an average of
 its weights. --sweep: one preset over batch sizes and resolutions instead.
 What is not correct is not timed: before, our steps' gradients are compared with the plain ones.
 """
@@ -48,7 +48,7 @@ class Preset:
 
 
 def _dcgan(side: int, batch_norm: bool = False, width: int = 64) -> tuple[nn.Module, nn.Module]:
-    return networks.dcgan_generator(side, width), networks.dcgan_critic(side, batch_norm, width)
+    return networks.dcgan_generator(side, width), networks.dcgan_discriminator(side, batch_norm, width)
 
 
 PRESETS = [
@@ -57,7 +57,7 @@ PRESETS = [
     Preset(
         "sngan-resnet-32",
         32,
-        lambda side: (networks.ResnetGenerator(), networks.ResnetCritic()),
+        lambda side: (networks.ResnetGenerator(), networks.ResnetDiscriminator()),
         "hinge",
         {"cpu": 16, "cuda": 64},
         d_steps=5,
@@ -87,13 +87,13 @@ SINGLE = {"cpu": "fp32", "cuda": "tf32"}
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
 COLUMNS = (
     "preset", "provider", "precision", "batch", "side", "device", "threads", "torch", "fastgan",
-    "images_per_second", "ratio_vs_eager", "iteration_ms", "critic_ms", "generator_ms", "update_ms", "data_ms",
+    "images_per_second", "ratio_vs_eager", "iteration_ms", "discriminator_ms", "generator_ms", "update_ms", "data_ms",
     "peak_MB", "launches", "compile_s", "note",
 )  # fmt: skip
 
 
 def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Module, nn.Module]:
-    """A generator and its critic, always the same; plain: in plain PyTorch, where they are of our own families."""
+    """A generator and its discriminator, always the same; plain: in plain PyTorch, where they are of our own families."""
     torch.manual_seed(0)
     if callable(preset.pair):
         pair = preset.pair(preset.side)
@@ -106,8 +106,8 @@ def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Mod
             for network, same in zip(bare, pair, strict=True):
                 network.load_state_dict(same.state_dict())
             pair = bare
-    generator, critic = pair
-    return generator.to(device), critic.to(device)
+    generator, discriminator = pair
+    return generator.to(device), discriminator.to(device)
 
 
 def config_of(preset: Preset, batch: int, precision: str, compile: str, device: str) -> fastgan.Config:
@@ -157,24 +157,26 @@ LIMITS = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
 def verify(preset: Preset, device: str) -> None:
-    """AssertionError unless our critic's and generator's gradients are the plain ones."""
+    """AssertionError unless our discriminator's and generator's gradients are the plain ones."""
     config = config_of(preset, 8, "fp32", "off", device)
     for dtype, limit in LIMITS.items():
         plain_pair, pair = networks_of(preset, device), networks_of(preset, device, plain=False)
-        for generator, critic in (plain_pair, pair):
+        for generator, discriminator in (plain_pair, pair):
             torch.manual_seed(1)
             with torch.no_grad():
-                for weight in critic.parameters():
+                for weight in discriminator.parameters():
                     # Gradients of the size that training has, so that a wrong one shows.
                     weight.mul_(2) if weight.any() else weight.normal_(0, 0.05)
-            for layer in critic.modules():
+            for layer in discriminator.modules():
                 if isinstance(layer, nn.Dropout):  # real and fake images in one batch draw it in another order
                     layer.p = 0.0
             generator.to(dtype)
-            critic.to(dtype)
+            discriminator.to(dtype)
         plain = contestants.Eager(*plain_pair, config)
         ours = contestants.Ours(*pair, config, fuse=callable(preset.pair))
-        both = zip(("critic", "generator"), ours.gradients(preset.side), plain.gradients(preset.side), strict=True)
+        both = zip(
+            ("discriminator", "generator"), ours.gradients(preset.side), plain.gradients(preset.side), strict=True
+        )
         for name, got, want in both:
             error = (got - want).norm() / want.norm()
             assert error <= limit, f"{preset.name}: the {name}'s gradients differ by {error:.1e} in {dtype}"
@@ -249,7 +251,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only presets whose name contains this")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROVIDER", help="only these; eager always")
     parser.add_argument("--families", action="store_true", help="the networks of fastgan.models instead of plain ones")
-    parser.add_argument("--sweep", action="store_true", help="one critic step at several batch sizes and resolutions")
+    parser.add_argument(
+        "--sweep", action="store_true", help="one discriminator step at several batch sizes and resolutions"
+    )
     parser.add_argument("--batch", type=int, help="another batch size for all presets")
     parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each contestant")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
@@ -275,7 +279,7 @@ def main() -> int:
     for row in rows:
         if "iteration_ms" in row:
             parts = " ".join(
-                f"{name} {row.get(f'{name}_ms', '')}" for name in ("critic", "generator", "update", "data")
+                f"{name} {row.get(f'{name}_ms', '')}" for name in ("discriminator", "generator", "update", "data")
             )
             print(f"{row['preset']:20} {row['provider']:20} {row['precision']:5} {row['images_per_second']:>9} img/s"
                   f" {row['ratio_vs_eager']:>6}x  {parts} ms  {row['peak_MB']} MB  {row['note']}")  # fmt: skip

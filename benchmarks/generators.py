@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastgan.deploy.session import latents
-from fastgan.deploy.spec import Spec
+from fastgan.runtime.session import latents
+from fastgan.runtime.spec import Spec
 
 Build = Callable[[], tuple[nn.Module, str]]
 
@@ -70,9 +70,9 @@ def trained(name: str, otherwise: Build) -> Build:
     """What makes the pretrained network, or a random one of that kind where it cannot be fetched."""
 
     def build() -> tuple[nn.Module, str]:
-        from fastgan.deploy import pretrained
         from fastgan.errors import FastganError
         from fastgan.models import esrgan
+        from fastgan.upscale import pretrained
 
         try:
             return esrgan.load(pretrained.fetch(name, report=lambda line: None)), name

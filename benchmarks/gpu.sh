@@ -48,7 +48,7 @@ else
     echo "install: not asked or failed; running from source, without the C++ parts" | tee -a "$results/summary.txt"
     export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
 fi
-"$python" -P -c 'import fastgan, fastgan._native as n
+"$python" -P -c 'import fastgan, fastgan._util.native as n
 print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built", "| CUDA C++:", n.why_not("_cuda") or "built")' \
     2>&1 | tee -a "$results/summary.txt"
 

@@ -55,7 +55,7 @@ def measure_apart(name: str, n: int, dim: int) -> dict:
 
 
 def knn(k: int = 5, learn: int = 5000, tell: int = 1000) -> dict[str, float]:
-    """Accuracy of k nearest neighbours on CIFAR-10's test images, by features and by pixels."""
+    """Accuracy of k nearest neighbors on CIFAR-10's test images, by features and by pixels."""
     sets = [open_source("cifar10"), open_source("cifar10:test")]
     chosen = [
         np.random.default_rng(i).permutation(len(s))[:n]

@@ -2,7 +2,7 @@
 
     python benchmarks/monitor.py [--out benchmarks/results/monitor.csv]
 
-Without means that critic steps give no statistics of their batches, and that no interval is looked at closer. An
+Without means that discriminator steps give no statistics of their batches, and that no interval is looked at closer. An
 interval is of 50 iterations, the default; what its closer look costs is spread over them.
 """
 
@@ -18,7 +18,7 @@ import torch
 from run import write
 
 from fastgan import Config, Trainer, models
-from fastgan.train import game, rundir
+from fastgan.train import rundir, step
 
 COLUMNS = (
     "preset",
@@ -40,7 +40,7 @@ PRESETS = {
     ),
     "wgan-gp-64": (
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"},
-        Config(game="wgan-gp", d_steps=1, batch=32),
+        Config(step="wgan-gp", d_steps=1, batch=32),
     ),
 }
 
@@ -49,7 +49,7 @@ def trainer(networks: dict, config: Config) -> Trainer:
     torch.manual_seed(0)
     pair = models.build("dcgan", latent=64, **networks)
     return Trainer(
-        *pair, config.game, Config(**config.to_dict() | {"compile": "off", "steps": 10**9}), latent_shape=(64,)
+        *pair, config.step, Config(**config.to_dict() | {"compile": "off", "steps": 10**9}), latent_shape=(64,)
     )
 
 
@@ -62,7 +62,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
 
     def iterate(which: str) -> float:
         bare = (
-            mock.patch.object(game, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
+            mock.patch.object(step, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
         )
         with bare:
             start = time.perf_counter()

@@ -23,7 +23,7 @@ def dcgan_generator(side: int, width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, nn.ConvTranspose2d(channels, 3, 4, 2, 1), nn.Tanh())
 
 
-def dcgan_critic(side: int, batch_norm: bool, width: int = 64) -> nn.Sequential:
+def dcgan_discriminator(side: int, batch_norm: bool, width: int = 64) -> nn.Sequential:
     """Its mirror: strided convolutions down to 4×4, then one logit an image."""
     channels, layers = 3, []
     for i in range((side // 4).bit_length() - 1):
@@ -51,7 +51,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual block of its critic; halves the side where asked. The first of a critic has no ReLU before it."""
+    """Residual block of its discriminator; halves the side where asked. The first of a discriminator has no ReLU before it."""
 
     def __init__(self, channels: int, out: int, halve: bool, first: bool = False):
         super().__init__()
@@ -81,7 +81,7 @@ class ResnetGenerator(nn.Module):
         return torch.tanh(self.to_image(F.relu(self.norm(x))))
 
 
-class ResnetCritic(nn.Module):
+class ResnetDiscriminator(nn.Module):
     """SNGAN's for 32×32."""
 
     def __init__(self, channels: int = 128):

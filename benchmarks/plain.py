@@ -21,7 +21,7 @@ from torch.nn.utils import parametrizations
 import fastgan.models
 import fastgan.nn
 import fastgan.ops
-from fastgan.nn.block import ConvBlock, ConvTower, LinearBlock
+from fastgan.nn.block import ConvBlock, ConvStack, LinearBlock
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "linear": lambda x, alpha, inplace: x,
@@ -80,10 +80,10 @@ _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "conv2d_bias_act": (fastgan.ops.conv2d_bias_act, _conv2d_bias_act),
     "spectral_norm": (fastgan.nn.spectral_norm, parametrizations.spectral_norm),
     "group_spectral_norms": (fastgan.nn.group_spectral_norms, _nothing),
-    "initialise": (fastgan.nn.initialise, _nothing),  # weights come with a state dict
+    "initialize": (fastgan.nn.initialize, _nothing),  # weights come with a state dict
 }
 _METHODS: list[tuple[type, Any]] = [
-    (ConvBlock, _conv_block), (LinearBlock, _linear_block), (ConvTower, nn.Sequential.forward),
+    (ConvBlock, _conv_block), (LinearBlock, _linear_block), (ConvStack, nn.Sequential.forward),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import html
 import math
 from pathlib import Path
 
-COLOURS = {
+COLORS = {
     "fastgan": "#0b6bcb",
     "fastgan+compile": "#6aa9e9",
     "fastgan+graph": "#123e72",
@@ -60,8 +60,8 @@ def draw(found: list[Group], title: str) -> str:
         f'<text x="12" y="20" font-size="14" font-weight="600">{html.escape(title)}</text>',
     ]
     at = 12.0
-    for provider in [name for name in COLOURS if any(name == n for _, bars in found for n, _ in bars)]:
-        parts.append(f'<rect x="{at:.0f}" y="30" width="10" height="10" fill="{COLOURS[provider]}"/>')
+    for provider in [name for name in COLORS if any(name == n for _, bars in found for n, _ in bars)]:
+        parts.append(f'<rect x="{at:.0f}" y="30" width="10" height="10" fill="{COLORS[provider]}"/>')
         parts.append(f'<text x="{at + 14:.0f}" y="39">{provider}</text>')
         at += 26 + 7 * len(provider)
     for i in range(round(end / step) + 1):
@@ -74,8 +74,8 @@ def draw(found: list[Group], title: str) -> str:
         parts.append(f'<text x="{LABELS - 8}" y="{y + 10}" text-anchor="end">{html.escape(first)}</text>')
         parts.append(f'<text x="{LABELS - 8}" y="{y + 22}" text-anchor="end" fill="#777">{html.escape(second)}</text>')
         for i, (provider, ratio) in enumerate(bars):
-            top, width, colour = y + i * BAR, x(ratio) - x(0), COLOURS[provider]
-            parts.append(f'<rect x="{x(0)}" y="{top}" width="{width:.1f}" height="{BAR - 2}" fill="{colour}"/>')
+            top, width, color = y + i * BAR, x(ratio) - x(0), COLORS[provider]
+            parts.append(f'<rect x="{x(0)}" y="{top}" width="{width:.1f}" height="{BAR - 2}" fill="{color}"/>')
             parts.append(f'<text x="{x(ratio) + 4:.1f}" y="{top + 9}">{ratio:g}</text>')
         y += max(len(bars), 2) * BAR + GAP
     return "\n".join([*parts, "</svg>", ""])

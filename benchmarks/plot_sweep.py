@@ -11,7 +11,7 @@ import html
 import math
 from pathlib import Path
 
-from plot import COLOURS
+from plot import COLORS
 
 WIDTH, HEIGHT, LEFT, TOP = 330, 220, 70, 60
 Points = dict[str, list[tuple[int, float]]]
@@ -50,23 +50,25 @@ def panel(lines: Points, title: str, left: float) -> list[str]:
     for tick in xs:
         parts.append(f'<text x="{x(tick):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle" fill="#666">{tick}</text>')
     for name, line in lines.items():
-        colour = colour_of(name)
+        color = color_of(name)
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{colour}"/>' for a, b in line]
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{color}"/>' for a, b in line]
     return parts
 
 
-def colour_of(name: str) -> str:
-    """A provider's colour, as in plot.py; the others are eager."""
-    return next((c for key, c in sorted(COLOURS.items(), key=lambda e: -len(e[0])) if name.startswith(key)), "#8a8f98")
+def color_of(name: str) -> str:
+    """A provider's color, as in plot.py; the others are eager."""
+    return next((c for key, c in sorted(COLORS.items(), key=lambda e: -len(e[0])) if name.startswith(key)), "#8a8f98")
 
 
 def draw(rows: list[dict[str, str]]) -> str:
     """The picture as SVG text."""
     by_batch, by_side = points(rows, "batch", "side", "64"), points(rows, "side", "batch", "16")
     device, torch = rows[0]["device"], rows[0]["torch"]
-    title = f"milliseconds an image: WGAN-GP, one critic step for each of the generator, torch {torch} on {device}"
+    title = (
+        f"milliseconds an image: WGAN-GP, one discriminator step for each of the generator, torch {torch} on {device}"
+    )
     width = 2 * (WIDTH + LEFT) + 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {TOP + HEIGHT + 60}" '
@@ -78,7 +80,7 @@ def draw(rows: list[dict[str, str]]) -> str:
     ]
     at = 12.0
     for name in by_batch:
-        parts.append(f'<rect x="{at:.0f}" y="{TOP + HEIGHT + 34}" width="10" height="10" fill="{colour_of(name)}"/>')
+        parts.append(f'<rect x="{at:.0f}" y="{TOP + HEIGHT + 34}" width="10" height="10" fill="{color_of(name)}"/>')
         parts.append(f'<text x="{at + 14:.0f}" y="{TOP + HEIGHT + 43}">{html.escape(name)}</text>')
         at += 30 + 7 * len(name)
     return "\n".join([*parts, "</svg>", ""])

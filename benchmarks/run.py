@@ -1,5 +1,5 @@
 """Times every OpCase that has benchmark shapes (fastgan, plain PyTorch, torch.compile of it, the reference) and the
-steps of steps.py (a plain critic against its fused copy, each also compiled whole), side by side in one process, in
+steps of steps.py (a plain discriminator against its fused copy, each also compiled whole), side by side in one process, in
 alternating rounds. What is not correct is not timed. On a GPU also as CUDA graphs: what Python and launches cost, which
 is most of what such small operations take, is not in those.
 
@@ -24,7 +24,7 @@ from steps import providers as step_providers
 import fastgan
 from fastgan.testing.case import OpCase, Shape
 from fastgan.testing.cases import CASES
-from fastgan.testing.judge import judge
+from fastgan.testing.comparison import judge
 from fastgan.testing.modes import MODES, least_bytes, step
 from fastgan.testing.timing import Timing, recorded, side_by_side
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from generators import Case
 
-from fastgan.deploy.session import Session
+from fastgan.runtime.session import Session
 
 Call = Callable[[np.ndarray], np.ndarray]
 
@@ -103,7 +103,7 @@ def ncnn(case: Case, options: argparse.Namespace) -> Call:
         raise CannotRun(case.weights)
     import ncnn
 
-    from fastgan.deploy import pretrained
+    from fastgan.upscale import pretrained
 
     net = ncnn.Net()
     net.opt.num_threads = options.threads
@@ -129,7 +129,7 @@ def ncnn(case: Case, options: argparse.Namespace) -> Call:
 
 def exported(case: Case, precision: str, calibration: list[np.ndarray], folder: Path) -> Path:
     """The case's ONNX file of that precision, written by fastgan export, once."""
-    from fastgan.deploy.exporter import export
+    from fastgan.export.api import export
 
     path = folder / f"{case.name}-{precision}.onnx"
     if not path.exists():

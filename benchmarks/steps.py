@@ -1,4 +1,4 @@
-"""Steps of a critic that run.py times beside the ops: what a user of `fastgan.fuse` and the penalties gains.
+"""Steps of a discriminator that run.py times beside the ops: what a user of `fastgan.fuse` and the penalties gains.
 
 Every step is built from one plain PyTorch network: eager runs it as it is, fastgan runs a fused copy of it.
 """
@@ -23,7 +23,7 @@ from fastgan.testing.timing import recorded
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
-def conv_critic(blocks: list[tuple[int, int, int]], channels: int = 3, side: int = 64) -> nn.Sequential:
+def conv_discriminator(blocks: list[tuple[int, int, int]], channels: int = 3, side: int = 64) -> nn.Sequential:
     """(width, kernel, stride) for each convolution + leaky ReLU, then a linear head, as anybody would write it."""
     layers: list[nn.Module] = []
     for width, kernel, stride in blocks:
@@ -32,24 +32,24 @@ def conv_critic(blocks: list[tuple[int, int, int]], channels: int = 3, side: int
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, 1))
 
 
-def dcgan_critic() -> nn.Sequential:
+def dcgan_discriminator() -> nn.Sequential:
     """3 → 64 → 128 → 256 → 512, 4×4 stride 2, at 64×64."""
-    return conv_critic([(64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2)])
+    return conv_discriminator([(64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2)])
 
 
-def six_block_critic() -> nn.Sequential:
+def six_block_discriminator() -> nn.Sequential:
     """3×3 at both ends and four 4×4 stride 2 between, at 64×64."""
-    return conv_critic([(64, 3, 1), (64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2), (512, 3, 1)])
+    return conv_discriminator([(64, 3, 1), (64, 4, 2), (128, 4, 2), (256, 4, 2), (512, 4, 2), (512, 3, 1)])
 
 
-def spectral_dcgan_critic() -> nn.Sequential:
-    return _with_norms(dcgan_critic())
+def spectral_dcgan_discriminator() -> nn.Sequential:
+    return _with_norms(dcgan_discriminator())
 
 
-def sngan_critic() -> nn.Sequential:
-    """The convolutions of SNGAN's plain critic at 32×32 (arXiv:1802.05957, table 3), and its head."""
+def sngan_discriminator() -> nn.Sequential:
+    """The convolutions of SNGAN's plain discriminator at 32×32 (arXiv:1802.05957, table 3), and its head."""
     blocks = [(64, 3, 1), (64, 4, 2), (128, 3, 1), (128, 4, 2), (256, 3, 1), (256, 4, 2), (512, 3, 1)]
-    return _with_norms(conv_critic(blocks, side=32))
+    return _with_norms(conv_discriminator(blocks, side=32))
 
 
 def _with_norms(network: nn.Sequential) -> nn.Sequential:
@@ -59,24 +59,24 @@ def _with_norms(network: nn.Sequential) -> nn.Sequential:
     return network
 
 
-def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return fastgan.gradient_penalty(critic, real, fake)
+def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return fastgan.gradient_penalty(discriminator, real, fake)
 
 
-def r1(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return fastgan.r1(critic, real)
+def r1(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return fastgan.r1(discriminator, real)
 
 
-def wgan_gp(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return critic(fake).mean() - critic(real).mean() + fastgan.gradient_penalty(critic, real, fake)
+def wgan_gp(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return discriminator(fake).mean() - discriminator(real).mean() + fastgan.gradient_penalty(discriminator, real, fake)
 
 
-def hinge(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-    return F.relu(1 - critic(real)).mean() + F.relu(1 + critic(fake)).mean()
+def hinge(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()
 
 
 class Weights(nn.Module):
-    """Reads the normalised weight of every layer, and nothing else: what spectral normalisation itself costs."""
+    """Reads the normalized weight of every layer, and nothing else: what spectral normalization itself costs."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -84,7 +84,7 @@ class Weights(nn.Module):
         self.dy: list[Tensor] | None = None
 
     def forward(self, *_: Tensor) -> Tensor:
-        # Not by hasattr: that reads the weight, and every reading normalises.
+        # Not by hasattr: that reads the weight, and every reading normalizes.
         weights = [layer.weight for layer in self.network if isinstance(layer, nn.Conv2d | nn.Linear)]
         if self.dy is None:
             self.dy = [torch.randn_like(weight) for weight in weights]
@@ -132,12 +132,12 @@ _TRAINING = {"cpu": (32,), "cuda": (64, 256)}
 _NONE = {"cpu": (1,), "cuda": (1,)}
 
 STEPS = [
-    Step("gradient_penalty", dcgan_critic, gradient_penalty, _TRAINING),
-    Step("wgan_gp_critic_step", dcgan_critic, wgan_gp, _TRAINING, optimizer=True),
-    Step("r1_six_blocks", six_block_critic, r1, {"cpu": (16,), "cuda": (64, 256)}),
-    Step("spectral_norm_dcgan", lambda: Weights(spectral_dcgan_critic()), weights_alone, _NONE, whole=False),
-    Step("spectral_norm_sngan", lambda: Weights(sngan_critic()), weights_alone, _NONE, 32, whole=False),
-    Step("sngan_critic_step", sngan_critic, hinge, _TRAINING, 32, optimizer=True),
+    Step("gradient_penalty", dcgan_discriminator, gradient_penalty, _TRAINING),
+    Step("wgan_gp_discriminator_step", dcgan_discriminator, wgan_gp, _TRAINING, optimizer=True),
+    Step("r1_six_blocks", six_block_discriminator, r1, {"cpu": (16,), "cuda": (64, 256)}),
+    Step("spectral_norm_dcgan", lambda: Weights(spectral_dcgan_discriminator()), weights_alone, _NONE, whole=False),
+    Step("spectral_norm_sngan", lambda: Weights(sngan_discriminator()), weights_alone, _NONE, 32, whole=False),
+    Step("sngan_discriminator_step", sngan_discriminator, hinge, _TRAINING, 32, optimizer=True),
 ]
 
 
@@ -200,7 +200,7 @@ def _optimizer(step: Step, network: nn.Module, capturable: bool = False) -> torc
 
 
 def _run(step: Step, network: nn.Module, real: Tensor, fake: Tensor, capturable: bool = False) -> Callable[[], None]:
-    """Loss, backward pass, and the optimiser where it belongs to the step."""
+    """Loss, backward pass, and the optimizer where it belongs to the step."""
     optimizer = _optimizer(step, network, capturable)
 
     def run() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastgan.testing.cases import CASES
-from fastgan.testing.judge import judge
+from fastgan.testing.comparison import judge
 from fastgan.testing.modes import MODES, step
 
 pytest.importorskip("pytest_benchmark")

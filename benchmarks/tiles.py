@@ -4,7 +4,7 @@
 
 Each network runs on a piece of 192×96 pixels of every photograph, and on its left half alone, whose right edge then
 sees padding. The difference, in levels of 255, is what a tile's margin has to be deep enough for
-(fastgan/deploy/tiles.py).
+(fastgan/upscale/tiles.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fastgan.deploy import pretrained
 from fastgan.models import esrgan
+from fastgan.upscale import pretrained
 
 NETWORKS = ("realesr-animevideov3-x4", "realesrgan-x4plus-anime", "realesrgan-x4plus")
 HEIGHT, WIDTH = 96, 192

@@ -1,4 +1,4 @@
-"""A WGAN-GP critic step of plain PyTorch, compiled whole: two backward passes, one inside the other, as one graph.
+"""A WGAN-GP discriminator step of plain PyTorch, compiled whole: two backward passes, one inside the other, as one graph.
 
 python examples/compile_a_step.py
 """
@@ -8,21 +8,21 @@ from torch import Tensor, nn
 
 import fastgan
 
-critic = nn.Sequential(
+discriminator = nn.Sequential(
     nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2),
     nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
     nn.Conv2d(64, 128, 4, 2, 1), nn.LeakyReLU(0.2),
     nn.Flatten(), nn.Linear(128 * 4 * 4, 1),
 )  # fmt: skip
-optimizer = torch.optim.Adam(critic.parameters(), 1e-4, betas=(0.0, 0.9))
+optimizer = torch.optim.Adam(discriminator.parameters(), 1e-4, betas=(0.0, 0.9))
 
 
-def critic_step(real: Tensor, fake: Tensor) -> Tensor:
+def discriminator_step(real: Tensor, fake: Tensor) -> Tensor:
     """torch.compile alone raises here: it has no gradient of a gradient."""
     points = torch.lerp(real, fake, torch.rand(len(real), 1, 1, 1)).requires_grad_()
-    (slope,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    (slope,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
     penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
-    loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
+    loss = discriminator(fake).mean() - discriminator(real).mean() + 10 * penalty
     loss.backward()
     return loss.detach()
 
@@ -31,7 +31,7 @@ def main() -> None:
     torch.manual_seed(0)
     real, fake = torch.rand(16, 3, 32, 32) * 2 - 1, torch.rand(16, 3, 32, 32) * 2 - 1
 
-    step = fastgan.compile(critic_step)
+    step = fastgan.compile(discriminator_step)
     for _ in range(5):
         optimizer.zero_grad()
         loss = step(real, fake)
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"loss {loss:.4f}, captured by {step.how[0]}\n")
 
     # What it brought: the double backward computes with zeros, and a graph can see that.
-    print(fastgan.explain(critic_step, real, fake))
+    print(fastgan.explain(discriminator_step, real, fake))
 
 
 if __name__ == "__main__":

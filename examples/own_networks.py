@@ -2,7 +2,7 @@
 
     python examples/own_networks.py [STEPS]
 
-The images are made here: grey discs of random place and size, 16×16.
+The images are made here: gray discs of random place and size, 16×16.
 """
 
 import sys
@@ -11,17 +11,18 @@ import torch
 from torch import nn
 
 import fastgan
-from fastgan.deploy import Session, export
-from fastgan.deploy.session import latents
-from fastgan.report.picture import save_grid
+from fastgan.export import export
+from fastgan.report.images import save_grid
+from fastgan.runtime import Session
+from fastgan.runtime.session import latents
 
 
 def discs(batch=64):
     """Endless batches [batch, 1, 16, 16] in [-1, 1]."""
     axis = torch.arange(16.0)
     while True:
-        centre, radius = torch.rand(batch, 2, 1, 1) * 8 + 4, torch.rand(batch, 1, 1) * 3 + 2
-        distance = ((axis[:, None] - centre[:, 0]) ** 2 + (axis[None, :] - centre[:, 1]) ** 2).sqrt()
+        center, radius = torch.rand(batch, 2, 1, 1) * 8 + 4, torch.rand(batch, 1, 1) * 3 + 2
+        distance = ((axis[:, None] - center[:, 0]) ** 2 + (axis[None, :] - center[:, 1]) ** 2).sqrt()
         yield torch.tanh(radius - distance)[:, None]
 
 
@@ -30,7 +31,7 @@ generator = nn.Sequential(
     nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU(),
     nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Tanh(),
 )  # fmt: skip
-critic = nn.Sequential(
+discriminator = nn.Sequential(
     nn.Conv2d(1, 32, 4, 2, 1), nn.LeakyReLU(0.2),
     nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
     nn.Flatten(), nn.Linear(64 * 16, 1),
@@ -38,7 +39,7 @@ critic = nn.Sequential(
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 config = fastgan.Config(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
-trainer = fastgan.Trainer(generator, critic, "wgan-gp", config)
+trainer = fastgan.Trainer(generator, discriminator, "wgan-gp", config)
 trainer.fit(discs())
 
 export(trainer.ema.module, "discs.onnx", latent_shape=(16,))

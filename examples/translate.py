@@ -14,8 +14,9 @@ from torch.nn.functional import max_pool2d
 
 import fastgan
 from fastgan.data import open_source
-from fastgan.deploy import Session, export
-from fastgan.report.picture import save_grid
+from fastgan.export import export
+from fastgan.report.images import save_grid
+from fastgan.runtime import Session
 
 
 def outlines(images):
@@ -56,8 +57,8 @@ class Generator(nn.Module):
         return self.last(torch.cat([outer, back], 1))
 
 
-class Critic(nn.Module):
-    """Sees an image and its source, and judges patches. Without source_channels it would be called as critic(image)."""
+class Discriminator(nn.Module):
+    """Sees an image and its source, and judges patches. Without source_channels it would be called as discriminator(image)."""
 
     source_channels = 1
 
@@ -78,7 +79,7 @@ images = torch.from_numpy(open_source("embedded").images).float() / 127.5 - 1
 images, target = images[:-12], images[-12:]
 source = outlines(target)
 config = fastgan.Config(steps=steps, l1_weight=100.0, ema_images=2000)
-trainer = fastgan.Trainer(Generator(), Critic(), config=config)
+trainer = fastgan.Trainer(Generator(), Discriminator(), config=config)
 trainer.fit(pairs(images), held_out=(source, target))
 
 export(trainer.ema.module, "outlines.onnx")

@@ -1,4 +1,4 @@
-"""fastgan: an engine for adversarial networks.
+"""fastgan: an engine for adversarial training.
 
 Names are loaded on first use: importing fastgan imports neither torch nor triton and touches no GPU.
 """
@@ -12,52 +12,37 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "fastgan.train.config",
-    "Trainer": "fastgan.train.loop",
+    "Session": "fastgan.runtime.session",
+    "Trainer": "fastgan.train.trainer",
     "compile": "fastgan.engine",
     "data": "fastgan.data",
-    "deploy": "fastgan.deploy",
-    "dragan": "fastgan.objectives",
+    "dragan": "fastgan.losses",
     "explain": "fastgan.engine",
+    "export": "fastgan.export",
     "fuse": "fastgan.nn.fusion.fuse",
     "fusion_report": "fastgan.nn.fusion.fuse",
-    "gradient_penalty": "fastgan.objectives",
+    "gradient_penalty": "fastgan.losses",
+    "losses": "fastgan.losses",
     "models": "fastgan.models",
     "nn": "fastgan.nn",
-    "objectives": "fastgan.objectives",
     "ops": "fastgan.ops",
-    "r1": "fastgan.objectives",
-    "r2": "fastgan.objectives",
-    "zero_centered_gp": "fastgan.objectives",
+    "r1": "fastgan.losses",
+    "r2": "fastgan.losses",
+    "runtime": "fastgan.runtime",
+    "upscale": "fastgan.upscale",
+    "zero_centered_gp": "fastgan.losses",
 }
 
-__all__ = [
-    "Config",
-    "Trainer",
-    "__version__",
-    "compile",
-    "data",
-    "deploy",
-    "dragan",
-    "explain",
-    "fuse",
-    "fusion_report",
-    "gradient_penalty",
-    "models",
-    "nn",
-    "objectives",
-    "ops",
-    "r1",
-    "r2",
-    "zero_centered_gp",
-]
+__all__ = [*sorted([*_HOMES, "__version__"])]
 
 if TYPE_CHECKING:
-    from fastgan import data, deploy, models, nn, objectives, ops
+    from fastgan import data, export, losses, models, nn, ops, runtime, upscale
     from fastgan.engine import compile, explain
+    from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.nn.fusion.fuse import fuse, fusion_report
-    from fastgan.objectives import dragan, gradient_penalty, r1, r2, zero_centered_gp
+    from fastgan.runtime.session import Session
     from fastgan.train.config import Config
-    from fastgan.train.loop import Trainer
+    from fastgan.train.trainer import Trainer
 
 
 def __getattr__(name: str) -> Any:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from fastgan import __version__, _env, _native, ops
-from fastgan.deploy.machine import cpu_features, cpu_name, installed, usable_cores
-from fastgan.ops import _choice
+from fastgan import __version__, ops
+from fastgan._util import env, native
+from fastgan.ops import _autotune
 from fastgan.ops._library import Op, registry
+from fastgan.runtime.hardware import cpu_features, cpu_name, installed, usable_cores
 
 
 def examine() -> str:
@@ -35,11 +36,11 @@ def _versions() -> str:
 
 def _processor() -> str:
     lines = [f"CPU: {torch.get_num_threads()} threads"]
-    reason = _native.why_not("_cpu")
+    reason = native.why_not("_cpu")
     if reason is None:
-        native = _native.cpu()
-        threads = "with OpenMP" if native.threaded() else "single-threaded: it was built without OpenMP"
-        lines.append(_line(True, f"C++ kernels, {native.instruction_set()}, {threads}"))
+        kernels = native.cpu()
+        threads = "with OpenMP" if kernels.threaded() else "single-threaded: it was built without OpenMP"
+        lines.append(_line(True, f"C++ kernels, {kernels.instruction_set()}, {threads}"))
     else:
         lines.append(_line(False, reason))
         lines.append(
@@ -64,14 +65,14 @@ def _gpu() -> str:
         lines.append(_line(False, "triton is not installed: on a GPU the operations run on plain PyTorch"))
     else:
         lines.append(_line(True, f"triton {installed('triton')}" + ("" if count else ", unused without a GPU")))
-    reason = _native.why_not("_cuda")
+    reason = native.why_not("_cuda")
     if reason is not None:
         lines.append(_line(False, f"{reason}; nothing needs it yet but this page" if "not built" in reason else reason))
         return "\n".join(lines)
-    native = _native.cuda()
-    lines.append(_line(True, f"CUDA C++ part, runtime {_version(native.runtime_version())}"))
-    for device in native.devices():
-        problem = native.why_not(device.index)
+    kernels = native.cuda()
+    lines.append(_line(True, f"CUDA C++ part, runtime {_version(kernels.runtime_version())}"))
+    for device in kernels.devices():
+        problem = kernels.why_not(device.index)
         lines.append(_line(not problem, f"its kernels on {device.name}: {problem or 'run'}"))
     return "\n".join(lines)
 
@@ -145,9 +146,9 @@ def _example(op: Op, device: str) -> list[Any]:
 def kernel_choices() -> str:
     """The choices that were measured on this machine's GPUs, as text for a person."""
     parts = []
-    for path in sorted(_choice.directory().glob("*.json")):
+    for path in sorted(_autotune.directory().glob("*.json")):
         try:
-            machine, choices = _choice.read(path)
+            machine, choices = _autotune.read(path)
         except (OSError, ValueError) as error:
             parts.append(_line(False, f"{path} cannot be read: {error}"))
             continue
@@ -156,18 +157,18 @@ def kernel_choices() -> str:
         lines += [f"  {text} → {_described(choice)}" for text, choice in choices.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or (
-        f"Nothing was measured yet ({_choice.directory()} is empty).\n"
+        f"Nothing was measured yet ({_autotune.directory()} is empty).\n"
         "  On a GPU each new shape of a convolution in channels_last is measured at its first call:\n"
-        "  run a few training steps of a network that uses conv2d_bias_act or conv2d_tower, then ask again."
+        "  run a few training steps of a network that uses conv2d_bias_act or conv2d_stack, then ask again."
     )
 
 
-def _described(choice: _choice.Choice) -> str:
-    took, library = choice.milliseconds[choice.name], choice.milliseconds[_choice.LIBRARY]
-    if choice.name != _choice.LIBRARY:
+def _described(choice: _autotune.Choice) -> str:
+    took, library = choice.milliseconds[choice.name], choice.milliseconds[_autotune.LIBRARY]
+    if choice.name != _autotune.LIBRARY:
         text = f"{choice.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
     else:
-        others = [ms for name, ms in choice.milliseconds.items() if name != _choice.LIBRARY]
+        others = [ms for name, ms in choice.milliseconds.items() if name != _autotune.LIBRARY]
         text = f"library {library:.4f} ms" + (f", ours {min(others):.4f} ms" if others else "")
         text += f", {min(others) / library:.2f}×" if others else ""
     return text + "".join(f"; {name} cannot run: {reason}" for name, reason in choice.unavailable.items())
@@ -175,8 +176,8 @@ def _described(choice: _choice.Choice) -> str:
 
 def _environment() -> str:
     lines = ["Environment:"]
-    for name, (_, about) in _env.VARIABLES.items():
-        value = _env.read(name)
+    for name, (_, about) in env.VARIABLES.items():
+        value = env.read(name)
         lines.append(f"  {name}={value or '(unset)'}: {about}")
     return "\n".join(lines)
 

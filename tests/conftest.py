@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def images_npz(tmp_path):
-    """A file of 200 grey 28×28 images with two kinds of content."""
+    """A file of 200 gray 28×28 images with two kinds of content."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (200, 28, 28), dtype=np.uint8)
     images[::2, 8:20, 8:20] += 180
@@ -38,11 +38,11 @@ def command(tmp_path):
 
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory):
-    """pretrained(name): the file of one of fastgan.deploy.pretrained's networks, fetched once (marker network)."""
+    """pretrained(name): the file of one of fastgan.upscale.pretrained's networks, fetched once (marker network)."""
     folder = tmp_path_factory.mktemp("pretrained")
 
     def path(name):
-        from fastgan.deploy.pretrained import fetch
+        from fastgan.upscale.pretrained import fetch
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FASTGAN_CACHE", str(folder))
@@ -59,7 +59,7 @@ def photo(tmp_path_factory):
     """
     from PIL import Image
 
-    from fastgan.data.catalogue import Package
+    from fastgan.data.catalog import Package
     from fastgan.data.clients import download
 
     name = "sklearn/datasets/images/china.jpg"

@@ -17,9 +17,9 @@ def test_phases_of_an_iteration_are_timed():
     ours.use(contestants.stream(2, 32, "cpu"))
     ours.iterate()
     spent = contestants.phases(ours, "cpu", iterations=1)
-    assert sorted(spent) == ["critic_ms", "data_ms", "generator_ms", "update_ms"]
+    assert sorted(spent) == ["discriminator_ms", "data_ms", "generator_ms", "update_ms"]
     assert all(float(ms) >= 0 for ms in spent.values())
-    assert float(spent["critic_ms"]) > 0
+    assert float(spent["discriminator_ms"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_a_family_and_itself_in_plain_pytorch_learn_the_same(name, game, options
 
 def test_plain_networks_have_nothing_of_ours_in_their_graphs():
     preset = Preset("resnet", 32, {"name": "resnet", "width": 4, "d_norm": "spectral"}, "hinge", {"cpu": 2})
-    generator, critic = networks_of(preset, "cpu")
+    generator, discriminator = networks_of(preset, "cpu")
     with plain_pytorch():
-        plain = names(critic(generator(torch.randn(2, contestants.LATENT))).sum())
-    generator, critic = networks_of(preset, "cpu", plain=False)
-    ours = names(critic(generator(torch.randn(2, contestants.LATENT))).sum())
+        plain = names(discriminator(generator(torch.randn(2, contestants.LATENT))).sum())
+    generator, discriminator = networks_of(preset, "cpu", plain=False)
+    ours = names(discriminator(generator(torch.randn(2, contestants.LATENT))).sum())
     assert any("fastgan" in name for name in ours)
     assert not any("fastgan" in name for name in plain)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastgan import _native
+from fastgan._util import native
 
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 6, "--log-every", 2, "--sample-every", 3,
          "--checkpoint-every", 3]  # fmt: skip
@@ -230,7 +230,7 @@ def test_doctor_tells_what_runs_where(command):
     """(What it says where things are missing: tests/test_wheel.py.)"""
     done = command("doctor")
     assert done.returncode == 0, done.stderr
-    backend = "cpp" if _native.why_not("_cpu") is None else "reference"
+    backend = "cpp" if native.why_not("_cpu") is None else "reference"
     assert f"bias_act             on cpu: {backend}" in done.stdout
     assert "ONNX Runtime with" in done.stdout
     done = command("doctor", env={"FASTGAN_BACKEND": "reference"})
@@ -264,7 +264,7 @@ def test_doctor_lists_what_was_measured(command, tmp_path):
 
 
 def test_a_forced_back_end_runs_whole_networks(command, images_npz):
-    backend = "cpp" if _native.why_not("_cpu") is None else "reference"
+    backend = "cpp" if native.why_not("_cpu") is None else "reference"
     done = command("train", "--data", images_npz, *QUICK, env={"FASTGAN_BACKEND": backend})
     assert done.returncode == 0, done.stderr
     done = command("train", "--data", images_npz, *QUICK, "--out", "other", env={"FASTGAN_BACKEND": "cuda"})

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fastgan.cli import run
-from fastgan.deploy import Session
+from fastgan.runtime import Session
 
 QUICK = ["--width", "4", "--latent", "8", "--batch", "8", "--steps", "6", "--log-every", "6", "--sample-every", "6",
          "--checkpoint-every", "6"]  # fmt: skip

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fastgan.cli.deploy import sample
+from fastgan.cli.sample import sample
 from fastgan.errors import UsageError
 
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 2, "--log-every", 2, "--sample-every", 2,
@@ -21,27 +21,27 @@ def fails(done, code, *words):
 
 
 @pytest.fixture
-def labelled_npz(tmp_path):
-    """300 labelled grey 28×28 images of two kinds."""
+def labeled_npz(tmp_path):
+    """300 labeled gray 28×28 images of two kinds."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (300, 28, 28), dtype=np.uint8)
     images[::2, 8:20, 8:20] += 180
-    path = tmp_path / "labelled.npz"
+    path = tmp_path / "labeled.npz"
     np.savez(path, images=images, labels=np.arange(300) % 2)
     return path
 
 
-def test_a_run_and_its_export(command, labelled_npz, tmp_path):
-    done = command("train", "demo", "--data", labelled_npz, "--out", "run", "--held-out", 20, *QUICK)
+def test_a_run_and_its_export(command, labeled_npz, tmp_path):
+    done = command("train", "demo", "--data", labeled_npz, "--out", "run", "--held-out", 20, *QUICK)
     assert done.returncode == 0, done.stderr
     (line,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    assert 0 <= line["critic/memory"] <= 1
+    assert 0 <= line["auroc/train_held_out"] <= 1
     done = command("export", "run")
     assert done.returncode == 0, done.stderr
-    words = ["--against", labelled_npz, "--n", 60, "--metrics", "fid,kid,pr,copies"]
+    words = ["--against", labeled_npz, "--n", 60, "--metrics", "fid,kid,pr,copies"]
     done = command("eval", "run", *words)
     assert done.returncode == 0, done.stderr
-    assert "60 samples of run at step 2 against labelled" in done.stdout
+    assert "60 samples of run at step 2 against labeled" in done.stdout
     assert "of 30 others" in done.stdout  # the classifier's own accuracy
     assert "warning: 60 samples are few" in done.stdout
     (kept,) = json.loads((tmp_path / "run" / "eval.json").read_text())
@@ -63,11 +63,11 @@ def test_a_run_and_its_export(command, labelled_npz, tmp_path):
     done = command("eval", "run", *words[:-1], "spectral,c2st,cas")
     assert done.returncode == 0, done.stderr
     assert "cas30_test30_taught_cnn16" in done.stdout
-    assert (tmp_path / "run" / "telltale.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "c2st.png").stat().st_size > 1000
     assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
     page = (tmp_path / "run" / "report.html").read_text()
     assert f"<td>fid60_{protocol}</td>" in page
-    assert "60 samples of step 2 against 60 images of labelled" in page
+    assert "60 samples of step 2 against 60 images of labeled" in page
 
     done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,10 @@ def test_a_run_and_its_export(command, labelled_npz, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.onnx", "--keep-best", "0.5"], "keep_best: the critic judges, and model.onnx has none; give the run"),
+        (
+            ["model.onnx", "--keep-best", "0.5"],
+            "keep_best: the discriminator judges, and model.onnx has none; give the run",
+        ),
         (["run", "--keep-best", "1"], "keep_best: expected a part from 0.01 to below 1, got 1.0"),
     ],
 )
@@ -88,13 +91,13 @@ def test_what_cannot_be_kept(words, message):
         sample(words)
 
 
-def test_a_folder_of_another_size(command, labelled_npz, tmp_path):
+def test_a_folder_of_another_size(command, labeled_npz, tmp_path):
     from PIL import Image
 
     (tmp_path / "samples").mkdir()
     for i, image in enumerate(np.random.default_rng(1).integers(0, 256, (12, 14, 14), dtype=np.uint8)):
         Image.fromarray(image).save(tmp_path / "samples" / f"{i}.png")
-    done = command("eval", "samples", "--against", labelled_npz, "--metrics", "spectral,copies")
+    done = command("eval", "samples", "--against", labeled_npz, "--metrics", "spectral,copies")
     assert done.returncode == 0, done.stderr
     assert "spectral12_ref300_db" in done.stdout
     assert "the real images were [1, 28, 28]; cropped and resized (LANCZOS) to [1, 14, 14]" in done.stdout
@@ -102,14 +105,14 @@ def test_a_folder_of_another_size(command, labelled_npz, tmp_path):
     assert "extractor" not in done.stdout  # none was needed
 
 
-def test_bad_words(command, labelled_npz, tmp_path):
-    fails(command("eval", labelled_npz), 2, "against: expected the real images")
-    fails(command("eval", labelled_npz, "--against", labelled_npz, "--metrics", "fod"), 2, "expected some of fid, kid")
-    fails(command("eval", labelled_npz, "--against", labelled_npz, "--extractor", "vgg"), 2, "a file of weights, got")
-    fails(command("eval", "nowhere", "--against", labelled_npz), 1, "no such source")
+def test_bad_words(command, labeled_npz, tmp_path):
+    fails(command("eval", labeled_npz), 2, "against: expected the real images")
+    fails(command("eval", labeled_npz, "--against", labeled_npz, "--metrics", "fod"), 2, "expected some of fid, kid")
+    fails(command("eval", labeled_npz, "--against", labeled_npz, "--extractor", "vgg"), 2, "a file of weights, got")
+    fails(command("eval", "nowhere", "--against", labeled_npz), 1, "no such source")
     (tmp_path / "weights.pth").write_bytes(b"x")
     fails(
-        command("eval", labelled_npz, "--against", labelled_npz, "--extractor", "weights.pth"),
+        command("eval", labeled_npz, "--against", labeled_npz, "--extractor", "weights.pth"),
         1,
         "weights.pth is not a readable file of weights",
     )

@@ -9,12 +9,12 @@ from fastgan import Config
 from fastgan.cli._file import flags_of
 from fastgan.cli.train import _train_options
 from fastgan.errors import UsageError
-from fastgan.objectives import GAMES
+from fastgan.losses import ADVERSARIAL
 
 
 def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text('game = "wgan-gp"\nsteps = 7\nlr_g = 1e-3\nsync_statistics = true\naugment = "colour+cutout"\n')
+    path.write_text('game = "wgan-gp"\nsteps = 7\nlr_g = 1e-3\nsync_statistics = true\naugment = "color+cutout"\n')
     asked, out = _train_options(["mlp", "--config", str(path), "--steps", "9", "--out", "here"])
     config = asked.config
     assert (config.model, config.width) == ("mlp", 128)  # the preset's
@@ -22,7 +22,7 @@ def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
         "wgan-gp",
         1e-3,
         True,
-        "colour+cutout",
+        "color+cutout",
     )
     assert (config.steps, out.name) == (9, "here")
     assert config.lr_d is None  # the game's
@@ -34,18 +34,18 @@ def test_yaml_says_what_a_person_means(tmp_path, name):
     path = tmp_path / name
     path.write_text(
         "# of a run\ngame: hinge\nlr_g: 1e-4\ncompile: off\nseed: 010\nwandb: 1:30\nsync_statistics: yes\n"
-        "lr_d: 0.002\nsteps: 7\nchannels: null\nclip: ~\naugment: 'colour+cutout'\n"
+        "lr_d: 0.002\nsteps: 7\nchannels: null\nclip: ~\naugment: 'color+cutout'\n"
     )
     config = _train_options(["--config", str(path)])[0].config
     assert (config.game, config.lr_g, config.compile, config.seed) == ("hinge", 1e-4, "off", 10)
     assert (config.wandb, config.sync_statistics, config.lr_d, config.steps) == ("1:30", True, 2e-3, 7)
-    assert (config.channels, config.clip, config.augment) == (None, 0.0, "colour+cutout")
+    assert (config.channels, config.clip, config.augment) == (None, 0.0, "color+cutout")
     path.write_text("config:\n  compile: on\n  sync-statistics: off\nworld: 1\n")
     assert flags_of(path) == ["--compile=on", "--no-sync-statistics"]
 
 
 def test_a_runs_own_configuration_says_all_again(tmp_path):
-    config = Config(game="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(GAMES["hinge"])
+    config = Config(game="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(ADVERSARIAL["hinge"])
     for suffix, write in ((".json", json.dumps), (".yaml", yaml.safe_dump)):
         path = tmp_path / f"config{suffix}"
         path.write_text(write({"config": config.to_dict(), "world": 1}))

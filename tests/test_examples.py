@@ -27,9 +27,9 @@ def test_translate(tmp_path):
         assert sheet.size == (12 * 58 + 2, 3 * 58 + 2)
 
 
-def test_fuse_a_critic(tmp_path):
-    said = run("fuse_a_critic.py", tmp_path)
-    assert "fused: tower of 4: conv + leaky_relu" in said
+def test_fuse_a_discriminator(tmp_path):
+    said = run("fuse_a_discriminator.py", tmp_path)
+    assert "fused: stack of 4: conv + leaky_relu" in said
     assert "gradients equal to" in said
 
 

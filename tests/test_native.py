@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from fastgan import _native
+from fastgan._util import native
 
 
 def compiler_works():
@@ -24,17 +24,17 @@ def compiler_works():
 
 @pytest.mark.skipif(not compiler_works(), reason="no working C++ compiler here")
 def test_the_cpp_kernels_were_built():
-    assert _native.why_not("_cpu") is None
-    assert _native.cpu().threaded()
-    assert _native.cpu().instruction_set()
+    assert native.why_not("_cpu") is None
+    assert native.cpu().threaded()
+    assert native.cpu().instruction_set()
 
 
 def test_a_missing_module_is_a_sentence(monkeypatch):
-    _native._load.cache_clear()
+    native._load.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "fastgan._cpu", None)
     try:
-        assert "was not built: no working compiler was found" in _native.why_not("_cpu")
+        assert "was not built: no working compiler was found" in native.why_not("_cpu")
         with pytest.raises(RuntimeError, match=r"fastgan\._cpu was not built"):
-            _native.cpu()
+            native.cpu()
     finally:
-        _native._load.cache_clear()
+        native._load.cache_clear()

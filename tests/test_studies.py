@@ -43,7 +43,7 @@ def test_a_gaussian_is_learned_as_theory_says(tmp_path):
     assert abs(found["mean"] - 5) < 0.15
     assert abs(found["deviation"] - 1) < 0.15
     assert abs(found["D_within_2_deviations"] - 0.5) < 0.05
-    assert abs(found["loss_critic"] - math.log(4)) < 0.05
+    assert abs(found["loss_discriminator"] - math.log(4)) < 0.05
     assert abs(found["loss_generator"] - math.log(2)) < 0.05
 
 
@@ -85,9 +85,9 @@ def test_what_was_measured_holds_what_is_said():
     assert good >= {"minimax, R1", "non-saturating, R1", "least-squares, R1"}
     assert any(row["modes"] == "25" and float(row["high_quality"]) >= 0.9 for row in committed("modes-grid"))
     collapse = {row["run"]: row for row in committed("collapse")}
-    assert "mode collapse" in collapse["ill: critic at a tenth of the rate"]["said"]
-    assert collapse["ill: critic at a tenth of the rate"]["modes"] == "0"
-    for cure in ("two time scales", "5 critic steps", "unrolled 5", "history of fakes"):
+    assert "mode collapse" in collapse["ill: discriminator at a tenth of the rate"]["said"]
+    assert collapse["ill: discriminator at a tenth of the rate"]["modes"] == "0"
+    for cure in ("two time scales", "5 discriminator steps", "unrolled 5", "history of fakes"):
         row = collapse[cure]
         assert row["said"] == "nothing"
         assert int(row["modes"]) >= 6

@@ -1,4 +1,4 @@
-// CPU kernels of bias_act: one pass over memory each, both layouts, vectorised for the processor at hand.
+// CPU kernels of bias_act: one pass over memory each, both layouts, vectorized for the processor at hand.
 //
 // Reductions are the same for any number of threads: the parts summed alone are fixed by the shape, float sums are
 // short and flushed into double, and partial sums are added in order.
@@ -204,7 +204,7 @@ FASTGAN_INLINE void grad_planes(const BiasActGrad& p, double* partial, int64_t b
   }
 }
 
-// bias[c], or zeros without one: a test inside the loop would keep it from being vectorised.
+// bias[c], or zeros without one: a test inside the loop would keep it from being vectorized.
 template <class T>
 class ChannelBias {
  public:

@@ -1,4 +1,4 @@
-// CPU kernels of spectral normalisation. Bound by reading the weights: an iteration reads each once, because Wᵀ(W v)
+// CPU kernels of spectral normalization. Bound by reading the weights: an iteration reads each once, because Wᵀ(W v)
 // needs a row of W only while it is in the cache, and the norm of W v can be divided out afterwards.
 //
 // Sums do not depend on the number of threads: the parts that are summed alone are fixed by the shape.
@@ -218,7 +218,7 @@ class Iteration {
     finish(left_);
   }
 
-  // The last half step: uᵀ W v is the norm of what it is about to normalise.
+  // The last half step: uᵀ W v is the norm of what it is about to normalize.
   void finish(std::vector<T>& last) {
     const double size = norm(last);
     divide(last, std::max(size, eps_));

@@ -2,7 +2,7 @@
 
     python examples/studies/collapse.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-The critic learns at a tenth of the generator's rate, on the ring of 8 Gaussians; then the same again with each remedy.
+The discriminator learns at a tenth of the generator's rate, on the ring of 8 Gaussians; then the same again with each remedy.
 Writes DIR/collapse.csv and DIR/collapse.png: in what share of its steps the monitor found a run collapsed, what else it
 said and when, and what samples are like in the end.
 """
@@ -17,17 +17,17 @@ from modes import draw
 from points import LATENT, RING, samples, trained
 
 import fastgan
-from fastgan.report.verdicts import verdicts
+from fastgan.report.diagnostics import verdicts
 
 ILL = {"game": "non-saturating", "lr_g": 3e-3, "lr_d": 3e-4, "beta1": 0.5, "beta2": 0.999}
 RUNS: dict[str, dict[str, Any]] = {
-    "ill: critic at a tenth of the rate": {},
+    "ill: discriminator at a tenth of the rate": {},
     "two time scales": {"lr_g": 3e-4, "lr_d": 3e-3},
     "R1": {"r1_weight": 0.1},
     "gradient penalty": {"gp_weight": 0.1},
     "packed by 4": {"pack": 4},
     "unrolled 5": {"unroll": 5},
-    "5 critic steps": {"d_steps": 5},
+    "5 discriminator steps": {"d_steps": 5},
     "instance noise": {"instance_noise": 0.3},
     "history of fakes": {"history": 4096},
     "label smoothing": {"label_smoothing": 0.1},

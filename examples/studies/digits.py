@@ -18,7 +18,7 @@ from fastgan.metrics.evaluate import evaluate
 from fastgan.metrics.extractors import digits
 from fastgan.metrics.features import Extractor
 from fastgan.models import build
-from fastgan.report.picture import to_uint8
+from fastgan.report.images import to_uint8
 
 SIDE = 28
 #: Of all runs: how often something is written is nothing that a study varies.

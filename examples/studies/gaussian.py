@@ -1,9 +1,9 @@
-"""The game where theory can be seen: N(5, 1) from uniform noise, and the best critic there could be beside the learned.
+"""The game where theory can be seen: N(5, 1) from uniform noise, and the best discriminator there could be beside the learned.
 
     python examples/studies/gaussian.py [--steps N] [--out DIR]
 
-For a fixed generator the best critic is D* = p / (p + q); where the generator has learned p, D* = 1/2 everywhere, the
-critic's loss is ln 4 and the generator's ln 2 (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1 and theorem 1).
+For a fixed generator the best discriminator is D* = p / (p + q); where the generator has learned p, D* = 1/2 everywhere, the
+discriminator's loss is ln 4 and the generator's ln 2 (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1 and theorem 1).
 Writes DIR/gaussian.csv and DIR/gaussian.png.
 """
 
@@ -40,7 +40,7 @@ class FromUniform(nn.Module):
         return self.body(2 * torch.special.ndtr(z) - 1)
 
 
-def critic(width: int = 64) -> nn.Module:
+def discriminator(width: int = 64) -> nn.Module:
     """x [N, 1] → logits [N, 1]. Its kinks begin spread over 0 to 10: around 0 alone it could not follow a density."""
     first = nn.Linear(1, width)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def train(steps: int, seed: int = 0) -> fastgan.Trainer:
         d_steps=2, ema_images=50_000, compile="off", log_every=max(1, steps // 100), sample_every=10**9,
         checkpoint_every=10**9,
     )  # fmt: skip
-    trainer = fastgan.Trainer(FromUniform(), critic(), "non-saturating", config)
+    trainer = fastgan.Trainer(FromUniform(), discriminator(), "non-saturating", config)
     trainer.fit(batches(config.batch, seed))
     return trainer
 
@@ -87,7 +87,7 @@ def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarr
         "mean": float(made.mean()), "deviation": float(made.std()),
         "D_within_2_deviations": float(learned[near].mean()),
         "D_off_half_at_most": float((learned[near] - 0.5).abs().max()),
-        "loss_critic": float(np.mean([row["loss/discriminator"] for row in tail])),
+        "loss_discriminator": float(np.mean([row["loss/discriminator"] for row in tail])),
         "loss_generator": float(np.mean([row["loss/generator"] for row in tail])),
     }  # fmt: skip
     drawn = {"line": line, "learned": learned, "best": best, "real": real, "fake": fake}
@@ -96,7 +96,7 @@ def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarr
 
 THEORY = {
     "mean": MEAN, "deviation": DEVIATION, "D_within_2_deviations": 0.5, "D_off_half_at_most": 0.0,
-    "loss_critic": math.log(4), "loss_generator": math.log(2),
+    "loss_discriminator": math.log(4), "loss_generator": math.log(2),
 }  # fmt: skip
 
 
@@ -104,17 +104,17 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     left.fill_between(drawn["line"], drawn["real"], color="#c98500", alpha=0.3, label="N(5, 1)")
     left.plot(drawn["line"], drawn["fake"], color="#0b6bcb", label="generator")
-    left.plot(drawn["line"], drawn["best"], color="#222", linestyle=":", label="best critic, p / (p + q)")
-    left.plot(drawn["line"], drawn["learned"], color="#2a8a57", label="learned critic")
-    left.set(xlabel="x", ylim=(0, 1), title="densities and critics")
+    left.plot(drawn["line"], drawn["best"], color="#222", linestyle=":", label="best discriminator, p / (p + q)")
+    left.plot(drawn["line"], drawn["learned"], color="#2a8a57", label="learned discriminator")
+    left.set(xlabel="x", ylim=(0, 1), title="densities and discriminators")
     left.legend(fontsize=8)
     steps = [row["step"] for row in trainer.monitor.rows]
-    for name, label, colour, value in (
-        ("loss/discriminator", "critic", "#2a8a57", math.log(4)),
+    for name, label, color, value in (
+        ("loss/discriminator", "discriminator", "#2a8a57", math.log(4)),
         ("loss/generator", "generator", "#0b6bcb", math.log(2)),
     ):
-        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=colour, label=label)
-        right.axhline(value, color=colour, linestyle=":", linewidth=1)
+        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=color, label=label)
+        right.axhline(value, color=color, linestyle=":", linewidth=1)
     right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
     right.legend(fontsize=8)
     figure.tight_layout()

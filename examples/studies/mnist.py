@@ -22,7 +22,7 @@ import study
 from digits import QUIET, figures, mnist, pixels, trained
 
 import fastgan
-from fastgan.report.picture import grid
+from fastgan.report.images import grid
 
 #: A pair and its game, with steps that take each about as long.
 RUNS: dict[str, dict[str, Any]] = {

@@ -2,7 +2,7 @@
 
     python examples/studies/modes.py [ring|grid] [--only SUBSTRING] [--steps N] [--out DIR]
 
-Writes DIR/modes-ring.csv and DIR/modes-ring.png: a table, and each run's samples over the centres.
+Writes DIR/modes-ring.csv and DIR/modes-ring.png: a table, and each run's samples over the centers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "minimax": {"game": "minimax", **FINE},
     "non-saturating": {"game": "non-saturating", **FINE},
     "non-saturating, packed by 2": {"game": "non-saturating", **FINE, "pack": 2},
-    # Metz et al. 2017 (arXiv:1611.02163, appendix A): a critic ten times slower, that looks ahead instead.
+    # Metz et al. 2017 (arXiv:1611.02163, appendix A): a discriminator ten times slower, that looks ahead instead.
     "non-saturating, unrolled 5": {
         "game": "non-saturating",
         "lr_g": 1e-3,
@@ -58,7 +58,7 @@ def run(mixture: Mixture, name: str, options: dict[str, Any]) -> tuple[study.Row
     points = samples(trained(mixture, config))
     modes, quality = mixture.found(points)
     row = {
-        "data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centres), "high_quality": f"{quality:.3f}",
+        "data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centers), "high_quality": f"{quality:.3f}",
         "steps": config.steps, "seconds": f"{time.perf_counter() - start:.0f}",
     }  # fmt: skip
     return row, points.numpy()
@@ -71,7 +71,7 @@ def draw(mixture: Mixture, rows: list[study.Row], made: list[np.ndarray], path: 
     for axis in axes.flat:
         axis.axis("off")
     for axis, row, points in zip(axes.flat, rows, made, strict=False):
-        axis.scatter(*mixture.centres.T, s=120, facecolors="none", edgecolors="#c98500")
+        axis.scatter(*mixture.centers.T, s=120, facecolors="none", edgecolors="#c98500")
         axis.scatter(*points.T, s=2, color="#0b6bcb", alpha=0.4, linewidths=0)
         axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
         axis.set_title(

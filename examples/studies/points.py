@@ -16,25 +16,25 @@ LATENT = 2
 
 @dataclass(frozen=True)
 class Mixture:
-    """Gaussians of one deviation and equal weights around centres [M, 2]."""
+    """Gaussians of one deviation and equal weights around centers [M, 2]."""
 
     name: str
-    centres: Tensor
+    centers: Tensor
     deviation: float
 
     def batches(self, size: int, seed: int) -> Iterator[Tensor]:
         """Endless batches of points [size, 2]."""
         source = torch.Generator().manual_seed(seed)
         while True:
-            which = torch.randint(len(self.centres), (size,), generator=source)
-            yield self.centres[which] + self.deviation * torch.randn(size, 2, generator=source)
+            which = torch.randint(len(self.centers), (size,), generator=source)
+            yield self.centers[which] + self.deviation * torch.randn(size, 2, generator=source)
 
     def found(self, points: Tensor) -> tuple[int, float]:
-        """How many modes have a sample, and the share of samples [N, 2] within three deviations of a centre.
+        """How many modes have a sample, and the share of samples [N, 2] within three deviations of a center.
 
         Both as Srivastava et al. 2017 (arXiv:1705.07761) and Lin et al. 2018 (arXiv:1712.04086) count them.
         """
-        distance, nearest = torch.cdist(points, self.centres).min(1)
+        distance, nearest = torch.cdist(points, self.centers).min(1)
         good = distance < 3 * self.deviation
         return len(nearest[good].unique()), float(good.float().mean())
 
@@ -50,7 +50,7 @@ def generator(width: int = 128) -> nn.Module:
     return _network(LATENT, width, 2, nn.ReLU)
 
 
-def critic(width: int = 128, pack: int = 1) -> nn.Module:
+def discriminator(width: int = 128, pack: int = 1) -> nn.Module:
     """Points [N, 2·pack] → logits [N, 1]."""
     return _network(2 * pack, width, 1, lambda: nn.LeakyReLU(0.2))
 
@@ -63,7 +63,7 @@ def _network(inputs: int, width: int, outputs: int, activation: Callable[[], nn.
 def trained(mixture: Mixture, config: fastgan.Config) -> fastgan.Trainer:
     """A pair that has learned a mixture as the configuration says."""
     torch.manual_seed(config.seed)
-    trainer = fastgan.Trainer(generator(), critic(pack=config.pack), config.game, config)
+    trainer = fastgan.Trainer(generator(), discriminator(pack=config.pack), config.game, config)
     trainer.fit(mixture.batches(config.batch, config.seed))
     return trainer
 

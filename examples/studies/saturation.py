@@ -1,8 +1,8 @@
-"""Why the generator's loss was changed: under the minimax loss its gradient vanishes as the critic gets better.
+"""Why the generator's loss was changed: under the minimax loss its gradient vanishes as the discriminator gets better.
 
     python examples/studies/saturation.py [--steps N] [--out DIR]
 
-A generator stands still while the critic learns to tell it from the ring of 8 Gaussians, and what it would learn is
+A generator stands still while the discriminator learns to tell it from the ring of 8 Gaussians, and what it would learn is
 measured on the way: Arjovsky and Bottou 2017 (arXiv:1701.04862, figures 2 and 3). Writes DIR/saturation.csv and .png.
 """
 
@@ -16,9 +16,9 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import study
 import torch
-from points import LATENT, RING, critic, generator
+from points import LATENT, RING, discriminator, generator
 
-from fastgan.objectives import GAMES
+from fastgan.losses import ADVERSARIAL
 
 LOSSES = {"minimax": "saturating, log(1 − D)", "non-saturating": "non-saturating, −log D"}
 Row = dict[str, float]
@@ -26,14 +26,14 @@ Row = dict[str, float]
 
 def gradient_norm(game: str, network: torch.nn.Module, judge: torch.nn.Module, z: torch.Tensor) -> float:
     """‖∇ of the generator's loss‖ over all its weights."""
-    gradients = torch.autograd.grad(GAMES[game].g_loss(judge(network(z))), list(network.parameters()))
+    gradients = torch.autograd.grad(ADVERSARIAL[game].g_loss(judge(network(z))), list(network.parameters()))
     return float(torch.cat([g.flatten() for g in gradients]).norm())
 
 
 def measure(steps: int, seed: int = 0, points: int = 30) -> list[Row]:
-    """Norms of the generator's gradients after numbers of critic steps that grow evenly on a logarithmic scale."""
+    """Norms of the generator's gradients after numbers of discriminator steps that grow evenly on a logarithmic scale."""
     torch.manual_seed(seed)
-    network, judge = generator(), critic()
+    network, judge = generator(), discriminator()
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3, (0.5, 0.999))
     batches, source = RING.batches(256, seed), torch.Generator().manual_seed(seed)
     at = {round(steps ** (i / (points - 1))) for i in range(points)}
@@ -42,7 +42,7 @@ def measure(steps: int, seed: int = 0, points: int = 30) -> list[Row]:
     for step in range(1, steps + 1):
         with torch.no_grad():
             fake = network(torch.randn(256, LATENT, generator=source))
-        loss = GAMES["minimax"].d_loss(judge(next(batches)), judge(fake))
+        loss = ADVERSARIAL["minimax"].d_loss(judge(next(batches)), judge(fake))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -50,17 +50,21 @@ def measure(steps: int, seed: int = 0, points: int = 30) -> list[Row]:
             with torch.no_grad():
                 taken_for_real = float(torch.sigmoid(judge(network(z))).mean())
             norms = {game: gradient_norm(game, network, judge, z) for game in LOSSES}
-            rows.append({"critic_steps": step, "D_of_fakes": taken_for_real, "critic_loss": loss.item()} | norms)
+            rows.append(
+                {"discriminator_steps": step, "D_of_fakes": taken_for_real, "discriminator_loss": loss.item()} | norms
+            )
     return rows
 
 
 def draw(rows: list[Row], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 4))
-    steps = [row["critic_steps"] for row in rows]
-    for (game, label), colour in zip(LOSSES.items(), ("#b3372f", "#0b6bcb"), strict=True):
-        axis.loglog(steps, [row[game] for row in rows], color=colour, label=label, marker=".")
+    steps = [row["discriminator_steps"] for row in rows]
+    for (game, label), color in zip(LOSSES.items(), ("#b3372f", "#0b6bcb"), strict=True):
+        axis.loglog(steps, [row[game] for row in rows], color=color, label=label, marker=".")
     axis.loglog(steps, [row["D_of_fakes"] for row in rows], color="#8a8f98", linestyle=":", label="D(G(z)), mean")
-    axis.set(xlabel="steps of the critic, the generator standing still", title="norm of the generator's gradient")
+    axis.set(
+        xlabel="steps of the discriminator, the generator standing still", title="norm of the generator's gradient"
+    )
     axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=90)
@@ -73,7 +77,7 @@ def main() -> None:
     rows = measure(options.steps)
     study.write(rows, options.out / "saturation.csv")
     for row in rows[::6] + rows[-1:]:
-        print(f"critic steps {row['critic_steps']:6.0f}: D(G(z)) {row['D_of_fakes']:.1e}, gradient"
+        print(f"discriminator steps {row['discriminator_steps']:6.0f}: D(G(z)) {row['D_of_fakes']:.1e}, gradient"
               f" {row['minimax']:.1e} saturating, {row['non-saturating']:.1e} not")  # fmt: skip
     draw(rows, options.out / "saturation.png")
     print(options.out / "saturation.png")

@@ -3,7 +3,7 @@
     fastgan data fetch mnist
     python examples/studies/spectral.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-Miyato et al. 2018 (arXiv:1802.05957, figure 1) ask how far an outcome depends on the optimiser's settings. Writes
+Miyato et al. 2018 (arXiv:1802.05957, figure 1) ask how far an outcome depends on the optimizer's settings. Writes
 DIR/spectral.csv and DIR/spectral.png: the Fréchet distance of every run (in the features of a classifier of the same
 digits), and samples of the worst seeds.
 """
@@ -23,7 +23,7 @@ import study
 from digits import QUIET, figures, pixels, trained
 
 import fastgan
-from fastgan.report.picture import grid
+from fastgan.report.images import grid
 
 SEEDS = (0, 1, 2)
 RATES = {"careful": 2e-4, "bold": 2e-3, "wild": 1e-2}

@@ -1,4 +1,4 @@
-"""A thousand modes: three digits at random, one in each colour channel; how many such triples does a generator make?
+"""A thousand modes: three digits at random, one in each color channel; how many such triples does a generator make?
 
     fastgan data fetch mnist
     python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
@@ -32,9 +32,9 @@ from digits import QUIET, SIDE, judge, mnist, pixels, samples
 from torch import Tensor
 
 import fastgan
-from fastgan.data.stream import normalise
+from fastgan.data.stream import normalize
 from fastgan.models import build
-from fastgan.report.picture import grid
+from fastgan.report.images import grid
 
 SAMPLES = 26_000
 BATCH_NORM = {"d_norm": "batch", "lr_g": 4e-4, "lr_d": 4e-4}
@@ -76,7 +76,7 @@ class Triples:
 
     def __next__(self) -> Tensor:
         self._at += 1
-        return normalise(self._images[self._chosen()])
+        return normalize(self._images[self._chosen()])
 
     def _chosen(self) -> Tensor:
         return torch.randint(len(self._images), (self._size, 3), generator=self._source)
@@ -115,9 +115,9 @@ def run(folder: Path, name: str, options: dict[str, Any]) -> tuple[study.Row, np
     torch.manual_seed(config.seed)
     network = {"resolution": SIDE, "latent": config.latent, "width": config.width, "d_norm": config.d_norm}
     generator, _ = build("dcgan", channels=3, **network)
-    _, critic = build("dcgan", channels=3 * config.pack, **network)
+    _, discriminator = build("dcgan", channels=3 * config.pack, **network)
     rundir = folder / name
-    trainer = fastgan.Trainer(generator, critic, config.game, config, out=rundir)
+    trainer = fastgan.Trainer(generator, discriminator, config.game, config, out=rundir)
     trainer.fit(Triples(config.batch, config.seed), resume=rundir.exists())
     shutil.rmtree(rundir)
     average = trainer.ema.module.eval()

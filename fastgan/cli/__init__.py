@@ -6,16 +6,16 @@ import os
 import sys
 from collections.abc import Callable
 
-from fastgan import _env
+from fastgan._util import env
 from fastgan.cli.bench import bench
 from fastgan.cli.compare import compare
 from fastgan.cli.data import data, doctor
-from fastgan.cli.deploy import sample
 from fastgan.cli.eval import evaluate
 from fastgan.cli.export import export
 from fastgan.cli.models import models
 from fastgan.cli.report import report
 from fastgan.cli.run import run as run_model
+from fastgan.cli.sample import sample
 from fastgan.cli.train import presets, train
 from fastgan.cli.upscale import upscale
 from fastgan.errors import FastganError, UsageError
@@ -24,7 +24,7 @@ from fastgan.errors import FastganError, UsageError
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `fastgan` script."""
     code = run(sys.argv[1:] if argv is None else argv)
-    if _env.read("WORLD_SIZE") not in ("", "1"):
+    if env.read("WORLD_SIZE") not in ("", "1"):
         # Everything is written and the group has ended, but gloo's threads do not wait for Python's end: now and then a
         # rank aborted there ("terminate called without an active exception", torch 2.13).
         sys.stdout.flush()
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command and return its exit code: 0, 1 for failure, 2 for usage, 130 when interrupted."""
-    debug = "--debug" in argv or _env.flag("FASTGAN_DEBUG")
+    debug = "--debug" in argv or env.flag("FASTGAN_DEBUG")
     argv = [word for word in argv if word != "--debug"]
     try:
         return _dispatch(argv)

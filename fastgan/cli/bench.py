@@ -15,7 +15,7 @@ from fastgan.cli._parse import parse, positional
 from fastgan.errors import UsageError
 
 if TYPE_CHECKING:
-    from fastgan.deploy.session import Session
+    from fastgan.runtime.session import Session
 
 
 @dataclass
@@ -52,8 +52,8 @@ def bench(argv: list[str]) -> None:
         raise UsageError(f"seconds: expected a number > 0, got {options.seconds}")
     _check_path("out", options.out, ".csv")
     _check_path("plot", options.plot, ".svg")
-    from fastgan._files import write_whole
-    from fastgan.deploy import bench as benchmark
+    from fastgan._util.files import write_whole
+    from fastgan.runtime import benchmark as benchmark
 
     plan = benchmark.Plan(batches=_batches(options.batches), size=size, seconds=options.seconds)
     models = {_name(source, sources): _opens(source, options) for source in dict.fromkeys(sources)}
@@ -67,8 +67,8 @@ def bench(argv: list[str]) -> None:
 
 def _opens(source: str, options: _Bench) -> dict[str, Callable[[], Session]]:
     """What opens a model in each back-end that is asked for."""
-    from fastgan.deploy import backends
-    from fastgan.deploy.session import Session
+    from fastgan.runtime import backends
+    from fastgan.runtime.session import Session
 
     suffix = Path(source).suffix.lower()
     suffix = suffix if suffix in backends.RUNS else ""
@@ -99,7 +99,7 @@ def _network(source: str) -> tuple[Any, tuple[int, ...] | None]:
 
         trained = load_generator(Path(source))
         return trained.generator, trained.latent_shape
-    from fastgan.deploy.open import open_network
+    from fastgan.export.source import open_network
 
     return open_network(source), None
 

@@ -17,7 +17,7 @@ class _Info:
     resolution: int | None = None
     """crop and resize to this side"""
     channels: int | None = None
-    """1 for grey, 3 for colour"""
+    """1 for gray, 3 for color"""
     out: Path | None = field(default=None)
     """write a grid of the first 64 images here"""
 
@@ -49,7 +49,7 @@ def data(argv: list[str]) -> None:
             check_pack(images.pack)
             print(f"pack     {images.pack}, checksum ok")
         if options.out is not None:
-            from fastgan.report.picture import save_grid
+            from fastgan.report.images import save_grid
 
             print(f"grid: {save_grid(images.images[:64], options.out, scale=max(1, 64 // images.resolution[1]))}")
     else:

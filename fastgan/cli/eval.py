@@ -40,7 +40,7 @@ class _Eval:
     device: str = "auto"
     """cpu, cuda or cuda:N"""
     out: Path | None = None
-    """JSON file to write, with telltale.png beside it for c2st; those of a run are kept in RUN too"""
+    """JSON file to write, with c2st.png beside it for c2st; those of a run are kept in RUN too"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -92,9 +92,9 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.nd
     """Images, the classes that a conditional generator was asked for, and the step."""
     import torch
 
-    from fastgan.deploy.session import latents
+    from fastgan.runtime.session import latents
     from fastgan.train.load import load_generator
-    from fastgan.train.panels import sample
+    from fastgan.train.samples import sample
 
     trained = load_generator(run)
     generator = trained.generator.to(device)
@@ -107,7 +107,7 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.nd
 
 
 def _from_file(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-    from fastgan.deploy.session import Session, latents
+    from fastgan.runtime.session import Session, latents
 
     session = Session(path)
     if session.spec.kind != "latent":
@@ -125,8 +125,8 @@ def _draw(
     """
     import numpy as np
 
-    from fastgan.deploy.labels import in_turn
-    from fastgan.report.picture import to_uint8
+    from fastgan.report.images import to_uint8
+    from fastgan.runtime.labels import in_turn
 
     low, high = span
     labels = in_turn(len(z), classes) if classes else None
@@ -160,7 +160,7 @@ def _reference(source: str, shape: tuple[int, ...]) -> tuple[ImageSet, list[str]
 
 
 def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
-    from fastgan._files import write_whole
+    from fastgan._util.files import write_whole
 
     if out is not None:
         try:
@@ -178,7 +178,7 @@ def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
 
 
 def _show(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:
-    from fastgan.report.picture import save_grid
+    from fastgan.report.images import save_grid
 
     for name, images in pictures.items():
         for folder in folders:

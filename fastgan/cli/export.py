@@ -43,13 +43,13 @@ def export(argv: list[str]) -> None:
         if run is None or options.to != "onnx":
             raise UsageError("out: expected a file to write (--out FILE); only a run has a place for its ONNX file")
         out = run / "generator.onnx"
-    from fastgan.deploy import export as export_network
-    from fastgan.deploy.spec import Spec
+    from fastgan.export import export as export_network
+    from fastgan.runtime.spec import Spec
 
     network, latent_shape, about = _open(source, run)
     calibration = None
     if options.calibrate is not None:
-        from fastgan.deploy.calibrate import Pictures
+        from fastgan.export.quantization.calibration import Pictures
 
         spec = Spec.of(network, latent_shape)
         if spec.kind == "latent":
@@ -84,7 +84,7 @@ def _run_of(path: Path) -> Path | None:
 def _open(source: str, run: Path | None) -> tuple[nn.Module, tuple[int, ...] | None, dict[str, Any]]:
     """The network, the shape of its latents where the run knows it, and facts for the file."""
     if run is None:
-        from fastgan.deploy.open import open_network
+        from fastgan.export.source import open_network
 
         return open_network(source), None, {"source": Path(source).name}
     from fastgan.train.load import load_generator

@@ -13,8 +13,8 @@ def report(argv: list[str]) -> None:
     import json
 
     from fastgan.report.animation import write_animation
+    from fastgan.report.load import read_run
     from fastgan.report.page import write_report
-    from fastgan.report.read import read_run
 
     source, rest = positional(argv, "report", "RUN", Nothing)
     parse(Nothing, rest, "report")

@@ -39,8 +39,8 @@ def run(argv: list[str]) -> None:
     for name, most in (("frames", 100_000), ("batch", 4096)):
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
-    from fastgan.deploy import generate
-    from fastgan.deploy.session import Session
+    from fastgan.runtime import generate
+    from fastgan.runtime.session import Session
 
     seeds = generate.parse_seeds(options.seeds)
     out, suffix = options.out, options.out.suffix.lower()

@@ -70,7 +70,7 @@ def _taken(words: list[str], flag: str) -> tuple[str | None, list[str]]:
 def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
     from fastgan.data import open_source
     from fastgan.data.stream import BatchStream, labels_of
-    from fastgan.train import Trainer, chance, rundir
+    from fastgan.train import Trainer, rng_state, rundir
     from fastgan.train.load import build_networks
 
     say = print if world.rank == 0 else lambda sentence: None
@@ -88,10 +88,10 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
                 f" {labels.max()}, got {config.classes}"
             )
     shape = (images.channels, *images.resolution)
-    chance.seed(config.seed)
+    rng_state.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset = {
-        "name": images.name, "count": len(images), "shape": list(shape), "licence": images.licence,
+        "name": images.name, "count": len(images), "shape": list(shape), "license": images.license,
         "range_real": [-1.0, 1.0],
     }  # fmt: skip
     if config.condition != "none" and images.class_names is not None:

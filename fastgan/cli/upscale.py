@@ -11,7 +11,7 @@ from fastgan.cli._parse import parse, positional
 from fastgan.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from fastgan.deploy.session import Session
+    from fastgan.runtime.session import Session
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".y4m")
 # How videos begin: MP4 and its kin, Matroska, AVI, Ogg, MPEG program streams, Flash, Windows Media, raw frames.
@@ -90,8 +90,8 @@ def kind_of(source: Path) -> str:
         return "folder"
     if not source.exists():
         raise UsageError(f"source: there is no {source}")
-    from fastgan.deploy.image.read import image_format
-    from fastgan.deploy.image.write import FORMATS
+    from fastgan.upscale.image.read import image_format
+    from fastgan.upscale.image.write import FORMATS
 
     if image_format(source) is not None:
         return "image"
@@ -112,7 +112,7 @@ def kind_of(source: Path) -> str:
 
 
 def _image(source: Path, out: Path, options: _Upscale) -> None:
-    from fastgan.deploy.upscale import destination, upscale_image
+    from fastgan.upscale.images import destination, upscale_image
 
     tile = _number("tile", options.tile)
     destination(source, out, options.overwrite)  # before the model is opened, which may take its time
@@ -126,8 +126,8 @@ def _image(source: Path, out: Path, options: _Upscale) -> None:
 
 
 def _folder(source: Path, out: Path, options: _Upscale) -> None:
-    from fastgan.deploy.image.folder import check_folders
-    from fastgan.deploy.upscale import upscale_folder
+    from fastgan.upscale.image.folder import check_folders
+    from fastgan.upscale.images import upscale_folder
 
     tile = _number("tile", options.tile)
     check_folders(source, out, options.format)
@@ -151,7 +151,7 @@ def _folder(source: Path, out: Path, options: _Upscale) -> None:
 
 def _video(source: Path, out: Path, options: _Upscale) -> None:
     from fastgan.data.pack import file_sha256
-    from fastgan.deploy.video import upscale_video
+    from fastgan.upscale.video import upscale_video
 
     batch = _number("batch", options.batch)
     session = _open(options)
@@ -170,7 +170,7 @@ def _video(source: Path, out: Path, options: _Upscale) -> None:
 
 
 def _open(options: _Upscale) -> Session:
-    from fastgan.deploy.upscaler import open_upscaler
+    from fastgan.upscale.upscaler import open_upscaler
 
     return open_upscaler(options.model, backend=options.backend, device=options.device)
 

@@ -18,11 +18,11 @@ from typing import BinaryIO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from fastgan._files import amount
+from fastgan._util.files import amount
+from fastgan._util.progress import Counter
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
 from fastgan.data.pack import paths_in
-from fastgan.data.progress import Counter
 from fastgan.errors import DataError
 
 _AHEAD = 32  # pictures decoded but not yet written: memory stays at these and one for each thread
@@ -49,8 +49,8 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
     """
     with ExitStack() as stack:
         listing = source.read(stack)
-        readable, size, grey = _survey(source, listing, resolution)
-        shape = (len(readable), channels or (1 if grey else 3), *size)
+        readable, size, gray = _survey(source, listing, resolution)
+        shape = (len(readable), channels or (1 if gray else 3), *size)
         needed = prod(shape) + 8 * len(readable)
         if (free := shutil.disk_usage(folder).free) < needed:
             raise _no_room(source, folder, needed, f"which has {amount(free)} free")
@@ -75,25 +75,25 @@ def describe_skipped(skipped: list[str], total: int, where: str) -> str:
 
 
 def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[list[int], tuple[int, int], bool]:
-    """Read all headers: which pictures have one, the (height, width) of the result, whether all are grey."""
-    readable, sizes, grey = [], Counts[tuple[int, int]](), True
+    """Read all headers: which pictures have one, the (height, width) of the result, whether all are gray."""
+    readable, sizes, gray = [], Counts[tuple[int, int]](), True
     everything = range(len(listing.names))
     with closing(_each(pixels.read_header, everything, source, listing, "looking at")) as headers:
         for i, header in headers:
             if header is not None:
                 readable.append(i)
                 sizes[header.height, header.width] += 1
-                grey = grey and header.grey
+                gray = gray and header.gray
     _check_most(source, listing, readable)
     if resolution is not None:
-        return readable, (resolution, resolution), grey
+        return readable, (resolution, resolution), gray
     if len(sizes) > 1:
         (a, b), (c, d) = (size for size, _ in sizes.most_common(2))
         raise DataError(
             f"the images in {source.path} have {len(sizes)} sizes, such as {a}×{b} and {c}×{d} (height×width); "
             "pass --resolution to crop and resize them to one"
         )
-    return readable, next(iter(sizes)), grey
+    return readable, next(iter(sizes)), gray
 
 
 def _write(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastgan._env import cache_dir
+from fastgan._util.env import cache_dir
 from fastgan.data.build import build, describe_skipped
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.data.listing import Source

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from fastgan.data.catalogue import Package
+from fastgan.data.catalog import Package
 from fastgan.data.pack import file_sha256
 from fastgan.errors import DataError
 

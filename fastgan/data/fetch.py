@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fastgan._env import cache_dir
-from fastgan.data.catalogue import KNOWN, Known
+from fastgan._util.env import cache_dir
+from fastgan.data.catalog import KNOWN, Known
 from fastgan.data.clients import download
 from fastgan.data.pack import check_pack, write_pack
 from fastgan.errors import DataError, UsageError
@@ -29,7 +29,7 @@ def set_dir(name: str) -> Path:
 def fetch(name: str, *, report: Callable[[str], object] = print) -> Path:
     """Fetch a set (all its splits) into the cache and return its folder. What is there already is verified instead.
 
-    report: called with each line for the user, the licences among them.
+    report: called with each line for the user, the licenses among them.
     Raises UsageError for an unknown name, DataError where downloading, checking or packing fails; the cache then holds
     what it held before.
     """
@@ -40,7 +40,7 @@ def fetch(name: str, *, report: Callable[[str], object] = print) -> Path:
         raise UsageError(f"name: expected a set that can be fetched, got {name!r}; {hint}")
     target = set_dir(entry.name)
     for source, split in zip(entry.sources, entry.splits.values(), strict=True):
-        report(f"{source}: {split.count:,} images, licence: {split.licence}")
+        report(f"{source}: {split.count:,} images, license: {split.license}")
     if target.exists():
         try:
             check_pack(target, entry.splits)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastgan.errors import UsageError
 
-NOT_STATED = "not stated: yours to know"  # the licence of files that come without one
+NOT_STATED = "not stated: yours to know"  # the license of files that come without one
 _CHUNK = 4096  # images looked at together: describing a memory-mapped set must not read it into memory whole
 _CLASSES_SHOWN = 12
 
@@ -18,9 +18,9 @@ _CLASSES_SHOWN = 12
 class ImageSet:
     """Pictures of one size, their labels if they have any, and what one must know to use them.
 
-    images: uint8 [N, C, H, W], C-contiguous, C 1 (grey) or 3 (RGB), values 0..255; may be a read-only memory map.
+    images: uint8 [N, C, H, W], C-contiguous, C 1 (gray) or 3 (RGB), values 0..255; may be a read-only memory map.
     labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
-    licence: as its source states it. skipped: how many pictures of the source cannot be read and are left out.
+    license: as its source states it. skipped: how many pictures of the source cannot be read and are left out.
     pack: the folder whose files these pictures come from, where they come from a pack.
     Raises UsageError where an argument does not fit.
     """
@@ -28,7 +28,7 @@ class ImageSet:
     images: np.ndarray
     labels: np.ndarray | None
     name: str
-    licence: str
+    license: str
     class_names: tuple[str, ...] | None = None
     skipped: int = 0
     pack: Path | None = None
@@ -69,7 +69,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for RGB."""
+        """1 for gray, 3 for RGB."""
         return self.images.shape[1]
 
     @property
@@ -93,10 +93,10 @@ class ImageSet:
                 f"{self.name}: {len(self):,} image{'s' if len(self) > 1 else ''}",
                 *skipped,
                 f"size     {h} × {w} pixels (height × width)",
-                f"channels {self.channels} ({'grey' if self.channels == 1 else 'RGB'})",
+                f"channels {self.channels} ({'gray' if self.channels == 1 else 'RGB'})",
                 f"values   {low}..{high}, mean {total / self.images.size:.1f}",
                 f"classes  {self._describe_classes()}",
-                f"licence  {self.licence}",
+                f"license  {self.license}",
             ]
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.data.catalogue import MAIN, Known
+from fastgan.data.catalog import MAIN, Known
 from fastgan.data.imageset import ImageSet
 from fastgan.data.unpack import Unpacked
 from fastgan.errors import DataError, UsageError
@@ -36,7 +36,7 @@ def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequenc
             raise DataError(f"{entry.name}: expected images {expected} and as many labels, got {came}, {len(labels)}")
         for path, array in zip(paths_in(folder, name), (images, labels), strict=True):
             np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-        splits[name] = split_facts(folder, name, images.shape, split.licence)
+        splits[name] = split_facts(folder, name, images.shape, split.license)
     meta = {
         "name": entry.name,
         "class_names": list(unpacked.class_names),
@@ -47,10 +47,10 @@ def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequenc
     write_meta(folder, meta)
 
 
-def split_facts(folder: Path, split: str, shape: Sequence[int], licence: str) -> dict[str, Any]:
-    """What meta.json says of a split whose files are written: its count, shape, licence and checksums."""
+def split_facts(folder: Path, split: str, shape: Sequence[int], license: str) -> dict[str, Any]:
+    """What meta.json says of a split whose files are written: its count, shape, license and checksums."""
     files = {path.name: file_sha256(path) for path in paths_in(folder, split) if path.exists()}
-    return {"count": shape[0], "shape": list(shape), "licence": licence, "files": files}
+    return {"count": shape[0], "shape": list(shape), "license": license, "files": files}
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
         name = meta["name"] if split == MAIN else f"{meta['name']}:{split}"
         class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
         skipped = len(meta.get("skipped", ()))
-        return ImageSet(images, labels, name, facts["licence"], class_names, skipped=skipped, pack=folder)
+        return ImageSet(images, labels, name, facts["license"], class_names, skipped=skipped, pack=folder)
     except (*_DAMAGE, EOFError, UsageError) as error:
         raise _damaged(folder, error) from error
 

@@ -1,4 +1,4 @@
-"""From any picture that Pillow opens to uint8 grey or RGB of one size."""
+"""From any picture that Pillow opens to uint8 gray or RGB of one size."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _STRIP = 256  # images of an array that a worker takes at a time
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded: the size as it will be shown, and whether it has no colour."""
+    """What a file says before its pixels are decoded: the size as it will be shown, and whether it has no color."""
 
     height: int
     width: int
-    grey: bool
+    gray: bool
 
 
 def pool() -> ThreadPoolExecutor:
@@ -32,7 +32,7 @@ def read_header(file: Path | BinaryIO) -> Header:
     with Image.open(file) as image:
         width, height = image.size
         turned = _orientation(image) >= 5
-        return Header(width, height, _is_grey(image)) if turned else Header(height, width, _is_grey(image))
+        return Header(width, height, _is_gray(image)) if turned else Header(height, width, _is_gray(image))
 
 
 def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.ndarray:
@@ -61,7 +61,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 
 def crop_resize(image: Image.Image, resolution: int) -> Image.Image:
-    """The largest centred square, resized by LANCZOS to resolution × resolution. A fitting image stays bit for bit."""
+    """The largest centerd square, resized by LANCZOS to resolution × resolution. A fitting image stays bit for bit."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -100,10 +100,10 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
 
 
-def _is_grey(image: Image.Image) -> bool:
+def _is_gray(image: Image.Image) -> bool:
     if image.mode in ("P", "PA") and image.palette is not None:
         # Not getpalette(), which decodes the picture.
-        layout, colours = image.palette.getdata()
-        entries = np.frombuffer(colours, np.uint8).reshape(-1, len(layout))[:, :3]
+        layout, colors = image.palette.getdata()
+        entries = np.frombuffer(colors, np.uint8).reshape(-1, len(layout))[:, :3]
         return bool((entries == entries[:, :1]).all())
     return image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")

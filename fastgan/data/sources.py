@@ -12,7 +12,7 @@ from fastgan.data import pixels
 from fastgan.data.archive import zip_source
 from fastgan.data.arrays import read_idx_images, read_npz
 from fastgan.data.cache import open_packed
-from fastgan.data.catalogue import FASHION_CLASSES, FASHION_LICENCE, MAIN
+from fastgan.data.catalog import FASHION_CLASSES, FASHION_LICENSE, MAIN
 from fastgan.data.fetch import known, set_dir
 from fastgan.data.folder import folder_source
 from fastgan.data.idx import read_idx
@@ -36,8 +36,8 @@ def open_source(
     (see `known`); a folder of images; a .zip of images, such as StyleGAN's with its dataset.json; WebDataset shards: a
     .tar file, a pattern of them (train-{000000..000009}.tar), a folder of them; an .npz file; an IDX file. A set's name
     goes before a path of the same name: write ./mnist for a folder.
-    resolution: crop to the centred square and resize (LANCZOS) to resolution × resolution; None keeps the size.
-    channels: 1 (grey) or 3 (RGB) converts; None keeps them (a folder is grey where all its images are).
+    resolution: crop to the centerd square and resize (LANCZOS) to resolution × resolution; None keeps the size.
+    channels: 1 (gray) or 3 (RGB) converts; None keeps them (a folder is gray where all its images are).
     Folders, zips and shards are decoded once, into a pack in the cache directory, and again when a file of theirs or
     an argument has changed. Pictures that cannot be read are left out with a UserWarning that lists them, and counted
     in `skipped`; where more than half cannot be read, that is an error.
@@ -62,7 +62,7 @@ def _open_named(source: str) -> ImageSet | None:
     if source == EMBEDDED:
         images = read_idx(_EMBEDDED_DIR / "t10k-images-idx3-ubyte.gz")[:, None]
         labels = read_idx(_EMBEDDED_DIR / "t10k-labels-idx1-ubyte.gz").astype(np.int64)
-        return ImageSet(images, labels, EMBEDDED, FASHION_LICENCE, FASHION_CLASSES)
+        return ImageSet(images, labels, EMBEDDED, FASHION_LICENSE, FASHION_CLASSES)
     name, _, split = source.partition(":")
     if name not in known():
         return None

@@ -1,4 +1,4 @@
-"""Batches for training: images stay on the device as bytes where they fit, and are normalised there."""
+"""Batches for training: images stay on the device as bytes where they fit, and are normalized there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan._files import amount
+from fastgan._util.files import amount
+from fastgan._util.memory import free_host_memory
 from fastgan.data.imageset import ImageSet
-from fastgan.data.memory import free_host_memory
 from fastgan.data.prefetch import Prefetch
 from fastgan.errors import DataError, UsageError
 
@@ -61,7 +61,7 @@ class BatchStream:
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
         given, apart = _split(len(images), held_out, seed)
         self._position, self._order = 0, _Order(given, seed, device)
-        unseen = normalise(torch.from_numpy(images.images[apart]).to(device))
+        unseen = normalize(torch.from_numpy(images.images[apart]).to(device))
         self.held_out = unseen if self._labels is None else (unseen, self._labels[torch.from_numpy(apart).to(device)])
         self._prefetch: Prefetch | None = None
         if images.images.nbytes <= share * free_memory(device):
@@ -96,7 +96,7 @@ class BatchStream:
         pixels = self._images[rows] if isinstance(self._images, Tensor) else self._prefetched(self._images)
         # Only now: where gathering fails, nothing was given.
         self._position += self._batch * self._world
-        return normalise(pixels) if self._labels is None else (normalise(pixels), self._labels[rows])
+        return normalize(pixels) if self._labels is None else (normalize(pixels), self._labels[rows])
 
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:
@@ -182,13 +182,13 @@ def labels_of(images: ImageSet) -> np.ndarray:
     """The labels of a set, int64 [N]. Raises UsageError where it has none."""
     if images.labels is None:
         raise UsageError(
-            f"labels: {images.name} has none, and conditional networks learn from them; give labelled images (a folder"
+            f"labels: {images.name} has none, and conditional networks learn from them; give labeled images (a folder"
             " for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
         )
     return images.labels
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalize(pixels: Tensor) -> Tensor:
     """uint8 0..255 → float32 in [-1, 1]: the one place where pixels become network input."""
     return pixels.float().div_(127.5).sub_(1)
 

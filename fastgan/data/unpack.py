@@ -21,7 +21,7 @@ LANDSCAPE_SIZE = (256, 512)  # half-size, for the photographs are 720 × 1440
 class Unpacked(NamedTuple):
     """splits: name → (images uint8 [N, C, H, W], labels int64 [N]); "main" is the set's plain name.
 
-    picture_names: the file each picture of the main split came from, where licences or pairs hang on it.
+    picture_names: the file each picture of the main split came from, where licenses or pairs hang on it.
     """
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -53,7 +53,7 @@ def cifar10(roots: Sequence[Path]) -> Unpacked:
 
 
 def emoji(roots: Sequence[Path]) -> Unpacked:
-    """Two vendors' drawings of the same emoji in the same order: only names that both have, labelled by category."""
+    """Two vendors' drawings of the same emoji in the same order: only names that both have, labeled by category."""
     categories = {}
     for entry in json.loads((roots[0] / "package/emoji.json").read_text(encoding="utf-8")):
         for drawing in (entry, *entry.get("skin_variations", {}).values()):

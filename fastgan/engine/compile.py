@@ -174,7 +174,7 @@ def compile(  # the field's own word
     make_fx, for which branches and numbers other than arguments are fixed at capture. Zeros that PyTorch's double
     backward computes with are removed, on plain modules too (engine/zero_gradients.py). Random numbers are drawn as in
     eager mode. Shapes seen anew, and modules in another mode, compile anew, up to 8 variants, then UsageError. What
-    cannot be captured (an optimiser's step, for one) runs eagerly, with one warning that says why.
+    cannot be captured (an optimizer's step, for one) runs eagerly, with one warning that says why.
     """
     return CompiledStep(step, mode, cuda_graph)
 

@@ -83,7 +83,7 @@ class CudaGraph:
 
 
 class Recorder:
-    """Runs what changes tensors on a GPU for good, an optimiser's step, say: as it is at first, then as a CUDA graph.
+    """Runs what changes tensors on a GPU for good, an optimizer's step, say: as it is at first, then as a CUDA graph.
 
     Nothing is run twice or undone. A graph holds for as long as the key stays the same; with another, it starts anew.
     """

@@ -131,7 +131,7 @@ def _version(tensor: Tensor) -> int:
 def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
     """Collects the modules that run meanwhile, and the buffers that they had.
 
-    No optimiser may run: its state is Python's, and could not be undone.
+    No optimizer may run: its state is Python's, and could not be undone.
     """
 
     def run(module: nn.Module, inputs: Any) -> None:
@@ -139,7 +139,7 @@ def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict
             modules[id(module)] = module, dict(module._buffers)
 
     def refuse(*_: Any) -> None:
-        raise RuntimeError("an optimiser takes its step in it; take that outside of the compiled step")
+        raise RuntimeError("an optimizer takes its step in it; take that outside of the compiled step")
 
     handles = [register_module_forward_pre_hook(run), register_optimizer_step_pre_hook(refuse)]
     replaced = ""

@@ -51,6 +51,6 @@ def passes_of(operation: Any, args: Any) -> int:
     if not isinstance(operation, torch._ops.OpOverload) or operation.namespace != "fastgan":
         return 0
     name = operation._schema.name.split("::")[1]
-    if name == "conv_tower":
+    if name == "conv_stack":
         return len(args[1])
     return int(name.startswith("conv"))

@@ -2,7 +2,7 @@
 
 The derivative of a convolution's backward pass by its weight is a convolution of images with images: batch and channels
 exchanged, a kernel as large as the feature map. It is the gradient of a weight like any other, and for those libraries
-have kernels of their own, which are many times faster for the first layer of a critic.
+have kernels of their own, which are many times faster for the first layer of a discriminator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Squared distances between sets of features, and nearest neighbours, a block of rows at a time."""
+"""Squared distances between sets of features, and nearest neighbors, a block of rows at a time."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def squared_distances(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     By ‖x‖² + ‖y‖² − 2 x·y in float64 around y's mean: for float32 features their rounding stays the larger error, near
     duplicates included; distances below about 1e-7 of the features' spread are not told from 0.
     """
-    centre = y.mean(0, dtype=torch.float64)
+    center = y.mean(0, dtype=torch.float64)
     rows = max(1, min(len(x), BLOCK // (8 * max(len(y), _COLUMNS))))
     for start in range(0, len(x), rows):
-        a = x[start : start + rows].double() - centre
+        a = x[start : start + rows].double() - center
         block = torch.empty(len(a), len(y), dtype=torch.float64, device=x.device)
         for column in range(0, len(y), _COLUMNS):
-            b = y[column : column + _COLUMNS].double() - centre
+            b = y[column : column + _COLUMNS].double() - center
             part = block[:, column : column + _COLUMNS]
             torch.addmm(b.square().sum(1)[None].expand(len(a), -1), a, b.T, alpha=-2, out=part)
         block.add_(a.square().sum(1)[:, None]).clamp_(min=0)
         yield slice(start, start + len(a)), block
 
 
-def neighbour_radii(x: Tensor, *ks: int) -> Tensor:
+def neighbor_radii(x: Tensor, *ks: int) -> Tensor:
     """Squared distance of each x_i [D] to its k-th nearest other one, for each of ks: float64 [len(ks), N].
 
     Raises UsageError unless 1 <= k < N.
     """
     if not 1 <= min(ks) <= max(ks) < len(x):
-        raise UsageError(f"k: expected from 1 to {len(x) - 1} neighbours for {len(x)} samples, got {ks}")
+        raise UsageError(f"k: expected from 1 to {len(x) - 1} neighbors for {len(x)} samples, got {ks}")
     radii = torch.empty(len(ks), len(x), dtype=torch.float64, device=x.device)
     for rows, block in squared_distances(x, x):
         _themselves(block, rows).fill_(torch.inf)
@@ -51,7 +51,7 @@ def neighbour_radii(x: Tensor, *ks: int) -> Tensor:
 def nearest(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance to, and index of, the nearest y of each x. Where y is x itself: the nearest other one."""
     if x is y and len(x) < 2:
-        raise UsageError(f"x: expected at least 2 samples to have neighbours, got {len(x)}")
+        raise UsageError(f"x: expected at least 2 samples to have neighbors, got {len(x)}")
     distance = torch.empty(len(x), dtype=torch.float64, device=x.device)
     index = torch.empty(len(x), dtype=torch.long, device=x.device)
     for rows, block in squared_distances(x, y):

@@ -153,7 +153,7 @@ def _warnings(s: Sides, names: list[str]) -> list[str]:
     if s.extractor is not None and s.extractor.photographs:
         channels, height, width = s.real.shape[1:]
         strange = [
-            *(["grey"] if channels == 1 else []),
+            *(["gray"] if channels == 1 else []),
             *(["smaller than 64 pixels"] if min(height, width) < 64 else []),
         ]
         if strange:
@@ -168,10 +168,10 @@ def _warnings(s: Sides, names: list[str]) -> list[str]:
         flat = images.reshape(len(images), -1)
         constant = int((flat.min(1) == flat.max(1)).sum())
         if constant > _CONSTANT * len(images):
-            found.append(f"{constant:,} of {len(images):,} {side} are of one grey level or colour all over")
+            found.append(f"{constant:,} of {len(images):,} {side} are of one gray level or color all over")
     if "copies" in names:
         for eye, seen in s.repeats.items():
-            alike = f"(nearer than {SAME:g} of the usual distance of real neighbours; real images among each other:"
+            alike = f"(nearer than {SAME:g} of the usual distance of real neighbors; real images among each other:"
             for share, what in ((seen.doubles, "another sample"), (seen.copied, "a real image")):
                 if share > max(_REPEATED, 3 * seen.real):
                     found.append(f"{share:.1%} of the samples repeat {what}, seen by {eye} {alike} {seen.real:.1%})")

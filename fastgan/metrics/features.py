@@ -74,7 +74,7 @@ class Extractor:
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def prepare(self, images: np.ndarray) -> Tensor:
-        """uint8 [N, C, H, W] → the network's input. Grey images are given to a network of colour three times."""
+        """uint8 [N, C, H, W] → the network's input. Gray images are given to a network of color three times."""
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UsageError(f"images: expected uint8 [N, 1 or 3, H, W], got {images.dtype} {list(images.shape)}")
         if self.shape is not None and images.shape[1:] != self.shape:

@@ -1,7 +1,7 @@
 """A small classifier as an outside eye: does it see every class in the samples, and is it sure of what it sees?
 
-It is trained here, on labelled images that the generator need not have seen, and its own held-out accuracy stands
-beside every judgement.
+It is trained here, on labeled images that the generator need not have seen, and its own held-out accuracy stands
+beside every judgment.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.data.imageset import ImageSet
-from fastgan.data.stream import normalise
+from fastgan.data.stream import normalize
 from fastgan.errors import UsageError
 
 
@@ -39,7 +39,7 @@ def _convolution(channels: int, width: int) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """share: of samples in each class, [classes]. confidence: mean probability of the class seen."""
 
     share: np.ndarray
@@ -57,12 +57,12 @@ class Judgement:
 def train_classifier(
     train: ImageSet, *, epochs: int = 1, batch: int = 128, seed: int = 0, width: int = 32, classes: int | None = None
 ) -> Classifier:
-    """A classifier of labelled images, on the CPU. The one-cycle schedule gets the most out of very few epochs.
+    """A classifier of labeled images, on the CPU. The one-cycle schedule gets the most out of very few epochs.
 
     classes: how many there are; as many as the labels show where None.
     """
     if train.labels is None:
-        raise UsageError(f"train: expected labelled images, {train.name} has no labels")
+        raise UsageError(f"train: expected labeled images, {train.name} has no labels")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Classifier(train.channels, classes or int(train.labels.max()) + 1, width)
@@ -75,7 +75,7 @@ def train_classifier(
             order = torch.randperm(len(images))[: len(images) // batch * batch]
             for chosen in order.split(batch):
                 optimizer.zero_grad()
-                F.cross_entropy(network(normalise(images[chosen])), labels[chosen]).backward()
+                F.cross_entropy(network(normalize(images[chosen])), labels[chosen]).backward()
                 optimizer.step()
                 schedule.step()
     return network.eval()
@@ -85,18 +85,18 @@ def train_classifier(
 def probabilities(network: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
     """Class probabilities [N, classes] of uint8 images [N, C, H, W]."""
     parts = torch.from_numpy(np.array(images)).split(batch)
-    return torch.cat([network(normalise(part)).softmax(1) for part in parts]).numpy()
+    return torch.cat([network(normalize(part)).softmax(1) for part in parts]).numpy()
 
 
 def accuracy(network: Classifier, held_out: ImageSet) -> float:
-    """Share of labelled images that the classifier gets right."""
+    """Share of labeled images that the classifier gets right."""
     if held_out.labels is None:
-        raise UsageError(f"held_out: expected labelled images, {held_out.name} has no labels")
+        raise UsageError(f"held_out: expected labeled images, {held_out.name} has no labels")
     return float((probabilities(network, held_out.images).argmax(1) == held_out.labels).mean())
 
 
-def judge(network: Classifier, samples: np.ndarray, own_accuracy: float) -> Judgement:
+def judge(network: Classifier, samples: np.ndarray, own_accuracy: float) -> Judgment:
     """What the classifier sees in uint8 samples [N, C, H, W]."""
     seen = probabilities(network, samples)
     share = np.bincount(seen.argmax(1), minlength=seen.shape[1]) / len(seen)
-    return Judgement(share, float(seen.max(1).mean()), own_accuracy)
+    return Judgment(share, float(seen.max(1).mean()), own_accuracy)

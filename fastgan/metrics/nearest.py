@@ -1,4 +1,4 @@
-"""Samples that repeat each other, and samples that repeat the training set: by nearest neighbours."""
+"""Samples that repeat each other, and samples that repeat the training set: by nearest neighbors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan.errors import UsageError
 from fastgan.metrics.distances import nearest
 
-#: A neighbour counts as the same picture when it is nearer than this share of the median distance of real neighbours.
+#: A neighbor counts as the same picture when it is nearer than this share of the median distance of real neighbors.
 SAME = 0.2
 #: The side to which pictures are averaged down before their pixels are compared.
 THUMBNAIL = 16
@@ -34,15 +34,15 @@ class Repeats:
 
 
 def repeats(real: Tensor, fake: Tensor, pool: Iterable[Tensor] | None = None) -> Repeats:
-    """Of points [N, D] and [M, D]: features, or `thumbnails`. Neighbours nearer than SAME of the median distance of
-    real nearest neighbours are the same picture.
+    """Of points [N, D] and [M, D]: features, or `thumbnails`. Neighbors nearer than SAME of the median distance of
+    real nearest neighbors are the same picture.
 
     pool: blocks of all the points among which copies are looked for, where they are more than `real`.
     Raises UsageError for fewer than 2 points on either side.
     """
     for name, part in (("real", real), ("fake", fake)):
         if len(part) < 2:
-            raise UsageError(f"{name}: expected at least 2 samples to have neighbours, got {len(part)}")
+            raise UsageError(f"{name}: expected at least 2 samples to have neighbors, got {len(part)}")
     among_real = nearest(real, real)[0].sqrt()
     among_fake = nearest(fake, fake)[0].sqrt()
     limit = SAME * float(among_real.median())

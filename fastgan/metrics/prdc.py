@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastgan.errors import UsageError
-from fastgan.metrics.distances import neighbour_radii, squared_distances
+from fastgan.metrics.distances import neighbor_radii, squared_distances
 from fastgan.metrics.features import both
 
-#: Neighbours that a ball reaches, as the two papers have them.
+#: Neighbors that a ball reaches, as the two papers have them.
 K_PRECISION, K_DENSITY = 3, 5
 
 
@@ -31,19 +31,19 @@ def prdc(
     real: Tensor | np.ndarray, fake: Tensor | np.ndarray, *, k: int = K_PRECISION, k_density: int = K_DENSITY
 ) -> Prdc:
     """All four of features [N, D] and [M, D]; a manifold is the open balls around its samples that reach to their k-th
-    neighbours (k for precision and recall, k_density for density and coverage).
+    neighbors (k for precision and recall, k_density for density and coverage).
 
-    Exact neighbours, in blocks. Raises UsageError unless there are more samples than neighbours on both sides.
+    Exact neighbors, in blocks. Raises UsageError unless there are more samples than neighbors on both sides.
     """
     x, y = both(real, fake)
     for name, part in (("real", x), ("fake", y)):
         if not 1 <= min(k, k_density) <= max(k, k_density) < len(part):
             raise UsageError(
-                f"k: expected from 1 to {len(part) - 1} neighbours for {len(part)} {name} samples,"
+                f"k: expected from 1 to {len(part) - 1} neighbors for {len(part)} {name} samples,"
                 f" got {k} and {k_density}"
             )
-    near, wide = neighbour_radii(x, k, k_density)
-    (fake_radii,) = neighbour_radii(y, k)
+    near, wide = neighbor_radii(x, k, k_density)
+    (fake_radii,) = neighbor_radii(y, k)
     inside_any = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     balls = recalled = covered = 0
     for rows, block in squared_distances(x, y):

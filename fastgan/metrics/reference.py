@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastgan._env import cache_dir
-from fastgan._files import write_whole
+from fastgan._util.env import cache_dir
+from fastgan._util.files import write_whole
 from fastgan.errors import DataError
 from fastgan.metrics.features import Extractor, Features, checked
 

@@ -17,17 +17,17 @@ from torch import Tensor
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics import paired
+from fastgan.metrics.c2st import c2st, sheet
+from fastgan.metrics.cas import WIDTH, probe
 from fastgan.metrics.diversity import pair_diversity
 from fastgan.metrics.features import Extractor, Features
 from fastgan.metrics.fid import Moments, frechet_distance
 from fastgan.metrics.kid import kid
 from fastgan.metrics.nearest import THUMBNAIL, Repeats, repeats, thumbnail_blocks, thumbnails
 from fastgan.metrics.prdc import K_DENSITY, K_PRECISION, Prdc, prdc
-from fastgan.metrics.probe import WIDTH, probe
 from fastgan.metrics.reference import reference_features
 from fastgan.metrics.scores import inception_score
 from fastgan.metrics.spectrum import spectral_distance
-from fastgan.metrics.telltale import sheet, telltale
 
 _SPLITS = 10
 
@@ -212,8 +212,8 @@ def _cas(s: Sides) -> list[Row]:
 
 
 def _c2st(s: Sides) -> list[Row]:
-    found = telltale(s.real, s.fake, seed=s.seed)
-    s.pictures["telltale"] = sheet(s.fake, found.order)
+    found = c2st(s.real, s.fake, seed=s.seed)
+    s.pictures["c2st"] = sheet(s.fake, found.order)
     note = (
         f"a classifier, real against generated, is right on so many of {found.tested:,} images it never saw;"
         f" chance alone: at most {found.chance:.3f} in 95 % of cases"
@@ -261,7 +261,7 @@ METRICS: dict[str, Metric] = {
     "diversity": Metric("distance of random pairs of samples, beside that of real pairs", _diversity),
     "copies": Metric("samples that repeat each other or a real image", _copies),
     "cas": Metric("classification accuracy score: what a classifier learns from the samples", _cas, False, True),
-    "c2st": Metric("can a classifier tell samples from real images, and which (telltale.png)", _c2st, False, True),
+    "c2st": Metric("can a classifier tell samples from real images, and which (c2st.png)", _c2st, False, True),
     "psnr": Metric("peak signal-to-noise ratio of paired images", _paired("psnr", paired.psnr), False, True),
     "ssim": Metric("structural similarity of paired images", _paired("ssim", paired.ssim), False, True),
 }

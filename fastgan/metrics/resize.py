@@ -40,12 +40,12 @@ def _matrix(source: int, target: int, filter: str) -> Tensor:
 def _antialiased_bicubic(source: int, target: int) -> np.ndarray:
     scale = source / target
     stretch = max(scale, 1.0)  # a smaller picture takes a wider filter
-    centre = (np.arange(target) + 0.5) * scale
+    center = (np.arange(target) + 0.5) * scale
     reach = 2.0 * stretch
-    first = np.maximum((centre - reach + 0.5).astype(int), 0)[:, None]
-    last = np.minimum((centre + reach + 0.5).astype(int), source)[:, None]
+    first = np.maximum((center - reach + 0.5).astype(int), 0)[:, None]
+    last = np.minimum((center + reach + 0.5).astype(int), source)[:, None]
     column = np.arange(source)[None]
-    weights = _cubic((column + 0.5 - centre[:, None]) / stretch) * ((column >= first) & (column < last))
+    weights = _cubic((column + 0.5 - center[:, None]) / stretch) * ((column >= first) & (column < last))
     return weights / weights.sum(1, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""Samples chosen by a score, and what the choice costs: what a critic likes best is not all there is."""
+"""Samples chosen by a score, and what the choice costs: what a discriminator likes best is not all there is."""
 
 from __future__ import annotations
 

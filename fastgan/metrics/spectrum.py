@@ -10,7 +10,7 @@ from torch import Tensor
 from fastgan.errors import UsageError
 
 _BATCH = 256
-#: Power of the rounding to whole grey levels, per frequency: below it there is nothing but that noise.
+#: Power of the rounding to whole gray levels, per frequency: below it there is nothing but that noise.
 _ROUNDING = 1 / 12
 
 
@@ -32,9 +32,9 @@ def radial_spectrum(images: np.ndarray) -> Tensor:
     counts = torch.bincount(ring[chosen], minlength=rings)
     found = []
     for start in range(0, len(images), _BATCH):
-        grey = torch.from_numpy(np.array(images[start : start + _BATCH])).float().mean(1)
-        power = torch.fft.fft2(grey, norm="ortho").abs().square().flatten(1)[:, chosen]
-        mean = torch.zeros(len(grey), rings).index_add_(1, ring[chosen], power) / counts
+        gray = torch.from_numpy(np.array(images[start : start + _BATCH])).float().mean(1)
+        power = torch.fft.fft2(gray, norm="ortho").abs().square().flatten(1)[:, chosen]
+        mean = torch.zeros(len(gray), rings).index_add_(1, ring[chosen], power) / counts
         found.append(10 * (mean + _ROUNDING).log10())
     return torch.cat(found)
 

@@ -1,9 +1,9 @@
-"""Generators and critics, one family a file.
+"""Generators and discriminators, one family a file.
 
 `esrgan` holds the networks from images to larger images, and opens files of their weights.
 
 Every other generator maps latents z [N, latent], and labels y int64 [N] where `classes` is not 0, to images
-[N, C, H, W] meant for [-1, 1], and says so in its attributes `latent`, `image_shape` and `classes`. Every critic maps
+[N, C, H, W] meant for [-1, 1], and says so in its attributes `latent`, `image_shape` and `classes`. Every discriminator maps
 images, and labels where `classes` is not 0, to logits [N]; one with `auxiliary=True` maps images to logits [N] and
 class logits [N, classes].
 """

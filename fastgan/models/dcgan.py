@@ -1,6 +1,6 @@
 """The convolutional pair of Radford, Metz and Chintala 2016 (arXiv:1511.06434), at any power of two and from 28 up.
 
-Strided convolutions, no pooling, batch norm and ReLU in the generator, leaky ReLU with slope 0.2 in the critic, weights
+Strided convolutions, no pooling, batch norm and ReLU in the generator, leaky ReLU with slope 0.2 in the discriminator, weights
 from N(0, 0.02). The paper's is width 128 at 64×64: 1024, 512, 256 and 128 channels.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.labels import ConditionalBlock, LabelHead, Labels, through
-from fastgan.nn import ConvBlock, ConvTower, LinearBlock, MinibatchDiscrimination, group_spectral_norms
+from fastgan.nn import ConvBlock, ConvStack, LinearBlock, MinibatchDiscrimination, group_spectral_norms
 
 CONDITIONS = ("projection", "concat", "auxiliary")
 
@@ -42,7 +42,7 @@ class Generator(nn.Module):
             *(_up(widest >> i, widest >> (i + 1), labels, 4, 2, 1) for i in range(doublings - 1))
         )
         self.to_image = ConvBlock(width, channels, 4, stride=2, padding=1, transposed=True, act="tanh")
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z, c = self.labels.generate(z, y)
@@ -71,12 +71,12 @@ class Discriminator(nn.Module):
         blocks = [ConvBlock(channels + labels.beside_image, width, 4, stride=2, padding=1, norm=edge)]
         for i in range(doublings - 1):
             blocks.append(ConvBlock(width << i, width << (i + 1), 4, stride=2, padding=1, norm=norm))
-        self.blocks = ConvTower(*blocks)
+        self.blocks = ConvStack(*blocks)
         features = (width << (doublings - 1)) * side * side
         self.compare = MinibatchDiscrimination(features, kernels) if kernels else nn.Identity()
         self.to_logit = LinearBlock(features + kernels, 1, norm=edge, act="linear")
         self.head = LabelHead(labels, features, edge)
-        self.apply(_initialise)
+        self.apply(_initialize)
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -95,7 +95,7 @@ def build(
     condition: str | None = None,
     minibatch_discrimination: int = 0,
 ) -> tuple[Generator, Discriminator]:
-    """Generator and critic with mirrored widths. condition: see `labels.CONDITIONS`; "projection" if left out."""
+    """Generator and discriminator with mirrored widths. condition: see `labels.CONDITIONS`; "projection" if left out."""
     labels = Labels.of("dcgan", classes, condition, CONDITIONS)
     return (
         Generator(resolution, channels, latent, width, labels),
@@ -103,9 +103,9 @@ def build(
     )
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
-        # Under spectral norm the parameter is the parametrisation's original, and `weight` is computed from it.
+        # Under spectral norm the parameter is the parametrization's original, and `weight` is computed from it.
         for name, parameter in module.named_parameters():
             if name != "bias":
                 nn.init.normal_(parameter, 0.0, 0.02)

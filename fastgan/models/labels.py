@@ -15,8 +15,8 @@ from fastgan.ops import bias_act
 #: condition → how it is done
 CONDITIONS = {
     "concat": "labels beside z, and beside the image (Mirza and Osindero 2014, arXiv:1411.1784)",
-    "projection": "conditional batch norm, and a projection in the critic (Miyato and Koyama 2018, arXiv:1802.05637)",
-    "auxiliary": "labels beside z, and a critic that also classifies (Odena et al. 2017, arXiv:1610.09585)",
+    "projection": "conditional batch norm, and a projection in the discriminator (Miyato and Koyama 2018, arXiv:1802.05637)",
+    "auxiliary": "labels beside z, and a discriminator that also classifies (Odena et al. 2017, arXiv:1610.09585)",
 }
 
 
@@ -56,7 +56,7 @@ class Labels:
 
     @property
     def auxiliary(self) -> bool:
-        """Whether the critic also classifies."""
+        """Whether the discriminator also classifies."""
         return self.condition == "auxiliary"
 
     def generate(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +92,7 @@ def refuse(y: Tensor | None) -> None:
 
 
 class LabelHead(nn.Module):
-    """What a critic says of labels from its last features [N, F].
+    """What a discriminator says of labels from its last features [N, F].
 
     With "projection" the product of the features with a learned vector of the class is added to the logits; with
     "auxiliary" logits of the classes come beside them.
@@ -111,7 +111,7 @@ class LabelHead(nn.Module):
         if self.embed is None:
             return logits
         if y is None:
-            raise UsageError("y: expected labels, int64 [N], as the critic judges images of a class; got none")
+            raise UsageError("y: expected labels, int64 [N], as the discriminator judges images of a class; got none")
         return logits + (self.embed(y) * features).sum(1)
 
 

@@ -2,10 +2,10 @@
 
 "deep": batch norm in the generator, leaky ReLU, through width, 2·width and 4·width units.
 "original": Goodfellow et al. 2014 (arXiv:1406.2661) as its authors' code has it for MNIST: z of 100 numbers, two hidden
-layers of 1200 ReLUs (width), and a critic of two maxout layers of width/5 units with 5 pieces each, with dropout. Our
+layers of 1200 ReLUs (width), and a discriminator of two maxout layers of width/5 units with 5 pieces each, with dropout. Our
 images are in [-1, 1], so that the generator ends in tanh where theirs in a sigmoid.
 "minimal": the pair of teaching texts, without norms: z of 64 numbers → 256 (width) → 512 → 784, and back.
-"line": G(z) = a·z + b on single numbers, images of one pixel, with a critic of one hidden layer of `width` units.
+"line": G(z) = a·z + b on single numbers, images of one pixel, with a discriminator of one hidden layer of `width` units.
 """
 
 from __future__ import annotations
@@ -133,16 +133,18 @@ def build(
     pixels = channels * resolution**2
     if variant == "original":
         if d_norm != "none":
-            raise UsageError(f"d_norm: the original critic has maxout layers and no norm, got {d_norm!r}; use none")
+            raise UsageError(
+                f"d_norm: the original discriminator has maxout layers and no norm, got {d_norm!r}; use none"
+            )
         if width % PIECES:
-            raise UsageError(f"width: the original critic needs a multiple of its {PIECES} pieces, got {width}")
+            raise UsageError(f"width: the original discriminator needs a multiple of its {PIECES} pieces, got {width}")
         units = width // PIECES
         maxouts = [
             nn.Dropout(0.2), Maxout(pixels + labels.beside_image, units, PIECES),
             nn.Dropout(0.5), Maxout(units, units, PIECES), nn.Dropout(0.5),
         ]  # fmt: skip
-        critic = Discriminator(pixels, (units, units), d_norm, labels, minibatch_discrimination, maxouts)
-        return Generator(resolution, channels, latent, (width, width), labels, act="relu"), critic
+        discriminator = Discriminator(pixels, (units, units), d_norm, labels, minibatch_discrimination, maxouts)
+        return Generator(resolution, channels, latent, (width, width), labels, act="relu"), discriminator
     hidden = (width, 2 * width, 4 * width) if variant == "deep" else (width, 2 * width)
     generator = Generator(resolution, channels, latent, hidden, labels, batch_norm=variant == "deep")
     return generator, Discriminator(pixels, hidden[::-1], d_norm, labels, minibatch_discrimination)

@@ -1,7 +1,7 @@
 """ncnn's files: NAME.param, a graph as text, and NAME.bin, the weights in the order of its layers.
 
 Of the layers those are known that super-resolution networks are made of. Weights are float32, or float16 behind a tag;
-what was quantised in other ways is refused.
+what was quantized in other ways is refused.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _with_weights(layer: Layer, reader: _Reader) -> Layer:
     size = layer.params.get(6, 0)
     if layer.kind == "Convolution" and isinstance(count, int) and isinstance(size, int):
         if layer.params.get(8, 0):
-            raise DataError(f"{layer} is quantised to int8, which is not supported")
+            raise DataError(f"{layer} is quantized to int8, which is not supported")
         weight = reader.tagged(size, layer)
         return replace(layer, weights=(weight, reader.floats(count, layer)) if layer.params.get(5, 0) else (weight,))
     raise DataError(f"{layer} is unexpected: RRDBNet and SRVGGNetCompact have no such layer")

@@ -1,11 +1,11 @@
 """Networks that grow from 4×4 up (Karras et al. 2018, arXiv:1710.10196, table 2).
 
-Equalised learning rates, leaky ReLUs with slope 0.2, pixel norm in the generator, the minibatch's standard deviation
-in the critic. width: channels of the small maps, halved from 64×64 on (the paper's 512, with z of 512 numbers).
+Equalized learning rates, leaky ReLUs with slope 0.2, pixel norm in the generator, the minibatch's standard deviation
+in the discriminator. width: channels of the small maps, halved from 64×64 on (the paper's 512, with z of 512 numbers).
 
 Both networks are built whole and start fully grown. `grow(0)` makes them networks of 4×4 images, `grow(1)` adds 8×8,
 and while `alpha` is less than 1 the new level is faded in over the one before. `fastgan.train.growth` does so for the
-generator, its average and the critic alike, and gives the critic real images of the side that `image_shape` says.
+generator, its average and the discriminator alike, and gives the discriminator real images of the side that `image_shape` says.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 from fastgan.models.labels import Labels
-from fastgan.nn import EqualisedConv, EqualisedLinear, MinibatchStdDev, PixelNorm
+from fastgan.nn import EqualizedConv, EqualizedLinear, MinibatchStdDev, PixelNorm
 from fastgan.ops import bias_act, conv_transpose2d
 
 CONDITIONS = ("auxiliary", "concat")
@@ -87,7 +87,7 @@ class Generator(_Growing):
         sizes = _widths(width, self.stages)
         self.blocks = nn.ModuleList([_GeneratorStart(latent + labels.beside_latent, sizes[0])])
         self.blocks.extend(_GeneratorBlock(a, b) for a, b in pairwise(sizes))
-        self.to_image = nn.ModuleList(EqualisedConv(size, channels, 1, gain=1.0, act="linear") for size in sizes)
+        self.to_image = nn.ModuleList(EqualizedConv(size, channels, 1, gain=1.0, act="linear") for size in sizes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -115,21 +115,23 @@ class Discriminator(_Growing):
         super().__init__(resolution)
         self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
         sizes = _widths(width, self.stages)
-        self.from_image = nn.ModuleList(EqualisedConv(channels + labels.beside_image, size, 1) for size in sizes)
-        self.blocks = nn.ModuleList(_CriticBlock(b, a) for a, b in pairwise(sizes))
+        self.from_image = nn.ModuleList(EqualizedConv(channels + labels.beside_image, size, 1) for size in sizes)
+        self.blocks = nn.ModuleList(_DiscriminatorBlock(b, a) for a, b in pairwise(sizes))
         self.last = nn.Sequential(
             MinibatchStdDev(),
-            EqualisedConv(sizes[0] + 1, sizes[0], 3, padding=1),
+            EqualizedConv(sizes[0] + 1, sizes[0], 3, padding=1),
             nn.Flatten(),
-            EqualisedLinear(sizes[0] * 16, sizes[0]),
+            EqualizedLinear(sizes[0] * 16, sizes[0]),
         )
         answers = 1 + (labels.classes if labels.auxiliary else 0)
-        self.to_logit = EqualisedLinear(sizes[0], answers, gain=1.0, act="linear")
+        self.to_logit = EqualizedLinear(sizes[0], answers, gain=1.0, act="linear")
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         if x.shape[2:] != (self.side, self.side):
             size = "×".join(map(str, x.shape[2:]))
-            raise UsageError(f"x: expected images of {self.side}×{self.side}, as the critic is grown, got {size}")
+            raise UsageError(
+                f"x: expected images of {self.side}×{self.side}, as the discriminator is grown, got {size}"
+            )
         image = self.labels.judge(x, y)
         x = self.from_image[self.stage](image)
         for i in range(self.stage, 0, -1):
@@ -147,7 +149,7 @@ class _GeneratorStart(nn.Module):
         self.weight = nn.Parameter(torch.randn(latent, width, 4, 4))
         self.bias = nn.Parameter(torch.zeros(width))
         self.scale = sqrt(2) / 4 / sqrt(latent)
-        self.conv, self.norm = EqualisedConv(width, width, 3, padding=1), PixelNorm()
+        self.conv, self.norm = EqualizedConv(width, width, 3, padding=1), PixelNorm()
 
     def forward(self, z: Tensor) -> Tensor:
         x = conv_transpose2d(self.norm(z)[:, :, None, None], self.weight * self.scale)
@@ -157,7 +159,7 @@ class _GeneratorStart(nn.Module):
 class _GeneratorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv0, self.conv1 = (EqualisedConv(size, outputs, 3, padding=1) for size in (inputs, outputs))
+        self.conv0, self.conv1 = (EqualizedConv(size, outputs, 3, padding=1) for size in (inputs, outputs))
         self.norm = PixelNorm()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,10 +167,10 @@ class _GeneratorBlock(nn.Module):
         return self.norm(self.conv1(x))
 
 
-class _CriticBlock(nn.Module):
+class _DiscriminatorBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.conv0, self.conv1 = (EqualisedConv(inputs, size, 3, padding=1) for size in (inputs, outputs))
+        self.conv0, self.conv1 = (EqualizedConv(inputs, size, 3, padding=1) for size in (inputs, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.conv1(self.conv0(x)), 2)
@@ -184,7 +186,9 @@ def build(
             f"resolution: progan grows from 4 to a power of two from 8 on, got {resolution}; give {near} or {2 * near}"
         )
     if d_norm != "none":
-        raise UsageError(f"d_norm: progan's critic has equalised learning rates and no norm, got {d_norm!r}; use none")
+        raise UsageError(
+            f"d_norm: progan's discriminator has equalized learning rates and no norm, got {d_norm!r}; use none"
+        )
     if min(_widths(width, (resolution // 4).bit_length())) < 1:
         raise UsageError(f"width: progan halves it from 64×64 on; at {resolution} nothing is left of {width}")
     labels = Labels.of("progan", classes, condition, CONDITIONS)

@@ -115,7 +115,7 @@ class Discriminator(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
 ) -> tuple[Generator, Discriminator]:
-    """condition: "projection", which is all that r3gan knows: labels beside z, and a projection in the critic."""
+    """condition: "projection", which is all that r3gan knows: labels beside z, and a projection in the discriminator."""
     if resolution < 8 or resolution & (resolution - 1):
         raise UsageError(f"resolution: r3gan needs a power of two from 8 on, got {resolution}")
     if d_norm != "none":

@@ -11,7 +11,7 @@ from torch import nn
 from fastgan.errors import UsageError
 from fastgan.models import biggan, dcgan, mlp, progan, r3gan, resnet
 
-#: family name → function(resolution, channels, latent, width, classes, d_norm, **options) → (generator, critic)
+#: family name → function(resolution, channels, latent, width, classes, d_norm, **options) → (generator, discriminator)
 FAMILIES: dict[str, Callable[..., tuple[nn.Module, nn.Module]]] = {
     "biggan": biggan.build,
     "dcgan": dcgan.build,
@@ -33,10 +33,10 @@ def build(
     d_norm: str = "none",
     **options: Any,
 ) -> tuple[nn.Module, nn.Module]:
-    """A generator and a critic of that family, freshly initialised.
+    """A generator and a discriminator of that family, freshly initialized.
 
     resolution: pixels of a side. channels: 1 or 3. latent: size of z. width: what each family's file says it is.
-    classes: of the labels that both networks take; 0 for networks without. d_norm: the critic's "none", "batch" or
+    classes: of the labels that both networks take; 0 for networks without. d_norm: the discriminator's "none", "batch" or
     "spectral". options: of the family alone, such as `condition`, how labels enter (docs/networks.md). Raises
     UsageError for what does not fit together.
     """

@@ -66,9 +66,9 @@ class DownBlock(nn.Module):
 
 
 def check_norm(family: str, norm: str) -> None:
-    """UsageError for what these critics do not take."""
+    """UsageError for what these discriminators do not take."""
     if norm not in ("none", "spectral"):
-        raise UsageError(f"d_norm: {family}'s critic takes none or spectral, got {norm!r}")
+        raise UsageError(f"d_norm: {family}'s discriminator takes none or spectral, got {norm!r}")
 
 
 def _batch_norm(channels: int, features: int, norm: str) -> nn.Module:

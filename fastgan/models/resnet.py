@@ -1,6 +1,6 @@
 """Residual pairs at 32, 64 and 128, of SNGAN and WGAN-GP.
 
-With d_norm="spectral" SNGAN's (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5). With "none" the critic has no
+With d_norm="spectral" SNGAN's (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5). With "none" the discriminator has no
 norm, as a gradient penalty wants it (Gulrajani et al. 2017, arXiv:1704.00028, with 128 channels in both networks). The
 papers' widths: 128 at 32×32 (256 in the generator), 64 at 64×64 and 128×128, and z of 128 numbers. The tables of 64×64
 are those of Miyato and Koyama's code.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastgan.errors import UsageError
 from fastgan.models.labels import LabelHead, Labels
 from fastgan.models.residual import DownBlock, UpBlock, check_norm
-from fastgan.nn import ConvBlock, LinearBlock, group_spectral_norms, initialise
+from fastgan.nn import ConvBlock, LinearBlock, group_spectral_norms, initialize
 from fastgan.ops import bias_act
 
 CONDITIONS = ("projection", "concat", "auxiliary")
@@ -39,7 +39,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(UpBlock(inputs, outputs, labels.into_norms) for inputs, outputs in pairwise(sizes))
         self.norm = nn.BatchNorm2d(sizes[-1])
         self.to_image = ConvBlock(sizes[-1], channels, 3, padding=1, act="tanh")
-        _initialise(self)
+        _initialize(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         z, c = self.labels.generate(z, y)
@@ -69,7 +69,7 @@ class Discriminator(nn.Module):
         self.pool = torch.sum if norm == "spectral" else torch.mean
         self.to_logit = LinearBlock(sizes[-1], 1, norm=norm, act="linear")
         self.head = LabelHead(labels, sizes[-1], norm)
-        _initialise(self)
+        _initialize(self)
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ class Discriminator(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
 ) -> tuple[Generator, Discriminator]:
-    """width: of the critic's first block. condition: see `labels.CONDITIONS`; "projection" if left out."""
+    """width: of the discriminator's first block. condition: see `labels.CONDITIONS`; "projection" if left out."""
     if resolution not in UP:
         raise UsageError(f"resolution: resnet makes images of 32, 64 or 128, got {resolution}")
     check_norm("resnet", d_norm)
@@ -91,13 +91,13 @@ def build(
     )
 
 
-def _initialise(network: nn.Module) -> None:
+def _initialize(network: nn.Module) -> None:
     """Glorot's, with √2 for the 3×3 convolutions inside the blocks, and conditional norms without condition."""
-    initialise(network, nn.init.xavier_uniform_)
+    initialize(network, nn.init.xavier_uniform_)
     for block in network.modules():
         if isinstance(block, UpBlock | DownBlock):
             for conv in (block.conv1, block.conv2):
-                initialise(conv, lambda weight: nn.init.xavier_uniform_(weight, sqrt(2)))
+                initialize(conv, lambda weight: nn.init.xavier_uniform_(weight, sqrt(2)))
         if isinstance(block, UpBlock):
             for norm in (block.bn1, block.bn2):
-                initialise(norm, nn.init.zeros_)
+                initialize(norm, nn.init.zeros_)

@@ -1,4 +1,4 @@
-"""Convolution or linear layer, optional normalisation, activation: the block of which adversarial networks are made."""
+"""Convolution or linear layer, optional normalization, activation: the block of which adversarial networks are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fastgan.errors import UsageError
 from fastgan.nn.fusion.kinds import bare, prepare
 from fastgan.nn.spectral_group import spectral_norm
-from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_tower, conv_transpose2d
+from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_stack, conv_transpose2d
 
 NORMS = ("none", "batch", "spectral")
 
@@ -74,22 +74,22 @@ class ConvBlock(nn.Module):
         return f"act={self.act}"
 
 
-class ConvTower(nn.Sequential):
-    """ConvBlocks one upon the other. Neighbours that are one op each, with one activation, become one op together.
+class ConvStack(nn.Sequential):
+    """ConvBlocks one upon the other. Neighbors that are one op each, with one activation, become one op together.
 
     The state dict is that of nn.Sequential. A block with hooks runs on its own, so that they see what they should.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        tower: list[ConvBlock] = []
+        stack: list[ConvBlock] = []
         for block in self:
-            if tower and not (self._joins(block) and block.act == tower[0].act):
-                x, tower = self._run(tower, x), []
+            if stack and not (self._joins(block) and block.act == stack[0].act):
+                x, stack = self._run(stack, x), []
             if self._joins(block):
-                tower.append(cast(ConvBlock, block))
+                stack.append(cast(ConvBlock, block))
             else:
                 x = block(x)
-        return self._run(tower, x) if tower else x
+        return self._run(stack, x) if stack else x
 
     @staticmethod
     def _joins(block: nn.Module) -> bool:
@@ -99,11 +99,11 @@ class ConvTower(nn.Sequential):
         return bare(block) and bare(block.conv) and not block._forward_pre_hooks
 
     @staticmethod
-    def _run(tower: list[ConvBlock], x: Tensor) -> Tensor:
-        for block in tower:
+    def _run(stack: list[ConvBlock], x: Tensor) -> Tensor:
+        for block in stack:
             prepare(block.conv)
-        layers = [Layer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in tower]
-        return conv2d_tower(x, layers, tower[0].act)
+        layers = [Layer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in stack]
+        return conv2d_stack(x, layers, stack[0].act)
 
 
 class LinearBlock(nn.Module):

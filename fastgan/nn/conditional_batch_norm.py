@@ -9,7 +9,7 @@ from fastgan.nn.spectral_group import spectral_norm
 
 
 class ConditionalBatchNorm(nn.Module):
-    """x [N, C] or [N, C, H, W], c [N, features] → (1 + W c) · normalise(x) + V c, without learned numbers besides.
+    """x [N, C] or [N, C, H, W], c [N, features] → (1 + W c) · normalize(x) + V c, without learned numbers besides.
 
     With c one-hot vectors of labels, W and V are one gain and one bias for each class (Dumoulin et al. 2017,
     arXiv:1610.07629); with an embedding of the label beside a part of z, BigGAN's (Brock et al. 2019,

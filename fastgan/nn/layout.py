@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgan.ops._layout import weight_format
+from fastgan.ops._memory_format import weight_format
 
 
 def as_weights_are(x: Tensor, weight: Tensor) -> Tensor:

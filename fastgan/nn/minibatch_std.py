@@ -1,4 +1,4 @@
-"""Statistics of a batch as a feature, so that a critic sees whether samples are too alike.
+"""Statistics of a batch as a feature, so that a discriminator sees whether samples are too alike.
 
 Karras et al. 2018 (arXiv:1710.10196, section 3), in groups as their code does it.
 """

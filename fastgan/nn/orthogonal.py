@@ -1,4 +1,4 @@
-"""Orthogonal regularisation (Brock et al. 2019, arXiv:1809.11096, section 3.1)."""
+"""Orthogonal regularization (Brock et al. 2019, arXiv:1809.11096, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastgan.errors import UsageError
 from fastgan.nn.spectral_group import LAYERS
 
 
-def orthogonal_regulariser(network: nn.Module, weight: float = 1e-4) -> Tensor:
+def orthogonal_regularizer(network: nn.Module, weight: float = 1e-4) -> Tensor:
     """weight · Σ ‖W Wᵀ ∘ (1 − I)‖² over all layers, a scalar: the rows of W are to be orthogonal, of any length.
 
     network: its convolutions and linear layers count, each flattened to [outputs, inputs], under a spectral norm as
@@ -31,7 +31,7 @@ def orthogonal_regulariser(network: nn.Module, weight: float = 1e-4) -> Tensor:
 
 
 def raw_weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as the optimiser sees it: before spectral norm and other parametrizations."""
+    """A layer's weight as the optimizer sees it: before spectral norm and other parametrizations."""
     if parametrize.is_parametrized(layer, "weight"):
         return cast(Any, layer.parametrizations)["weight"].original
     return cast(Tensor, layer.weight)

@@ -1,7 +1,7 @@
-"""Spectral normalisation (Miyato et al. 2018, arXiv:1802.05957) of one layer, as the layer carries it.
+"""Spectral normalization (Miyato et al. 2018, arXiv:1802.05957) of one layer, as the layer carries it.
 
 The state dicts are those of PyTorch's two kinds, the parametrization (`SpectralNorm`) and the older hook
-(`HookedSpectralNorm`). Read on its own, `layer.weight` is normalised on its own; in a network a group does it for all
+(`HookedSpectralNorm`). Read on its own, `layer.weight` is normalized on its own; in a network a group does it for all
 layers at once (spectral_group.py) and leaves each weight in its norm's slot.
 """
 
@@ -30,9 +30,9 @@ class Slot:
     """What a group has ready for a norm, and what the norm has taken and not yet written into its buffers."""
 
     def __init__(self) -> None:
-        self.ready: tuple[Tensor, Tensor, Tensor] | None = None  # the normalised weight, u, v
+        self.ready: tuple[Tensor, Tensor, Tensor] | None = None  # the normalized weight, u, v
         self.taken: tuple[Tensor, Tensor] | None = None  # u, v
-        self.fresh = False  # every="step": iterated since the optimiser's last step
+        self.fresh = False  # every="step": iterated since the optimizer's last step
 
     def __getstate__(self) -> dict[str, bool]:
         # A copy, or a pickle, starts between two runs: what is ready belongs to the original's.
@@ -62,10 +62,10 @@ class Options:
         return due
 
 
-def normalise(
+def normalize(
     names: list[str], weights: list[Tensor], vectors: list[Tensor], dims: list[int], iterations: int, options: Options
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(weight / sigma, u, v) for each. RuntimeError naming the layer whose weight cannot be normalised."""
+    """(weight / sigma, u, v) for each. RuntimeError naming the layer whose weight cannot be normalized."""
     if not all(ordinary(weight) for weight in weights):
         return [
             _plainly(*one, iterations, options) for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
@@ -109,7 +109,7 @@ def _check(names: list[str], sigma: Tensor) -> None:
 
 
 class _Norm:
-    """What the two kinds of norm share: a weight comes from the slot, or is normalised alone."""
+    """What the two kinds of norm share: a weight comes from the slot, or is normalized alone."""
 
     label: str = "the layer"  # for errors; a group knows better
     dim: int
@@ -128,7 +128,7 @@ class _Norm:
             write([(u, v)], [slot.taken])
             slot.taken = None
         iterations = self.options.due([slot]) if iterate else 0
-        ((scaled, *new),) = normalise([self.label], [weight], [u, v], [self.dim], iterations, self.options)
+        ((scaled, *new),) = normalize([self.label], [weight], [u, v], [self.dim], iterations, self.options)
         if iterations:
             write([(u, v)], [(new[0], new[1])])
         return scaled
@@ -142,7 +142,7 @@ def write(buffers: list[tuple[Tensor, Tensor]], values: list[tuple[Tensor, Tenso
 class SpectralNorm(_Norm, nn.Module):
     """The parametrization: weight → weight / sigma, with one step of power iteration whenever it is read in training.
 
-    weight: what it will normalise, two dimensions or more. n_power_iterations: per reading. dim: the dimension of the
+    weight: what it will normalize, two dimensions or more. n_power_iterations: per reading. dim: the dimension of the
     outputs. eps: least norm that a vector is divided by. every: "forward", or "step" (see `spectral_norm`).
 
     Buffers `_u` and `_v` as in torch.nn.utils.parametrizations.spectral_norm, to which it is equal up to rounding.

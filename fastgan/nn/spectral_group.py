@@ -1,6 +1,6 @@
 """The spectral norms of a network as one group: one power iteration, one scaling and one gradient for all of them.
 
-Before the network runs, the group normalises all weights and leaves each in its norm's slot; the layers take theirs
+Before the network runs, the group normalizes all weights and leaves each in its norm's slot; the layers take theirs
 from there; after the run the singular vectors of those that did are written into their buffers.
 """
 
@@ -23,7 +23,7 @@ from fastgan.nn.spectral import (
     SpectralNorm,
     TorchHook,
     TorchParametrization,
-    normalise,
+    normalize,
     write,
 )
 from fastgan.ops._capture import on_capture
@@ -75,7 +75,7 @@ class Group:
         _groups.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Copies and unpickled groups hear of optimiser steps too.
+        # Copies and unpickled groups hear of optimizer steps too.
         self.__dict__.update(state)
         _groups.add(self)
 
@@ -95,7 +95,7 @@ class Group:
         iterations = self.options.due([member.norm.slot for member in members]) if training.pop() else 0
         vectors = [vector for member in members for vector in member.vectors]
         names, dims = [member.norm.label for member in members], [member.norm.dim for member in members]
-        found = normalise(names, weights, vectors, dims, iterations, self.options)
+        found = normalize(names, weights, vectors, dims, iterations, self.options)
         for member, values in zip(members, found, strict=True):
             member.norm.slot.ready, member.norm.slot.taken = values, None
 
@@ -130,12 +130,12 @@ def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 # PyTorch offers no other way to learn of a step: versions of tensors are invisible to a compiled graph, and a hook on
-# one optimiser would be the user's to put there. It costs nothing where no norm has every="step".
+# one optimizer would be the user's to put there. It costs nothing where no norm has every="step".
 register_optimizer_step_post_hook(_after_optimizer_step)
 
 
 def _before_capture() -> Callable[[], None]:
-    # A graph stands for a step of the optimiser: it holds the iteration that such a step brings.
+    # A graph stands for a step of the optimizer: it holds the iteration that such a step brings.
     waiting = [group for group in _groups if group.options.every == "step"]
     held = [(member.norm.slot, member.norm.slot.fresh) for group in waiting for member in group.members]
     for slot, _ in held:
@@ -162,8 +162,8 @@ def spectral_norm(
     module: a network, or one layer; changed in place and returned. All its layers form one group, whose power
     iteration, scaling and gradient are one operation each. n_power_iterations: >= 1. eps: least norm that a vector is
     divided by. every: "forward" iterates at each run in training mode, as torch.nn.utils.parametrizations.spectral_norm
-    does, whose numbers and state dict are the same; "step" once per step of the optimiser (any torch.optim.Optimizer)
-    that holds the weights, however often the network runs: in a critic's step, which runs it two or three times, the
+    does, whose numbers and state dict are the same; "step" once per step of the optimizer (any torch.optim.Optimizer)
+    that holds the weights, however often the network runs: in a discriminator's step, which runs it two or three times, the
     cheaper and steadier choice. In eval mode nothing iterates and nothing changes.
 
     Raises UsageError where no layer is found, or a layer has a spectral norm already; RuntimeError, on the CPU, in the
@@ -171,7 +171,7 @@ def spectral_norm(
     """
     found = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS)]
     if not found:
-        raise UsageError(f"module: expected layers to normalise, got none in {type(module).__name__}")
+        raise UsageError(f"module: expected layers to normalize, got none in {type(module).__name__}")
     for name, layer in found:
         if norm_of(layer) is not None:
             raise UsageError(f"module: {name or 'the layer'} has a spectral norm already")

@@ -6,7 +6,7 @@ from fastgan.ops.conv import (
     conv1d,
     conv2d,
     conv2d_bias_act,
-    conv2d_tower,
+    conv2d_stack,
     conv_transpose1d,
     conv_transpose2d,
 )
@@ -20,7 +20,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv2d_bias_act",
-    "conv2d_tower",
+    "conv2d_stack",
     "conv_transpose1d",
     "conv_transpose2d",
     "norm_penalty",

@@ -1,6 +1,6 @@
 """Who wants to know that a step is about to be captured as a graph.
 
-What Python remembers from run to run is fixed at that moment: a spectral norm that has iterated since the optimiser's
+What Python remembers from run to run is fixed at that moment: a spectral norm that has iterated since the optimizer's
 last step would be captured without its iteration.
 """
 

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fastgan import _env, _native
+from fastgan._util import env, native
 
 FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
 
 
 #: Element types as the C++ kernels number them.
-CPP_DTYPES = {getattr(torch, name): code for name, code in _native.DTYPE_CODES.items()}
+CPP_DTYPES = {getattr(torch, name): code for name, code in native.DTYPE_CODES.items()}
 
 
 def why_no_cpp(x: Tensor) -> str | None:
@@ -24,12 +24,12 @@ def why_no_cpp(x: Tensor) -> str | None:
         return f"the tensor is on {x.device.type}, not on the CPU"
     if x.dtype not in CPP_DTYPES:
         return f"the C++ kernels take float32 and float64, not {x.dtype}"
-    return _native.why_not("_cpu")
+    return native.why_not("_cpu")
 
 
 def why_no_triton(x: Tensor, dtypes: Iterable[torch.dtype]) -> str | None:
     """None where Triton can run on this tensor, else the reason."""
-    if not x.is_cuda and not _env.flag("TRITON_INTERPRET"):
+    if not x.is_cuda and not env.flag("TRITON_INTERPRET"):
         return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
     if x.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

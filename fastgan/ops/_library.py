@@ -16,7 +16,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
 
-from fastgan import _env
+from fastgan._util import env
 
 NAMESPACE = "fastgan"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -114,7 +114,7 @@ def _implementation(op: Op) -> Callable[..., Any]:
         if forward_ad._current_level >= 0:
             # PyTorch would go on with a tangent of zero, and say nothing.
             raise RuntimeError(f"op {op.name} has no forward-mode derivative; use reverse mode (torch.autograd.grad)")
-        forced = _env.read("FASTGAN_BACKEND")
+        forced = env.read("FASTGAN_BACKEND")
         if not op.kernels:  # the library's own arithmetic: there is nothing to force
             return op.reference(*args)
         if not forced:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastgan._files import write_whole
-from fastgan.report.panels import spread
-from fastgan.report.read import panels_in
+from fastgan._util.files import write_whole
+from fastgan.report.load import panels_in
+from fastgan.report.sample_grids import spread
 
 FRAMES, LARGEST = 60, 1024
 _FRAME_MS, _REST_MS = 160, 1600

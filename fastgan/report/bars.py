@@ -10,7 +10,7 @@ import numpy as np
 from fastgan.report.axes import Axis, tick_labels, value_axis
 from fastgan.report.text import escape, figure
 
-COLOURS = ("#0b6bcb", "#c98500", "#2a8a57", "#a63d8f", "#7a5200", "#8a8f98", "#123e72", "#b3372f")
+COLORS = ("#0b6bcb", "#c98500", "#2a8a57", "#a63d8f", "#7a5200", "#8a8f98", "#123e72", "#b3372f")
 _LABELS, _WIDTH, _BAR, _HEIGHT, _MARGIN = 230, 520, 22, 240, 60
 
 
@@ -35,7 +35,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], top: float = 0) -> tuple[st
         middle = y + _BAR / 2
         parts += [
             f'<text x="{_LABELS - 8}" y="{middle + 4:g}" text-anchor="end">{escape(row.label)}</text>',
-            f'<rect x="{_LABELS}" y="{y:g}" width="{x - _LABELS:.1f}" height="{_BAR}" fill="{_colour(i)}"/>',
+            f'<rect x="{_LABELS}" y="{y:g}" width="{x - _LABELS:.1f}" height="{_BAR}" fill="{_color(i)}"/>',
             f'<path d="M{x:.1f} {middle:g}H{reach:.1f}M{reach:.1f} {middle - 5:g}v10" stroke="#222" fill="none"/>',
             f'<text x="{reach + 6:.1f}" y="{middle + 4:g}">{escape(figure(row.value))}</text>',
         ]
@@ -66,10 +66,10 @@ def lines(
     parts.append(f'<text x="{_LABELS + _WIDTH}" y="{end + 30:g}" text-anchor="end" fill="#666">{escape(across)}</text>')
     for i, (label, points) in enumerate(curves.items()):
         path = "L".join(f"{at(x):.1f} {up(y):.1f}" for x, y in sorted(points))
-        parts.append(f'<path d="M{path}" stroke="{_colour(i)}" stroke-width="2" fill="none"/>')
-        parts += [f'<circle cx="{at(x):.1f}" cy="{up(y):.1f}" r="3.5" fill="{_colour(i)}"/>' for x, y in points]
+        parts.append(f'<path d="M{path}" stroke="{_color(i)}" stroke-width="2" fill="none"/>')
+        parts += [f'<circle cx="{at(x):.1f}" cy="{up(y):.1f}" r="3.5" fill="{_color(i)}"/>' for x, y in points]
         y = start + 12 + 18 * i
-        parts.append(f'<rect x="12" y="{y - 9:g}" width="10" height="10" fill="{_colour(i)}"/>')
+        parts.append(f'<rect x="12" y="{y - 9:g}" width="10" height="10" fill="{_color(i)}"/>')
         parts.append(f'<text x="27" y="{y:g}">{escape(label)}</text>')
     return "".join(parts), max(end + 40, start + 18 * len(curves) + 20)
 
@@ -94,5 +94,5 @@ def _grid_across(axis: Axis, unit: str, top: float, bottom: float) -> list[str]:
     return parts
 
 
-def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
+def _color(i: int) -> str:
+    return COLORS[i % len(COLORS)]

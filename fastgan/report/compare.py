@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fastgan._files import write_whole
+from fastgan._util.files import write_whole
 from fastgan.errors import UsageError
 from fastgan.report.curves import overlaid, swatch
+from fastgan.report.diagnostics import verdicts
 from fastgan.report.document import document, section
-from fastgan.report.measured import figures_of
-from fastgan.report.panels import BUDGET, picture, slider, spread, through_time
-from fastgan.report.read import Run, read_run
+from fastgan.report.figures import figures_of
+from fastgan.report.load import Run, read_run
+from fastgan.report.run_status import judged, last, speed, state, state_sentence
+from fastgan.report.sample_grids import BUDGET, picture, slider, spread, through_time
 from fastgan.report.series import series_by_group
-from fastgan.report.standing import judged, last, speed, state, state_sentence
 from fastgan.report.text import duration, escape, figure, flatten, number, plain
-from fastgan.report.verdicts import verdicts
 
 STEPS = 16
 """The most steps a page embeds; fewer where the pictures are large."""
 
 _NONE = "–"
-_Labelled = Sequence[tuple[str, Run]]
+_Labeled = Sequence[tuple[str, Run]]
 
 
 def write_comparison(paths: Sequence[Path], out: Path) -> Path:
@@ -52,7 +52,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     return ["/".join(own[-count:]) for own in parts]
 
 
-def render(runs: _Labelled) -> str:
+def render(runs: _Labeled) -> str:
     """Render runs, each with its label, as one self-contained HTML page."""
     groups = [(label, series_by_group(run.metrics)) for label, run in runs]
     curves = overlaid(groups)
@@ -80,7 +80,7 @@ def _standing(i: int, label: str, run: Run) -> str:
     )
 
 
-def _panels(runs: _Labelled) -> str:
+def _panels(runs: _Labeled) -> str:
     """The fixed codes, or pairs held out, of each run, at each step the last panel until then."""
     saved = [run.panels.get("fixed", {}) for _, run in runs]
     every = sorted({step for pictures in saved for step in pictures})
@@ -108,7 +108,7 @@ def _panels(runs: _Labelled) -> str:
     return f'{slider(steps)}<div class="panels">{shown}</div>'
 
 
-def _figures(runs: _Labelled) -> str:
+def _figures(runs: _Labeled) -> str:
     """How far each run came, and what `fastgan eval` found: figures of one name and one reference share a row."""
 
     def of(read: Callable[[Run], str | None]) -> list[str]:
@@ -151,7 +151,7 @@ def _figure(value: float | None) -> str | None:
     return None if value is None else figure(value)
 
 
-def _differences(runs: _Labelled) -> str:
+def _differences(runs: _Labeled) -> str:
     """What is configured differently."""
     records = [dict(flatten(_configured(run))) for _, run in runs]
     names = list(dict.fromkeys(name for record in records for name in record))
@@ -168,7 +168,7 @@ def _configured(run: Run) -> dict[str, object]:
     return {**run.config, "data set": run.dataset, "networks": run.networks, "environment": run.environment}
 
 
-def _side_by_side(runs: _Labelled, rows: Mapping[str, Sequence[str]]) -> str:
+def _side_by_side(runs: _Labeled, rows: Mapping[str, Sequence[str]]) -> str:
     """A table of a row for each name, a column for each run."""
     top = "".join(f'<th scope="col">{swatch(i)}{escape(label)}</th>' for i, (label, _) in enumerate(runs))
     body = "".join(

@@ -8,35 +8,38 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from fastgan.report.axes import Axis, span_of, step_axis, tick_labels, value_axis
+from fastgan.report.diagnostics import Verdict
 from fastgan.report.series import Series, smooth, thin
 from fastgan.report.text import escape, figure, words
-from fastgan.report.verdicts import Verdict
 
 WIDTH, HEIGHT = 1000, 300
 """The SVG's own units; the page stretches them to the room there is."""
 
-COLOURS = 8
-"""How many line colours page.css has; further lines use them again, dashed."""
+COLORS = 8
+"""How many line colors page.css has; further lines use them again, dashed."""
 
 SMOOTHED_FROM = 50  # fewer points than this are read well as they are
 
 _GROUPS = {
-    "loss": ("Losses", "what each player minimises"),
+    "loss": ("Losses", "what each player minimizes"),
     "l1": (
         "Distance to targets",
         "mean absolute error: of the batches, and of the averaged generator on pairs held out",
     ),
     "logit": ("Logits", "mean discriminator output"),
-    "penalty": ("Penalties", "regularisation terms"),
+    "penalty": ("Penalties", "regularization terms"),
     "metric": ("Metric", "quality and variety of samples"),
     "range": ("Output range", "extremes of pixel values"),
-    "critic": ("Critic", "pairs of images that it ranks right: 0.5 cannot tell; memory: trained on against never seen"),
+    "discriminator": (
+        "Discriminator",
+        "pairs of images that it ranks right: 0.5 cannot tell; memory: trained on against never seen",
+    ),
     "nearest": ("Nearest", "distance of an image to the one most like it in its batch"),
     "spread": ("Spread", "distance of two images of a batch"),
     "latent": ("Latents", "how far images move from one latent to another, along the path and end to end"),
     "gradient": ("Gradients", "norm of each player's gradient"),
     "update": ("Updates", "change of the weights as a part of their norm, by one update"),
-    "slope": ("Slopes", "norms of the critic's gradient at real images"),
+    "slope": ("Slopes", "norms of the discriminator's gradient at real images"),
     "growth": ("Growth", "how often the side has doubled; a fraction while a level fades in"),
     "skipped": ("Skipped updates", "that were not finite, so far"),
     "speed": ("Speed", "how fast the run went"),
@@ -79,7 +82,7 @@ def chart(group: str, series: Sequence[Series], verdicts: Sequence[Verdict] = ()
     return _figure(title, meaning, unit_of([one.name for one in series]), lines, verdicts)
 
 
-#: The number of its colour, what the legend calls it, and the curve.
+#: The number of its color, what the legend calls it, and the curve.
 _Line = tuple[int, str, Series]
 
 
@@ -123,7 +126,7 @@ def _bands(verdicts: Sequence[Verdict], across: Axis) -> str:
 
 
 def path_of(steps: np.ndarray, values: np.ndarray, across: Axis, up: Axis) -> tuple[str, str]:
-    """Write a curve as two SVG paths: its lines, broken at every NaN, and the points with no neighbour to join."""
+    """Write a curve as two SVG paths: its lines, broken at every NaN, and the points with no neighbor to join."""
     x = across.place(steps) * WIDTH
     y = (1.0 - up.place(values)) * HEIGHT
     lines, dots = [], []
@@ -147,14 +150,14 @@ def unit_of(names: Sequence[str]) -> str:
 
 
 def _line(i: int, series: Series, across: Axis, up: Axis) -> str:
-    style = f"c{i % COLOURS}" + (" dashed" if i >= COLOURS else "")
+    style = f"c{i % COLORS}" + (" dashed" if i >= COLORS else "")
     lines, dots = path_of(series.steps, series.values, across, up)
     faint = len(series.steps) >= SMOOTHED_FROM
     out = f'<path class="{style}{" raw" if faint else ""}" d="{lines}"/>' if lines else ""
     if dots:
         out += f'<path class="{style} dot{" raw" if faint else ""}" d="{dots}"/>'
     if faint:
-        # What lies beyond the axis would drag its neighbours along, so it weighs as if it lay on the edge.
+        # What lies beyond the axis would drag its neighbors along, so it weighs as if it lay on the edge.
         calm, _ = path_of(series.steps, smooth(np.clip(series.values, up.low, up.high)), across, up)
         out += f'<path class="{style}" d="{calm}"/>' if calm else ""
     return out
@@ -181,8 +184,8 @@ def _entry(i: int, name: str, series: Series) -> str:
 
 
 def swatch(i: int) -> str:
-    """The colour of a chart's i-th line, for legends."""
-    return f'<span class="swatch c{i % COLOURS}{" dashed" if i >= COLOURS else ""}"></span>'
+    """The color of a chart's i-th line, for legends."""
+    return f'<span class="swatch c{i % COLORS}{" dashed" if i >= COLORS else ""}"></span>'
 
 
 def _summary(name: str, series: Series) -> str:

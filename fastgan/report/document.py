@@ -28,4 +28,4 @@ def document(title: str, header: str, main: Sequence[str]) -> str:
 def section(title: str, content: str) -> str:
     """A part of a page under its heading."""
     name = title.lower().replace(" ", "-")
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{title}</h2>\n{content}\n</section>'
+    return f'<section aria-labeledby="{name}"><h2 id="{name}">{title}</h2>\n{content}\n</section>'

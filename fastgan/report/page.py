@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastgan._files import write_whole
+from fastgan._util.files import write_whole
 from fastgan.report.curves import SMOOTHED_FROM, charts
+from fastgan.report.diagnostics import Verdict, verdicts
 from fastgan.report.document import document, section
-from fastgan.report.measured import evaluation, layers
-from fastgan.report.panels import panels
-from fastgan.report.read import Run, read_run
+from fastgan.report.figures import evaluation, layers
+from fastgan.report.load import Run, read_run
+from fastgan.report.run_status import judged, last, speed, state, state_sentence
+from fastgan.report.sample_grids import panels
 from fastgan.report.sections import command, configuration, environment, export
 from fastgan.report.series import POINTS, Series, series_by_group
-from fastgan.report.standing import judged, last, speed, state, state_sentence
 from fastgan.report.text import duration, escape, figure, number, words
-from fastgan.report.verdicts import Verdict, verdicts
 
 
 def write_report(run: Path) -> Path:
@@ -100,5 +100,5 @@ def _curves(groups: dict[str, list[Series]], found: list[Verdict]) -> str:
     longest = max(len(series.steps) for group in groups.values() for series in group)
     notes = "Faint lines are as logged, bold lines smoothed." if longest >= SMOOTHED_FROM else ""
     if longest > POINTS:
-        notes += f" Curves of more than {POINTS} points are averaged in bins of neighbouring points."
+        notes += f" Curves of more than {POINTS} points are averaged in bins of neighboring points."
     return f'<div class="charts">{charts(groups, found)}</div>' + (f'<p class="note">{notes}</p>' if notes else "")

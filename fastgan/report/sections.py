@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from fastgan.report.read import Run
+from fastgan.report.load import Run
 from fastgan.report.text import escape, facts, figure, flatten, number, table, words
 
 _ABOUT = ("file", "to", "precision", "opset", "verified_by")

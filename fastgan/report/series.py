@@ -53,7 +53,7 @@ def series_by_group(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Series]
 
 
 def thin(series: Series, limit: int = POINTS) -> Series:
-    """Average neighbouring points until at most `limit` are left; a bin without a finite value stays a gap."""
+    """Average neighboring points until at most `limit` are left; a bin without a finite value stays a gap."""
     n = len(series.steps)
     if n <= limit:
         return series
@@ -67,7 +67,7 @@ def thin(series: Series, limit: int = POINTS) -> Series:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Smooth with a centred Gaussian (unlike a running mean it adds no lag); gaps stay gaps and weigh nothing."""
+    """Smooth with a centerd Gaussian (unlike a running mean it adds no lag); gaps stay gaps and weigh nothing."""
     n = len(values)
     sigma = n / 60
     reach = min(int(3 * sigma), (n - 1) // 2)

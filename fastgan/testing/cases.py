@@ -18,7 +18,7 @@ from fastgan.ops import (
     bias_act,
     conv2d,
     conv2d_bias_act,
-    conv2d_tower,
+    conv2d_stack,
     conv_transpose2d,
     norm_penalty,
     power_iteration,
@@ -157,7 +157,7 @@ def _conv_cases() -> Iterator[OpCase]:
         yield _conv_case(
             f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options, core
         )
-    # The last layer of a generator; as an input gradient the first layer of a critic, which every penalty runs.
+    # The last layer of a generator; as an input gradient the first layer of a discriminator, which every penalty runs.
     name, options = "conv_transpose2d-to_image", {"stride": 2, "padding": 1}
     case = _conv_case(name, _to_image, conv_transpose2d, F.conv_transpose2d, (2, 16, 5, 7), options, core=False)
     yield dataclasses.replace(case, bench_shapes=((32, 64, 32, 32),))
@@ -214,17 +214,17 @@ def _block_cases() -> Iterator[OpCase]:
     yield _block_case("relu_gain_clamp_1x1", (3, 4, 3, 5), (6, 4, 1, 1), halved, single)
     yield _block_case("linear_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "linear"} | three, plain)
     yield _block_case("tanh_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "tanh"} | three, curved, core=False)
-    tower = {"conv_tower": 2, "bias_act_grad": 6, "conv_dgrad_act": 2, "conv_dgrad": 2, "conv": 4, "conv_wgrad": 4}
+    stack = {"conv_stack": 2, "bias_act_grad": 6, "conv_dgrad_act": 2, "conv_dgrad": 2, "conv": 4, "conv_wgrad": 4}
     yield OpCase(
-        name="conv2d_tower-leaky_relu",
-        ops=tuple(tower),
+        name="conv2d_stack-leaky_relu",
+        ops=tuple(stack),
         make=_two_layers,
-        call=_tower,
-        plain=_tower_plain,
+        call=_stack,
+        plain=_stack_plain,
         shape=(2, 3, 6, 7),
         curved=False,
         cost=_no_cost,
-        penalty_calls=tower,
+        penalty_calls=stack,
         dtypes=_CONV_DTYPES,
         mixed=False,
         library=True,
@@ -266,16 +266,16 @@ def _two_layers(normal: Normal, shape: Shape) -> Inputs:
     return *first, *_x_and_weight(normal, (1,), (4, 5, 1, 1))[1:], normal(4)
 
 
-def _tower(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return conv2d_tower(x, [Layer(w1, b1, padding=1), Layer(w2, b2, stride=1)], gain=1.5)
+def _stack(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    return conv2d_stack(x, [Layer(w1, b1, padding=1), Layer(w2, b2, stride=1)], gain=1.5)
 
 
-def _tower_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+def _stack_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     x = 1.5 * F.leaky_relu(F.conv2d(x, w1, b1, padding=1), 0.2)
     return 1.5 * F.leaky_relu(F.conv2d(x, w2, b2), 0.2)
 
 
-# --- spectral normalisation ------------------------------------------------------------------------------------------
+# --- spectral normalization ------------------------------------------------------------------------------------------
 
 
 def _spectral_cases() -> Iterator[OpCase]:

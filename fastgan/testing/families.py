@@ -52,9 +52,9 @@ def latents_and_labels(generator: Any, n: int) -> tuple[Tensor, ...]:
     return (z, torch.arange(n) % generator.classes) if generator.classes else (z,)
 
 
-def judged(critic: Any, x: Tensor, *labels: Tensor) -> Tensor:
-    """One number an image, of all that the critic says: what a loss would look at."""
-    if not critic.auxiliary:
-        return critic(x, *labels)
-    logits, classes = critic(x)
+def judged(discriminator: Any, x: Tensor, *labels: Tensor) -> Tensor:
+    """One number an image, of all that the discriminator says: what a loss would look at."""
+    if not discriminator.auxiliary:
+        return discriminator(x, *labels)
+    logits, classes = discriminator(x)
     return logits + classes.gather(1, labels[0][:, None])[:, 0]

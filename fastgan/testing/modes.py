@@ -16,7 +16,7 @@ def step(function: Callable[..., Tensor], inputs: Inputs, mode: str) -> Callable
     """One step of that mode.
 
     backward is the backward pass alone, over a graph that is kept. penalty is the gradient, its squared norm, and the
-    gradient of that: the double backward of a critic.
+    gradient of that: the double backward of a discriminator.
     """
     y = function(*inputs)
     dy = cotangent(y)

@@ -19,8 +19,8 @@ def dcgan(norm=nn.BatchNorm2d, last=nn.Sigmoid):
     )
 
 
-def plain_critic():
-    """Nothing but blocks: one tower, and a head."""
+def plain_discriminator():
+    """Nothing but blocks: one stack, and a head."""
     layers = []
     for i in range(3):
         layers += [nn.Conv2d(4 if i else 3, 4, 3, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
@@ -44,7 +44,7 @@ class PreActivationBlock(nn.Module):
         return F.avg_pool2d(self.residual(x) + self.shortcut(x), 2)
 
 
-class ResNetCritic(nn.Module):
+class ResNetDiscriminator(nn.Module):
     def __init__(self, inplace=False):
         super().__init__()
         self.first = nn.Conv2d(3, 4, 3, padding=1)
@@ -148,7 +148,7 @@ class Audio(nn.Module):
         return self.post(F.silu(self.up(x))).flatten(1) + sum(m.mean() for m in maps)
 
 
-class PixelCritic(nn.Sequential):
+class PixelDiscriminator(nn.Sequential):
     """A subclass of nn.Sequential without a forward of its own."""
 
     def __init__(self):
@@ -167,7 +167,7 @@ def generator():
     )
 
 
-def normalised(norm):
+def normalized(norm):
     """With a spectral norm on each layer."""
     return nn.Sequential(
         norm(nn.Conv2d(3, 4, 4, 2, 1)),
@@ -185,9 +185,9 @@ IMAGE, LINE, LATENT = (2, 3, 16, 16), (2, 1, 20), (2, 5, 1, 1)
 NETWORKS = {
     "dcgan": (dcgan, IMAGE),
     "patchgan": (lambda: dcgan(nn.InstanceNorm2d, nn.Identity), IMAGE),
-    "plain_critic": (plain_critic, IMAGE),
-    "resnet": (ResNetCritic, IMAGE),
-    "resnet_inplace": (lambda: ResNetCritic(inplace=True), IMAGE),
+    "plain_discriminator": (plain_discriminator, IMAGE),
+    "resnet": (ResNetDiscriminator, IMAGE),
+    "resnet_inplace": (lambda: ResNetDiscriminator(inplace=True), IMAGE),
     "torchvision_block": (TorchvisionBlock, IMAGE),
     "functional": (Functional, IMAGE),
     "shared_activation": (SharedActivation, IMAGE),
@@ -195,10 +195,10 @@ NETWORKS = {
     "function_attribute": (lambda: SharedActivation(F.relu), IMAGE),
     "helper_function": (HelperFunction, IMAGE),
     "audio": (Audio, LINE),
-    "pixel": (PixelCritic, IMAGE),
+    "pixel": (PixelDiscriminator, IMAGE),
     "generator": (generator, LATENT),
-    "spectral_parametrized": (lambda: normalised(parametrizations.spectral_norm), IMAGE),
-    "spectral_hook": (lambda: normalised(old_spectral_norm), IMAGE),
+    "spectral_parametrized": (lambda: normalized(parametrizations.spectral_norm), IMAGE),
+    "spectral_hook": (lambda: normalized(old_spectral_norm), IMAGE),
 }
 
 

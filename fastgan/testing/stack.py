@@ -1,4 +1,4 @@
-"""Two ops in a little critic, and its gradient penalty: where a wrong second order shows."""
+"""Two ops in a little discriminator, and its gradient penalty: where a wrong second order shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgan.testing.case import Inputs, OpCase
 
 
-def critic_weights(case: OpCase, y: Tensor, x: Tensor, convolve: bool = True) -> list[Tensor]:
+def discriminator_weights(case: OpCase, y: Tensor, x: Tensor, convolve: bool = True) -> list[Tensor]:
     """Weights of the two mixings, in x's dtype: 3×3 convolutions where the op keeps the shape of an image."""
     generator = torch.Generator().manual_seed(2)
 
@@ -25,7 +25,9 @@ def critic_weights(case: OpCase, y: Tensor, x: Tensor, convolve: bool = True) ->
     return [draw(features, features), draw(features, y[0].numel())]
 
 
-def critic(function: Callable[..., Tensor], x: Tensor, parameters: list[Inputs], weights: list[Tensor]) -> Tensor:
+def discriminator(
+    function: Callable[..., Tensor], x: Tensor, parameters: list[Inputs], weights: list[Tensor]
+) -> Tensor:
     """mix → op → mix → op → sum per image."""
     h = x
     for own, w in zip(parameters, weights, strict=True):
@@ -35,7 +37,7 @@ def critic(function: Callable[..., Tensor], x: Tensor, parameters: list[Inputs],
 
 
 def penalty(function: Callable[..., Tensor], x: Tensor, parameters: list[Inputs], weights: list[Tensor]) -> Tensor:
-    """The mean squared norm of the critic's gradient in x, differentiable."""
-    scores = critic(function, x, parameters, weights)
+    """The mean squared norm of the discriminator's gradient in x, differentiable."""
+    scores = discriminator(function, x, parameters, weights)
     (gradient,) = torch.autograd.grad(scores.sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()

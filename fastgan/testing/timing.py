@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fastgan._timing import alternate, quantile, rounds_in, watch
+from fastgan._util.timing import alternate, quantile, rounds_in, watch
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ def source_channels(network: nn.Module) -> int:
 
 
 def taken(
-    batch: Any, generator: nn.Module, critic: nn.Module, device: torch.device, name: str = "batches"
+    batch: Any, generator: nn.Module, discriminator: nn.Module, device: torch.device, name: str = "batches"
 ) -> dict[str, Tensor]:
     """A batch on the device as both networks take it.
 
-    "real": its images. "y": what the critic is told beside them, labels or sources, where it is told any. "z": the
+    "real": its images. "y": what the discriminator is told beside them, labels or sources, where it is told any. "z": the
     sources, of which a generator with `source_channels` makes images. Labels that nobody asked for are left out.
     Raises UsageError, which begins with `name`, for a batch of another kind.
     """
@@ -43,7 +43,7 @@ def taken(
     real = images.to(device, non_blocking=True)
     if channels:
         source = first.to(device, non_blocking=True)
-        return {"real": real, "z": source} | ({"y": source} if source_channels(critic) else {})
+        return {"real": real, "z": source} | ({"y": source} if source_channels(discriminator) else {})
     classes = int(getattr(generator, "classes", 0))
     if not classes:
         return {"real": real}

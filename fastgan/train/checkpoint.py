@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastgan._files import amount, free, sync
+from fastgan._util.files import amount, free, sync
 from fastgan.errors import CheckpointError
 
 PARTS = ("generator", "ema", "discriminator", "optimizer")
@@ -183,13 +183,13 @@ def load_network(network: nn.Module, folder: Path, part: str) -> None:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimiser's state as named tensors: `prefix.index.name`."""
+    """An optimizer's state as named tensors: `prefix.index.name`."""
     states = optimizer.state_dict()["state"]
     return {f"{prefix}.{i}.{name}": value for i, state in states.items() for name, value in state.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of `optimizer_tensors`; learning rates and the like stay as the optimiser has them."""
+    """The inverse of `optimizer_tensors`; learning rates and the like stay as the optimizer has them."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         owner, index, name = key.split(".", 2)

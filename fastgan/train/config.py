@@ -9,16 +9,16 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fastgan.errors import UsageError
+from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.models import FAMILIES
-from fastgan.objectives import GAMES, Game
-from fastgan.train.contradictions import why_not
+from fastgan.train.validation import why_not
 
 #: Fields that may differ when a run is resumed: how long it goes on, where and what it writes, not what it computes.
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "compile",
     "sync_statistics", "on_collapse", "wandb",
 )  # fmt: skip
-#: The field that holds a penalty's weight, and the penalty's name in `fastgan.objectives.PENALTIES`.
+#: The field that holds a penalty's weight, and the penalty's name in `fastgan.losses.PENALTIES`.
 WEIGHTS = {
     "gp_weight": "gradient_penalty", "zero_centered_gp_weight": "zero_centered_gp", "dragan_weight": "dragan",
     "r1_weight": "r1", "r2_weight": "r2",
@@ -42,7 +42,7 @@ class Config:
     resolution: int | None = None
     """crop and resize images to this side; the images' own size when left out"""
     channels: int | None = None
-    """1 for grey, 3 for colour; as the images are when left out"""
+    """1 for gray, 3 for color; as the images are when left out"""
     model: str = "dcgan"
     """family of networks: biggan, dcgan, mlp, progan, r3gan or resnet"""
     variant: str | None = None
@@ -54,15 +54,15 @@ class Config:
     latent: int = 64
     """size of the latent vector z"""
     d_norm: str = "none"
-    """normalisation in the critic: none, batch or spectral"""
+    """normalization in the discriminator: none, batch or spectral"""
     condition: str = "none"
-    """how labels enter the networks: none (they do not), concat, projection or auxiliary; needs labelled images"""
+    """how labels enter the networks: none (they do not), concat, projection or auxiliary; needs labeled images"""
     classes: int | None = None
     """how many classes there are, in conditional networks; as many as the data has when left out"""
     auxiliary_weight: float = 1.0
     """weight of the classification loss, in networks with an auxiliary classifier (AC-GAN)"""
     game: str = "non-saturating"
-    """what the players minimise: non-saturating, minimax, least-squares, hinge, wgan, wgan-gp or relativistic"""
+    """what the players minimize: non-saturating, minimax, least-squares, hinge, wgan, wgan-gp or relativistic"""
     gp_weight: float | None = None
     """weight of the gradient penalty between real and fake images; the game's own when left out (10 in wgan-gp)"""
     zero_centered_gp_weight: float = 0.0
@@ -76,11 +76,11 @@ class Config:
     penalty_interval: int = 1
     """compute penalties that the game does not have itself at every so many steps, with weights raised accordingly"""
     d_steps: int | None = None
-    """critic steps for each generator step; the game's own when left out (5 in wgan and wgan-gp, else 1)"""
+    """discriminator steps for each generator step; the game's own when left out (5 in wgan and wgan-gp, else 1)"""
     batch: int = 64
     """images in a batch (of each process, where torchrun starts several)"""
     held_out: int = 0
-    """images that are not trained on, so that the monitor sees whether the critic learns the others by heart"""
+    """images that are not trained on, so that the monitor sees whether the discriminator learns the others by heart"""
     steps: int = 10_000
     """generator steps in all"""
     grow_images: int = 0
@@ -90,13 +90,13 @@ class Config:
     lr_g: float | None = None
     """learning rate of the generator; the game's own when left out"""
     lr_d: float | None = None
-    """learning rate of the critic; the game's own when left out"""
+    """learning rate of the discriminator; the game's own when left out"""
     beta1: float | None = None
     """first moment of Adam; the game's own when left out"""
     beta2: float | None = None
     """second moment of Adam; the game's own when left out"""
     weight_clip: float | None = None
-    """largest absolute value of the critic's weights; the game's own when left out (0.01 in wgan), 0 does not clip"""
+    """largest absolute value of the discriminator's weights; the game's own when left out (0.01 in wgan), 0 does not clip"""
     feature_matching: float = 0.0
     """weight of the distance between mean features of real and fake images, in the generator's loss"""
     l1_weight: float = 0.0
@@ -104,29 +104,29 @@ class Config:
     matching_interval: int = 1
     """add feature matching and L1 at every so many generator steps, with weights raised accordingly"""
     label_smoothing: float = 0.0
-    """how far below 1 the critic is asked to put real images, in games that know labels"""
+    """how far below 1 the discriminator is asked to put real images, in games that know labels"""
     instance_noise: float = 0.0
-    """deviation, at the first step, of the noise on all images that the critic sees"""
+    """deviation, at the first step, of the noise on all images that the discriminator sees"""
     instance_noise_steps: int | None = None
     """generator steps in which that noise falls to 0; all of them when left out"""
     augment: str = "none"
-    """what is done to all images that the critic sees: colour, translation, cutout, joined by +; or none"""
+    """what is done to all images that the discriminator sees: color, translation, cutout, joined by +; or none"""
     ada_target: float = 0.0
     """0 augments every image; else only as many as keep the sign of real logits at this mean (0.6 is usual)"""
     ada_images: int = 500_000
     """images in which adaptive augmentation can go from none to all"""
     consistency: float = 0.0
-    """weight of the critic's change when a real image is shifted"""
+    """weight of the discriminator's change when a real image is shifted"""
     consistency_fake: float = 0.0
     """the same for fake images"""
     minibatch_discrimination: int = 0
-    """features that tell the critic how alike the images of its batch are, in dcgan and mlp; 0 leaves them out"""
+    """features that tell the discriminator how alike the images of its batch are, in dcgan and mlp; 0 leaves them out"""
     pack: int = 1
-    """images that the critic judges together, stacked in channels"""
+    """images that the discriminator judges together, stacked in channels"""
     unroll: int = 0
-    """steps that the generator lets the critic look ahead"""
+    """steps that the generator lets the discriminator look ahead"""
     history: int = 0
-    """past fakes that are kept, to be half of those that the critic sees"""
+    """past fakes that are kept, to be half of those that the discriminator sees"""
     historical_averaging: float = 0.0
     """weight of the distance of both players' weights from their mean over time"""
     clip: float = 0.0
@@ -180,26 +180,26 @@ class Config:
         for name, choices in CHOICES.items():
             expected = f"{', '.join(choices[:-1])} or {choices[-1]}"
             self._expect(name, lambda value, choices=choices: value in choices, expected)  # type: ignore[misc]
-        for name, known in (("game", list(GAMES)), ("model", list(FAMILIES))):
+        for name, known in (("game", list(ADVERSARIAL)), ("model", list(FAMILIES))):
             if getattr(self, name) not in known:
                 raise UsageError(unknown(name, getattr(self, name), known))
-        self.check(GAMES[self.game])
+        self.check(ADVERSARIAL[self.game])
 
-    def check(self, game: Game) -> None:
+    def check(self, game: AdversarialLoss) -> None:
         """Raise UsageError where options contradict each other in this game."""
         if why := why_not(self, game):
             raise UsageError(why)
 
-    def penalties(self, game: Game) -> dict[str, float]:
-        """The weight of each penalty in this game, by its name in `fastgan.objectives.PENALTIES`."""
+    def penalties(self, game: AdversarialLoss) -> dict[str, float]:
+        """The weight of each penalty in this game, by its name in `fastgan.losses.PENALTIES`."""
         asked = {name: getattr(self, field) for field, name in WEIGHTS.items()}
         found = {**game.penalties, **{name: weight for name, weight in asked.items() if weight}}
         if self.gp_weight == 0:  # left out on purpose; the other weights are 0 where nothing was said
             found.pop("gradient_penalty", None)
         return found
 
-    def settled(self, game: Game) -> Config:
-        """The same with the game's own values for its optimisers, and a length for the noise, where they are None."""
+    def settled(self, game: AdversarialLoss) -> Config:
+        """The same with the game's own values for its optimizers, and a length for the noise, where they are None."""
         values = {**dataclasses.asdict(game.defaults), "instance_noise_steps": self.steps}
         return dataclasses.replace(self, **{name: v for name, v in values.items() if getattr(self, name) is None})
 

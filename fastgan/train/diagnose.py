@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from fastgan.engine.observe import preserved
 from fastgan.train.batches import source_channels
 from fastgan.train.distributed import World
-from fastgan.train.game import Gradients, Log, Players
 from fastgan.train.statistics import apart
+from fastgan.train.step import Gradients, Log, Players
 
 REAL, SOURCES = "the batch of real images", "the batch of sources"
 _LONGEST = 500  # bytes of a finding that ranks tell each other
@@ -45,7 +45,7 @@ def first_bad_layer(
     """What is the first not to be finite as the steps run on real [N, C, H, W] and z, or "" where all is.
 
     Images, z and weights come first, then each module's output, the losses, and the gradients from the loss backwards.
-    y: labels or sources, where the critic takes them. scale: of the loss in fp16. player: "generator" or
+    y: labels or sources, where the discriminator takes them. scale: of the loss in fp16. player: "generator" or
     "discriminator", whose loss and gradients to look at; both, in this order of the game, when left out. Modules that a
     fused one computes as one operation are judged by the fused one's output and by their weights. Changes nothing:
     buffers and the default random generators are put back.
@@ -79,7 +79,7 @@ def _walk(players: Players, real: Tensor, z: Tensor, y: Tensor | None, scale: Te
 
 
 def _forward(players: Players, real: Tensor, z: Tensor, y: Tensor | None) -> str:
-    """The first bad weight, or module, on the way to the logits. Logits are the critic's own output."""
+    """The first bad weight, or module, on the way to the logits. Logits are the discriminator's own output."""
     with torch.no_grad(), players.autocast(real):
         if bad := _state(players.generator, "generator"):
             return bad

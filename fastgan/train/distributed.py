@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastgan import _env
+from fastgan._util import env
 from fastgan.errors import RankError, UsageError
 from fastgan.train.device import resolve_device
 
@@ -179,7 +179,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     try:
         store, *_ = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     except (RuntimeError, ValueError) as error:
-        where = f"{_env.read('MASTER_ADDR') or 'nowhere'}:{_env.read('MASTER_PORT')}"
+        where = f"{env.read('MASTER_ADDR') or 'nowhere'}:{env.read('MASTER_PORT')}"
         lost = RankError(f"rank {rank} of {size} did not meet the others at {where} (MASTER_ADDR)", _first_line(error))
         lost.told = False
         raise lost from error
@@ -226,7 +226,7 @@ def _told_before(store: dist.Store) -> bool:
 
 
 def _number(name: str) -> int:
-    text = _env.read(name)
+    text = env.read(name)
     if not text.isdecimal():
         raise UsageError(f"{name}: expected a number in the environment, as torchrun sets it, got {text!r}")
     return int(text)

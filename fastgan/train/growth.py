@@ -26,7 +26,7 @@ def level_at(images: int, each: int, stages: int) -> tuple[int, float]:
 
 
 class Growth:
-    """Lets a generator, its average and a critic grow together, or leaves them as they are where `each` is 0.
+    """Lets a generator, its average and a discriminator grow together, or leaves them as they are where `each` is 0.
 
     each: real images in a phase. Every network has `grow(stage, alpha)`; the generator has `stages`, how many there
     are, and `image_shape`, [C, H, W] of its images as of now, whose side doubles from stage to stage. Raises UsageError

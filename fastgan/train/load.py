@@ -42,10 +42,10 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
         options |= {"classes": config.classes, "condition": config.condition}
     if config.minibatch_discrimination:
         options["minibatch_discrimination"] = config.minibatch_discrimination
-    generator, critic = models.build(config.model, resolution=height, channels=channels, **options)
+    generator, discriminator = models.build(config.model, resolution=height, channels=channels, **options)
     if config.pack > 1:  # packs are stacked in channels
-        _, critic = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
-    return generator, critic
+        _, discriminator = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
+    return generator, discriminator
 
 
 def load_generator(run: Path, folder: Path | None = None) -> Trained:
@@ -72,8 +72,8 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
     return Trained(generator, tuple(facts["latent_shape"]), state["step"], facts, folder, classes)
 
 
-def load_critic(trained: Trained) -> nn.Module:
-    """The critic that the generator was trained against, of the same checkpoint, in eval mode on the CPU.
+def load_discriminator(trained: Trained) -> nn.Module:
+    """The discriminator that the generator was trained against, of the same checkpoint, in eval mode on the CPU.
 
     Raises UsageError for one that does not judge images alone, one at a time.
     """
@@ -81,8 +81,8 @@ def load_critic(trained: Trained) -> nn.Module:
     for name, plain in (("condition", "none"), ("pack", 1), ("minibatch_discrimination", 0)):
         if (value := getattr(config, name)) != plain:
             raise UsageError(
-                f"run: its critic judges more than an image at a time ({name} is {value}), not one by itself"
+                f"run: its discriminator judges more than an image at a time ({name} is {value}), not one by itself"
             )
-    _, critic = build_networks(config, tuple(trained.facts["image_shape"]))
-    checkpoint.load_network(critic, trained.folder, "discriminator")
-    return critic.eval().requires_grad_(False)
+    _, discriminator = build_networks(config, tuple(trained.facts["image_shape"]))
+    checkpoint.load_network(discriminator, trained.folder, "discriminator")
+    return discriminator.eval().requires_grad_(False)

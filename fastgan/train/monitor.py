@@ -1,4 +1,4 @@
-"""What tells whether a run learns: statistics of every critic step, and a closer look at each interval.
+"""What tells whether a run learns: statistics of every discriminator step, and a closer look at each interval.
 
 Everything is computed on the device and fetched where the loop waits for it anyway.
 """
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
-from fastgan.report.verdicts import GRAVE, Verdict, current
-from fastgan.train import chance, panels
+from fastgan.report.diagnostics import GRAVE, Verdict, current
+from fastgan.train import rng_state, samples
 
 if TYPE_CHECKING:
-    from fastgan.train.loop import Trainer
+    from fastgan.train.trainer import Trainer
 
 #: Samples of the closer look, and steps along each of their interpolations.
 LOOKED_AT, PATH = 16, 8
@@ -29,15 +29,15 @@ COUNTED = 256
 
 
 def statistics(real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Tensor) -> dict[str, Tensor]:
-    """Scalars of a critic step, from images [N, ...] and logits [N, ...]: part of the compiled step.
+    """Scalars of a discriminator step, from images [N, ...] and logits [N, ...]: part of the compiled step.
 
-    critic/ranking: the share of pairs in which the real image has the higher logit (the mean of its logits): 0.5 where
-    the critic cannot tell, 1 where it always can, in every game. spread: root mean square distance of two images of the
+    auroc/real_fake: the share of pairs in which the real image has the higher logit (the mean of its logits): 0.5 where
+    the discriminator cannot tell, 1 where it always can, in every game. spread: root mean square distance of two images of the
     batch, per pixel. nearest: mean distance of an image to the one most like it. Both of fakes fall when the generator
     collapses, the latter also where some modes are left.
     """
     with torch.autocast(real.device.type, enabled=False):
-        found = {"critic/ranking": _ranked(_of_images(real_logits), _of_images(fake_logits))}
+        found = {"auroc/real_fake": _ranked(_of_images(real_logits), _of_images(fake_logits))}
         if len(real) > 1:
             for name, images in (("real", real), ("fake", fake)):
                 found[f"spread/{name}"], found[f"nearest/{name}"] = _distances(images)
@@ -45,7 +45,7 @@ def statistics(real: Tensor, fake: Tensor, real_logits: Tensor, fake_logits: Ten
 
 
 def _of_images(logits: Tensor) -> Tensor:
-    """One logit for each image: of a critic of patches there are so many that their pairs would fill the memory."""
+    """One logit for each image: of a discriminator of patches there are so many that their pairs would fill the memory."""
     return logits.float().flatten(1).mean(1) if logits.dim() > 1 else logits.float().flatten()
 
 
@@ -78,7 +78,7 @@ class Monitor:
 
     def look(self) -> dict[str, float]:
         """Figures for this interval's line, and `layers` for the table of layers. Waits for the device."""
-        with chance.kept(self._trainer.device):
+        with rng_state.kept(self._trainer.device):
             return self._figures()
 
     def _figures(self) -> dict[str, float]:
@@ -94,7 +94,7 @@ class Monitor:
         if trainer.players.penalties(True):
             found |= self._slopes()
         if trainer.held_out is not None:
-            found["critic/memory"] = self._memory(trainer.held_out)
+            found["auroc/train_held_out"] = self._memory(trainer.held_out)
             if trainer.sources:
                 found["l1/held_out"] = self._missed(trainer.held_out)
         if trainer.classifier is not None:
@@ -124,13 +124,13 @@ class Monitor:
     def _path(self) -> dict[str, Tensor]:
         """How far images move on the way from one latent to another, and how far apart both ends are, per pixel."""
         trainer = self._trainer
-        ends = panels.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
+        ends = samples.latents(trainer.config.seed, trainer.step, trainer.noise.latent_shape)[: 2 * PATH]
         first, second = ends.to(trainer.device).chunk(2)
-        z = panels.path(first, second, PATH + 1)
+        z = samples.path(first, second, PATH + 1)
         latents = z.flatten(0, 1)
         # Of one class all along: between classes there is no way.
         one = torch.zeros(len(latents), dtype=torch.long)
-        images = panels.images_of(trainer.ema.module, latents, one).float().flatten(1).unflatten(0, z.shape[:2])
+        images = samples.images_of(trainer.ema.module, latents, one).float().flatten(1).unflatten(0, z.shape[:2])
         steps = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
         return {"latent/path": steps * PATH, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 
@@ -144,15 +144,15 @@ class Monitor:
         with _evaluating(classifier):
             logits = torch.cat(
                 [
-                    classifier(trainer.growth.enlarged(panels.images_of(trainer.ema.module, part)).float())
-                    for part in z.split(panels.COUNT)
+                    classifier(trainer.growth.enlarged(samples.images_of(trainer.ema.module, part)).float())
+                    for part in z.split(samples.COUNT)
                 ]
             )
         shares = torch.bincount(logits.argmax(1), minlength=logits.shape[1]).float() / COUNTED
         return {"modes/count": shares.count_nonzero(), "modes/entropy": -torch.xlogy(shares, shares).sum()}
 
     def _slopes(self) -> dict[str, Tensor]:
-        """Mean and deviation of the critic's gradient norms at real images."""
+        """Mean and deviation of the discriminator's gradient norms at real images."""
         with _evaluating(self._trainer.discriminator), torch.enable_grad():
             n = LOOKED_AT - LOOKED_AT % self._trainer.config.pack or self._trainer.config.pack
             real = self._trainer.seen["real"][:n].detach().clone().requires_grad_()
@@ -166,7 +166,7 @@ class Monitor:
         """E |target − G(source)| of the averaged generator, on pairs that it was not trained on."""
         whole, n = self._trainer.ema.module, len(self._trainer.seen["real"])
         parts = zip(held_out["z"].split(n), held_out["real"].split(n), strict=True)
-        total = sum((panels.images_of(whole, z).float() - real.float()).abs().sum() for z, real in parts)
+        total = sum((samples.images_of(whole, z).float() - real.float()).abs().sum() for z, real in parts)
         return torch.as_tensor(total) / held_out["real"].numel()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The players' optimisers, by name. Each obeys `grad_scale` and `found_inf`, as PyTorch's fused ones do."""
+"""The players' optimizers, by name. Each obeys `grad_scale` and `found_inf`, as PyTorch's fused ones do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastgan.train.config import Config
 
 
 def optimizer_of(config: Config, weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The optimiser that a settled configuration names."""
+    """The optimizer that a settled configuration names."""
     if config.optimizer == "rmsprop":
         return RMSprop(weights, lr)
     assert config.beta1 is not None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgan import _env
+from fastgan._util import env
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ def _known() -> dict[str, Any]:
 
 
 def _file() -> Path:
-    return _env.cache_dir() / "compile.json"
+    return env.cache_dir() / "compile.json"

@@ -9,39 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgan.objectives import Game
+from fastgan.losses import AdversarialLoss
 from fastgan.train.batches import source_channels
 from fastgan.train.config import Config
-from fastgan.train.remedies import Draws
-from fastgan.train.remedies.augment import augment
-from fastgan.train.remedies.features import kept_features
-from fastgan.train.remedies.packing import packed
+from fastgan.train.regularization import Draws
+from fastgan.train.regularization.augment import augment
+from fastgan.train.regularization.features import kept_features
+from fastgan.train.regularization.packing import packed
 
-#: Logits, and those of the classes where the critic has an auxiliary classifier.
+#: Logits, and those of the classes where the discriminator has an auxiliary classifier.
 Judged = tuple[Tensor, Tensor | None]
 
 
 @dataclass(eq=False)
 class Pair:
-    """A generator, its critic, the game between them and its configuration.
+    """A generator, its discriminator, the game between them and its configuration.
 
-    A generator whose attribute `classes` is greater than 0 is called as generator(z, y), and its critic as
-    critic(x, y); one with the attribute `auxiliary` set as critic(x), and gives (logits, class logits). y: labels,
+    A generator whose attribute `classes` is greater than 0 is called as generator(z, y), and its discriminator as
+    discriminator(x, y); one with the attribute `auxiliary` set as discriminator(x), and gives (logits, class logits). y: labels,
     int64 [N].
 
     A generator whose attribute `source_channels` is greater than 0 is called as generator(source), and makes images of
-    sources [N, source_channels, H', W'] instead of latents. A critic with the same attribute is called as
-    critic(x, source), and one without it as critic(x). In the steps z is then the source, and so is y where the critic
+    sources [N, source_channels, H', W'] instead of latents. A discriminator with the same attribute is called as
+    discriminator(x, source), and one without it as discriminator(x). In the steps z is then the source, and so is y where the discriminator
     sees it: as with labels, what the generator made is judged beside what it was made of. Isola et al. 2017
     (arXiv:1611.07004, equations 1 and 2); the sources' size may differ from the images'.
 
-    together: real and fake images go through the critic as one batch, which is the same where no layer of it ties the
+    together: real and fake images go through the discriminator as one batch, which is the same where no layer of it ties the
     samples of a batch together (together.py finds out) and faster.
     """
 
     generator: nn.Module
     discriminator: nn.Module
-    game: Game
+    game: AdversarialLoss
     config: Config
     together: bool = False
 
@@ -50,13 +50,13 @@ class Pair:
         return self.generator(z) if y is None or source_channels(self.generator) else self.generator(z, y)
 
     def judge(self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None) -> Judged:
-        """What the critic says of images [N, C, H, W], in packs where it takes them; with other weights, if given."""
+        """What the discriminator says of images [N, C, H, W], in packs where it takes them; with other weights, if given."""
         return judge(self.discriminator, packed(images, self.config.pack), y, weights)
 
     def judge_with_features(
         self, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None, wanted: bool
     ) -> tuple[Judged, Any]:
-        """As `judge`, and the critic's features, or None where they are not wanted."""
+        """As `judge`, and the discriminator's features, or None where they are not wanted."""
         if not wanted:
             return self.judge(images, y, weights), None
         with kept_features(self.discriminator) as found:
@@ -64,7 +64,7 @@ class Pair:
         return judged, found[0]
 
     def judge_both(self, real: Tensor, y: Tensor | None, fake: Tensor, fake_y: Tensor | None) -> tuple[Judged, Judged]:
-        """What the critic says of real and of fake images."""
+        """What the discriminator says of real and of fake images."""
         if not self.together:
             return self.judge(real, y), self.judge(fake, fake_y)
         labels = None if y is None or fake_y is None else torch.cat([y, fake_y])
@@ -76,11 +76,11 @@ class Pair:
         return (first, of_real), (second, of_fake)
 
     def logits_of_packs(self, packs: Tensor, y: Tensor | None) -> Tensor:
-        """The critic as penalties know it."""
+        """The discriminator as penalties know it."""
         return judge(self.discriminator, packs, y)[0]
 
     def shown(self, images: Tensor, kind: str, draws: Draws) -> Tensor:
-        """Images of a kind, real or fake, as the critic sees them: augmented and under noise."""
+        """Images of a kind, real or fake, as the discriminator sees them: augmented and under noise."""
         if f"augment.{kind}" in draws:
             images = augment(images, self.config.augment, draws[f"augment.{kind}"], draws.get("p"))
         if f"noise.{kind}" in draws:
@@ -90,7 +90,7 @@ class Pair:
     def penalties(self, lazy: bool) -> dict[str, float]:
         """Names and weights of the penalties of a step: the game's own, and on lazy ones those that were asked for."""
         config, found = self.config, self.config.penalties(self.game)
-        # Rarer but heavier: the expected gradient stays the same (StyleGAN2's lazy regularisation).
+        # Rarer but heavier: the expected gradient stays the same (StyleGAN2's lazy regularization).
         return {
             name: weight if name in self.game.penalties else weight * config.penalty_interval
             for name, weight in found.items()
@@ -124,17 +124,19 @@ class Pair:
         return torch.autocast(like.device.type, dtype, enabled=dtype is not None)
 
 
-def judge(critic: nn.Module, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None) -> Judged:
-    """What a critic says of images [N, ...] with labels or sources y, or None where it is told neither.
+def judge(
+    discriminator: nn.Module, images: Tensor, y: Tensor | None, weights: Mapping[str, Tensor] | None = None
+) -> Judged:
+    """What a discriminator says of images [N, ...] with labels or sources y, or None where it is told neither.
 
     weights: in place of its own, by name; its buffers then stay as they are.
     """
-    args = (images,) if y is None or getattr(critic, "auxiliary", False) else (images, y)
+    args = (images,) if y is None or getattr(discriminator, "auxiliary", False) else (images, y)
     if weights is None:
-        judged: Any = critic(*args)
+        judged: Any = discriminator(*args)
     else:
-        buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
-        judged = torch.func.functional_call(critic, {**weights, **buffers}, args)
+        buffers = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
+        judged = torch.func.functional_call(discriminator, {**weights, **buffers}, args)
     return judged if isinstance(judged, tuple) else (judged, None)
 
 

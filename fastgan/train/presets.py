@@ -26,12 +26,12 @@ def minimax() -> Config:
 
 
 def least_squares() -> Config:
-    """least squares on 28×28 images, DCGAN with a batch-normalised critic"""
+    """least squares on 28×28 images, DCGAN with a batch-normalized discriminator"""
     return Config(game="least-squares", width=48, d_norm="batch", steps=10_000)
 
 
 def wgan() -> Config:
-    """Wasserstein with weight clipping on 28×28 images: RMSprop, 5 critic steps"""
+    """Wasserstein with weight clipping on 28×28 images: RMSprop, 5 discriminator steps"""
     return Config(game="wgan", width=48, steps=20_000)
 
 
@@ -43,7 +43,7 @@ def relativistic() -> Config:
 def few_images() -> Config:
     """for sets of some hundred to some thousand images: adaptive augmentation, R1; bring --data"""
     return Config(
-        augment="colour+translation+cutout", ada_target=0.6, ada_images=200_000, r1_weight=1.0, penalty_interval=4,
+        augment="color+translation+cutout", ada_target=0.6, ada_images=200_000, r1_weight=1.0, penalty_interval=4,
         steps=20_000,
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ def r3gan_32() -> Config:
 
 
 def dcgan_64() -> Config:
-    """DCGAN at 64×64 with a spectrally normalised critic; bring --data; a starting point"""
+    """DCGAN at 64×64 with a spectrally normalized discriminator; bring --data; a starting point"""
     return Config(resolution=64, latent=100, steps=50_000, d_norm="spectral")
 
 
@@ -78,7 +78,7 @@ def hinge_64() -> Config:
 
 
 def wgan_gp_64() -> Config:
-    """the same as a Wasserstein game with gradient penalty, 5 critic steps; bring --data"""
+    """the same as a Wasserstein game with gradient penalty, 5 discriminator steps; bring --data"""
     return Config(resolution=64, latent=128, game="wgan-gp", steps=50_000)
 
 

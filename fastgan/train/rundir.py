@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan._files import append_whole, write_whole
+from fastgan._util.files import append_whole, write_whole
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.train import checkpoint
-from fastgan.train.board import Board, Wandb
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
+from fastgan.train.loggers import Board, Wandb
 
 #: The first is what makes a folder a run.
 FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html")
@@ -99,7 +99,8 @@ def read_config(run: Path) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and machine, for `config.json`."""
-    from fastgan import __version__, _native
+    from fastgan import __version__
+    from fastgan._util import native
 
     threads = f" ({torch.get_num_threads()} threads)" if device.type == "cpu" else ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
@@ -112,7 +113,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": f"{device}{threads}",
         "processor": name,
         "commit": _commit(),
-        "backends": {m.strip("_"): _native.why_not(m) or "available" for m in ("_cpu", "_cuda")},
+        "backends": {m.strip("_"): native.why_not(m) or "available" for m in ("_cpu", "_cuda")},
     }
 
 

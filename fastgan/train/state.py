@@ -1,6 +1,6 @@
 """Everything that a run is at a step, into a checkpoint and back.
 
-Networks, average, both optimisers, loss scales, remedies, random generators, the position in the data, counters.
+Networks, average, both optimizers, loss scales, remedies, random generators, the position in the data, counters.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import nn
 
 from fastgan.errors import CheckpointError, UsageError
 from fastgan.nn.spectral import SpectralNorm
-from fastgan.train import chance, checkpoint
+from fastgan.train import checkpoint, rng_state
 
 if TYPE_CHECKING:
-    from fastgan.train.loop import Trainer
     from fastgan.train.rundir import Metrics
+    from fastgan.train.trainer import Trainer
 
 
 def check_batches(batches: Any) -> None:
@@ -56,8 +56,8 @@ def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
         "back_off": trainer.guard.back_off,
         "restored": trainer.restore.history,
         "iterated": {part: _iterated(network) for part, network in networks.items()},
-        "random": {name: chance.encode(source) for name, source in random_sources(trainer).items()},
-        "global_random": chance.encode_global(),
+        "random": {name: rng_state.encode(source) for name, source in random_sources(trainer).items()},
+        "global_random": rng_state.encode_global(),
         "batches": _state_of(batches),
     }
     keep, sound = trainer.config.keep_checkpoints, trainer.restore.sound()
@@ -88,7 +88,7 @@ def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
 
 
 def put_back(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
-    """Networks, average, optimisers and counters as a checkpoint has them; random numbers and batches go on."""
+    """Networks, average, optimizers and counters as a checkpoint has them; random numbers and batches go on."""
     for part, network in _networks(trainer).items():
         checkpoint.load_network(network, folder, part)
         # Older versions did not keep it: there the norms iterate once more.
@@ -118,12 +118,12 @@ def _another_version(folder: Path, error: Exception) -> CheckpointError:
 def _load_random(trainer: Trainer, state: dict[str, Any], say: Callable[[str], None]) -> None:
     for name, source in random_sources(trainer).items():
         if name in state["random"]:
-            chance.decode(source, state["random"][name])
+            rng_state.decode(source, state["random"][name])
         elif name.count(":") == 0:
             source.manual_seed(trainer.config.seed + state["step"])
             say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
     if "global_random" in state:  # not kept by older versions
-        chance.decode_global(state["global_random"])
+        rng_state.decode_global(state["global_random"])
 
 
 def random_sources(trainer: Trainer) -> dict[str, torch.Generator]:
@@ -143,7 +143,7 @@ def _networks(trainer: Trainer) -> dict[str, nn.Module]:
 
 
 def _iterated(network: nn.Module) -> list[str]:
-    """The spectral norms with every="step" that have iterated since their optimiser's last step."""
+    """The spectral norms with every="step" that have iterated since their optimizer's last step."""
     return [name for name, norm in network.named_modules() if isinstance(norm, SpectralNorm) and norm.slot.fresh]
 
 

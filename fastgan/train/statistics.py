@@ -29,7 +29,7 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(dy, ctx.world), None
 
 
-class _Synchronised(_BatchNorm):
+class _Synchronized(_BatchNorm):
     """Batch norm whose mean and variance are those of all ranks' batches, which are of one size.
 
     What torch's SyncBatchNorm does on GPUs only, and without a second derivative. In eval mode an ordinary batch norm.
@@ -69,23 +69,23 @@ class _Synchronised(_BatchNorm):
         self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var.dtype), momentum)
 
 
-class _Synchronised1d(_Synchronised, nn.BatchNorm1d): ...
+class _Synchronized1d(_Synchronized, nn.BatchNorm1d): ...
 
 
-class _Synchronised2d(_Synchronised, nn.BatchNorm2d): ...
+class _Synchronized2d(_Synchronized, nn.BatchNorm2d): ...
 
 
-class _Synchronised3d(_Synchronised, nn.BatchNorm3d): ...
+class _Synchronized3d(_Synchronized, nn.BatchNorm3d): ...
 
 
-_KINDS: dict[type[nn.Module], type[_Synchronised]] = {
-    nn.BatchNorm1d: _Synchronised1d,
-    nn.BatchNorm2d: _Synchronised2d,
-    nn.BatchNorm3d: _Synchronised3d,
+_KINDS: dict[type[nn.Module], type[_Synchronized]] = {
+    nn.BatchNorm1d: _Synchronized1d,
+    nn.BatchNorm2d: _Synchronized2d,
+    nn.BatchNorm3d: _Synchronized3d,
 }
 
 
-def synchronise(network: nn.Module, world: World) -> None:
+def synchronize(network: nn.Module, world: World) -> None:
     """Let the batch norms of a network look at all ranks' batches, in place: same parameters, same state dict.
 
     Raises UsageError for a batch norm of another class than torch's own.
@@ -95,17 +95,17 @@ def synchronise(network: nn.Module, world: World) -> None:
             # The class, not the layer: whoever holds the layer goes on holding it.
             layer.__class__ = _KINDS[type(layer)]
             layer.world = world
-        elif isinstance(layer, _BatchNorm) and not isinstance(layer, _Synchronised | nn.SyncBatchNorm):
+        elif isinstance(layer, _BatchNorm) and not isinstance(layer, _Synchronized | nn.SyncBatchNorm):
             raise UsageError(
                 f"sync_statistics: {name or 'the network'} is a {type(layer).__name__}, which only its author can"
-                " synchronise; use nn.BatchNorm1d, 2d or 3d"
+                " synchronize; use nn.BatchNorm1d, 2d or 3d"
             )
 
 
 @contextmanager
 def apart(*networks: nn.Module) -> Iterator[None]:
-    """While it lasts, batch norms that were synchronised look at their own rank's batch, and wait for no other."""
-    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _Synchronised)]
+    """While it lasts, batch norms that were synchronized look at their own rank's batch, and wait for no other."""
+    layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _Synchronized)]
     worlds = [layer.world for layer in layers]
     for layer in layers:
         layer.world = World()

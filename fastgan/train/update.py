@@ -1,5 +1,5 @@
 """What becomes of a player's gradients: summed, averaged over ranks, guarded, clipped, applied. Nothing waits for the
-device: the guard's verdict is a tensor there, and the fused optimiser reads it.
+device: the guard's verdict is a tensor there, and the fused optimizer reads it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch.optim.optimizer import _global_optimizer_post_hooks
 from fastgan.engine.graphs import Recorder
 from fastgan.errors import UsageError
 from fastgan.train.distributed import World
-from fastgan.train.game import Gradients
 from fastgan.train.pair import learned
-from fastgan.train.remedies.average import HistoricalAverage
+from fastgan.train.regularization.average import HistoricalAverage
+from fastgan.train.step import Gradients
 
 #: Consecutive good updates after which the fp16 loss scale doubles.
 GROWTH_INTERVAL = 2000
@@ -164,7 +164,7 @@ class Update:
         return every
 
     def lay_out(self) -> None:
-        """Give the optimiser's moments the strides of their weights, after either has changed."""
+        """Give the optimizer's moments the strides of their weights, after either has changed."""
         for weight, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if value.shape == weight.shape:
@@ -176,7 +176,7 @@ class Update:
             group["lr"] = group["lr"] * factor
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps beside the optimiser's own state."""
+        """What a checkpoint keeps beside the optimizer's own state."""
         scale = torch.zeros(()) if self.scale is None else self.scale
         kept = {"scale": scale, "growth": self._growth, "skipped": self.skipped, "in_a_row": self.in_a_row}
         return kept if self._average is None else kept | self._average.tensors()

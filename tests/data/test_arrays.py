@@ -8,12 +8,12 @@ from fastgan.data import open_source
 from fastgan.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 7), np.uint8)
-GREY = RGB[:, 0]
+GRAY = RGB[:, 0]
 
 
 @pytest.mark.parametrize(
     ("stored", "expected"),
-    [(GREY, RGB[:, :1]), (RGB, RGB), (RGB.transpose(0, 2, 3, 1), RGB), (GREY[..., None], RGB[:, :1])],
+    [(GRAY, RGB[:, :1]), (RGB, RGB), (RGB.transpose(0, 2, 3, 1), RGB), (GRAY[..., None], RGB[:, :1])],
     ids=["NHW", "NCHW", "NHWC", "NHW1"],
 )
 @pytest.mark.parametrize("key", ["images", "arr_0"])
@@ -28,7 +28,7 @@ def test_npz_layouts(tmp_path, stored, expected, key):
 @pytest.mark.parametrize("key", ["labels", "y"])
 @pytest.mark.parametrize("labels", [np.arange(5, dtype=np.uint8), np.arange(5)[:, None]])
 def test_npz_labels(tmp_path, key, labels):
-    np.savez_compressed(tmp_path / "set.npz", images=GREY, **{key: labels})
+    np.savez_compressed(tmp_path / "set.npz", images=GRAY, **{key: labels})
     read = open_source(tmp_path / "set.npz").labels
     assert read is not None
     assert read.dtype == np.int64
@@ -38,19 +38,19 @@ def test_npz_labels(tmp_path, key, labels):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": GREY / 255}, "are float64; expected uint8"),
-        ({"images": GREY[0]}, r"shape \[6, 7\]; expected \[N, H, W\]"),
-        ({"images": GREY[:0]}, r"shape \[0, 6, 7\]"),
+        ({"images": GRAY / 255}, "are float64; expected uint8"),
+        ({"images": GRAY[0]}, r"shape \[6, 7\]; expected \[N, H, W\]"),
+        ({"images": GRAY[:0]}, r"shape \[0, 6, 7\]"),
         ({"images": np.zeros((5, 4, 6, 6), np.uint8)}, r"shape \[5, 4, 6, 6\]; expected 1 or 3 channels"),
-        ({"a": GREY, "b": GREY}, r"no key 'images', and several could be meant \(a, b\)"),
-        ({"a": GREY / 255}, r"no key 'images', and none fits \(it holds a\)"),
+        ({"a": GRAY, "b": GRAY}, r"no key 'images', and several could be meant \(a, b\)"),
+        ({"a": GRAY / 255}, r"no key 'images', and none fits \(it holds a\)"),
         ({}, r"none fits \(it holds nothing\)"),
-        ({"images": GREY, "labels": np.arange(4)}, "has 4 labels for 5 images"),
-        ({"images": GREY, "y": np.zeros(5)}, r"labels in .* are float64 \[5\]; expected one integer"),
-        ({"images": GREY, "y": np.zeros((5, 10), int)}, r"are int64 \[5, 10\]; expected one integer"),
-        ({"images": GREY, "y": np.arange(5) - 1}, "go down to -1"),
+        ({"images": GRAY, "labels": np.arange(4)}, "has 4 labels for 5 images"),
+        ({"images": GRAY, "y": np.zeros(5)}, r"labels in .* are float64 \[5\]; expected one integer"),
+        ({"images": GRAY, "y": np.zeros((5, 10), int)}, r"are int64 \[5, 10\]; expected one integer"),
+        ({"images": GRAY, "y": np.arange(5) - 1}, "go down to -1"),
         ({"images": np.array([{}, None], object)}, "pickled objects, which are never opened"),
-        ({"images": GREY, "labels": np.array([{}] * 5, object)}, "pickled objects, which are never opened"),
+        ({"images": GRAY, "labels": np.array([{}] * 5, object)}, "pickled objects, which are never opened"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path, arrays, message):
@@ -83,7 +83,7 @@ def test_npz_damaged(tmp_path):
 def write_mnist(folder, idx_bytes, suffix="", labels_suffix="", labels=None):
     pack = gzip.compress if suffix else bytes
     labels_pack = gzip.compress if labels_suffix else bytes
-    (folder / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx_bytes(GREY)))
+    (folder / f"train-images-idx3-ubyte{suffix}").write_bytes(pack(idx_bytes(GRAY)))
     if labels is not None:
         (folder / f"train-labels-idx1-ubyte{labels_suffix}").write_bytes(labels_pack(idx_bytes(labels)))
     return folder / f"train-images-idx3-ubyte{suffix}"
@@ -102,7 +102,7 @@ def test_idx_with_labels_beside(tmp_path, idx_bytes, suffix, labels_suffix):
 
 def test_idx_without_labels(tmp_path, idx_bytes):
     assert open_source(write_mnist(tmp_path, idx_bytes)).labels is None
-    (tmp_path / "pictures").write_bytes(idx_bytes(GREY))
+    (tmp_path / "pictures").write_bytes(idx_bytes(GRAY))
     assert open_source(tmp_path / "pictures").labels is None
 
 

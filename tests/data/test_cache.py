@@ -18,7 +18,7 @@ from fastgan.errors import DataError
 
 @pytest.fixture
 def folder(tmp_path, picture):
-    """Three grey 4×4 pictures of the values 0, 1, 2, in two classes."""
+    """Three gray 4×4 pictures of the values 0, 1, 2, in two classes."""
     for i, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
         picture(f"set/{name}", array=np.full((4, 4), i, np.uint8))
     return tmp_path / "set"
@@ -59,7 +59,7 @@ def test_decoded_once(folder, decoded, own_cache, monkeypatch):
     check_pack(pack)
 
 
-def test_each_size_and_colour_has_its_pack(folder, own_cache):
+def test_each_size_and_color_has_its_pack(folder, own_cache):
     for options in ({}, {"resolution": 2}, {"channels": 3}, {"resolution": 2, "channels": 3}):
         assert open_source(folder, **options).images.shape[1:] == (
             options.get("channels", 1),

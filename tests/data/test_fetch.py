@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fastgan.data import catalogue, clients, fetch, known, open_source, unpack
+from fastgan.data import catalog, clients, fetch, known, open_source, unpack
 from fastgan.errors import DataError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -26,15 +26,15 @@ def tiny(tmp_path, monkeypatch, idx_bytes):
     }
     archive = tmp_path / "archive.tgz"
     with tarfile.open(archive, "w:gz") as tar:
-        for name, content in {**files, "package/unwanted": b"x", "package/LICENCE": b"be kind"}.items():
+        for name, content in {**files, "package/unwanted": b"x", "package/LICENSE": b"be kind"}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     install(tmp_path, monkeypatch, "npm", f"echo $@ >> {tmp_path}/calls; cp {archive} tiny-1.0.tgz")
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    package = catalogue.Package("npm", "tiny-pictures", "1.0", 1, 4, sums, notice="package/LICENCE")
-    splits = {"main": catalogue.Split(5, "ISC"), "test": catalogue.Split(5, "MIT")}
-    entry = catalogue.Known(
+    package = catalog.Package("npm", "tiny-pictures", "1.0", 1, 4, sums, notice="package/LICENSE")
+    splits = {"main": catalog.Split(5, "ISC"), "test": catalog.Split(5, "MIT")}
+    entry = catalog.Known(
         "tiny",
         "for tests",
         (1, 4, 4),
@@ -42,7 +42,7 @@ def tiny(tmp_path, monkeypatch, idx_bytes):
         splits,
         lambda roots: unpack.mnist(roots[0] / "package/data", "", tuple("abcde")),
     )
-    monkeypatch.setitem(catalogue.KNOWN, "tiny", entry)
+    monkeypatch.setitem(catalog.KNOWN, "tiny", entry)
     return entry
 
 
@@ -63,7 +63,7 @@ def test_fetch_packs_and_opens(tiny, tmp_path, own_cache):
     lines = []
     folder = fetch("tiny", report=lines.append)
     assert folder == own_cache / "data" / "tiny"
-    assert lines[:2] == ["tiny: 5 images, licence: ISC", "tiny:test: 5 images, licence: MIT"]
+    assert lines[:2] == ["tiny: 5 images, license: ISC", "tiny:test: 5 images, license: MIT"]
     assert calls(tmp_path)[0].endswith("tiny-pictures@1.0")
     assert sorted(path.name for path in folder.iterdir()) == [
         "NOTICE-tiny-pictures.txt",
@@ -74,14 +74,14 @@ def test_fetch_packs_and_opens(tiny, tmp_path, own_cache):
         "test_labels.npy",
     ]
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    for source, expected, licence in (("tiny", TRAIN, "ISC"), ("tiny:test", TEST, "MIT")):
+    for source, expected, license in (("tiny", TRAIN, "ISC"), ("tiny:test", TEST, "MIT")):
         images = open_source(source)
         assert isinstance(images.images, np.memmap)
         assert not images.images.flags.writeable
         np.testing.assert_array_equal(images.images[:, 0], expected)
         assert images.labels is not None
         assert images.labels.tolist() == LABELS.tolist()
-        assert (images.name, images.licence, images.class_names) == (source, licence, tuple("abcde"))
+        assert (images.name, images.license, images.class_names) == (source, license, tuple("abcde"))
     assert open_source("tiny", resolution=2, channels=3).images.shape == (5, 3, 2, 2)
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["packages"] == [{"client": "npm", "name": "tiny-pictures", "version": "1.0"}]
@@ -179,10 +179,10 @@ def test_wrong_content(tiny, monkeypatch, own_cache):
         ({"count": 6}, "expected 6 files to use, got 4"),
         ({"files": {**package.files, first: "0" * 64}}, f"expected SHA-256 {'0' * 64} of {first}, got "),
     ):
-        monkeypatch.setitem(catalogue.KNOWN, "tiny", replace(tiny, packages=(replace(package, **changed),)))
+        monkeypatch.setitem(catalog.KNOWN, "tiny", replace(tiny, packages=(replace(package, **changed),)))
         fails("tiny", message, own_cache)
-    splits = {**tiny.splits, "test": catalogue.Split(4, "MIT")}
-    monkeypatch.setitem(catalogue.KNOWN, "tiny", replace(tiny, splits=splits))
+    splits = {**tiny.splits, "test": catalog.Split(4, "MIT")}
+    monkeypatch.setitem(catalog.KNOWN, "tiny", replace(tiny, splits=splits))
     fails("tiny", r"tiny: expected images \[4, 1, 4, 4\] and as many labels, got \[5, 1, 4, 4\], 5", own_cache)
 
 
@@ -210,7 +210,7 @@ def test_unknown_name():
 def test_fashion_mnist_for_real(own_cache):
     lines = []
     fetch("fashion-mnist", report=lines.append)
-    assert "fashion-mnist: 60,000 images, licence: MIT (Zalando SE)" in lines
+    assert "fashion-mnist: 60,000 images, license: MIT (Zalando SE)" in lines
     train, test, embedded = (open_source(name) for name in ("fashion-mnist", "fashion-mnist:test", "embedded"))
     assert train.images.shape == (60_000, 1, 28, 28)
     assert train.labels is not None

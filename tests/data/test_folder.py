@@ -54,7 +54,7 @@ def test_channels_follow_the_images(tmp_path, picture, modes, channels):
     assert open_source(tmp_path, channels=4 - channels).channels == 4 - channels
 
 
-def test_colour_turns_grey_by_luma(tmp_path, picture):
+def test_color_turns_gray_by_luma(tmp_path, picture):
     path = picture("a.png")
     np.testing.assert_array_equal(open_source(tmp_path, channels=1).images[0, 0], Image.open(path).convert("L"))
 

@@ -1,4 +1,4 @@
-from fastgan.data import memory
+from fastgan._util import memory
 
 
 def test_free_host_memory(tmp_path):

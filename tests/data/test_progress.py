@@ -2,9 +2,9 @@ import io
 
 import pytest
 
-from fastgan._files import amount
-from fastgan.data import progress
-from fastgan.data.progress import Counter
+from fastgan._util import progress
+from fastgan._util.files import amount
+from fastgan._util.progress import Counter
 
 
 class Terminal(io.StringIO):

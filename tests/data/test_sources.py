@@ -18,7 +18,7 @@ def test_embedded_is_the_fashion_mnist_test_set():
     # sha256 of the ten thousand pictures as the distribution's package has them, without the IDX header
     sha256 = hashlib.sha256(images.images.tobytes()).hexdigest()
     assert sha256 == "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a"
-    assert "MIT" in images.licence
+    assert "MIT" in images.license
 
 
 def write(path, images):
@@ -37,11 +37,11 @@ def test_conversion_of_arrays(tmp_path):
 
 
 def test_crop_alone_keeps_pixels(tmp_path):
-    grey = np.arange(2 * 6 * 9, dtype=np.uint8).reshape(2, 6, 9)
-    path = write(tmp_path / "set.npz", grey)
-    np.testing.assert_array_equal(open_source(path, resolution=6).images[:, 0], grey[:, :, 1:7])
-    coloured = open_source(path, channels=3).images
-    np.testing.assert_array_equal(coloured, np.repeat(grey[:, None], 3, axis=1))
+    gray = np.arange(2 * 6 * 9, dtype=np.uint8).reshape(2, 6, 9)
+    path = write(tmp_path / "set.npz", gray)
+    np.testing.assert_array_equal(open_source(path, resolution=6).images[:, 0], gray[:, :, 1:7])
+    colored = open_source(path, channels=3).images
+    np.testing.assert_array_equal(colored, np.repeat(gray[:, None], 3, axis=1))
 
 
 def test_channels_and_resolution_as_they_are_change_nothing(tmp_path):
@@ -98,7 +98,7 @@ def test_known_sets_are_complete():
     assert list(known()) == ["cifar10", "emoji", "fashion-mnist", "landscapes", "mnist"]
     for name, entry in known().items():
         assert entry.name == entry.sources[0] == name
-        assert all(split.licence for split in entry.splits.values())
+        assert all(split.license for split in entry.splits.values())
         assert all(len(sha256) == 64 for package in entry.packages for sha256 in package.files.values())
     known().clear()
     assert known()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan._files import amount
+from fastgan._util.files import amount
 from fastgan.data import open_source, stream
 from fastgan.data.imageset import ImageSet
-from fastgan.data.stream import BatchStream, normalise
+from fastgan.data.stream import BatchStream, normalize
 from fastgan.errors import DataError, UsageError
 
 CPU = torch.device("cpu")
@@ -26,9 +26,9 @@ def values(batch):
     return ((batch + 1) * 127.5).round().int().flatten().tolist()
 
 
-def test_normalise_maps_bytes_to_minus_one_to_one():
+def test_normalize_maps_bytes_to_minus_one_to_one():
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    torch.testing.assert_close(normalise(pixels), torch.tensor([-1.0, -0.6, 1.0]))
+    torch.testing.assert_close(normalize(pixels), torch.tensor([-1.0, -0.6, 1.0]))
 
 
 def test_every_epoch_holds_every_image_once_in_a_fresh_order():
@@ -110,7 +110,7 @@ def test_resume_mid_epoch_at_another_world(mapped, share):
 def test_images_that_are_held_out_are_never_given(mapped, share):
     stream = BatchStream(mapped, 10, 5, CPU, held_out=13, share=share)
     given = torch.cat([next(stream) for _ in range(4)])
-    everything = normalise(torch.from_numpy(np.array(mapped.images)))
+    everything = normalize(torch.from_numpy(np.array(mapped.images)))
     assert sorted(values(torch.cat([given, stream.held_out]))) == sorted(values(everything))
     assert sorted(values(torch.cat([next(stream) for _ in range(4)]))) == sorted(values(given))
     again = BatchStream(mapped, 10, 5, CPU, held_out=13, rank=1, world=2)

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from fastgan.deploy.spec import Spec
+from fastgan.runtime.spec import Spec
 
 
 @pytest.fixture(autouse=True)

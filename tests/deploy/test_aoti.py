@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.deploy import aoti
-from fastgan.deploy.spec import Spec
 from fastgan.errors import ExportError, UsageError, WriteError
+from fastgan.export.targets import aoti
 from fastgan.models.esrgan import SRVGGNetCompact
+from fastgan.runtime.spec import Spec
 
 IMAGE = Spec("image", scale=2, range=(0.0, 1.0))
 

@@ -8,9 +8,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from fastgan.deploy import bench
-from fastgan.deploy.session import Session
 from fastgan.errors import UsageError
+from fastgan.runtime import benchmark
+from fastgan.runtime.session import Session
 
 
 def opens(model, *backends, **options):
@@ -19,7 +19,7 @@ def opens(model, *backends, **options):
 
 def run(models, **plan):
     said = []
-    rows = bench.bench(models, bench.Plan(**{"seconds": 0.01, "size": (20, 12)} | plan), said.append)
+    rows = benchmark.bench(models, benchmark.Plan(**{"seconds": 0.01, "size": (20, 12)} | plan), said.append)
     assert said
     return rows
 
@@ -42,13 +42,13 @@ def test_image_models_in_every_back_end(upscaler):
     assert [float(r["psnr_dB"]) > 100 for r in rows if r["backend"] == "openvino"] == [True] * 4
     assert "fp32" in {row["precision"] for row in rows}
 
-    text = bench.table(rows)
+    text = benchmark.table(rows)
     assert text.splitlines()[0].split()[:5] == ["model", "backend", "task", "batch", "size"]
     assert len(text.splitlines()) == 1 + len(rows) + 1
-    stored = list(csv.DictReader(io.StringIO(bench.as_csv(rows))))
-    assert tuple(stored[0]) == bench.COLUMNS
+    stored = list(csv.DictReader(io.StringIO(benchmark.as_csv(rows))))
+    assert tuple(stored[0]) == benchmark.COLUMNS
     assert [r["p50_ms"] for r in stored] == [r["p50_ms"] for r in rows]
-    tree = ET.fromstring(bench.picture(rows))
+    tree = ET.fromstring(benchmark.picture(rows))
     texts = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
     assert "Throughput, the network alone" in texts
     assert texts.count("module, torch") == 3  # both tasks, and the curves
@@ -65,7 +65,7 @@ def test_what_cannot_run_says_why(upscaler, tmp_path):
     (failed,) = [row for row in rows if "p50_ms" not in row]
     assert failed["backend"] == "absent"
     assert failed["note"].startswith("not available: model: ")
-    assert f"m in absent: {failed['note']}" in bench.table(rows)
+    assert f"m in absent: {failed['note']}" in benchmark.table(rows)
     with pytest.raises(UsageError, match=r"absent: not available: model: .*no.onnx is not a file"):
         run({"m": {"absent": lambda: Session(tmp_path / "no.onnx")}})
 
@@ -78,7 +78,7 @@ def test_what_computes_something_else_is_not_timed(upscaler, make, tmp_path):
         models["m"][name] = functools.partial(Session, path, backend="onnxruntime")
     rows = run(models, batches=(1,))
     assert {row["backend"]: "p50_ms" in row for row in rows} == {"onnxruntime": True, "other": False, "nan": False}
-    assert "not timed: its images are" in bench.table(rows)
+    assert "not timed: its images are" in benchmark.table(rows)
 
 
 def test_a_file_of_one_batch(make, tmp_path):
@@ -89,10 +89,10 @@ def test_a_file_of_one_batch(make, tmp_path):
 
 def test_decibels():
     x = np.zeros((1, 1, 10, 10), np.float32)
-    assert bench.decibels(x, x, (0, 1)) == float("inf")
-    assert bench.decibels(x, x + 0.1, (0, 1)) == pytest.approx(20)
-    assert bench.decibels(x, x + 0.1, (-1, 1)) == pytest.approx(26.02, abs=0.01)
-    assert bench.decibels(x, x - 5, (0, 1)) == float("inf")  # clipped, as pixels are
+    assert benchmark.decibels(x, x, (0, 1)) == float("inf")
+    assert benchmark.decibels(x, x + 0.1, (0, 1)) == pytest.approx(20)
+    assert benchmark.decibels(x, x + 0.1, (-1, 1)) == pytest.approx(26.02, abs=0.01)
+    assert benchmark.decibels(x, x - 5, (0, 1)) == float("inf")  # clipped, as pixels are
 
 
 def test_the_command(command, upscaler, generator, tmp_path):

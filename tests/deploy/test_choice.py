@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.deploy import backends, choice
-from fastgan.deploy.backends.base import Backend, Port
-from fastgan.deploy.session import Session
 from fastgan.errors import BackendError
+from fastgan.runtime import backend_selection, backends
+from fastgan.runtime.backends.base import Backend, Port
+from fastgan.runtime.session import Session
 
 
 class Pretender(Backend):
@@ -36,7 +36,7 @@ class Pretender(Backend):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(choice, "ALL", 0.05)
+    monkeypatch.setattr(backend_selection, "ALL", 0.05)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_another_file_of_that_name_is_measured_again(two, upscaler, make, tmp_pa
 def test_other_versions_are_measured_again(two, upscaler, monkeypatch):
     two(onnxruntime=fast(), openvino=slow())
     assert Session(upscaler[1]).backend == "onnxruntime"
-    monkeypatch.setattr(choice, "installed", lambda package: "99.0" if package == "openvino" else None)
+    monkeypatch.setattr(backend_selection, "installed", lambda package: "99.0" if package == "openvino" else None)
     two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=Pretender("openvino", 0.0001))
     assert Session(upscaler[1]).backend == "openvino"
 
@@ -154,7 +154,7 @@ def test_what_is_remembered_but_fails_now_is_measured_again(two, upscaler):
 
 
 def test_a_slow_model_is_measured_small_and_once(two, upscaler, monkeypatch):
-    monkeypatch.setattr(choice, "ONE", 0.02)
+    monkeypatch.setattr(backend_selection, "ONE", 0.02)
     a, b = Pretender("onnxruntime", 0.03), Pretender("openvino", 0.05)
     two(onnxruntime=a, openvino=b)
     assert Session(upscaler[1]).backend == "onnxruntime"
@@ -177,7 +177,7 @@ def test_a_quick_model_is_measured_on_a_frame(two, upscaler):
 
 
 def test_what_warms_up_is_timed_afterwards(two, upscaler, monkeypatch):
-    monkeypatch.setattr(choice, "ONE", 0.25)
+    monkeypatch.setattr(backend_selection, "ONE", 0.25)
 
     class Compiling(Pretender):
         warm_ups = 1
@@ -203,17 +203,17 @@ def test_modules_on_a_cpu_are_not_compiled_unasked(upscaler, monkeypatch):
 def test_modules_are_known_by_their_structure(make):
     one, other = make.Upscaler(), make.Upscaler()
     torch.nn.init.zeros_(other.first.weight)
-    assert choice.digest_of_module(one) == choice.digest_of_module(other)
-    assert choice.digest_of_module(one) != choice.digest_of_module(make.Upscaler(scale=3))
-    assert choice.digest_of_module(one) != choice.digest_of_module(make.Upscaler().half())
+    assert backend_selection.digest_of_module(one) == backend_selection.digest_of_module(other)
+    assert backend_selection.digest_of_module(one) != backend_selection.digest_of_module(make.Upscaler(scale=3))
+    assert backend_selection.digest_of_module(one) != backend_selection.digest_of_module(make.Upscaler().half())
 
 
 WRITER = """
 import sys
-from fastgan.deploy import choice
+from fastgan.runtime import backend_selection
 for i in range(10):
-    table, question = choice.table(f"{sys.argv[1]} {i}", "cpu", 1)
-    table.put(question, choice.Choice("a", {"a": 1.0}, {}))
+    table, question = backend_selection.table(f"{sys.argv[1]} {i}", "cpu", 1)
+    table.put(question, backend_selection.Choice("a", {"a": 1.0}, {}))
 """
 
 

@@ -11,11 +11,12 @@ from torch import nn
 
 import fastgan
 from fastgan import models
-from fastgan.deploy import Session, export
-from fastgan.deploy.session import latents
-from fastgan.deploy.spec import Spec
 from fastgan.errors import ExportError, UsageError
+from fastgan.export import export
 from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact
+from fastgan.runtime import Session
+from fastgan.runtime.session import latents
+from fastgan.runtime.spec import Spec
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -146,7 +147,7 @@ def test_image_networks_at_any_size_in_every_precision(tmp_path, network, precis
 
 
 class Sized(nn.Module):
-    """Silently specialised: while it is exported, what it computes from the size is a constant."""
+    """Silently specialized: while it is exported, what it computes from the size is a constant."""
 
     scale, channels = 1, 3
 
@@ -245,7 +246,7 @@ def test_missing_packages(tmp_path, monkeypatch, name):
 
 
 def test_more_than_a_file_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastgan.deploy.onnx_file.LARGEST", 1000)
+    monkeypatch.setattr("fastgan.export.targets.onnx.LARGEST", 1000)
     with pytest.raises(ExportError, match="an ONNX file holds less than 2 GB"):
         export(compact(), tmp_path / "out.onnx")
 
@@ -259,7 +260,7 @@ def stand_in(monkeypatch, name, **content):
 
 
 def coarse(steps):
-    """A quantiser that rounds weights, all of them alike: `steps` to a side."""
+    """A quantizer that rounds weights, all of them alike: `steps` to a side."""
 
     def quantize(source, out, spec, calibration, *, symmetric=False):
         model = onnx.load(source)
@@ -276,16 +277,16 @@ def coarse(steps):
 
 def test_int8_is_kept_or_refused_by_its_psnr(tmp_path, monkeypatch):
     pictures = [np.random.default_rng(i).random((1, 3, 16, 16), np.float32) for i in range(3)]
-    stand_in(monkeypatch, "fastgan.deploy.quantize", quantize=coarse(127))
+    stand_in(monkeypatch, "fastgan.export.quantization.quantize", quantize=coarse(127))
     network = dense(4)
-    nn.init.normal_(network.conv_last.weight, 0, 2.0)  # else nearly everything is grey
+    nn.init.normal_(network.conv_last.weight, 0, 2.0)  # else nearly everything is gray
     figures = export(network, tmp_path / "a.onnx", precision="int8", calibration=pictures)
-    assert figures["quantisation"] == {"inputs": 3, "symmetric": False}
+    assert figures["quantization"] == {"inputs": 3, "symmetric": False}
     assert 40 < figures["psnr"] < 80
     assert figures["psnr_floor"] == 30
     assert figures["limit"] is None
     assert facts_in(tmp_path / "a.onnx")[1]["precision"] == "int8"
-    stand_in(monkeypatch, "fastgan.deploy.quantize", quantize=coarse(2))
+    stand_in(monkeypatch, "fastgan.export.quantization.quantize", quantize=coarse(2))
     with pytest.raises(ExportError, match=r"has a PSNR of .* dB against the network; int8 needs 30"):
         export(network, tmp_path / "b.onnx", precision="int8", calibration=pictures)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json"]
@@ -303,8 +304,8 @@ def test_other_targets_are_built_from_what_was_verified(tmp_path, monkeypatch):
         seen["triton"] = (operators(file), folder, name)
         (folder / name).mkdir()
 
-    stand_in(monkeypatch, "fastgan.deploy.tensorrt", build=build)
-    stand_in(monkeypatch, "fastgan.deploy.serve", write_repository=write_repository)
+    stand_in(monkeypatch, "fastgan.export.targets.tensorrt", build=build)
+    stand_in(monkeypatch, "fastgan.export.targets.triton_server", write_repository=write_repository)
     network = nn.Sequential(nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 1, 4), nn.Tanh())
     figures = export(network, tmp_path / "g.engine", to="tensorrt", latent_shape=(8,))
     assert figures["engine"] == {"gpu": "none"}
@@ -328,7 +329,7 @@ def test_a_compiled_package_is_judged_like_a_file(tmp_path, monkeypatch, error):
     def load(path):
         return lambda x: written[path][0](x) + error
 
-    stand_in(monkeypatch, "fastgan.deploy.aoti", write=write, load=load)
+    stand_in(monkeypatch, "fastgan.export.targets.aoti", write=write, load=load)
     path = tmp_path / "g.pt2"
     if error:
         with pytest.raises(ExportError, match=r"the exported model is off by 1\.00e-03"):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from fastgan.cli import run
-from fastgan.deploy.calibrate import COUNT, Pictures
-from fastgan.deploy.spec import Spec
 from fastgan.errors import UsageError
+from fastgan.export.quantization.calibration import COUNT, Pictures
+from fastgan.runtime.spec import Spec
 
 pytest.importorskip("onnx")
 
@@ -115,8 +115,8 @@ def test_calibration_images(tmp_path):
         assert (picture.shape, picture.dtype) == ((1, 3, 256, 28), np.float32)
         expected = pixels[7:263, 1:29].transpose(2, 0, 1) / 127.5 - 1
         np.testing.assert_allclose(picture[0], expected, atol=1e-6)
-    (grey,) = Pictures(tmp_path / "b.png", Spec("image", channels=1, range=(0.0, 1.0)))
-    assert grey.shape == (1, 1, 256, 31)
+    (gray,) = Pictures(tmp_path / "b.png", Spec("image", channels=1, range=(0.0, 1.0)))
+    assert gray.shape == (1, 1, 256, 31)
 
 
 def test_calibration_images_of_a_large_folder_are_spread(tmp_path):

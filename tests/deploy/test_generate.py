@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 
 from fastgan import models
-from fastgan.deploy import export, generate
-from fastgan.deploy.spec import Spec
 from fastgan.errors import UsageError, WriteError
+from fastgan.export import export
+from fastgan.runtime import generate
+from fastgan.runtime.spec import Spec
 
 
 class Plain:
-    """The first three numbers of z are the colour of a 20 × 20 picture; keeps the sizes of its batches."""
+    """The first three numbers of z are the color of a 20 × 20 picture; keeps the sizes of its batches."""
 
     provider = "numpy"
 
@@ -28,12 +29,12 @@ class Plain:
         assert z.shape[1:] == (2, 4)
         self.batches.append(len(z))
         low, high = self.spec.range
-        colour = np.clip(z.reshape(len(z), -1)[:, : self.spec.channels] / 3, -1, 1)
-        colour = (colour + 1) / 2 * (high - low) + low
-        return np.broadcast_to(colour[:, :, None, None], (len(z), self.spec.channels, 20, 20)).astype(np.float32)
+        color = np.clip(z.reshape(len(z), -1)[:, : self.spec.channels] / 3, -1, 1)
+        color = (color + 1) / 2 * (high - low) + low
+        return np.broadcast_to(color[:, :, None, None], (len(z), self.spec.channels, 20, 20)).astype(np.float32)
 
 
-def colour_of(seed):
+def color_of(seed):
     z = np.random.default_rng(seed).standard_normal((2, 4), dtype=np.float32)
     return np.rint((np.clip(z.ravel()[:3] / 3, -1, 1) + 1) * 127.5)
 
@@ -63,7 +64,7 @@ def test_a_seed_is_one_picture(tmp_path):
         for seed in (0, 3, 12345):
             picture = np.asarray(Image.open(tmp_path / f"seed{seed:05d}.png"))
             assert picture.shape == (20, 20, 3)
-            assert np.array_equal(picture[10, 10], colour_of(seed))
+            assert np.array_equal(picture[10, 10], color_of(seed))
 
 
 def test_a_grid(tmp_path):
@@ -73,7 +74,7 @@ def test_a_grid(tmp_path):
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
     assert sheet.shape == (3 * 62 + 2, 3 * 62 + 2, 3)  # 20 pixels, three times as large, and margins
     for seed in range(9):
-        assert np.array_equal(sheet[30 + 62 * (seed // 3), 30 + 62 * (seed % 3)], colour_of(seed))
+        assert np.array_equal(sheet[30 + 62 * (seed // 3), 30 + 62 * (seed % 3)], color_of(seed))
 
 
 def test_slerp_stays_on_the_sphere():
@@ -132,7 +133,7 @@ def test_walks(tmp_path, name, channels):
     assert len(pictures) == 13
     assert pictures[0].shape == (60, 60, 3)
     for i, seed in enumerate((0, 1, 2)):
-        expected = colour_of(seed) if channels == 3 else colour_of(seed)[:1].repeat(3)
+        expected = color_of(seed) if channels == 3 else color_of(seed)[:1].repeat(3)
         assert np.abs(pictures[6 * i][30, 30] - expected).max() <= 8
 
 

@@ -5,13 +5,16 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan.deploy import Session, aoti, export, generate, labels, ranges, serve
-from fastgan.deploy.bench import Plan, bench
-from fastgan.deploy.probes import probes
-from fastgan.deploy.quantize import quantize
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.verify import Standard
 from fastgan.errors import ExportError, UsageError
+from fastgan.export import export
+from fastgan.export.quantization import ranges
+from fastgan.export.quantization.quantize import quantize
+from fastgan.export.targets import aoti, triton_server
+from fastgan.export.verification_inputs import probes
+from fastgan.export.verify import Standard
+from fastgan.runtime import Session, generate, labels
+from fastgan.runtime.benchmark import Plan, bench
+from fastgan.runtime.spec import Spec
 
 SPEC = Spec("latent", latent_shape=(5,), classes=3)
 BACKENDS = ["onnxruntime", "openvino", "torch"]
@@ -141,20 +144,20 @@ def test_int8_is_calibrated_with_every_class(conditional, tmp_path, monkeypatch)
     seen, observe = [], ranges.observe
     monkeypatch.setattr(ranges, "observe", lambda m, layers, inputs: seen.extend(inputs) or observe(m, layers, inputs))
     facts = quantize(conditional[1], tmp_path / "int8.onnx", SPEC, [z_of(4)] * 3)
-    assert facts["layers_quantised"] == 2
+    assert facts["layers_quantized"] == 2
     assert np.concatenate([y for _, y in seen]).tolist() == [0, 1, 2] * 4
     session, z = Session(tmp_path / "int8.onnx", backend="onnxruntime"), z_of(5)
     assert len({session(z, np.full(5, label)).tobytes() for label in range(3)}) == 3
 
 
 def test_a_triton_servers_configuration(conditional, tmp_path):
-    place = serve.write_repository(conditional[1], tmp_path / "models", "c", SPEC)
+    place = triton_server.write_repository(conditional[1], tmp_path / "models", "c", SPEC)
     text = " ".join((place / "config.pbtxt").read_text().split())
     assert 'input [ { name: "z" data_type: TYPE_FP32 dims: [ 5 ] } ]' in text
     assert 'input [ { name: "y" data_type: TYPE_INT64 dims: [ 1 ] reshape { shape: [ ] } } ]' in text
     assert 'output [ { name: "images" data_type: TYPE_FP32 dims: [ 3, 4, 4 ] } ]' in text
     with pytest.raises(UsageError, match=r"expected one float32 input, .* has another input"):
-        serve.write_repository(conditional[1], tmp_path / "models", "d", Spec("latent", latent_shape=(5,)))
+        triton_server.write_repository(conditional[1], tmp_path / "models", "d", Spec("latent", latent_shape=(5,)))
 
 
 def test_native_code_never_sees_what_it_would_not_check():
@@ -179,7 +182,7 @@ def test_compiled_ahead_of_time(conditional, tmp_path):
 
 
 class Plain:
-    """Pictures of the class's grey, and of what z says; keeps the sizes of its batches."""
+    """Pictures of the class's gray, and of what z says; keeps the sizes of its batches."""
 
     spec = Spec("latent", latent_shape=(5,), classes=3)
 
@@ -189,7 +192,7 @@ class Plain:
         return np.broadcast_to(made[:, None, None, None], (len(z), 3, 20, 20)).astype(np.float32)
 
 
-def greys(path):
+def grays(path):
     return np.asarray(Image.open(path))[10, 10, 0]
 
 
@@ -198,7 +201,7 @@ def test_a_seed_is_one_picture_of_one_class(tmp_path):
         generate.save_pictures(Plain(), [4, 2, 9], tmp_path, 2, label)
         for seed in (4, 2, 9):
             of = seed % 3 if label is None else label
-            assert abs(int(greys(tmp_path / f"seed{seed:04d}.png")) - [0, 127.5, 255][of]) < 3
+            assert abs(int(grays(tmp_path / f"seed{seed:04d}.png")) - [0, 127.5, 255][of]) < 3
     with pytest.raises(UsageError, match="class: expected a number from 0 to 2, got 3"):
         generate.save_sheet(Plain(), [1], tmp_path / "grid.png", label=3)
     Plain.spec, spec = Spec("latent", latent_shape=(5,)), Plain.spec
@@ -226,8 +229,8 @@ def test_a_walk_stays_in_its_class(tmp_path, monkeypatch):
             frames.append(int(frame[0, 0, 0]))
 
     monkeypatch.setattr(generate, "VideoWriter", Writer)
-    for label, grey in ((None, 255), (0, 0)):
+    for label, gray in ((None, 255), (0, 0)):
         frames.clear()
         generate.save_walk(Plain(), [5, 1], tmp_path / "w.webp", frames=4, fps=4, label=label)
         assert len(frames) == 5
-        assert all(abs(value - grey) < 3 for value in frames)
+        assert all(abs(value - gray) < 3 for value in frames)

@@ -6,7 +6,7 @@ from torch import nn
 
 import fastgan
 from fastgan import models
-from fastgan.deploy.lower import lower
+from fastgan.export.canonicalize import lower
 from fastgan.nn import ConvBlock, fold
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from fastgan.deploy import machine
-from fastgan.deploy.header import read_header
 from fastgan.errors import ExportError, UsageError
+from fastgan.runtime import hardware
+from fastgan.runtime.onnx_metadata import read_header
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def threads_of(*cores):
 
 def test_hyper_threads_count_once_and_affinity_counts(tree):
     pairs = threads_of((0, "0,4"), (4, "0,4"), (1, "1,5"), (5, "1,5"), (2, "2,6"), (6, "2,6"))
-    assert machine.usable_cores(tree([0, 1, 2, 4, 5, 6], **pairs)) == 3
-    assert machine.usable_cores(tree([0, 4])) == 1
-    assert machine.usable_cores(tree([10, 11, 12])) == 3  # nothing is known of them
+    assert hardware.usable_cores(tree([0, 1, 2, 4, 5, 6], **pairs)) == 3
+    assert hardware.usable_cores(tree([0, 4])) == 1
+    assert hardware.usable_cores(tree([10, 11, 12])) == 3  # nothing is known of them
 
 
 @pytest.mark.parametrize(
@@ -42,40 +42,40 @@ def test_hyper_threads_count_once_and_affinity_counts(tree):
 )
 def test_the_containers_share_counts(tree, quota, cores):
     root = tree(range(8), proc__self__cgroup="0::/", sys__fs__cgroup__cpu_dot_max=quota)
-    assert machine.usable_cores(root) == cores
+    assert hardware.usable_cores(root) == cores
 
 
 def test_the_tightest_group_around_counts(tree):
     root = tree(range(8), proc__self__cgroup="0::/a/b", sys__fs__cgroup__a__cpu_dot_max="300000 100000",
                 sys__fs__cgroup__a__b__cpu_dot_max="max 100000")  # fmt: skip
-    assert machine.usable_cores(root) == 3
+    assert hardware.usable_cores(root) == 3
 
 
 def test_groups_of_version_1(tree):
     root = tree(range(8), proc__self__cgroup="3:memory:/x\n2:cpu,cpuacct:/y\n",
                 sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="250000",
                 sys__fs__cgroup__cpu__cpu_dot_cfs_period_us="100000")  # fmt: skip
-    assert machine.usable_cores(root) == 3
+    assert hardware.usable_cores(root) == 3
     tree(range(8), sys__fs__cgroup__cpu__cpu_dot_cfs_quota_us="-1")
-    assert machine.usable_cores(root) == 8
+    assert hardware.usable_cores(root) == 8
 
 
 def test_this_machine():
-    assert 1 <= machine.usable_cores() <= (os.cpu_count() or 1)
-    assert machine.cpu_name()
-    assert set(machine.cpu_features()) <= set(machine.FEATURES.values())
-    assert machine.installed("numpy")
-    assert machine.installed("no such package") is None
+    assert 1 <= hardware.usable_cores() <= (os.cpu_count() or 1)
+    assert hardware.cpu_name()
+    assert set(hardware.cpu_features()) <= set(hardware.FEATURES.values())
+    assert hardware.installed("numpy")
+    assert hardware.installed("no such package") is None
 
 
 def test_memory_at_its_peak():
-    memory = machine.Memory()
+    memory = hardware.Memory()
     np.ones(8_000_000)  # 64 MB, gone at once
     grown = memory.grown()
     if grown is None:
         pytest.skip("this system does not tell")
     assert 60e6 < grown < 100e6
-    assert machine.Memory().grown() < 20e6
+    assert hardware.Memory().grown() < 20e6
 
 
 def test_header_of_a_file(upscaler):

@@ -4,8 +4,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from torch import nn
 
-from fastgan.deploy.open import open_network
 from fastgan.errors import UsageError
+from fastgan.export.source import open_network
 
 CODE = """
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def test_files_and_names(tmp_path, monkeypatch):
     weights = tmp_path / "fetched.param"
     weights.write_text("7767517")
     stand_in(monkeypatch, "fastgan.models.esrgan", load=lambda path: SimpleNamespace(loaded=path))
-    stand_in(monkeypatch, "fastgan.deploy.pretrained", KNOWN={"realesr-x2": 1}, fetch=lambda name: weights)
+    stand_in(monkeypatch, "fastgan.upscale.pretrained", KNOWN={"realesr-x2": 1}, fetch=lambda name: weights)
     assert open_network("realesr-x2").loaded == weights
     assert open_network(weights).loaded == weights
     with pytest.raises(UsageError, match=r"source: realesr-x3 is no run, file .*; did you mean 'realesr-x2'"):

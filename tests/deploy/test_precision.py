@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgan.deploy.precision import PRECISIONS, at_precision, precision_named
 from fastgan.errors import UsageError
+from fastgan.export.precision import PRECISIONS, at_precision, precision_named
 
 
 def half(network, name="fp16"):

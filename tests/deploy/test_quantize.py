@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from fastgan.deploy import qdq, ranges, sensitivity
-from fastgan.deploy.quantize import COUNT, SIDE, quantize
-from fastgan.deploy.spec import KEY, Spec
 from fastgan.errors import ExportError, UsageError, WriteError
+from fastgan.export.quantization import qdq, ranges, sensitivity
+from fastgan.export.quantization.quantize import COUNT, SIDE, quantize
+from fastgan.runtime.spec import KEY, Spec
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -112,11 +112,11 @@ def test_an_upscaler_at_other_sizes(tmp_path, upscaler):
         assert psnr(run(out, x), run(upscaler, x)) > 40
     x = x[:, :, :9, :17]
     assert run(out, x).shape == (2, 3, 18, 34)
-    assert facts["layers_quantised"] == 4
+    assert facts["layers_quantized"] == 4
     assert len(facts["layers_in_float"]) == 1
-    assert facts["channels_equalised"] == 3  # from the second to the last; the first is left as it is
+    assert facts["channels_equalized"] == 3  # from the second to the last; the first is left as it is
     assert facts["calibration_inputs"] == 4
-    assert 0.8 < facts["work_quantised"] < 1
+    assert 0.8 < facts["work_quantized"] < 1
 
     before, after = onnx.load(upscaler), onnx.load(out)
     onnx.checker.check_model(after, full_check=True)
@@ -124,13 +124,13 @@ def test_an_upscaler_at_other_sizes(tmp_path, upscaler):
         assert list(getattr(after.graph, field)) == list(getattr(before.graph, field))
     assert [(e.key, e.value) for e in after.metadata_props] == [(e.key, e.value) for e in before.metadata_props]
     assert {e.domain for e in after.opset_import} == {""}
-    # Float weights of the quantised layers are not carried along.
+    # Float weights of the quantized layers are not carried along.
     assert sum(t.data_type == TensorProto.FLOAT and len(t.dims) == 4 for t in after.graph.initializer) == 1
     assert out.stat().st_size < 0.6 * upscaler.stat().st_size
 
 
 def test_int8_kernels_run_it(tmp_path, upscaler):
-    """ONNX Runtime merges what lies between a dequantisation and a quantisation, so it must find both."""
+    """ONNX Runtime merges what lies between a dequantization and a quantization, so it must find both."""
     quantize(upscaler, tmp_path / "int8.onnx", IMAGE, pictures())
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "merged.onnx")
@@ -142,7 +142,7 @@ def test_int8_kernels_run_it(tmp_path, upscaler):
 
 def test_a_generator_from_latents(tmp_path, generator):
     facts = quantize(generator, tmp_path / "int8.onnx", LATENT, latents())
-    assert facts["layers_quantised"] == 2
+    assert facts["layers_quantized"] == 2
     onnx.checker.check_model(onnx.load(tmp_path / "int8.onnx"), full_check=True)
     for n in (1, 5):
         z = np.random.default_rng(9).standard_normal((n, 8), dtype=np.float32)
@@ -151,16 +151,16 @@ def test_a_generator_from_latents(tmp_path, generator):
         assert psnr(run(tmp_path / "int8.onnx", z), exact, -1, 1) > 35
 
 
-def test_equalisation_is_the_same_function_and_earns_its_place(tmp_path, upscaler, monkeypatch):
+def test_equalization_is_the_same_function_and_earns_its_place(tmp_path, upscaler, monkeypatch):
     x = next(iter(pictures(1, seed=3)))
     exact = run(upscaler, x)
     quantize(upscaler, tmp_path / "with.onnx", IMAGE, pictures())
     model = qdq.read(upscaler)
     layers = qdq.layers(model)[1:]
-    assert qdq.equalise(model, layers, ranges.observe(model, layers, [(x,) for x in pictures()])) == 3
+    assert qdq.equalize(model, layers, ranges.observe(model, layers, [(x,) for x in pictures()])) == 3
     onnx.save(model, tmp_path / "equal.onnx")
     np.testing.assert_allclose(run(tmp_path / "equal.onnx", x), exact, atol=1e-5)
-    monkeypatch.setattr(qdq, "equalise", lambda *given: 0)
+    monkeypatch.setattr(qdq, "equalize", lambda *given: 0)
     quantize(upscaler, tmp_path / "without.onnx", IMAGE, pictures())
     gain = psnr(run(tmp_path / "with.onnx", x), exact) - psnr(run(tmp_path / "without.onnx", x), exact)
     assert gain > 2
@@ -214,7 +214,7 @@ def test_weights_within_half_a_step_per_channel():
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)) * np.array([1, 10, 0.1, 0])[:, None, None, None]
     for axis in (0, 1):
         w = np.moveaxis(weight, 0, axis).astype(np.float32)
-        whole, scales = qdq.quantised_weight(w, axis)
+        whole, scales = qdq.quantized_weight(w, axis)
         assert whole.dtype == np.int8
         shape = [1] * 4
         shape[axis] = -1
@@ -230,7 +230,7 @@ def test_calibration_is_bounded(tmp_path, upscaler, monkeypatch):
         while True:
             yield np.full((3, 3, 150, 20), 0.5, np.float32)
 
-    monkeypatch.setattr("fastgan.deploy.quantize.COUNT", 5)
+    monkeypatch.setattr("fastgan.export.quantization.quantize.COUNT", 5)
     assert quantize(upscaler, tmp_path / "a.onnx", IMAGE, endless())["calibration_inputs"] == 5
     assert {x.shape for (x,) in seen[0]} == {(1, 3, SIDE, 20)}
     assert COUNT * SIDE * SIDE * 12 < 20e6
@@ -273,7 +273,7 @@ def test_other_bad_input(tmp_path, upscaler, generator):
     with pytest.raises(WriteError, match="could not be written"):
         quantize(upscaler, tmp_path / "file" / "out.onnx", IMAGE, pictures())
     quantize(upscaler, out, IMAGE, pictures())
-    with pytest.raises(UsageError, match="is quantised already; expected a float32 file"):
+    with pytest.raises(UsageError, match="is quantized already; expected a float32 file"):
         quantize(out, tmp_path / "twice.onnx", IMAGE, pictures())
 
 
@@ -281,4 +281,4 @@ def test_multiples(tmp_path, upscaler):
     spec = Spec("image", scale=2, multiple=4, range=(0.0, 1.0))
     with pytest.raises(UsageError, match=r"\[N, 3, H, W\], H and W multiples of 4, got \[1, 3, 26, 26\]"):
         quantize(upscaler, tmp_path / "out.onnx", spec, pictures(side=26))
-    assert quantize(upscaler, tmp_path / "out.onnx", spec, pictures(side=28))["layers_quantised"] == 4
+    assert quantize(upscaler, tmp_path / "out.onnx", spec, pictures(side=28))["layers_quantized"] == 4

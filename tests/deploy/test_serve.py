@@ -4,9 +4,9 @@ import zipfile
 
 import pytest
 
-from fastgan.deploy import serve
-from fastgan.deploy.spec import Spec
 from fastgan.errors import UsageError, WriteError
+from fastgan.export.targets import triton_server
+from fastgan.runtime.spec import Spec
 
 onnx = pytest.importorskip("onnx")
 
@@ -57,7 +57,7 @@ def parse(tmp_path_factory):
 
 @pytest.mark.network
 def test_an_upscaler_in_the_servers_own_words(tmp_path, upscaler, parse):
-    place = serve.write_repository(upscaler, tmp_path / "models", "up_x2", IMAGE)
+    place = triton_server.write_repository(upscaler, tmp_path / "models", "up_x2", IMAGE)
     assert place == tmp_path / "models" / "up_x2"
     assert sorted(str(p.relative_to(place)) for p in place.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
     assert (place / "1" / "model.onnx").read_bytes() == upscaler.read_bytes()
@@ -69,7 +69,7 @@ def test_an_upscaler_in_the_servers_own_words(tmp_path, upscaler, parse):
             tensor[0].data_type
         ].name == ("TYPE_FP32")
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
-    assert config.dynamic_batching.max_queue_delay_microseconds == serve.DELAY_US
+    assert config.dynamic_batching.max_queue_delay_microseconds == triton_server.DELAY_US
     assert [(group.count, group.kind) for group in config.instance_group] == [(1, config.instance_group[0].KIND_AUTO)]
     assert config.version_policy.latest.num_versions == 1
     assert not config.HasField("optimization")
@@ -77,7 +77,9 @@ def test_an_upscaler_in_the_servers_own_words(tmp_path, upscaler, parse):
 
 @pytest.mark.network
 def test_a_generator_has_the_files_own_size(tmp_path, generator, parse):
-    config = parse(serve.write_repository(generator, tmp_path / "models", "g", LATENT, max_batch=1, tensorrt=True))
+    config = parse(
+        triton_server.write_repository(generator, tmp_path / "models", "g", LATENT, max_batch=1, tensorrt=True)
+    )
     assert (config.input[0].name, list(config.input[0].dims)) == ("z", [8])
     assert (config.output[0].name, list(config.output[0].dims)) == ("images", [1, 28, 28])
     assert config.max_batch_size == 1
@@ -90,7 +92,7 @@ def test_a_generator_has_the_files_own_size(tmp_path, generator, parse):
 @pytest.mark.network
 def test_labels_are_a_tensor_of_a_batch_alone(tmp_path, conditional, parse):
     spec = Spec("latent", latent_shape=(5,), classes=3)
-    config = parse(serve.write_repository(conditional[1], tmp_path / "models", "c", spec))
+    config = parse(triton_server.write_repository(conditional[1], tmp_path / "models", "c", spec))
     z, y = config.input
     types = type(config).DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
     assert (z.name, list(z.dims), z.HasField("reshape")) == ("z", [5], False)
@@ -102,7 +104,7 @@ def test_labels_are_a_tensor_of_a_batch_alone(tmp_path, conditional, parse):
 @pytest.mark.network
 def test_an_engine(tmp_path, parse):
     (tmp_path / "g.engine").write_bytes(b"engine")
-    place = serve.write_repository(tmp_path / "g.engine", tmp_path / "models", "g", LATENT)
+    place = triton_server.write_repository(tmp_path / "g.engine", tmp_path / "models", "g", LATENT)
     assert (place / "1" / "model.plan").read_bytes() == b"engine"
     config = parse(place)
     assert (config.backend, config.max_batch_size, len(config.input)) == ("tensorrt", 64, 0)
@@ -110,10 +112,10 @@ def test_an_engine(tmp_path, parse):
 
 def test_another_model_of_the_name_is_replaced_and_the_others_stay(tmp_path, upscaler, generator):
     folder = tmp_path / "models"
-    serve.write_repository(upscaler, folder, "a", IMAGE)
-    serve.write_repository(generator, folder, "b", LATENT)
+    triton_server.write_repository(upscaler, folder, "a", IMAGE)
+    triton_server.write_repository(generator, folder, "b", LATENT)
     (folder / "a" / "1" / "left").touch()
-    serve.write_repository(generator, folder, "a", LATENT)
+    triton_server.write_repository(generator, folder, "a", LATENT)
     assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
     assert [p.name for p in (folder / "a" / "1").iterdir()] == ["model.onnx"]
     assert (folder / "a" / "1" / "model.onnx").read_bytes() == generator.read_bytes()
@@ -121,14 +123,14 @@ def test_another_model_of_the_name_is_replaced_and_the_others_stay(tmp_path, ups
 
 
 def test_the_server_may_read_what_was_written(tmp_path, upscaler):
-    place = serve.write_repository(upscaler, tmp_path / "models", "a", IMAGE)
+    place = triton_server.write_repository(upscaler, tmp_path / "models", "a", IMAGE)
     assert all(p.stat().st_mode & 0o004 for p in (place, *place.rglob("*")))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", ".hidden", "ä", 'a"', "x" * 129])
 def test_names_that_are_none(tmp_path, upscaler, name):
     with pytest.raises(UsageError, match="name: expected letters, digits"):
-        serve.write_repository(upscaler, tmp_path / "models", name, IMAGE)
+        triton_server.write_repository(upscaler, tmp_path / "models", name, IMAGE)
     assert not (tmp_path / "models").exists()
 
 
@@ -137,7 +139,7 @@ def test_bad_input(tmp_path, upscaler, generator):
 
     def refused(model, words, error=UsageError, spec=IMAGE, **options):
         with pytest.raises(error, match=words):
-            serve.write_repository(model, folder, "a", spec, **options)
+            triton_server.write_repository(model, folder, "a", spec, **options)
         assert not (folder / "a" / "config.pbtxt").exists()
 
     refused(upscaler, "max_batch: expected 1 or more, got 0", max_batch=0)
@@ -156,4 +158,4 @@ def test_bad_input(tmp_path, upscaler, generator):
     assert (folder / "a" / "notes.txt").exists()
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="could not be written"):
-        serve.write_repository(upscaler, tmp_path / "file", "a", IMAGE)
+        triton_server.write_repository(upscaler, tmp_path / "file", "a", IMAGE)

@@ -11,9 +11,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from fastgan.deploy import backends, convert
-from fastgan.deploy.session import Session, latents
 from fastgan.errors import BackendError, ExportError, UsageError
+from fastgan.runtime import backends, pixel_conversion
+from fastgan.runtime.session import Session, latents
 
 FILES = ["onnxruntime", "openvino"]
 ALL = [*FILES, "torch"]
@@ -122,10 +122,10 @@ def test_pixels_equal_the_plain_conversion(make, tmp_path, backend, limits):
     assert session.spec.range == limits
     f = frames(2, 13, 17, 3)
     got = session.pixels(f)
-    values = session(convert.to_float(f, limits))
+    values = session(pixel_conversion.to_float(f, limits))
     assert values.min() < limits[0]  # there is something to clip, at either end
     assert values.max() > limits[1]
-    plain = convert.to_bytes(values, limits)
+    plain = pixel_conversion.to_bytes(values, limits)
     assert got.shape == (2, 26, 34, 3)
     assert got.dtype == np.uint8
     assert np.abs(got.astype(int) - plain).max() <= 1
@@ -159,15 +159,15 @@ def test_no_value_wraps(make, tmp_path, backend):
     session = session_of((network, path), backend)
     got = session.pixels(frames(1, 1, width, 1))
     assert got.ravel().tolist() == wanted
-    assert convert.to_bytes(network.values.detach().numpy(), (0, 1)).ravel().tolist() == wanted
+    assert pixel_conversion.to_bytes(network.values.detach().numpy(), (0, 1)).ravel().tolist() == wanted
 
 
 def test_bytes_and_back():
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     for limits in ((0.0, 1.0), (-1.0, 1.0)):
-        x = convert.to_float(every, limits)
+        x = pixel_conversion.to_float(every, limits)
         assert (x.min(), x.max()) == limits
-        assert np.array_equal(convert.to_bytes(x, limits), every)
+        assert np.array_equal(pixel_conversion.to_bytes(x, limits), every)
 
 
 class Halving(nn.Module):
@@ -280,7 +280,7 @@ def test_ctrl_c_after_openvino(make, tmp_path):
     """Sessions that go in the order they came in once left a signal stack that was none: a segmentation fault."""
     path = make.upscaler(tmp_path / "m.onnx", make.Upscaler().eval())
     code = (
-        "import faulthandler, signal, sys; from fastgan.deploy.session import Session; faulthandler.enable()\n"
+        "import faulthandler, signal, sys; from fastgan.runtime.session import Session; faulthandler.enable()\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "first, second = (Session(sys.argv[1], backend='openvino') for _ in range(2))\n"
         "del first; del second\n"
@@ -335,14 +335,14 @@ def test_foreign_files_that_are_no_upscalers(make, generator, tmp_path, backend)
     n, five = ("x", ["n", 3, "h", "w"]), ("y", ["n", 3, "h", "w"])
     make.write(tmp_path / "ints.onnx", [helper.make_node("Neg", ["x"], ["y"])], {}, (*n, TensorProto.INT32),
                (*five, TensorProto.INT32))  # fmt: skip
-    grey = [helper.make_node("ReduceMean", ["x", "axis"], ["y"])]
-    make.write(tmp_path / "grey.onnx", grey, {"axis": np.array([1])}, n, ("y", ["n", 1, "h", "w"]))
+    gray = [helper.make_node("ReduceMean", ["x", "axis"], ["y"])]
+    make.write(tmp_path / "gray.onnx", gray, {"axis": np.array([1])}, n, ("y", ["n", 1, "h", "w"]))
     make.write(tmp_path / "wide.onnx", [helper.make_node("Concat", ["x", "x"], ["y"], axis=3)], {}, n,
                ("y", ["n", 3, "h", "v"]))  # fmt: skip
     for name, sentence in [
         ("latent", r"its metadata 'fastgan' is missing\), and is no model .* z is \[any, 5\], expected \[N, 1, 3 or 4"),
         ("ints", "its input x is int32|its input x is tensor"),
-        ("grey", r"of \[1, 3, .*\] it makes \[1, 1, "),
+        ("gray", r"of \[1, 3, .*\] it makes \[1, 1, "),
         ("wide", "which is no whole multiple in size"),
     ]:
         with pytest.raises(ExportError, match=sentence):
@@ -357,7 +357,7 @@ def test_a_half_precision_file_takes_and_gives_float32(make, tmp_path, backend):
     y = session(x)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, expected(network, x), atol=5e-3)
-    plain = convert.to_bytes(session(convert.to_float(f, (0, 1))), (0, 1)).astype(int)
+    plain = pixel_conversion.to_bytes(session(pixel_conversion.to_float(f, (0, 1))), (0, 1)).astype(int)
     assert np.abs(session.pixels(f).astype(int) - plain).max() <= 1
     for _ in range(2):
         assert np.array_equal(session(torch.from_numpy(x)).numpy(), y)
@@ -387,7 +387,7 @@ def test_int8_files_give_the_same_pixels(upscaler, tmp_path):
     f = frames(1, 16, 16, 3)
     for backend in (name for name in FILES if backends.why_not(name, "cpu") is None):
         session = Session(path, backend=backend, threads=1)
-        plain = convert.to_bytes(session(convert.to_float(f, (0, 1))), (0, 1)).astype(int)
+        plain = pixel_conversion.to_bytes(session(pixel_conversion.to_float(f, (0, 1))), (0, 1)).astype(int)
         assert np.abs(session.pixels(f).astype(int) - plain).max() <= 1
 
 
@@ -425,7 +425,7 @@ def test_files_run_without_torch(upscaler):
     code = f"""
 import sys
 import numpy as np
-from fastgan.deploy import Session
+from fastgan.runtime import Session
 for backend in {[name for name in FILES if backends.why_not(name, "cpu") is None] + ["auto"]!r}:
     session = Session({str(upscaler[1])!r}, threads=1, backend=backend)
     session(np.zeros((1, 3, 4, 4), np.float32))

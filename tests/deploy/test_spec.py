@@ -2,8 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastgan.deploy.spec import Spec
 from fastgan.errors import ExportError, UsageError
+from fastgan.runtime.spec import Spec
 
 
 def test_networks_say_what_they_are():

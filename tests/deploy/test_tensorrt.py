@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from fastgan.deploy import tensorrt
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.tensorrt import Sizes
 from fastgan.errors import ExportError, UsageError, WriteError
+from fastgan.export.targets import tensorrt
+from fastgan.export.targets.tensorrt import Sizes
+from fastgan.runtime.spec import Spec
 
 IMAGE = Spec("image", scale=2, multiple=2, range=(0.0, 1.0))
 LATENT = Spec("latent", latent_shape=(8,))

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.deploy.onnx_file import open_file
-from fastgan.deploy.twin import widened
 from fastgan.errors import ExportError
+from fastgan.export.half_emulation import widened
+from fastgan.export.targets.onnx import open_file
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

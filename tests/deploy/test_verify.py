@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgan.deploy.precision import PRECISIONS, at_precision
-from fastgan.deploy.probes import picture, probes, sample
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.verify import Standard, psnr, smallest_units, verify
 from fastgan.errors import ExportError
+from fastgan.export.precision import PRECISIONS, at_precision
+from fastgan.export.verification_inputs import picture, probes, sample
+from fastgan.export.verify import Standard, psnr, smallest_units, verify
+from fastgan.runtime.spec import Spec
 
 
 class Upscaler(nn.Module):
@@ -94,14 +94,14 @@ def test_what_differs_is_refused(run, sentence):
 def test_the_limit_follows_pytorchs_own_error():
     """Numbers that cancel cost PyTorch digits; the export may lose as many, and no more."""
 
-    class Cancelling(Upscaler):
+    class Canceling(Upscaler):
         def forward(self, x):
             return (super().forward(x) + 1000) - 1000
 
-    easy, hard = (Standard.of(network.eval(), SPEC).limit for network in (Upscaler(), Cancelling()))
+    easy, hard = (Standard.of(network.eval(), SPEC).limit for network in (Upscaler(), Canceling()))
     assert easy < 2e-6
     assert 3e-5 < hard < 3e-4  # half a rounding of 1000, twice
-    standard = Standard.of(Cancelling().eval(), SPEC)
+    standard = Standard.of(Canceling().eval(), SPEC)
     standard.judge(off_by(1e-5))
     with pytest.raises(ExportError, match="is off by"):
         standard.judge(off_by(1e-3))

@@ -19,13 +19,13 @@ from fastgan.errors import UsageError
 from fastgan.nn import spectral_norm
 
 
-def critic():
+def discriminator():
     layers = [nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 12, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12 * 16, 1))
 
 
-def sngan_critic():
-    network = critic()
+def sngan_discriminator():
+    network = discriminator()
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             parametrizations.spectral_norm(layer)
@@ -44,9 +44,13 @@ def hinge(network, real, fake, epsilon):
     return F.relu(1 - network(real)).mean() + F.relu(1 + network(fake)).mean()
 
 
-#: loss, critic, convolution passes of two layers: a run is 2, its backward pass without the images' gradient 1 + 2; a
+#: loss, discriminator, convolution passes of two layers: a run is 2, its backward pass without the images' gradient 1 + 2; a
 #: penalty 2 + 2 and, for its derivative, 2 and 2. Plain PyTorch adds the zeros: 1 + 2 for a penalty.
-STEPS = {"wgan-gp": (wgan_gp, critic, 18, 3), "r1": (r1, critic, 18, 3), "sngan": (hinge, sngan_critic, 10, 0)}
+STEPS = {
+    "wgan-gp": (wgan_gp, discriminator, 18, 3),
+    "r1": (r1, discriminator, 18, 3),
+    "sngan": (hinge, sngan_discriminator, 10, 0),
+}
 
 
 def draws(n=4, dtype=torch.float32):
@@ -131,7 +135,7 @@ def test_in_bf16_too(name, fused):
 
 @pytest.mark.parametrize("capture", ["dynamo", "make_fx"])
 def test_backward_inside_fills_and_accumulates(capture):
-    network = critic()
+    network = discriminator()
 
     def step(real, fake, epsilon):
         loss = wgan_gp(network, real, fake, epsilon)
@@ -227,7 +231,7 @@ def test_a_users_autograd_function_is_traced():
 
 @pytest.mark.parametrize("capture", ["dynamo", "make_fx"])
 def test_a_norm_that_iterates_once_a_step_does_so_when_captured(capture):
-    network = fastgan.fuse(spectral_norm(critic(), every="step"))
+    network = fastgan.fuse(spectral_norm(discriminator(), every="step"))
     other = copy.deepcopy(network)
     optimizers = [torch.optim.SGD(n.parameters(), 0.01) for n in (network, other)]
     compiled = engine(returning(network, hinge))
@@ -252,7 +256,7 @@ def captured(step, capture):
 
 @pytest.mark.parametrize("capture", ["dynamo", "make_fx"])
 def test_a_step_that_forgets_gradients_first_does_not_add_to_them(capture):
-    network = critic()
+    network = discriminator()
 
     def step(x):
         network[0].zero_grad(set_to_none=False)
@@ -270,7 +274,7 @@ def test_a_step_that_forgets_gradients_first_does_not_add_to_them(capture):
 
 @pytest.mark.parametrize("capture", ["dynamo", "make_fx"])
 def test_gradients_that_are_there_at_capture_may_be_gone_later(capture):
-    network = critic()
+    network = discriminator()
 
     def step(x):
         network(x).mean().backward()
@@ -363,9 +367,9 @@ def test_the_order_in_which_arguments_are_named_means_nothing(capture):
     assert len(compiled.how) == 1
 
 
-@pytest.mark.parametrize("kind", ["optimiser", "generator", "failure"])
+@pytest.mark.parametrize("kind", ["optimizer", "generator", "failure"])
 def test_what_could_not_be_captured_has_happened_once(kind):
-    network, total = critic(), torch.zeros(())
+    network, total = discriminator(), torch.zeros(())
     other = copy.deepcopy(network)
     source, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
 
@@ -377,7 +381,7 @@ def test_what_could_not_be_captured_has_happened_once(kind):
             x = x + torch.rand(x.shape, generator=source) if kind == "generator" else x
             loss = net(x).mean()
             loss.backward()
-            if kind == "optimiser":
+            if kind == "optimizer":
                 optimizer.step()
                 net.zero_grad()
             if (
@@ -399,7 +403,7 @@ def test_what_could_not_be_captured_has_happened_once(kind):
     assert total == 2
     for mine, plain in zip(network.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, plain)
-        assert kind == "optimiser" or torch.equal(mine.grad, plain.grad)
+        assert kind == "optimizer" or torch.equal(mine.grad, plain.grad)
 
 
 def test_shapes_compile_anew_up_to_a_number_and_then_say_so():
@@ -542,7 +546,7 @@ def test_arguments_are_checked():
 
 
 def test_explain_counts_and_leaves_no_trace():
-    network = sngan_critic()
+    network = sngan_discriminator()
     before = copy.deepcopy(network.state_dict())
     given = draws()
     found = fastgan.explain(returning(network, wgan_gp), *given)

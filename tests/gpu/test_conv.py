@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fastgan import doctor
-from fastgan.ops import Layer, _choice, conv2d_bias_act, conv2d_tower
+from fastgan.ops import Layer, _autotune, conv2d_bias_act, conv2d_stack
 from fastgan.ops.conv import reference, triton
-from fastgan.testing.close import assert_as_good_as
+from fastgan.testing.tolerances import assert_as_good_as
 
-# The critic of DCGAN at 64²: [N, C, H, W], [K, C, R, S], stride, padding.
+# The discriminator of DCGAN at 64²: [N, C, H, W], [K, C, R, S], stride, padding.
 CRITIC = {
     "first": ((16, 3, 64, 64), (64, 3, 4, 4), 2, 1),
     "second": ((16, 64, 32, 32), (128, 64, 4, 4), 2, 1),
@@ -33,13 +33,13 @@ def draw(name, dtype=torch.bfloat16):
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
-    _choice._chooser.cache_clear()
+    _autotune._chooser.cache_clear()
     yield tmp_path / "kernels"
-    _choice._chooser.cache_clear()
+    _autotune._chooser.cache_clear()
 
 
 @pytest.mark.parametrize("name", CRITIC)
-def test_every_config_on_the_layers_of_a_critic(name):
+def test_every_config_on_the_layers_of_a_discriminator(name):
     x, w, b, options = draw(name)
     plain = reference.conv_bias_act(x, w, b, *options, 1, *ACT)
     truth = reference.conv_bias_act(x.double(), w.double(), b.double(), *options, 1, *ACT)
@@ -58,7 +58,7 @@ def test_every_config_on_the_layers_of_a_critic(name):
         assert_as_good_as(db, plain_db, true_db, terms=dx.numel() // dx.shape[1], what=f"db, {config}")
 
 
-def tower():
+def stack():
     layers = []
     for name in ("first", "second", "third"):
         _, w, b, (stride, padding, _) = draw(name)
@@ -68,17 +68,17 @@ def tower():
 
 
 def step(x, layers, leaves):
-    y = conv2d_tower(x, layers)
+    y = conv2d_stack(x, layers)
     # Detached: a graph that is kept, kept with its stream, would tie the next run to that.
     return y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
 def test_a_choice_is_measured_once_and_told(own_cache, monkeypatch):
-    arguments = tower()
+    arguments = stack()
     expected = step(*arguments)
     (file,) = own_cache.glob("*.json")
-    machine, choices = _choice.read(file)
-    assert machine == _choice.machine(0)
+    machine, choices = _autotune.read(file)
+    assert machine == _autotune.machine(0)
     assert {text.split()[0] for text in choices} == {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"}
     assert all(len(choice.milliseconds) > 1 for choice in choices.values()), choices
     assert all(text in doctor.kernel_choices() for text in choices)
@@ -86,13 +86,13 @@ def test_a_choice_is_measured_once_and_told(own_cache, monkeypatch):
     def forbidden(run):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(_choice, "_milliseconds", forbidden)
-    _choice._chooser.cache_clear()
+    monkeypatch.setattr(_autotune, "_milliseconds", forbidden)
+    _autotune._chooser.cache_clear()
     assert all(torch.equal(a, b) for a, b in zip(step(*arguments), expected, strict=True))
 
 
 def test_nothing_waits_for_the_device(no_waiting):
-    arguments = tower()
+    arguments = stack()
     step(*arguments)  # measures and compiles
     with no_waiting():
         step(*arguments)
@@ -102,14 +102,14 @@ def test_nothing_waits_for_the_device(no_waiting):
 def test_captures_in_a_cuda_graph(own_cache, measured, monkeypatch):
     # Weight gradients are the library's, which repeat only when they are asked to.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    arguments = tower()
+    arguments = stack()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         expected = step(*arguments)
     torch.cuda.current_stream().wait_stream(side)
     if not measured:
-        _choice._chooser.cache_clear()
+        _autotune._chooser.cache_clear()
         for file in own_cache.iterdir():
             file.unlink()
     graph = torch.cuda.CUDAGraph()
@@ -132,4 +132,4 @@ def test_contiguous_activations_run_in_the_library_with_our_epilogue():
     assert y.is_contiguous()
     truth = reference.conv_bias_act(x.double(), w.double(), b.double(), [2, 2], [1, 1], [1, 1], 1, *ACT)
     assert_as_good_as(y, reference.conv_bias_act(x, w, b, [2, 2], [1, 1], [1, 1], 1, *ACT), truth)
-    assert not list(_choice.directory().glob("*.json"))
+    assert not list(_autotune.directory().glob("*.json"))

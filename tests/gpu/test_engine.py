@@ -19,7 +19,7 @@ from fastgan.train.update import Update
 pytestmark = pytest.mark.gpu
 
 
-def critic():
+def discriminator():
     layers = [nn.Conv2d(3, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 1)).cuda()
 
@@ -66,7 +66,7 @@ def test_one_tensor_given_twice_is_one_in_the_graph():
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_replayed_step_equals_an_eager_one(fused, precision):
     torch.manual_seed(0)
-    network = fastgan.fuse(critic()) if fused else critic()
+    network = fastgan.fuse(discriminator()) if fused else discriminator()
     compiled, eager = fastgan.compile(returning(network, precision)), returning(network, precision)
     exact = returning(copy.deepcopy(network).double())
     kept = None
@@ -106,7 +106,7 @@ def test_noise_differs_each_replay_and_seeds_repeat():
 
 
 def test_backward_inside_accumulates():
-    network = critic()
+    network = discriminator()
 
     def step(x):
         loss = F.softplus(network(x)).mean()
@@ -136,7 +136,7 @@ def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
         raise NotImplementedError("no compiler today")
 
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", refuse)
-    network = critic()
+    network = discriminator()
     compiled, eager = fastgan.compile(returning(network)), returning(network)
     for _ in range(3):
         given = draws()
@@ -188,7 +188,7 @@ def test_recorded_updates_are_the_eager_ones(optimizer):
     networks, updates = [], []
     for records in (False, True):
         torch.manual_seed(0)
-        network = critic()
+        network = discriminator()
         config = Config(optimizer=optimizer, beta1=0.5, beta2=0.99)
         update = Update(network, optimizer_of(config, network.parameters(), 1e-3), World(), 1.0, True)
         update.records = records

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastgan.deploy import convert
-from fastgan.deploy.backends import network as module_of_backend
-from fastgan.deploy.session import Session
+from fastgan.runtime import pixel_conversion
+from fastgan.runtime.backends import torch as module_of_backend
+from fastgan.runtime.session import Session
 
 
 class Upscaler(nn.Module):
@@ -76,7 +76,7 @@ def test_pixels_on_the_gpu_equal_the_plain_conversion():
     session = Session(Upscaler().eval(), backend="torch", device="cuda")
     for seed in range(4):
         frames = np.random.default_rng(seed).integers(0, 256, (2, 12, 10, 3), dtype=np.uint8)
-        plain = convert.to_bytes(session(convert.to_float(frames, (0, 1))), (0, 1)).astype(int)
+        plain = pixel_conversion.to_bytes(session(pixel_conversion.to_float(frames, (0, 1))), (0, 1)).astype(int)
         assert np.abs(session.pixels(frames).astype(int) - plain).max() <= 1
         assert np.abs(session.pixels(torch.from_numpy(frames).cuda()).cpu().numpy().astype(int) - plain).max() <= 1
 

@@ -1,4 +1,4 @@
-"""Spectral normalisation where a GPU differs from the interpreter: graphs, tables on the device, big offsets."""
+"""Spectral normalization where a GPU differs from the interpreter: graphs, tables on the device, big offsets."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from fastgan.ops import power_iteration, spectral_scale
 from fastgan.ops._tables import CAPACITY, RESERVE, tables
 
-# A critic of 64² images, and layers that do not balance by themselves. Shape, dimension of the rows, channels_last.
+# A discriminator of 64² images, and layers that do not balance by themselves. Shape, dimension of the rows, channels_last.
 GROUP = [
     ((64, 3, 4, 4), 0, False),
     ((128, 64, 4, 4), 0, True),

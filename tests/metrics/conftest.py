@@ -18,7 +18,7 @@ def part(images: ImageSet, chosen) -> ImageSet:
     chosen = np.asarray(chosen)
     labels = None if images.labels is None else images.labels[chosen]
     return ImageSet(
-        np.ascontiguousarray(images.images[chosen]), labels, images.name, images.licence, images.class_names
+        np.ascontiguousarray(images.images[chosen]), labels, images.name, images.license, images.class_names
     )
 
 

@@ -93,28 +93,28 @@ def test_classes_that_are_missing_are_said(halves, digits):
     assert found.parts["Dress"] is None
     assert "without Dress" in found.note
     assert "own labels" in found.note
-    unlabelled = ImageSet(real.images, None, "mine", "none")
-    found = evaluate(fake, unlabelled, digits, metrics="class_fid").rows[0]
+    unlabeled = ImageSet(real.images, None, "mine", "none")
+    found = evaluate(fake, unlabeled, digits, metrics="class_fid").rows[0]
     assert found.value is None
     assert found.note == "the real images have no labels"
 
 
 def test_constant_images(halves, digits):
     """All alike: finite figures, and words."""
-    grey = np.full((200, 1, 28, 28), 77, np.uint8)
-    found = evaluate(grey, part(halves[1], range(300)), digits)
+    gray = np.full((200, 1, 28, 28), 77, np.uint8)
+    found = evaluate(gray, part(halves[1], range(300)), digits)
     for row in found.rows:
         assert row.value is None or np.isfinite(row.value), row
-    assert any("200 of 200 samples are of one grey level" in warning for warning in found.warnings)
+    assert any("200 of 200 samples are of one gray level" in warning for warning in found.warnings)
     assert "singular" in found["fid"].note
     assert found["recall"].value == 0
 
 
-def test_an_extractor_of_photographs_on_small_grey_images(halves, digits):
+def test_an_extractor_of_photographs_on_small_gray_images(halves, digits):
     foreign = dataclasses.replace(digits, photographs=True, own=False, protocol="other", accuracy=0.4)
     found = evaluate(part(halves[0], range(50)), part(halves[1], range(50)), foreign, metrics="fid,class_fid")
     words = [warning for warning in found.warnings if "photographs" in warning]
-    assert "grey and smaller than 64 pixels" in words[0]
+    assert "gray and smaller than 64 pixels" in words[0]
     assert "digits" in words[0]
     assert any("right on 40% of held-out images only" in warning for warning in found.warnings)
 
@@ -140,7 +140,7 @@ def test_what_does_not_fit(halves, digits):
         evaluate(np.zeros((9, 1, 28, 28), np.float32), real, digits)
     with pytest.raises(UsageError, match="n: expected at least 2"):
         evaluate(real, real, digits, n=1)
-    with pytest.raises(UsageError, match="neighbours for 4 fake samples"):
+    with pytest.raises(UsageError, match="neighbors for 4 fake samples"):
         evaluate(part(real, range(4)), real, digits, metrics="pr")
     with pytest.raises(UsageError, match="metrics: expected some of fid, kid"):
         evaluate(real, real, digits, metrics="fid,lpips")

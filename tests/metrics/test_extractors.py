@@ -42,9 +42,9 @@ def test_inception_has_the_parameters_of_the_public_file(inception_file, halves)
     taps = next(extractor.taps(noise(2, 3, 40, 40)))
     assert [tuple(t.shape[1:]) for t in taps] == [(64, 73, 73), (192, 35, 35), (768, 17, 17), (2048, 8, 8)]
     assert extractor.protocol == "inception_clean"
-    grey = extractor(noise(2, 1, 28, 28))
+    gray = extractor(noise(2, 1, 28, 28))
     same = extractor(noise(2, 1, 28, 28).repeat(3, axis=1))
-    assert torch.equal(grey.features, same.features)
+    assert torch.equal(gray.features, same.features)
 
 
 def test_inception_pools_as_fid_has_it():
@@ -95,7 +95,7 @@ def test_efficientnet_from_its_package(halves):
     """Bitwise what the package's own architecture gives, measured once; here: it knows a cat and a coffee."""
     said = []
     extractor = extractors.open_extractor("efficientnet", halves[0], CPU, said.append)
-    assert "licence: Apache-2.0" in said[0]
+    assert "license: Apache-2.0" in said[0]
     assert sum(p.numel() for p in extractor.network.parameters()) == 4_652_008
     from skimage.data import chelsea, coffee
 

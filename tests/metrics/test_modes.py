@@ -8,7 +8,7 @@ from fastgan.metrics.modes import Classifier, accuracy, judge, probabilities, tr
 
 
 def corners(n, seed):
-    """Images with a bright patch in one of four corners, labelled by the corner."""
+    """Images with a bright patch in one of four corners, labeled by the corner."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, n)
     images = rng.integers(0, 100, (n, 1, 16, 16), dtype=np.uint8)
@@ -41,8 +41,8 @@ def test_training_repeats_and_leaves_the_global_seed_alone():
 
 
 def test_labels_are_needed():
-    unlabelled = ImageSet(corners(8, 0).images, None, "mine", "none")
-    with pytest.raises(UsageError, match="train: expected labelled images, mine has no labels"):
-        train_classifier(unlabelled)
+    unlabeled = ImageSet(corners(8, 0).images, None, "mine", "none")
+    with pytest.raises(UsageError, match="train: expected labeled images, mine has no labels"):
+        train_classifier(unlabeled)
     with pytest.raises(UsageError, match="held_out"):
-        accuracy(Classifier(1, 4), unlabelled)
+        accuracy(Classifier(1, 4), unlabeled)

@@ -29,7 +29,7 @@ def test_equals_the_library_of_its_authors(k, monkeypatch, capsys):
     assert 0 < ours["recall"] < 1
 
 
-def test_each_of_them_has_its_own_number_of_neighbours():
+def test_each_of_them_has_its_own_number_of_neighbors():
     x, y = features(200, 8, 0), features(150, 8, 1)
     both = prdc(x, y)
     three, five = prdc(x, y, k=3, k_density=3), prdc(x, y, k=5, k_density=5)
@@ -40,7 +40,7 @@ def test_near_duplicates_are_told_apart():
     """Points 1e-3 apart, far from the origin, in float32: the radii are of that order, not of rounding."""
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, x + 1e-3]) + 100
-    radii = distances.neighbour_radii(x, 1)[0].sqrt()
+    radii = distances.neighbor_radii(x, 1)[0].sqrt()
     exact = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
     assert torch.allclose(radii, exact.amin(1), rtol=1e-4)
 
@@ -58,12 +58,12 @@ def test_modes_that_are_missing_and_modes_that_are_made_up():
 
 def test_too_few_samples_and_bad_features():
     x = features(10, 4, 0)
-    with pytest.raises(UsageError, match="k: expected from 1 to 4 neighbours for 5 fake samples, got 3 and 5"):
+    with pytest.raises(UsageError, match="k: expected from 1 to 4 neighbors for 5 fake samples, got 3 and 5"):
         prdc(x, x[:5])
     with pytest.raises(UsageError, match="k: expected"):
         prdc(x, x, k=0)
     with pytest.raises(UsageError, match="expected from 1 to 9"):
-        distances.neighbour_radii(x, 10)
+        distances.neighbor_radii(x, 10)
     x[2] = torch.inf
     with pytest.raises(DataError, match="1 of 10"):
         prdc(x, x)

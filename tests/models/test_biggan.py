@@ -7,31 +7,31 @@ from torch.nn import functional as F
 from fastgan import models
 from fastgan.errors import UsageError
 from fastgan.models import biggan
-from fastgan.nn import orthogonal_regulariser
+from fastgan.nn import orthogonal_regularizer
 
 CLASSES, LATENT, PART = 3, 20, 4
 
 
 def pair(attention=32):
     torch.manual_seed(0)
-    generator, critic = models.build(
+    generator, discriminator = models.build(
         "biggan", resolution=64, channels=3, latent=LATENT, width=8, classes=CLASSES, d_norm="spectral",
         embedding=6, attention=attention,
     )  # fmt: skip
     with torch.no_grad():
-        for network in (generator, critic):
+        for network in (generator, discriminator):
             for name, parameter in network.named_parameters():  # away from zeros, ones and orthogonal rows
                 parameter.add_(0.05 * torch.randn_like(parameter) + 0.5 * name.endswith("gamma"))
     for _ in range(4):  # batch norm's statistics, and the spectral norms of the weights as they are now
         images = generator(torch.randn(16, LATENT), torch.arange(16) % CLASSES)
-        critic(images.detach(), torch.arange(16) % CLASSES)
-    return generator.eval(), critic.eval()
+        discriminator(images.detach(), torch.arange(16) % CLASSES)
+    return generator.eval(), discriminator.eval()
 
 
 # --- from the paper: section 3 and appendix B, by the names of the public implementation -----------------------------
 
 
-def normalised(state, name):
+def normalized(state, name):
     """A weight over its largest singular value, by a step of power iteration from its vector."""
     weight = state[f"{name}.weight"]
     rows = weight.flatten(1)
@@ -40,13 +40,13 @@ def normalised(state, name):
 
 
 def convolve(state, name, x):
-    weight = normalised(state, name)
+    weight = normalized(state, name)
     return F.conv2d(x, weight, state.get(f"{name}.bias"), padding=weight.shape[2] // 2)
 
 
 def conditional_norm(state, name, x, c):
     x = (x - state[f"{name}.stored_mean"][:, None, None]) / (state[f"{name}.stored_var"][:, None, None] + 1e-5).sqrt()
-    gain, bias = (c @ normalised(state, f"{name}.{which}").T for which in ("gain", "bias"))
+    gain, bias = (c @ normalized(state, f"{name}.{which}").T for which in ("gain", "bias"))
     return x * (1 + gain)[:, :, None, None] + bias[:, :, None, None]
 
 
@@ -62,7 +62,7 @@ def attend(state, name, x):
 
 def generate(state, z, y):
     parts = [z[:, i : i + PART] for i in range(0, LATENT, PART)]
-    x = parts[0] @ normalised(state, "linear").T + state["linear.bias"]
+    x = parts[0] @ normalized(state, "linear").T + state["linear.bias"]
     x = x.reshape(len(z), -1, 4, 4)
     for i, part in enumerate(parts[1:]):
         c = torch.cat([state["shared.weight"][y], part], 1)
@@ -91,27 +91,27 @@ def judge(state, x, y):
         if x.shape[2] == 32:
             x = attend(state, f"blocks.{i}.1", x)
     h = F.relu(x).sum((2, 3))
-    logits = h @ normalised(state, "linear").T + state["linear.bias"]
-    return logits[:, 0] + (normalised(state, "embed")[y] * h).sum(1)
+    logits = h @ normalized(state, "linear").T + state["linear.bias"]
+    return logits[:, 0] + (normalized(state, "embed")[y] * h).sum(1)
 
 
 @pytest.fixture(scope="module")
 def networks():
     """A pair, and state dicts in public layout that it was loaded with."""
-    generator, critic = pair()
-    states = [biggan.public_state(network) for network in (generator, critic)]
-    for network, state in zip((generator, critic), states, strict=True):
+    generator, discriminator = pair()
+    states = [biggan.public_state(network) for network in (generator, discriminator)]
+    for network, state in zip((generator, discriminator), states, strict=True):
         biggan.load_public(network, state)
-    return generator, critic, states
+    return generator, discriminator, states
 
 
 def test_forward_passes_equal_the_papers(networks):
-    generator, critic, (g_state, d_state) = networks
+    generator, discriminator, (g_state, d_state) = networks
     z, y = torch.randn(5, LATENT), torch.tensor([0, 1, 2, 0, 1])
     images = generator(z, y)
     assert images.std() > 0.1
     torch.testing.assert_close(images, generate(g_state, z, y), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(critic(images, y), judge(d_state, images, y), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(discriminator(images, y), judge(d_state, images, y), rtol=1e-4, atol=1e-4)
 
 
 def test_names_and_shapes_are_those_of_the_public_implementation(networks):
@@ -195,10 +195,10 @@ def test_standing_statistics_are_those_of_the_batches():
         biggan.standing_statistics(generator, [])
 
 
-def test_orthogonal_start_and_regulariser():
+def test_orthogonal_start_and_regularizer():
     torch.manual_seed(0)
-    generator, critic = models.build("biggan", resolution=32, channels=3, latent=8, width=4, d_norm="spectral")
-    weight = critic.blocks[1][0].conv1.conv.parametrizations.weight.original
+    generator, discriminator = models.build("biggan", resolution=32, channels=3, latent=8, width=4, d_norm="spectral")
+    weight = discriminator.blocks[1][0].conv1.conv.parametrizations.weight.original
     rows = weight.detach().flatten(1)
     torch.testing.assert_close(rows @ rows.T, torch.eye(len(rows)), rtol=0, atol=1e-5)
 
@@ -207,8 +207,8 @@ def test_orthogonal_start_and_regulariser():
         layer[0].weight.copy_(torch.tensor([[1.0, 0], [1, 1], [0, 5]])[:, :, None, None])
         layer[1].weight.copy_(torch.tensor([[3.0, 0], [0, 2]]))  # orthogonal, of any length
     # Off the diagonal: 1 between the first two rows, 5 between the last two, each twice.
-    assert orthogonal_regulariser(layer, 0.1).item() == pytest.approx(0.1 * 2 * (1 + 25))
-    value = orthogonal_regulariser(generator)
+    assert orthogonal_regularizer(layer, 0.1).item() == pytest.approx(0.1 * 2 * (1 + 25))
+    value = orthogonal_regularizer(generator)
     assert value.requires_grad
     with pytest.raises(UsageError, match="network: expected layers with weights"):
-        orthogonal_regulariser(torch.nn.ReLU())
+        orthogonal_regularizer(torch.nn.ReLU())

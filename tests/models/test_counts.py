@@ -5,7 +5,7 @@ import torch
 
 from fastgan import models
 
-#: name, arguments, parameters of the generator and of the critic, where from
+#: name, arguments, parameters of the generator and of the discriminator, where from
 COUNTS = [
     # arXiv:1406.2661's code (mnist.yaml): 100-1200-1200-784, and 784 → 240 maxouts of 5 → 240 of 5 → 1.
     ("mlp", (28, 1, 100, 1200), {"variant": "original"},
@@ -45,12 +45,12 @@ def on_paper(name, sizes, options):
     return models.build(name, resolution=resolution, channels=channels, latent=latent, width=width, **options)
 
 
-@pytest.mark.parametrize(("name", "sizes", "options", "in_generator", "in_critic"), COUNTS)
-def test_parameters(name, sizes, options, in_generator, in_critic):
+@pytest.mark.parametrize(("name", "sizes", "options", "in_generator", "in_discriminator"), COUNTS)
+def test_parameters(name, sizes, options, in_generator, in_discriminator):
     with torch.device("meta"):
-        generator, critic = on_paper(name, sizes, options)
+        generator, discriminator = on_paper(name, sizes, options)
     assert parameters(generator) == in_generator
-    assert in_critic is None or parameters(critic) == in_critic
+    assert in_discriminator is None or parameters(discriminator) == in_discriminator
 
 
 #: what comes out of each block, (channels, side): from the tables

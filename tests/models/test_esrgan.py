@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastgan.deploy.spec import Spec
 from fastgan.errors import DataError, UsageError
 from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact, from_state
 from fastgan.models.esrgan.bicubic import Bicubic
+from fastgan.runtime.spec import Spec
 
 SMALL = [
     (RRDBNet, {"scale": 4, "width": 4, "growth": 2, "blocks": 1}),

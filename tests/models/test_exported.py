@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from fastgan.deploy import Session, export
-from fastgan.deploy.session import latents
+from fastgan.export import export
+from fastgan.runtime import Session
+from fastgan.runtime.session import latents
 from fastgan.testing.families import FAMILIES, family, latents_and_labels
 
 pytest.importorskip("onnx")

@@ -13,14 +13,14 @@ SIZES = {"resolution": 28, "channels": 1, "latent": 16, "width": 8}
 @pytest.mark.parametrize("name", ["dcgan", "mlp"])
 def test_pairs_have_the_shapes_they_promise_and_every_weight_learns(name, resolution, d_norm):
     options = SIZES | {"resolution": resolution, "channels": 3}
-    generator, critic = models.build(name, **options, d_norm=d_norm)
+    generator, discriminator = models.build(name, **options, d_norm=d_norm)
     images = generator(torch.randn(4, generator.latent))
     assert images.shape == (4, 3, resolution, resolution) == (4, *generator.image_shape)
     assert images.abs().max() <= 1
-    logits = critic(images)
+    logits = discriminator(images)
     assert logits.shape == (4,)
     logits.square().sum().backward()
-    for network in (generator, critic):
+    for network in (generator, discriminator):
         for parameter_name, parameter in network.named_parameters():
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.abs().sum() > 0, parameter_name
@@ -43,7 +43,7 @@ def test_bad_options_are_named():
 
 def test_dcgan_equals_a_plain_network_written_from_the_paper():
     """Same weights, plain torch modules: the same images and logits."""
-    generator, critic = models.build("dcgan", **SIZES | {"resolution": 32})
+    generator, discriminator = models.build("dcgan", **SIZES | {"resolution": 32})
     generator.eval()
     plain_generator = nn.Sequential(
         nn.ConvTranspose2d(16, 32, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
@@ -51,13 +51,13 @@ def test_dcgan_equals_a_plain_network_written_from_the_paper():
         nn.ConvTranspose2d(16, 8, 4, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Tanh(),
     ).eval()  # fmt: skip
-    plain_critic = nn.Sequential(
+    plain_discriminator = nn.Sequential(
         nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2),
         nn.Conv2d(8, 16, 4, 2, 1), nn.LeakyReLU(0.2),
         nn.Conv2d(16, 32, 4, 2, 1), nn.LeakyReLU(0.2),
         nn.Flatten(), nn.Linear(512, 1),
     )  # fmt: skip
-    for ours, plain in ((generator, plain_generator), (critic, plain_critic)):
+    for ours, plain in ((generator, plain_generator), (discriminator, plain_discriminator)):
         with torch.no_grad():
             for own, other in zip(ours.parameters(), plain.parameters(), strict=True):
                 own.normal_(0, 0.1)
@@ -65,16 +65,16 @@ def test_dcgan_equals_a_plain_network_written_from_the_paper():
     z = torch.randn(5, 16)
     images = generator(z)
     torch.testing.assert_close(images, plain_generator(z[:, :, None, None]), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(critic(images), plain_critic(images).flatten(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(discriminator(images), plain_discriminator(images).flatten(), rtol=1e-5, atol=1e-5)
 
 
-def test_spectral_norm_bounds_every_layer_of_the_critic():
+def test_spectral_norm_bounds_every_layer_of_the_discriminator():
     torch.manual_seed(0)
-    _, critic = models.build("dcgan", **SIZES, d_norm="spectral")
+    _, discriminator = models.build("dcgan", **SIZES, d_norm="spectral")
     with torch.no_grad():
         for _ in range(300):  # random weights have close singular values, and the power iteration is slow between them
-            critic(torch.randn(2, 1, 28, 28))
-    layers = [m for m in critic.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+            discriminator(torch.randn(2, 1, 28, 28))
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 3
     for layer in layers:
         assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=1e-2)

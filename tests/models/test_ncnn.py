@@ -72,7 +72,7 @@ EDITS = [
     (SRVGG, LAST_CONV, f"3=2 {LAST_CONV}", r"\(Convolution\): expected 3=1, got 2"),
     (SRVGG, LAST_CONV, "4=0 5=1 6=135", r"\(Convolution\): expected 4=1, got 0"),
     (SRVGG, LAST_CONV, f"{LAST_CONV} 7=5", r"\(Convolution\): expected 7=0, got 5"),
-    (SRVGG, LAST_CONV, f"{LAST_CONV} 8=2", r"\(Convolution\) is quantised to int8, which is not supported"),
+    (SRVGG, LAST_CONV, f"{LAST_CONV} 8=2", r"\(Convolution\) is quantized to int8, which is not supported"),
     (SRVGG, LAST_CONV, f"{LAST_CONV} 9=1", r"\(Convolution\): expected no activation, got 9=1"),
     (SRVGG, LAST_CONV, "4=1 5=1 6=136", r"net.bin: the weights of layer .* are stored as the tag|net.bin is cut off"),
     (RRDB, r"2.000000e-01$", "1.000000e-01", r"expected a leaky ReLU of slope 0.2, got 9=2 with \(0.1,\)"),

@@ -16,17 +16,17 @@ def pair(resolution=16, **options):
 
 
 def test_stages_have_their_sides():
-    generator, critic = pair(32)
+    generator, discriminator = pair(32)
     assert (generator.stage, generator.alpha, generator.stages) == (3, 1.0, 4)
     for stage, side in enumerate((4, 8, 16, 32)):
-        for network in (generator, critic):
+        for network in (generator, discriminator):
             network.grow(stage)
         assert generator.image_shape == (3, side, side)
         images = generator(torch.randn(4, 8))
         assert images.shape == (4, 3, side, side)
-        assert critic(images).shape == (4,)
-    with pytest.raises(UsageError, match="x: expected images of 32×32, as the critic is grown, got 16×16"):
-        critic(torch.zeros(4, 3, 16, 16))
+        assert discriminator(images).shape == (4,)
+    with pytest.raises(UsageError, match="x: expected images of 32×32, as the discriminator is grown, got 16×16"):
+        discriminator(torch.zeros(4, 3, 16, 16))
     with pytest.raises(UsageError, match=r"stage: expected a number from 0 \(4×4\) to 3, got 4"):
         generator.grow(4)
     with pytest.raises(UsageError, match="alpha: expected a number from 0 to 1, got 2"):
@@ -34,17 +34,17 @@ def test_stages_have_their_sides():
 
 
 def test_growing_starts_where_the_stage_before_was():
-    """At alpha 0 images are the doubled ones of before, and the critic sees their means; then both move on evenly."""
-    generator, critic = pair()
+    """At alpha 0 images are the doubled ones of before, and the discriminator sees their means; then both move on evenly."""
+    generator, discriminator = pair()
     z, x = torch.randn(4, 8), torch.randn(4, 3, 16, 16)
     generator.grow(1)
-    critic.grow(1)
-    before, verdict = generator(z), critic(F.avg_pool2d(x, 2))
+    discriminator.grow(1)
+    before, verdict = generator(z), discriminator(F.avg_pool2d(x, 2))
     images, verdicts = {}, {}
     for alpha in (0.0, 0.25, 1.0):
-        for network in (generator, critic):
+        for network in (generator, discriminator):
             network.grow(2, alpha)
-        images[alpha], verdicts[alpha] = generator(z), critic(x)
+        images[alpha], verdicts[alpha] = generator(z), discriminator(x)
     torch.testing.assert_close(images[0.0], F.interpolate(before, scale_factor=2))
     torch.testing.assert_close(verdicts[0.0], verdict)
     torch.testing.assert_close(images[0.25], 0.75 * images[0.0] + 0.25 * images[1.0])
@@ -60,15 +60,15 @@ def test_the_first_stage_has_nothing_to_fade_over():
 
 
 def test_only_what_is_there_learns():
-    generator, critic = pair()
-    for network in (generator, critic):
+    generator, discriminator = pair()
+    for network in (generator, discriminator):
         network.grow(1, 0.5)
-    critic(generator(torch.randn(4, 8))).sum().backward()
-    learns = {name for net in (generator, critic) for name, p in net.named_parameters() if p.grad is not None}
+    discriminator(generator(torch.randn(4, 8))).sum().backward()
+    learns = {name for net in (generator, discriminator) for name, p in net.named_parameters() if p.grad is not None}
     assert {"to_image.0.weight", "to_image.1.weight", "from_image.0.weight", "from_image.1.weight"} <= learns
     assert not {name for name in learns if name.startswith(("to_image.2", "from_image.2"))}
     assert {name.split(".")[1] for name in learns if name.startswith("blocks")} == {"0", "1"}
-    assert all(p.grad is None for p in critic.blocks[1].parameters())
+    assert all(p.grad is None for p in discriminator.blocks[1].parameters())
 
 
 def test_checkpoints_and_copies_know_how_far_it_is_grown():

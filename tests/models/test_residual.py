@@ -16,19 +16,19 @@ NAMES = [
 def shaken(name, **options):
     """A pair away from its zeros and ones, with statistics and spectral norms of the weights as they are."""
     torch.manual_seed(0)
-    generator, critic = models.build(name, channels=3, **options)
+    generator, discriminator = models.build(name, channels=3, **options)
     with torch.no_grad():
-        for parameter in (*generator.parameters(), *critic.parameters()):
+        for parameter in (*generator.parameters(), *discriminator.parameters()):
             parameter.add_(0.1 * torch.randn_like(parameter))
         for _ in range(3):
-            critic(generator(torch.randn(16, generator.latent)))
-    return generator.eval(), critic.eval()
+            discriminator(generator(torch.randn(16, generator.latent)))
+    return generator.eval(), discriminator.eval()
 
 
 def test_sngan_equals_the_plain_pair():
-    generator, critic = shaken("resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral")
-    plain = networks.ResnetGenerator(16), networks.ResnetCritic(8)
-    for own, other in zip((generator, critic), plain, strict=True):
+    generator, discriminator = shaken("resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral")
+    plain = networks.ResnetGenerator(16), networks.ResnetDiscriminator(8)
+    for own, other in zip((generator, discriminator), plain, strict=True):
         state = {}
         for name, value in own.state_dict().items():
             for ours, theirs in NAMES:
@@ -40,15 +40,15 @@ def test_sngan_equals_the_plain_pair():
     images = generator(z)
     assert images.std() > 0.1
     torch.testing.assert_close(images, plain[0](z), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(critic(images), plain[1](images).flatten(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(discriminator(images), plain[1](images).flatten(), rtol=1e-4, atol=1e-4)
 
 
 def test_wgan_gp_takes_the_mean_over_the_pixels():
-    _, critic = shaken("resnet", resolution=32, latent=8, width=4)
+    _, discriminator = shaken("resnet", resolution=32, latent=8, width=4)
     x = torch.randn(3, 3, 32, 32)
-    features = F.relu(critic.blocks(x)).mean((2, 3))
-    expected = features @ critic.to_logit.linear.weight[0] + critic.to_logit.linear.bias
-    torch.testing.assert_close(critic(x), expected, rtol=1e-4, atol=1e-5)
+    features = F.relu(discriminator.blocks(x)).mean((2, 3))
+    expected = features @ discriminator.to_logit.linear.weight[0] + discriminator.to_logit.linear.bias
+    torch.testing.assert_close(discriminator(x), expected, rtol=1e-4, atol=1e-5)
 
 
 # --- R3GAN, from section 4 of arXiv:2501.05441 ------------------------------------------------------------------------
@@ -76,7 +76,9 @@ def resample(x, up):
 
 
 def test_r3gan_equals_the_paper_written_out():
-    generator, critic = shaken("r3gan", resolution=64, latent=8, width=16)  # 16 channels at 4, 8, 16, 32, and 8 at 64
+    generator, discriminator = shaken(
+        "r3gan", resolution=64, latent=8, width=16
+    )  # 16 channels at 4, 8, 16, 32, and 8 at 64
     z = torch.randn(5, 8)
     state = generator.state_dict()
     x = (z @ state["to_basis.weight"].T)[:, :, None, None] * state["basis"]
@@ -89,7 +91,7 @@ def test_r3gan_equals_the_paper_written_out():
     images = generator(z)
     torch.testing.assert_close(images, F.conv2d(x, state["to_image.weight"]), rtol=1e-4, atol=1e-5)
 
-    state = critic.state_dict()
+    state = discriminator.state_dict()
     x = F.conv2d(images, state["from_image.weight"])
     x = block(state, "stages.1", block(state, "stages.0", x))
     x = F.conv2d(resample(x, up=False), state["stages.3.weight"])
@@ -98,7 +100,7 @@ def test_r3gan_equals_the_paper_written_out():
         x = resample(x, up=False)
         x = block(state, f"stages.{start + 2}", block(state, f"stages.{start + 1}", x))
     x = (x * state["basis.weight"][:, 0]).sum((2, 3))
-    torch.testing.assert_close(critic(images), (x @ state["to_logit.weight"].T).flatten(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(discriminator(images), (x @ state["to_logit.weight"].T).flatten(), rtol=1e-4, atol=1e-5)
 
 
 def test_r3gan_starts_as_fix_up_asks():

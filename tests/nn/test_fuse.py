@@ -12,12 +12,12 @@ from torch import nn
 import fastgan
 from fastgan.errors import UsageError
 from fastgan.nn import SpectralNorm
-from fastgan.testing.close import assert_as_good_as
 from fastgan.testing.networks import NETWORKS, make
 from fastgan.testing.orders import assert_same, quantities
 from fastgan.testing.record import Recorder
+from fastgan.testing.tolerances import assert_as_good_as
 
-#: PyTorch pickles no module with parametrisations, fused or not.
+#: PyTorch pickles no module with parametrizations, fused or not.
 PICKLED = [name for name in NETWORKS if name != "spectral_parametrized"]
 
 
@@ -51,8 +51,8 @@ def test_equal_in_double(name, training, layout, fused):
         ("function_attribute", {"conv_bias_act": 2, "bias_act": 1}, 0),
         ("helper_function", {"conv_bias_act": 2, "bias_act": 2}, 0),
         ("generator", {"conv_dgrad": 3, "bias_act": 3}, 0),
-        ("spectral_parametrized", {"power_iteration": 1, "spectral_scale": 1, "conv_tower": 1}, 0),
-        ("spectral_hook", {"power_iteration": 1, "spectral_scale": 1, "conv_tower": 1}, 0),
+        ("spectral_parametrized", {"power_iteration": 1, "spectral_scale": 1, "conv_stack": 1}, 0),
+        ("spectral_hook", {"power_iteration": 1, "spectral_scale": 1, "conv_stack": 1}, 0),
     ],
 )
 def test_a_pair_is_one_op(name, ours, left):
@@ -173,7 +173,7 @@ def test_autocast(name, fused):
 
 
 def test_frozen_parameters_get_no_gradient(fused):
-    network, x = make("plain_critic")
+    network, x = make("plain_discriminator")
     ours = fused(network).requires_grad_(False)
     ours[0].weight.requires_grad_(True)
     ours(x).sum().backward()
@@ -185,10 +185,10 @@ def test_a_penalty_runs_exactly_the_passes_it_must(depth):
     """L layers: L input gradients, L tangents, L weight gradients, and no zeros of an activation's size."""
     torch.manual_seed(0)
     layers = [module for _ in range(depth) for module in (nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
-    critic = fastgan.fuse(nn.Sequential(*layers))
+    discriminator = fastgan.fuse(nn.Sequential(*layers))
     x = torch.randn(2, 4, 32, 32, requires_grad=True)
     with Recorder() as calls:
-        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
         (gradient.flatten(1).norm(dim=1) - 1).square().mean().backward()
     counts = calls.counts()
     assert counts["conv_dgrad"] + counts.get("conv_dgrad_act", 0) == depth

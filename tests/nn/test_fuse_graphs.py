@@ -9,7 +9,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import fastgan
 from fastgan.testing.networks import make
 
-NAMES = ["plain_critic", "functional", "helper_function", "audio"]
+NAMES = ["plain_discriminator", "functional", "helper_function", "audio"]
 
 
 def targets(graph):
@@ -32,10 +32,10 @@ def test_make_fx_of_a_penalty_step(name, mode):
     network, x = make(name)
     ours = fastgan.fuse(copy.deepcopy(network))
 
-    def step(critic, x):
+    def step(discriminator, x):
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
-        return torch.autograd.grad(gradient.square().sum(), list(critic.parameters()), allow_unused=True)
+        (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), list(discriminator.parameters()), allow_unused=True)
 
     graph = make_fx(lambda x: step(ours, x), tracing_mode=mode, _allow_non_fake_inputs=True)(x)
     assert "fastgan" in targets(graph.graph)

@@ -97,11 +97,13 @@ def test_errors_point_at_the_users_line():
 def test_pickles_open_in_another_process(tmp_path):
     (tmp_path / "users.py").write_text(
         "import torch.nn.functional as F\nfrom torch import nn\n\n"
-        "class Critic(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "class Discriminator(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.conv = nn.Conv2d(3, 4, 3)\n\n"
         "    def forward(self, x):\n        return F.leaky_relu(self.conv(x), 0.2)\n"
     )
-    make = "import sys, users, fastgan, pickle; sys.stdout.buffer.write(pickle.dumps(fastgan.fuse(users.Critic())))"
+    make = (
+        "import sys, users, fastgan, pickle; sys.stdout.buffer.write(pickle.dumps(fastgan.fuse(users.Discriminator())))"
+    )
     look = (
         "import sys, pickle, torch; m = pickle.load(sys.stdin.buffer)\n"
         "from fastgan.testing.record import Recorder\n"
@@ -111,7 +113,7 @@ def test_pickles_open_in_another_process(tmp_path):
     run = {"cwd": tmp_path, "capture_output": True, "check": True}
     stored = subprocess.run([sys.executable, "-c", make], **run).stdout
     seen = subprocess.run([sys.executable, "-c", look], input=stored, **run).stdout.decode().strip()
-    assert seen == "{'conv_bias_act': 1} <class 'users.Critic'>"
+    assert seen == "{'conv_bias_act': 1} <class 'users.Discriminator'>"
 
 
 class Scaled(nn.Conv2d):

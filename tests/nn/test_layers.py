@@ -9,14 +9,14 @@ from fastgan.errors import UsageError
 from fastgan.nn import (
     ConditionalBatchNorm,
     Downsample,
-    EqualisedConv,
-    EqualisedLinear,
+    EqualizedConv,
+    EqualizedLinear,
     Maxout,
     MinibatchStdDev,
     PixelNorm,
     SelfAttention,
     Upsample,
-    initialise,
+    initialize,
     spectral_norm,
 )
 
@@ -48,14 +48,14 @@ def test_self_attention_starts_as_the_identity_and_then_looks_around():
     assert (layer(far) - layer(x))[:, :, 0, 0].abs().min() > 0
 
 
-def test_equalised_layers():
+def test_equalized_layers():
     """Weights of N(0, 1), outputs of He's size: the deviation of the products is √2 for inputs of deviation 1."""
     torch.manual_seed(0)
-    conv, linear = EqualisedConv(64, 256, 3, act="linear"), EqualisedLinear(400, 400, act="linear")
+    conv, linear = EqualizedConv(64, 256, 3, act="linear"), EqualizedLinear(400, 400, act="linear")
     assert conv.weight.std().item() == pytest.approx(1, abs=0.01)
     assert conv(torch.randn(8, 64, 5, 5)).std().item() == pytest.approx(2**0.5, abs=0.03)
     assert linear(torch.randn(64, 400)).std().item() == pytest.approx(2**0.5, abs=0.03)
-    conv, x = EqualisedConv(2, 3, 3, padding=1, gain=1.0), torch.randn(2, 2, 5, 5)
+    conv, x = EqualizedConv(2, 3, 3, padding=1, gain=1.0), torch.randn(2, 2, 5, 5)
     nn.init.normal_(conv.bias)
     expected = F.leaky_relu(F.conv2d(x, conv.weight / 18**0.5, conv.bias, padding=1), 0.2)
     torch.testing.assert_close(conv(x), expected)
@@ -99,9 +99,9 @@ def test_resampling_is_the_binomial_filter():
     assert not down.state_dict()
 
 
-def test_initialise_reaches_below_spectral_norms():
+def test_initialize_reaches_below_spectral_norms():
     network = spectral_norm(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 2)))
-    initialise(network, lambda weight: nn.init.constant_(weight, 2.0))
+    initialize(network, lambda weight: nn.init.constant_(weight, 2.0))
     for layer in (network[0], network[2]):
         assert torch.equal(layer.parametrizations.weight.original, torch.full_like(layer.weight, 2.0))
         assert not layer.bias.any()

@@ -18,18 +18,18 @@ torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 torch.manual_seed(0)
 layers = [nn.Conv2d(3, 6, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(6, 5, 4, 2, 1), nn.LeakyReLU(0.2)]
-critic = fastgan.fuse(spectral_norm(nn.Sequential(*layers).double(), every=every))
-network = DistributedDataParallel(critic, broadcast_buffers=broadcast)
-optimizer = torch.optim.SGD(critic.parameters(), 0.1)
-start = {k: v.clone() for k, v in critic.state_dict().items()}
+discriminator = fastgan.fuse(spectral_norm(nn.Sequential(*layers).double(), every=every))
+network = DistributedDataParallel(discriminator, broadcast_buffers=broadcast)
+optimizer = torch.optim.SGD(discriminator.parameters(), 0.1)
+start = {k: v.clone() for k, v in discriminator.state_dict().items()}
 torch.manual_seed(rank)
 for _ in range(3):
     optimizer.zero_grad()
     network(torch.randn(4, 3, 16, 16).double()).square().sum().backward()
     optimizer.step()
-moved = [k for k, v in critic.state_dict().items() if not torch.equal(v, start[k])]
+moved = [k for k, v in discriminator.state_dict().items() if not torch.equal(v, start[k])]
 assert len(moved) == len(start), moved
-torch.save(critic.state_dict(), out)
+torch.save(discriminator.state_dict(), out)
 torch.distributed.destroy_process_group()
 """
 

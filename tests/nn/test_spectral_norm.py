@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from fastgan.errors import UsageError
 from fastgan.nn import (
     ConvBlock,
-    ConvTower,
+    ConvStack,
     LinearBlock,
     SpectralNorm,
     fold,
@@ -77,7 +77,7 @@ def changed(before, network):
     return [k for k, v in vectors(network).items() if not torch.equal(v, before[k])]
 
 
-def critic_step(network, optimizer):
+def discriminator_step(network, optimizer):
     optimizer.zero_grad()
     (network(X).mean() - network(2 * X).tanh().mean()).backward()
     optimizer.step()
@@ -90,7 +90,7 @@ def test_training_gives_torchs_numbers(kind):
     optimizers = [torch.optim.SGD(network.parameters(), 0.1) for network in pair]
     for _ in range(4):
         for network, optimizer in zip(pair, optimizers, strict=True):
-            critic_step(network, optimizer)
+            discriminator_step(network, optimizer)
         assert_same_state(*pair)
 
 
@@ -122,7 +122,7 @@ def test_a_run_of_the_network_is_one_operation():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_that_is_called_alone_is_normalised_alone(kind):
+def test_a_layer_that_is_called_alone_is_normalized_alone(kind):
     pair = [torchs(kind), ours(kind)]
     for network in pair:
         network.down(X)
@@ -165,14 +165,14 @@ def test_a_part_in_eval_mode_does_not_iterate():
 # --- every="step" ----------------------------------------------------------------------------------------------------
 
 
-def test_every_step_iterates_once_per_step_of_the_own_optimiser():
+def test_every_step_iterates_once_per_step_of_the_own_optimizer():
     network = spectral_norm(Network().double(), every="step")
     own = torch.optim.Adam(network.parameters(), 1e-2)
     foreign = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
     foreign.param_groups[0]["params"][0].grad = torch.zeros(1)
     network(X)
     for _ in range(3):
-        critic_step(network, own)
+        discriminator_step(network, own)
         before = vectors(network)
         network(X)
         assert len(changed(before, network)) == 8, "the first run after a step iterates"
@@ -183,7 +183,7 @@ def test_every_step_iterates_once_per_step_of_the_own_optimiser():
         assert changed(before, network) == [], "no other run does"
 
 
-def test_every_step_normalises_by_the_present_weights():
+def test_every_step_normalizes_by_the_present_weights():
     network = spectral_norm(Network().double(), every="step")
     network(X)
     y = network(X)
@@ -204,12 +204,12 @@ def test_gradients_of_every_step_are_those_of_every_forward():
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_a_copy_with_every_step_hears_of_its_own_optimiser():
+def test_a_copy_with_every_step_hears_of_its_own_optimizer():
     original = spectral_norm(Network().double(), every="step")
     twin = copy.deepcopy(original)
     for network in (original, twin):
         network(X)
-    critic_step(twin, torch.optim.SGD(twin.parameters(), 0.1))
+    discriminator_step(twin, torch.optim.SGD(twin.parameters(), 0.1))
     before, kept = vectors(twin), vectors(original)
     twin(X)
     original(X)
@@ -358,7 +358,7 @@ def test_fold(kind, network):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: spectral_norm(nn.ReLU()), UsageError, "module: expected layers to normalise, got none in ReLU"),
+        (lambda: spectral_norm(nn.ReLU()), UsageError, "module: expected layers to normalize, got none in ReLU"),
         (lambda: spectral_norm(spectral_norm(Network())), UsageError, "module: down has a spectral norm already"),
         (lambda: spectral_norm(Network(), 0), UsageError, "n_power_iterations: expected a whole number >= 1, got 0"),
         (lambda: spectral_norm(Network(), every="epoch"), UsageError, "every: expected one of forward, step, got 'epo"),
@@ -441,31 +441,31 @@ def test_transforms_of_torch_func_take_plain_pytorch():
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 def test_blocks_train_under_hooks_on_their_layers(hook):
     torch.manual_seed(0)
-    tower = ConvTower(ConvBlock(3, 4, 3, padding=1), ConvBlock(4, 4, 3, padding=1)).double()
+    stack = ConvStack(ConvBlock(3, 4, 3, padding=1), ConvBlock(4, 4, 3, padding=1)).double()
     linear = LinearBlock(4, 2).double()
-    for layer in (tower[0].conv, tower[1].conv, linear.linear):
+    for layer in (stack[0].conv, stack[1].conv, linear.linear):
         hook(layer)
     for _ in range(2):
-        y = linear(tower(X).mean((2, 3)))
+        y = linear(stack(X).mean((2, 3)))
         y.square().sum().backward()
-    assert all(parameter.grad is not None for parameter in [*tower.parameters(), *linear.parameters()])
-    plain = [tower[0].conv, tower[1].conv]
-    tower.eval()
+    assert all(parameter.grad is not None for parameter in [*stack.parameters(), *linear.parameters()])
+    plain = [stack[0].conv, stack[1].conv]
+    stack.eval()
     expected = X
     for conv in plain:
         expected = torch.nn.functional.leaky_relu(conv(expected), 0.2)
-    torch.testing.assert_close(tower(X), expected)
+    torch.testing.assert_close(stack(X), expected)
 
 
-def test_a_tower_runs_what_its_blocks_say():
+def test_a_stack_runs_what_its_blocks_say():
     class Loud(ConvBlock):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    tower = ConvTower(ConvBlock(3, 4, 3, padding=1), Loud(4, 4, 3, padding=1), ConvBlock(4, 4, 1)).double()
+    stack = ConvStack(ConvBlock(3, 4, 3, padding=1), Loud(4, 4, 3, padding=1), ConvBlock(4, 4, 1)).double()
     expected = X
-    for block in tower:
+    for block in stack:
         expected = block(expected)
-    torch.testing.assert_close(tower(X), expected)
-    tower[2].forward = lambda x: 0 * x
-    assert not tower(X).any()
+    torch.testing.assert_close(stack(X), expected)
+    stack[2].forward = lambda x: 0 * x
+    assert not stack(X).any()

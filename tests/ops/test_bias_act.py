@@ -7,7 +7,7 @@ import torch
 
 from fastgan.ops import ACTIVATIONS, bias_act
 from fastgan.ops._library import registry
-from fastgan.testing.places import places
+from fastgan.testing.devices import places
 from fastgan.testing.record import Recorder
 
 BACKENDS = [place.backend for place in places() if place.device == "cpu"]

@@ -9,17 +9,17 @@ import math
 import pytest
 import torch
 
-from fastgan import _env
+from fastgan._util import env
 from fastgan.testing.case import HALVES, cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.judge import gradients, judge
-from fastgan.testing.places import grid
-from fastgan.testing.stack import critic_weights, penalty
+from fastgan.testing.comparison import gradients, judge
+from fastgan.testing.devices import grid
+from fastgan.testing.stack import discriminator_weights, penalty
 
 CURVED = [case for case in CASES if case.curved]
 MIXED = [case for case in CASES if case.mixed]
 # Finite differences call an op hundreds of times; Triton's interpreter takes milliseconds for each.
-INTERPRETED = _env.flag("TRITON_INTERPRET")
+INTERPRETED = env.flag("TRITON_INTERPRET")
 
 
 @pytest.mark.parametrize(("case", "place", "dtype"), grid(), ids=str)
@@ -75,7 +75,7 @@ def test_third_order(case, place, dtype):
 def test_penalty_through_two_stacked_ops(case, place, dtype):
     x, *first = case.inputs(dtype, place.device)
     second = case.inputs(dtype, place.device, seed=3)[1:]
-    leaves = [x, *first, *second, *critic_weights(case, case.call(x, *first), x)]
+    leaves = [x, *first, *second, *discriminator_weights(case, case.call(x, *first), x)]
     found = []
     for function in (case.call, case.plain):
         own = detached(leaves)

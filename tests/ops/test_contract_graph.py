@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map_only
 from fastgan.ops._library import registry
 from fastgan.testing.case import cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.places import devices
+from fastgan.testing.devices import devices
 from fastgan.testing.record import Recorder
-from fastgan.testing.stack import critic_weights, penalty
+from fastgan.testing.stack import discriminator_weights, penalty
 
 CORE = [case for case in CASES if case.core]
 FLAT = [case for case in CASES if not case.curved]
@@ -39,7 +39,7 @@ def two_orders(case, device="cpu", dtype=torch.float64):
     x, *first = case.inputs(dtype, device)
     second = case.inputs(dtype, device, seed=3)[1:]
     # Not through convolutions: PyTorch's own second gradient of those makes zeros.
-    weights = critic_weights(case, case.call(x, *first), x, convolve=False)
+    weights = discriminator_weights(case, case.call(x, *first), x, convolve=False)
     with Recorder() as calls:
         value = penalty(case.call, x, [tuple(first), tuple(second)], weights)
         value.backward()

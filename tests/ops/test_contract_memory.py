@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastgan import _env
-from fastgan.ops._layout import memory_format
+from fastgan._util import env
+from fastgan.ops._memory_format import memory_format
 from fastgan.testing.case import cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.places import grid
+from fastgan.testing.devices import grid
 
 IMAGES = [case for case in CASES if len(case.shape) == 4]
-MANY = 5_000 if _env.flag("TRITON_INTERPRET") else 200_000  # enough for several threads
+MANY = 5_000 if env.flag("TRITON_INTERPRET") else 200_000  # enough for several threads
 
 
 def orders(case, inputs, function=None):
@@ -123,7 +123,7 @@ def test_inputs_stay_as_they_are(case, place, dtype):
 
 @pytest.fixture
 def poisoned():
-    """Uninitialised memory is filled with NaN."""
+    """Uninitialized memory is filled with NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True

@@ -5,7 +5,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
-from fastgan.ops._layout import channels_last_strides
+from fastgan.ops._memory_format import channels_last_strides
 from fastgan.testing.record import Recorder
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
@@ -56,20 +56,20 @@ def test_autocast_casts_both_and_gradients_come_back_in_their_own_dtype():
         assert gradient.dtype == leaf.dtype
 
 
-def critic(layers, x):
+def discriminator(layers, x):
     for w, b in layers:
         x = bias_act(conv2d(x, w, stride=2, padding=1), b)
     return x.sum((1, 2, 3))
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
-def test_a_penalty_through_a_critic_runs_exactly_the_passes_it_must(depth):
+def test_a_penalty_through_a_discriminator_runs_exactly_the_passes_it_must(depth):
     """L layers: L forward, L input gradients; then L tangents at most and L weight gradients, and no zeros."""
     layers = [(torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)) for _ in range(depth)]
     weights = [w for w, _ in layers]
     x = torch.randn(2, 4, 32, 32, requires_grad=True)
     with Recorder() as calls:
-        (gradient,) = torch.autograd.grad(critic(layers, x).sum(), x, create_graph=True)
+        (gradient,) = torch.autograd.grad(discriminator(layers, x).sum(), x, create_graph=True)
         assert calls.counts() == {"conv": depth, "bias_act": depth, "bias_act_grad": depth, "conv_dgrad": depth}
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
         penalty.backward()
@@ -89,7 +89,7 @@ def test_that_penalty_equals_plain_pytorchs():
     layers = [(plain[0].weight, plain[0].bias), (plain[2].weight, plain[2].bias)]
     x = torch.randn(3, 4, 16, 16, dtype=torch.double)
     found = []
-    for network in (lambda v: critic(layers, v), lambda v: plain(v).sum((1, 2, 3))):
+    for network in (lambda v: discriminator(layers, v), lambda v: plain(v).sum((1, 2, 3))):
         v = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(network(v).sum(), v, create_graph=True)
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()

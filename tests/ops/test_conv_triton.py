@@ -8,12 +8,12 @@ import math
 import pytest
 import torch
 
-from fastgan import _env
+from fastgan._util import env
 from fastgan.ops import ACTIVATIONS
 from fastgan.ops.conv import reference, triton
-from fastgan.testing.close import assert_as_good_as
+from fastgan.testing.tolerances import assert_as_good_as
 
-DEVICE = "cpu" if _env.flag("TRITON_INTERPRET") else "cuda"
+DEVICE = "cpu" if env.flag("TRITON_INTERPRET") else "cuda"
 pytestmark = [
     pytest.mark.parametrize("device", [DEVICE]),
     pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="neither a GPU nor the interpreter"),

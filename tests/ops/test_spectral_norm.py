@@ -8,8 +8,8 @@ import torch
 from fastgan.ops._library import registry
 from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
-from fastgan.testing.close import assert_as_good_as
-from fastgan.testing.places import places
+from fastgan.testing.devices import places
+from fastgan.testing.tolerances import assert_as_good_as
 
 PLACES = [place for place in places() if place.backend != "reference"]
 TRITON = [place for place in PLACES if place.backend == "triton"]
@@ -35,7 +35,7 @@ CRITIC = [
     ((1, 256), 0, FAST),
     ((24, 64), 0, FAST),
 ]
-GROUPS = {"strange": STRANGE, "critic": CRITIC}
+GROUPS = {"strange": STRANGE, "discriminator": CRITIC}
 
 
 def make(group, place, dtype=torch.float32, seed=0):
@@ -64,7 +64,9 @@ def double(tensors):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("v_first", [False, True])
-@pytest.mark.parametrize(("group", "iterations"), [("strange", 0), ("strange", 1), ("critic", 1), ("critic", 3)])
+@pytest.mark.parametrize(
+    ("group", "iterations"), [("strange", 0), ("strange", 1), ("discriminator", 1), ("discriminator", 3)]
+)
 @pytest.mark.parametrize("place", PLACES, ids=str)
 def test_iterations_are_as_good_as_the_reference(place, group, iterations, v_first, dtype):
     weights, uv, dims = make(GROUPS[group], place, dtype)

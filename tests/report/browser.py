@@ -65,7 +65,7 @@ class Browser:
         for kind, buttons in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
             self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
 
-    def centre(self, selector):
+    def center(self, selector):
         """The middle of an element, scrolled to."""
         self.run(f"(window.found = document.querySelector({json.dumps(selector)})).scrollIntoView({{block: 'center'}})")
         box = self.run("(({x, y, width, height}) => [x, y, width, height])(window.found.getBoundingClientRect())")

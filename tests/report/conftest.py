@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastgan.report.picture import save_grid
+from fastgan.report.images import save_grid
 
 CONFIG = {
     "config": {"recipe": "demo", "steps": 3000, "betas": [0.0, 0.99], "amp": None},
     "environment": {"fastgan": "0.1.0", "torch": "2.11.0", "device": "cpu (2 threads)", "commit": None,
                     "backends": {"cpu": True, "triton": "not installed"}},
     "command": "fastgan train demo --out runs/demo",
-    "dataset": {"name": "Fashion-MNIST", "count": 10000, "shape": [1, 28, 28], "licence": "MIT",
+    "dataset": {"name": "Fashion-MNIST", "count": 10000, "shape": [1, 28, 28], "license": "MIT",
                 "range_real": [-1.0, 1.0]},
     "networks": {"generator": {"name": "dcgan.Generator", "parameters": 1268737},
                  "discriminator": {"name": "dcgan.Discriminator", "parameters": 412673}},

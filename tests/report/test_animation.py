@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from fastgan.report.animation import FRAMES, write_animation
-from fastgan.report.picture import save_png
+from fastgan.report.images import save_png
 
 
 def frames(path):

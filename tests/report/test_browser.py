@@ -32,7 +32,7 @@ def browser():
 def shown(browser):
     """Which of the first moving figure's pictures is to be seen, and how the figure looks."""
     moments = browser.run("[...document.querySelector('.moving').querySelectorAll('.moment')].map((m) => !m.hidden)")
-    browser.centre(".moving .panel")
+    browser.center(".moving .panel")
     box = browser.run(
         "(({x, y, width, height}) => [x + scrollX, y + scrollY, width, height])"
         "(document.querySelector('.moving .panel').getBoundingClientRect())"
@@ -44,7 +44,7 @@ def shown(browser):
 def use_the_slider(browser, moments):
     before, last = shown(browser)
     assert before == [*[False] * (moments - 1), True]
-    x, y = browser.centre("input[type=range]")
+    x, y = browser.center("input[type=range]")
     browser.click(x, y)  # its middle
     middle, half = shown(browser)
     assert middle == [i == moments // 2 for i in range(moments)]
@@ -66,7 +66,7 @@ def test_the_page_of_a_run(browser, run, width):
     assert browser.run("document.querySelector('.moving .at').textContent") == "step 1500"
     # A pointer over a curve reads it off, and gives the last values back when it leaves.
     rest = browser.run("document.querySelector('.chart .value').textContent")
-    browser.click(*browser.centre(".chart .plot"))
+    browser.click(*browser.center(".chart .plot"))
     assert browser.run("document.querySelector('.chart .value').textContent") != rest
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.complaints == []
@@ -101,6 +101,6 @@ def test_a_broken_script_would_be_noticed(browser, run):
     path = write_report(run)
     path.write_text(path.read_text().replace("slider.valueAsNumber", "slider.nothing.at"))
     browser.open(path)
-    browser.centre("h1")
+    browser.center("h1")
     assert browser.complaints
     browser.complaints.clear()

@@ -9,7 +9,7 @@ import pytest
 
 from fastgan.errors import UsageError
 from fastgan.report.compare import labels, write_comparison
-from fastgan.report.picture import save_png
+from fastgan.report.images import save_png
 
 from .test_measured import found
 from .test_page import Page, change
@@ -54,7 +54,7 @@ def test_curves_lie_in_one_frame(runs, tmp_path):
     assert re.findall(r'swatch c(\d)"></span>([^<]*) <b class="value">([^<]*)', both) == [
         ("0", "demo", "1.5"), ("1", "other_one", "40")]  # fmt: skip
     assert re.findall(r'<path class="c(\d)"', both) == ["0", "1"]
-    # A run keeps its colour where it is alone.
+    # A run keeps its color where it is alone.
     assert re.findall(r'swatch c(\d)"', charts["Losses: extra"]) == ["1"]
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', both)[1])
     assert [line["steps"][-1] for line in data] == [3000, 2000]

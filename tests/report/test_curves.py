@@ -117,7 +117,7 @@ def test_one_chart_per_group_known_groups_first_metrics_apart():
     assert html.count('class="swatch') == 5
 
 
-def test_names_are_escaped_and_colours_run_out_gracefully():
+def test_names_are_escaped_and_colors_run_out_gracefully():
     html = chart("<g>", [make(f"<n{i}>", [1.0, 2.0]) for i in range(9)])
     assert "<n" not in html
     assert "<g>" not in html.lower()

@@ -36,7 +36,7 @@ def test_short_series_are_not_thinned():
     assert thin(series) is series
 
 
-def test_thinning_averages_neighbours():
+def test_thinning_averages_neighbors():
     thinned = thin(make([1.0, 3.0, 5.0, 7.0, np.nan, 11.0, np.nan, np.nan]), limit=4)
     np.testing.assert_array_equal(thinned.steps, [1.5, 3.5, 5.5, 7.5])
     np.testing.assert_array_equal(thinned.values, [2.0, 6.0, 11.0, np.nan])

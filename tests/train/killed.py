@@ -20,7 +20,7 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError
-from fastgan.train import chance, checkpoint
+from fastgan.train import checkpoint, rng_state
 
 KILLS = 20
 CONFIG = Config(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
@@ -28,14 +28,14 @@ CONFIG = Config(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=
 
 
 class Chancy(nn.Module):
-    """A critic that draws from torch's default generator, and no layer says so."""
+    """A discriminator that draws from torch's default generator, and no layer says so."""
 
-    def __init__(self, critic):
+    def __init__(self, discriminator):
         super().__init__()
-        self.critic = critic
+        self.discriminator = discriminator
 
     def forward(self, images):
-        return self.critic(nn.functional.dropout(images, 0.2, training=self.training))
+        return self.discriminator(nn.functional.dropout(images, 0.2, training=self.training))
 
 
 class Batches:
@@ -56,9 +56,9 @@ class Batches:
 def live(out, images, resume):
     """One life of a run, in this process."""
     torch.set_num_threads(1)
-    chance.seed(0)
-    generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
-    trainer = Trainer(generator, Chancy(critic), config=CONFIG, out=out)
+    rng_state.seed(0)
+    generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
+    trainer = Trainer(generator, Chancy(discriminator), config=CONFIG, out=out)
     trainer.fit(Batches(open_source(images)), resume=resume)
 
 

@@ -15,35 +15,35 @@ from fastgan.train.ema import Ema
 def networks():
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
-    critic = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.2), nn.Linear(6, 1))
-    return generator, critic
+    discriminator = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.LeakyReLU(0.2), nn.Linear(6, 1))
+    return generator, discriminator
 
 
 def test_they_are_set_back_to_the_last_finite_ones_and_only_where_they_must():
-    generator, critic = networks()
-    guard = GoodBuffers({"generator": generator, "discriminator": critic})
+    generator, discriminator = networks()
+    guard = GoodBuffers({"generator": generator, "discriminator": discriminator})
     generator[1].running_mean.fill_(0.5)
     assert guard.keep_or_restore() == []
     generator[1].running_mean[2] = math.nan
     generator[1].running_var.fill_(3.0)
-    critic[1].running_var.fill_(math.inf)
-    critic[1].num_batches_tracked.fill_(7)
+    discriminator[1].running_var.fill_(math.inf)
+    discriminator[1].num_batches_tracked.fill_(7)
     assert guard.keep_or_restore() == ["generator.1.running_mean", "discriminator.1.running_var"]
     assert torch.equal(generator[1].running_mean, torch.full((6,), 0.5))
     assert torch.equal(generator[1].running_var, torch.full((6,), 3.0))
-    assert torch.equal(critic[1].running_var, torch.ones(6))
-    assert critic[1].num_batches_tracked == 7
+    assert torch.equal(discriminator[1].running_var, torch.ones(6))
+    assert discriminator[1].num_batches_tracked == 7
     assert guard.keep_or_restore() == []
 
 
 def test_networks_without_buffers():
-    assert GoodBuffers({"critic": nn.Linear(2, 1)}).keep_or_restore() == []
+    assert GoodBuffers({"discriminator": nn.Linear(2, 1)}).keep_or_restore() == []
 
 
 def test_an_average_of_spoilt_statistics_is_mended_too():
-    generator, critic = networks()
+    generator, discriminator = networks()
     ema = Ema(generator, 100.0)
-    guard = GoodBuffers({"generator": generator, "discriminator": critic, "ema": ema.module})
+    guard = GoodBuffers({"generator": generator, "discriminator": discriminator, "ema": ema.module})
     generator(torch.full((4, 4), math.nan))
     ema.update(generator, 4, 1)
     assert "ema.1.running_mean" in guard.keep_or_restore()

@@ -6,7 +6,7 @@ import pytest
 
 from fastgan import Config
 from fastgan.errors import UsageError
-from fastgan.objectives import GAMES
+from fastgan.losses import ADVERSARIAL
 from fastgan.train.presets import COSTS, PRESETS, about, preset
 
 
@@ -44,21 +44,21 @@ OLD = {"game": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "
 
 def test_a_config_of_an_older_version_means_what_it_meant():
     config = Config.from_dict(OLD)
-    assert config.penalties(GAMES["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
+    assert config.penalties(ADVERSARIAL["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
     assert config.penalty_interval == 4
     config = Config.from_dict({**OLD, "game": "wgan-gp", "gp_weight": 3.0})
-    assert config.penalties(GAMES["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
-    assert config.settled(GAMES["wgan-gp"]).lr_g == 1e-3
+    assert config.penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
+    assert config.settled(ADVERSARIAL["wgan-gp"]).lr_g == 1e-3
 
 
 def test_penalties_add_to_a_games_own():
-    assert Config(game="wgan-gp").penalties(GAMES["wgan-gp"]) == {"gradient_penalty": 10.0}
-    assert Config(game="wgan-gp", gp_weight=0.0).penalties(GAMES["wgan-gp"]) == {}
+    assert Config(game="wgan-gp").penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
+    assert Config(game="wgan-gp", gp_weight=0.0).penalties(ADVERSARIAL["wgan-gp"]) == {}
     asked = Config(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
-    assert asked.penalties(GAMES["non-saturating"]) == {
+    assert asked.penalties(ADVERSARIAL["non-saturating"]) == {
         "gradient_penalty": 2.0, "zero_centered_gp": 3.0, "dragan": 4.0, "r1": 5.0, "r2": 6.0
     }  # fmt: skip
-    assert Config().penalties(GAMES["non-saturating"]) == {}
+    assert Config().penalties(ADVERSARIAL["non-saturating"]) == {}
 
 
 def test_unknown_fields_and_presets_suggest_the_nearest():
@@ -73,7 +73,7 @@ def test_every_preset_is_a_valid_configuration():
         assert isinstance(preset(name), Config)
         assert 30 < len(about(name)) <= 110
     # One number that a preset leaves to its game.
-    assert preset("wgan-gp-64").settled(GAMES["wgan-gp"]).d_steps == 5
+    assert preset("wgan-gp-64").settled(ADVERSARIAL["wgan-gp"]).d_steps == 5
 
 
 def test_what_presets_cost_is_what_was_measured():

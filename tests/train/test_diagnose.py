@@ -10,9 +10,9 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer, models
 from fastgan.errors import NonFiniteError
-from fastgan.objectives import Game
+from fastgan.losses import AdversarialLoss
 from fastgan.train.diagnose import first_bad_layer
-from fastgan.train.game import Players
+from fastgan.train.step import Players
 
 
 class Times(nn.Module):
@@ -44,9 +44,9 @@ class Poison(nn.Module):
 def build(game="non-saturating", precision="fp32", g_extra=None, d_extra=None, **options):
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), g_extra or nn.ReLU(), nn.Linear(6, 5))
-    critic = nn.Sequential(nn.Linear(5, 6), d_extra or nn.ReLU(), nn.Linear(6, 1))
-    game = fastgan.objectives.GAMES[game] if isinstance(game, str) else game
-    return Players(generator, critic, game, Config(game=game.name, precision=precision, **options))
+    discriminator = nn.Sequential(nn.Linear(5, 6), d_extra or nn.ReLU(), nn.Linear(6, 1))
+    game = fastgan.losses.ADVERSARIAL[game] if isinstance(game, str) else game
+    return Players(generator, discriminator, game, Config(game=game.name, precision=precision, **options))
 
 
 def find(players, real=None, z=None, **options):
@@ -74,7 +74,7 @@ def test_inputs_come_first():
     assert find(players) == "generator.0.weight (a weight: 1 of 24 values are not finite)"
 
 
-def test_buffers_and_the_critics_weights():
+def test_buffers_and_the_discriminators_weights():
     players = build()
     players.discriminator[2].bias.data.fill_(math.nan)
     assert find(players) == "discriminator.2.bias (a weight: 1 of 1 values are not finite)"
@@ -120,12 +120,12 @@ def test_a_module_that_was_given_what_is_not_finite_is_not_named():
 
 
 def test_losses_and_penalties():
-    log_of_zero = Game("log", lambda real, fake: (real - real).log().mean(), lambda fake: fake.mean())
+    log_of_zero = AdversarialLoss("log", lambda real, fake: (real - real).log().mean(), lambda fake: fake.mean())
     players = build()
     players.game = log_of_zero
     assert find(players) == "loss/discriminator of the discriminator (its logits are finite)"
     players = build()
-    players.game = Game("log", players.game.d_loss, lambda fake: (fake - fake).log().mean())
+    players.game = AdversarialLoss("log", players.game.d_loss, lambda fake: (fake - fake).log().mean())
     assert find(players).startswith("loss/generator of the generator")
     players = build(r1_weight=1.0)
     players.discriminator[2].weight.data.mul_(1e25)  # logits fit, the square of their gradient does not
@@ -161,7 +161,7 @@ def test_gradients_are_told_in_the_order_they_come():
 
 def test_a_gradient_too_large_to_square():
     players = build()
-    players.game = Game("steep", lambda real, fake: 1e30 * fake.mean(), lambda fake: fake.mean())
+    players.game = AdversarialLoss("steep", lambda real, fake: 1e30 * fake.mean(), lambda fake: fake.mean())
     assert find(players).startswith("the norm of the discriminator's gradient (discriminator.")
 
 
@@ -212,14 +212,14 @@ def test_looking_changes_nothing():
 
 def test_a_run_that_stops_names_the_layer_in_status_and_report(tmp_path):
     torch.manual_seed(0)
-    generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+    generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
 
     class Growing(nn.Module):
         """Overflows from its fifth batch on."""
 
         def __init__(self):
             super().__init__()
-            self.net, self.after, self.seen = critic, nn.Identity(), 0
+            self.net, self.after, self.seen = discriminator, nn.Identity(), 0
 
         def forward(self, x):
             self.seen += self.training and len(x) == 16

@@ -19,14 +19,14 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, RankError, UsageError
-from fastgan.objectives import GAMES
-from fastgan.report.verdicts import Verdict
+from fastgan.losses import ADVERSARIAL
+from fastgan.report.diagnostics import Verdict
 from fastgan.train import checkpoint, distributed
-from fastgan.train.choice import Choice, Steps
+from fastgan.train.compile_policy import Choice, Steps
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.monitor import Monitor
 from fastgan.train.options import check_resumed
-from fastgan.train.statistics import synchronise
+from fastgan.train.statistics import synchronize
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
 
@@ -54,7 +54,7 @@ class Generator(nn.Sequential):
 
 
 class Growing(nn.Module):
-    """A generator or a critic of 14×14 images, and then of 28×28, in double precision."""
+    """A generator or a discriminator of 14×14 images, and then of 28×28, in double precision."""
 
     stages = 2
 
@@ -88,7 +88,7 @@ class Doubled(nn.Module):
 
 
 class Beside(nn.Sequential):
-    """A critic that sees an image and its source."""
+    """A discriminator that sees an image and its source."""
 
     source_channels = 1
 
@@ -121,12 +121,12 @@ def train(world, images, options, out=None, resume=False, at=0):
     config = Config(**SMALL | {"batch": 16 // world.size} | options)
     # On another rank other weights: they must become rank 0's.
     torch.manual_seed(world.rank)
-    generator, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
-    generator, critic = Doubled(generator if config.d_norm == "batch" else Generator()), critic.double()
+    generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
+    generator, discriminator = Doubled(generator if config.d_norm == "batch" else Generator()), discriminator.double()
     if config.grow_images:
-        generator, critic = Growing(judges=False), Growing(judges=True)
+        generator, discriminator = Growing(judges=False), Growing(judges=True)
     torch.manual_seed(0)
-    trainer = Trainer(generator, critic, config.game, config, out=out, world=world)
+    trainer = Trainer(generator, discriminator, config.game, config, out=out, world=world)
     stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
     return trainer, trainer.fit(Doubles(stream, at), resume=resume)
 
@@ -153,12 +153,14 @@ def paired(world):
 
 def uneven(world):
     """Train with batches of another size on each rank."""
-    _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
-    Trainer(Generator(), critic, config=Config(**SMALL), world=world).fit(iter([torch.rand(4 + world.rank, 1, 28, 28)]))
+    _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+    Trainer(Generator(), discriminator, config=Config(**SMALL), world=world).fit(
+        iter([torch.rand(4 + world.rank, 1, 28, 28)])
+    )
 
 
 def spoilt(world):
-    """Train with synchronised batch norms; the last rank's images are not finite."""
+    """Train with synchronized batch norms; the last rank's images are not finite."""
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="batch")
     config = Config(**SMALL | CASES["together"] | {"max_skipped": 3})
     bad = torch.full((4, 1, 28, 28), float("nan") if world.rank == world.size - 1 else 0.5)
@@ -197,7 +199,7 @@ def differing(world, images, ways):
 
 
 def tensors(trainer):
-    parts = {"generator": trainer.generator, "critic": trainer.discriminator, "ema": trainer.ema.module}
+    parts = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema.module}
     return {f"{part}.{name}": t.clone() for part, n in parts.items() for name, t in n.state_dict().items()}
 
 
@@ -257,7 +259,7 @@ def play(folder, images):
         result["any"] = [world.any(False), world.any(world.rank == 1)]
 
         norm = batch_norm()
-        synchronise(norm, world)
+        synchronize(norm, world)
         own = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()[world.rank * 4 :][:4]
         result["second order"] = second_order(norm, own, 1 / world.size)
         result["state"] = norm.state_dict()
@@ -421,7 +423,7 @@ def test_buckets_hold_one_type_and_no_more_than_they_should(monkeypatch):
     ]  # fmt: skip
 
 
-def test_second_derivatives_through_synchronised_statistics(played):
+def test_second_derivatives_through_synchronized_statistics(played):
     x = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()
     norm = batch_norm()
     dx, dweight = second_order(norm, x, 1.0)
@@ -481,17 +483,17 @@ def test_batches_must_stay_of_one_size():
         trainer._next(iter([torch.zeros(3, 1)]))
 
 
-def test_only_torchs_own_batch_norms_can_be_synchronised():
+def test_only_torchs_own_batch_norms_can_be_synchronized():
     class Mine(nn.BatchNorm2d):
         pass
 
     with pytest.raises(UsageError, match="sync_statistics: 0 is a Mine"):
-        synchronise(nn.Sequential(Mine(2)), World(0, 2))
+        synchronize(nn.Sequential(Mine(2)), World(0, 2))
 
 
 def test_resuming_keeps_the_images_of_an_update():
     def config(**options):
-        return Config(**options).settled(GAMES["non-saturating"])  # as a run writes it
+        return Config(**options).settled(ADVERSARIAL["non-saturating"])  # as a run writes it
 
     facts = {"config": config(batch=16).to_dict()}
     check_resumed(config(batch=16), facts, 1)
@@ -543,7 +545,7 @@ def test_torchrun(tmp_path, pixels, command):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 ranks × batch 4 = 8 images per update") == 1
     assert done.stdout.count("trained 4 steps, 32 images") == 1
-    assert done.stderr.count("critic: real and fake images") == 1
+    assert done.stderr.count("discriminator: real and fake images") == 1
     assert checkpoint.steps_in(run / "checkpoints") == [4]
 
     again = launch()

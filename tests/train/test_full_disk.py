@@ -10,12 +10,13 @@ import subprocess
 import pytest
 import torch
 
-from fastgan import Config, Trainer, _files, models
+from fastgan import Config, Trainer, models
+from fastgan._util import files
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError, WriteError
 from fastgan.train import checkpoint, rundir
-from fastgan.train.board import Board
+from fastgan.train.loggers import Board
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 1, "sample_every": 3, "checkpoint_every": 2}
 
@@ -139,7 +140,7 @@ def test_a_file_that_finds_no_space_is_named(tmp_path, images_npz, monkeypatch, 
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(aside, path)
 
-    monkeypatch.setattr(_files.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(WriteError, match=rf"{name} could not be written: No space left on device; .* are free there"):
         trained(images_npz, tmp_path / "run")
     monkeypatch.undo()
@@ -161,7 +162,7 @@ def test_a_run_whose_last_page_finds_no_space_has_not_finished(tmp_path, images_
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(aside, path)
 
-    monkeypatch.setattr(_files.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(WriteError, match=r"report.html could not be written"):
         trained(images_npz, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"

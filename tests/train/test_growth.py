@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgan import Config, Trainer, models
-from fastgan.deploy.session import Session
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
-from fastgan.report.verdicts import Verdict
+from fastgan.report.diagnostics import Verdict
+from fastgan.runtime.session import Session
 from fastgan.train import checkpoint
 from fastgan.train.growth import Growth, level_at
-from fastgan.train.load import load_critic, load_generator
+from fastgan.train.load import load_discriminator, load_generator
 
 SMALL = {"latent": 4, "batch": 4, "grow_images": 8, "log_every": 1, "sample_every": 100, "checkpoint_every": 100,
          "compile": "off", "lr_g": 1e-2, "lr_d": 1e-2}  # fmt: skip
@@ -52,12 +52,12 @@ def made(steps, out=None, about=None, pair=None, **options):
     torch.manual_seed(0)
     asked = {} if config.condition == "none" else {"classes": config.classes, "condition": config.condition}
     build = [models.build("progan", resolution=16, channels=c, latent=4, width=4, **asked) for c in (1, config.pack)]
-    generator, critic = pair or (build[0][0], build[1][1])
-    return Trainer(generator, critic, config.game, config, out=out, about=about)
+    generator, discriminator = pair or (build[0][0], build[1][1])
+    return Trainer(generator, discriminator, config.game, config, out=out, about=about)
 
 
 class Own(nn.Module):
-    """A pair of a user's own, from 7×7 on. A generator's newest level is faded in; a critic's comes at once."""
+    """A pair of a user's own, from 7×7 on. A generator's newest level is faded in; a discriminator's comes at once."""
 
     latent, stages = 4, 3
 
@@ -164,7 +164,7 @@ def test_real_images_fade_in_as_the_authors_code_has_it():
     assert Growth(0, nn.Flatten()).averaged(images) is images
 
 
-def test_the_critic_is_shown_them():
+def test_the_discriminator_is_shown_them():
     trainer = made(4)
     trainer.fit(batches := Batches())
     batches.at -= 1
@@ -207,7 +207,7 @@ class _Means:
         {"game": "wgan-gp", "d_steps": 1, "accumulate": 2},
         {"condition": "auxiliary", "classes": 3, "precision": "bf16", "r1_weight": 1.0, "penalty_interval": 2},
         {"condition": "concat", "classes": 3, "feature_matching": 1.0, "optimizer": "rmsprop"},
-        {"pack": 2, "augment": "colour+translation+cutout", "ada_target": 0.6, "instance_noise": 0.1},
+        {"pack": 2, "augment": "color+translation+cutout", "ada_target": 0.6, "instance_noise": 0.1},
         {"unroll": 1, "held_out": 4},
         {"consistency": 1.0, "consistency_fake": 1.0, "clip": 1.0},
     ],
@@ -221,7 +221,7 @@ def test_it_goes_with_the_rest(options):
     assert all(math.isfinite(value) for value in last.values())
     assert last["skipped/generator"] == last["skipped/discriminator"] == 0
     assert lines[-1] == (2, 1, 16)
-    assert ("critic/memory" in last) == ("held_out" in options)
+    assert ("auroc/train_held_out" in last) == ("held_out" in options)
 
 
 # --- compiled -------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_what_is_loaded_is_as_large_as_it_had_become(tmp_path):
     z = torch.randn(3, 4)
     assert trained.generator.image_shape == (1, 8, 8)
     np.testing.assert_array_equal(trained.generator(z), trainer.sample(z))
-    assert (trained.generator.alpha, load_critic(trained).alpha) == (0.5, 0.5)
+    assert (trained.generator.alpha, load_discriminator(trained).alpha) == (0.5, 0.5)
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_a_finished_run_is_as_large_as_it_had_become(tmp_path):
 
 
 class Viewing(Own):
-    """Its critic's second level flattens by `view`, which channels_last forbids."""
+    """Its discriminator's second level flattens by `view`, which channels_last forbids."""
 
     def forward(self, x):
         return super().forward(x.view(len(x), -1) if self.judges and self.stage == 1 else x)

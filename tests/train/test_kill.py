@@ -42,7 +42,7 @@ def content(run):
 
 
 def points(run):
-    """[(step, value)] of the critic's loss as TensorBoard shows them."""
+    """[(step, value)] of the discriminator's loss as TensorBoard shows them."""
     board = EventAccumulator(str(run / "tensorboard"))
     board.Reload()
     return [(event.step, event.value) for event in board.Scalars("loss/discriminator")]

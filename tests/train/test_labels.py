@@ -38,7 +38,7 @@ class Generator(nn.Module):
         return self.net(torch.cat([z, one_hot(y, CLASSES).to(z.dtype)], 1)).view(-1, 1, 4, 4)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Projection discriminator (Miyato and Koyama 2018) on sixteen pixels."""
 
     def __init__(self):
@@ -72,9 +72,9 @@ def images(labels=True):
     return ImageSet(x, y if labels else None, "rows", "none")
 
 
-def trainer(critic=Critic, out=None, game="non-saturating", **options):
+def trainer(discriminator=Discriminator, out=None, game="non-saturating", **options):
     torch.manual_seed(0)
-    return Trainer(Generator(), critic(), game, Config(**SMALL | options), out=out)
+    return Trainer(Generator(), discriminator(), game, Config(**SMALL | options), out=out)
 
 
 def stream(**options):
@@ -88,18 +88,18 @@ def weights(t):
 
 @pytest.mark.parametrize("share", [1.0, 0.0])
 def test_each_image_comes_with_its_label(share):
-    labelled, plain = stream(share=share), BatchStream(images(), 8, 0, CPU, share=share)
+    labeled, plain = stream(share=share), BatchStream(images(), 8, 0, CPU, share=share)
     for _ in range(20):
-        x, y = next(labelled)
+        x, y = next(labeled)
         assert torch.equal(x, next(plain))
         assert y.dtype == torch.int64
         assert torch.equal(x.mean(3)[:, 0].argmax(1), y)
-    with pytest.raises(UsageError, match=r"labels: rows has none, .*; give labelled images .* leave --condition out"):
+    with pytest.raises(UsageError, match=r"labels: rows has none, .*; give labeled images .* leave --condition out"):
         BatchStream(images(labels=False), 8, 0, CPU, labels=True)
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_the_critics_loss_with_labels_written_out(together):
+def test_the_discriminators_loss_with_labels_written_out(together):
     t = trainer(r1_weight=2.0)
     t.players.together = together
     (x, y), z = next(stream()), torch.randn(8, 4)
@@ -133,24 +133,28 @@ def test_an_auxiliary_classifier_written_out(together):
 
 
 @pytest.mark.parametrize(
-    ("critic", "game", "options"),
-    [(Critic, "wgan-gp", {"d_steps": 2}), (Auxiliary, "hinge", {}), (Critic, "relativistic", {"accumulate": 2})],
+    ("discriminator", "game", "options"),
+    [
+        (Discriminator, "wgan-gp", {"d_steps": 2}),
+        (Auxiliary, "hinge", {}),
+        (Discriminator, "relativistic", {"accumulate": 2}),
+    ],
 )
-def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, critic, game, options):
-    whole = trainer(critic, game=game, steps=4, **options)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
+    whole = trainer(discriminator, game=game, steps=4, **options)
     whole.fit(stream())
-    trainer(critic, tmp_path / "run", game, steps=2, **options).fit(stream())
-    again = trainer(critic, tmp_path / "run", game, steps=4, **options)
+    trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(stream())
+    again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
     again.fit(stream(), resume=True)
     assert torch.equal(weights(whole), weights(again))
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"latent/path", "spread/fake"} <= line.keys()
-    assert ("loss/classes" in line) == (critic is Auxiliary)
+    assert ("loss/classes" in line) == (discriminator is Auxiliary)
 
 
-@pytest.mark.parametrize("critic", [Critic, Auxiliary])
-def test_the_generator_learns_which_class_is_which(critic):
-    t = trainer(critic, steps=300, log_every=300, sample_every=300, lr_g=4e-3, lr_d=4e-3, ema_images=200)
+@pytest.mark.parametrize("discriminator", [Discriminator, Auxiliary])
+def test_the_generator_learns_which_class_is_which(discriminator):
+    t = trainer(discriminator, steps=300, log_every=300, sample_every=300, lr_g=4e-3, lr_d=4e-3, ema_images=200)
     t.fit(stream(), held_out=next(stream()))
     y = torch.arange(CLASSES).repeat_interleave(32)
     made = t.ema.module(torch.randn(len(y), 4), y)

@@ -19,7 +19,7 @@ def test_statistics_are_what_their_names_say():
     fake[3] = fake[5]
     real_logits, fake_logits = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0])
     found = statistics(real, fake, real_logits, fake_logits)
-    assert float(found["critic/ranking"]) == pytest.approx((3 + 1 + 0.5) / 6)  # a tie counts half
+    assert float(found["auroc/real_fake"]) == pytest.approx((3 + 1 + 0.5) / 6)  # a tie counts half
     for name, images in (("real", real), ("fake", fake)):
         apart = torch.cdist(images.double().flatten(1), images.double().flatten(1)) / math.sqrt(6)
         pairs = apart[~torch.eye(7, dtype=torch.bool)].view(7, 6)
@@ -29,14 +29,14 @@ def test_statistics_are_what_their_names_say():
 
 def test_a_batch_of_one_has_no_distances():
     one = torch.zeros(1, 1, 2, 2)
-    assert set(statistics(one, one, torch.zeros(1), torch.zeros(1))) == {"critic/ranking"}
+    assert set(statistics(one, one, torch.zeros(1), torch.zeros(1))) == {"auroc/real_fake"}
 
 
 def networks(norm=lambda layer: layer):
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-    critic = nn.Sequential(norm(nn.Linear(2, 8)), nn.LeakyReLU(0.2), nn.Dropout(0.1), norm(nn.Linear(8, 1)))
-    return generator, critic
+    discriminator = nn.Sequential(norm(nn.Linear(2, 8)), nn.LeakyReLU(0.2), nn.Dropout(0.1), norm(nn.Linear(8, 1)))
+    return generator, discriminator
 
 
 def batches(seed=0):
@@ -69,7 +69,7 @@ def test_the_closer_look_holds_what_it_promises(tmp_path):
     t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(batches(), held_out=torch.randn(8, 2))
     names = {"update/generator", "update/discriminator", "latent/path", "latent/ends", "slope/mean", "slope/deviation",
-             "critic/memory", "critic/ranking", "nearest/fake", "skipped/generator"}  # fmt: skip
+             "auroc/train_held_out", "auroc/real_fake", "nearest/fake", "skipped/generator"}  # fmt: skip
     assert all(names <= line.keys() for line in lines(tmp_path / "run"))
     table = {row["weight"]: row for row in json.loads((tmp_path / "run" / "layers.json").read_text())}
     weight = t.discriminator[3].parametrizations.weight.original.detach()
@@ -85,23 +85,23 @@ def test_the_closer_look_holds_what_it_promises(tmp_path):
 def test_held_out_images_may_be_more_than_a_batch():
     """And are looked at in parts."""
     seen = []
-    critic = nn.Sequential(nn.Linear(2, 1, bias=False))
-    critic.register_forward_pre_hook(lambda module, args: None if module.training else seen.append(len(args[0])))
-    t = Trainer(networks()[0], critic, config=Config(steps=1, compile="off"), latent_shape=(4,))
+    discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
+    discriminator.register_forward_pre_hook(lambda module, args: None if module.training else seen.append(len(args[0])))
+    t = Trainer(networks()[0], discriminator, config=Config(steps=1, compile="off"), latent_shape=(4,))
     held_out = torch.randn(40, 2)
     last = t.fit(batches(), held_out=held_out)
-    real, unseen = (critic(x).flatten() for x in (t.seen["real"], held_out))
-    assert last["critic/memory"] == pytest.approx((real[:, None] > unseen[None]).float().mean().item())
+    real, unseen = (discriminator(x).flatten() for x in (t.seen["real"], held_out))
+    assert last["auroc/train_held_out"] == pytest.approx((real[:, None] > unseen[None]).float().mean().item())
     assert seen == [16, 16, 16, 8]
 
 
-def test_memory_is_one_where_the_critic_knows_what_it_saw():
+def test_memory_is_one_where_the_discriminator_knows_what_it_saw():
     torch.manual_seed(0)
-    critic = nn.Sequential(nn.Linear(2, 1, bias=False))
-    nn.init.ones_(critic[0].weight)
-    t = Trainer(networks()[0], critic, "hinge", Config(game="hinge", steps=1, compile="off"), latent_shape=(4,))
+    discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
+    nn.init.ones_(discriminator[0].weight)
+    t = Trainer(networks()[0], discriminator, "hinge", Config(game="hinge", steps=1, compile="off"), latent_shape=(4,))
     last = t.fit(iter([torch.ones(16, 2)]), held_out=-torch.ones(4, 2))
-    assert last["critic/memory"] == 1.0
+    assert last["auroc/train_held_out"] == 1.0
 
 
 class Sides(nn.Module):

@@ -6,7 +6,7 @@ from torch import nn
 
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
-from fastgan.objectives import Defaults, Game
+from fastgan.losses import AdversarialLoss, Defaults
 from fastgan.train.optimizers import RMSprop
 
 
@@ -44,19 +44,19 @@ def batches():
         yield torch.randn(8, 2, generator=source)
 
 
-def test_the_games_own_optimisers_where_nothing_is_set():
+def test_the_games_own_optimizers_where_nothing_is_set():
     t = Trainer(*pair(), "wgan", Config(steps=3, log_every=3, compile="off"), latent_shape=(4,))
     assert [type(update.optimizer) for update in t.updates.values()] == [RMSprop, RMSprop]
     assert t.updates["discriminator"].optimizer.param_groups[0]["lr"] == 5e-5
     t.fit(batches())
-    assert t.images == 3 * 5 * 8  # five critic steps
-    # Arjovsky et al. 2017: the critic's weights, and only they, are clipped to 0.01.
+    assert t.images == 3 * 5 * 8  # five discriminator steps
+    # Arjovsky et al. 2017: the discriminator's weights, and only they, are clipped to 0.01.
     assert largest(t.discriminator) == pytest.approx(0.01)
     assert largest(t.generator) > 0.1
 
     t = Trainer(*pair(), "wgan-gp", Config(lr_g=3e-3), latent_shape=(4,))
-    generator, critic = (update.optimizer.param_groups[0] for update in t.updates.values())
-    assert (generator["lr"], critic["lr"], critic["betas"]) == (3e-3, 1e-4, (0.0, 0.9))
+    generator, discriminator = (update.optimizer.param_groups[0] for update in t.updates.values())
+    assert (generator["lr"], discriminator["lr"], discriminator["betas"]) == (3e-3, 1e-4, (0.0, 0.9))
     assert (t.config.d_steps, t.config.weight_clip) == (5, 0.0)
     t = Trainer(*pair(), config=Config(), latent_shape=(4,))
     assert (t.config.lr_d, t.config.beta1, t.config.beta2, t.config.d_steps) == (2e-4, 0.5, 0.999, 1)
@@ -65,7 +65,7 @@ def test_the_games_own_optimisers_where_nothing_is_set():
 
 
 def test_a_game_of_ones_own_is_a_few_lines():
-    game = Game(
+    game = AdversarialLoss(
         "least-distance",
         d_loss=lambda real, fake: (fake - real).mean() + 0.1 * (real**2 + fake**2).mean(),
         g_loss=lambda fake: -fake.mean(),

@@ -1,4 +1,4 @@
-"""Games of paired images: generators that make images of sources, critics that see both or images alone, and L1."""
+"""Games of paired images: generators that make images of sources, discriminators that see both or images alone, and L1."""
 
 import json
 
@@ -12,13 +12,13 @@ from torch.nn.functional import avg_pool2d, interpolate, softplus
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.errors import UsageError
+from fastgan.report.diagnostics import verdicts
 from fastgan.report.page import write_report
-from fastgan.report.verdicts import verdicts
 from fastgan.testing.batches import Resumable
-from fastgan.train import panels
+from fastgan.train import samples
 from fastgan.train.diagnose import first_bad_layer
 from fastgan.train.monitor import statistics
-from fastgan.train.remedies.history import History
+from fastgan.train.regularization.history import History
 
 SMALL = {
     "batch": 8,
@@ -47,7 +47,7 @@ class Upscaler(nn.Module):
         return self.net(source) + interpolate(source, scale_factor=2, mode="bicubic")
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Judges patches of the image and the source, one upon the other."""
 
     source_channels = 1
@@ -61,7 +61,7 @@ class Critic(nn.Module):
 
 
 def of_images():
-    """A critic that sees the image alone, as SRGAN's does."""
+    """A discriminator that sees the image alone, as SRGAN's does."""
     return nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1))
 
 
@@ -73,9 +73,9 @@ class Pairs(Resumable):
         return avg_pool2d(target, 2), target
 
 
-def trainer(critic=Critic, out=None, game="non-saturating", dropout=0.0, **options):
+def trainer(discriminator=Discriminator, out=None, game="non-saturating", dropout=0.0, **options):
     torch.manual_seed(0)
-    return Trainer(Upscaler(dropout=dropout), critic(), game, Config(**SMALL | options), out=out)
+    return Trainer(Upscaler(dropout=dropout), discriminator(), game, Config(**SMALL | options), out=out)
 
 
 def weights(t):
@@ -102,27 +102,27 @@ def test_the_generators_loss_written_out():
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_the_critics_loss_written_out(together):
+def test_the_discriminators_loss_written_out(together):
     """Both are judged beside their source; penalties differentiate in the image, the source stays what it is."""
     t, (source, target) = trainer(game="wgan-gp", r1_weight=2.0), next(Pairs())
     t.players.together = together
-    epsilon, critic = torch.rand(8, 1, 1, 1), t.discriminator
+    epsilon, discriminator = torch.rand(8, 1, 1, 1), t.discriminator
     _, gradients = t.players.d_step(target, source, epsilon, lazy=True, y=source)
     fake = t.generator(source).detach()
-    loss = critic(fake, source).mean() - critic(target, source).mean()
+    loss = discriminator(fake, source).mean() - discriminator(target, source).mean()
     for points, penalty in (
         (torch.lerp(target, fake, epsilon), lambda norm: 10 * (norm - 1).square().mean()),
         (target.clone(), lambda norm: norm.square().mean()),
     ):
         points.requires_grad_()
-        (slope,) = torch.autograd.grad(critic(points, source).sum(), points, create_graph=True)
+        (slope,) = torch.autograd.grad(discriminator(points, source).sum(), points, create_graph=True)
         loss = loss + penalty(slope.flatten(1).norm(dim=1))
-    for ours, plain in zip(gradients, torch.autograd.grad(loss, critic.parameters()), strict=True):
+    for ours, plain in zip(gradients, torch.autograd.grad(loss, discriminator.parameters()), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
 class Listening(nn.Module):
-    """A critic that remembers what it was shown."""
+    """A discriminator that remembers what it was shown."""
 
     def __init__(self, channels):
         super().__init__()
@@ -134,7 +134,7 @@ class Listening(nn.Module):
 
 
 @pytest.mark.parametrize("channels", [0, 1])
-def test_what_the_critic_sees(channels):
+def test_what_the_discriminator_sees(channels):
     t, made = trainer(lambda: Listening(channels), steps=2, accumulate=2, l1_weight=1.0), []
     t.generator.register_forward_hook(lambda _, args, image: made.append((args[0], image.detach())))
     t.fit(Pairs())
@@ -143,7 +143,7 @@ def test_what_the_critic_sees(channels):
     batches = Pairs()
     for _ in range(4):
         source, target = next(batches)
-        # Once for the critic's step and once for the generator's, of every batch of an update: the last of all those
+        # Once for the discriminator's step and once for the generator's, of every batch of an update: the last of all those
         # that were made, as both steps are tried before.
         fakes = [image for of, image in made[-8:] if torch.equal(of, source)]
         assert len(fakes) == 2
@@ -158,19 +158,19 @@ def _among(part, whole):
 
 
 @pytest.mark.parametrize(
-    ("critic", "game", "options"),
+    ("discriminator", "game", "options"),
     [
-        (Critic, "non-saturating", {"l1_weight": 10.0, "history": 8, "dropout": 0.5, "accumulate": 2}),
+        (Discriminator, "non-saturating", {"l1_weight": 10.0, "history": 8, "dropout": 0.5, "accumulate": 2}),
         (of_images, "wgan-gp", {"l1_weight": 1.0, "d_steps": 2, "augment": "translation"}),
-        (Critic, "relativistic", {"feature_matching": 1.0, "instance_noise": 0.1, "instance_noise_steps": 9}),
-        (Critic, "non-saturating", {"unroll": 2}),
+        (Discriminator, "relativistic", {"feature_matching": 1.0, "instance_noise": 0.1, "instance_noise_steps": 9}),
+        (Discriminator, "non-saturating", {"unroll": 2}),
     ],
 )
-def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, critic, game, options):
-    whole = trainer(critic, game=game, steps=4, **options)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
+    whole = trainer(discriminator, game=game, steps=4, **options)
     whole.fit(Pairs())
-    trainer(critic, tmp_path / "run", game, steps=2, **options).fit(Pairs())
-    again = trainer(critic, tmp_path / "run", game, steps=4, **options)
+    trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(Pairs())
+    again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
     again.fit(Pairs(), resume=True)
     assert torch.equal(weights(whole), weights(again))
 
@@ -211,7 +211,7 @@ def test_an_upscaler_comes_closer_than_bicubic():
 
     torch.manual_seed(0)
     config = Config(steps=200, l1_weight=100.0, lr_g=5e-3, ema_images=500, log_every=50, compile="off")
-    t = Trainer(Upscaler(16), Critic(8), config=config)
+    t = Trainer(Upscaler(16), Discriminator(8), config=config)
     last = t.fit(batches(), held_out=held_out)
     source, target = held_out
     bicubic = (interpolate(source, scale_factor=2, mode="bicubic") - target).abs().mean()
@@ -237,7 +237,7 @@ def test_a_generator_that_does_not_look_at_its_source_has_collapsed():
 def test_of_several_logits_of_an_image_the_mean_is_ranked():
     real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0]]), torch.tensor([[5.0, -5.0], [9.0, 9.0]])
     shaped = (logits.view(2, 1, 1, 2) for logits in (real, fake))
-    assert statistics(torch.rand(2, 4), torch.rand(2, 4), *shaped)["critic/ranking"] == 3 / 8  # 1 > 0, 0 = 0, both < 9
+    assert statistics(torch.rand(2, 4), torch.rand(2, 4), *shaped)["auroc/real_fake"] == 3 / 8  # 1 > 0, 0 = 0, both < 9
 
 
 def test_panels_show_sources_what_is_made_and_targets(tmp_path):
@@ -265,16 +265,16 @@ def test_panels_show_sources_what_is_made_and_targets(tmp_path):
 
 
 def test_rows_of_sources_of_another_kind():
-    grey, colour, planes = torch.zeros(2, 1, 2, 2), torch.ones(2, 3, 4, 4), torch.zeros(2, 12, 4, 4)
-    rows = panels.in_rows(grey, colour, colour)
+    gray, color, planes = torch.zeros(2, 1, 2, 2), torch.ones(2, 3, 4, 4), torch.zeros(2, 12, 4, 4)
+    rows = samples.in_rows(gray, color, color)
     assert rows.shape == (6, 3, 4, 4)
     assert (rows[:2] == 0).all()
-    assert (panels.in_rows(planes, colour, colour) == 1).all()
-    assert panels.in_rows(colour, grey, grey).shape == (6, 3, 2, 2)
+    assert (samples.in_rows(planes, color, color) == 1).all()
+    assert samples.in_rows(color, gray, gray).shape == (6, 3, 2, 2)
 
 
 def test_sources_that_are_pictures_of_what_is_none():
-    assert panels.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (4, 2, 8, 8)
+    assert samples.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (4, 2, 8, 8)
 
 
 class Viewing(Upscaler):
@@ -298,10 +298,10 @@ def test_looking_draws_nothing_of_the_runs(tmp_path):
     """A generator that is random in its average too, as one with noise in every layer is."""
     noisy = Upscaler()
     noisy.register_forward_hook(lambda module, args, made: made + torch.randn_like(made))
-    t = Trainer(noisy, Critic(), config=Config(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
+    t = Trainer(noisy, Discriminator(), config=Config(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
     t.fit(Pairs(), held_out=next(Pairs()))
     before = torch.get_rng_state()
-    panels.save_all(t, tmp_path)
+    samples.save_all(t, tmp_path)
     t.monitor.look()
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -313,33 +313,33 @@ def test_the_first_that_is_not_finite_may_be_the_sources():
     assert first_bad_layer(t.players, target, source, y=source).startswith("the batch of sources (1 of 128")
 
 
-class Labelled(Upscaler):
+class Labeled(Upscaler):
     classes = 3
 
 
-class Auxiliary(Critic):
+class Auxiliary(Discriminator):
     auxiliary = True
 
 
-class Coloured(Critic):
+class Colored(Discriminator):
     source_channels = 3
 
 
 @pytest.mark.parametrize(
-    ("generator", "critic", "options", "said"),
+    ("generator", "discriminator", "options", "said"),
     [
-        (Upscaler, Coloured, {}, "source_channels: expected the generator's 1 in the critic too, or none .*, got 3"),
-        (Upscaler, Critic, {"grow_images": 10}, "grow_images: only generators of latents grow"),
-        (Labelled, Critic, {}, "classes: pairs of sources and targets bring no labels; leave"),
+        (Upscaler, Colored, {}, "source_channels: expected the generator's 1 in the discriminator too, or none .*, got 3"),
+        (Upscaler, Discriminator, {"grow_images": 10}, "grow_images: only generators of latents grow"),
+        (Labeled, Discriminator, {}, "classes: pairs of sources and targets bring no labels; leave"),
         (Upscaler, Auxiliary, {}, "classes: pairs .* leave `classes` and `auxiliary` out"),
-        (Upscaler, Critic, {"pack": 2}, "pack: a critic that sees the source judges it with one image, .*; leave it"),
-        (Upscaler, Critic, {"augment": "colour"}, "augment: it would move the image and leave the source .*; leave it"),
-        (Upscaler, Critic, {"consistency_fake": 1.0}, "consistency_fake: it would move the image .* of images alone"),
+        (Upscaler, Discriminator, {"pack": 2}, "pack: a discriminator that sees the source judges it with one image, .*; leave it"),
+        (Upscaler, Discriminator, {"augment": "color"}, "augment: it would move the image and leave the source .*; leave it"),
+        (Upscaler, Discriminator, {"consistency_fake": 1.0}, "consistency_fake: it would move the image .* of images alone"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_with_pairs_is_refused(generator, critic, options, said):
+def test_what_does_not_go_with_pairs_is_refused(generator, discriminator, options, said):
     with pytest.raises(UsageError, match=said):
-        Trainer(generator(), critic(), config=Config(**options))
+        Trainer(generator(), discriminator(), config=Config(**options))
 
 
 def test_latents_do_not_go_with_sources():
@@ -348,10 +348,12 @@ def test_latents_do_not_go_with_sources():
         UsageError, match=r"l1_weight: .* what is made of latents has none; give a generator of sources"
     ):
         Trainer(*networks, config=Config(l1_weight=1.0))
-    with pytest.raises(UsageError, match=r"source_channels: expected the generator's 0 in the critic too, .*, got 1"):
-        Trainer(networks[0], Critic())
+    with pytest.raises(
+        UsageError, match=r"source_channels: expected the generator's 0 in the discriminator too, .*, got 1"
+    ):
+        Trainer(networks[0], Discriminator())
     with pytest.raises(UsageError, match="latent_shape: a generator with source_channels is given sources"):
-        Trainer(Upscaler(), Critic(), latent_shape=(8,))
+        Trainer(Upscaler(), Discriminator(), latent_shape=(8,))
     with pytest.raises(UsageError, match="classifier: it is for what is made of latents"):
         trainer().fit(Pairs(), classifier=of_images())
     with pytest.raises(UsageError, match="reference: it is for what is made of latents"):

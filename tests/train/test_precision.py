@@ -10,10 +10,10 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer
 from fastgan.errors import NonFiniteError
-from fastgan.objectives import GAMES
+from fastgan.losses import ADVERSARIAL
 from fastgan.train import update as update_module
 from fastgan.train.device import float32_products, why_slow
-from fastgan.train.game import Players
+from fastgan.train.step import Players
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GAMES_TRIED = {
@@ -30,14 +30,14 @@ def networks(kind, seed=0):
         nn.Linear(8, 64), nn.Unflatten(1, (4, 4, 4)), nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(),
         nn.ConvTranspose2d(8, 3, 4, 2, 1), nn.Tanh(),
     )  # fmt: skip
-    critic = nn.Sequential(
+    discriminator = nn.Sequential(
         nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 16, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(),
         nn.Linear(256, 1),
     )  # fmt: skip
     if "spectral" in kind:
-        for layer in (critic[0], critic[2], critic[5]):
+        for layer in (discriminator[0], discriminator[2], discriminator[5]):
             nn.utils.parametrizations.spectral_norm(layer)
-    return generator, critic
+    return generator, discriminator
 
 
 def draws(seed=0):
@@ -47,24 +47,24 @@ def draws(seed=0):
 
 def players(kind, precision="fp32", seed=0, **options):
     """As a user has them: fused."""
-    generator, critic = networks(kind, seed)
+    generator, discriminator = networks(kind, seed)
     config = Config(precision=precision, **GAMES_TRIED[kind], **options)
-    return Players(fastgan.fuse(generator), fastgan.fuse(critic), GAMES[config.game], config)
+    return Players(fastgan.fuse(generator), fastgan.fuse(discriminator), ADVERSARIAL[config.game], config)
 
 
-def plain_steps(kind, generator, critic, real, z, epsilon, dtype, scale=1.0):
+def plain_steps(kind, generator, discriminator, real, z, epsilon, dtype, scale=1.0):
     """Both players' gradients and the penalty in plain PyTorch, as its documentation of autocast has them written."""
 
     def slope(points):
         points = points.detach().requires_grad_()
-        logits = critic(points)
+        logits = discriminator(points)
         (slope,) = torch.autograd.grad(logits.to(real.dtype).sum() * scale, points, create_graph=True)
         return slope / scale
 
     penalty = real.new_zeros(())
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         fake = generator(z).detach()
-        d_real, d_fake = critic(real).to(real.dtype), critic(fake).to(real.dtype)
+        d_real, d_fake = discriminator(real).to(real.dtype), discriminator(fake).to(real.dtype)
         if kind == "wgan-gp":
             loss = d_fake.mean() - d_real.mean()
             between = real + epsilon * (fake.to(real.dtype) - real)
@@ -74,8 +74,8 @@ def plain_steps(kind, generator, critic, real, z, epsilon, dtype, scale=1.0):
         else:
             loss = F.softplus(-d_real).mean() + F.softplus(d_fake).mean()
             penalty = slope(real).square().sum((1, 2, 3)).mean()  # 2.0 / 2 of it
-        d = torch.autograd.grad((loss + penalty) * scale, list(critic.parameters()))
-        logits = critic(generator(z)).to(real.dtype)
+        d = torch.autograd.grad((loss + penalty) * scale, list(discriminator.parameters()))
+        logits = discriminator(generator(z)).to(real.dtype)
         g_loss = F.softplus(-logits).mean() if "saturating" in kind else -logits.mean()
         g = torch.autograd.grad(g_loss * scale, list(generator.parameters()))
     return vector(d) / scale, vector(g) / scale, penalty.detach()
@@ -144,7 +144,7 @@ def test_penalties_unscale_before_they_square(kind):
     # A light penalty, for its weights' gradient has to fit too.
     half, single = (players(kind, precision, gp_weight=0.5) for precision in ("fp16", "fp32"))
     for p in (half, single):
-        p.discriminator[0].weight.data.mul_(16)  # a steeper critic
+        p.discriminator[0].weight.data.mul_(16)  # a steeper discriminator
     # Whether it would overflow: the scaled gradient fits into half precision, its square does not.
     points = real.clone().requires_grad_()
     with half.autocast(real):

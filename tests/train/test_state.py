@@ -53,8 +53,8 @@ class Normed(nn.Module):
 
 def made(out, **options):
     torch.manual_seed(0)
-    _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
-    return Trainer(Normed(), critic, config=Config(**SMALL | options), out=out)
+    _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
+    return Trainer(Normed(), discriminator, config=Config(**SMALL | options), out=out)
 
 
 def everything(trainer):
@@ -91,7 +91,7 @@ def test_all_of_it_comes_back_bit_for_bit(tmp_path):
 
 
 def rewrite(folder, change, tensors=None):
-    """Change state.json, or the optimisers' tensors, as another version would have written them: with right sums."""
+    """Change state.json, or the optimizers' tensors, as another version would have written them: with right sums."""
     text = json.loads((folder / "state.json").read_text())
     change(text)
     (folder / "state.json").write_text(json.dumps(text))
@@ -211,10 +211,10 @@ def test_the_generators_of_all_devices_are_kept(monkeypatch):
 def test_norms_that_iterate_once_a_step_go_on_as_they_would_have(tmp_path, fused):
     def norming(out, **options):
         torch.manual_seed(0)
-        _, critic = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
-        critic = spectral_norm(critic, every="step")
-        critic = fuse(critic) if fused else critic
-        return Trainer(Normed(), critic, config=Config(**SMALL | {"compile": "off"} | options), out=out)
+        _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
+        discriminator = spectral_norm(discriminator, every="step")
+        discriminator = fuse(discriminator) if fused else discriminator
+        return Trainer(Normed(), discriminator, config=Config(**SMALL | {"compile": "off"} | options), out=out)
 
     whole = norming(tmp_path / "whole")
     whole.fit(Batches())

@@ -1,4 +1,4 @@
-"""What becomes of gradients: guarded, clipped, averaged, unscaled. Judged by PyTorch's own optimiser and clipping."""
+"""What becomes of gradients: guarded, clipped, averaged, unscaled. Judged by PyTorch's own optimizer and clipping."""
 
 import contextlib
 import copy

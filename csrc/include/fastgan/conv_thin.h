@@ -1,4 +1,4 @@
-// The input gradient of a convolution with few input channels: the first layer of a critic, run by every penalty.
+// The input gradient of a convolution with few input channels: the first layer of a discriminator, run by every penalty.
 #pragma once
 
 #include <cstdint>

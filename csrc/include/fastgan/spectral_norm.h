@@ -1,4 +1,4 @@
-// Spectral normalisation of a group of weights: power iteration, W / sigma, and the gradient.
+// Spectral normalization of a group of weights: power iteration, W / sigma, and the gradient.
 #pragma once
 
 #include <cstdint>

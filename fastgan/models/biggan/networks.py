@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgan.errors import UsageError
 from fastgan.models.labels import LabelHead, Labels, refuse
 from fastgan.models.residual import DownBlock, UpBlock, check_norm
-from fastgan.nn import ConvBlock, LinearBlock, SelfAttention, group_spectral_norms, initialise
+from fastgan.nn import ConvBlock, LinearBlock, SelfAttention, group_spectral_norms, initialize
 from fastgan.ops import bias_act
 
 #: resolution → multiples of the width: at 4×4, and after each block of the generator.
@@ -21,7 +21,7 @@ UP = {
     256: (16, 16, 8, 8, 4, 2, 1),
     512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
-#: resolution → multiples of the width after each block of the critic, and how many of them halve the side.
+#: resolution → multiples of the width after each block of the discriminator, and how many of them halve the side.
 DOWN = {
     32: ((4, 4, 4, 4), 2),
     64: ((1, 2, 4, 8, 16), 4),
@@ -62,7 +62,7 @@ class Generator(nn.Module):
             self.blocks.append(level)
         self.norm = nn.BatchNorm2d(sizes[-1])
         self.to_image = ConvBlock(sizes[-1], channels, 3, padding=1, norm="spectral", act="tanh")
-        initialise(self, nn.init.orthogonal_)
+        initialize(self, nn.init.orthogonal_)
         group_spectral_norms(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -107,7 +107,7 @@ class Discriminator(nn.Module):
             self.blocks.append(level)
         self.linear = LinearBlock(sizes[-1], 1, norm=norm, act="linear")
         self.head = LabelHead(Labels(classes, "projection") if classes else Labels(), sizes[-1], norm)
-        initialise(self, nn.init.orthogonal_)
+        initialize(self, nn.init.orthogonal_)
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -153,7 +153,7 @@ def build(
 
 
 def _check_attention(resolution: int, attention: int) -> None:
-    # What both networks have: the critic looks at no map smaller than its last.
+    # What both networks have: the discriminator looks at no map smaller than its last.
     smallest = max(8, resolution >> DOWN[resolution][1])
     sides = [side for side in (8, 16, 32, 64, 128, 256) if smallest <= side < resolution]
     if attention not in (0, *sides):

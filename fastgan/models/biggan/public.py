@@ -41,7 +41,7 @@ def public_state(network: nn.Module) -> dict[str, Tensor]:
         name = _public_name(key)
         if name:
             state[name] = value[None].clone() if name.endswith(".u0") else value.clone()
-    for key, layer in _normalised(network):
+    for key, layer in _normalized(network):
         state[_public_name(f"{key}.parametrizations.weight.original")[: -len("weight")] + "sv0"] = _sigma(layer)[None]
     return state
 
@@ -65,7 +65,7 @@ def load_public(network: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise UsageError(f"state: expected {name} of shape {list(own[key].shape)}, got {list(value.shape)}")
         own[key] = value
     network.load_state_dict(own)
-    for _, layer in _normalised(network):
+    for _, layer in _normalized(network):
         norm, rows = norm_of(layer), raw_weight(layer).flatten(1)
         norm._v.copy_(F.normalize(rows.T @ norm._u, dim=0, eps=norm.options.eps))
         norm._u.copy_(F.normalize(rows @ norm._v, dim=0, eps=norm.options.eps))
@@ -80,7 +80,7 @@ def _public_name(key: str) -> str:
     return key
 
 
-def _normalised(network: nn.Module) -> list[tuple[str, nn.Module]]:
+def _normalized(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return [
         (name, layer)
         for name, layer in network.named_modules()

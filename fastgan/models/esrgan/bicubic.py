@@ -46,11 +46,11 @@ def _taps(stride: int, phases: int) -> list[list[float]]:
     """Of each of `phases` output pixels, the weights of input pixels -1 to stride."""
     table = []
     for phase in range(phases):
-        centre = (phase + 0.5) * stride / phases - 0.5
-        first = floor(centre) - 1
+        center = (phase + 0.5) * stride / phases - 0.5
+        first = floor(center) - 1
         row = [0.0] * (stride + 2)
         for tap in range(4):
-            row[first + tap + 1] = _keys(abs(centre - first - tap))
+            row[first + tap + 1] = _keys(abs(center - first - tap))
         table.append(row)
     return table
 

@@ -1,4 +1,4 @@
-"""RRDBNet: dense blocks within residual blocks, two nearest-neighbour doublings (ESRGAN, arXiv:1809.00219)."""
+"""RRDBNet: dense blocks within residual blocks, two nearest-neighbor doublings (ESRGAN, arXiv:1809.00219)."""
 
 from __future__ import annotations
 

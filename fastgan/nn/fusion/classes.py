@@ -108,7 +108,7 @@ def _made_again(kind: ModuleClass, activations: frozenset[str], make: Any, argum
 
 
 def swap(module: nn.Module, ours: type[nn.Module]) -> None:
-    """Gives a module its new class. A parametrised one keeps its properties: its class is made anew above ours."""
+    """Gives a module its new class. A parametrized one keeps its properties: its class is made anew above ours."""
     if parametrize.is_parametrized(module):
         old = type(module)
         members = {name: value for name, value in vars(old).items() if name not in ("__dict__", "__weakref__")}

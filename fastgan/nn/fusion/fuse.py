@@ -52,7 +52,7 @@ def fuse(module: M) -> M:
 
     Convolutions, transposed convolutions and activations of torch.nn run on ours wherever they stand; in nn.Sequential,
     and in a module of the user's own that calls an activation on the result of a layer, the two run as one op, and
-    Conv2d blocks in a row as one tower; torch's spectral norms, of both kinds, are computed in one group. Afterwards a
+    Conv2d blocks in a row as one stack; torch's spectral norms, of both kinds, are computed in one group. Afterwards a
     gradient penalty runs no wasted pass. Parameters, buffers, hooks, isinstance, copies and pickles are as before; what
     cannot be fused exactly is left, and `fusion_report` says why.
 

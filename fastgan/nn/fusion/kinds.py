@@ -21,7 +21,7 @@ ModuleClass = Any
 
 
 def original_class(module: nn.Module) -> ModuleClass:
-    """The class of a module as its user knows it: before parametrisation, and before it was fused."""
+    """The class of a module as its user knows it: before parametrization, and before it was fused."""
     kind = type_before_parametrizations(module)
     return getattr(kind, "_fastgan_original", kind)
 
@@ -106,7 +106,7 @@ class Kind:
     word: str
     #: The dimensions that x must have.
     dims: int
-    #: (layer, x, act) → act(layer(x)). It reads the weight once, because a parametrised one changes by being read.
+    #: (layer, x, act) → act(layer(x)). It reads the weight once, because a parametrized one changes by being read.
     block: Callable[[Any, Tensor, Act], Tensor]
 
     def takes(self, layer: Any, x: Any) -> bool:

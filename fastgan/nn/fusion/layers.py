@@ -1,7 +1,7 @@
 """torch.nn's layers on our ops: the same parameters, buffers, attributes and names, another forward.
 
 `fuse` swaps a module's class for one of these. Each runs our op on what it takes, and PyTorch's forward on the rest.
-Their names are torch.nn's, because weight initialisers and printed networks look at them.
+Their names are torch.nn's, because weight initializers and printed networks look at them.
 """
 
 from __future__ import annotations

@@ -71,18 +71,18 @@ def _together(root: nn.Module) -> Iterator[tuple[int, str]]:
     for _, module in _tree(root, "", set()):
         if is_sealed(module) or base_without_forward(original_class(module)) is not nn.Sequential:
             continue
-        for piece in pieces(list(module), towers=True):  # type: ignore[call-overload]
+        for piece in pieces(list(module), stacks=True):  # type: ignore[call-overload]
             if piece.overwritten:
                 yield id(piece.modules[0]), _OVERWRITTEN
             if piece.act is None:
                 continue
-            tower = f"tower of {len(piece.modules) // 2}: " if piece.tower else ""
+            stack = f"stack of {len(piece.modules) // 2}: " if piece.stack else ""
             for first, activation in zip(piece.modules[::2], piece.modules[1::2], strict=True):
                 layer = layer_kind(first)
                 if layer is None or why_not(first) or not bare(first):  # a norm, or a layer that runs by itself
                     yield id(activation), piece.act.name
                 else:
-                    words = f"{tower}{layer.word} + {piece.act.name}"
+                    words = f"{stack}{layer.word} + {piece.act.name}"
                     yield id(first), words
                     yield id(activation), words
 

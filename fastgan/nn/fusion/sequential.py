@@ -1,4 +1,4 @@
-"""nn.Sequential that runs a layer and the activation behind it as one op, and runs of such blocks as one tower.
+"""nn.Sequential that runs a layer and the activation behind it as one op, and runs of such blocks as one stack.
 
 It looks at its children when it runs, not when it is made: what is hooked, replaced or appended later is right too.
 """
@@ -24,7 +24,7 @@ from fastgan.nn.fusion.kinds import (
     why_not,
 )
 from fastgan.ops import Layer as Block
-from fastgan.ops import conv2d_tower
+from fastgan.ops import conv2d_stack
 
 
 class Piece(NamedTuple):
@@ -33,12 +33,12 @@ class Piece(NamedTuple):
     modules: tuple[nn.Module, ...]
     #: The activation at the end of each block.
     act: Act | None = None
-    tower: bool = False
+    stack: bool = False
     #: One leaky ReLU, which PyTorch runs: the next child overwrites its output, which ours would keep.
     overwritten: bool = False
 
 
-def pieces(modules: list[nn.Module], towers: bool) -> Iterator[Piece]:
+def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
     """How a Sequential of these modules runs. `fusion_report` reads the same."""
     i = 0
     while i < len(modules):
@@ -48,7 +48,7 @@ def pieces(modules: list[nn.Module], towers: bool) -> Iterator[Piece]:
             i += 1
             continue
         end = i + 2
-        while towers and _stackable(modules[i], act) and _continues(modules, i, end, act):
+        while stacks and _stackable(modules[i], act) and _continues(modules, i, end, act):
             end += 2
         yield Piece(tuple(modules[i:end]), act, end > i + 2)
         i = end
@@ -86,15 +86,15 @@ def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
 
 def run(modules: list[nn.Module], x: Any) -> Any:
     """What nn.Sequential of these modules computes."""
-    # Without gradients a tower would only keep its inner results alive for longer.
-    for piece in pieces(modules, towers=torch.is_grad_enabled()):
+    # Without gradients a stack would only keep its inner results alive for longer.
+    for piece in pieces(modules, stacks=torch.is_grad_enabled()):
         first, *rest = piece.modules
         if piece.overwritten:
             x = nn.LeakyReLU.forward(first, x)  # type: ignore[arg-type]
         elif piece.act is None:
             x = first(x)
-        elif piece.tower and CONV2D.takes(first, x):
-            x = _tower(piece.modules[::2], piece.act, x)
+        elif piece.stack and CONV2D.takes(first, x):
+            x = _stack(piece.modules[::2], piece.act, x)
         else:
             x = finish(rest[0], hold(first, x))
             for layer, act in zip(rest[1::2], rest[2::2], strict=True):
@@ -102,14 +102,14 @@ def run(modules: list[nn.Module], x: Any) -> Any:
     return x
 
 
-def _tower(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
+def _stack(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
     for layer in layers:
         prepare(layer)
     blocks = [
         Block(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
         for layer in layers
     ]
-    return conv2d_tower(x, blocks, act.name, alpha=act.alpha)
+    return conv2d_stack(x, blocks, act.name, alpha=act.alpha)
 
 
 class Sequential(nn.Sequential):

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from fastgan import _native
+from fastgan._util import native
 from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
-from fastgan.ops._layout import dense, empty, memory_format, view_ncs
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense, empty, memory_format, view_ncs
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
 
@@ -19,12 +19,12 @@ def _why_not(x: Tensor, *_) -> str | None:
 
 
 def _describe(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
-    native = _native.cpu()
-    shape = native.BiasActShape(
+    kernels = native.cpu()
+    shape = kernels.BiasActShape(
         *view_ncs(x), layout is torch.channels_last, CPP_DTYPES[x.dtype], torch.get_num_threads()
     )
     limit = math.inf if clamp is None else clamp
-    return native, shape, native.BiasActOptions(ACTIVATIONS[act].code, alpha, gain, limit)
+    return kernels, shape, kernels.BiasActOptions(ACTIVATIONS[act].code, alpha, gain, limit)
 
 
 def _dense_bias(bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -38,23 +38,23 @@ def _address(x: Tensor | None) -> int:
 def bias_act(x, bias, act, alpha, gain, clamp):
     layout = memory_format(x)
     x, bias, y = dense(x, layout), _dense_bias(bias, x.dtype), empty(x, layout)
-    native, *described = _describe(x, layout, act, alpha, gain, clamp)
-    native.bias_act(*described, x.data_ptr(), _address(bias), y.data_ptr())
+    kernels, *described = _describe(x, layout, act, alpha, gain, clamp)
+    kernels.bias_act(*described, x.data_ptr(), _address(bias), y.data_ptr())
     return y
 
 
 def bias_act_(y, bias, act, alpha, gain, clamp):
     """The same in place, on a dense tensor that nobody else has seen yet."""
-    native, *described = _describe(y, memory_format(y), act, alpha, gain, clamp)
+    kernels, *described = _describe(y, memory_format(y), act, alpha, gain, clamp)
     bias = _dense_bias(bias, y.dtype)
-    native.bias_act(*described, y.data_ptr(), _address(bias), y.data_ptr())
+    kernels.bias_act(*described, y.data_ptr(), _address(bias), y.data_ptr())
 
 
 def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
     """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
     db = dy.new_empty(dy.shape[1] if bias_grad else 0)
-    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
-    native.bias_act_grad(
+    kernels, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    kernels.bias_act_grad(
         *described, dy.data_ptr(), saved.data_ptr(), 0, dy.data_ptr(), db.data_ptr() if bias_grad else 0
     )
     return db
@@ -64,8 +64,8 @@ def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
     layout = memory_format(saved)
     dy, saved, bias, dx = dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype), empty(dy, layout)
     db = dy.new_empty(dy.shape[1] if bias_grad else 0)
-    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
-    native.bias_act_grad(
+    kernels, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    kernels.bias_act_grad(
         *described, dy.data_ptr(), saved.data_ptr(), _address(bias), dx.data_ptr(), db.data_ptr() if bias_grad else 0
     )
     return dx, db
@@ -75,8 +75,8 @@ def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
     layout = memory_format(saved)
     ddx, dy, saved, bias = dense(ddx, layout), dense(dy, layout), dense(saved, layout), _dense_bias(bias, dy.dtype)
     ddy, dsaved = empty(dy, layout), empty(dy, layout)
-    native, *described = _describe(dy, layout, act, alpha, gain, clamp)
-    native.bias_act_grad_grad(
+    kernels, *described = _describe(dy, layout, act, alpha, gain, clamp)
+    kernels.bias_act_grad_grad(
         *described, ddx.data_ptr(), dy.data_ptr(), saved.data_ptr(), _address(bias), ddy.data_ptr(), dsaved.data_ptr()
     )
     return ddy, dsaved

@@ -10,7 +10,7 @@ x [N, C, *] of any floating dtype, b [C] in x's dtype or float32. The steps, wit
 4. v is limited to [−clamp, clamp] where a clamp is given; NaN stays NaN
 5. y = v rounded once to x's dtype
 
-Results are dense, contiguous or channels_last as `fastgan.ops._layout.memory_format` chooses from the first tensor.
+Results are dense, contiguous or channels_last as `fastgan.ops._memory_format.memory_format` chooses from the first tensor.
 The derivative at a kink belongs to its left side, and is zero on the clamp. Piecewise-linear activations save y and
 read the side of the kink from its sign, for which gain > 0 and alpha >= 0.
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._layout import dense, memory_format
+from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._check import bad
-from fastgan.ops._layout import empty, memory_format
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.bias_act import cpu, reference, triton
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 

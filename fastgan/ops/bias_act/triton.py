@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._launch import FUSED, blocks, on, power_of_two, why_no_triton
-from fastgan.ops._layout import dense, empty, memory_format, view_ncs
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense, empty, memory_format, view_ncs
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -1,4 +1,4 @@
-"""A convolution with its neighbour bias_act in one op, in both directions.
+"""A convolution with its neighbor bias_act in one op, in both directions.
 
 conv_bias_act   → bias_act_grad, conv_dgrad, conv_wgrad
 conv_dgrad_act  → bias_act_grad, conv, conv_wgrad

@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan import _native
+from fastgan._util import native
 from fastgan.ops._launch import why_no_cpp
-from fastgan.ops._layout import dense
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense
 from fastgan.ops.bias_act import cpu as bias_act_cpu
 from fastgan.ops.conv import reference
 
@@ -46,7 +46,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
     return y
 
 
-def conv_tower(x, *rest):
+def conv_stack(x, *rest):
     return reference.each_block(conv_bias_act, x, *rest)
 
 
@@ -59,9 +59,9 @@ def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, al
 
 def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     layout = reference.activation_layout(dy, weight)
-    native = _native.cpu()
+    kernels = native.cpu()
     outputs, channels, *kernel = weight.shape
-    thin = channels <= native.THIN and outputs % native.LANES == 0 and groups == 1
+    thin = channels <= kernels.THIN and outputs % kernels.LANES == 0 and groups == 1
     if not thin or dy.dtype != torch.float32 or layout is not torch.channels_last or not dy.numel():
         return reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
     dy, weight = dense(dy, layout), weight.permute(2, 3, 1, 0).contiguous()
@@ -69,7 +69,7 @@ def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     # One channel is contiguous in both layouts, and then called so.
     called = layout if channels > 1 else torch.contiguous_format
     dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=called)
-    native.conv_thin_grad(
+    kernels.conv_thin_grad(
         shape, (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads(),
         dy.data_ptr(), weight.data_ptr(), dx.data_ptr(),
     )  # fmt: skip
@@ -80,4 +80,4 @@ CONV = Kernel("cpp", reference.conv, _why_not)
 CONV_DGRAD = Kernel("cpp", conv_dgrad, _why_not)
 CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
 CONV_DGRAD_ACT = Kernel("cpp", conv_dgrad_act, _why_not)
-CONV_TOWER = Kernel("cpp", conv_tower, _why_not)
+CONV_STACK = Kernel("cpp", conv_stack, _why_not)

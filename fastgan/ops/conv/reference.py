@@ -10,7 +10,7 @@ Three ops, each linear in both of its tensors and each the derivative of the oth
 
     conv_bias_act   bias_act(conv(x, w), b): a block of a network; its steps are rounded as in bias_act, but between the
                     two the result may stay in the accumulation dtype
-    conv_tower      conv_bias_act, one upon the other; the outputs of all of them
+    conv_stack      conv_bias_act, one upon the other; the outputs of all of them
     conv_dgrad_act  bias_act_grad(conv_dgrad(dy, w), saved): from the pre-activation of a block to that of the block
                     below, whose output is `saved`
 
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops._layout import dense, memory_format, weight_format
+from fastgan.ops._memory_format import dense, memory_format, weight_format
 from fastgan.ops.bias_act import reference as bias_act_reference
 
 Pair = list[int]
@@ -113,7 +113,7 @@ def conv_bias_act(
 def options_of(
     i: int, stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
 ) -> tuple[Pair, Pair, Pair, int]:
-    """stride, padding, dilation and groups of block i of a tower."""
+    """stride, padding, dilation and groups of block i of a stack."""
     pair = slice(2 * i, 2 * i + 2)
     return stride[pair], padding[pair], dilation[pair], groups[i]
 
@@ -129,7 +129,7 @@ def each_block(
     groups: list[int],
     *act: Any,
 ) -> list[Tensor]:
-    """What the blocks of a tower return, each a call of `block` with the arguments of conv_bias_act."""
+    """What the blocks of a stack return, each a call of `block` with the arguments of conv_bias_act."""
     outputs = []
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
@@ -138,7 +138,7 @@ def each_block(
     return outputs
 
 
-def conv_tower(
+def conv_stack(
     x: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],

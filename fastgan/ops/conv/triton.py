@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan import _env
-from fastgan.ops import _choice
+from fastgan._util import env
+from fastgan.ops import _autotune
 from fastgan.ops._launch import FUSED, blocks, on, power_of_two
-from fastgan.ops._layout import dense
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense
 from fastgan.ops.bias_act import triton as epilogue
 from fastgan.ops.conv import reference
 
@@ -67,7 +67,7 @@ def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
 
 
 def _forced() -> bool:
-    return _env.read("FASTGAN_BACKEND") == "triton"
+    return env.read("FASTGAN_BACKEND") == "triton"
 
 
 def _why_not_ours(x: Tensor, weight: Tensor, groups: int) -> str | None:
@@ -100,7 +100,7 @@ def _fused(groups_at: int) -> Callable[..., str | None]:
     return why_not
 
 
-def _why_not_tower(x: Tensor, *rest: Any) -> str | None:
+def _why_not_stack(x: Tensor, *rest: Any) -> str | None:
     reason = epilogue.why_not(x)
     if reason or not _forced():
         return reason
@@ -121,9 +121,9 @@ def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, .
         return ours(_INTERPRETED)
     if _forced():
         return ours(candidates[0])
-    runs: dict[str, Callable[[], Any]] = {_choice.LIBRARY: library}
+    runs: dict[str, Callable[[], Any]] = {_autotune.LIBRARY: library}
     runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
-    return _choice.fastest(x.device, _choice.question(name, tensors, (*options, _precision(x))), runs)
+    return _autotune.fastest(x.device, _autotune.question(name, tensors, (*options, _precision(x))), runs)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, con
 
 
 def _result(x: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
-    """An uninitialised tensor of that shape whose channel is the fast axis, in that layout where it can be."""
+    """An uninitialized tensor of that shape whose channel is the fast axis, in that layout where it can be."""
     narrow = shape[1] == 1 or shape[2:] == (1, 1)  # both layouts are one: the strides are the asked one's
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout if narrow else torch.channels_last)
 
@@ -254,7 +254,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
     )  # fmt: skip
 
 
-def conv_tower(x, *rest):
+def conv_stack(x, *rest):
     return reference.each_block(conv_bias_act, x, *rest)
 
 
@@ -300,4 +300,4 @@ CONV = Kernel("triton", conv, _plain(groups_at=5))
 CONV_DGRAD = Kernel("triton", conv_dgrad, _plain(groups_at=6))
 CONV_BIAS_ACT = Kernel("triton", conv_bias_act, _fused(groups_at=6))
 CONV_DGRAD_ACT = Kernel("triton", conv_dgrad_act, _fused(groups_at=6))
-CONV_TOWER = Kernel("triton", conv_tower, _why_not_tower)
+CONV_STACK = Kernel("triton", conv_stack, _why_not_stack)

@@ -61,7 +61,7 @@ def _products(x, weight, image, top, left, exists, n, height, width, channels, o
             b = tl.load(weight + (at[:, None] + (n * w_output)[None, :]), mask=known, other=0.0)
             total = _dot(a, b, total, WIDEN, PRECISION)
     else:
-        # The taps are the inner loop: neighbouring ones read the same pixels.
+        # The taps are the inner loop: neighboring ones read the same pixels.
         for i in range(taps * tl.cdiv(channels, BLOCK_K)):
             tap = i % taps
             c = (i // taps) * BLOCK_K + tl.arange(0, BLOCK_K)

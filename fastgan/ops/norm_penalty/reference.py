@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._layout import dense, memory_format
+from fastgan.ops._memory_format import dense, memory_format
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._check import bad
-from fastgan.ops._layout import empty, memory_format
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.norm_penalty import cpu, reference, triton
 
 # --- the penalty -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Spectral normalisation of a group of weights: power iteration, scaling, and the gradient, each for all at once."""
+"""Spectral normalization of a group of weights: power iteration, scaling, and the gradient, each for all at once."""
 
 from fastgan.ops.spectral_norm.register import power_iteration, spectral_scale
 

@@ -1,4 +1,4 @@
-"""Spectral normalisation on the CPU: fastgan._cpu, float and double."""
+"""Spectral normalization on the CPU: fastgan._cpu, float and double."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from fastgan import _native
+from fastgan._util import native
 from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
-from fastgan.ops._layout import dense, empty, memory_format
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense, empty, memory_format
 
 
 def _why_not(weights: list[Tensor], *rest) -> str | None:
@@ -28,7 +28,7 @@ def _empty(x: Tensor) -> Tensor:
     return empty(x, memory_format(x))
 
 
-def _layers(native, weights: list[Tensor], dims: list[int]):
+def _layers(kernels, weights: list[Tensor], dims: list[int]):
     """How each dense weight lies in memory, for csrc/include/fastgan/spectral_norm.h: its rows in segments."""
     layers, at = [], 0
     for weight, dim in zip(weights, dims, strict=True):
@@ -43,28 +43,28 @@ def _layers(native, weights: list[Tensor], dims: list[int]):
             else:  # [N, H, W, C] with rows of C: the transposed matrix, row by row, in v's order
                 transposed = True
                 segments, length = 1, rows
-        layers.append(native.SpectralLayer(weight.data_ptr(), rows, columns, segments, length, pixels, transposed, at))
+        layers.append(kernels.SpectralLayer(weight.data_ptr(), rows, columns, segments, length, pixels, transposed, at))
         at += rows + columns
     return layers
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
-    native = _native.cpu()
+    kernels = native.cpu()
     weights = [_dense(w) for w in weights]
     new, sigma = uv.clone(memory_format=torch.contiguous_format), uv.new_empty(len(weights))
-    native.power_iteration(
-        _layers(native, weights, dims), CPP_DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
+    kernels.power_iteration(
+        _layers(kernels, weights, dims), CPP_DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
         new.data_ptr(), sigma.data_ptr(),
     )  # fmt: skip
     return new, sigma
 
 
 def spectral_scale(weights, uv, sigma, dims):
-    native = _native.cpu()
+    kernels = native.cpu()
     weights = [_dense(w) for w in weights]
     sigma = sigma.contiguous()
     scaled = [_empty(w) for w in weights]
-    native.spectral_scale(
+    kernels.spectral_scale(
         [w.data_ptr() for w in weights], [y.data_ptr() for y in scaled], [w.numel() for w in weights],
         CPP_DTYPES[uv.dtype], torch.get_num_threads(), sigma.data_ptr(),
     )  # fmt: skip
@@ -72,13 +72,13 @@ def spectral_scale(weights, uv, sigma, dims):
 
 
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
-    native = _native.cpu()
+    kernels = native.cpu()
     weights = [_dense(w) for w in weights]
     dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
     dw = [_empty(w) for w in weights]
     uv, sigma = uv.contiguous(), sigma.contiguous()
-    native.spectral_scale_grad(
-        _layers(native, weights, dims), [g.data_ptr() for g in dy], [d.data_ptr() for d in dw],
+    kernels.spectral_scale_grad(
+        _layers(kernels, weights, dims), [g.data_ptr() for g in dy], [d.data_ptr() for d in dw],
         CPP_DTYPES[uv.dtype], torch.get_num_threads(), uv.data_ptr(), sigma.data_ptr(),
     )  # fmt: skip
     return dw

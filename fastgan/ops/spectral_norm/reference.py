@@ -1,4 +1,4 @@
-"""Specification of spectral normalisation (Miyato et al. 2018, arXiv:1802.05957), in plain PyTorch.
+"""Specification of spectral normalization (Miyato et al. 2018, arXiv:1802.05957), in plain PyTorch.
 
 A group is L weights of one dtype on one device. Weight l of any shape is seen as a matrix W [rows, columns]: dimension
 `dims[l]` (the outputs: 0, or 1 of a transposed convolution) gives the rows, the others in their order the columns.
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgan.ops._layout import dense, memory_format
+from fastgan.ops._memory_format import dense, memory_format
 
 
 def matrix(weight: Tensor, dim: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Spectral normalisation as ops: power_iteration (constant to autograd) and spectral_scale → spectral_scale_grad →
+"""Spectral normalization as ops: power_iteration (constant to autograd) and spectral_scale → spectral_scale_grad →
 plain PyTorch."""
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._check import bad
-from fastgan.ops._layout import empty, memory_format
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.spectral_norm import cpu, reference, triton
 
 # --- power iteration -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Spectral normalisation in Triton: launches the kernels of triton_kernels.py, as many for one weight as for fifty.
+"""Spectral normalization in Triton: launches the kernels of triton_kernels.py, as many for one weight as for fifty.
 
 The kernels find the weights through a table on the device: a row of addresses, sizes and strides for each.
 """
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan import _env
+from fastgan._util import env
 from fastgan.ops._launch import FUSED, blocks, on, why_no_triton
-from fastgan.ops._layout import dense, empty, memory_format
 from fastgan.ops._library import Kernel
+from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops._tables import tables
 
 _FLOATS = (torch.float32, torch.float64)
@@ -129,7 +129,7 @@ def _unserved(shapes: tuple[Shape, ...]) -> str | None:
 
 def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
     reason = why_no_triton(weights[0], _FLOATS)
-    if reason is None and weights[0].is_cuda and _env.flag("TRITON_INTERPRET"):
+    if reason is None and weights[0].is_cuda and env.flag("TRITON_INTERPRET"):
         reason = "Triton's interpreter cannot follow addresses on a GPU"
     return reason or _unserved(_shapes(weights, dims))
 

@@ -1,7 +1,7 @@
-"""The Triton kernels of spectral normalisation, each for all weights of a group at once.
+"""The Triton kernels of spectral normalization, each for all weights of a group at once.
 
 A program finds its layer and its part of it in a table on the device, a row per layer (triton.py makes it). In memory
-lies M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that neighbouring columns are neighbours in memory: row r,
+lies M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that neighboring columns are neighbors in memory: row r,
 column j = a · INNER + b is at r · PITCH + a · OUTER + b, and is entry a · V_OUTER + b · V_INNER of the vector over the
 columns. The vector over the rows is in their order.
 
@@ -235,7 +235,7 @@ def spectral_finish_kernel(table, sums, old, new, sigma, U_FIRST: tl.constexpr, 
     eps = tl.full((), EPS, sums.dtype.element_ty)
     size = _norm(first, sums, one, BLOCK, BLOCK_P)
     first_factor = _inverse(tl.where(size > eps, size, eps))
-    # The second product was made from the first as it was. uᵀ W v is then the norm of what is about to be normalised,
+    # The second product was made from the first as it was. uᵀ W v is then the norm of what is about to be normalized,
     # or less where eps limits it.
     size = _norm(second, sums, first_factor, BLOCK, BLOCK_P)
     second_factor = _inverse(tl.where(size > eps, size, eps)) * first_factor

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fastgan.deploy.spec import Spec
+from fastgan.runtime.spec import Spec
 
 
 class Fake:
@@ -57,8 +57,8 @@ def raw_png(pixels, interlaced=False, chunks=()):
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     parts = [pixels[y::dy, x::dx] for y, x, dy, dx in passes] if interlaced else [pixels]
     lines = [b"\0" + row.astype(">u2" if deep else "u1").tobytes() for part in parts if part.size for row in part]
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16 if deep else 8, colour, 0, 0, int(interlaced))
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16 if deep else 8, color, 0, 0, int(interlaced))
     all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"".join(lines), 1)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in all_chunks)
 

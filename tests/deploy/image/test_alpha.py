@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from fastgan.deploy.image import alpha as module
-from fastgan.deploy.image.alpha import extend_colours, within_neighbours
+from fastgan.upscale.image import alpha as module
+from fastgan.upscale.image.alpha import extend_colors, within_neighbors
 
 
 def blob(height, width, channels, dtype, seed=0, share=0.01):
-    """Shapes of noise colours on transparent black."""
+    """Shapes of noise colors on transparent black."""
     rng = np.random.default_rng(seed)
     most = np.iinfo(dtype).max
     pixels = np.zeros((height, width, channels), dtype)
@@ -20,17 +20,17 @@ def blob(height, width, channels, dtype, seed=0, share=0.01):
 def test_seen_pixels_and_alpha_stay(dtype, channels):
     before = blob(60, 70, channels, dtype)
     after = before.copy()
-    extend_colours(after)
+    extend_colors(after)
     np.testing.assert_array_equal(after[..., -1], before[..., -1])
     seen = before[..., -1] > 0
     np.testing.assert_array_equal(after[seen], before[seen])
     assert (after[~seen][:, :-1].max(axis=1) > 0).mean() > 0.9
 
 
-def test_a_lone_colour_spreads_as_a_square():
+def test_a_lone_color_spreads_as_a_square():
     pixels = np.zeros((64, 64, 4), np.uint8)
     pixels[30, 25] = 10, 20, 30, 1
-    extend_colours(pixels)
+    extend_colors(pixels)
     spread = (pixels[..., :3] == [10, 20, 30]).all(axis=2)
     reach = module._REACH
     expected = np.zeros((64, 64), bool)
@@ -44,10 +44,10 @@ def test_strips_make_no_difference(monkeypatch, strip):
     for seed in range(5):
         pixels = blob(150, 50, 4, np.uint8, seed, share=0.0015)  # so few that the farthest ones count
         whole, parts = pixels.copy(), pixels.copy()
-        extend_colours(whole)
+        extend_colors(whole)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_STRIP", strip)
-            extend_colours(parts)
+            extend_colors(parts)
         np.testing.assert_array_equal(parts, whole)
         assert (whole != pixels).any()
 
@@ -57,15 +57,15 @@ def test_nothing_to_do():
         pixels = np.full((5, 5, 2), 7, np.uint8)
         pixels[..., 1] = alpha
         after = pixels.copy()
-        extend_colours(after)
+        extend_colors(after)
         np.testing.assert_array_equal(after, pixels)
-    extend_colours(np.zeros((1, 1, 4), np.uint8))
+    extend_colors(np.zeros((1, 1, 4), np.uint8))
 
 
-def test_alpha_within_its_neighbours():
+def test_alpha_within_its_neighbors():
     alpha = np.zeros((4, 5, 1), np.uint8)
     alpha[:, 3:] = 255
-    result = within_neighbours(np.full((8, 10, 1), 100, np.uint8), alpha, 2)[..., 0]
+    result = within_neighbors(np.full((8, 10, 1), 100, np.uint8), alpha, 2)[..., 0]
     np.testing.assert_array_equal(result[:, :4], 0)  # two pixels left of the step: nothing but 0 around
     np.testing.assert_array_equal(result[:, 4:8], 100)
     np.testing.assert_array_equal(result[:, 8:], 255)

@@ -10,10 +10,10 @@ from PIL import Image
 
 from fastgan.cli import run
 from fastgan.cli.upscale import kind_of
-from fastgan.deploy.image.read import read
-from fastgan.deploy.upscaler import open_upscaler
 from fastgan.errors import DataError, UsageError
 from fastgan.models.esrgan import SRVGGNetCompact
+from fastgan.upscale.image.read import read
+from fastgan.upscale.upscaler import open_upscaler
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_folder_says_what_failed_and_fails(call, upscaler, photo, tmp_path):
 
 
 def test_a_video_goes_to_its_pipeline(call, upscaler, tmp_path, monkeypatch):
-    import fastgan.deploy.video as video
+    import fastgan.upscale.video as video
 
     calls = []
 

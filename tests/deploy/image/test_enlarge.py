@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from fastgan.deploy.image.enlarge import check_network, cutting, enlarge
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.tiles import Cutting, plan
 from fastgan.errors import FastganError, UsageError
+from fastgan.runtime.spec import Spec
+from fastgan.upscale.image.enlarge import check_network, cutting, enlarge
+from fastgan.upscale.tiles import Cutting, plan
 
 KERNEL = np.array([1, 2, 1]) / 4
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from fastgan.deploy.image import read as module
-from fastgan.deploy.image.read import image_format, read, read_size
 from fastgan.errors import DataError
+from fastgan.upscale.image import read as module
+from fastgan.upscale.image.read import image_format, read, read_size
 
 
 def pillow(pixels):
@@ -65,18 +65,18 @@ def test_sixteen_bits_of_tiff(tmp_path, noise, channels, order, compressed):
     np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, pixels)
 
 
-def test_palettes_bits_and_colour_keys(tmp_path, noise, png_bytes):
-    colours = noise(16, 1, 3)[:, 0]
+def test_palettes_bits_and_color_keys(tmp_path, noise, png_bytes):
+    colors = noise(16, 1, 3)[:, 0]
     indices = noise(8, 8, 1)[..., 0] % 16
     image = Image.fromarray(indices)
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     assert image.mode == "P"
     image.save(tmp_path / "p.png")
-    np.testing.assert_array_equal(read(tmp_path / "p.png").pixels, colours[indices])
+    np.testing.assert_array_equal(read(tmp_path / "p.png").pixels, colors[indices])
     image.save(tmp_path / "pt.png", transparency=3)
     pixels = read(tmp_path / "pt.png").pixels
     np.testing.assert_array_equal(pixels[..., 3], np.where(indices == 3, 0, 255))
-    np.testing.assert_array_equal(pixels[..., :3], colours[indices])
+    np.testing.assert_array_equal(pixels[..., :3], colors[indices])
 
     Image.fromarray(indices > 7).save(tmp_path / "1.png")
     np.testing.assert_array_equal(read(tmp_path / "1.png").pixels[..., 0], np.where(indices > 7, 255, 0))
@@ -128,7 +128,7 @@ def test_broken_exif_is_left_as_it_is(tmp_path, noise, data):
         assert read(tmp_path / "a.png").pixels.shape == (4, 4, 3)
 
 
-def test_profiles_and_colour_chunks(tmp_path, noise, png_bytes):
+def test_profiles_and_color_chunks(tmp_path, noise, png_bytes):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in ("png", "jpg", "webp", "tiff"):
         pillow(noise(4, 4)).save(tmp_path / f"a.{suffix}", icc_profile=profile)
@@ -141,7 +141,7 @@ def test_profiles_and_colour_chunks(tmp_path, noise, png_bytes):
 def test_cmyk_needs_its_profile(tmp_path, noise):
     image = Image.fromarray(noise(8, 8)).convert("CMYK")
     image.save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match="CMYK without a colour profile"):
+    with pytest.raises(DataError, match="CMYK without a color profile"):
         read(tmp_path / "a.jpg")
 
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from fastgan.cli import run
-from fastgan.deploy import pretrained, upscale_image
-from fastgan.deploy.image.read import read
 from fastgan.models import esrgan
+from fastgan.upscale import pretrained, upscale_image
+from fastgan.upscale.image.read import read
 
 pytestmark = pytest.mark.network
 
@@ -78,7 +78,7 @@ def test_networks_that_reach_farther_than_their_margins(photo, tmp_path):
         def pixels(self, frames):
             return pytorch(network, frames[0].copy())[None].round().astype(np.uint8)
 
-    from fastgan.deploy.spec import Spec
+    from fastgan.runtime.spec import Spec
 
     Session.spec = Spec.of(network)
     with Image.open(photo.with_name("whole.png")) as image:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fastgan.deploy import tiles
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.tiles import Cutting, fitting, least_side, plan, strips
+from fastgan.runtime.spec import Spec
+from fastgan.upscale import tiles
+from fastgan.upscale.tiles import Cutting, fitting, least_side, plan, strips
 
 
 def run(session, pixels, cutting):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastgan.deploy.image import encoders
-from fastgan.deploy.image.read import Picture, read
-from fastgan.deploy.image.write import write
-from fastgan.deploy.upscale import upscale_folder, upscale_image
 from fastgan.errors import DataError, UsageError, WriteError
+from fastgan.upscale.image import encoders
+from fastgan.upscale.image.read import Picture, read
+from fastgan.upscale.image.write import write
+from fastgan.upscale.images import upscale_folder, upscale_image
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_ctrl_c_in_a_folder(tmp_path, save, fake):
 
 
 def test_progress_is_shown(tmp_path, save, fake, monkeypatch, capsys):
-    from fastgan.data import progress
+    from fastgan._util import progress
 
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     save("in/a.png", 60, 60)
@@ -272,9 +272,9 @@ def test_a_large_picture_takes_bounded_memory(tmp_path):
     code = """
 import re
 import numpy as np
-from fastgan.deploy.image.png import PngWriter
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.upscale import upscale_image
+from fastgan.upscale.image.png import PngWriter
+from fastgan.runtime.spec import Spec
+from fastgan.upscale.images import upscale_image
 
 class Session:
     spec, fixed, device = Spec("image", scale=2, reach=1, range=(0.0, 1.0)), None, "cpu"

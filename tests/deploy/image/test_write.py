@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from fastgan.deploy.image import png
-from fastgan.deploy.image import write as module
-from fastgan.deploy.image.read import Picture, read
-from fastgan.deploy.image.write import check_size, is_whole, output_format, write
 from fastgan.errors import DataError, UsageError, WriteError
+from fastgan.upscale.image import png
+from fastgan.upscale.image import write as module
+from fastgan.upscale.image.read import Picture, read
+from fastgan.upscale.image.write import check_size, is_whole, output_format, write
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -79,9 +79,9 @@ def test_profile_and_exif_are_kept(tmp_path, noise, exif, suffix):
         assert again.chunks == [(b"gAMA", b"\0\0\xb1\x8f")]  # sRGB beside a profile is forbidden
 
 
-def test_jpeg_is_of_high_quality_and_full_colour(tmp_path):
+def test_jpeg_is_of_high_quality_and_full_color(tmp_path):
     pixels = np.zeros((16, 16, 3), np.uint8)
-    pixels[:, ::2] = 255, 0, 0  # columns of one pixel: subsampled colours would smear
+    pixels[:, ::2] = 255, 0, 0  # columns of one pixel: subsampled colors would smear
     pixels[:, 1::2] = 0, 0, 255
     write_all(tmp_path / "a.jpg", Picture(pixels))
     assert np.abs(read(tmp_path / "a.jpg").pixels.astype(int) - pixels).mean() < 5
@@ -106,12 +106,12 @@ def test_sixteen_bits_where_there_are_none_are_rounded(tmp_path, noise):
     for name in ("a.tiff", "a.bmp"):
         assert "rounded from 16" in write_all(tmp_path / name, Picture(pixels))[0]
         np.testing.assert_array_equal(read(tmp_path / name).pixels, np.rint(pixels / 257).astype(np.uint8))
-    grey = noise(8, 8, 1, np.uint16)
-    assert write_all(tmp_path / "g.tiff", Picture(grey)) == []
-    np.testing.assert_array_equal(read(tmp_path / "g.tiff").pixels, grey)
+    gray = noise(8, 8, 1, np.uint16)
+    assert write_all(tmp_path / "g.tiff", Picture(gray)) == []
+    np.testing.assert_array_equal(read(tmp_path / "g.tiff").pixels, gray)
 
 
-def test_grey_stays_grey_or_is_said(tmp_path, noise):
+def test_gray_stays_gray_or_is_said(tmp_path, noise):
     for name, channels in (("a.jpg", 1), ("a.tiff", 1), ("a.bmp", 1), ("a.webp", 3)):
         notes = write_all(tmp_path / name, Picture(noise(8, 8, 1)))
         assert read(tmp_path / name).pixels.shape == (8, 8, channels)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastgan.deploy.spec import Spec
+from fastgan.runtime.spec import Spec
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.video.colour import BT601, TV, Colour, ToYUV  # noqa: E402
+from fastgan.upscale.video.color import BT601, TV, Color, ToYUV  # noqa: E402
 
 
 class Nearest:
@@ -41,7 +41,7 @@ def write_clip(
     size=(48, 64),
     *,
     pixels="yuv420p",
-    colour=Colour(BT601, TV, 2, 2),  # noqa: B008
+    color=Color(BT601, TV, 2, 2),  # noqa: B008
     codec="libx264",
     times=None,
     time_base=Fraction(1, 12800),
@@ -67,13 +67,13 @@ def write_clip(
         if aspect:
             context.sample_aspect_ratio = aspect
         if tagged:
-            context.colorspace, context.color_range = colour.matrix, colour.range
-            context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+            context.colorspace, context.color_range = color.matrix, color.range
+            context.color_primaries, context.color_trc = color.primaries, color.transfer
         if matrix:
             stream.set_display_matrix(matrix)
         sounds = [file.add_stream("aac", rate=16000) for _ in range(audio)]
         packets = [packet for sound in sounds for packet in _sound(sound, len(times) / float(rate))]
-        convert = ToYUV(colour, pixels)
+        convert = ToYUV(color, pixels)
         for number, time in enumerate(times):
             picture = draw(number, height, width)
             rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -111,7 +111,7 @@ def look_at(path):
             frames=frames,
             times=[frame.pts * frame.time_base for frame in frames],
             pictures=[frame.to_ndarray(format="rgb24") for frame in frames],
-            colour=Colour(*map(int, (first.colorspace, first.color_range, first.color_primaries, first.color_trc))),
+            color=Color(*map(int, (first.colorspace, first.color_range, first.color_primaries, first.color_trc))),
             pixels=first.format.name,
             size=(first.height, first.width),
             aspect=stream.sample_aspect_ratio,
@@ -147,7 +147,7 @@ def kit():
 @pytest.fixture
 def upscale():
     """upscale_video without a line of progress, and what it said."""
-    from fastgan.deploy.video import upscale_video
+    from fastgan.upscale.video import upscale_video
 
     def run(session, source, out, **options):
         said = []

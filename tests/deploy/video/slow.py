@@ -4,8 +4,8 @@ import signal
 import sys
 import time
 
-from fastgan.deploy.spec import Spec
-from fastgan.deploy.video import pipeline
+from fastgan.runtime.spec import Spec
+from fastgan.upscale.video import pipeline
 
 # As a terminal would have it: shells start background processes with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,10 +10,10 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.spec import Spec  # noqa: E402
-from fastgan.deploy.video import upscale_video  # noqa: E402
-from fastgan.deploy.video.encode import choose_codec  # noqa: E402
 from fastgan.errors import DataError, UsageError, WriteError  # noqa: E402
+from fastgan.runtime.spec import Spec  # noqa: E402
+from fastgan.upscale.video import upscale_video  # noqa: E402
+from fastgan.upscale.video.encode import choose_codec  # noqa: E402
 
 
 def make(kit, path, kind):
@@ -159,7 +159,7 @@ def test_no_pyav(kit, tmp_path, monkeypatch):
 
 
 def test_encoders_that_this_build_has_not(monkeypatch, tmp_path):
-    from fastgan.deploy.video import encode
+    from fastgan.upscale.video import encode
 
     monkeypatch.setattr(encode, "has_encoder", lambda name: name == "libx265")
     said = []

@@ -1,12 +1,12 @@
-"""Colours survive: against the formulas of the standards, and through the whole way."""
+"""Colors survive: against the formulas of the standards, and through the whole way."""
 
 import numpy as np
 import pytest
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.video.colour import BT601, BT709, PC, TV, Colour, ToRGB, ToYUV  # noqa: E402
 from fastgan.errors import DataError  # noqa: E402
+from fastgan.upscale.video.color import BT601, BT709, PC, TV, Color, ToRGB, ToYUV  # noqa: E402
 
 WEIGHTS = {BT709: (0.2126, 0.0722), BT601: (0.299, 0.114), 5: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.2627, 0.0593)}
 KINDS = [(matrix, span) for matrix in WEIGHTS for span in (TV, PC)]
@@ -27,39 +27,39 @@ def by_formula(yuv, matrix, span):
 @pytest.mark.parametrize(("matrix", "span"), KINDS)
 def test_conversion_is_the_standard(matrix, span):
     rng = np.random.default_rng(0)
-    colour = Colour(matrix, span, 1, 1)
+    color = Color(matrix, span, 1, 1)
     yuv = rng.integers(16, 236, (3, 32, 64), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(yuv, format="yuv444p")
-    assert np.abs(ToRGB(colour)(frame) - by_formula(yuv, matrix, span)).max() <= 1
+    assert np.abs(ToRGB(color)(frame) - by_formula(yuv, matrix, span)).max() <= 1
 
     rgb = rng.integers(0, 256, (32, 64, 3), dtype=np.uint8)
-    back = ToYUV(colour, "yuv444p")(rgb)
-    assert Colour.of(back) == colour
+    back = ToYUV(color, "yuv444p")(rgb)
+    assert Color.of(back) == color
     # Half a level of each of Y, U and V.
     assert np.abs(by_formula(back.to_ndarray(), matrix, span) - rgb).max() <= 2.5
 
 
 def patches(number, height, width):
-    """Flat squares of 16 × 16 in saturated and dark colours, others in each frame."""
+    """Flat squares of 16 × 16 in saturated and dark colors, others in each frame."""
     rng = np.random.default_rng(number)
-    colours = rng.integers(10, 246, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
-    return colours.repeat(16, 0).repeat(16, 1)[:height, :width]
+    colors = rng.integers(10, 246, (-(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    return colors.repeat(16, 0).repeat(16, 1)[:height, :width]
 
 
 def inner(picture, scale):
-    """The middles of the squares: 4:2:0 mixes colours at their edges."""
+    """The middles of the squares: 4:2:0 mixes colors at their edges."""
     return picture[7 * scale :: 16 * scale, 7 * scale :: 16 * scale].astype(int)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("span", [TV, PC])
 @pytest.mark.parametrize("matrix", [BT601, BT709])
-def test_colours_stay_within_two_levels(kit, upscale, tmp_path, matrix, span, scale):
-    colour = Colour(matrix, span, 5, 6)
-    kit.write_clip(tmp_path / "in.mp4", 4, (64, 96), colour=colour, draw=patches)
+def test_colors_stay_within_two_levels(kit, upscale, tmp_path, matrix, span, scale):
+    color = Color(matrix, span, 5, 6)
+    kit.write_clip(tmp_path / "in.mp4", 4, (64, 96), color=color, draw=patches)
     upscale(kit.Nearest(scale), tmp_path / "in.mp4", tmp_path / "out.mp4", crf=0)
     source, result = kit.look_at(tmp_path / "in.mp4"), kit.look_at(tmp_path / "out.mp4")
-    assert source.colour == result.colour == colour
+    assert source.color == result.color == color
     for before, after in zip(source.pictures, result.pictures, strict=True):
         error = np.abs(inner(after, scale) - inner(before, 1))
         assert error.max() <= 2
@@ -71,10 +71,10 @@ def test_colours_stay_within_two_levels(kit, upscale, tmp_path, matrix, span, sc
 def test_an_untagged_small_video_stays_what_players_took_it_for(kit, upscale, tmp_path):
     """Enlarged to 1280 × 720 without a tag, its BT.601 would be shown as BT.709."""
     kit.write_clip(tmp_path / "in.mp4", 2, (180, 320), tagged=False, draw=patches)
-    assert kit.look_at(tmp_path / "in.mp4").colour == Colour(2, 0, 2, 2)
+    assert kit.look_at(tmp_path / "in.mp4").color == Color(2, 0, 2, 2)
     done = upscale(kit.Nearest(4), tmp_path / "in.mp4", tmp_path / "out.mp4", crf=1)
     result = kit.look_at(tmp_path / "out.mp4")
-    assert result.colour == Colour(BT601, TV, 2, 2)
+    assert result.color == Color(BT601, TV, 2, 2)
     assert "smpte170m, limited range" in done.said
     assert np.abs(inner(result.pictures[1], 4) - inner(patches(1, 180, 320), 1)).max() <= 4
 
@@ -83,8 +83,8 @@ def test_large_untagged_videos_are_bt709():
     def frame(width, height):
         return av.VideoFrame(width, height, "yuv420p")
 
-    assert Colour.of(frame(1280, 536)).matrix == Colour.of(frame(960, 720)).matrix == BT709
-    assert Colour.of(frame(720, 576)).matrix == BT601
+    assert Color.of(frame(1280, 536)).matrix == Color.of(frame(960, 720)).matrix == BT709
+    assert Color.of(frame(720, 576)).matrix == BT601
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_pixel_formats(kit, upscale, tmp_path, codec, suffix, pixels, written, s
 
     span = PC if pixels in ("gray", "yuvj420p") else TV
     source = tmp_path / f"in{suffix}"
-    kit.write_clip(source, 3, (64, 96), pixels=pixels, codec=codec, colour=Colour(BT709, span, 1, 1), draw=draw)
+    kit.write_clip(source, 3, (64, 96), pixels=pixels, codec=codec, color=Color(BT709, span, 1, 1), draw=draw)
     done = upscale(kit.Nearest(1), source, tmp_path / "out.mp4", crf=0)
     result = kit.look_at(tmp_path / "out.mp4")
     assert result.pixels.replace("yuvj", "yuv") == written
@@ -120,14 +120,14 @@ def test_pixel_formats(kit, upscale, tmp_path, codec, suffix, pixels, written, s
 
 
 def test_hdr_is_said(kit, upscale, tmp_path):
-    kit.write_clip(tmp_path / "in.mp4", 2, pixels="yuv420p10le", colour=Colour(9, TV, 9, 16))
+    kit.write_clip(tmp_path / "in.mp4", 2, pixels="yuv420p10le", color=Color(9, TV, 9, 16))
     done = upscale(kit.Nearest(1), tmp_path / "in.mp4", tmp_path / "out.mp4")
     assert "the source is HDR (PQ)" in done.said
-    assert kit.look_at(tmp_path / "out.mp4").colour == Colour(9, TV, 9, 16)
+    assert kit.look_at(tmp_path / "out.mp4").color == Color(9, TV, 9, 16)
 
 
 def test_a_matrix_that_cannot_be_converted(kit, upscale, tmp_path):
     frame = av.VideoFrame(16, 16, "yuv444p")
     frame.colorspace = 8
-    with pytest.raises(DataError, match=r"colour matrix is number 8 of H\.273, which cannot be converted"):
-        Colour.of(frame)
+    with pytest.raises(DataError, match=r"color matrix is number 8 of H\.273, which cannot be converted"):
+        Color.of(frame)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fastgan.deploy.video.line import Aborted, Gone, Line, Queue
+from fastgan.upscale.video.threads import Aborted, Gone, Line, Queue
 
 
 def numbers(made, count=100):

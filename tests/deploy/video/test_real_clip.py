@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from fastgan.deploy.session import Session
 from fastgan.models import esrgan
+from fastgan.runtime.session import Session
 
 av = pytest.importorskip("av")
 

@@ -12,8 +12,8 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.video import pipeline  # noqa: E402
 from fastgan.errors import DataError, UsageError  # noqa: E402
+from fastgan.upscale.video import pipeline  # noqa: E402
 
 SLOW = Path(__file__).with_name("slow.py")
 
@@ -201,7 +201,7 @@ def test_two_at_a_time(kit, upscale, clip, tmp_path):
 
 def test_the_place_is_found_by_seeking_or_by_counting(kit, tmp_path, monkeypatch):
     """Seeking must end at the very frame; where times say too little, all frames are counted."""
-    from fastgan.deploy.video.decode import Place, Source
+    from fastgan.upscale.video.decode import Place, Source
 
     kit.write_clip(tmp_path / "in.mp4", 300)
     source = Source(tmp_path / "in.mp4")

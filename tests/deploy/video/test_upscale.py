@@ -7,7 +7,7 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.video import pipeline  # noqa: E402
+from fastgan.upscale.video import pipeline  # noqa: E402
 
 
 def resembles(picture, expected):
@@ -171,8 +171,8 @@ def test_progress_and_the_automatic_batch(kit, upscale, tmp_path):
 
 
 def test_the_line_of_progress(kit, tmp_path, capsys, monkeypatch):
-    from fastgan.data import progress
-    from fastgan.deploy.video import upscale_video
+    from fastgan._util import progress
+    from fastgan.upscale.video import upscale_video
 
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     kit.write_clip(tmp_path / "in.mp4", 40)

@@ -9,8 +9,8 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
-from fastgan.deploy.video import VideoWriter  # noqa: E402
 from fastgan.errors import UsageError, WriteError  # noqa: E402
+from fastgan.upscale.video import VideoWriter  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.mov", "out.webm", "OUT.MP4"])
@@ -23,7 +23,7 @@ def test_videos(kit, tmp_path, name, size):
             writer.write(frame)
     result = kit.look_at(tmp_path / "new" / name)
     assert result.size == size
-    assert result.colour.matrix == 1
+    assert result.color.matrix == 1
     assert float(result.rate) == pytest.approx(29.97, abs=0.01)
     assert result.times == pytest.approx([number / 29.97 for number in range(30)], abs=0.0011)
     for frame, picture in zip(frames, result.pictures, strict=True):

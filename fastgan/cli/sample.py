@@ -1,0 +1,135 @@
+"""fastgan sample: images from a trained generator."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgan.cli._parse import Class, parse, positional
+from fastgan.errors import FastganError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from fastgan.train.load import Trained
+
+#: Real images against which a choice is judged, and the most samples drawn for it.
+_JUDGED, _DRAWN = 1000, 20_000
+_BATCH = 100
+
+
+@dataclass
+class _Sample:
+    """Make a grid of images from a run or from an exported generator."""
+
+    out: Path = Path("grid.png")
+    """PNG to write"""
+    n: int = 64
+    """how many images"""
+    seed: int = 0
+    """seed of the latents; a run and its export give the same images for the same seed"""
+    class_: Class = None
+    """of a conditional generator (its classes in turn when left out)"""
+    keep_best: float | None = None
+    """draw more, and keep this part of them, the best as the run's own discriminator sees it; what that costs is printed"""
+
+
+def sample(argv: list[str]) -> None:
+    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--class 3] [--keep-best 0.5]"""
+    source, rest = positional(argv, "sample", "RUN or MODEL.onnx", _Sample)
+    options = parse(_Sample, rest, "sample")
+    if not 1 <= options.n <= 10_000:
+        raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
+    if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
+        raise UsageError(f"keep_best: expected a part from 0.01 to below 1, got {options.keep_best}")
+    from fastgan.report.images import save_grid
+    from fastgan.runtime.labels import of_class
+    from fastgan.runtime.session import Session, latents
+
+    path, cost = Path(source), None
+    if path.suffix == ".onnx":
+        if options.keep_best is not None:
+            raise UsageError(
+                f"keep_best: the discriminator judges, and {path} has none; give the run that it came from"
+            )
+        session = Session(path)
+        z = latents(options.n, session.latent_shape, options.seed)
+        y = None if options.class_ is None else of_class(options.class_, options.n, session.spec.classes)
+        start = time.perf_counter()
+        images = session(z, y)
+        where = f"{session.backend}, {session.provider}"
+    else:
+        import torch
+
+        from fastgan.train.load import load_generator
+        from fastgan.train.samples import images_of
+
+        trained = load_generator(path)
+        y = None if options.class_ is None else of_class(options.class_, options.n, trained.classes)
+        start = time.perf_counter()
+        if options.keep_best is None:
+            given = torch.from_numpy(latents(options.n, trained.latent_shape, options.seed))
+            images = images_of(trained.generator, given, None if y is None else torch.from_numpy(y)).numpy()
+        else:
+            images, cost = _best(trained, options.n, options.keep_best, options.seed)
+        where = f"PyTorch, step {trained.step}"
+    seconds = time.perf_counter() - start
+    try:
+        save_grid(images, options.out, scale=max(1, 64 // images.shape[-1]))
+    except OSError as error:
+        raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
+    print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
+    if cost is not None:
+        print(f"what keeping {options.keep_best:g} of all costs: {cost()}")
+
+
+def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndarray, Callable[[], str]]:
+    """n images, that part of all that were drawn which the run's discriminator likes best; and what measures the cost."""
+    import torch
+
+    from fastgan.metrics.selection import best
+    from fastgan.runtime.session import latents
+    from fastgan.train.load import load_discriminator
+
+    discriminator = load_discriminator(trained)
+
+    @torch.no_grad()
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+        z = torch.from_numpy(latents(count, trained.latent_shape, seed))
+        images = [trained.generator(part) for part in z.split(_BATCH)]
+        return torch.cat(images).numpy(), torch.cat([discriminator(part).flatten() for part in images]).numpy()
+
+    images, scores = draw(math.ceil(n / fraction))
+    config, side = trained.facts["config"], images.shape[-1]
+    if side < trained.facts["image_shape"][-1]:  # the networks were still growing
+        config = {**config, "resolution": side}
+    return images[best(scores, n)], lambda: _cost(config, draw, fraction, seed)
+
+
+def _cost(
+    config: dict[str, Any], draw: Callable[[int], tuple[np.ndarray, np.ndarray]], fraction: float, seed: int
+) -> str:
+    """Measured on images that the run was trained on, by the extractor that fits them."""
+    import numpy as np
+    import torch
+
+    from fastgan.data import open_source
+    from fastgan.metrics.evaluate import choose
+    from fastgan.metrics.extractors import open_extractor
+    from fastgan.metrics.selection import cost
+    from fastgan.report.images import to_uint8
+
+    try:
+        data = open_source(config["data"], resolution=config["resolution"], channels=config["channels"])
+        judged = min(_JUDGED, len(data), int(_DRAWN * fraction))
+        real = np.ascontiguousarray(data.images[choose(len(data), judged, seed)])
+        extractor = open_extractor("auto", data, torch.device("cpu"))
+        images, scores = draw(math.ceil(judged / fraction))
+        return f"{cost(extractor, real, to_uint8(images), scores).sentence()}, seen by {extractor.about}"
+    except FastganError as error:  # the pictures are worth having without the data, or where nothing can be fetched
+        return f"not measured: {error}"

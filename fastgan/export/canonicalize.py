@@ -1,0 +1,126 @@
+"""A network as exporters like it: PyTorch's own modules, batch norms merged into the layer before."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import fusion
+
+from fastgan.errors import ExportError
+from fastgan.export.precision import compute, doubled
+from fastgan.nn import ConvBlock, ConvStack, LinearBlock
+from fastgan.nn.fusion.kinds import original_class, unseen
+from fastgan.ops import ACTIVATIONS
+
+#: Rewritten and original must agree in float64 to this part of the largest output: a few hundred roundings.
+_AGREE = 1e-10
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def lower(network: nn.Module, *sample: Tensor) -> nn.Module:
+    """A copy of a folded float32 network (`fastgan.nn.fold`) that computes the same with plainer operations.
+
+    Fused modules and fastgan's blocks become what they stand for, so that bias and activation are seen by whoever
+    optimizes the file; a batch norm goes into the convolution or linear layer before it, in nn.Sequential and in
+    fastgan's blocks. Where the result is another one on `sample`, in float64 (a layer is also called on its own, say),
+    the rewriting is left out.
+    """
+    given = doubled(sample)
+    expected = compute(copy.deepcopy(network).double(), given, "float64")
+    for rewrite in (_plain_and_merged, _plain):
+        try:
+            # Rewritten in float64, so that what remains is no rounding: a wrong rewriting cannot hide behind it.
+            changed = rewrite(copy.deepcopy(network).double())
+            got = compute(changed, given, "float64")
+        except ExportError:  # its own forward looks at what was rewritten
+            continue
+        if _agree(expected, got):
+            return changed.float()
+    return network
+
+
+def _agree(expected: Tensor, got: Tensor) -> bool:
+    scale = expected.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
+    return expected.shape == got.shape and bool(((expected - got).abs().max() <= _AGREE * scale).item())
+
+
+def _plain(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        module.__class__ = original_class(module)
+        # Not isinstance: a subclass may do something else, which only its own forward knows.
+        plain = {ConvBlock: _PlainConvBlock, LinearBlock: _PlainLinearBlock, ConvStack: nn.Sequential}.get(type(module))
+        if plain is not None:
+            module.__class__ = plain
+    return network
+
+
+class _PlainConvBlock(ConvBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return _activate(_normalize(self.conv(x), self.norm), self.act)
+
+
+class _PlainLinearBlock(LinearBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        return _activate(_normalize(self.linear(x), self.norm), self.act)
+
+
+def _normalize(x: Tensor, norm: nn.Module | None) -> Tensor:
+    return x if norm is None else norm(x)
+
+
+def _activate(x: Tensor, act: str) -> Tensor:
+    return x if act == "linear" else ACTIVATIONS[act].value(x, 0.2)
+
+
+def _plain_and_merged(network: nn.Module) -> nn.Module:
+    network = _plain(network)
+    uses = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+
+    def mergeable(layer: nn.Module, norm: nn.Module) -> bool:
+        return uses[id(layer)] == uses[id(norm)] == 1 and _mergeable(layer, norm)
+
+    for module in list(network.modules()):
+        if isinstance(module, _PlainConvBlock | _PlainLinearBlock):
+            own = module.conv if isinstance(module, _PlainConvBlock) else module.linear
+            if module.norm is not None and mergeable(own, module.norm):
+                _merge(own, module.norm)
+                module.norm = None
+        elif type(module) is nn.Sequential:
+            for i, (layer, norm) in enumerate(itertools.pairwise(module)):
+                if mergeable(layer, norm):
+                    _merge(layer, norm)
+                    module[i + 1] = nn.Identity()
+    return network
+
+
+def _mergeable(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether y = norm(layer(x)) is a layer of the same kind, for x as the kind takes it."""
+    if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
+        return False
+    if not (unseen(layer) and unseen(norm)) or layer._forward_pre_hooks or norm._forward_pre_hooks:
+        return False
+    # Of a transposed convolution in groups, the second axis of the weight does not name the output channel.
+    if type(layer) in _TRANSPOSED:
+        return bool(layer.groups == 1)
+    return type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@torch.no_grad()
+def _merge(layer: Any, norm: Any) -> None:
+    bias = None if layer.bias is None else layer.bias.double()
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.ones_like(mean) if norm.weight is None else norm.weight.double()
+    shift = torch.zeros_like(mean) if norm.bias is None else norm.bias.double()
+    arguments = (layer.weight.double(), bias, mean, variance, norm.eps, scale, shift)
+    if type(layer) is nn.Linear:
+        weight, bias = fusion.fuse_linear_bn_weights(*arguments)
+    else:
+        weight, bias = fusion.fuse_conv_bn_weights(*arguments, transpose=type(layer) in _TRANSPOSED)
+    layer.weight = nn.Parameter(weight.to(layer.weight), requires_grad=False)
+    layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=False)

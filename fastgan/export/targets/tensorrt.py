@@ -1,0 +1,206 @@
+"""TensorRT engines from ONNX files, through its Python package; where that is absent, the command for one."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastgan._util.env import cache_dir
+from fastgan._util.files import write_whole
+from fastgan.errors import ExportError, UsageError
+from fastgan.runtime.spec import Spec
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What shapes an engine takes: (least, the one it is tuned for, most) of the batch, height and width.
+
+    Height and width are of images to images; they are rounded up to multiples of what the network takes.
+    """
+
+    batch: tuple[int, int, int] = (1, 1, 8)
+    height: tuple[int, int, int] = (32, 480, 1088)
+    width: tuple[int, int, int] = (32, 640, 1920)
+
+
+#: For generators from latents: cheap enough that batches are tuned for.
+LATENT_SIZES = Sizes(batch=(1, 16, 64))
+
+
+def why_not() -> str | None:
+    """Why engines cannot be built here, or None."""
+    try:
+        trt = importlib.import_module("tensorrt")
+    except ImportError as error:
+        return f"the Python package tensorrt is not installed ({error})"
+    missing = [name for name in ("Builder", "OnnxParser", "Logger") if not hasattr(trt, name)]
+    if missing:  # such as a package without NVIDIA's libraries
+        return f"the Python package tensorrt {getattr(trt, '__version__', '')} here has no {missing[0]}"
+    try:
+        _gpu()
+    except ExportError as error:
+        return str(error)
+    return None
+
+
+def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> dict[str, Any]:
+    """Build an engine from an ONNX file and write it to `out`. Returns what it is of, and whether it was cached.
+
+    The network is strongly typed: precisions are those of the file. The engine fits this GPU, driver and version of
+    TensorRT only, so it is cached under all three and the file's checksum, together with the timings of its kernels.
+    Raises UsageError, with the command that builds it elsewhere, where TensorRT or a GPU is absent; ExportError with
+    TensorRT's reason where it takes the file or the sizes not; WriteError for `out`. `onnx` stays as it is.
+    """
+    sizes = _fitting(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    data = _read(onnx)
+    shapes = _shapes(spec, sizes)
+    why = why_not()
+    if why is not None:
+        raise UsageError(
+            f"to: a TensorRT engine cannot be built here: {why}. On a machine with it, build one from {onnx}:\n"
+            f"  {command(onnx, out, spec, sizes=sizes)}"
+        )
+    trt = importlib.import_module("tensorrt")
+    machine = {**_gpu(), "tensorrt": str(trt.__version__)}
+    facts = {**machine, "shapes": shapes}
+    key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
+    cache = cache_dir() / "tensorrt"
+    engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"
+    timings = cache / f"{_slug(*machine.values())}.timing"
+    cached = engine.is_file()
+    if not cached:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(engine, _build(trt, onnx, data, shapes, timings))
+    write_whole(out, engine.read_bytes())
+    return {**facts, "engine": out.name, "bytes": out.stat().st_size, "from_cache": cached}
+
+
+def command(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> str:
+    """The line that builds the same engine with TensorRT's own program."""
+    sizes = _fitting(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped", f"--saveEngine={out}"]
+    for kind, shapes in _shapes(spec, sizes).items():
+        given = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+        words.append(f"--{kind}Shapes={given}")
+    return shlex.join(words)
+
+
+def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, dict[str, list[int]]], timings: Path) -> bytes:
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    # Before version 11 this had to be asked for; since then there is no other kind, and the flag says nothing.
+    strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly is None else 1 << int(strongly))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(data):
+        reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise ExportError(f"TensorRT {trt.__version__} cannot read {onnx}: {'; '.join(reasons) or logger.last}")
+    profile = builder.create_optimization_profile()
+    for i, name in enumerate(shapes["min"]):
+        profile.set_shape(network.get_input(i).name, *(tuple(of[name]) for of in shapes.values()))
+    config = builder.create_builder_config()
+    if config.add_optimization_profile(profile) < 0:
+        raise ExportError(f"TensorRT {trt.__version__} does not take the sizes {shapes}: {logger.last}")
+    known = timings.read_bytes() if timings.is_file() else b""
+    timing = config.create_timing_cache(known)
+    config.set_timing_cache(timing, False)  # False: not where it is of another GPU or version
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ExportError(f"TensorRT {trt.__version__} cannot build an engine of {onnx}: {logger.last}")
+    write_whole(timings, bytes(timing.serialize()))
+    return bytes(engine)
+
+
+def _logger(trt: Any) -> Any:
+    """A logger of TensorRT's that keeps its last error, for the sentence."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # theirs must be called by name
+            self.last = "it gave no reason"
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+                self.last = " ".join(message.split())
+
+    return Logger()
+
+
+def _gpu() -> dict[str, str]:
+    """Name, compute capability and driver of the GPU that an engine would be for. Raises ExportError."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ExportError(f"the GPU is asked for through PyTorch, which is not here: {error}") from error
+    if not torch.cuda.is_available():
+        raise ExportError("there is no GPU that PyTorch can use")
+    major, minor = torch.cuda.get_device_capability()
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "compute_capability": f"{major}.{minor}",
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, as it says itself."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
+    if found:
+        return found[1]
+    import subprocess
+
+    program = shutil.which("nvidia-smi")
+    if program is not None:
+        words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.split()[0]
+    raise ExportError("the version of NVIDIA's driver cannot be found, and an engine fits one only")
+
+
+def _read(onnx: Path) -> bytes:
+    try:
+        return onnx.read_bytes()
+    except OSError as error:
+        raise UsageError(f"onnx: {onnx} cannot be read: {error.strerror or error}") from error
+
+
+def _fitting(sizes: Sizes, spec: Spec) -> Sizes:
+    """Rounded to what the network takes. Raises UsageError for sizes that are none."""
+    for name in ("batch", "height", "width"):
+        least, best, most = getattr(sizes, name)
+        if not 1 <= least <= best <= most:
+            raise UsageError(f"sizes: expected 1 ≤ least ≤ best ≤ most for {name}, got {least}, {best}, {most}")
+
+    def up(values: tuple[int, int, int]) -> tuple[int, int, int]:
+        least, best, most = (-(-n // spec.multiple) * spec.multiple for n in values)
+        return least, best, most
+
+    return Sizes(sizes.batch, up(sizes.height), up(sizes.width))
+
+
+def _shapes(spec: Spec, sizes: Sizes) -> dict[str, dict[str, list[int]]]:
+    """The least, best and largest shape of each input."""
+    shapes: dict[str, dict[str, list[int]]] = {}
+    for i, kind in enumerate(("min", "opt", "max")):
+        rest = spec.latent_shape
+        if spec.kind == "image":
+            rest = (spec.channels, sizes.height[i], sizes.width[i])
+        first, *labels = spec.inputs
+        shapes[kind] = {first: [sizes.batch[i], *rest]} | {name: [sizes.batch[i]] for name in labels}
+    return shapes
+
+
+def _slug(*words: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "_".join(words))

@@ -1,0 +1,133 @@
+"""A model repository for NVIDIA Triton Inference Server: a folder with a configuration and an exported file in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from fastgan._util.files import failure, sync, write_whole
+from fastgan.errors import UsageError
+from fastgan.runtime.spec import Spec
+
+#: How long the server may hold a request back to fill a batch, microseconds.
+DELAY_US = 2000
+#: Largest batch by kind of network, where none is asked for.
+MAX_BATCH = {"latent": 64, "image": 8}
+
+#: How files of TensorRT engines end.
+_ENGINES = (".engine", ".plan")
+
+
+def write_repository(
+    model: Path, folder: Path, name: str, spec: Spec, *, max_batch: int | None = None, tensorrt: bool = False
+) -> Path:
+    """Write folder/name/{config.pbtxt, 1/model.onnx}, and return folder/name. Other models in `folder` stay.
+
+    model: an ONNX file of ours, or a TensorRT engine (.engine, .plan; of the server's own TensorRT).
+    name: by which clients ask for it: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by default
+    64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime hands the
+    network to TensorRT, which builds an engine at the first request of each shape.
+    Raises UsageError for these, WriteError where it cannot be written; an older folder/name is replaced as a whole.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
+        raise UsageError(
+            f"name: expected letters, digits, `_`, `-` and `.`, beginning with a letter or digit, got {name!r}"
+        )
+    max_batch = MAX_BATCH[spec.kind] if max_batch is None else max_batch
+    if max_batch < 1:
+        raise UsageError(f"max_batch: expected 1 or more, got {max_batch}")
+    engine = model.suffix.lower() in _ENGINES
+    backend, file = ("tensorrt", "model.plan") if engine else ("onnxruntime", "model.onnx")
+    if tensorrt and engine:
+        raise UsageError(f"tensorrt: {model} is an engine already")
+    if not model.is_file():
+        raise UsageError(f"model: {model} is not a file")
+    place = folder / name
+    if place.exists() and not (place / "config.pbtxt").is_file():
+        raise UsageError(f"folder: {place} exists and is no model of a repository; it is left as it is")
+    tensors = [] if engine else _tensors(model, spec)  # an engine's the server reads itself
+    text = _configuration(name, backend, tensors, max_batch, tensorrt=tensorrt)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as work:
+            new, old = Path(work) / "new", Path(work) / "old"
+            (new / "1").mkdir(parents=True)
+            new.chmod(0o755)  # the server is another user
+            shutil.copyfile(model, new / "1" / file)
+            sync(new / "1" / file)
+            write_whole(new / "config.pbtxt", text.encode())
+            if place.exists():
+                os.replace(place, old)
+            try:
+                os.replace(new, place)
+            except OSError:
+                if old.exists():
+                    os.replace(old, place)
+                raise
+        sync(folder)
+    except OSError as error:
+        raise failure(place, error) from error
+    return place
+
+
+def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, *, tensorrt: bool) -> str:
+    """The text of config.pbtxt: ModelConfig of the server's model_config.proto."""
+    # Half the largest and the largest: what falls between waits at most DELAY_US.
+    preferred = sorted({max(1, max_batch // 2), max_batch})
+    lines = [
+        f'name: "{name}"',
+        f'backend: "{backend}"',
+        f"max_batch_size: {max_batch}",
+        *tensors,
+        "dynamic_batching {",
+        f"  preferred_batch_size: [ {', '.join(map(str, preferred))} ]",
+        f"  max_queue_delay_microseconds: {DELAY_US}",
+        "}",
+        # One instance on every GPU of the server, or one on the CPU where it has none.
+        "instance_group [ { count: 1, kind: KIND_AUTO } ]",
+        "version_policy { latest { num_versions: 1 } }",
+    ]
+    if tensorrt:
+        # Precision is that of the file; engines are kept beside the model, for the next start.
+        options = {"trt_engine_cache_enable": "true", "trt_engine_cache_path": f"/tmp/{name}"}
+        lines += ["optimization { execution_accelerators { gpu_execution_accelerator [ {", '  name: "tensorrt"']
+        lines += [f'  parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items()]
+        lines += ["} ] } }"]
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(model: Path, spec: Spec) -> list[str]:
+    """Lines for the inputs and the output of an ONNX file. dims leave out the batch; −1 is any size.
+
+    They are the file's own: where it says 64 the server does not take −1.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError("onnx is not installed; install it with: pip install 'fastgan[onnx]'") from None
+    try:
+        graph = onnx.load(model, load_external_data=False).graph
+    except Exception as error:  # protobuf's own, whose module moved between its versions
+        raise UsageError(f"model: {model} is no ONNX file") from error
+    FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    lines: list[str] = []
+    for field, values, count in (("input", graph.input, len(spec.inputs)), ("output", graph.output, 1)):
+        if [value.type.tensor_type.elem_type for value in values] != [FLOAT, INT64][:count]:
+            wanted = "float32 z and int64 y" if count == 2 else f"one float32 {field}"
+            raise UsageError(f"model: expected {wanted}, {model} has another {field}")
+        for i, value in enumerate(values):
+            shape = value.type.tensor_type.shape.dim
+            dims = [size.dim_value if size.HasField("dim_value") else -1 for size in shape]
+            if not dims or dims[0] != -1:
+                raise UsageError(f"model: expected a dynamic batch, the {field} of {model} is {dims}")
+            if field == "input" and spec.kind == "latent" and i == 0 and tuple(dims[1:]) != spec.latent_shape:
+                raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
+            lines += [f"{field} [ {{", f'  name: "{value.name}"']
+            if i:  # a label: a tensor of nothing but a batch, which the server knows as one of [1]
+                lines += ["  data_type: TYPE_INT64", "  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
+            else:
+                lines += ["  data_type: TYPE_FP32", f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]
+    return lines

@@ -1,0 +1,20 @@
+"""Losses and penalties: functions of logits, images and networks."""
+
+from fastgan.losses.adversarial import ADVERSARIAL, AdversarialLoss, Defaults
+from fastgan.losses.penalties import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
+from fastgan.losses.perceptual import feature_matching
+from fastgan.losses.reconstruction import l1
+
+__all__ = [
+    "ADVERSARIAL",
+    "PENALTIES",
+    "AdversarialLoss",
+    "Defaults",
+    "dragan",
+    "feature_matching",
+    "gradient_penalty",
+    "l1",
+    "r1",
+    "r2",
+    "zero_centered_gp",
+]

@@ -1,0 +1,205 @@
+"""Penalties on the discriminator's gradient with respect to its input. Exact, differentiable, scalar.
+
+The gradient is a backward pass; the derivative of the penalty passes through the discriminator once more as a tangent. What
+the discriminator's layers owe to the second order (a sigmoid, a layer norm) is computed; what is zero almost everywhere costs
+nothing where the layers are fastgan's (`fastgan.fuse`).
+
+All discriminators are called as discriminator(images, *args, **kwargs) and return one or more logits per image, of any shape. Labels
+and other arguments are passed through as they are. Squares are summed in float32 at least (float64 for double): in half
+precision they would overflow. With a loss scaler, `scale` multiplies the logits before the first backward pass, which
+runs in half precision, and is divided out again in float32 before anything is squared; the penalty itself is unscaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan.errors import UsageError
+from fastgan.ops import norm_penalty
+
+Discriminator = Callable[..., Tensor]
+
+
+def gradient_penalty(
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    *args: Any,
+    target: float = 1.0,
+    weight: float = 10.0,
+    generator: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    **kwargs: Any,
+) -> Tensor:
+    """weight · E (‖∇ D(x̂)‖ − target)² on points between real and fake images: WGAN-GP (arXiv:1704.00028, equation 3).
+
+    real, fake: [N, ...] of one shape and device, taken as constants; the points have real's dtype (under autocast a
+    generator's images are in half precision). args, kwargs: further arguments of the
+    discriminator. epsilon: the paper's ε, a weight of the fake image for each pair, [N, 1, ...]; left out, it is drawn
+    uniformly from [0, 1), from `generator` (on real's device) if that is given. scale: see above. Returns a scalar in
+    float32 (float64 for double inputs). Where a gradient vanishes its norm counts as having the derivative zero.
+    """
+    points = _between(real, fake, generator, epsilon)
+    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+
+
+def zero_centered_gp(
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    *args: Any,
+    weight: float = 10.0,
+    generator: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    **kwargs: Any,
+) -> Tensor:
+    """weight · E ‖∇ D(x̂)‖² on points between real and fake images: Thanh-Tung et al. 2019 (arXiv:1902.03984).
+
+    As `gradient_penalty`, with target 0.
+    """
+    points = _between(real, fake, generator, epsilon)
+    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+
+
+def dragan(
+    discriminator: Discriminator,
+    real: Tensor,
+    *args: Any,
+    target: float = 1.0,
+    weight: float = 10.0,
+    noise: float = 0.5,
+    generator: torch.Generator | None = None,
+    scale: float | Tensor = 1.0,
+    **kwargs: Any,
+) -> Tensor:
+    """weight · E (‖∇ D(x + δ)‖ − target)² around real images: DRAGAN, Kodali et al. 2017 (arXiv:1705.07215).
+
+    δ is as the authors' own code draws it: uniform in [0, 1) per element, times `noise`, times the standard deviation
+    of the whole batch, with one weight in [0, 1) per image. real: [N, ...], taken as constant. The rest as for
+    `gradient_penalty`.
+    """
+    real = _images(real, "real").detach()
+    noise_like = torch.rand(real.shape, dtype=real.dtype, device=real.device, generator=generator)
+    points = real + _per_image(real, generator) * (noise * real.std() * noise_like)
+    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+
+
+def r1(
+    discriminator: Discriminator,
+    real: Tensor,
+    *args: Any,
+    weight: float = 1.0,
+    scale: float | Tensor = 1.0,
+    **kwargs: Any,
+) -> Tensor:
+    """weight/2 · E ‖∇ D(x)‖² on real images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
+
+    real: [N, ...], taken as constant. args, kwargs: further arguments of the discriminator. scale: see above. Returns a scalar
+    in float32 (float64 for double inputs).
+    """
+    points = _images(real, "real").detach()
+    return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+
+
+def r2(
+    discriminator: Discriminator,
+    fake: Tensor,
+    *args: Any,
+    weight: float = 1.0,
+    scale: float | Tensor = 1.0,
+    **kwargs: Any,
+) -> Tensor:
+    """weight/2 · E ‖∇ D(G(z))‖² on generated images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
+
+    fake: [N, ...], taken as constant. The rest as for `r1`.
+    """
+    points = _images(fake, "fake").detach()
+    return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+
+
+def _images(images: Tensor, name: str) -> Tensor:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        raise UsageError(f"{name}: expected a floating tensor [N, ...], got {getattr(images, 'dtype', type(images))}")
+    if images.dim() < 2:
+        raise UsageError(f"{name}: expected [N, ...], got {list(images.shape)}")
+    return images
+
+
+def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsilon: Tensor | None) -> Tensor:
+    """A point on the line between each real image and its fake one."""
+    _images(real, "real")
+    _images(fake, "fake")
+    for what in ("shape", "device"):
+        wanted, got = getattr(real, what), getattr(fake, what)
+        if wanted != got:
+            wanted, got = (list(v) if what == "shape" else v for v in (wanted, got))
+            raise UsageError(f"fake: expected the {what} of real {wanted}, got {got}")
+    if epsilon is None:
+        epsilon = _per_image(real, generator)
+    elif epsilon.shape != (len(real), *[1] * (real.dim() - 1)):
+        raise UsageError(f"epsilon: expected {[len(real), *[1] * (real.dim() - 1)]}, got {list(epsilon.shape)}")
+    return torch.lerp(real.detach(), fake.detach().to(real.dtype), epsilon.to(real.dtype))
+
+
+def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform in [0, 1), [N, 1, ...]."""
+    shape = [len(images)] + [1] * (images.dim() - 1)
+    return torch.rand(shape, dtype=images.dtype, device=images.device, generator=generator)
+
+
+def _gradient(
+    discriminator: Discriminator, points: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float | Tensor
+) -> Tensor:
+    """∇ D at the points, like them, differentiable; wide enough to be unscaled where a scale is given."""
+    points = points.detach().requires_grad_()
+    # A penalty exists to be differentiated, also where the caller has switched gradients off to log it.
+    with torch.enable_grad():
+        logits = discriminator(points, *args, **kwargs)
+        if not isinstance(logits, Tensor) or not logits.requires_grad:
+            got = f"a tensor of {logits.dtype} without a gradient" if isinstance(logits, Tensor) else type(logits)
+            raise UsageError(f"discriminator: expected logits that depend on the images differentiably, got {got}")
+        scaled = not (isinstance(scale, int | float) and scale == 1)
+        total = logits.sum(dtype=_wide(logits.dtype))
+        total = total * scale if scaled else total
+        (gradient,) = torch.autograd.grad(total, points, create_graph=True, allow_unused=True)
+    if gradient is None:
+        raise UsageError("discriminator: expected logits that depend on the images, got a gradient of None")
+    return gradient.to(_wide(gradient.dtype)) / scale if scaled else gradient
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _dragan(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any
+) -> Tensor:
+    return dragan(discriminator, real, *args, **kwargs)
+
+
+def _r1(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any
+) -> Tensor:
+    return r1(discriminator, real, *args, **kwargs)
+
+
+def _r2(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, *args: Any, epsilon: Tensor | None, **kwargs: Any
+) -> Tensor:
+    return r2(discriminator, fake, *args, **kwargs)
+
+
+#: Every penalty by name, as penalty(discriminator, real, fake, *args, weight=, epsilon=, scale=).
+PENALTIES: dict[str, Callable[..., Tensor]] = {
+    "gradient_penalty": gradient_penalty,
+    "zero_centered_gp": zero_centered_gp,
+    "dragan": _dragan,
+    "r1": _r1,
+    "r2": _r2,
+}

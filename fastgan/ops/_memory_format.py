@@ -1,0 +1,55 @@
+"""Memory formats: the one rule by which every op, and its fake, chooses the layout of what it allocates."""
+
+from __future__ import annotations
+
+import torch
+
+
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """channels_last for a 4-D tensor whose channel is the fast axis, else contiguous.
+
+    Contiguous wins where both hold (one channel, or 1×1 images). Sliced and permuted tensors get the nearer of the two,
+    so that a kernel copies as little as possible.
+    """
+    if x.dim() != 4 or x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.channels_last if x.stride(1) == 1 and x.size(1) > 1 else torch.contiguous_format
+
+
+def weight_format(weight: torch.Tensor) -> torch.memory_format:
+    """The layout that a convolution's weight [K, C, R, S] stands for.
+
+    Where its size fits both (1×1 kernels, one channel) its strides tell, as they do PyTorch's own convolutions: a
+    network in channels_last would otherwise leave it at each such layer, and copy all that follows.
+    """
+    strides = weight.stride()
+    both = weight.dim() == 4 and weight.is_contiguous() and weight.shape[1:].numel() > 1
+    if both and strides == channels_last_strides(weight.shape):
+        return torch.channels_last
+    return memory_format(weight)
+
+
+def channels_last_strides(shape: torch.Size) -> tuple[int, int, int, int]:
+    """The strides of a dense tensor [N, C, H, W] whose channel is the fast axis."""
+    _, channels, height, width = shape
+    return (channels * height * width, 1, width * channels, channels)
+
+
+def dense(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """x itself when it is dense in that layout, else a dense copy."""
+    return x.contiguous(memory_format=layout)
+
+
+def empty(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+    """An uninitialized tensor of x's shape, dtype and device, dense in that layout."""
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def view_ncs(x: torch.Tensor) -> tuple[int, int, int]:
+    """[N, C, *] as (images, channels, pixels)."""
+    pixels = 1
+    for size in x.shape[2:]:
+        pixels *= size
+    return x.shape[0], x.shape[1], pixels

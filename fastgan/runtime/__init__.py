@@ -1,0 +1,24 @@
+"""Runs exported generators: a file needs no PyTorch.
+
+Names are loaded on first use: the command line and the runtime must not pull in torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "Session": "fastgan.runtime.session",
+}
+
+__all__ = ["Session"]
+
+if TYPE_CHECKING:
+    from fastgan.runtime.session import Session
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastgan.runtime' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

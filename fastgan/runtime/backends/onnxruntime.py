@@ -1,0 +1,161 @@
+"""ONNX Runtime: on TensorRT, CUDA or the CPU, whichever comes first of those that run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastgan._util import env
+from fastgan.errors import BackendError, UsageError
+from fastgan.runtime import onnx_pixels, pixel_conversion
+from fastgan.runtime.backends.base import Backend, Port, first_line
+from fastgan.runtime.hardware import usable_cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TENSORRT, _CUDA, _CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class OnnxRuntime(Backend):
+    """A file in ONNX Runtime.
+
+    device: "auto" takes the first of TensorRT, CUDA and CPU that runs, "cuda[:N]" one of the former two, "cpu" the CPU.
+    threads: of the CPU, the usable cores without.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, device: str, threads: int | None):
+        import onnxruntime
+
+        self._library = onnxruntime
+        self._path = path
+        self._index = int(device.partition(":")[2] or 0)
+        self.title = f"ONNX Runtime {onnxruntime.__version__}"
+        self.threads = threads or usable_cores()
+        self.notes = []
+        self._session = self._on_first(str(path), device)
+        self.provider = self._session.get_providers()[0]
+        self.device = "cpu" if self.provider == _CPU else f"cuda:{self._index}"
+        self.inputs, self.outputs = _ports(self._session.get_inputs()), _ports(self._session.get_outputs())
+        self._pixels: Any = None  # a session of the edited model; False where numpy converts
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
+        if not pixels:
+            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype)}
+            if y is not None:
+                given[self.inputs[1].name] = y
+            return self._session.run(None, given)[0].astype(np.float32, copy=False)
+        if session := self._session_of_pixels():
+            return session.run(None, {onnx_pixels.FRAMES: x})[0]
+        return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits)), self.limits)
+
+    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
+        import torch
+
+        session = self._session_of_pixels() if pixels else self._session
+        if not session:
+            return super().run_tensor(x, pixels=True)
+        given, dtype = x.device, x.dtype
+        wanted = torch.uint8 if pixels else getattr(torch, self.inputs[0].dtype)
+        x = x.detach().to(self.device, wanted).contiguous()
+        shape = self._shapes.get((*x.shape, pixels))
+        if shape is None:  # the result's shape is known after the first run
+            result = super().run_tensor(x, y, pixels=pixels)
+            self._shapes[*x.shape, pixels] = tuple(result.shape)
+            return result.to(given)
+        # The tensors' own memory, so that nothing passes through the host.
+        kind, name = self.device.partition(":")[0], session.get_outputs()[0].name
+        out = torch.empty(
+            shape, dtype=torch.uint8 if pixels else getattr(torch, self.outputs[0].dtype), device=x.device
+        )
+        binding = session.io_binding()
+        tensors = [x] if y is None else [x, y.to(self.device).contiguous()]
+        ports = [(binding.bind_input, port.name, t) for port, t in zip(session.get_inputs(), tensors, strict=True)]
+        for bind, port, tensor in (*ports, (binding.bind_output, name, out)):
+            element = np.dtype(str(tensor.dtype).removeprefix("torch."))
+            bind(port, kind, self._index, element, tuple(tensor.shape), tensor.data_ptr())
+        if x.is_cuda:
+            torch.cuda.current_stream(x.device).synchronize()  # the runtime has a stream of its own
+        session.run_with_iobinding(binding)
+        return out.to(given, dtype)
+
+    def _session_of_pixels(self) -> Any:
+        if self._pixels is None:
+            reason = onnx_pixels.why_not()
+            try:
+                if reason is None:
+                    model = onnx_pixels.with_pixels(self._path, self.limits)
+                    self._pixels = self._open(model, self._session.get_providers())
+            except BackendError as error:
+                reason = str(error)
+            if reason is not None:
+                self._pixels = False
+                self.notes.append(f"pixels are converted by numpy, outside of the graph: {reason}")
+        return self._pixels
+
+    def _on_first(self, path: str, device: str) -> Any:
+        """A session on the first provider that runs, and notes on those that do not."""
+        available = self._library.get_available_providers()
+        wanted = {"auto": (_TENSORRT, _CUDA, _CPU), "cpu": (_CPU,)}.get(device, (_TENSORRT, _CUDA))
+        reasons = {}
+        for i, first in enumerate(wanted):
+            if first not in available:
+                reasons[first] = "this build of ONNX Runtime does not have it"
+                continue
+            # What the first cannot do, the next ones do; the CPU does everything.
+            chain = [*(name for name in wanted[i:] if name in available), *([] if _CPU in wanted else [_CPU])]
+            session = self._open(path, chain)
+            if session.get_providers()[0] == first:
+                self.notes += [f"{name} is not used: {reason}" for name, reason in reasons.items()]
+                return session
+            reasons[first] = "its libraries (CUDA, cuDNN, TensorRT) cannot be loaded or do not fit"
+        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UsageError(f"device: {device} cannot run in ONNX Runtime {self._library.__version__}: {said}")
+
+    def _open(self, model: str | bytes, providers: list[str]) -> Any:
+        options = self._library.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Threads wait for work by spinning within a run, which is quick. After it they stop, for the cores have other
+        # things to do: decode and encode, or run another session.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if _CUDA in providers and hasattr(self._library, "preload_dlls"):
+            self._library.preload_dlls()  # CUDA and cuDNN may lie in Python packages, where no loader looks
+        try:
+            return self._library.InferenceSession(
+                model,
+                options,
+                providers=[(name, self._options(name)) for name in providers],
+                enable_fallback=0,
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base but Exception
+            raise BackendError(f"model: {self._path} cannot be opened by ONNX Runtime: {first_line(error)}") from error
+
+    def _options(self, provider: str) -> dict[str, Any]:
+        if provider == _CUDA:
+            # TF32 would round float32 to 10 bits of mantissa; a float32 file means float32.
+            return {"device_id": self._index, "use_tf32": 0}
+        if provider == _TENSORRT:
+            cache = str(env.cache_dir() / "tensorrt")
+            return {
+                "device_id": self._index,
+                "trt_engine_cache_enable": True,
+                "trt_engine_cache_path": cache,
+                "trt_timing_cache_enable": True,
+                "trt_timing_cache_path": cache,
+            }
+        return {}
+
+
+def _ports(values: Any) -> list[Port]:
+    return [
+        Port(v.name, tuple(d if isinstance(d, int) else None for d in v.shape), _DTYPES.get(v.type, v.type))
+        for v in values
+    ]

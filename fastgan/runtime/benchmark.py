@@ -1,0 +1,260 @@
+"""How fast models run here: back-ends side by side in alternating rounds, latency, throughput and memory."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastgan._util.timing import Clock, alternate, quantile, rounds_in, watch
+from fastgan.errors import FastganError, UsageError
+from fastgan.runtime.hardware import Memory, cpu_features, cpu_name, gpu_names, usable_cores
+from fastgan.runtime.session import FRAME, Session
+
+COLUMNS = (
+    "model", "backend", "task", "batch", "size", "p50_ms", "p95_ms", "p99_ms", "images_per_second", "runs", "memory_MB",
+    "psnr_dB", "precision", "provider", "library", "threads", "cpu", "cpu_features", "gpu", "note",
+)  # fmt: skip
+#: A back-end whose images are further than this from the first one's computes something else: it is not timed.
+PSNR_FLOOR = 30.0
+#: Batches of models from latents, and from images, whose inputs are larger.
+LATENTS, IMAGES = (1, 4, 16, 64), (1, 4)
+#: The tasks: a network's images alone, and pixels to pixels, conversion included.
+MODEL, PIXELS = "model", "pixels"
+
+Row = dict[str, Any]
+Opens = Callable[[], Session]
+
+
+@dataclass
+class Plan:
+    """What is measured. batches: without, LATENTS or IMAGES. size: width and height of the images that go in. seconds:
+    for each figure."""
+
+    batches: Sequence[int] = ()
+    size: tuple[int, int] = FRAME
+    seconds: float = 1.0
+
+
+@dataclass
+class _Contestant:
+    model: str
+    backend: str
+    session: Session
+    facts: Row
+    times: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+
+
+def bench(models: Mapping[str, Mapping[str, Opens]], plan: Plan, say: Callable[[str], None]) -> list[Row]:
+    """The rows of models, by name and back-end. What cannot run has a row whose note says why.
+
+    say: told what happens. Raises UsageError if nothing at all runs.
+    """
+    rows: list[Row] = []
+    everybody = []
+    for model, opens in models.items():
+        contestants, failed = _opened(model, opens, plan, say)
+        rows += failed
+        everybody += contestants
+        for task, batch in _figures(contestants, plan):
+            say(f"{model}: {task} at batch {batch}")
+            _measure(contestants, task, batch, plan)
+        rows += [row for contestant in contestants for row in _rows(contestant, plan)]
+    if not everybody:
+        raise UsageError("; ".join(f"{row['backend']}: {row['note']}" for row in rows))
+    return rows
+
+
+def _opened(
+    model: str, opens: Mapping[str, Opens], plan: Plan, say: Callable[[str], None]
+) -> tuple[list[_Contestant], list[Row]]:
+    """Sessions that run and agree, and rows of the others."""
+    ready: list[_Contestant] = []
+    failed = []
+    first: np.ndarray | None = None
+    for backend, opener in opens.items():
+        say(f"{model}: opening in {backend}")
+        memory, gpu = Memory(), _gpu_memory()
+        try:
+            session = opener()
+            example = session.example(1, plan.size)
+            result = session(example)
+        except FastganError as error:
+            failed.append({"model": model, "backend": backend, "note": f"not available: {error}"})
+            continue
+        facts = {
+            "psnr_dB": "",
+            "precision": session.about.get("precision", ""),
+            "provider": session.provider,
+            "library": session.title,
+            "threads": session.threads or "",
+            "cpu": cpu_name(),
+            "cpu_features": " ".join(name.replace(" ", "-") for name in cpu_features()),
+            "gpu": "; ".join(gpu_names()) if session.device != "cpu" else "",
+        }
+        if first is None:
+            first = result
+        else:
+            psnr = decibels(first, result, session.spec.range)
+            facts["psnr_dB"] = f"{psnr:.1f}"
+            if not psnr >= PSNR_FLOOR:
+                note = f"not timed: its images are {psnr:.1f} dB from those of {ready[0].backend}"
+                failed.append({"model": model, "backend": backend, **facts, "note": note})
+                continue
+        grown = _gpu_memory() - gpu if session.device != "cpu" else memory.grown()
+        facts["memory_MB"] = "" if grown is None else f"{grown / 1e6:.0f}"
+        ready.append(_Contestant(model, backend, session, facts))
+    return ready, failed
+
+
+def _figures(contestants: list[_Contestant], plan: Plan) -> Iterator[tuple[str, int]]:
+    if not contestants:
+        return
+    spec, fixed = contestants[0].session.spec, contestants[0].session.fixed_batch
+    wanted = plan.batches or (LATENTS if spec.kind == "latent" else IMAGES)
+    batches = sorted({batch for batch in wanted if not fixed or batch % fixed == 0} or {fixed or 1})
+    yield from ((MODEL, batch) for batch in batches)
+    if spec.kind == "image":
+        yield from ((PIXELS, batch) for batch in batches)
+
+
+def _measure(contestants: list[_Contestant], task: str, batch: int, plan: Plan) -> None:
+    """Add the times of one figure, all contestants in the same rounds."""
+    calls: dict[str, Callable[[], object]] = {}
+    for one in contestants:
+        x = one.session.example(batch, plan.size)
+        if task == PIXELS:
+            x = np.random.default_rng(0).integers(0, 256, (batch, *x.shape[2:], x.shape[1]), dtype=np.uint8)
+            calls[one.backend] = functools.partial(one.session.pixels, x)
+        else:
+            calls[one.backend] = _on_its_device(one.session, x)
+    start = sum(watch(call)() for call in calls.values()) / 1e3
+    if start < plan.seconds * len(calls):
+        for call in calls.values():
+            call()
+            call()  # compiled, captured
+        start = sum(watch(call)() for call in calls.values()) / 1e3
+    rounds = rounds_in(plan.seconds * len(calls), start, (2, 10_000))
+    clock: Clock = watch
+    for name, reads in alternate(calls, clock, rounds).items():
+        (one,) = (one for one in contestants if one.backend == name)
+        one.times[task, batch] = [read() for read in reads]
+
+
+def _on_its_device(session: Session, x: np.ndarray) -> Callable[[], object]:
+    """A call on a tensor that lies on the session's GPU already, until it has finished; or on an array."""
+    torch = sys.modules.get("torch")
+    if session.device == "cpu" or torch is None:
+        return functools.partial(session, x)
+    there = torch.from_numpy(x).to(session.device)
+
+    def call() -> None:
+        session(there)
+        torch.cuda.synchronize(session.device)
+
+    return call
+
+
+def _rows(one: _Contestant, plan: Plan) -> Iterator[Row]:
+    for (task, batch), times in one.times.items():
+        p50, p95, p99 = (quantile(times, share) for share in (0.5, 0.95, 0.99))
+        shape = one.session.example(1, plan.size).shape
+        yield {
+            "model": one.model,
+            "backend": one.backend,
+            "task": task,
+            "batch": batch,
+            "size": f"{shape[3]}x{shape[2]}" if one.session.spec.kind == "image" else "x".join(map(str, shape[1:])),
+            "p50_ms": f"{p50:.4g}",
+            "p95_ms": f"{p95:.4g}",
+            "p99_ms": f"{p99:.4g}",
+            "images_per_second": f"{1e3 * batch / p50:.4g}",
+            "runs": len(times),
+            **one.facts,
+        }
+
+
+def _gpu_memory() -> int:
+    """Bytes in use on the current GPU, by whomever: CUDA does not say it by process."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+def decibels(wanted: np.ndarray, got: np.ndarray, limits: tuple[float, float]) -> float:
+    """PSNR of images clipped to the limits; infinite for equal ones, NaN if one holds a NaN."""
+    low, high = limits
+    error = np.mean((np.clip(wanted, low, high) - np.clip(got, low, high)).astype(np.float64) ** 2)
+    return float(10 * np.log10((high - low) ** 2 / error)) if error else float("inf")
+
+
+# --- what a person sees ----------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, and below it why others are missing."""
+    shown = (
+        "model",
+        "backend",
+        "task",
+        "batch",
+        "size",
+        "p50_ms",
+        "p95_ms",
+        "p99_ms",
+        "images_per_second",
+        "memory_MB",
+    )
+    timed = [row for row in rows if "p50_ms" in row]
+    cells = [[name.replace("_", " ") for name in shown]]
+    cells += [[str(row.get(name, "")) for name in shown] for row in timed]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    text += [f"{row['model']} in {row['backend']}: {row['note']}" for row in rows if row.get("note")]
+    gpus = "".join(f", {name}" for name in gpu_names())
+    text.append(f"{cpu_name()} ({', '.join(cpu_features())}), {usable_cores()} usable cores{gpus}")
+    return "\n".join(text)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The rows with all COLUMNS."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def picture(rows: Sequence[Row]) -> str:
+    """The rows as SVG: latency at the smallest batch, and throughput against batch."""
+    from fastgan.report.bars import Bar, bars, lines, page
+
+    timed = [row for row in rows if "p50_ms" in row]
+    least = min(row["batch"] for row in timed)
+    label = "{model}, {backend}" if len({row["model"] for row in timed}) > 1 else "{backend}"
+    parts, end = [], 30.0
+    for task, words in ((MODEL, "the network alone"), (PIXELS, "pixels to pixels")):
+        found = [
+            Bar(label.format(**row), float(row["p50_ms"]), float(row["p99_ms"]))
+            for row in timed
+            if (row["task"], row["batch"]) == (task, least)
+        ]
+        if found:
+            part, end = bars(f"Latency at batch {least}, {words}: median, up to p99", "ms", found, end)
+            parts.append(part)
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in timed:
+        if row["task"] == MODEL:
+            curves.setdefault(label.format(**row), []).append((row["batch"], float(row["images_per_second"])))
+    if len({x for points in curves.values() for x, _ in points}) > 1:
+        part, end = lines("Throughput, the network alone", "batch", "images per second", curves, end)
+        parts.append(part)
+    return page(f"{', '.join(dict.fromkeys(row['model'] for row in timed))} on {cpu_name()}", parts, end)

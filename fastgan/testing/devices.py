@@ -1,0 +1,64 @@
+"""Where a case can run in this process: pairs of a device and a back-end."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from fastgan._util import env, native
+from fastgan.testing.case import OpCase
+from fastgan.testing.cases import CASES
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device and the name of the back-end that is forced there."""
+
+    device: str
+    backend: str
+
+    def __str__(self) -> str:
+        return f"{self.device}-{self.backend}"
+
+
+def devices() -> list[str]:
+    """ "cpu", and "cuda" where there is one."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def places() -> list[Place]:
+    """All that run here. The environment variable FASTGAN_BACKEND leaves one back-end.
+
+    Triton on the CPU means its interpreter, which is slow and must be chosen before triton is imported.
+    """
+    found = [Place("cpu", "reference")]
+    if native.why_not("_cpu") is None:  # tests/test_native.py insists on it where a compiler works
+        found.append(Place("cpu", "cpp"))
+    if env.flag("TRITON_INTERPRET"):
+        found.append(Place("cpu", "triton"))
+    elif torch.cuda.is_available():
+        found.append(Place("cuda", "reference"))
+        if importlib.util.find_spec("triton"):
+            found.append(Place("cuda", "triton"))
+    forced = env.read("FASTGAN_BACKEND")
+    return [place for place in found if forced in ("", place.backend)]
+
+
+def grid(
+    dtypes: Iterable[torch.dtype] | None = None, cases: Iterable[OpCase] = CASES
+) -> list[tuple[OpCase, Place, torch.dtype]]:
+    """Every case at every place in every dtype that the case promises there, of `dtypes` if given.
+
+    Triton gets the core cases only: it compiles a kernel for each, and its interpreter is slow.
+    """
+    wanted = None if dtypes is None else tuple(dtypes)
+    return [
+        (case, place, dtype)
+        for case in cases
+        for place in places()
+        for dtype in case.dtypes.get(place.backend, ())
+        if (wanted is None or dtype in wanted) and (case.core or place.backend != "triton")
+    ]

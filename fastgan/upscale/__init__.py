@@ -1,0 +1,30 @@
+"""Super-resolution of images, folders and videos.
+
+Names are loaded on first use: the command line and the runtime must not pull in torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "VideoWriter": "fastgan.upscale.video",
+    "open_upscaler": "fastgan.upscale.upscaler",
+    "upscale_folder": "fastgan.upscale.images",
+    "upscale_image": "fastgan.upscale.images",
+    "upscale_video": "fastgan.upscale.video",
+}
+
+__all__ = ["VideoWriter", "open_upscaler", "upscale_folder", "upscale_image", "upscale_video"]
+
+if TYPE_CHECKING:
+    from fastgan.upscale.images import upscale_folder, upscale_image
+    from fastgan.upscale.upscaler import open_upscaler
+    from fastgan.upscale.video import VideoWriter, upscale_video
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastgan.upscale' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
