@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastgan._util import log
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -33,7 +35,29 @@ _HOMES = {
     "zero_centered_gp": "fastgan.losses",
 }
 
-__all__ = [*sorted([*_HOMES, "__version__"])]
+__all__ = [
+    "Config",
+    "Session",
+    "Trainer",
+    "__version__",
+    "compile",
+    "data",
+    "dragan",
+    "explain",
+    "export",
+    "fuse",
+    "fusion_report",
+    "gradient_penalty",
+    "losses",
+    "models",
+    "nn",
+    "ops",
+    "r1",
+    "r2",
+    "runtime",
+    "upscale",
+    "zero_centered_gp",
+]
 
 if TYPE_CHECKING:
     from fastgan import data, export, losses, models, nn, ops, runtime, upscale
@@ -43,6 +67,9 @@ if TYPE_CHECKING:
     from fastgan.runtime.session import Session
     from fastgan.train.config import Config
     from fastgan.train.trainer import Trainer
+
+
+log.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,60 +1,70 @@
-"""How far a long work has come: a live line in a terminal; elsewhere a plain line now and then."""
+"""Progress of long work: tqdm's bar in a terminal, a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import TextIO
 
-LIVE_SECONDS = 0.1
+_logger = logging.getLogger(__name__)
+
+#: Seconds between two lines where there is no terminal.
 QUIET_SECONDS = 10.0
 
 
-class Counter:
-    """Counts things done of a total and shows them with their rate and the time left.
+class Progress:
+    """Counts what is done of a total and shows it with its rate and the time left.
 
-    doing: what is shown before the count, such as "packing photos". total: how many there are; None: not known, and so
-    no time left. unit: what they are. before: how many were done before this began.
+    doing: what stands before the count, such as "packing photos". total: how many there are; None if it is not known.
+    unit: what they are. before: how many were done before this began. quiet: show nothing, as on ranks other than 0.
     """
 
     def __init__(
-        self, doing: str, total: int | None, stream: TextIO | None = None, *, unit: str = "images", before: int = 0
+        self,
+        doing: str,
+        total: int | None,
+        stream: TextIO | None = None,
+        *,
+        unit: str = "images",
+        before: int = 0,
+        quiet: bool = False,
     ):
-        self._doing, self._total, self._unit, self._before = doing, total, unit, before
-        self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
-        self._done = self._width = 0
-        self._start = self._shown = time.monotonic()
+        from tqdm import tqdm
 
-    def add(self, count: int = 1) -> None:
-        """One more is done, or several."""
+        stream = stream or sys.stderr
+        self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
+        self._start = self._shown = time.monotonic()
+        self._live = stream.isatty() and not quiet
+        self._quiet = quiet
+        self._bar = tqdm(
+            total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,
+            dynamic_ncols=True, mininterval=0.2,
+        )  # fmt: skip
+
+    def add(self, count: int = 1, note: str = "") -> None:
+        """`count` more are done. note: shown behind the bar, or at the end of the line."""
         self._done += count
+        if note and self._live:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(count)
         now = time.monotonic()
-        if now - self._shown >= (LIVE_SECONDS if self._live else QUIET_SECONDS):
+        if not self._live and not self._quiet and now - self._shown >= QUIET_SECONDS:
             self._shown = now
-            self._show(now - self._start)
+            _logger.info("%s", self._line(now - self._start, note))
 
     def close(self) -> None:
-        """End the live line, so that what is said next has a line of its own."""
-        if self._width:
-            self._show(time.monotonic() - self._start)
-            self._stream.write("\n")
-            self._width = 0
+        """End the bar."""
+        self._bar.close()
 
-    def _show(self, seconds: float) -> None:
-        rate = self._done / max(seconds, 1e-9)
-        done = self._before + self._done
+    def _line(self, seconds: float, note: str) -> str:
+        rate = (self._done - self._before) / max(seconds, 1e-9)
         of = "" if self._total is None else f" of {self._total:,}"
-        text = f"{self._doing}: {done:,}{of} {self._unit}, {_rate(rate)} per second"
+        text = f"{self._doing}: {self._done:,}{of} {self._unit}, {_rate(rate)} per second"
         if self._total is not None and rate:
-            left = max(0, round((self._total - done) / rate))
+            left = max(0, round((self._total - self._done) / rate))
             text += f", {left // 60}:{left % 60:02d} left"
-        if self._live:
-            self._stream.write("\r" + text.ljust(self._width))
-            self._width = len(text)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+        return f"{text}  {note}".rstrip()
 
 
 def _rate(rate: float) -> str:

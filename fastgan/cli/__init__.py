@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from fastgan._util import env
+from fastgan._util import env, log
 from fastgan.cli.bench import bench
 from fastgan.cli.compare import compare
 from fastgan.cli.data import data, doctor
@@ -38,7 +38,8 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv or env.flag("FASTGAN_DEBUG")
     argv = [word for word in argv if word != "--debug"]
     try:
-        return _dispatch(argv)
+        with log.printing():
+            return _dispatch(argv)
     except FastganError as error:
         if debug:
             raise

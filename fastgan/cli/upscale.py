@@ -150,7 +150,7 @@ def _folder(source: Path, out: Path, options: _Upscale) -> None:
 
 
 def _video(source: Path, out: Path, options: _Upscale) -> None:
-    from fastgan.data.pack import file_sha256
+    from fastgan._util.hashing import file_sha256
     from fastgan.upscale.video import upscale_video
 
     batch = _number("batch", options.batch)

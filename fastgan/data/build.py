@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from fastgan._util.files import amount
-from fastgan._util.progress import Counter
+from fastgan._util.progress import Progress
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
 from fastgan.data.pack import paths_in
@@ -156,7 +156,7 @@ def _each(
         except Exception:  # Pillow's decoders raise nearly every type on damaged files
             return None
 
-    counter = Counter(f"{doing} {source.name}", len(wanted))
+    counter = Progress(f"{doing} {source.name}", len(wanted))
     with pixels.pool() as workers:
         waiting: deque[tuple[int, Future[Result | None]]] = deque()
         try:
@@ -172,7 +172,7 @@ def _each(
             counter.close()
 
 
-def _first(waiting: deque[tuple[int, Future[Result | None]]], counter: Counter) -> tuple[int, Result | None]:
+def _first(waiting: deque[tuple[int, Future[Result | None]]], counter: Progress) -> tuple[int, Result | None]:
     i, future = waiting.popleft()
     result = future.result()
     counter.add()

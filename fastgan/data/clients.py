@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
+from fastgan._util.hashing import file_sha256
 from fastgan.data.catalog import Package
-from fastgan.data.pack import file_sha256
 from fastgan.errors import DataError
 
 TIMEOUT_S = 1800.0

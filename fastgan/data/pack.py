@@ -6,7 +6,6 @@ main one lie beside it as `SPLIT_images.npy` and `SPLIT_labels.npy`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgan._util.hashing import file_sha256
 from fastgan.data.catalog import MAIN, Known
 from fastgan.data.imageset import ImageSet
 from fastgan.data.unpack import Unpacked
@@ -97,16 +97,6 @@ def _damaged(folder: Path, error: Exception) -> DataError:
     fetched = folder.parent.name == "data"
     mend = f"run `fastgan data fetch {folder.name}` to mend it" if fetched else "remove it, and it is packed again"
     return DataError(f"the set in {folder} is damaged ({error}); {mend}")
-
-
-def file_sha256(*paths: Path) -> str:
-    """The SHA-256 of the files' contents, one after the other, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def paths_in(folder: Path, split: str = MAIN) -> tuple[Path, Path]:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastgan._util import env
+from fastgan._util import env, log
 from fastgan.errors import RankError, UsageError
 from fastgan.train.device import resolve_device
 
@@ -193,6 +193,8 @@ def joined(device: str = "auto") -> Iterator[World]:
                 "nccl" if gpu else "gloo",
                 store=store, rank=rank, world_size=size, timeout=TIMEOUT, device_id=place if gpu else None,
             )  # fmt: skip
+            if rank > 0:
+                log.silence()
             yield World(rank, size, place)
     except Exception as error:
         # Before the group ends: the others must not take its end for the cause.

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fastgan._util.progress import Counter
+from fastgan._util.progress import Progress
 from fastgan.errors import FastganError, UsageError, WriteError
 from fastgan.upscale import tiles
 from fastgan.upscale.image import read
@@ -38,7 +38,7 @@ def upscale_image(
     with Encoders() as encoders:
         picture = _load(session, Job(source, out))
         plan = _plan(session, picture, cut)
-        counter = Counter(f"upscaling {source.name}", plan.tiles, unit="tiles")
+        counter = Progress(f"upscaling {source.name}", plan.tiles, unit="tiles")
         try:
             _through(session, encoders, Job(source, out), picture, plan, counter.add)
             (settled,) = encoders.settled(0)
@@ -80,7 +80,7 @@ def upscale_folder(
     start = time.perf_counter()
     report = Report()
     jobs = jobs_of(session.spec.scale, source, out, overwrite, suffix, format, report)
-    counter = Counter(f"upscaling {source.name}", len(jobs))
+    counter = Progress(f"upscaling {source.name}", len(jobs))
 
     def settle(settled: Settled) -> None:
         if settled.error is None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastgan._util.env import cache_dir
+from fastgan._util.hashing import file_sha256
 from fastgan.data.catalog import Package
 from fastgan.data.clients import download
 from fastgan.data.fetch import put_in_place
-from fastgan.data.pack import file_sha256
 from fastgan.errors import DataError, UsageError
 
 LICENSE = "BSD-3-Clause (of the package; Real-ESRGAN, from where the weights are, states the same)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastgan import __version__
 from fastgan._util.env import cache_dir
-from fastgan.data.pack import file_sha256
+from fastgan._util.hashing import file_sha256
 from fastgan.errors import UsageError
 from fastgan.runtime.backends import RUNS
 from fastgan.runtime.hardware import gpu_names

@@ -11,7 +11,7 @@ from fastgan.errors import UsageError
 from fastgan.report.compare import labels, write_comparison
 from fastgan.report.images import save_png
 
-from .test_measured import found
+from .test_figures import found
 from .test_page import Page, change
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgan._util.progress import Counter
+from fastgan._util.progress import Progress
 from fastgan.errors import DataError, UsageError
 from fastgan.upscale.video.color import MATRICES, PC, ToRGB, ToYUV
 from fastgan.upscale.video.decode import Shot, Source
@@ -329,11 +329,11 @@ class _Progress:
 
     def __init__(self, name: str, before: int):
         self._name, self._done = name, before
-        self._counter: Counter | None = None
+        self._counter: Progress | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         if self._counter is None:
-            self._counter = Counter(f"upscaling {self._name}", total, unit="frames", before=self._done)
+            self._counter = Progress(f"upscaling {self._name}", total, unit="frames", before=self._done)
         self._counter.add(done - self._done)
         self._done = done
 
