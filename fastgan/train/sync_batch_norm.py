@@ -103,7 +103,7 @@ def synchronize(network: nn.Module, world: World) -> None:
 
 
 @contextmanager
-def apart(*networks: nn.Module) -> Iterator[None]:
+def unsynchronized(*networks: nn.Module) -> Iterator[None]:
     """While it lasts, batch norms that were synchronized look at their own rank's batch, and wait for no other."""
     layers = [layer for network in networks for layer in network.modules() if isinstance(layer, _Synchronized)]
     worlds = [layer.world for layer in layers]

@@ -1,4 +1,4 @@
-"""Historical averaging: weights are drawn to their own mean over time, so that the players stop running in circles."""
+"""Historical averaging: a penalty on the distance of weights from their mean over time, against oscillation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class HistoricalAverage:
-    """Adds weight · ‖θ − mean over time of θ‖² to a player's cost: Salimans et al. 2016 (arXiv:1606.03498, 3.3).
+    """Adds weight · ‖θ − mean over time of θ‖² to a network's loss: Salimans et al. 2016 (arXiv:1606.03498, 3.3).
 
     The mean is over the weights after each update, and over those before the first.
     """
@@ -21,13 +21,13 @@ class HistoricalAverage:
 
     @torch.no_grad()
     def gradients(self) -> Sequence[Tensor]:
-        """The cost's gradient, 2 · weight · (θ − mean), for each weight."""
+        """The penalty's gradient, 2 · weight · (θ − mean), for each weight."""
         apart = torch._foreach_sub([w.detach() for w in self._weights], self._means)
         return torch._foreach_mul(apart, 2 * self._weight)
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Take in the weights after an update."""
+    def update(self) -> None:
+        """Add the weights after an update to the mean."""
         self._count += 1
         apart = torch._foreach_sub([w.detach() for w in self._weights], self._means)
         torch._foreach_add_(self._means, torch._foreach_div(apart, self._count))

@@ -1,4 +1,4 @@
-"""Packing: the discriminator judges several images together, and sees that they are too much alike."""
+"""Packing: the discriminator classifies several images together, so that it sees a lack of diversity."""
 
 from __future__ import annotations
 
@@ -15,5 +15,7 @@ def packed(images: Tensor, m: int) -> Tensor:
     if m == 1:
         return images
     if len(images) % m:
-        raise UsageError(f"pack: a batch of {len(images)} images cannot be put in packs of {m}; give batches that can")
+        raise UsageError(
+            f"pack: a batch of {len(images)} images cannot be put in packs of {m}; give batches that are divisible"
+        )
     return images.reshape(len(images) // m, m * images.shape[1], *images.shape[2:])

@@ -1,4 +1,4 @@
-"""Unrolled generator steps: the generator sees the discriminator as it will be, and how that depends on its images."""
+"""Unrolled GANs: the generator's loss is taken after further discriminator steps, and differentiated through them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Adam's state before the first look-ahead step: "lr", and "step", "mean" and "square" for each weight.
-Ahead = dict[str, Any]
+#: Adam's state before the first unrolled step: "lr", "betas", and "step", "mean" and "square" for each weight.
+AdamState = dict[str, Any]
 
 
-def state_of(optimizer: torch.optim.Optimizer, weights: list[torch.nn.Parameter]) -> Ahead:
-    """The state from which the discriminator's optimizer will take its next step."""
+def adam_state(optimizer: torch.optim.Optimizer) -> AdamState:
+    """The state from which the discriminator's optimizer takes its next step."""
+    (group,) = optimizer.param_groups
+    weights = [weight for weight in group["params"] if weight.requires_grad]
     states = [optimizer.state.get(weight, {}) for weight in weights]
     device = weights[0].device
     return {
-        "lr": torch.tensor(optimizer.param_groups[0]["lr"], device=device),
+        "lr": torch.tensor(group["lr"], device=device),
+        "betas": tuple(group["betas"]),
         "step": [s["step"] if s else torch.zeros((), device=device) for s in states],
         "mean": [s["exp_avg"] if s else torch.zeros_like(w) for s, w in zip(states, weights, strict=True)],
         "square": [s["exp_avg_sq"] if s else torch.zeros_like(w) for s, w in zip(states, weights, strict=True)],
@@ -28,16 +31,15 @@ def look_ahead(
     loss_of: Callable[[Mapping[str, Tensor]], Tensor],
     weights: Mapping[str, Tensor],
     steps: int,
-    state: Ahead,
-    betas: tuple[float, float],
+    state: AdamState,
 ) -> Mapping[str, Tensor]:
     """A discriminator's weights after so many Adam steps, differentiable in whatever its loss depends on.
 
-    Metz et al. 2017 (arXiv:1611.02163, equations 7 to 10). loss_of: the discriminator's loss for given weights. weights: by
-    name, each requires a gradient. Adam's eps lies in the root, which has no derivative at 0 otherwise.
+    Metz et al. 2017 (arXiv:1611.02163, equations 7 to 10). loss_of: the discriminator's loss for given weights.
+    weights: by name, each requires a gradient. Adam's eps lies in the root, which has no derivative at 0 otherwise.
     """
     count, mean, square = state["step"], state["mean"], state["square"]
-    (first, second), names = betas, list(weights)
+    (first, second), names = state["betas"], list(weights)
     for _ in range(steps):
         values = list(weights.values())
         found = torch.autograd.grad(loss_of(weights), values, create_graph=True, allow_unused=True)

@@ -1,11 +1,12 @@
-"""Adaptive discriminator augmentation: as much of it as keeps the discriminator from knowing its images by heart."""
+"""Adaptive discriminator augmentation: as much as keeps the discriminator from overfitting."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fastgan.train.distributed import World
 
 #: Batches between two adjustments, as in the paper.
 INTERVAL = 4
@@ -18,21 +19,21 @@ class Adaptive:
     logits r_t is above the target, and falls below, so fast that it goes from 0 to 1 in `images` images.
     """
 
-    def __init__(self, target: float, images: int, device: torch.device, world: World):
+    def __init__(self, target: float, images: int, device: torch.device, mean: Callable[[list[Tensor]], None]):
         self.p = torch.zeros((), device=device)
         self._signs = torch.zeros((), device=device)
         self._seen = torch.zeros((), device=device)
-        self._target, self._images, self._world = target, images, world
+        self._target, self._images, self._mean = target, images, mean
         self._batches = 0
 
-    def learn(self, sign: Tensor, images: int) -> None:
-        """Take in the mean sign of one batch's real logits; images: how many all ranks together saw."""
+    def update(self, sign: Tensor, images: int) -> None:
+        """Add the mean sign of one batch's real logits; images: how many all ranks together saw."""
         self._signs += sign
         self._seen += images
         self._batches += 1
         if self._batches % INTERVAL == 0:
             mean = self._signs / INTERVAL
-            self._world.mean_([mean])
+            self._mean([mean])
             self.p.add_((mean - self._target).sign() * self._seen / self._images).clamp_(0, 1)
             self._signs.zero_()
             self._seen.zero_()

@@ -15,7 +15,7 @@ _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, EqualizedConv, EqualizedLinear)
 
 
 @contextmanager
-def kept_features(discriminator: nn.Module) -> Iterator[list[Tensor]]:
+def collected_features(discriminator: nn.Module) -> Iterator[list[Tensor]]:
     """Collects, at every call of the discriminator inside, what goes into its last layer.
 
     The last layer is the one that was registered last, among linear ones, convolutions and fastgan's blocks of them.

@@ -1,29 +1,42 @@
-"""What becomes of a player's gradients: summed, averaged over ranks, guarded, clipped, applied. Nothing waits for the
-device: the guard's verdict is a tensor there, and the fused optimizer reads it.
+"""Optimizers, and the update of a network: gradients are summed, averaged over ranks, checked, clipped and applied.
+
+Nothing waits for the device: whether an update is finite is a tensor there, and the fused optimizer reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import _global_optimizer_post_hooks
 
-from fastgan.engine.graphs import Recorder
 from fastgan.errors import UsageError
+from fastgan.regularization.average import HistoricalAverage
+from fastgan.tasks.base import trainable
+from fastgan.train.config import OptimConfig
 from fastgan.train.distributed import World
-from fastgan.train.pair import learned
-from fastgan.train.regularization.average import HistoricalAverage
 from fastgan.train.step import Gradients
 
-#: Consecutive good updates after which the fp16 loss scale doubles.
+#: Consecutive finite updates after which the fp16 loss scale doubles.
 GROWTH_INTERVAL = 2000
 FIRST_SCALE = 2.0**14
 
 
+def optimizer_of(config: OptimConfig, weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """The optimizer that a settled configuration names; it obeys `grad_scale` and `found_inf` as PyTorch's fused ones."""
+    if config.optimizer == "rmsprop":
+        return RMSprop(weights, lr)
+    assert config.beta1 is not None
+    assert config.beta2 is not None
+    weights = list(weights)
+    # Else PyTorch refuses to record its step in a CUDA graph.
+    capturable = all(weight.is_cuda for weight in weights)
+    return torch.optim.Adam(weights, lr, (config.beta1, config.beta2), fused=True, capturable=capturable)
+
+
 class Update:
-    """One player's way from gradients to weights.
+    """From the gradients of one network to its weights.
 
     clip: largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
     (Arjovsky et al. 2017, algorithm 1). historical: weight of historical averaging, 0 for none. fp16: whether losses
@@ -44,10 +57,10 @@ class Update:
     ):
         self.optimizer = optimizer
         self._network, self._world, self._clip, self._weight_clip = network, world, clip, weight_clip
-        self._weights = learned(network)
+        self._weights = trainable(network)
         self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
         #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
-        self.seen: Tensor | None = None
+        self.watched: Tensor | None = None
         self._average = HistoricalAverage(historical, self._weights) if historical > 0 else None
         device = self._weights[0].device
         self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
@@ -56,14 +69,11 @@ class Update:
         self.in_a_row = torch.zeros((), device=device)
         self._sum: list[Tensor | None] = []
         self._losses: list[Tensor] = []
-        #: Whether updates may run as CUDA graphs.
-        self.records = False
-        self._recorder = Recorder()
 
-    def begin(self) -> None:
-        """Forget gradients of an update that something broke off. Raises UsageError where weights were frozen since."""
+    def reset(self) -> None:
+        """Drop the gradients of an interrupted update. Raises UsageError where weights were frozen since."""
         self._sum, self._losses = [], []
-        if list(map(id, learned(self._network))) != list(map(id, self._weights)):
+        if list(map(id, trainable(self._network))) != list(map(id, self._weights)):
             raise UsageError(
                 f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
                 " its Trainer was made; freeze weights before that"
@@ -83,9 +93,9 @@ class Update:
 
     @torch.no_grad()
     def apply(self, watch: bool = False) -> Tensor:
-        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `seen`."""
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `watched`."""
         if self._average is not None:
-            # As if it had come with the others: scaled, and once for each batch.
+            # Like the other gradients: scaled, and once for each batch.
             times = len(self._losses) if self.scale is None else self.scale * len(self._losses)
             own = [gradient * times for gradient in self._average.gradients()]
             # Weights that took no part have none: they are not moved either.
@@ -94,22 +104,11 @@ class Update:
         gradients = [g for g in self._sum if g is not None]
         losses, self._sum, self._losses = self._losses, [], []
         before = [weight.detach().clone() for weight in weights] if watch else []
-        if self.records and not watch:
-
-            def change(given: list[Tensor]) -> Tensor:
-                return self._change(weights, given[len(losses) :], given[: len(losses)])[0]
-
-            norm = self._recorder(self._facts(weights, len(losses)), change, [*losses, *gradients])
-            if self._recorder.replays:
-                # A spectral norm that iterates once a step learns of it so.
-                for hook in _global_optimizer_post_hooks.values():
-                    hook(self.optimizer, (), {})
-        else:
-            norm, each = self._change(weights, gradients, losses)
-            if watch:
-                self.seen = self._norms(weights, before, each)
+        norm, each = self._change(weights, gradients, losses)
+        if watch:
+            self.watched = self._norms(weights, before, each)
         if self._average is not None:
-            self._average.follow()
+            self._average.update()
         return norm
 
     def _change(
@@ -119,7 +118,7 @@ class Update:
         gradients = _owned(weights, gradients)
         loss = torch.stack(losses).mean()
         divisor = torch.full_like(loss, len(losses)) if self.scale is None else self.scale * len(losses)
-        # The loss goes with them, so that all ranks see the same verdict.
+        # The loss goes with them, so that all ranks skip the same updates.
         self._world.mean_([*gradients, loss])
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
         norms = torch.stack(torch._foreach_norm(gradients, dtype=wide))
@@ -142,11 +141,11 @@ class Update:
             torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
         return norm, each
 
-    def _facts(self, weights: list[nn.Parameter], losses: int) -> tuple[object, ...]:
-        """What a recorded update takes for fixed: learning rates, and where weights and moments lie."""
-        moments = [value for weight in weights for value in self.optimizer.state[weight].values()]
-        places = [tensor.data_ptr() for tensor in (*weights, *(self._weights if self._weight_clip else ()), *moments)]
-        return losses, *(group["lr"] for group in self.optimizer.param_groups), *places
+    def addresses(self) -> tuple[object, ...]:
+        """What a recorded update takes as fixed: learning rates, and where weights and moments are in memory."""
+        moments = [value for weight in self._weights for value in self.optimizer.state[weight].values()]
+        addresses = [tensor.data_ptr() for tensor in (*self._weights, *moments)]
+        return *(group["lr"] for group in self.optimizer.param_groups), *addresses
 
     def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
         found = torch.stack([
@@ -163,14 +162,14 @@ class Update:
         every[:, places] = found
         return every
 
-    def lay_out(self) -> None:
+    def match_strides(self) -> None:
         """Give the optimizer's moments the strides of their weights, after either has changed."""
         for weight, moments in self.optimizer.state.items():
             for name, value in moments.items():
                 if value.shape == weight.shape:
-                    moments[name] = laid_out_like(value, weight)
+                    moments[name] = with_strides_of(value, weight)
 
-    def back_off(self, factor: float) -> None:
+    def multiply_rates(self, factor: float) -> None:
         """Multiply the learning rates."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * factor
@@ -193,7 +192,7 @@ class Update:
 
 
 def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """Gradients laid out like their weights, each with memory of its own.
+    """Gradients with the strides of their weights, each with memory of its own.
 
     autograd gives weights that are added to each other one and the same tensor, and an expanded one for a sum; ranks
     write into them, and the fused kernels divide them in place, which for two weights would be twice.
@@ -201,16 +200,46 @@ def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     owned: list[Tensor] = []
     places: set[int] = set()
     for weight, gradient in zip(weights, gradients, strict=True):
-        dense = laid_out_like(gradient, weight)
+        dense = with_strides_of(gradient, weight)
         owned.append(dense.clone() if dense.data_ptr() in places else dense)
         places.add(dense.data_ptr())
     return owned
 
 
-def laid_out_like(tensor: Tensor, weight: Tensor) -> Tensor:
+def with_strides_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """A tensor with a weight's strides.
 
     PyTorch's fused Adam walks through memory: on the CPU, where the strides of a weight and its gradient or moments
     differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_update.py shows it).
     """
     return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
+
+
+class RMSprop(torch.optim.Optimizer):
+    """w − lr · g / (√v + eps), v the running mean of g²: Hinton 2012, lecture 6e; torch.optim.RMSprop without momentum.
+
+    PyTorch's has no fused kernel, and so knows neither of the tensors by which nothing waits for the device: grad_scale
+    divides the gradients, and where found_inf is 1 nothing changes.
+    """
+
+    grad_scale: Tensor
+    found_inf: Tensor
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, alpha: float = 0.99, eps: float = 1e-8):
+        super().__init__(weights, {"lr": lr, "alpha": alpha, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        bad = self.found_inf.bool()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["square_avg"] = torch.zeros_like(weight)
+                gradient = weight.grad / self.grad_scale.to(weight.dtype)
+                mean = state["square_avg"].lerp(gradient.square(), 1 - group["alpha"])
+                change = gradient / (mean.sqrt() + group["eps"])
+                state["square_avg"].copy_(torch.where(bad, state["square_avg"], mean))
+                weight.sub_(torch.where(bad, 0.0, change), alpha=group["lr"])
