@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fastgan.errors import CheckpointError, UsageError
-from fastgan.report.diagnostics import Verdict, sound
+from fastgan.report.diagnostics import Diagnosis, last_healthy_step
 from fastgan.train import checkpoint, rng_state, state
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Restore:
         self._trainer = trainer
         self.history: list[dict[str, Any]] = []
 
-    def decide(self, verdict: Verdict | None) -> Decision:
+    def decide(self, verdict: Diagnosis | None) -> Decision:
         """What to do about a verdict, or about none. Called on all ranks."""
         trainer = self._trainer
         if trainer.config.on_collapse != "restore":
@@ -62,7 +62,7 @@ class Restore:
         step, name = said.tolist()
         return Decision(step == _STOP, step if step >= 0 else None, list(SLOWED)[name])
 
-    def _step_before(self, verdict: Verdict) -> int:
+    def _step_before(self, verdict: Diagnosis) -> int:
         trainer = self._trainer
         assert trainer.out is not None
         if len(self.history) >= TIMES or trainer.world.rank > 0:
@@ -82,7 +82,7 @@ class Restore:
 
     def sound(self) -> int | None:
         """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-        return sound(self._trainer.monitor.rows) if self._trainer.config.on_collapse == "restore" else None
+        return last_healthy_step(self._trainer.monitor.rows, self._trainer.game.unbounded) if self._trainer.config.on_collapse == "restore" else None
 
     def told(self) -> dict[str, Any]:
         """What the first line after going back says beside its figures: from the lines alone the report is made."""
@@ -91,7 +91,7 @@ class Restore:
         return {"restored": self.history}
 
     def go_back(
-        self, decision: Decision, verdict: Verdict | None, batches: Any, metrics: Metrics | None, say: Say
+        self, decision: Decision, verdict: Diagnosis | None, batches: Any, metrics: Metrics | None, say: Say
     ) -> None:
         """Be at that step again, go on differently from there, and let the checkpoint of that step be of this moment.
 
@@ -114,7 +114,7 @@ class Restore:
         rates = ", ".join(f"{player} × {rate:g}" for player, rate in self._rates.items())
         say(f"went back from step {left} to step {step}, with other random numbers; learning rates: {rates}")
 
-    def _go_on_differently(self, left: int, decision: Decision, verdict: Verdict | None) -> None:
+    def _go_on_differently(self, left: int, decision: Decision, verdict: Diagnosis | None) -> None:
         trainer = self._trainer
         # Counted too: the second time the checkpoint may be the first time's.
         entropy = (trainer.config.seed, trainer.step, len(self.history) + 1)
@@ -126,7 +126,7 @@ class Restore:
         slowed = SLOWED[decision.name]
         rates = {player: rate / 2 if player in slowed else rate for player, rate in self._rates.items()}
         # Only the first rank's is written down.
-        found = dataclasses.asdict(verdict or Verdict(decision.name, left, left, "", ()))
+        found = dataclasses.asdict(verdict or Diagnosis(decision.name, left, left, "", ()))
         self.load([*self.history, {"left": left, "to": trainer.step, "rates": rates, **found}])
 
     @property
