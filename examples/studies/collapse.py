@@ -17,7 +17,7 @@ from modes import draw
 from points import LATENT, RING, samples, trained
 
 import fastgan
-from fastgan.report.diagnostics import verdicts
+from fastgan.report.diagnostics import diagnoses
 
 ILL = {"game": "non-saturating", "lr_g": 3e-3, "lr_d": 3e-4, "beta1": 0.5, "beta2": 0.999}
 RUNS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,7 @@ def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     trainer = trained(RING, config)
     points = samples(trainer)
     modes, quality = RING.found(points)
-    found = verdicts(trainer.monitor.rows)
+    found = diagnoses(trainer.monitor.rows, trainer.game.unbounded)
     told = "; ".join(f"{verdict.name}, steps {verdict.since} to {verdict.until}" for verdict in found) or "nothing"
     collapsed = sum(verdict.until - verdict.since for verdict in found if verdict.name == "mode collapse") / steps
     row = {

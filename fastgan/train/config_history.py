@@ -1,15 +1,17 @@
-"""What older versions wrote into `config.json`, as today's fields."""
+"""What older versions wrote into `config.json`, as today's nested fields; old names are in fastgan/report/legacy.py."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from fastgan.report.legacy import modernized_fields
 
 #: Flat fields of before the configuration was nested: the topic they are in now.
 _TOPICS = {
     "data": ("data", "resolution", "channels", "batch", "held_out"),
     "model": ("model", "width", "latent", "d_norm", "condition", "classes"),
     "loss": (
-        "game", "gp_weight", "zero_centered_gp_weight", "dragan_weight", "r1_weight", "r2_weight", "penalty_interval",
+        "loss", "gp_weight", "zero_centered_gp_weight", "dragan_weight", "r1_weight", "r2_weight", "penalty_interval",
         "auxiliary_weight", "feature_matching", "l1_weight", "matching_interval",
     ),
     "optim": (
@@ -22,7 +24,7 @@ _TOPICS = {
     ),
     "logging": ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "on_collapse", "wandb"),
 }  # fmt: skip
-_RENAMED = {"data": "source", "model": "family", "game": "adversarial"}
+_RENAMED = {"data": "source", "model": "family", "loss": "adversarial"}
 #: Options of families of networks that were fields for all, and the values that meant nothing was said.
 _OPTIONS: dict[str, Any] = {"variant": None, "attention": None, "minibatch_discrimination": 0}
 
@@ -31,16 +33,13 @@ def of_today(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `config.json` by today's names and meanings; those of today's version as they are."""
     if any(isinstance(value, dict) for value in values.values()):
         return values
-    values = dict(values)
-    if "optimizer" not in values:
-        if "r1_interval" in values:
-            values["penalty_interval"] = values.pop("r1_interval")
-        if values.get("game") != "wgan-gp":  # the weight stood there too, and meant nothing
-            values.pop("gp_weight", None)
+    # The first versions had no choice of optimizers, and a gp_weight that other losses ignored.
+    first = "optimizer" not in values
+    values = modernized_fields(values)
+    if first and values.get("loss") != "wgan-gp":
+        values.pop("gp_weight", None)
     if values.get("on_collapse") == "restore":
         values["on_collapse"] = "rollback"
-    if "augment" in values:
-        values["augment"] = values["augment"].replace("colour", "color")
     if values.get("variant") == "line":
         values["variant"] = "linear"
     nested: dict[str, Any] = {}

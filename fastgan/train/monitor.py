@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
-from fastgan.report.diagnostics import GRAVE, Verdict, current
+from fastgan.report.diagnostics import SEVERE, Diagnosis, current
 from fastgan.train import rng_state, samples
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Monitor:
         self.layers: list[dict[str, float | str]] = []
         #: The lines of the run so far, and what is wrong at the last of them, the gravest first.
         self.rows: list[dict[str, Any]] = []
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[Diagnosis] = []
 
     def look(self) -> dict[str, float]:
         """Figures for this interval's line, and `layers` for the table of layers. Waits for the device."""
@@ -105,15 +105,15 @@ class Monitor:
         # JSON has no word for the others.
         return {name: value for name, value in zip(found, values.tolist(), strict=True) if math.isfinite(value)}
 
-    def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> Verdict | None:
+    def judge(self, row: dict[str, Any], say: Callable[[str], None]) -> Diagnosis | None:
         """The verdict by which the run has collapsed or diverged, with this line. Each verdict is said once."""
         self.rows.append(row)
         before = {(verdict.name, verdict.since) for verdict in self.verdicts}
-        self.verdicts = current(self.rows)
+        self.verdicts = current(self.rows, self._trainer.game.unbounded)
         for verdict in self.verdicts:
             if (verdict.name, verdict.since) not in before:
                 say(f"step {row['step']}: {verdict.sentence()}")
-        return next((verdict for verdict in self.verdicts if verdict.name in GRAVE), None)
+        return next((verdict for verdict in self.verdicts if verdict.name in SEVERE), None)
 
     def forget(self, after: int) -> None:
         """Drop the lines beyond that step, and what was said about them."""

@@ -73,12 +73,12 @@ def why_not(state: TrainState) -> str:
 
 def protected_step(state: TrainState) -> int | None:
     """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-    return last_healthy_step(state.rows) if state.config.logging.on_collapse == "rollback" else None
+    return last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
 
 
 def in_row(state: TrainState) -> dict[str, Any]:
     """What the first line of metrics after going back says beside its figures: the report is made from the lines."""
-    if not state.rollbacks or any(row["step"] > state.rollbacks[-1]["to"] for row in state.rows):
+    if not state.rollbacks or any(row["step"] > state.rollbacks[-1]["to_step"] for row in state.rows):
         return {}
     return {"rollbacks": state.rollbacks}
 
@@ -109,7 +109,7 @@ def go_back(
     # Only the first rank's is written down.
     found = dataclasses.asdict(diagnosis or Diagnosis(decision.name, left, left, "", ()))
     state.rollbacks = history
-    set_history(state, [*history, {"left": left, "to": state.step, "rates": rates, **found}])
+    set_history(state, [*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
     state.rows[:] = [row for row in state.rows if row["step"] <= step]
     state.world.barrier()  # until nobody reads the checkpoint that is replaced now
     if metrics is not None:

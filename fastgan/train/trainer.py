@@ -505,7 +505,9 @@ class Trainer:
 
         return {
             "config": self.config.to_dict(),
-            "game": self.game.name,  # config.game knows only those that have a name in ADVERSARIAL
+            # config.game knows only those that have a name in ADVERSARIAL.
+            "game": self.game.name,
+            "loss": {"name": self.game.name, "unbounded": self.game.unbounded},
             "world": self.world.size,
             "environment": rundir.environment(self.device),
             "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},

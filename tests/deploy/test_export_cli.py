@@ -69,16 +69,14 @@ def test_a_module_of_the_users_in_half_precision(here, capsys):
 )  # fmt: skip
 def test_bad_input(here, capsys, words, code, sentence):
     assert run(["export", *words]) == code
-    said = capsys.readouterr().err.strip().splitlines()
-    assert said[-1].startswith("fastgan: ")
-    assert sentence in said[-1]
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1].startswith("fastgan: ") or "invalid choice" in sentence  # which tyro prints
+    assert sentence in said
     assert [path.name for path in here.iterdir() if path.name not in ("net.py", "__pycache__")] == []
 
 
 def test_help(capsys):
-    with pytest.raises(SystemExit) as end:
-        run(["export", "--help"])
-    assert end.value.code == 0
+    assert run(["export", "--help"]) == 0
     said = capsys.readouterr().out
     for word in ("SOURCE", "checkpoint", "file.py:name", "--to", "tensorrt", "--precision", "bf16", "--calibrate"):
         assert word in said

@@ -20,7 +20,7 @@ from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL
-from fastgan.report.diagnostics import Verdict
+from fastgan.report.diagnostics import Diagnosis
 from fastgan.train import checkpoint, distributed
 from fastgan.train.compile_policy import Choice, Steps
 from fastgan.train.distributed import World, buckets, joined
@@ -174,7 +174,7 @@ def restored(world, images, out):
     def finds(self, row, say):
         judge(self, row, say)
         if world.rank == 0 and row["step"] == 5 and not self._trainer.restore.history:
-            return Verdict("divergence", 4, 5, "made up", ())
+            return Diagnosis("divergence", 4, 5, "made up", ())
         return None
 
     Monitor.judge = finds

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastgan import Config, Trainer, models
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
-from fastgan.report.diagnostics import Verdict
+from fastgan.report.diagnostics import Diagnosis
 from fastgan.runtime.session import Session
 from fastgan.train import checkpoint
 from fastgan.train.growth import Growth, level_at
@@ -292,7 +292,7 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path, saved, killed, leve
 def test_back_to_a_smaller_level(tmp_path, monkeypatch):
     trainer = made(10, tmp_path / "run", on_collapse="restore", checkpoint_every=3)
     lines = watched(trainer)
-    verdict = Verdict("divergence", 4, 5, "made up", ())
+    verdict = Diagnosis("divergence", 4, 5, "made up", ())
     monkeypatch.setattr(
         trainer.monitor,
         "judge",

@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate, softplus
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.errors import UsageError
-from fastgan.report.diagnostics import verdicts
+from fastgan.report.diagnostics import diagnoses
 from fastgan.report.page import write_report
 from fastgan.testing.batches import Resumable
 from fastgan.train import samples
@@ -228,7 +228,7 @@ def test_a_generator_that_does_not_look_at_its_source_has_collapsed():
         made = target + 0.1 if step < 20 else alike
         found = statistics(target, made, torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 2, 2))
         rows.append({"step": step, **{name: float(value) for name, value in found.items()}})
-    (verdict,) = verdicts(rows)
+    (verdict,) = diagnoses(rows)
     assert verdict.name == "mode collapse"
     assert verdict.since == 20
     assert "latents" not in verdict.sentence()

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastgan import Config, Trainer
 from fastgan.errors import CollapseError, UsageError
-from fastgan.report.diagnostics import GRAVE, Verdict
+from fastgan.report.diagnostics import SEVERE, Diagnosis
 from fastgan.train import checkpoint, rundir
 from fastgan.train.rollback import SLOWED
 
@@ -186,14 +186,14 @@ def test_it_stops_where_there_is_nothing_to_go_back_to(tmp_path):
 
 
 def test_a_divergence_slows_both(tmp_path, monkeypatch):
-    assert set(SLOWED) == set(GRAVE)
+    assert set(SLOWED) == set(SEVERE)
     t = trainer(tmp_path / "run", 9)
     judge, told = t.monitor.judge, []
 
     def once(row, say):
         judge(row, say)
         if row["step"] == 5 and not told:
-            told.append(Verdict("divergence", 5, 5, "made up", ("none",)))
+            told.append(Diagnosis("divergence", 5, 5, "made up", ("none",)))
             return told[0]
         return None
 
@@ -210,4 +210,4 @@ def test_ranks_do_as_the_first_one_says(tmp_path, monkeypatch):
     monkeypatch.setattr(t.world, "broadcast_", lambda tensors: tensors[0].copy_(torch.tensor([6, 1])))
     assert t.restore.decide(None) == (False, 6, "divergence")
     monkeypatch.setattr(t.world, "broadcast_", lambda tensors: tensors[0].copy_(torch.tensor([-2, 0])))
-    assert t.restore.decide(Verdict("mode collapse", 5, 5, "", ())) == (False, None, "mode collapse")
+    assert t.restore.decide(Diagnosis("mode collapse", 5, 5, "", ())) == (False, None, "mode collapse")
