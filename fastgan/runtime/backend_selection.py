@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastgan._util import env
-from fastgan._util.autotune import Choice, Table, table_path
+from fastgan._util.autotune import NoCandidate, Selection, Store, open_store, select, stored_selection
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
 from fastgan.errors import BackendError, FastganError, UsageError
 from fastgan.runtime.backends.base import Backend, first_line
@@ -47,51 +46,72 @@ class Choosing:
         raise _none(self.unavailable)
 
     def fastest(
-        self, inputs: Callable[[Backend], list[Inputs]], table: Callable[[], tuple[Table, str]]
-    ) -> tuple[Backend, Choice | None]:
-        """The fastest and, if there was a choice, the times.
+        self, inputs: Callable[[Backend], list[Inputs]], store: Callable[[], tuple[Store, str]]
+    ) -> tuple[Backend, Selection | None]:
+        """The fastest and, if there were several candidates, their times.
 
-        inputs: from small to realistic, for a model that is open; the last whose time is bearable is measured. table:
-        where the answer is kept, and the question; asked only if there is a choice.
+        inputs: from small to realistic, for a model that is open; the last whose time is bearable is measured. store:
+        where the selection is kept, and its key; called only if there are several candidates.
         """
         if len(self._opens) == 1:
             return self.any(), None
-        known, question = table()
-        stored = known.get(question)
-        if stored is not None and stored.name in self._opens and (backend := self._open(stored.name)):
+        opened_store, key = store()
+        stored = stored_selection(key, opened_store)
+        if stored and stored.name in self._opens and (backend := self._open(stored.name)):
             return backend, stored
-        choice = self._measure(inputs(self.any()))
-        known.put(question, choice)
-        return self._ready[choice.name], choice
+        trials = inputs(self.any())
+        # What was stored but does not open any more is no candidate, so that select measures again.
+        names = [name for name in self._opens if name not in self.unavailable]
+        once: dict[str, float] = {}
 
-    def _measure(self, inputs: list[Inputs]) -> Choice:
-        contestants = {name: backend for name in self._opens if (backend := self._open(name))}
-        took: dict[str, float] = {}
-        last = inputs[0]
-        for given in inputs:
-            if took and max(took.values()) * given[0].size / last[0].size > ONE * 1e3:
+        def first(name: str) -> None:
+            if backend := self._open(name):
+                once[name] = self._once(backend, trials[0])
+            else:
+                raise self._errors[name]
+
+        runs = {name: functools.partial(first, name) for name in names}
+        try:
+            selection = select(
+                key, runs, lambda working: self._measure(list(working), trials, once), opened_store,
+                unavailable=self.unavailable,
+            )  # fmt: skip
+        except NoCandidate as error:
+            self.unavailable.update(error.reasons)
+            raise _none(self.unavailable) from error
+        self.unavailable.update(selection.unavailable)
+        return self._ready[selection.name], selection
+
+    def _measure(self, names: list[str], trials: list[Inputs], once: dict[str, float]) -> dict[str, float | Exception]:
+        """Milliseconds of each, or its exception. once: those of one run on the first of the trials."""
+        took = {name: once[name] for name in names}
+        failed: dict[str, float | Exception] = {}
+        last = trials[0]
+        for given in trials[1:]:
+            if not took or max(took.values()) * given[0].size / last[0].size > ONE * 1e3:
                 break
-            last, took = given, self._once(contestants, given)
+            last = given
+            for name in list(took):
+                try:
+                    took[name] = self._once(self._ready[name], given)
+                except BackendError as error:
+                    failed[name] = error
+                    del took[name]
         if len(took) > 1 and max(took.values()) < ONE * 1e3:
-            runs = {name: functools.partial(contestants[name].run, *last) for name in took}
+            runs = {name: functools.partial(self._ready[name].run, *last) for name in took}
             pending = alternate(runs, watch, rounds_in(ALL, sum(took.values()) / 1e3, (3, 50)))
             took = {name: quantile([read() for read in reads], 0.5) for name, reads in pending.items()}
-        return Choice(min(took, key=took.__getitem__), took, self.unavailable)
+        return took | failed
 
-    def _once(self, contestants: dict[str, Backend], given: Inputs) -> dict[str, float]:
-        """Milliseconds of one run of each; those that fail drop out."""
-        took = {}
-        for name, backend in list(contestants.items()):
-            try:
-                for _ in range(backend.warm_ups):
-                    backend.run(*given)
-                took[name] = watch(functools.partial(backend.run, *given))()
-            except Exception as error:  # every library has exceptions of its own
-                self.unavailable[name] = f"it fails on an input {list(given[0].shape)}: {first_line(error)}"
-                del contestants[name]
-        if not took:
-            raise _none(self.unavailable)
-        return took
+    @staticmethod
+    def _once(backend: Backend, given: Inputs) -> float:
+        """Milliseconds of one run, warmed up. Raises BackendError if it fails."""
+        try:
+            for _ in range(backend.warm_ups):
+                backend.run(*given)
+            return watch(functools.partial(backend.run, *given))()
+        except Exception as error:  # every library has exceptions of its own
+            raise BackendError(f"it fails on an input {list(given[0].shape)}: {first_line(error)}") from error
 
     def _open(self, name: str) -> Backend | None:
         if name not in self._ready and name not in self.unavailable:
@@ -102,15 +122,14 @@ class Choosing:
         return self._ready.get(name)
 
 
-def table(model: str, device: str, threads: int) -> tuple[Table, str]:
-    """The table of this machine and these libraries, and the question after a model, by its digest."""
-    machine = {
+def store(model: str, device: str, threads: int) -> tuple[Store, str]:
+    """The store of this hardware and these libraries, and the key of a model, by its digest."""
+    hardware = {
         "device": " ".join((cpu_name(), *gpu_names())),
         "features": " ".join(cpu_features()),
         **{name: version for name in _PACKAGES if (version := installed(name))},
     }
-    path = table_path(env.cache_dir() / "sessions", machine)
-    return Table(path, machine, "back-ends"), f"{model} {device} {threads} threads"
+    return open_store("back-ends", hardware), f"{model} {device} {threads} threads"
 
 
 def digest_of_file(path: Path) -> str:

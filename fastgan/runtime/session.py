@@ -79,12 +79,12 @@ class Session:
             spec, self.about = opened.says or (infer_spec.infer(opened, model), {})
         self.spec = spec
 
-        def table() -> tuple[Any, str]:
+        def store() -> tuple[Any, str]:
             digest = backend_selection.digest_of_file(model) if kind else backend_selection.digest_of_module(model)
-            return backend_selection.table(digest, device, threads or usable_cores())
+            return backend_selection.store(digest, device, threads or usable_cores())
 
         self._backend: Backend
-        self._backend, self.choice = candidates.fastest(lambda opened: _trials(spec, opened), table)
+        self._backend, self.choice = candidates.fastest(lambda opened: _trials(spec, opened), store)
         self._backend.limits = spec.range
         self._unavailable = candidates.unavailable
 
