@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fastgan.losses import AdversarialLoss
-from fastgan.models.registry import options_of
+from fastgan.models.registry import option_types
 from fastgan.train.batches import source_channels
 from fastgan.train.regularization.augment import KINDS
 
@@ -74,7 +74,7 @@ def why_not(config: Config, game: AdversarialLoss) -> str:
         return f"d_norm: batch norm {ties}; use --d-norm none or spectral with wgan-gp and R1"
     if config.minibatch_discrimination and penalties:
         return f"minibatch_discrimination: it {ties}; use it in games without penalties, or --pack with them"
-    if config.minibatch_discrimination and "minibatch_discrimination" not in options_of(config.model):
+    if config.minibatch_discrimination and "minibatch_discrimination" not in option_types(config.model):
         return (
             f"minibatch_discrimination: the discriminators of dcgan and mlp take it, that of {config.model} does not; leave it"
             " out"
