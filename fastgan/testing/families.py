@@ -14,7 +14,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
     "mlp original": {"name": "mlp", "variant": "original", "width": 10},
     "mlp minimal": {"name": "mlp", "variant": "minimal", "d_norm": "spectral"},
-    "mlp line": {"name": "mlp", "variant": "line", "resolution": 1, "channels": 1, "latent": 1},
+    "mlp linear": {"name": "mlp", "variant": "linear", "resolution": 1, "channels": 1, "latent": 1},
     "mlp concat": {"name": "mlp", "variant": "minimal", "classes": 3},
     "mlp projection": {"name": "mlp", "classes": 3, "condition": "projection", "d_norm": "spectral"},
     "mlp auxiliary": {"name": "mlp", "classes": 3, "condition": "auxiliary"},

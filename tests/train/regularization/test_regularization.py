@@ -326,7 +326,7 @@ def test_a_collapse_into_a_real_image_is_seen_by_a_discriminator_that_compares(k
     """Real numbers are 0 or 1, all fake ones 0: of a single 0 nobody can tell, of a batch of them one can."""
     torch.manual_seed(0)
     options = {"resolution": 1, "channels": 1, "latent": 1, "width": 16}
-    _, discriminator = build("mlp", variant="line", **options, minibatch_discrimination=kernels)
+    _, discriminator = build("mlp", variant="linear", **options, minibatch_discrimination=kernels)
     before = {name: value.clone() for name, value in discriminator.named_parameters()}
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-2)
     fake = torch.zeros(16, 1, 1, 1)

@@ -1,8 +1,8 @@
-"""State dicts in the layout of BigGAN-PyTorch (github.com/ajbrock/BigGAN-PyTorch).
+"""Conversion of state dicts from and to BigGAN-PyTorch (github.com/ajbrock/BigGAN-PyTorch).
 
-There a spectral norm keeps one vector, `u0` [1, outputs], and takes a step of power iteration whenever it runs, in eval
-mode too; ours keeps two and iterates in training alone. What is loaded from there computes what it computed there;
-what is given there is one step further.
+A spectral norm of BigGAN-PyTorch stores one vector, `u0` [1, outputs], and does a step of power iteration at every
+forward pass, also in eval mode. The one here stores two vectors and iterates only in training mode. A loaded network
+gives the outputs that it gives in BigGAN-PyTorch; a converted one is one step of power iteration further there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fastgan.errors import UsageError
 from fastgan.nn.orthogonal import raw_weight
 from fastgan.nn.spectral_group import LAYERS, norm_of
 
+#: (pattern in a name here, replacement), applied in this order; "" drops the entry
 _NAMES = [
     (r"\.parametrizations\.weight\.original$", ".weight"),
     (r"\.parametrizations\.weight\.0\._u$", ".u0"),
@@ -34,32 +35,34 @@ _NAMES = [
 ]
 
 
-def public_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a `Generator` or `Discriminator` of biggan as BigGAN-PyTorch's of these sizes has it."""
+def to_biggan_pytorch(network: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a biggan `Generator` or `Discriminator` with the names and shapes of BigGAN-PyTorch."""
     state = {}
     for key, value in network.state_dict().items():
-        name = _public_name(key)
+        name = _their_name(key)
         if name:
             state[name] = value[None].clone() if name.endswith(".u0") else value.clone()
     for key, layer in _normalized(network):
-        state[_public_name(f"{key}.parametrizations.weight.original")[: -len("weight")] + "sv0"] = _sigma(layer)[None]
+        state[_their_name(f"{key}.parametrizations.weight.original")[: -len("weight")] + "sv0"] = _sigma(layer)[None]
     return state
 
 
 @torch.no_grad()
-def load_public(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put a state dict of BigGAN-PyTorch into a `Generator` or `Discriminator` of biggan with the same sizes.
+def load_biggan_pytorch(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict of BigGAN-PyTorch into a biggan `Generator` or `Discriminator` of the same sizes.
 
-    Raises UsageError, with the network as it was, where names or shapes differ.
+    Raises UsageError, and leaves the network unchanged, if names or shapes differ.
     """
     own = network.state_dict()
-    wanted = {key: _public_name(key) for key in own if _public_name(key)}
-    missing = sorted(set(wanted.values()) - set(state))
-    foreign = sorted(name for name in set(state) - set(wanted.values()) if not re.search(r"\.(sv|u)\d+$", name))
-    if missing or foreign:
-        what = f"{missing[0]} is missing" if missing else f"{foreign[0]} is not known here"
-        raise UsageError(f"state: expected the layout of BigGAN-PyTorch for a network of these sizes, but {what}")
-    for key, name in wanted.items():
+    names = {key: _their_name(key) for key in own if _their_name(key)}
+    missing = sorted(set(names.values()) - set(state))
+    unknown = sorted(name for name in set(state) - set(names.values()) if not re.search(r"\.(sv|u)\d+$", name))
+    if missing or unknown:
+        problem = f"{missing[0]} is missing" if missing else f"{unknown[0]} is not one of its names"
+        raise UsageError(
+            f"state: expected the state dict of BigGAN-PyTorch for a network of these sizes, but {problem}"
+        )
+    for key, name in names.items():
         value = state[name][0] if name.endswith(".u0") else state[name]
         if value.shape != own[key].shape:
             raise UsageError(f"state: expected {name} of shape {list(own[key].shape)}, got {list(value.shape)}")
@@ -71,8 +74,8 @@ def load_public(network: nn.Module, state: Mapping[str, Tensor]) -> None:
         norm._u.copy_(F.normalize(rows @ norm._v, dim=0, eps=norm.options.eps))
 
 
-def _public_name(key: str) -> str:
-    """The name that a tensor of ours has there; "" where it has none."""
+def _their_name(key: str) -> str:
+    """The name in BigGAN-PyTorch of an entry of a state dict here; "" if it has none there."""
     for pattern, name in _NAMES:
         if name == "" and re.search(pattern, key):
             return ""
