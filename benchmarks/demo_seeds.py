@@ -20,7 +20,7 @@ from fastgan.data.stream import BatchStream
 from fastgan.metrics.modes import accuracy, judge, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
-from fastgan.train.load import build_networks
+from fastgan.train.networks import build_networks
 from fastgan.train.presets import preset
 
 SAMPLES = 10_000
@@ -69,10 +69,10 @@ def main() -> None:
         if arguments.grids:
             save_grid(images[:64], arguments.grids / f"demo_seed{seed}.png", scale=2)
         verdict = judge(network, images, own)
-        speed = trainer.images / trainer.seconds
-        print(f"seed {seed}: {trainer.seconds:.0f} s, {speed:.0f} img/s, {verdict.describe(names)}", flush=True)
+        speed = trainer.state.images / trainer.state.seconds
+        print(f"seed {seed}: {trainer.state.seconds:.0f} s, {speed:.0f} img/s, {verdict.describe(names)}", flush=True)
         rows.append(
-            {"seed": seed, "seconds": round(trainer.seconds, 1), "images_per_second": round(speed),
+            {"seed": seed, "seconds": round(trainer.state.seconds, 1), "images_per_second": round(speed),
              "judge_accuracy": round(own, 4), "mean_confidence": round(verdict.confidence, 4),
              "smallest_share": round(float(verdict.share.min()), 4), "samples": SAMPLES,
              **{name: round(float(share), 4) for name, share in zip(names, verdict.share, strict=True)},

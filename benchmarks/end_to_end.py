@@ -112,7 +112,7 @@ def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Mod
 
 def config_of(preset: Preset, batch: int, precision: str, compile: str, device: str) -> fastgan.Config:
     gp_weight = 10.0 if preset.game == "wgan-gp" else None
-    return fastgan.Config(
+    return fastgan.Config.from_flags(
         latent=LATENT, batch=batch, game=preset.game, d_steps=preset.d_steps, gp_weight=gp_weight,
         r1_weight=preset.r1_weight, r2_weight=preset.r2_weight, precision=precision, compile=compile, lr_g=1e-4,
         lr_d=1e-4, beta1=0.0, beta2=0.9, device=device,

@@ -36,11 +36,11 @@ PRESETS = {
     "demo, 28²": ({"resolution": 28, "channels": 1, "width": 48, "d_norm": "batch"}, Config()),
     "dcgan-64": (
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "spectral"},
-        Config(d_norm="spectral", batch=32),
+        Config.from_flags(d_norm="spectral", batch=32),
     ),
     "wgan-gp-64": (
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"},
-        Config(step="wgan-gp", d_steps=1, batch=32),
+        Config.from_flags(step="wgan-gp", d_steps=1, batch=32),
     ),
 }
 
@@ -49,7 +49,7 @@ def trainer(networks: dict, config: Config) -> Trainer:
     torch.manual_seed(0)
     pair = models.build("dcgan", latent=64, **networks)
     return Trainer(
-        *pair, config.step, Config(**config.to_dict() | {"compile": "off", "steps": 10**9}), latent_shape=(64,)
+        *pair, config.step, Config.from_flags(**config.to_dict() | {"compile": "off", "steps": 10**9}), latent_shape=(64,)
     )
 
 

@@ -38,7 +38,7 @@ discriminator = nn.Sequential(
 )  # fmt: skip
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-config = fastgan.Config(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
+config = fastgan.Config.from_flags(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
 trainer = fastgan.Trainer(generator, discriminator, "wgan-gp", config)
 trainer.fit(discs())
 

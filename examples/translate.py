@@ -78,7 +78,7 @@ steps = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
 images = torch.from_numpy(open_source("embedded").images).float() / 127.5 - 1
 images, target = images[:-12], images[-12:]
 source = outlines(target)
-config = fastgan.Config(steps=steps, l1_weight=100.0, ema_images=2000)
+config = fastgan.Config.from_flags(steps=steps, l1_weight=100.0, ema_images=2000)
 trainer = fastgan.Trainer(Generator(), Discriminator(), config=config)
 trainer.fit(pairs(images), held_out=(source, target))
 

@@ -11,7 +11,7 @@ from fastgan import models
 
 
 def test_phases_of_an_iteration_are_timed():
-    config = fastgan.Config(latent=contestants.LATENT, batch=2, compile="off")
+    config = fastgan.Config.from_flags(latent=contestants.LATENT, batch=2, compile="off")
     pair = models.build("dcgan", resolution=32, channels=3, latent=contestants.LATENT, width=4)
     ours = contestants.Ours(*pair, config, fuse=False)
     ours.use(contestants.stream(2, 32, "cpu"))

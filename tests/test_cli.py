@@ -121,7 +121,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["trian"], 2, "did you mean 'train'"),
         (["train", "deno"], 2, "unknown preset 'deno'; did you mean 'demo'"),
         (["train", "--stepz", "3"], 2, "unknown option '--stepz'; did you mean '--steps'"),
-        (["train", "--game", "wgangp"], 2, "did you mean 'wgan-gp'"),
+        (["train", "--loss", "wgangp"], 2, "did you mean 'wgan-gp'"),
         (["train", "--steps", "many"], 2, "Error parsing --steps"),
         (["train", "--steps"], 2, "Missing value for argument '--steps'"),
         (["train", "demo", "extra"], 2, "Unrecognized options: extra"),

@@ -45,7 +45,7 @@ def test_yaml_says_what_a_person_means(tmp_path, name):
 
 
 def test_a_runs_own_configuration_says_all_again(tmp_path):
-    config = Config(game="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(ADVERSARIAL["hinge"])
+    config = Config.from_flags(loss="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(ADVERSARIAL["hinge"])
     for suffix, write in ((".json", json.dumps), (".yaml", yaml.safe_dump)):
         path = tmp_path / f"config{suffix}"
         path.write_text(write({"config": config.to_dict(), "world": 1}))

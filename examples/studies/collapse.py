@@ -40,14 +40,14 @@ def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples at the end [2500, 2]."""
     options = {"steps": 3000} | ILL | options
     steps = options["steps"]
-    config = fastgan.Config(
+    config = fastgan.Config.from_flags(
         batch=256, latent=LATENT, ema_images=20_000, compile="off", log_every=max(1, steps // 60),
         sample_every=10**9, checkpoint_every=10**9, **options,
     )  # fmt: skip
     trainer = trained(RING, config)
     points = samples(trainer)
     modes, quality = RING.found(points)
-    found = diagnoses(trainer.monitor.rows, trainer.game.unbounded)
+    found = diagnoses(trainer.state.rows, trainer.game.unbounded)
     told = "; ".join(f"{verdict.name}, steps {verdict.since} to {verdict.until}" for verdict in found) or "nothing"
     collapsed = sum(verdict.until - verdict.since for verdict in found if verdict.name == "mode collapse") / steps
     row = {

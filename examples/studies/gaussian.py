@@ -58,7 +58,7 @@ def batches(size: int, seed: int) -> Iterator[Tensor]:
 
 def train(steps: int, seed: int = 0) -> fastgan.Trainer:
     torch.manual_seed(seed)
-    config = fastgan.Config(
+    config = fastgan.Config.from_flags(
         batch=256, steps=steps, latent=1, seed=seed, lr_g=1e-3, lr_d=2e-3, beta1=0.0, beta2=0.99, r1_weight=0.01,
         d_steps=2, ema_images=50_000, compile="off", log_every=max(1, steps // 100), sample_every=10**9,
         checkpoint_every=10**9,
@@ -82,7 +82,7 @@ def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarr
     kernel = torch.exp(-((line[:, None] - made[None]) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
     fake = kernel.mean(1)
     best = real / (real + fake)
-    tail = trainer.monitor.rows[-20:]
+    tail = trainer.state.rows[-20:]
     figures = {
         "mean": float(made.mean()), "deviation": float(made.std()),
         "D_within_2_deviations": float(learned[near].mean()),
@@ -108,12 +108,12 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
     left.plot(drawn["line"], drawn["learned"], color="#2a8a57", label="learned discriminator")
     left.set(xlabel="x", ylim=(0, 1), title="densities and discriminators")
     left.legend(fontsize=8)
-    steps = [row["step"] for row in trainer.monitor.rows]
+    steps = [row["step"] for row in trainer.state.rows]
     for name, label, color, value in (
         ("loss/discriminator", "discriminator", "#2a8a57", math.log(4)),
         ("loss/generator", "generator", "#0b6bcb", math.log(2)),
     ):
-        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=color, label=label)
+        right.plot(steps, [row[name] for row in trainer.state.rows], color=color, label=label)
         right.axhline(value, color=color, linestyle=":", linewidth=1)
     right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
     right.legend(fontsize=8)

@@ -40,13 +40,13 @@ RUNS: dict[str, dict[str, Any]] = {
 
 def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples."""
-    config = fastgan.Config(**QUIET, **options, log_every=max(1, options["steps"] // 20))
+    config = fastgan.Config.from_flags(**QUIET, **options, log_every=max(1, options["steps"] // 20))
     start = time.perf_counter()
     trainer = trained(config)
     seconds = time.perf_counter() - start
     made = pixels(trainer.ema.module.eval(), 5000)
     found = {word: f"{value:.3g}" for word, value in figures(made).items()}
-    return {"run": name, "images": trainer.images, "steps": config.steps, "seconds": f"{seconds:.0f}"} | found, made
+    return {"run": name, "images": trainer.state.images, "steps": config.steps, "seconds": f"{seconds:.0f}"} | found, made
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:

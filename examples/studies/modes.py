@@ -50,7 +50,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def run(mixture: Mixture, name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and the samples [2500, 2]."""
     options = {"steps": 6000} | options
-    config = fastgan.Config(
+    config = fastgan.Config.from_flags(
         batch=256, latent=LATENT, ema_images=300_000, compile="off", log_every=options["steps"] // 20,
         sample_every=10**9, checkpoint_every=10**9, **options,
     )  # fmt: skip

@@ -37,7 +37,7 @@ RUNS = {
 def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples."""
     options = {"steps": 600} | options
-    config = fastgan.Config(
+    config = fastgan.Config.from_flags(
         game="hinge", width=32, beta1=0.5, beta2=0.999, batch=64, log_every=max(1, options["steps"] // 20), **QUIET,
         **options,
     )  # fmt: skip

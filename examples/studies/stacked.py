@@ -111,7 +111,7 @@ def divergence(counts: np.ndarray) -> float:
 def run(folder: Path, name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples of the averaged generator. folder: of its run directory, while it runs."""
     options = {"width": 32, "batch": 128, "steps": 1000, "ema_images": 50_000} | QUIET | options
-    config = fastgan.Config(log_every=max(1, options["steps"] // 20), **options | {"checkpoint_every": 500})
+    config = fastgan.Config.from_flags(log_every=max(1, options["steps"] // 20), **options | {"checkpoint_every": 500})
     torch.manual_seed(config.seed)
     network = {"resolution": SIDE, "latent": config.latent, "width": config.width, "d_norm": config.d_norm}
     generator, _ = build("dcgan", channels=3, **network)
@@ -123,7 +123,7 @@ def run(folder: Path, name: str, options: dict[str, Any]) -> tuple[study.Row, np
     average = trainer.ema.module.eval()
     counts = read(samples(average, SAMPLES))
     row = row_of(name, int((counts > 0).sum()), divergence(counts))
-    return row | {"images": trainer.images, "seconds": f"{trainer.seconds:.0f}"}, pixels(average, 500)
+    return row | {"images": trainer.state.images, "seconds": f"{trainer.state.seconds:.0f}"}, pixels(average, 500)
 
 
 def row_of(name: str, modes: float, kl: float) -> study.Row:

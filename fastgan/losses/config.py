@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from fastgan._util.checks import AT_LEAST_ONE, NOT_NEGATIVE, expect, unknown
 from fastgan.errors import UsageError
@@ -19,7 +22,7 @@ WEIGHTS = {
 class LossConfig:
     """What discriminator and generator minimize."""
 
-    adversarial: str = "non-saturating"
+    adversarial: Annotated[str, tyro.conf.arg(name="loss")] = "non-saturating"
     """adversarial loss: non-saturating, minimax, least-squares, hinge, wgan, wgan-gp or relativistic"""
     gp_weight: float | None = None
     """weight of the gradient penalty between real and fake images; the loss's own when left out (10 in wgan-gp)"""

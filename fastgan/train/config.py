@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, expect, one_of, unknown
 from fastgan.errors import UsageError
@@ -12,6 +14,7 @@ from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
+from fastgan.report.legacy import modernized_config
 from fastgan.train.config_history import of_today
 from fastgan.train.validation import check_options
 
@@ -20,7 +23,7 @@ from fastgan.train.validation import check_options
 class DataConfig:
     """Which images, and how they come in batches."""
 
-    source: str = "embedded"
+    source: Annotated[str, tyro.conf.arg(name="data")] = "embedded"
     """images to learn: embedded, a fetched set, or a path: folder, zip, WebDataset .tar (a-{00..09}.tar), npz or IDX"""
     resolution: int | None = None
     """crop and resize images to this side; the images' own size when left out"""
@@ -41,7 +44,7 @@ class DataConfig:
 class ModelConfig:
     """Networks by name; not used where the Trainer is given networks."""
 
-    family: str = "dcgan"
+    family: Annotated[str, tyro.conf.arg(name="model")] = "dcgan"
     """family of networks: biggan, dcgan, mlp, progan, r3gan or resnet"""
     width: int = 64
     """width of both networks"""
@@ -53,7 +56,7 @@ class ModelConfig:
     """how labels enter the networks: none (they do not), concat, projection or auxiliary; needs labeled images"""
     classes: int | None = None
     """number of classes, in conditional networks; as many as the data has when left out"""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
     """options of the family alone, on the command line --model.NAME VALUE"""
 
     def __post_init__(self) -> None:
@@ -81,7 +84,7 @@ class OptimConfig:
     beta2: float | None = None
     """second moment of Adam; as usual for the loss when left out"""
     d_steps: int | None = None
-    """discriminator steps for each generator step; as usual for the loss when left out (5 in wgan and wgan-gp, else 1)"""
+    """discriminator steps for each generator step; as usual for the loss when left out (5 in wgan, wgan-gp)"""
     weight_clip: float | None = None
     """largest absolute value of the discriminator's weights; as usual for the loss when left out (0.01 in wgan)"""
     clip: float = 0.0
@@ -139,18 +142,18 @@ class Config:
     precision: str = "fp32"
     """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
     compile: str = "auto"
-    """on: compiled steps; graph: CUDA graphs without a compiler; off: eagerly; auto: as measured fastest, compiled where
-    the remaining steps amortize the compile time"""
+    """on: compiled steps; graph: CUDA graphs without a compiler; off: eagerly; auto: as measured fastest, compiled
+    where the remaining steps amortize the compile time"""
     grow_images: int = 0
     """real images in each phase of progressive growing, in which a level fades in or is trained; 0 does not grow"""
     sync_statistics: bool = False
     """batch norms use the batches of all processes together, where torchrun starts several"""
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig()
-    regularization: RegularizationConfig = RegularizationConfig()
-    logging: LoggingConfig = LoggingConfig()
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
         expect(self, ("steps",), AT_LEAST_ONE)
@@ -160,9 +163,11 @@ class Config:
         check_options(self, self.adversarial)
 
     def settled(self, loss: AdversarialLoss) -> Config:
-        """The same with the usual optimizer settings of an adversarial loss where they are None."""
+        """The same with values where they are None: the usual optimizer settings of the loss, a length of the noise."""
         usual = {n: v for n, v in dataclasses.asdict(loss.defaults).items() if getattr(self.optim, n) is None}
-        return dataclasses.replace(self, optim=dataclasses.replace(self.optim, **usual))
+        steps = self.regularization.instance_noise_steps or self.steps
+        regularization = dataclasses.replace(self.regularization, instance_noise_steps=steps)
+        return dataclasses.replace(self, optim=dataclasses.replace(self.optim, **usual), regularization=regularization)
 
     @property
     def adversarial(self) -> AdversarialLoss:
@@ -228,7 +233,43 @@ def options_of(family: str) -> list[str]:
     """Options that a family of networks has beside those of all; none for an unknown family."""
     from fastgan.models import registry
 
-    return [n for n in registry.options_of(family) if n != "condition"] if family in FAMILIES else []
+    return [n for n in registry.option_types(family) if n != "condition"] if family in FAMILIES else []
+
+
+#: Flags that may differ when a run is resumed: how long it goes on, where and what it writes, not what it computes.
+RESUMABLE = (
+    "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "compile",
+    "sync_statistics", "on_collapse", "wandb",
+)  # fmt: skip
+
+
+def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
+    """Raise UsageError where a run would go on, on so many ranks, as another run than its `config.json` says.
+
+    On another number of ranks it is the same run as long as the images per update stay as many.
+    """
+    facts = modernized_config(facts)
+    stored = Config.from_dict(facts["config"])
+    if (loss := facts.get("loss", {}).get("name", stored.loss.adversarial)) != stored.loss.adversarial:
+        raise UsageError(f"resume: the run has an adversarial loss of your own, {loss!r}; resume it with your Trainer")
+
+    def images(config: Config, count: int) -> tuple[int, str]:
+        batch, accumulate = config.data.batch, config.optim.accumulate
+        return count * batch * accumulate, f"{count} × batch {batch} × accumulate {accumulate}"
+
+    (now, said), (then, before) = images(asked, ranks), images(stored, facts.get("world", 1))
+    if now != then:
+        raise UsageError(
+            f"batch: ranks × batch × accumulate must stay what the run began with, got {said} = {now} instead of"
+            f" {before} = {then}; give --batch or --accumulate"
+        )
+    given = asked.flags() | {"model.options": asked.model.options}
+    for name, value in (stored.flags() | {"model.options": stored.model.options}).items():
+        if given[name] != value and name not in (*RESUMABLE, "batch", "accumulate"):
+            raise UsageError(
+                f"{name}: {given[name]!r} differs from the run's {value!r};"
+                f" a resumed run can change only {', '.join(RESUMABLE)}"
+            )
 
 
 def field_names() -> list[str]:

@@ -234,9 +234,7 @@ def _watched(network: nn.Module, step: Any) -> tuple[Loss, Gradients, list[str]]
     return loss, gradients, order
 
 
-def _backward(
-    network: nn.Module, name: str, loss: Loss, gradients: Gradients, order: list[str], noise: Noise
-) -> str:
+def _backward(network: nn.Module, name: str, loss: Loss, gradients: Gradients, order: list[str], noise: Noise) -> str:
     for key, value in loss.log.items():
         if key.startswith(("loss/", "l1/", "penalty/")) and _count(value):
             return f"{key} of the {name} (its logits are finite)"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.regularization.average import HistoricalAverage
-from fastgan.tasks.base import trainable
+from fastgan.tasks.base import Noise, trainable
 from fastgan.train.config import OptimConfig
 from fastgan.train.distributed import World
 from fastgan.train.step import Gradients
@@ -78,6 +78,10 @@ class Update:
                 f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
                 " its Trainer was made; freeze weights before that"
             )
+
+    def scaled(self, noise: Noise) -> Noise:
+        """The noise of a step with the loss scale, in fp16."""
+        return noise if self.scale is None else noise | {"loss_scale": self.scale}
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""

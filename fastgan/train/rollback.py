@@ -45,7 +45,9 @@ def decide(state: TrainState, diagnosis: Diagnosis | None) -> Decision:
     on_collapse = state.config.logging.on_collapse
     if on_collapse != "rollback":
         return Decision(state.world.any(diagnosis is not None and on_collapse == "stop"))
-    step, name = (_GO_ON, 0) if diagnosis is None else (_step_before(state, diagnosis), list(SLOWED).index(diagnosis.name))
+    step, name = (
+        (_GO_ON, 0) if diagnosis is None else (_step_before(state, diagnosis), list(SLOWED).index(diagnosis.name))
+    )
     decided = torch.tensor([step, name], device=state.device)
     state.world.broadcast_([decided])
     step, name = decided.tolist()
@@ -73,7 +75,9 @@ def why_not(state: TrainState) -> str:
 
 def protected_step(state: TrainState) -> int | None:
     """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-    return last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
+    return (
+        last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
+    )
 
 
 def in_row(state: TrainState) -> dict[str, Any]:
@@ -117,7 +121,9 @@ def go_back(
         run_state.save(state, batches, protected_step(state))
         metrics.back_to(step)
     said = ", ".join(f"{name} × {rate:g}" for name, rate in rates.items())
-    _logger.warning("went back from step %d to step %d, with other random numbers; learning rates: %s", left, step, said)
+    _logger.warning(
+        "went back from step %d to step %d, with other random numbers; learning rates: %s", left, step, said
+    )
 
 
 def set_history(state: TrainState, history: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
-from fastgan.models.registry import options_of
+from fastgan.models.registry import option_types
 from fastgan.tasks.networks import source_channels
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     couples = "couples the samples of a batch, so a penalty on each sample's gradient has no meaning"
     if model.d_norm == "batch" and penalties:
         return f"d_norm: batch norm {couples}; use --d-norm none or spectral with wgan-gp and R1"
-    known = options_of(model.family)
+    known = [name for name in option_types(model.family) if name != "condition"]
     for name in model.options:
         if name not in known:
             return f"model.{name}: {model.family} takes {', '.join(known) or 'no options of its own'}; leave it out"

@@ -64,7 +64,7 @@ def fill(place, left):
 
 
 def trained(images_npz, out, batches=None, resume=False, **options):
-    config = Config(**SMALL | options)
+    config = Config.from_flags(**SMALL | options)
     torch.manual_seed(0)
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=config, out=out)
@@ -85,7 +85,7 @@ def weights(run, step=6):
 
 def test_not_one_byte_is_left(small_disk, images_npz):
     run = small_disk / "run"
-    batches = Filling(open_source(images_npz), Config(**SMALL), 3, small_disk, 0)
+    batches = Filling(open_source(images_npz), Config.from_flags(**SMALL), 3, small_disk, 0)
     # Lines go on until one needs another page of the disk.
     with pytest.raises(
         WriteError, match=r"(metrics.jsonl|events.out.tfevents.*) could not be written: No space left on"
@@ -101,7 +101,7 @@ def test_not_one_byte_is_left(small_disk, images_npz):
 def test_a_checkpoint_that_does_not_fit(small_disk, tmp_path, images_npz):
     trained(images_npz, tmp_path / "whole")
     run = small_disk / "run"
-    batches = Filling(open_source(images_npz), Config(**SMALL), 3, small_disk, 40_000)
+    batches = Filling(open_source(images_npz), Config.from_flags(**SMALL), 3, small_disk, 40_000)
     expected = (
         r"checkpoint 4 could not be written to .*/run/checkpoints: .*No space left.*;"
         r" it takes \d+ kB and \d+ kB are free there; the checkpoint of step 2 is whole$"

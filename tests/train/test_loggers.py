@@ -40,7 +40,7 @@ def project(monkeypatch):
 
 
 def train(out, steps, resume=False, **options):
-    config = Config(latent=8, width=4, batch=8, steps=steps, log_every=2, checkpoint_every=2, sample_every=100,
+    config = Config.from_flags(latent=8, width=4, batch=8, steps=steps, log_every=2, checkpoint_every=2, sample_every=100,
                     compile="off", **options)  # fmt: skip
     torch.manual_seed(0)
     trainer = Trainer(*models.build("mlp", resolution=28, channels=1, latent=8, width=4), config=config, out=out)
@@ -71,7 +71,7 @@ def test_nothing_unless_asked(project, tmp_path):
 
 
 def test_a_run_that_failed_is_closed_too(project, tmp_path):
-    config = Config(steps=4, log_every=2, wandb="shirts", compile="off")
+    config = Config.from_flags(steps=4, log_every=2, wandb="shirts", compile="off")
     networks = models.build("mlp", resolution=28, channels=1, latent=64, width=4)
     trainer = Trainer(*networks, config=config, out=tmp_path / "run")
     with pytest.raises(UsageError, match="ended after 1"):

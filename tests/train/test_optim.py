@@ -14,7 +14,7 @@ from fastgan.engine import graphs
 from fastgan.errors import UsageError
 from fastgan.train import update as update_module
 from fastgan.train.distributed import World
-from fastgan.train.update import FIRST_SCALE, Update
+from fastgan.train.optim import FIRST_SCALE, Update
 
 
 def network():

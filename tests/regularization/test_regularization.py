@@ -12,26 +12,26 @@ from fastgan.errors import UsageError
 from fastgan.models import build
 from fastgan.testing.batches import Resumable
 from fastgan.train.distributed import World
-from fastgan.train.load import build_networks
-from fastgan.train.noise import Noise
-from fastgan.train.regularization.augment import augment, translation
-from fastgan.train.regularization.features import last_layer
-from fastgan.train.regularization.history import History
-from fastgan.train.regularization.packing import packed
-from fastgan.train.regularization.run import Remedies
-from fastgan.train.update import Update
+from fastgan.train.networks import build_networks
+from fastgan._util.random import Noise
+from fastgan.regularization.augment import augment, translation
+from fastgan.regularization.features import last_layer
+from fastgan.regularization.history import History
+from fastgan.regularization.packing import packed
+from fastgan.regularization.run import Remedies
+from fastgan.train.optim import Update
 
 CPU = torch.device("cpu")
 SMALL = {"batch": 8, "log_every": 1, "sample_every": 100, "checkpoint_every": 2, "lr_g": 2e-3, "lr_d": 2e-3,
          "compile": "off"}  # fmt: skip
 
 
-def trainer(game="non-saturating", out=None, world=None, **options):
+def trainer(loss="non-saturating", out=None, world=None, **options):
     torch.manual_seed(0)
     pack = options.get("pack", 1)
     generator = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
     discriminator = nn.Sequential(nn.Conv2d(pack, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1))
-    return Trainer(generator, discriminator, game, Config(**SMALL | options), latent_shape=(4,), out=out, world=world)
+    return Trainer(generator, discriminator, game, Config.from_flags(**SMALL | options), latent_shape=(4,), out=out, world=world)
 
 
 def given(t):
@@ -248,13 +248,13 @@ EVERYTHING = {
     "augment": {"augment": "color+translation+cutout"},
     "adaptive": {"augment": "translation", "ada_target": 0.6, "ada_images": 200},
     "noise": {"instance_noise": 0.3, "instance_noise_steps": 4},
-    "pack": {"pack": 2, "game": "wgan-gp", "d_steps": 2},
+    "pack": {"pack": 2, "loss": "wgan-gp", "d_steps": 2},
     "history": {"history": 12},
     "averaging": {"historical_averaging": 0.5, "accumulate": 2},
-    "consistency": {"consistency": 1.0, "consistency_fake": 1.0, "game": "hinge"},
-    "features": {"feature_matching": 1.0, "matching_interval": 2, "game": "relativistic", "augment": "color"},
+    "consistency": {"consistency": 1.0, "consistency_fake": 1.0, "loss": "hinge"},
+    "features": {"feature_matching": 1.0, "matching_interval": 2, "loss": "relativistic", "augment": "color"},
     "unroll": {"unroll": 2, "instance_noise": 0.1, "instance_noise_steps": 9},
-    "wgan": {"game": "wgan", "d_steps": 1},
+    "wgan": {"loss": "wgan", "d_steps": 1},
 }
 
 
@@ -293,20 +293,20 @@ def test_compiled_steps_are_the_eager_ones(options):
     [
         ({"pack": 3}, "pack: a batch of 8 cannot be put in packs of 3; give a --batch that is divisible"),
         ({"pack": 2, "condition": "concat"}, "pack: a conditional discriminator takes one label for each image"),
-        ({"label_smoothing": 0.1, "game": "hinge"}, "label_smoothing: hinge knows no labels; use it with minimax"),
+        ({"label_smoothing": 0.1, "loss": "hinge"}, "label_smoothing: hinge knows no labels; use it with minimax"),
         ({"label_smoothing": 0.6}, r"label_smoothing: expected a number in \[0, 0.5\), got 0.6"),
         ({"augment": "color"}, "augment: expected none, or some of color, translation, cutout joined by .*'color'"),
         ({"augment": "cutout+cutout"}, "each once"),
         ({"ada_target": 0.6}, "ada_target: there is nothing to adapt; give --augment"),
-        ({"ada_target": 0.6, "augment": "color", "game": "wgan-gp"}, "ada_target: the sign of a logit has no meaning"),
+        ({"ada_target": 0.6, "augment": "color", "loss": "wgan-gp"}, "ada_target: the sign of a logit has no meaning"),
         ({"history": 3}, "history: half of a batch of 8 comes from it, so it must hold as many, got 3"),
         ({"unroll": 2, "r1_weight": 1.0}, "unroll: .* without penalties; leave one of both out"),
-        ({"unroll": 2, "game": "wgan"}, "unroll: .* without weight clipping"),
+        ({"unroll": 2, "loss": "wgan"}, "unroll: .* without weight clipping"),
         ({"unroll": 2, "consistency": 1.0}, "unroll: .* without consistency"),
         ({"unroll": 2, "precision": "fp16"}, "unroll: .* without fp16"),
         ({"consistency": 1.0, "r2_weight": 1.0, "d_norm": "batch"}, "d_norm: batch norm ties the samples"),
         (
-            {"minibatch_discrimination": 4, "game": "wgan-gp"},
+            {"minibatch_discrimination": 4, "loss": "wgan-gp"},
             "minibatch_discrimination: it ties the samples of a batch",
         ),
         (
@@ -318,7 +318,7 @@ def test_compiled_steps_are_the_eager_ones(options):
 )
 def test_contradictions_are_refused_before_anything_runs(options, said):
     with pytest.raises(UsageError, match=said):
-        Config(**SMALL | options)
+        Config.from_flags(**SMALL | options)
 
 
 @pytest.mark.parametrize("kernels", [0, 4])
@@ -347,7 +347,7 @@ def test_a_collapse_into_a_real_image_is_seen_by_a_discriminator_that_compares(k
 @pytest.mark.parametrize("model", ["mlp", "dcgan"])
 def test_networks_by_name_compare_where_the_configuration_says_so(model):
     sizes = {"width": 4, "latent": 4, "minibatch_discrimination": 3, "steps": 2}
-    config = Config(**SMALL | sizes, model=model)
+    config = Config.from_flags(**SMALL | sizes, model=model)
     torch.manual_seed(0)
     generator, discriminator = build_networks(config, (1, 8, 8))
     before = discriminator.compare.weight.clone()
@@ -360,6 +360,6 @@ def test_networks_by_name_compare_where_the_configuration_says_so(model):
 
 @pytest.mark.parametrize("options", [{"history": 8}, {"unroll": 1}])
 def test_what_knows_one_rank_alone_is_refused_on_two(options):
-    config = Config(**SMALL | options)
+    config = Config.from_flags(**SMALL | options)
     with pytest.raises(UsageError, match=f"{next(iter(options))}: it knows one rank's images alone"):
         Remedies(config, Noise(0, (4,), CPU, World(0, 2)), CPU, World(0, 2))

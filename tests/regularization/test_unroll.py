@@ -9,8 +9,8 @@ from torch.nn.functional import softplus
 
 from fastgan import Config
 from fastgan.losses import ADVERSARIAL
-from fastgan.train.pair import learned
-from fastgan.train.regularization.unroll import look_ahead, state_of
+from fastgan.tasks.base import trainable
+from fastgan.regularization.unroll import look_ahead, state_of
 from fastgan.train.step import Players
 
 
@@ -60,7 +60,7 @@ def test_the_weights_are_those_that_the_optimizer_would_give(before):
 
     for _ in range(before):
         improve()
-    players = Players(generator, discriminator, ADVERSARIAL["non-saturating"], Config(unroll=4, beta1=0.5, beta2=0.9))
+    players = Players(generator, discriminator, ADVERSARIAL["non-saturating"], Config.from_flags(unroll=4, beta1=0.5, beta2=0.9))
     buffers = [b.clone() for b in discriminator.buffers()]
     ahead = players._look_ahead(real, None, fake, None, state_of(optimizer, learned(discriminator)))
     for kept, buffer in zip(buffers, discriminator.buffers(), strict=True):
@@ -75,7 +75,7 @@ def test_the_generators_gradient_goes_through_the_look_ahead():
     """Against differences of the whole: generate, let a copy of the discriminator take its steps, judge."""
     generator, discriminator = networks()
     real, z = torch.randn(8, 2).double(), torch.randn(8, 3).double()
-    config = Config(unroll=3, lr_d=0.05, beta1=0.5, beta2=0.9)
+    config = Config.from_flags(unroll=3, lr_d=0.05, beta1=0.5, beta2=0.9)
     players = Players(generator, discriminator, ADVERSARIAL["non-saturating"], config)
     optimizer = torch.optim.Adam(discriminator.parameters(), 0.05, (0.5, 0.9))
 

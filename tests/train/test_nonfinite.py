@@ -11,7 +11,7 @@ import fastgan
 from fastgan import Config, Trainer, models
 from fastgan.errors import NonFiniteError
 from fastgan.losses import AdversarialLoss
-from fastgan.train.diagnose import first_bad_layer
+from fastgan.train.nonfinite import first_bad_layer
 from fastgan.train.step import Players
 
 
@@ -41,12 +41,12 @@ class Poison(nn.Module):
         return BadGradient.apply(x)
 
 
-def build(game="non-saturating", precision="fp32", g_extra=None, d_extra=None, **options):
+def build(loss="non-saturating", precision="fp32", g_extra=None, d_extra=None, **options):
     torch.manual_seed(0)
     generator = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), g_extra or nn.ReLU(), nn.Linear(6, 5))
     discriminator = nn.Sequential(nn.Linear(5, 6), d_extra or nn.ReLU(), nn.Linear(6, 1))
     game = fastgan.losses.ADVERSARIAL[game] if isinstance(game, str) else game
-    return Players(generator, discriminator, game, Config(game=game.name, precision=precision, **options))
+    return Players(generator, discriminator, game, Config.from_flags(loss=game.name, precision=precision, **options))
 
 
 def find(players, real=None, z=None, **options):
@@ -226,7 +226,7 @@ def test_a_run_that_stops_names_the_layer_in_status_and_report(tmp_path):
             return self.net(x) * (1e38 * 1e38 if self.seen > 4 else 1.0)
 
     options = {"latent": 8, "batch": 16, "steps": 20, "log_every": 2, "checkpoint_every": 2, "max_skipped": 3}
-    t = Trainer(generator, Growing(), "non-saturating", Config(**options, compile="off"), out=tmp_path / "run")
+    t = Trainer(generator, Growing(), "non-saturating", Config.from_flags(**options, compile="off"), out=tmp_path / "run")
     with pytest.raises(NonFiniteError, match=r"; the checkpoint of step \d is whole; start anew with lower") as stopped:
         t.fit(torch.rand(16, 1, 28, 28) for _ in range(20))
     first = "first bad: discriminator (its output of real images is not finite, its input reaches 1e+00)"

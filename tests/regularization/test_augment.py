@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastgan.train.distributed import World
-from fastgan.train.regularization.adaptive import INTERVAL, Adaptive
-from fastgan.train.regularization.augment import KINDS, NUMBERS, augment, color, cutout, translation
+from fastgan.regularization.adaptive import INTERVAL, Adaptive
+from fastgan.regularization.augment import KINDS, NUMBERS, augment, color, cutout, translation
 
 CPU = torch.device("cpu")
 

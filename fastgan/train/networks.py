@@ -1,4 +1,4 @@
-"""A trained generator out of a run directory."""
+"""Networks by name, and trained ones out of a run directory."""
 
 from __future__ import annotations
 
@@ -36,15 +36,13 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
         raise UsageError(
             f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
         )
-    options: dict[str, Any] = {"latent": config.latent, "width": config.width, "d_norm": config.d_norm}
-    options |= {name: value for name in ("variant", "attention") if (value := getattr(config, name)) is not None}
-    if config.condition != "none":
-        options |= {"classes": config.classes, "condition": config.condition}
-    if config.minibatch_discrimination:
-        options["minibatch_discrimination"] = config.minibatch_discrimination
-    generator, discriminator = models.build(config.model, resolution=height, channels=channels, **options)
-    if config.pack > 1:  # packs are stacked in channels
-        _, discriminator = models.build(config.model, resolution=height, channels=config.pack * channels, **options)
+    model, pack = config.model, config.regularization.pack
+    options: dict[str, Any] = {"latent": model.latent, "width": model.width, "d_norm": model.d_norm, **model.options}
+    if model.condition != "none":
+        options |= {"classes": model.classes, "condition": model.condition}
+    generator, discriminator = models.build(model.family, resolution=height, channels=channels, **options)
+    if pack > 1:  # packs are stacked in channels
+        _, discriminator = models.build(model.family, resolution=height, channels=pack * channels, **options)
     return generator, discriminator
 
 
@@ -75,14 +73,17 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
 def load_discriminator(trained: Trained) -> nn.Module:
     """The discriminator that the generator was trained against, of the same checkpoint, in eval mode on the CPU.
 
-    Raises UsageError for one that does not judge images alone, one at a time.
+    Raises UsageError for one that takes more than images, or several at a time.
     """
     config = Config.from_dict(trained.facts["config"])
-    for name, plain in (("condition", "none"), ("pack", 1), ("minibatch_discrimination", 0)):
-        if (value := getattr(config, name)) != plain:
-            raise UsageError(
-                f"run: its discriminator judges more than an image at a time ({name} is {value}), not one by itself"
-            )
+    compared = config.model.options.get("minibatch_discrimination", 0)
+    for name, value, plain in (
+        ("condition", config.model.condition, "none"),
+        ("pack", config.regularization.pack, 1),
+        ("minibatch_discrimination", compared, 0),
+    ):
+        if value != plain:
+            raise UsageError(f"run: its discriminator takes more than one image at a time ({name} is {value})")
     _, discriminator = build_networks(config, tuple(trained.facts["image_shape"]))
     checkpoint.load_network(discriminator, trained.folder, "discriminator")
     return discriminator.eval().requires_grad_(False)
