@@ -239,6 +239,11 @@ def field_names() -> list[str]:
     return [field.name for field in fields(Config)]
 
 
+def switches() -> list[str]:
+    """Names of the fields that are true or false."""
+    return [field.name for field in fields(Config) if isinstance(field.default, bool)]
+
+
 def unknown(kind: str, name: str, known: list[str]) -> str:
     """`unknown KIND 'name'; did you mean 'nearest'?`"""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
