@@ -19,7 +19,7 @@ from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
-from fastgan.train.loggers import Board, Wandb
+from fastgan.train.loggers import TensorBoard, Wandb
 
 #: The first is what makes a folder a run.
 FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html")
@@ -130,7 +130,7 @@ def _commit() -> str | None:
 
 
 class Metrics:
-    """`metrics.jsonl`, and boards that draw the same (TensorBoard, Weights & Biases if asked): one line per interval.
+    """`metrics.jsonl`, and loggers that get the same (TensorBoard, Weights & Biases if asked): one line per interval.
 
     Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
     Raises WriteError where something cannot be written.
@@ -148,9 +148,9 @@ class Metrics:
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         #: What earlier parts of the run logged.
         self.kept: list[dict[str, Any]] = [json.loads(line) for line in kept]
-        self._boards: list[Board | Wandb] = [Board(folder, after + 1 if folder.exists() else None)]
+        self._loggers: list[TensorBoard | Wandb] = [TensorBoard(folder, after + 1 if folder.exists() else None)]
         if self._config is not None and self._config.wandb:
-            self._boards.append(Wandb(self._run, self._config.wandb, self._config.to_dict()))
+            self._loggers.append(Wandb(self._run, self._config.wandb, self._config.to_dict()))
         self._file = path.open("ab", buffering=0)
 
     def back_to(self, step: int) -> None:
@@ -161,19 +161,19 @@ class Metrics:
     def write(self, line: dict[str, float]) -> None:
         """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
         append_whole(self._file, (json.dumps(line) + "\n").encode())
-        for board in self._boards:
-            board.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
+        for logger in self._loggers:
+            logger.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
 
     def sync(self) -> None:
         """Let it reach the disk, before a checkpoint that counts on it."""
         os.fsync(self._file.fileno())
-        for board in self._boards:
-            board.sync()
+        for logger in self._loggers:
+            logger.sync()
 
     def close(self) -> None:
         self._file.close()
-        for board in self._boards:
-            board.close()
+        for logger in self._loggers:
+            logger.close()
 
 
 def _step_of(line: str) -> float:
