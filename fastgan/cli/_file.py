@@ -22,22 +22,24 @@ def flags_of(path: Path) -> list[str]:
     Raises UsageError if the file cannot be read or parsed, or for an unknown field, a field that is given twice, or a
     value that is neither a number, a string nor a boolean.
     """
-    from fastgan.report.legacy import config_fields
-    from fastgan.train.config import field_names, unknown
+    from fastgan.report.legacy import modernized_fields
+    from fastgan.train.config import field_names, switches, unknown
 
+    known = field_names()
     content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("config"), dict):  # a run's config.json
-        content = content["config"]
+        content = modernized_fields(content["config"], known)
     if not isinstance(content, dict):
         raise UsageError(f"config: expected a table of fields in {path}, got {type(content).__name__}")
-    known = field_names()
     given: dict[str, Any] = {}
-    for name, value in _leaves(path, config_fields(content), known):
+    for name, value in _leaves(path, content):
         field = name.replace("-", "_")
         if field not in known:
             raise UsageError(f"config: {unknown('field', name, known)} ({path})")
         if field in given:
             raise UsageError(f"config: {field} is given twice in {path}")
+        if field in switches() and not isinstance(value, bool | None):
+            raise UsageError(f"config: expected true or false for {field} in {path}, got {value!r}")
         given[field] = value
     return [flag for field, value in given.items() for flag in _flag(path, field, value)]
 
@@ -83,15 +85,15 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _leaves(path: Path, table: Mapping[Any, Any], known: list[str], depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every field in nested tables. A table under a field's own name is that field's value."""
+def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every field in nested tables."""
     for name, value in table.items():
-        if not isinstance(value, Mapping) or str(name).replace("-", "_") in known:
+        if not isinstance(value, Mapping):
             yield str(name), value
         elif depth == _DEPTH:
-            raise UsageError(f"config: expected at most {_DEPTH} tables in each other in {path}, got more at {name!r}")
+            raise UsageError(f"config: expected tables nested at most {_DEPTH} deep in {path}, got more at {name!r}")
         else:
-            yield from _leaves(path, value, known, depth + 1)
+            yield from _leaves(path, value, depth + 1)
 
 
 def _flag(path: Path, field: str, value: Any) -> list[str]:

@@ -48,6 +48,8 @@ GROUPS = {
     "skipped": ("Skipped updates", "total of updates that were not finite"),
     "speed": ("Speed", "training speed"),
 }
+#: Names in legends; of all other series, the words of their key.
+_NAMES = {"real_fake": "real against fake", "train_held_out": "training against held-out"}
 _UNITS = {"_per_second": "/s", "_seconds": "s", "_ms": "ms", "_mib": "MiB", "_gib": "GiB", "_bytes": "bytes"}
 
 
@@ -106,14 +108,14 @@ def overlaid(runs: Sequence[tuple[str, dict[str, list[Series]]]]) -> list[Chart]
             for one in own.get(group, []):
                 same_name.setdefault((group, one.name), []).append((i, label, one))
     return [
-        _chart(f"{_heading(group)[0]}: {words(name)}", "", unit_of([name]), lines, ())
+        _chart(f"{_heading(group)[0]}: {_name(name)}", "", unit_of([name]), lines, ())
         for (group, name), lines in same_name.items()
     ]
 
 
 def chart(group: str, series: Sequence[Series], diagnoses: Sequence[Diagnosis] = ()) -> Chart:
     """The chart of one group."""
-    lines = [(i, words(one.name), one) for i, one in enumerate(series)]
+    lines = [(i, _name(one.name), one) for i, one in enumerate(series)]
     return _chart(*_heading(group), unit_of([one.name for one in series]), lines, diagnoses)
 
 
@@ -152,6 +154,10 @@ def _in_order(groups: dict[str, Any]) -> list[str]:
 
 def _heading(group: str) -> tuple[str, str]:
     return GROUPS.get(group, (words(group).capitalize(), ""))
+
+
+def _name(name: str) -> str:
+    return _NAMES.get(name, words(name))
 
 
 def _chart(

@@ -6,7 +6,7 @@ earlier run, such as resuming.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 #: Keys of metrics.jsonl.
@@ -39,9 +39,12 @@ def modernized_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def modernized_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of Config, flat as earlier versions wrote them, under the names and with the values of today."""
-    found = _renamed(fields, FIELDS)
+def modernized_fields(fields: Mapping[str, Any], known: Container[str] = ()) -> dict[str, Any]:
+    """Fields of Config, flat as earlier versions wrote them, under the names and with the values of today.
+
+    known: names that are kept because Config has them.
+    """
+    found = {name if name in known else FIELDS.get(name, name): value for name, value in fields.items()}
     if isinstance(augment := found.get("augment"), str):
         found["augment"] = augment.replace("colour", "color")
     return found

@@ -277,6 +277,11 @@ def field_names() -> list[str]:
     return list(FLAGS)
 
 
+def switches() -> list[str]:
+    """Names of the flags that are true or false."""
+    return [name for name, value in _DEFAULT.flags().items() if isinstance(value, bool)]
+
+
 def _field_names(kind: Any) -> list[str]:
     return [each.name for each in fields(kind)]
 

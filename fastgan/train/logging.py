@@ -17,7 +17,7 @@ from fastgan._util.files import append_whole, write_whole
 from fastgan.report.legacy import modernized_row
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
-from fastgan.train.loggers import Board, Wandb
+from fastgan.train.loggers import TensorBoard, Wandb
 from fastgan.train.state import TrainState
 
 
@@ -40,7 +40,7 @@ class Metrics:
         write_whole(path, "".join(line + "\n" for line in kept).encode())
         #: What earlier parts of the run logged.
         self.kept: list[dict[str, Any]] = [modernized_row(json.loads(line)) for line in kept]
-        self._loggers: list[Board | Wandb] = [Board(folder, after + 1 if folder.exists() else None)]
+        self._loggers: list[TensorBoard | Wandb] = [TensorBoard(folder, after + 1 if folder.exists() else None)]
         if self._config is not None and self._config.logging.wandb:
             self._loggers.append(Wandb(self._run, self._config.logging.wandb, self._config.to_dict()))
         self._file = path.open("ab", buffering=0)
