@@ -30,7 +30,7 @@ from torch.nn.utils import parametrizations
 
 import fastgan
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
-from fastgan.nn.fusion import classes
+from fastgan.nn.fusion import fused_classes
 
 COLUMNS = (
     "network", "penalty", "compiled", "batch", "side", "plain_ms", "modules_ms", "rewriter_ms",
@@ -212,14 +212,14 @@ def loss(case: Case, network: nn.Module, real: Tensor, fake: Tensor, epsilon: Te
 @contextlib.contextmanager
 def no_rewriter() -> Iterator[None]:
     """fuse leaves the methods of users' classes as they are."""
-    before = classes.rewritten
-    classes.rewritten = lambda function, activations: None
-    classes.fused_class.cache_clear()
+    before = fused_classes.rewritten
+    fused_classes.rewritten = lambda function, activations: None
+    fused_classes.fused_class.cache_clear()
     try:
         yield
     finally:
-        classes.rewritten = before
-        classes.fused_class.cache_clear()
+        fused_classes.rewritten = before
+        fused_classes.fused_class.cache_clear()
 
 
 def steps(case: Case, compiled: bool) -> dict[str, Callable[[], object]]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from fastgan.engine.graphs import CudaGraph
-from fastgan.engine.observe import Surroundings
+from fastgan.engine.capture import ExternalState
+from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.errors import UsageError
 
 #: A step is compiled for so many combinations of shapes, dtypes and other arguments, and for no more.
@@ -31,11 +31,11 @@ class _Variant(Generic[R]):
     """What runs a step for one kind of arguments, and what was fixed in it when it was captured."""
 
     run: Callable[..., R]
-    around: list[Surroundings]
+    around: list[ExternalState]
 
     @property
     def holds(self) -> bool:
-        return all(around.as_found for around in self.around)
+        return all(around.unchanged for around in self.around)
 
 
 class CompiledStep(Generic[P, R]):
@@ -82,7 +82,7 @@ class CompiledStep(Generic[P, R]):
                 " smaller one)"
             )
         start = time.perf_counter()
-        around: list[Surroundings] = []
+        around: list[ExternalState] = []
         try:
             with _quiet():
                 run, result = self._build(args, kwargs, cuda, around)
@@ -102,12 +102,12 @@ class CompiledStep(Generic[P, R]):
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
-    def _build(self, args: Any, kwargs: Any, cuda: bool, around: list[Surroundings]) -> tuple[Callable[..., R], R]:
+    def _build(self, args: Any, kwargs: Any, cuda: bool, around: list[ExternalState]) -> tuple[Callable[..., R], R]:
         """What runs this variant from now on, and its first result; in `around`, what it takes for fixed."""
         captured = functools.partial(self._captured, around)
         if not cuda or self._cuda_graph is False:
             return captured(args, kwargs)
-        around.append(Surroundings(self.step, args, kwargs))
+        around.append(ExternalState(self.step, args, kwargs))
         reason, told = "", len(self.how)
         if self._mode != "graph":
             try:
@@ -123,7 +123,7 @@ class CompiledStep(Generic[P, R]):
         self.how.append(f"CUDA graph{reason}")
         return graph, result
 
-    def _captured(self, around: list[Surroundings], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
+    def _captured(self, around: list[ExternalState], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
         from fastgan.engine.trace import trace
 
         try:
@@ -133,7 +133,7 @@ class CompiledStep(Generic[P, R]):
         except Exception as error:
             reason = _sentence(error)
             # A step that cannot run at all fails here in its own words.
-            around.append(Surroundings(self.step, args, kwargs))
+            around.append(ExternalState(self.step, args, kwargs))
             run = trace(self.step, around[-1], args, kwargs, self._inductor)
             result = run(*args, **kwargs)
             self.how.append(f"make_fx (Dynamo: {reason})")

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastgan.engine.capture import ExternalState
 from fastgan.engine.compile import CompiledStep
-from fastgan.engine.observe import Surroundings
 
 _ROUNDS = 5
 
@@ -66,11 +66,11 @@ def explain(
     """
     import torch._inductor.config
 
-    around = Surroundings(step, args, {}, refuse=False)
+    around = ExternalState(step, args, {}, refuse=False)
     compiled = CompiledStep(step, mode, cuda_graph)
-    with around.undone(), torch._inductor.config.patch(fx_graph_cache=False):
+    with around.restored(), torch._inductor.config.patch(fx_graph_cache=False):
         compiled(*args)
-    with around.undone():
+    with around.restored():
         with _Passes() as eager:
             step(*args)
         launches = [_launches(run, args) for run in (step, compiled)]

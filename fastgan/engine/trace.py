@@ -2,7 +2,7 @@
 
 For what Dynamo cannot follow (`torch.autograd.Function`s, hooks, and all of it on a PyTorch without autograd tracing).
 What is not a tensor is fixed at capture: numbers, branches. Where `training` flags or weights are other ones than then,
-the step is captured anew (Surroundings.as_found).
+the step is captured anew (ExternalState.unchanged).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from fastgan.engine.observe import Surroundings
+from fastgan.engine.capture import ExternalState
 
 
 def trace(
     step: Callable[..., Any],
-    around: Surroundings,
+    around: ExternalState,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]],
@@ -45,7 +45,7 @@ def trace(
         return [*outputs, *(leaf.grad for leaf in around.leaves)]
 
     given = [flat[place] for place in places]
-    with around.undone(), _compiling():
+    with around.restored(), _compiling():
         traced = make_fx(run)(given, around.tensors)
     compiled = compiler(traced)
     shape = out_spec[-1]

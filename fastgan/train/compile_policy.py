@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from fastgan.engine import CompiledStep
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.train import pace
 from fastgan.train.pace import Pace
 from fastgan.train.step import Players

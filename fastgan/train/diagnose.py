@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.train.batches import source_channels
 from fastgan.train.distributed import World
 from fastgan.train.statistics import apart

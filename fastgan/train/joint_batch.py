@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.train.pair import judge
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.train.step import Players
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
-from fastgan.engine.graphs import Recorder
+from fastgan.engine.cuda_graphs import Recorder
 from fastgan.errors import UsageError
 from fastgan.train.distributed import World
 from fastgan.train.pair import learned

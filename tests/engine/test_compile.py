@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 from torch.utils._pytree import tree_leaves
 
 import fastgan
+from fastgan.engine import capture
 from fastgan.engine import compile as engine
-from fastgan.engine import observe
 from fastgan.engine.compile import MAX_VARIANTS
 from fastgan.errors import UsageError
 from fastgan.nn import spectral_norm
@@ -494,9 +494,9 @@ def test_what_waits_for_a_gpu_is_told_from_what_does_not():
         ]  # fmt: skip
         for operation, args in waits:
             with pytest.raises(RuntimeError, match=rf"it waits for the GPU, at {operation}"):
-                observe._refuse_waiting(operation, args, given_to(args))
+                capture._refuse_synchronization(operation, args, given_to(args))
         for operation, args in goes_on:
-            observe._refuse_waiting(operation, args, given_to(args))
+            capture._refuse_synchronization(operation, args, given_to(args))
 
 
 def given_to(args):

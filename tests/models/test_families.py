@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastgan import models
 from fastgan.errors import UsageError
-from fastgan.testing.families import FAMILIES, family, judged, latents_and_labels
+from fastgan.testing.families import FAMILIES, family, latents_and_labels, total_logits
 
 CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in options]
 
@@ -56,11 +56,11 @@ def test_ten_steps_with_a_penalty_move_every_weight(name):
     before = [[p.detach().clone() for p in net.parameters()] for net, _ in players]
     for _ in range(10):
         x = real.clone().requires_grad_()
-        verdicts = judged(discriminator, x, *labels)
+        verdicts = total_logits(discriminator, x, *labels)
         (slope,) = torch.autograd.grad(verdicts.sum(), x, create_graph=True)
         d_loss = F.softplus(-verdicts).mean() + slope.square().sum((1, 2, 3)).mean()
-        d_loss = d_loss + F.softplus(judged(discriminator, generator(z, *labels).detach(), *labels)).mean()
-        g_loss = -judged(discriminator, generator(z, *labels), *labels).mean()
+        d_loss = d_loss + F.softplus(total_logits(discriminator, generator(z, *labels).detach(), *labels)).mean()
+        g_loss = -total_logits(discriminator, generator(z, *labels), *labels).mean()
         for (net, _), loss in zip(players, (g_loss, d_loss), strict=True):
             weights = list(net.parameters())
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
@@ -90,7 +90,7 @@ def test_second_derivatives_are_right(name):
         with torch.no_grad():
             torch._foreach_add_(weights, directions, alpha=step)
         at = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(judged(discriminator, at, *labels).sum(), at, create_graph=True)
+        (slope,) = torch.autograd.grad(total_logits(discriminator, at, *labels).sum(), at, create_graph=True)
         return slope.square().sum()
 
     gradients = torch.autograd.grad(penalty(0.0), weights, allow_unused=True)

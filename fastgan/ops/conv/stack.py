@@ -83,7 +83,7 @@ conv_stack_op = define_op(
 )
 
 
-class Layer(NamedTuple):
+class ConvLayer(NamedTuple):
     """The weights of one block of a stack, and how it convolves; as in `conv2d_bias_act`."""
 
     weight: Tensor
@@ -96,7 +96,7 @@ class Layer(NamedTuple):
 
 def conv2d_stack(
     x: Tensor,
-    layers: Sequence[Layer],
+    layers: Sequence[ConvLayer],
     act: str = "leaky_relu",
     *,
     alpha: float = 0.2,

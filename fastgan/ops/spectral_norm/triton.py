@@ -28,7 +28,7 @@ _TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
 _CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
 
 
-class Vector(NamedTuple):
+class VectorLayout(NamedTuple):
     """u or v of a layer, and the launch that multiplies to it."""
 
     items: int  # the first program of that launch for this layer
@@ -38,7 +38,7 @@ class Vector(NamedTuple):
     parts: int
 
 
-class Layer(NamedTuple):
+class WeightLayout(NamedTuple):
     """A weight as a matrix in memory, for the kernels: triton_kernels.py says how M, its rows and columns lie."""
 
     rows: int
@@ -51,15 +51,15 @@ class Layer(NamedTuple):
     v_outer: int
     tiles: int  # the first program of a launch over tiles of M, and of one over chunks of memory
     chunks: int
-    u: Vector
-    v: Vector
+    u: VectorLayout
+    v: VectorLayout
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class LaunchPlan:
     """What the shapes of a group decide."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[WeightLayout, ...]
     scratch: int  # entries of all partial sums
     u_items: int  # programs of each launch
     v_items: int
@@ -67,7 +67,7 @@ class Plan:
     chunks: int
 
 
-class Shape(NamedTuple):
+class WeightShape(NamedTuple):
     """What is asked of a weight: its sizes, the dimension of its rows, and whether it is channels_last."""
 
     sizes: torch.Size
@@ -75,8 +75,8 @@ class Shape(NamedTuple):
     channels_last: bool
 
 
-def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
-    """The fields of Layer from rows to v_outer."""
+def _in_memory(shape: WeightShape) -> tuple[int, int, bool, int, int, int, int, int]:
+    """The fields of WeightLayout from rows to v_outer."""
     sizes, dim, channels_last = shape
     rows = sizes[dim]
     columns = math.prod(sizes) // rows
@@ -90,7 +90,7 @@ def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def make_plan(shapes: tuple[Shape, ...]) -> Plan:
+def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
     layers = []
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
@@ -100,25 +100,27 @@ def make_plan(shapes: tuple[Shape, ...]) -> Plan:
         left = rows, across, blocks(rows, _BLOCK_R) * across
         right = columns, down, blocks(columns, _BLOCK_C) * down
         (u_size, u_parts, u_more), (v_size, v_parts, v_more) = (right, left) if transposed else (left, right)
-        u = Vector(u_items, at, u_size, scratch, u_parts)
+        u = VectorLayout(u_items, at, u_size, scratch, u_parts)
         scratch += u_size * u_parts
-        v = Vector(v_items, at + u_size, v_size, scratch, v_parts)
+        v = VectorLayout(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(Layer(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v))
+        layers.append(
+            WeightLayout(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v)
+        )
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += blocks(rows, _BLOCK_R) * across
         chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
-    return Plan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
+    return LaunchPlan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
 
 
-def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[Shape, ...]:
+def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[WeightShape, ...]:
     return tuple(
-        Shape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
+        WeightShape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _unserved(shapes: tuple[Shape, ...]) -> str | None:
+def _unserved(shapes: tuple[WeightShape, ...]) -> str | None:
     for i, (sizes, dim, channels_last) in enumerate(shapes):
         if channels_last and dim > 1:
             return f"weight {i} is channels_last and has its rows along dimension {dim}, not 0 or 1"
@@ -148,7 +150,7 @@ def _empty(x: Tensor) -> Tensor:
     return empty(x, memory_format(x))
 
 
-def _table(plan: Plan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
+def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
     """The rows of the layers. Kernels that use no DY or OUT get the weights in their place."""
     addresses = tuple((w.data_ptr(), g.data_ptr(), y.data_ptr()) for w, g, y in zip(weights, dy, out, strict=True))
 
@@ -159,12 +161,12 @@ def _table(plan: Plan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor
     return tables.get(weights[0].device, (plan, addresses), numbers)
 
 
-def _layers(plan: Plan) -> dict[str, int]:
+def _layers(plan: LaunchPlan) -> dict[str, int]:
     return {"layers": len(plan.layers), "LAYERS": 1 << (len(plan.layers) - 1).bit_length()}
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights, uv = [_dense(w) for w in weights], uv.contiguous()
     sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
     kernels = _kernels()
@@ -193,7 +195,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
 
 def spectral_scale(weights, uv, sigma, dims):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
     scaled = [_empty(w) for w in weights]
     with on(sigma):
@@ -203,7 +205,7 @@ def spectral_scale(weights, uv, sigma, dims):
 
 
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights = [_dense(w) for w in weights]
     dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
     dw = [_empty(w) for w in weights]

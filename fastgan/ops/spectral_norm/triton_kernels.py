@@ -14,7 +14,7 @@ results repeat bit for bit. Everything is computed in the weights' dtype.
 import triton
 import triton.language as tl
 
-# Fields of a row, in the order of triton.Layer.
+# Fields of a row, in the order of triton.WeightLayout.
 W = tl.constexpr(0)
 DY = tl.constexpr(1)
 OUT = tl.constexpr(2)
@@ -32,7 +32,7 @@ U = tl.constexpr(13)
 V = tl.constexpr(18)
 FIELDS = tl.constexpr(23)
 
-# Fields of a vector, counted from U or V, in the order of triton.Vector.
+# Fields of a vector, counted from U or V, in the order of triton.VectorLayout.
 ITEMS = tl.constexpr(0)
 AT = tl.constexpr(1)
 SIZE = tl.constexpr(2)

@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_leaves
 from fastgan.ops._capture import before_capture
 
 
-class Surroundings:
+class ExternalState:
     """What a step touches beside its arguments, found by running it and undoing that.
 
     tensors: those outside of it that it reads or changes, in the order of first use. leaves: those among them whose
-    `.grad` a backward pass inside the step fills. renewed: for each leaf, whether the step forgets first what was in
+    `.grad` a backward pass inside the step fills. replaces_grad: for each leaf, whether the step forgets first what was in
     `.grad` before it. changed: the arguments that the step changes in place, by their number among the tensors given.
 
     Raises RuntimeError for steps whose effects only eager mode has, and for those that look at a value on a GPU: they
@@ -30,9 +30,9 @@ class Surroundings:
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], refuse: bool = True):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        seen, modules = _Seen(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
+        seen, modules = _ExternalTensors(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
         before = [(_version(tensor), _Gradient(tensor)) for tensor in given]
-        with preserved(given), _told(modules, refuse):
+        with preserved(given), _watched_modules(modules, refuse):
             try:
                 with seen:
                     step(*args, **kwargs)
@@ -42,8 +42,8 @@ class Surroundings:
             finally:
                 # However it ended: the step runs again, captured or eagerly.
                 for gradient in (*(gradient for _, gradient in before), *seen.gradients):
-                    gradient.put_back()
-                seen.put_back()
+                    gradient.restore()
+                seen.restore()
         if filled:
             raise RuntimeError("it fills the .grad of an argument, which a graph does not")
         past = {id(gradient.was) for gradient in leaves}
@@ -52,16 +52,16 @@ class Surroundings:
         self._given, self._generators = given, seen.generators
         self._modules = [module for module, _ in modules.values()]
         self._buffers = list(modules.values())
-        self.renewed = self._renewed(step, args, kwargs)
+        self.replaces_grad = self._find_replaced_grads(step, args, kwargs)
         self._found = self._flags()
 
     @property
-    def as_found(self) -> bool:
+    def unchanged(self) -> bool:
         """Whether modules train and weights require gradients as they did, and are the same, where graphs look."""
         return self._flags() == self._found
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
+    def restored(self) -> Iterator[None]:
         """Whatever changes inside, gradients included, is as before afterwards; inside no leaf has a gradient yet."""
         gradients = [leaf.grad for leaf in self.leaves]
         for leaf in self.leaves:
@@ -71,7 +71,7 @@ class Surroundings:
             with preserved([*self.tensors, *(self._given[i] for i in self.changed)]):
                 yield
         finally:
-            _bind_again(self._buffers)
+            _restore_buffers(self._buffers)
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
@@ -79,16 +79,18 @@ class Surroundings:
 
     def add(self, gradients: list[Tensor | None]) -> None:
         """Do to the leaves' `.grad` what the step does, which has made these where there were none."""
-        for leaf, gradient, renewed in zip(self.leaves, gradients, self.renewed, strict=True):
-            if renewed or leaf.grad is None:
+        for leaf, gradient, replaces_grad in zip(self.leaves, gradients, self.replaces_grad, strict=True):
+            if replaces_grad or leaf.grad is None:
                 leaf.grad = gradient
             elif gradient is not None:
                 leaf.grad = leaf.grad + gradient
 
-    def _renewed(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bool]:
+    def _find_replaced_grads(
+        self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[bool]:
         if not self.leaves:
             return []
-        with self.undone():
+        with self.restored():
             for leaf in self.leaves:
                 leaf.grad = torch.full_like(leaf, float("nan"))  # stays what it is, whatever is added
             step(*args, **kwargs)
@@ -128,7 +130,7 @@ def _version(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
+def _watched_modules(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
     """Collects the modules that run meanwhile, and the buffers that they had.
 
     No optimizer may run: its state is Python's, and could not be undone.
@@ -148,7 +150,7 @@ def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict
     finally:
         for handle in handles:
             handle.remove()
-        replaced = _bind_again(list(modules.values()))
+        replaced = _restore_buffers(list(modules.values()))
     if replaced and strict:
         raise RuntimeError(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
 
@@ -162,7 +164,7 @@ _INDEXED = (
 )
 
 
-def _refuse_waiting(func: Any, args: Any, tensors: list[Tensor]) -> None:
+def _refuse_synchronization(func: Any, args: Any, tensors: list[Tensor]) -> None:
     """RuntimeError where an operation waits for a GPU: for a value, for a size, or to copy between it and the host."""
     kinds = {tensor.device.type for tensor in tensors}
     if "cuda" not in kinds:
@@ -178,7 +180,7 @@ def _refuse_waiting(func: Any, args: Any, tensors: list[Tensor]) -> None:
         raise RuntimeError(f"it waits for the GPU, at {func}, which a graph cannot")
 
 
-def _bind_again(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> str:
+def _restore_buffers(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> str:
     """Give modules the buffers back that they had; the name of one that was another by now, or ""."""
     replaced = ""
     for module, held in buffers:
@@ -202,12 +204,12 @@ class _Gradient:
         now = self.tensor.grad if self.tensor.is_leaf else None
         return now is not self.was or (now is not None and _version(now) != self._version)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         if self.tensor.is_leaf:
             self.tensor.grad = self.was
 
 
-class _Seen(TorchDispatchMode):
+class _ExternalTensors(TorchDispatchMode):
     """Collects the tensors that are read without having been made since, each with a copy of what it held."""
 
     def __init__(self, arguments: list[Tensor], strict: bool):
@@ -219,7 +221,7 @@ class _Seen(TorchDispatchMode):
         self.gradients: list[_Gradient] = []
         self.generators: dict[torch.Generator, Tensor] = {}
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Everything seen is as it was when it was first seen."""
         _restore([tensor for tensor, _ in self.outside], [held for _, held in self.outside])
         for generator, state in self.generators.items():
@@ -240,7 +242,7 @@ class _Seen(TorchDispatchMode):
         for tensor in made:
             self._note(tensor)
         if self._strict:
-            _refuse_waiting(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
+            _refuse_synchronization(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
         return result
 
     def _note(self, tensor: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from fastgan.engine.observe import Surroundings
+from fastgan.engine.capture import ExternalState
 from fastgan.ops._capture import before_capture
 
 R = TypeVar("R")
@@ -25,7 +25,7 @@ class CudaGraph:
     does not change them. Random numbers go on from the default generator's state at each replay.
     """
 
-    def __init__(self, run: Callable[..., Any], around: Surroundings, args: Any, kwargs: Any):
+    def __init__(self, run: Callable[..., Any], around: ExternalState, args: Any, kwargs: Any):
         flat, self._spec = tree_flatten((args, kwargs))
         # One that is given twice is one here too: else it would be compiled anew, for two.
         mine = {id(t): t.detach().clone().requires_grad_(t.requires_grad) for t in flat if isinstance(t, Tensor)}
@@ -36,7 +36,7 @@ class CudaGraph:
         self._changed = [tensors[i] for i in around.changed]
         static_args, static_kwargs = tree_unflatten(self._flat, self._spec)
         self._device = next(self._flat[i].device for i in self._places)
-        with around.undone(), torch.cuda.device(self._device):
+        with around.restored(), torch.cuda.device(self._device):
             for _ in range(WARM_UPS):
                 before_capture()
                 with _beside(self._device):
@@ -50,13 +50,13 @@ class CudaGraph:
     @classmethod
     def captured(
         cls,
-        around: Surroundings,
+        around: ExternalState,
         compiler: Callable[[Any, Any], tuple[Callable[..., R], R]],
         args: Any,
         kwargs: Any,
     ) -> tuple[Callable[..., R], R]:
         """Compile, capture, and replay for the first time."""
-        with around.undone():
+        with around.restored():
             run, _ = compiler(args, kwargs)
         graph = cls(run, around, args, kwargs)
         return graph, graph(*args, **kwargs)
