@@ -1,4 +1,4 @@
-"""The operations. Only this floor knows that devices exist; see CONTRIBUTING.md for how to add one."""
+"""The operations. Only this package distinguishes devices. CONTRIBUTING.md says how to add an operation."""
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.conv import (

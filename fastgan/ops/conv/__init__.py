@@ -1,4 +1,4 @@
-"""Convolutions as a closed gradient family; the library's convolutions do the arithmetic where ours are not faster."""
+"""Convolutions as a closed gradient family. PyTorch's convolutions compute them wherever our kernels are not faster."""
 
 from fastgan.ops.conv.block import conv2d_bias_act
 from fastgan.ops.conv.conv1d import conv1d, conv_transpose1d
