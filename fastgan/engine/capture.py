@@ -63,7 +63,7 @@ class ExternalState:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """A context that restores all state, gradients included, at its end. Inside, the leaves start without `.grad`."""
+        """A context that restores all state, gradients included, at its end. In it the leaves start without `.grad`."""
         gradients = [leaf.grad for leaf in self.leaves]
         for leaf in self.leaves:
             leaf.grad = None
