@@ -1,1 +1,1 @@
-"""What every package may use: files, environment, timing, measurements. Nothing here imports another package of fastgan."""
+"""Used by every package: files, environment, timing, measurements. Nothing here imports another package of fastgan."""

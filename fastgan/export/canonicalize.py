@@ -14,7 +14,7 @@ from torch.nn.utils import fusion
 from fastgan.errors import ExportError
 from fastgan.export.precision import compute, doubled
 from fastgan.nn import ConvBlock, ConvStack, LinearBlock
-from fastgan.nn.fusion.kinds import original_class, unseen
+from fastgan.nn.fusion.supported import has_no_observers, original_class
 from fastgan.ops import ACTIVATIONS
 
 #: Rewritten and original must agree in float64 to this part of the largest output: a few hundred roundings.
@@ -103,7 +103,7 @@ def _mergeable(layer: nn.Module, norm: nn.Module) -> bool:
     """Whether y = norm(layer(x)) is a layer of the same kind, for x as the kind takes it."""
     if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
         return False
-    if not (unseen(layer) and unseen(norm)) or layer._forward_pre_hooks or norm._forward_pre_hooks:
+    if not (has_no_observers(layer) and has_no_observers(norm)) or layer._forward_pre_hooks or norm._forward_pre_hooks:
         return False
     # Of a transposed convolution in groups, the second axis of the weight does not name the output channel.
     if type(layer) in _TRANSPOSED:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastgan.errors import UsageError
 from fastgan.models.labels import Labels, one_hot, reject_labels
 from fastgan.nn import Downsample, Upsample
-from fastgan.nn.layout import as_weights_are
+from fastgan.nn.memory_format import match_weight_format
 from fastgan.ops import conv2d, conv2d_bias_act
 
 GROUP = 8  # channels of a group at the block's input
@@ -79,7 +79,7 @@ class Generator(nn.Module):
         else:
             z = torch.cat([z, self.embed(one_hot(y, self.classes, z))], 1)
         x = self.to_basis(z)[:, :, None, None] * self.basis
-        x = as_weights_are(x, self.to_image.weight)
+        x = match_weight_format(x, self.to_image.weight)
         return conv2d(self.stages(x), self.to_image.weight)
 
 
@@ -106,7 +106,7 @@ class Discriminator(nn.Module):
         self.embed = _linear(classes, sizes[-1], gain=1 / sqrt(sizes[-1])) if classes else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x = self.stages(as_weights_are(conv2d(x, self.from_image.weight), self.basis.weight))
+        x = self.stages(match_weight_format(conv2d(x, self.from_image.weight), self.basis.weight))
         features = self.to_logit(self.basis(x).flatten(1))
         if self.embed is None:
             reject_labels(y)

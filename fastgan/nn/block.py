@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.nn.fusion.kinds import bare, prepare
+from fastgan.nn.fusion.supported import bare, prepare
 from fastgan.nn.spectral_group import spectral_norm
-from fastgan.ops import ACTIVATIONS, Layer, bias_act, conv2d, conv2d_bias_act, conv2d_stack, conv_transpose2d
+from fastgan.ops import ACTIVATIONS, ConvLayer, bias_act, conv2d, conv2d_bias_act, conv2d_stack, conv_transpose2d
 
 NORMS = ("none", "batch", "spectral")
 
@@ -102,7 +102,7 @@ class ConvStack(nn.Sequential):
     def _run(stack: list[ConvBlock], x: Tensor) -> Tensor:
         for block in stack:
             prepare(block.conv)
-        layers = [Layer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in stack]
+        layers = [ConvLayer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in stack]
         return conv2d_stack(x, layers, stack[0].act)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrization
 
 from fastgan.errors import UsageError
-from fastgan.nn.ordinary import ordinary
+from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.ops import power_iteration, spectral_scale
 
 TorchHook = sys.modules["torch.nn.utils.spectral_norm"].SpectralNorm  # the function of the same name hides the module
@@ -66,7 +66,7 @@ def normalize(
     names: list[str], weights: list[Tensor], vectors: list[Tensor], dims: list[int], iterations: int, options: Options
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(weight / sigma, u, v) for each. RuntimeError naming the layer whose weight cannot be normalized."""
-    if not all(ordinary(weight) for weight in weights):
+    if not all(is_plain_tensor(weight) for weight in weights):
         return [
             _plainly(*one, iterations, options) for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
         ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgan.ops import (
     ACTIVATIONS,
-    Layer,
+    ConvLayer,
     bias_act,
     conv2d,
     conv2d_bias_act,
@@ -267,7 +267,7 @@ def _two_layers(normal: Normal, shape: Shape) -> Inputs:
 
 
 def _stack(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return conv2d_stack(x, [Layer(w1, b1, padding=1), Layer(w2, b2, stride=1)], gain=1.5)
+    return conv2d_stack(x, [ConvLayer(w1, b1, padding=1), ConvLayer(w2, b2, stride=1)], gain=1.5)
 
 
 def _stack_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:

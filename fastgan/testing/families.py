@@ -52,7 +52,7 @@ def latents_and_labels(generator: Any, n: int) -> tuple[Tensor, ...]:
     return (z, torch.arange(n) % generator.classes) if generator.classes else (z,)
 
 
-def judged(discriminator: Any, x: Tensor, *labels: Tensor) -> Tensor:
+def total_logits(discriminator: Any, x: Tensor, *labels: Tensor) -> Tensor:
     """One number an image, of all that the discriminator says: what a loss would look at."""
     if not discriminator.auxiliary:
         return discriminator(x, *labels)

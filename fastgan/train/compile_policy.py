@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 from fastgan._util.autotune import Store, open_store
 from fastgan.engine import CompiledStep
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.tasks.base import Batch, Noise
 from fastgan.train.config import Config
 from fastgan.train.step import Result, TaskSteps

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from fastgan.engine.graphs import Recorder
+from fastgan.engine.cuda_graphs import Recorder
 
 if TYPE_CHECKING:
     from fastgan.train.compile_policy import Inputs, Steps

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.errors import NonFiniteError
 from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.train.distributed import World

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
 from fastgan.errors import UsageError
 from fastgan.tasks.base import Batch, Noise, Task
 from fastgan.tasks.generation import Generation

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgan import doctor
-from fastgan.ops import Layer, _autotune, conv2d_bias_act, conv2d_stack
+from fastgan.ops import ConvLayer, _autotune, conv2d_bias_act, conv2d_stack
 from fastgan.ops.conv import reference, triton
 from fastgan.testing.tolerances import assert_as_good_as
 
@@ -62,7 +62,7 @@ def stack():
     layers = []
     for name in ("first", "second", "third"):
         _, w, b, (stride, padding, _) = draw(name)
-        layers.append(Layer(w.requires_grad_(), b.requires_grad_(), stride, padding))
+        layers.append(ConvLayer(w.requires_grad_(), b.requires_grad_(), stride, padding))
     x = draw("first")[0].requires_grad_()
     return x, layers, [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import fastgan
 from fastgan import Config, Trainer, models
-from fastgan.engine.graphs import CudaGraph
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
+from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.train.distributed import World
 from fastgan.train.optim import optimizer_of
 from fastgan.train.optim import Update

@@ -56,11 +56,11 @@ def test_ten_steps_with_a_penalty_change_every_weight(name):
     before = [[p.detach().clone() for p in net.parameters()] for net, _ in networks]
     for _ in range(10):
         x = real.clone().requires_grad_()
-        logits = judged(discriminator, x, *labels)
+        logits = total_logits(discriminator, x, *labels)
         (slope,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
         d_loss = F.softplus(-logits).mean() + slope.square().sum((1, 2, 3)).mean()
-        d_loss = d_loss + F.softplus(judged(discriminator, generator(z, *labels).detach(), *labels)).mean()
-        g_loss = -judged(discriminator, generator(z, *labels), *labels).mean()
+        d_loss = d_loss + F.softplus(total_logits(discriminator, generator(z, *labels).detach(), *labels)).mean()
+        g_loss = -total_logits(discriminator, generator(z, *labels), *labels).mean()
         for (net, _), loss in zip(networks, (g_loss, d_loss), strict=True):
             weights = list(net.parameters())
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
@@ -90,7 +90,7 @@ def test_the_gradient_of_a_penalty_equals_a_finite_difference(name):
         with torch.no_grad():
             torch._foreach_add_(weights, directions, alpha=step)
         at = x.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(judged(discriminator, at, *labels).sum(), at, create_graph=True)
+        (slope,) = torch.autograd.grad(total_logits(discriminator, at, *labels).sum(), at, create_graph=True)
         return slope.square().sum()
 
     gradients = torch.autograd.grad(penalty(0.0), weights, allow_unused=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastgan
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 
 X = torch.randn(2, 3, 8, 8)
 
@@ -60,7 +60,7 @@ def test_left(name):
     kind = type(module)
     plain = copy.deepcopy(module) if name != "replaced" else module
     want = plain(X.clone())
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         got = fastgan.fuse(module)(X.clone())
     assert type(module) is kind
     assert torch.equal(got, want)
@@ -73,7 +73,7 @@ def test_a_lazy_module_is_left_until_it_has_run():
     fastgan.fuse(network)(X)
     fastgan.fuse(network)
     assert fastgan.fusion_report(network)["0"].reason == "conv + relu"
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         network(X)
     assert calls.counts() == {"conv_bias_act": 1}
 
@@ -191,7 +191,7 @@ CUSTOM = [
 def test_a_forward_keeps_its_meaning(kind, training):
     plain = kind().train(training)
     ours = fastgan.fuse(copy.deepcopy(plain))
-    assert [m for m in ours.modules() if type(m).__module__ == "fastgan.nn.fusion.layers"]
+    assert [m for m in ours.modules() if type(m).__module__ == "fastgan.nn.fusion.fused_layers"]
     results = []
     for network in (ours, plain):
         leaf = X.clone().requires_grad_()

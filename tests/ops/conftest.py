@@ -1,4 +1,4 @@
-"""Runs each contract test at its place: the back-end is forced, and what needs a GPU is marked so."""
+"""Runs each contract test at its target: the back-end is forced, and what needs a GPU is marked so."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ def pytest_collection_modifyitems(items):
 
 def _device(item):
     params = getattr(getattr(item, "callspec", None), "params", {})
-    return getattr(params.get("place"), "device", params.get("device", ""))  # no device: an empty list of places
+    return getattr(params.get("target"), "device", params.get("device", ""))  # no device: an empty list of places
 
 
 @pytest.fixture(autouse=True)
 def _forced_backend(request, monkeypatch):
     callspec = getattr(request.node, "callspec", None)
-    if callspec and "place" in callspec.params:
-        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["place"].backend)
+    if callspec and "target" in callspec.params:
+        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["target"].backend)
 
 
 @pytest.fixture(autouse=True)

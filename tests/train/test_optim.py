@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
 from fastgan import Trainer
-from fastgan.engine import graphs
+from fastgan.engine import cuda_graphs
 from fastgan.errors import UsageError
 from fastgan.train import update as update_module
 from fastgan.train.distributed import World
@@ -332,7 +332,7 @@ def recordings(monkeypatch):
         made.append(Replayed(run))
         return made[-1], made[-1].result
 
-    monkeypatch.setattr(graphs, "_recorded", recorded)
+    monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     return made
 
@@ -375,7 +375,7 @@ def test_memory_that_holds_no_recording_means_eager_updates(recordings, monkeypa
         recordings.append("tried")
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr(graphs, "_recorded", full)
+    monkeypatch.setattr(cuda_graphs, "_recorded", full)
     networks = [network(), network()]
     eager, records = map(updating, networks)
     records.records = True

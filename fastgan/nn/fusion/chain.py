@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.nn.fusion.kinds import (
+from fastgan.nn.fusion.supported import (
     Act,
     Kind,
     activate,

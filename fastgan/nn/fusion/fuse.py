@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastgan.errors import UsageError
-from fastgan.nn.fusion.classes import swap
+from fastgan.nn.fusion.fused_classes import swap
 from fastgan.nn.fusion.plan import Step, is_sealed, plan
 from fastgan.nn.spectral_group import group_spectral_norms, why_ungrouped
 

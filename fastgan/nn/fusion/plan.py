@@ -16,11 +16,11 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from fastgan.nn.fusion import chain
-from fastgan.nn.fusion.classes import base_without_forward, fused_class, methods, paths_called
-from fastgan.nn.fusion.kinds import ACTS, ModuleClass, bare, layer_kind, original_class, why_not
-from fastgan.nn.fusion.layers import OURS
+from fastgan.nn.fusion.fused_classes import base_without_forward, fused_class, methods, paths_called
+from fastgan.nn.fusion.fused_layers import OURS
 from fastgan.nn.fusion.rewrite import NotRewritable
 from fastgan.nn.fusion.sequential import pieces
+from fastgan.nn.fusion.supported import ACTS, ModuleClass, bare, layer_kind, original_class, why_not
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastgan.nn.fusion.chain import finish, hold
-from fastgan.nn.fusion.kinds import (
+from fastgan.nn.fusion.supported import (
     CONV2D,
     Act,
     activation_of,
@@ -23,8 +23,7 @@ from fastgan.nn.fusion.kinds import (
     returns_fresh,
     why_not,
 )
-from fastgan.ops import Layer as Block
-from fastgan.ops import conv2d_stack
+from fastgan.ops import ConvLayer, conv2d_stack
 
 
 class Piece(NamedTuple):
@@ -106,7 +105,7 @@ def _stack(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
     for layer in layers:
         prepare(layer)
     blocks = [
-        Block(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
+        ConvLayer(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
         for layer in layers
     ]
     return conv2d_stack(x, blocks, act.name, alpha=act.alpha)

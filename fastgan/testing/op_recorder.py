@@ -35,8 +35,8 @@ class Call:
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
 
-class Recorder(TorchDispatchMode):
-    """`with Recorder() as calls:` records every operator that runs, backward passes included."""
+class OpRecorder(TorchDispatchMode):
+    """`with OpRecorder() as calls:` records every operator that runs, backward passes included."""
 
     def __init__(self) -> None:
         super().__init__()

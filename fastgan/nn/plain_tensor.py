@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 _ORDINARY = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
-def ordinary(x: Any) -> bool:
+def is_plain_tensor(x: Any) -> bool:
     """Whether our ops take x as PyTorch's would: no subclass, no transform of torch.func, no forward-mode tangent.
 
     Under torch.jit.trace neither: what it writes down is meant to run without us.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def quantities(network: nn.Module, x: Tensor) -> list[Tensor | None]:
+def outputs_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor | None]:
     """Output, gradients of the input and the parameters, and those of a gradient penalty; None where there is none."""
     x = x.detach().requires_grad_()
     parameters = [p for p in network.parameters() if p.requires_grad]

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastgan.nn.fusion.kinds import (
+from fastgan.nn.fusion.supported import (
     ACTS,
     CONV1D,
     CONV2D,

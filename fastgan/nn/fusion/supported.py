@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from fastgan.nn.ordinary import ordinary
+from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
 from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
 
@@ -26,7 +26,7 @@ def original_class(module: nn.Module) -> ModuleClass:
     return getattr(kind, "_fastgan_original", kind)
 
 
-def unseen(module: nn.Module) -> bool:
+def has_no_observers(module: nn.Module) -> bool:
     """Whether nobody but the caller sees its results: no hooks, no forward or compiled call of its own."""
     return not (
         module._forward_hooks
@@ -40,7 +40,7 @@ def unseen(module: nn.Module) -> bool:
 
 def bare(module: nn.Module) -> bool:
     """Whether calling a module runs its forward and nothing else, but for hooks that `prepare` can run."""
-    return unseen(module) and all(isinstance(hook, TorchHook) for hook in module._forward_pre_hooks.values())
+    return has_no_observers(module) and all(isinstance(hook, TorchHook) for hook in module._forward_pre_hooks.values())
 
 
 def prepare(layer: nn.Module) -> None:
@@ -88,7 +88,7 @@ def activation_of(module: nn.Module) -> Act | None:
 
 def activation_takes(x: Any) -> bool:
     """Whether our activations run on x."""
-    return ordinary(x) and x.dim() >= 2
+    return is_plain_tensor(x) and x.dim() >= 2
 
 
 def activate(x: Tensor, act: Act) -> Tensor:
@@ -111,7 +111,7 @@ class Kind:
 
     def takes(self, layer: Any, x: Any) -> bool:
         """Whether `block` may run. The weight is not looked at, see there."""
-        if not ordinary(x) or x.dim() != self.dims or why_not(layer):
+        if not is_plain_tensor(x) or x.dim() != self.dims or why_not(layer):
             return False
         # Autocast leaves double alone, our ops would not.
         return x.dtype is not torch.float64 or not torch.is_autocast_enabled(x.device.type)
@@ -198,4 +198,4 @@ def layer_kind(module: nn.Module) -> Kind | None:
 def returns_fresh(module: nn.Module) -> bool:
     """Whether what a module returns is seen by its caller alone."""
     kind = original_class(module)
-    return (kind in LAYERS or kind in _FRESH) and unseen(module)
+    return (kind in LAYERS or kind in _FRESH) and has_no_observers(module)

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastgan.ops._memory_format import weight_format
 
 
-def as_weights_are(x: Tensor, weight: Tensor) -> Tensor:
+def match_weight_format(x: Tensor, weight: Tensor) -> Tensor:
     """x [N, C, H, W] in the memory format that a convolution's weight stands for.
 
     What a network makes its first feature map of (a linear layer, a learned map, one channel) has no format of its own,

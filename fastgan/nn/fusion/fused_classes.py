@@ -13,10 +13,10 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastgan.nn.fusion.kinds import ModuleClass
-from fastgan.nn.fusion.layers import OURS
+from fastgan.nn.fusion.fused_layers import OURS
 from fastgan.nn.fusion.rewrite import NotRewritable, called_paths, rewritten
 from fastgan.nn.fusion.sequential import Sequential
+from fastgan.nn.fusion.supported import ModuleClass
 
 _STATIC: dict[type[nn.Module], type[nn.Module]] = {**OURS, nn.Sequential: Sequential}
 #: What the forward of torch.nn's convolutions calls on the module: who overrides it has another forward.

@@ -14,7 +14,7 @@ from fastgan.testing.cases import CASES
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """A device and the name of the back-end that is forced there."""
 
     device: str
@@ -29,36 +29,36 @@ def devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def places() -> list[Place]:
+def targets() -> list[Target]:
     """All that run here. The environment variable FASTGAN_BACKEND leaves one back-end.
 
     Triton on the CPU means its interpreter, which is slow and must be chosen before triton is imported.
     """
-    found = [Place("cpu", "reference")]
+    found = [Target("cpu", "reference")]
     if native.why_not("_cpu") is None:  # tests/test_native.py insists on it where a compiler works
-        found.append(Place("cpu", "cpp"))
+        found.append(Target("cpu", "cpp"))
     if env.flag("TRITON_INTERPRET"):
-        found.append(Place("cpu", "triton"))
+        found.append(Target("cpu", "triton"))
     elif torch.cuda.is_available():
-        found.append(Place("cuda", "reference"))
+        found.append(Target("cuda", "reference"))
         if importlib.util.find_spec("triton"):
-            found.append(Place("cuda", "triton"))
+            found.append(Target("cuda", "triton"))
     forced = env.read("FASTGAN_BACKEND")
-    return [place for place in found if forced in ("", place.backend)]
+    return [target for target in found if forced in ("", target.backend)]
 
 
 def grid(
     dtypes: Iterable[torch.dtype] | None = None, cases: Iterable[OpCase] = CASES
-) -> list[tuple[OpCase, Place, torch.dtype]]:
-    """Every case at every place in every dtype that the case promises there, of `dtypes` if given.
+) -> list[tuple[OpCase, Target, torch.dtype]]:
+    """Every case at every target in every dtype that the case promises there, of `dtypes` if given.
 
     Triton gets the core cases only: it compiles a kernel for each, and its interpreter is slow.
     """
     wanted = None if dtypes is None else tuple(dtypes)
     return [
-        (case, place, dtype)
+        (case, target, dtype)
         for case in cases
-        for place in places()
-        for dtype in case.dtypes.get(place.backend, ())
-        if (wanted is None or dtype in wanted) and (case.core or place.backend != "triton")
+        for target in targets()
+        for dtype in case.dtypes.get(target.backend, ())
+        if (wanted is None or dtype in wanted) and (case.core or target.backend != "triton")
     ]

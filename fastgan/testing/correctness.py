@@ -17,7 +17,7 @@ def gradients(function: Callable[..., Tensor], inputs: Inputs, dy: Tensor) -> tu
     return y, torch.autograd.grad(y, inputs, dy.to(y.dtype))
 
 
-def judge(case: OpCase, inputs: Inputs) -> None:
+def assert_correct(case: OpCase, inputs: Inputs) -> None:
     """AssertionError unless output and first gradients are as near the truth as plain PyTorch's, by the rule."""
     __tracebackhide__ = True
     dy = cotangent(case.call(*inputs))

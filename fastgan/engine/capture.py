@@ -1,4 +1,4 @@
-"""What a step touches beside its arguments: weights, buffers, gradients, random numbers."""
+"""The state outside its arguments that a step reads or changes: weights, buffers, gradients, RNG states."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from torch.utils._pytree import tree_leaves
 from fastgan.ops._capture import before_capture
 
 
-class Surroundings:
-    """What a step touches beside its arguments, found by running it and undoing that.
+class ExternalState:
+    """The state outside its arguments that a step reads or changes, found by one run whose effects are undone.
 
-    tensors: those outside of it that it reads or changes, in the order of first use. leaves: those among them whose
-    `.grad` a backward pass inside the step fills. renewed: for each leaf, whether the step forgets first what was in
-    `.grad` before it. changed: the arguments that the step changes in place, by their number among the tensors given.
+    tensors: the outside tensors that the step reads or changes, in the order of first use. leaves: those among them
+    whose `.grad` the step fills. replaces_grad: for each leaf, whether the step discards the previous `.grad` instead
+    of adding to it. changed: the indices of the tensor arguments that the step changes in place.
 
-    Raises RuntimeError for steps whose effects only eager mode has, and for those that look at a value on a GPU: they
-    must not come so far as to be recorded, for a recording that fails leaves PyTorch's allocator in the middle of it.
-    refuse: whether it also raises for what is no obstacle to running the step and undoing that.
+    Raises RuntimeError for a step with effects that a graph cannot have: it fills the `.grad` of an argument, takes an
+    optimizer step, replaces a buffer, or synchronizes with a GPU. Such a step must not be captured, because a failed
+    capture leaves PyTorch's allocator in an inconsistent state. refuse=False: do not raise for the last two, which
+    prevent a graph but not running the step and undoing its effects.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], refuse: bool = True):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        seen, modules = _Seen(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
-        before = [(_version(tensor), _Gradient(tensor)) for tensor in given]
-        with preserved(given), _told(modules, refuse):
+        seen, modules = _ExternalTensors(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
+        before = [(_version(tensor), _SavedGrad(tensor)) for tensor in given]
+        with preserved(given), _watched_modules(modules, refuse):
             try:
                 with seen:
                     step(*args, **kwargs)
@@ -40,29 +41,29 @@ class Surroundings:
                 filled = [gradient for _, gradient in before if gradient.changed]
                 leaves = [gradient for gradient in seen.gradients if gradient.changed]
             finally:
-                # However it ended: the step runs again, captured or eagerly.
+                # Also after an exception: the step runs again, captured or eagerly.
                 for gradient in (*(gradient for _, gradient in before), *seen.gradients):
-                    gradient.put_back()
-                seen.put_back()
+                    gradient.restore()
+                seen.restore()
         if filled:
             raise RuntimeError("it fills the .grad of an argument, which a graph does not")
-        past = {id(gradient.was) for gradient in leaves}
-        self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in past]
+        previous_grads = {id(gradient.previous) for gradient in leaves}
+        self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in previous_grads]
         self.leaves = [gradient.tensor for gradient in leaves]
         self._given, self._generators = given, seen.generators
         self._modules = [module for module, _ in modules.values()]
         self._buffers = list(modules.values())
-        self.renewed = self._renewed(step, args, kwargs)
-        self._found = self._flags()
+        self.replaces_grad = self._find_replaced_grads(step, args, kwargs)
+        self._captured_flags = self._flags()
 
     @property
-    def as_found(self) -> bool:
-        """Whether modules train and weights require gradients as they did, and are the same, where graphs look."""
-        return self._flags() == self._found
+    def unchanged(self) -> bool:
+        """Whether a graph captured with this state is still valid: same modes, weights and requires_grad flags."""
+        return self._flags() == self._captured_flags
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Whatever changes inside, gradients included, is as before afterwards; inside no leaf has a gradient yet."""
+    def restored(self) -> Iterator[None]:
+        """A context that restores all state, gradients included, at its end. In it the leaves start without `.grad`."""
         gradients = [leaf.grad for leaf in self.leaves]
         for leaf in self.leaves:
             leaf.grad = None
@@ -71,26 +72,28 @@ class Surroundings:
             with preserved([*self.tensors, *(self._given[i] for i in self.changed)]):
                 yield
         finally:
-            _bind_again(self._buffers)
+            _restore_buffers(self._buffers)
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
                 leaf.grad = gradient
 
     def add(self, gradients: list[Tensor | None]) -> None:
-        """Do to the leaves' `.grad` what the step does, which has made these where there were none."""
-        for leaf, gradient, renewed in zip(self.leaves, gradients, self.renewed, strict=True):
-            if renewed or leaf.grad is None:
+        """Update the leaves' `.grad` as the step does. gradients: what it stores in leaves without previous `.grad`."""
+        for leaf, gradient, replaces_grad in zip(self.leaves, gradients, self.replaces_grad, strict=True):
+            if replaces_grad or leaf.grad is None:
                 leaf.grad = gradient
             elif gradient is not None:
                 leaf.grad = leaf.grad + gradient
 
-    def _renewed(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[bool]:
+    def _find_replaced_grads(
+        self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[bool]:
         if not self.leaves:
             return []
-        with self.undone():
+        with self.restored():
             for leaf in self.leaves:
-                leaf.grad = torch.full_like(leaf, float("nan"))  # stays what it is, whatever is added
+                leaf.grad = torch.full_like(leaf, float("nan"))  # stays NaN if the step adds to it
             step(*args, **kwargs)
             return [leaf.grad is None or not bool(leaf.grad.isnan().all()) for leaf in self.leaves]
 
@@ -101,14 +104,14 @@ class Surroundings:
 
 @contextmanager
 def preserved(tensors: list[Tensor]) -> Iterator[None]:
-    """These tensors and the default random generators are afterwards as they were before."""
+    """A context that restores these tensors and the RNG states of the default generators at its end."""
     held = [tensor.detach().clone() for tensor in tensors]
-    take_back = before_capture()
+    restore_listeners = before_capture()
     try:
         with torch.random.fork_rng(_devices()):
             yield
     finally:
-        take_back()
+        restore_listeners()
         _restore(tensors, held)
 
 
@@ -119,7 +122,7 @@ def _restore(tensors: list[Tensor], held: list[Tensor]) -> None:
 
 
 def _devices() -> list[int]:
-    """All that have been in use: what runs may draw on one that holds none of the tensors."""
+    """All GPUs if CUDA is in use: a step may draw random numbers on a GPU that holds none of the tensors."""
     return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
@@ -128,10 +131,10 @@ def _version(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
-    """Collects the modules that run meanwhile, and the buffers that they had.
+def _watched_modules(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict: bool) -> Iterator[None]:
+    """A context that collects the modules that run in it, each with the buffers that it had.
 
-    No optimizer may run: its state is Python's, and could not be undone.
+    Raises RuntimeError if an optimizer steps, whose Python state could not be restored.
     """
 
     def run(module: nn.Module, inputs: Any) -> None:
@@ -139,7 +142,7 @@ def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict
             modules[id(module)] = module, dict(module._buffers)
 
     def refuse(*_: Any) -> None:
-        raise RuntimeError("an optimizer takes its step in it; take that outside of the compiled step")
+        raise RuntimeError("it contains an optimizer step; call the optimizer outside of the compiled step")
 
     handles = [register_module_forward_pre_hook(run), register_optimizer_step_pre_hook(refuse)]
     replaced = ""
@@ -148,7 +151,7 @@ def _told(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None]]], strict
     finally:
         for handle in handles:
             handle.remove()
-        replaced = _bind_again(list(modules.values()))
+        replaced = _restore_buffers(list(modules.values()))
     if replaced and strict:
         raise RuntimeError(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
 
@@ -162,13 +165,13 @@ _INDEXED = (
 )
 
 
-def _refuse_waiting(func: Any, args: Any, tensors: list[Tensor]) -> None:
-    """RuntimeError where an operation waits for a GPU: for a value, for a size, or to copy between it and the host."""
+def _refuse_synchronization(func: Any, args: Any, tensors: list[Tensor]) -> None:
+    """Raises RuntimeError if an operation waits for a GPU: for a value, a size, or a copy to or from the host."""
     kinds = {tensor.device.type for tensor in tensors}
     if "cuda" not in kinds:
         return
     if func in _INDEXED:
-        # Masks become the places that they mark, whose number is not known before; what lies on the host is copied.
+        # Boolean masks are turned into indices, whose number only the GPU knows; indices on the host are copied.
         indices = [index for index in args[1] if index is not None]
         waits = any(index.dtype in (torch.bool, torch.uint8) or not index.is_cuda for index in indices)
     else:
@@ -178,8 +181,8 @@ def _refuse_waiting(func: Any, args: Any, tensors: list[Tensor]) -> None:
         raise RuntimeError(f"it waits for the GPU, at {func}, which a graph cannot")
 
 
-def _bind_again(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> str:
-    """Give modules the buffers back that they had; the name of one that was another by now, or ""."""
+def _restore_buffers(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> str:
+    """Restore the buffers of modules. Returns the name of one that had been replaced, or ""."""
     replaced = ""
     for module, held in buffers:
         for name, buffer in held.items():
@@ -189,38 +192,38 @@ def _bind_again(buffers: list[tuple[nn.Module, dict[str, Tensor | None]]]) -> st
     return replaced
 
 
-class _Gradient:
-    """The `.grad` of a tensor at some moment."""
+class _SavedGrad:
+    """The `.grad` of a tensor as it is now, to be compared and restored later."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
-        self.was = tensor.grad if tensor.is_leaf else None
-        self._version = 0 if self.was is None else _version(self.was)
+        self.previous = tensor.grad if tensor.is_leaf else None
+        self._version = 0 if self.previous is None else _version(self.previous)
 
     @property
     def changed(self) -> bool:
         now = self.tensor.grad if self.tensor.is_leaf else None
-        return now is not self.was or (now is not None and _version(now) != self._version)
+        return now is not self.previous or (now is not None and _version(now) != self._version)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         if self.tensor.is_leaf:
-            self.tensor.grad = self.was
+            self.tensor.grad = self.previous
 
 
-class _Seen(TorchDispatchMode):
-    """Collects the tensors that are read without having been made since, each with a copy of what it held."""
+class _ExternalTensors(TorchDispatchMode):
+    """Collects the tensors that are used but were not created inside the mode, each with a copy of its first value."""
 
     def __init__(self, arguments: list[Tensor], strict: bool):
         super().__init__()
         self._strict = strict
         self._known = {id(tensor) for tensor in arguments}
-        self._kept: list[Any] = list(arguments)  # a tensor that is gone would lend its id to another
+        self._kept: list[Any] = list(arguments)  # keeps their ids from being used again
         self.outside: list[tuple[Tensor, Tensor]] = []
-        self.gradients: list[_Gradient] = []
+        self.gradients: list[_SavedGrad] = []
         self.generators: dict[torch.Generator, Tensor] = {}
 
-    def put_back(self) -> None:
-        """Everything seen is as it was when it was first seen."""
+    def restore(self) -> None:
+        """Give the tensors and generators the values that they had at first use."""
         _restore([tensor for tensor, _ in self.outside], [held for _, held in self.outside])
         for generator, state in self.generators.items():
             generator.set_state(state)
@@ -234,13 +237,13 @@ class _Seen(TorchDispatchMode):
                 self._note(value)
                 self.outside.append((value, value.detach().clone()))
                 if value.requires_grad and value.is_leaf:
-                    self.gradients.append(_Gradient(value))
+                    self.gradients.append(_SavedGrad(value))
         result = func(*args, **kwargs)
         made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
         for tensor in made:
             self._note(tensor)
         if self._strict:
-            _refuse_waiting(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
+            _refuse_synchronization(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
         return result
 
     def _note(self, tensor: Tensor) -> None:
