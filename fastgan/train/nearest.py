@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastgan.errors import UsageError
-from fastgan.metrics.distances import nearest
-from fastgan.metrics.nearest import thumbnails
+from fastgan.metrics.neighbors import nearest, thumbnails
 
 #: Training images that are looked at, and the bytes that they may take: the search has to stay a small part of a run.
 AMONG, BYTES = 4096, 1 << 28
