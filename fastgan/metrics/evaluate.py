@@ -178,6 +178,7 @@ def _warnings(c: Comparison, names: list[str]) -> list[str]:
                 if share > max(_DUPLICATES, 3 * duplicates.among_real):
                     found.append(
                         f"{share:.1%} of the samples {text} by {space} (distance below {DUPLICATE:g} times the median"
-                        f" of real nearest neighbors; real images that duplicate another one: {duplicates.among_real:.1%})"
+                        " of real nearest neighbors; fraction of real images that duplicate another one:"
+                        f" {duplicates.among_real:.1%})"
                     )
     return found

@@ -239,8 +239,10 @@ def _paired(name: str, compute: Callable[[np.ndarray, np.ndarray], Estimate]) ->
 
 @dataclass(frozen=True)
 class Metric:
-    """description: for the user. compute: the results. network: whether it needs an extractor. default: whether it is
-    computed when no metrics are named.
+    """A line of METRICS.
+
+    description: for the user. compute: the results of a comparison. network: whether it needs an extractor. default:
+    whether it is computed if no metrics are named.
     """
 
     description: str
@@ -260,11 +262,20 @@ METRICS: dict[str, Metric] = {
     "diversity": Metric("mean distance of random pairs of samples, and of real pairs", _diversity),
     "copies": Metric("fractions of samples that duplicate another sample or copy a real image", _copies),
     "cas": Metric(
-        "classification accuracy score: train a classifier on samples, test it on real images", _cas, False, False
+        "classification accuracy score: train a classifier on samples, test it on real images",
+        _cas,
+        network=False,
+        default=False,
     ),
-    "c2st": Metric("classifier two-sample test: samples that it recognizes are in c2st.png", _c2st, False, False),
-    "psnr": Metric("peak signal-to-noise ratio of paired images", _paired("psnr", pixels.psnr), False, False),
-    "ssim": Metric("structural similarity of paired images", _paired("ssim", pixels.ssim), False, False),
+    "c2st": Metric(
+        "classifier two-sample test: samples that it recognizes are in c2st.png", _c2st, network=False, default=False
+    ),
+    "psnr": Metric(
+        "peak signal-to-noise ratio of paired images", _paired("psnr", pixels.psnr), network=False, default=False
+    ),
+    "ssim": Metric(
+        "structural similarity of paired images", _paired("ssim", pixels.ssim), network=False, default=False
+    ),
 }
 
 

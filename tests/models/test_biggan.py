@@ -28,7 +28,7 @@ def networks_away_from_initialization(attention=32):
     return generator.eval(), discriminator.eval()
 
 
-# --- the forward passes of section 3 and appendix B, with the names of BigGAN-PyTorch -----------------------------------
+# --- the forward passes of section 3 and appendix B, with the names of BigGAN-PyTorch ---------------------------------
 
 
 def normalized(state, name):

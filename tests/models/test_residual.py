@@ -26,7 +26,9 @@ def networks_away_from_initialization(name, **options):
 
 
 def test_sngan_equals_the_plain_networks():
-    generator, discriminator = networks_away_from_initialization("resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral")
+    generator, discriminator = networks_away_from_initialization(
+        "resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral"
+    )
     plain = networks.ResnetGenerator(16), networks.ResnetDiscriminator(8)
     for own, other in zip((generator, discriminator), plain, strict=True):
         state = {}
