@@ -25,9 +25,8 @@ small = pytest.mark.parametrize(("kind", "options"), SMALL)
 
 @small
 def test_shapes_and_gradients(kind, options):
-    torch.manual_seed(
-        0
-    )  # with other seeds all pre-activations of a layer can be positive, so that a PReLU gets no gradient
+    # With other seeds all pre-activations of a layer can be positive, so that a PReLU gets no gradient.
+    torch.manual_seed(0)
     network = kind(**options)
     n = network.multiple
     for h, w in ((n, n), (3 * n, 5 * n)):
