@@ -6,7 +6,7 @@
   dropout. Images here are in [-1, 1], so the generator ends in tanh; theirs ends in a sigmoid.
 - "minimal": the networks of introductory tutorials, without norms: z of 64 numbers → 256 (width) → 512 → 784; the
   discriminator mirrors it.
-- "linear": G(z) = a·z + b for scalar data, as images of one pixel; the discriminator has one hidden layer of width units.
+- "linear": G(z) = a·z + b for scalar data, as images of one pixel; the discriminator has a hidden layer of width units.
 """
 
 from __future__ import annotations
