@@ -17,7 +17,8 @@ import torch
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.metrics.modes import accuracy, judge, train_classifier
+from fastgan.metrics.classifier import accuracy, train_classifier
+from fastgan.metrics.classifier import class_distribution as judge
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
 from fastgan.train.networks import build_networks

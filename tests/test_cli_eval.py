@@ -42,7 +42,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     done = command("eval", "run", *words)
     assert done.returncode == 0, done.stderr
     assert "60 samples of run at step 2 against labeled" in done.stdout
-    assert "of 30 others" in done.stdout  # the classifier's own accuracy
+    assert "on 30 others" in done.stdout  # the classifier's own accuracy
     assert "warning: 60 samples are few" in done.stdout
     (kept,) = json.loads((tmp_path / "run" / "eval.json").read_text())
     rows = {row["name"]: row["value"] for row in kept["rows"]}
@@ -62,7 +62,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     assert command("eval", "run", *words).returncode == 0
     done = command("eval", "run", *words[:-1], "spectral,c2st,cas")
     assert done.returncode == 0, done.stderr
-    assert "cas30_test30_taught_cnn16" in done.stdout
+    assert "cas30_test30_pseudolabels_cnn16" in done.stdout
     assert (tmp_path / "run" / "c2st.png").stat().st_size > 1000
     assert len(json.loads((tmp_path / "run" / "eval.json").read_text())) == 2
     page = (tmp_path / "run" / "report.html").read_text()
@@ -72,7 +72,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr
     assert "what keeping 0.5 of all costs: coverage 0." in done.stdout
-    assert "(300 samples against as many real images), seen by a classifier of 270 images" in done.stdout
+    assert "(300 samples, 300 real images), seen by a classifier trained on 270 images" in done.stdout
     assert (tmp_path / "best.png").exists()
 
 
@@ -101,7 +101,7 @@ def test_a_folder_of_another_size(command, labeled_npz, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "spectral12_ref300_db" in done.stdout
     assert "the real images were [1, 28, 28]; cropped and resized (LANCZOS) to [1, 14, 14]" in done.stdout
-    assert "doubles12_ref300_pixels16" in done.stdout
+    assert "duplicates12_ref300_pixels16" in done.stdout
     assert "extractor" not in done.stdout  # none was needed
 
 
@@ -114,7 +114,7 @@ def test_bad_words(command, labeled_npz, tmp_path):
     fails(
         command("eval", labeled_npz, "--against", labeled_npz, "--extractor", "weights.pth"),
         1,
-        "weights.pth is not a readable file of weights",
+        "weights.pth is not a readable weight file",
     )
     done = command("eval", "--help")
     assert done.returncode == 0

@@ -1,11 +1,12 @@
 """Fully connected networks for small images, in four variants.
 
-"deep": hidden layers of width, 2·width and 4·width units; batch norm in the generator, leaky ReLU. "original":
-Goodfellow et al. 2014 (arXiv:1406.2661), as the authors' code for MNIST: z of 100 numbers, two hidden layers of 1200
-ReLUs (width), and a discriminator of two maxout layers of width/5 units with 5 pieces each, with dropout. Images here
-are in [-1, 1], so the generator ends in tanh; theirs ends in a sigmoid. "minimal": the networks of introductory
-tutorials, without norms: z of 64 numbers → 256 (width) → 512 → 784; the discriminator mirrors it. "linear": G(z) = a·z
-+ b for scalar data, as images of one pixel; a discriminator with one hidden layer of `width` units.
+- "deep": hidden layers of width, 2·width and 4·width units; batch norm in the generator, leaky ReLU.
+- "original": Goodfellow et al. 2014 (arXiv:1406.2661), as the authors' code for MNIST: z of 100 numbers, two hidden
+  layers of 1200 ReLUs (width), and a discriminator of two maxout layers of width/5 units with 5 pieces each, with
+  dropout. Images here are in [-1, 1], so the generator ends in tanh; theirs ends in a sigmoid.
+- "minimal": the networks of introductory tutorials, without norms: z of 64 numbers → 256 (width) → 512 → 784; the
+  discriminator mirrors it.
+- "linear": G(z) = a·z + b for scalar data, as images of one pixel; the discriminator has a hidden layer of width units.
 """
 
 from __future__ import annotations

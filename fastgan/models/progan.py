@@ -62,9 +62,8 @@ class _Growing(nn.Module):
         if not 0 <= value <= 1:
             raise UsageError(f"alpha: expected a number from 0 to 1, got {value}")
         self._alpha.fill_(value)
-        self.fading = (
-            self.stage > 0 and value < 1
-        )  # computed here: reading the buffer in a step would wait for the device
+        # Computed here, because reading the buffer in a training step would wait for the device.
+        self.fading = self.stage > 0 and value < 1
 
     @property
     def side(self) -> int:

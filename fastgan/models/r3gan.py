@@ -66,9 +66,8 @@ class Generator(nn.Module):
         stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
         for before, size in pairwise(sizes):
             if before != size:
-                stages.append(
-                    _conv(before, size, 1, 1.0)
-                )  # commutes with the filter of the upsampling, and costs less before it
+                # Before the upsampling: it commutes with the filter, and costs less there.
+                stages.append(_conv(before, size, 1, 1.0))
             stages += [Upsample(), *(Block(size, blocks) for _ in range(BLOCKS))]
         self.stages = nn.Sequential(*stages)
         self.to_image = _conv(sizes[-1], channels, 1, 1.0)

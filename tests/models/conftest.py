@@ -52,7 +52,7 @@ class Writer:
         return self.layer("Interp", [x], f"0=1 1={factor:e} 2={factor:e}")
 
     def save(self, stem, last):
-        """Write both files. Blobs with several consumers get a Split layer, as ncnn requires; `last` is the output blob."""
+        """Write both files, with a Split layer for blobs with several consumers. last: the output blob."""
         consumers, lines, blobs = Counter(blob for layer in self.layers for blob in layer[2]), [], 0
         copies = {blob: [f"{blob}_{i}" for i in range(n)] for blob, n in consumers.items() if n > 1}
         unused = {blob: list(names) for blob, names in copies.items()}

@@ -28,7 +28,7 @@ def networks_away_from_initialization(attention=32):
     return generator.eval(), discriminator.eval()
 
 
-# --- the forward passes of section 3 and appendix B, with the names of BigGAN-PyTorch -----------------------------------
+# --- the forward passes of section 3 and appendix B, with the names of BigGAN-PyTorch ---------------------------------
 
 
 def normalized(state, name):
@@ -176,9 +176,8 @@ def test_truncated_latents_are_in_the_range_and_have_the_right_deviation():
 def test_standing_statistics_are_averages_over_the_batches():
     generator, _ = networks_away_from_initialization()
     with torch.no_grad():
-        generator.linear.linear.parametrizations.weight.original.mul_(
-            1.5
-        )  # changes the statistics, so that the running ones are wrong
+        # Changes the statistics, so that the running ones are wrong.
+        generator.linear.linear.parametrizations.weight.original.mul_(1.5)
         generator.linear.linear.bias.add_(1)
     batches = [(torch.randn(8, LATENT), torch.arange(8) % CLASSES) for _ in range(3)]
     inputs_seen, vectors = [], generator.linear.linear.parametrizations.weight[0]._u.clone()

@@ -25,7 +25,8 @@ small = pytest.mark.parametrize(("kind", "options"), SMALL)
 
 @small
 def test_shapes_and_gradients(kind, options):
-    torch.manual_seed(0)  # with other seeds all pre-activations of a layer can be positive, so that a PReLU gets no gradient
+    # With other seeds all pre-activations of a layer can be positive, so that a PReLU gets no gradient.
+    torch.manual_seed(0)
     network = kind(**options)
     n = network.multiple
     for h, w in ((n, n), (3 * n, 5 * n)):
@@ -145,10 +146,13 @@ def test_the_scale_of_a_downsampling_is_not_in_the_weights():
         from_state(RRDBNet(width=4, growth=2, blocks=1).state_dict(), scale=2)
 
 
-RELEASED = {r"^body\.(\d)\.rdb": r"RRDB_trunk.\1.RDB", "^conv_body": "trunk_conv", "^conv_up": "upconv",
-       "^conv_hr": "HRconv"}  # fmt: skip
-BEFORE_RELEASE = {r"^body\.(\d)\.rdb(.*)\.": r"model.1.sub.\1.RDB\2.0.", "^conv_first": "model.0", "^conv_body": "model.1.sub.2",
-         "^conv_up1": "model.3", "^conv_up2": "model.6", "^conv_hr": "model.8", "^conv_last": "model.10"}  # fmt: skip
+RELEASED = {
+    r"^body\.(\d)\.rdb": r"RRDB_trunk.\1.RDB", "^conv_body": "trunk_conv", "^conv_up": "upconv", "^conv_hr": "HRconv",
+}  # fmt: skip
+BEFORE_RELEASE = {
+    r"^body\.(\d)\.rdb(.*)\.": r"model.1.sub.\1.RDB\2.0.", "^conv_first": "model.0", "^conv_body": "model.1.sub.2",
+    "^conv_up1": "model.3", "^conv_up2": "model.6", "^conv_hr": "model.8", "^conv_last": "model.10",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("names", "example"), [(RELEASED, "RRDB_trunk.1.RDB3.conv5.bias"),
@@ -199,7 +203,10 @@ SRVGG = SRVGGNetCompact(width=4, blocks=2)
             changed(RRDB, conv_first__weight=lambda w: w[0]),
             r"conv_first.weight has shape \[3, 3, 3\]: expected \[out, in, 3, 3\]",
         ),
-        (changed(RRDB, body__0__conv1x1__weight=lambda w: torch.zeros(1)), "body.0.conv1x1.weight is unexpected in a RRDBNet"),
+        (
+            changed(RRDB, body__0__conv1x1__weight=lambda w: torch.zeros(1)),
+            "body.0.conv1x1.weight is unexpected in a RRDBNet",
+        ),
         (changed(RRDB, body__99999999999__rdb1__conv1__weight=lambda w: torch.zeros(1)), r"body.2\..* is missing"),
         (
             changed(RRDB, conv_up1__weight=lambda w: w[:2]),
@@ -210,9 +217,18 @@ SRVGG = SRVGGNetCompact(width=4, blocks=2)
             "conv_up1.weight has dtype torch.int32: expected floating point",
         ),
         (changed(RRDB, conv_up1__weight=with_nan), "conv_up1.weight has values that are NaN or infinite"),
-        (changed(RRDB, conv_first__weight=lambda w: w[:, :2]), r"has 2 input channels and .* 3 outputs: expected 48 \(×1\), 12"),
-        (changed(SRVGG, body__6__weight=lambda w: w[:47]), "body.6.weight has 47 output channels: expected 3 times the squ"),
-        (changed(SRVGG, body__6__weight=lambda w: w[:2]), "body.6.weight has 2 output channels: expected 3 times the squ"),
+        (
+            changed(RRDB, conv_first__weight=lambda w: w[:, :2]),
+            r"has 2 input channels and .* 3 outputs: expected 48 \(×1\), 12",
+        ),
+        (
+            changed(SRVGG, body__6__weight=lambda w: w[:47]),
+            "body.6.weight has 47 output channels: expected 3 times the squ",
+        ),
+        (
+            changed(SRVGG, body__6__weight=lambda w: w[:2]),
+            "body.6.weight has 2 output channels: expected 3 times the squ",
+        ),
         (changed(SRVGG, body__6__weight=None, body__6__bias=None), "a PReLU between each two"),
         (changed(SRVGG, body__1__weight=None), "a PReLU between each two"),
         (

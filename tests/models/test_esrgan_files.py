@@ -152,7 +152,9 @@ def test_files_that_are_no_weight_files_are_errors(tmp_path):
             esrgan.load(tmp_path / name)
     for content in (b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello", bytes(100)):
         (tmp_path / "net.pth").write_bytes(content)
-        with pytest.raises(DataError, match=r"net.pth: expected a safetensors file, a PyTorch file, or the .param and .bin"):
+        with pytest.raises(
+            DataError, match=r"net.pth: expected a safetensors file, a PyTorch file, or the .param and .bin"
+        ):
             esrgan.load(tmp_path / "net.pth")
 
 

@@ -19,7 +19,7 @@ QUICK = ("dcgan concat", "biggan projection", "progan concat", "r3gan")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES]
 )
 def test_exported_for_any_batch(tmp_path, name):
     generator, _ = family(name)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastgan import models
 from fastgan.errors import UsageError
-from fastgan.testing.families import FAMILIES, family, judged, latents_and_labels
+from fastgan.testing.families import FAMILIES, family, latents_and_labels, total_logits
 
 CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in options]
 
@@ -218,7 +218,11 @@ ERRORS = [
         {"d_norm": "spectral"},
         "d_norm: progan's discriminator has equalized learning rates and supports no norm",
     ),
-    ("progan", {"resolution": 512}, "width: progan halves it at each level from 64×64; at 512×512 no channel is left of 8"),
+    (
+        "progan",
+        {"resolution": 512},
+        "width: progan halves it at each level from 64×64; at 512×512 no channel is left of 8",
+    ),
     (
         "progan",
         {"classes": 2, "condition": "projection"},

@@ -145,7 +145,9 @@ def test_one_of_the_two_files_is_missing(write_ncnn, missing):
     param = write_ncnn(SRVGG)
     param.with_suffix(missing).unlink()
     (left,) = param.parent.iterdir()
-    with pytest.raises(DataError, match=rf"consists of two files, and net{missing} is missing in the folder of {left.name}"):
+    with pytest.raises(
+        DataError, match=rf"consists of two files, and net{missing} is missing in the folder of {left.name}"
+    ):
         esrgan.load(left)
 
 
@@ -155,10 +157,14 @@ def test_damaged_weights(write_ncnn):
     whole = weights.read_bytes()
     for length in (2, 100, len(whole) - 1):
         weights.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=rf"net.bin is incomplete: it has {length:,} bytes, and the weights of layer"):
+        with pytest.raises(
+            DataError, match=rf"net.bin is incomplete: it has {length:,} bytes, and the weights of layer"
+        ):
             esrgan.load(param)
     weights.write_bytes(whole + b"\0")
-    with pytest.raises(DataError, match=rf"net.bin has {len(whole) + 1:,} bytes, and the weights of its layers are {len(whole):,}"):
+    with pytest.raises(
+        DataError, match=rf"net.bin has {len(whole) + 1:,} bytes, and the weights of its layers are {len(whole):,}"
+    ):
         esrgan.load(param)
     for tag, found in ((0x000D4B38, "int8"), (7, "tag 0x00000007")):
         weights.write_bytes(tag.to_bytes(4, "little") + whole[4:])

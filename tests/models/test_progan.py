@@ -25,7 +25,9 @@ def test_image_sizes_of_the_stages():
         images = generator(torch.randn(4, 8))
         assert images.shape == (4, 3, side, side)
         assert discriminator(images).shape == (4,)
-    with pytest.raises(UsageError, match="x: expected images of 32×32, as of the discriminator's current stage, got 16×16"):
+    with pytest.raises(
+        UsageError, match="x: expected images of 32×32, as of the discriminator's current stage, got 16×16"
+    ):
         discriminator(torch.zeros(4, 3, 16, 16))
     with pytest.raises(UsageError, match=r"stage: expected a number from 0 \(4×4\) to 3, got 4"):
         generator.grow(4)
@@ -34,7 +36,7 @@ def test_image_sizes_of_the_stages():
 
 
 def test_fading_interpolates_from_the_previous_stage():
-    """At alpha 0 images are upsampled ones of the previous stage, and the discriminator sees pooled ones; then linear."""
+    """At alpha 0 images are the upsampled ones of the previous stage, and the discriminator uses pooled images."""
     generator, discriminator = pair()
     z, x = torch.randn(4, 8), torch.randn(4, 3, 16, 16)
     generator.grow(1)

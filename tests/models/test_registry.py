@@ -19,7 +19,7 @@ def tiny(tmp_path, monkeypatch):
     """A family of its own: one file, and one line in the table."""
     (tmp_path / "tiny_family.py").write_text(
         textwrap.dedent(
-            '''
+            """
             from __future__ import annotations
 
             from torch import nn
@@ -29,11 +29,12 @@ def tiny(tmp_path, monkeypatch):
                       dropout: float | None = None):
                 pixels = channels * resolution**2
                 layers = [nn.Linear(latent, width, bias)] + [nn.Linear(width, width, bias) for _ in range(depth - 1)]
-                generator = nn.Sequential(*layers, nn.Linear(width, pixels), nn.Unflatten(1, (channels, resolution, -1)))
+                to_image = nn.Unflatten(1, (channels, resolution, -1))
+                generator = nn.Sequential(*layers, nn.Linear(width, pixels), to_image)
                 discriminator = nn.Sequential(nn.Flatten(), nn.Linear(pixels, width), nn.LeakyReLU(slope),
                                               nn.Linear(width, 1), nn.Flatten(0))
                 return generator, discriminator
-            '''
+            """
         )
     )
     monkeypatch.syspath_prepend(tmp_path)

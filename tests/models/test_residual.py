@@ -26,7 +26,9 @@ def networks_away_from_initialization(name, **options):
 
 
 def test_sngan_equals_the_plain_networks():
-    generator, discriminator = networks_away_from_initialization("resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral")
+    generator, discriminator = networks_away_from_initialization(
+        "resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral"
+    )
     plain = networks.ResnetGenerator(16), networks.ResnetDiscriminator(8)
     for own, other in zip((generator, discriminator), plain, strict=True):
         state = {}
@@ -76,9 +78,8 @@ def resample(x, up):
 
 
 def test_r3gan_equals_plain_pytorch_from_the_paper():
-    generator, discriminator = networks_away_from_initialization(
-        "r3gan", resolution=64, latent=8, width=16
-    )  # 16 channels at 4, 8, 16, 32, and 8 at 64
+    # 16 channels at 4×4, 8×8, 16×16 and 32×32, 8 at 64×64.
+    generator, discriminator = networks_away_from_initialization("r3gan", resolution=64, latent=8, width=16)
     z = torch.randn(5, 8)
     state = generator.state_dict()
     x = (z @ state["to_basis.weight"].T)[:, :, None, None] * state["basis"]

@@ -1,8 +1,5 @@
-"""A small classifier as an outside eye: does it see every class in the samples, and is it sure of what it sees?
-
-It is trained here, on labeled images that the generator need not have seen, and its own held-out accuracy stands
-beside every judgment.
-"""
+"""A small convolutional classifier, trained here on labeled images: for features, for classifier-based metrics, and to
+count the classes of generated images."""
 
 from __future__ import annotations
 
@@ -39,27 +36,31 @@ def _convolution(channels: int, width: int) -> list[nn.Module]:
 
 
 @dataclass(frozen=True)
-class Judgment:
-    """share: of samples in each class, [classes]. confidence: mean probability of the class seen."""
+class ClassDistribution:
+    """How a classifier classifies a set of images.
+
+    share: fraction of the images in each class, float64 [classes]. confidence: mean probability of the predicted class.
+    accuracy: of the classifier itself, on labeled images that it was not trained on.
+    """
 
     share: np.ndarray
     confidence: float
     accuracy: float
-    """of the judge itself, on images held out from it"""
 
     def describe(self, names: tuple[str, ...] | None = None) -> str:
-        """A few lines of text."""
+        """Two lines of text. names: of the classes; their numbers if None."""
         names = names or tuple(map(str, range(len(self.share))))
         shares = "  ".join(f"{name} {share:.1%}" for name, share in zip(names, self.share, strict=True))
-        return f"mean confidence {self.confidence:.3f} (judge's own accuracy {self.accuracy:.1%})\nclasses: {shares}"
+        return f"mean confidence {self.confidence:.3f} (classifier accuracy {self.accuracy:.1%})\nclasses: {shares}"
 
 
 def train_classifier(
     train: ImageSet, *, epochs: int = 1, batch: int = 128, seed: int = 0, width: int = 32, classes: int | None = None
 ) -> Classifier:
-    """A classifier of labeled images, on the CPU. The one-cycle schedule gets the most out of very few epochs.
+    """A classifier of labeled images, in eval mode, trained on the CPU with Adam and a one-cycle schedule.
 
-    classes: how many there are; as many as the labels show where None.
+    classes: number of classes; None means the highest label plus one. PyTorch's global random numbers are not changed.
+    Raises UsageError without labels.
     """
     if train.labels is None:
         raise UsageError(f"train: expected labeled images, {train.name} has no labels")
@@ -83,20 +84,20 @@ def train_classifier(
 
 @torch.no_grad()
 def probabilities(network: Classifier, images: np.ndarray, batch: int = 500) -> np.ndarray:
-    """Class probabilities [N, classes] of uint8 images [N, C, H, W]."""
+    """Class probabilities float32 [N, classes] of uint8 images [N, C, H, W]."""
     parts = torch.from_numpy(np.array(images)).split(batch)
     return torch.cat([network(normalize(part)).softmax(1) for part in parts]).numpy()
 
 
 def accuracy(network: Classifier, held_out: ImageSet) -> float:
-    """Share of labeled images that the classifier gets right."""
+    """Fraction of labeled images that the classifier classifies correctly. Raises UsageError without labels."""
     if held_out.labels is None:
         raise UsageError(f"held_out: expected labeled images, {held_out.name} has no labels")
     return float((probabilities(network, held_out.images).argmax(1) == held_out.labels).mean())
 
 
-def judge(network: Classifier, samples: np.ndarray, own_accuracy: float) -> Judgment:
-    """What the classifier sees in uint8 samples [N, C, H, W]."""
-    seen = probabilities(network, samples)
-    share = np.bincount(seen.argmax(1), minlength=seen.shape[1]) / len(seen)
-    return Judgment(share, float(seen.max(1).mean()), own_accuracy)
+def class_distribution(network: Classifier, images: np.ndarray, classifier_accuracy: float) -> ClassDistribution:
+    """The predicted classes of uint8 images [N, C, H, W], such as samples of a generator: are all classes there?"""
+    predicted = probabilities(network, images)
+    share = np.bincount(predicted.argmax(1), minlength=predicted.shape[1]) / len(predicted)
+    return ClassDistribution(share, float(predicted.max(1).mean()), classifier_accuracy)
