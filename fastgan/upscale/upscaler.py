@@ -58,7 +58,7 @@ def _pretrained(name: str) -> Path | None:
 
     if name not in pretrained.KNOWN:
         return None
-    return pretrained.fetch(name, report=_say)
+    return pretrained.fetch(name)
 
 
 def _exported(weights: Path) -> Path:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.data.catalog import Package
+from fastgan._util.packages import Package
 from fastgan.metrics.extractors import inception
 from fastgan.metrics.extractors.package import fetch_file
 from fastgan.metrics.features import Backbone, Extractor, state_hash
