@@ -66,7 +66,9 @@ def test_png_files_are_about_as_small_as_those_of_pillow():
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
 def test_profile_and_exif_are_kept(tmp_path, noise, exif, suffix):
-    picture = DecodedImage(noise(8, 8), icc=PROFILE, exif=exif(1), chunks=[(b"gAMA", b"\0\0\xb1\x8f"), (b"sRGB", b"\0")])
+    picture = DecodedImage(
+        noise(8, 8), icc=PROFILE, exif=exif(1), chunks=[(b"gAMA", b"\0\0\xb1\x8f"), (b"sRGB", b"\0")]
+    )
     notes = write_all(tmp_path / f"a.{suffix}", picture)
     again = read(tmp_path / f"a.{suffix}")
     assert again.icc == PROFILE
