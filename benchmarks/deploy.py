@@ -170,7 +170,7 @@ def video(case: Case, x: np.ndarray, ready: dict[tuple[str, str], Ready], option
                 run()
 
         def whole() -> None:
-            upscale_video(one, clip, out, batch=batch, overwrite=True, say=_nothing, progress=_nothing)
+            upscale_video(one, clip, out, batch=batch, overwrite=True, progress=_nothing)
 
         whole()
         calls = {"model": alone, "video": whole}

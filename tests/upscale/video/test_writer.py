@@ -1,4 +1,4 @@
-"""Frames into files of every kind, whole or not at all."""
+"""Writing frames to files of every format, atomically."""
 
 import io
 import re
@@ -21,7 +21,7 @@ def test_videos(kit, tmp_path, name, size):
         writer.write(frames[:20])
         for frame in frames[20:]:
             writer.write(frame)
-    result = kit.look_at(tmp_path / "new" / name)
+    result = kit.inspect(tmp_path / "new" / name)
     assert result.size == size
     assert result.color.matrix == 1
     assert float(result.rate) == pytest.approx(29.97, abs=0.01)
@@ -31,8 +31,8 @@ def test_videos(kit, tmp_path, name, size):
     assert [p.name for p in (tmp_path / "new").iterdir()] == [name]
 
 
-@pytest.mark.parametrize(("name", "whole"), [("out.webp", 1000), ("out.gif", 1000)])
-def test_moving_pictures(kit, tmp_path, name, whole):
+@pytest.mark.parametrize(("name", "total"), [("out.webp", 1000), ("out.gif", 1000)])
+def test_animations(kit, tmp_path, name, total):
     with VideoWriter(tmp_path / name, (48, 64), 30) as writer:
         for number in range(30):
             writer.write(kit.drawing(number, 48, 64))
@@ -45,12 +45,12 @@ def test_moving_pictures(kit, tmp_path, name, whole):
             image.load()
             durations.append(image.info["duration"])
             assert np.abs(np.asarray(image.convert("RGB")).astype(int) - kit.drawing(number, 48, 64)).mean() < 6
-    assert sum(durations) == whole
+    assert sum(durations) == total
     assert set(durations) <= {30, 33, 34, 40}
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
-def test_an_error_leaves_nothing(tmp_path, name):
+def test_an_error_leaves_no_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"older")
 
     def half():
@@ -83,7 +83,7 @@ def test_arguments(tmp_path, arguments, words):
         VideoWriter(tmp_path / name, size, fps)
 
 
-def test_frames_that_do_not_fit(tmp_path):
+def test_frames_of_wrong_shape(tmp_path):
     with VideoWriter(tmp_path / "out.mp4", (16, 24), 30) as writer:
         writer.write(np.zeros((16, 24, 3), np.uint8))
         for wrong in (np.zeros((24, 16, 3), np.uint8), np.zeros((16, 24, 3), np.float32), np.zeros((16, 24), np.uint8)):
@@ -92,7 +92,7 @@ def test_frames_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.webp"])
-def test_where_one_cannot_write(tmp_path, name):
+def test_an_unwritable_path(tmp_path, name):
     (tmp_path / "file").touch()
 
     def write():
@@ -103,7 +103,7 @@ def test_where_one_cannot_write(tmp_path, name):
         write()
 
 
-def test_a_picture_file_needs_no_pyav(tmp_path, monkeypatch):
+def test_an_animation_needs_no_pyav(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with VideoWriter(tmp_path / "out.webp", (16, 16), 30) as writer:
         writer.write(np.zeros((2, 16, 16, 3), np.uint8))

@@ -45,8 +45,8 @@ def test_a_whole_clip_twice_as_large(kit, upscale, clips, tmp_path):
     source = clips / "carphone_pristine.mp4"
     done = upscale(kit.Nearest(2), source, tmp_path / "out.mp4")
     assert done.frames == 120
-    assert "176×144 h264 yuv420p → 352×288 h264 yuv420p, smpte170m, limited range" in done.said
-    before, after = kit.look_at(source), kit.look_at(tmp_path / "out.mp4")
+    assert "176×144 h264 yuv420p → 352×288 h264 yuv420p, smpte170m, limited range" in done.log
+    before, after = kit.inspect(source), kit.inspect(tmp_path / "out.mp4")
     assert after.times == before.times
     assert (after.rate, after.duration) == (before.rate, before.duration)
     # Each picture is nearest to its own source: none is missing, doubled or out of order.
@@ -67,7 +67,7 @@ def test_a_clip_through_a_real_network(kit, upscale, clips, pretrained, tmp_path
     session = Session(esrgan.load(pretrained("realesr-animevideov3-x2")), backend="torch", device="cpu")
     done = upscale(session, tmp_path / "in.mp4", tmp_path / "out.mp4", batch=2)
     assert done.frames >= 5
-    before, after = kit.look_at(tmp_path / "in.mp4"), kit.look_at(tmp_path / "out.mp4")
+    before, after = kit.inspect(tmp_path / "in.mp4"), kit.inspect(tmp_path / "out.mp4")
     assert after.times == before.times
     # What the network makes of each frame, but for 4:2:0 and the encoder's loss.
     made = [session.pixels(picture[None])[0] for picture in before.pictures]
@@ -83,7 +83,7 @@ def test_the_beginning_of_a_film(kit, upscale, clips, tmp_path):
                 packet.stream = streams[packet.stream_index]
                 file.mux(packet)
     upscale(kit.Nearest(1), tmp_path / "in.mp4", tmp_path / "out.mp4")
-    before, after = kit.look_at(tmp_path / "in.mp4"), kit.look_at(tmp_path / "out.mp4")
+    before, after = kit.inspect(tmp_path / "in.mp4"), kit.inspect(tmp_path / "out.mp4")
     assert len(before.frames) >= 15
     assert after.times == before.times
     assert kit.packets_of(tmp_path / "out.mp4", "audio") == kit.packets_of(tmp_path / "in.mp4", "audio")

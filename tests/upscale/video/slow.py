@@ -1,5 +1,6 @@
 """Upscales slowly in a process of its own, to be stopped or killed: python slow.py IN OUT SECONDS_PER_BATCH"""
 
+import logging
 import signal
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 from fastgan.runtime.spec import Spec
 from fastgan.upscale.video import pipeline
 
-# As a terminal would have it: shells start background processes with SIGINT ignored.
+# As in a terminal: shells start background processes with SIGINT ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -21,7 +22,8 @@ class Slow:
 
 
 if __name__ == "__main__":
-    pipeline.PIECE_SECONDS = 0.4
+    logging.basicConfig(stream=sys.stdout, format="%(message)s", level=logging.INFO)
+    pipeline.SEGMENT_SECONDS = 0.4
     try:
         result = pipeline.upscale_video(
             Slow(), sys.argv[1], sys.argv[2], batch=5, progress=lambda done, total: print("done", done, flush=True)

@@ -1,4 +1,4 @@
-"""PyAV: loaded when first needed, its errors turned into ours."""
+"""PyAV, imported at first use, and the conversion of its errors to fastgan's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastgan.errors import DataError, FastganError, UsageError
 
 
 def load() -> ModuleType:
-    """The module `av`. Raises UsageError where it is not installed."""
+    """Import `av`. Raises UsageError where it is not installed."""
     try:
         import av
     except ImportError:
@@ -20,26 +20,26 @@ def load() -> ModuleType:
     return av
 
 
-def address(path: Path) -> str:
-    """A file for PyAV. A bare name with a colon in it would be taken for a protocol, and opened by the network."""
+def file_url(path: Path) -> str:
+    """The URL of a file for PyAV, which would take a name with a colon for a network protocol."""
     return f"file:{path}"
 
 
 @contextmanager
-def reading(path: Path, where: str = "") -> Iterator[None]:
-    """Turn what PyAV raises about a source into DataError. where: further words, with their comma."""
+def read_errors(path: Path, where: str = "") -> Iterator[None]:
+    """Convert PyAV's errors in the block to DataError of `path`. where: appended to the message."""
     av = load()
     try:
         yield
     except av.error.InvalidDataError as error:
-        raise DataError(f"{path}: damaged, or no video{where}") from error
+        raise DataError(f"{path} is damaged or not a video{where}") from error
     except av.error.FFmpegError as error:
         raise DataError(f"{path} cannot be read{where}: {error.strerror or error}") from error
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what PyAV and the system raise while a file is written into WriteError: names it, and what is free there."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Convert OSError and PyAV's errors in the block to WriteError of `path`, with the free disk space."""
     av = load()
     try:
         yield

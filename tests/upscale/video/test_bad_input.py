@@ -1,4 +1,4 @@
-"""One clear sentence, and no half-written file under the final name."""
+"""Errors of one sentence, and no incomplete file under the final name."""
 
 import re
 import shutil
@@ -53,11 +53,11 @@ def make(kit, path, kind):
         ("missing", UsageError, "does not exist"),
         ("directory", UsageError, "expected a video file, got the directory"),
         ("empty", DataError, "is empty"),
-        ("text", DataError, "damaged, or no video"),
-        ("picture", UsageError, "is a picture (png), not a video"),
+        ("text", DataError, "is damaged or not a video"),
+        ("picture", UsageError, "is an image (png), not a video"),
         ("sound", DataError, "expected a video stream, got audio"),
-        ("cut", DataError, "damaged, or no video"),
-        ("unknown codec", DataError, "not known to this build of FFmpeg"),
+        ("cut", DataError, "is damaged or not a video"),
+        ("unknown codec", DataError, "not supported by this build of FFmpeg"),
         ("scrambled", DataError, "holds no frame that can be decoded"),
     ],
 )
@@ -76,12 +76,12 @@ def test_sources(kit, upscale, tmp_path, kind, error, words):
         ("out.xyz", {}, "out: expected a file that ends in .mp4, .mkv, .mov, .webm, got"),
         ("out", {}, "out: expected a file that ends in"),
         ("folder", {}, "out: expected a video file to write, got the directory"),
-        ("there.mp4", {}, "exists already; say overwrite"),
+        ("there.mp4", {}, "exists already; overwrite replaces"),
         ("in.mp4", {"overwrite": True}, "is the source itself"),
         ("/proc/nowhere/out.mp4", {}, "out: /proc/nowhere/out.mp4 cannot be written"),
         ("there.mp4/out.mp4", {}, "cannot be written: Not a directory"),
         ("out.mp4", {"codec": "divx"}, "codec: expected auto, h264, hevc, vp9, av1, got 'divx'"),
-        ("out.webm", {"codec": "h264"}, "codec: h264 does not go into a .webm file; vp9, av1 do"),
+        ("out.webm", {"codec": "h264"}, "codec: a .webm file cannot contain h264; expected vp9, av1"),
         ("out.mp4", {"crf": 52}, "crf: expected a number from 0 (best) to 51 for h264, got 52"),
         ("out.webm", {"crf": -1}, "crf: expected a number from 0 (best) to 63 for vp9, got -1"),
         ("out.mp4", {"batch": 0}, "batch: expected auto or a number from 1, got 0"),
@@ -98,7 +98,7 @@ def test_arguments(kit, upscale, tmp_path, out, options, words):
     assert (tmp_path / "there.mp4").read_bytes() == b"older"
 
 
-def test_networks_that_do_not_fit(kit, upscale, tmp_path):
+def test_unsupported_networks(kit, upscale, tmp_path):
     kit.write_clip(tmp_path / "in.mp4", 2)
     for spec in (Spec("latent", latent_shape=(8,)), Spec("image", channels=1)):
         network = kit.Nearest(2)
@@ -107,20 +107,20 @@ def test_networks_that_do_not_fit(kit, upscale, tmp_path):
             upscale(network, tmp_path / "in.mp4", tmp_path / "out.mp4")
 
 
-def test_an_encoder_that_refuses(kit, upscale, tmp_path):
+def test_sizes_that_the_encoder_does_not_support(kit, upscale, tmp_path):
     kit.write_clip(tmp_path / "in.mkv", 2, (33, 47), codec="ffv1", pixels="bgr0")
-    with pytest.raises(UsageError, match="codec: av1 takes even sizes only, the result is 47×33"):
+    with pytest.raises(UsageError, match="codec: av1 supports even sizes only, the result is 47×33"):
         upscale(kit.Nearest(1), tmp_path / "in.mkv", tmp_path / "out.mp4", codec="av1")
     kit.write_clip(tmp_path / "in.mkv", 1, (16, 9000), codec="ffv1", pixels="bgr0")
-    with pytest.raises(UsageError, match=r"codec: libx264 refuses 18000×32 yuv420p"):
+    with pytest.raises(UsageError, match=r"codec: libx264 does not support 18000×32 yuv420p"):
         upscale(kit.Nearest(2), tmp_path / "in.mkv", tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
 
 
-@pytest.mark.parametrize("damage", ["cut in the index's reach", "overwritten", "cut without a word"])
+@pytest.mark.parametrize("damage", ["cut, with an index", "overwritten", "cut, without an index"])
 def test_damage_further_on(kit, upscale, tmp_path, damage):
-    """The frames before it are kept under a name that says what they are."""
-    suffix = ".mkv" if damage == "cut without a word" else ".mp4"
+    """The frames before it are kept as OUT.partial."""
+    suffix = ".mkv" if damage == "cut, without an index" else ".mp4"
     source = tmp_path / f"in{suffix}"
     noise = np.random.default_rng(0)
     kit.write_clip(
@@ -134,10 +134,10 @@ def test_damage_further_on(kit, upscale, tmp_path, damage):
     source.write_bytes(data if damage == "overwritten" else data[:middle])
     with pytest.raises(DataError, match=r"in\.m.*; the \d+ frames before that are in .*out\.partial") as caught:
         upscale(kit.Nearest(2), source, tmp_path / f"out{suffix}")
-    assert ("its end is missing" in str(caught.value)) == (damage == "cut without a word")
+    assert ("its end is missing" in str(caught.value)) == (damage == "cut, without an index")
     count = int(re.search(r"the (\d+) frames", str(caught.value))[1])
     assert 10 < count < 50
-    assert len(kit.look_at(tmp_path / f"out.partial{suffix}").frames) == count
+    assert len(kit.inspect(tmp_path / f"out.partial{suffix}").frames) == count
     assert sorted(p.name for p in tmp_path.iterdir()) == [source.name, f"out.partial{suffix}"]
 
 
@@ -149,7 +149,7 @@ def test_a_change_of_size(kit, upscale, tmp_path):
     source.write_bytes((tmp_path / "one.h264").read_bytes() + (tmp_path / "two.h264").read_bytes())
     with pytest.raises(DataError, match=r"frame 10 is 64×64, those before are 64×48; a change of size"):
         upscale(kit.Nearest(2), source, tmp_path / "out.mp4")
-    assert len(kit.look_at(tmp_path / "out.partial.mp4").frames) == 10
+    assert len(kit.inspect(tmp_path / "out.partial.mp4").frames) == 10
 
 
 def test_no_pyav(kit, tmp_path, monkeypatch):
@@ -158,23 +158,22 @@ def test_no_pyav(kit, tmp_path, monkeypatch):
         upscale_video(kit.Nearest(2), tmp_path / "in.mp4", tmp_path / "out.mp4")
 
 
-def test_encoders_that_this_build_has_not(monkeypatch, tmp_path):
+def test_encoders_missing_from_pyav(monkeypatch, tmp_path, caplog):
     from fastgan.upscale.video import encode
 
     monkeypatch.setattr(encode, "has_encoder", lambda name: name == "libx265")
-    said = []
-    assert choose_codec("auto", tmp_path / "out.mp4", said.append) == "hevc"
-    assert said == ["this build of PyAV has no encoder libx264; the video is written as hevc"]
+    assert choose_codec("auto", tmp_path / "out.mp4") == "hevc"
+    assert caplog.messages == ["this build of PyAV has no encoder libx264; the video is written as hevc"]
     with pytest.raises(UsageError, match="codec: this build of PyAV has no encoder libx264 for h264"):
-        choose_codec("h264", tmp_path / "out.mp4", said.append)
+        choose_codec("h264", tmp_path / "out.mp4")
     with pytest.raises(UsageError, match=r"codec: this build of PyAV has no encoder for \.webm \(vp9, av1\)"):
-        choose_codec("auto", tmp_path / "out.webm", said.append)
+        choose_codec("auto", tmp_path / "out.webm")
 
 
-def test_a_name_with_a_colon_is_a_name(kit, upscale, tmp_path):
+def test_a_file_name_with_a_colon(kit, upscale, tmp_path):
     kit.write_clip(tmp_path / "http:clip.mp4", 3)
     upscale(kit.Nearest(1), tmp_path / "http:clip.mp4", tmp_path / "tcp:out.mp4")
-    assert len(kit.look_at(tmp_path / "tcp:out.mp4").frames) == 3
+    assert len(kit.inspect(tmp_path / "tcp:out.mp4").frames) == 3
 
 
 @pytest.mark.parametrize(
@@ -187,12 +186,12 @@ def test_a_name_with_a_colon_is_a_name(kit, upscale, tmp_path):
 )
 def test_a_playlist_is_not_followed(upscale, kit, tmp_path, text):
     (tmp_path / "in.mp4").write_text(text)
-    with pytest.raises(UsageError, match="is a list of other files, not a video"):
+    with pytest.raises(UsageError, match="is a playlist, not a video"):
         upscale(kit.Nearest(1), tmp_path / "in.mp4", tmp_path / "out.mp4")
 
 
-def test_writing_where_one_may_not(kit, upscale, tmp_path):
-    """The folder disappears while the work goes on."""
+def test_an_output_folder_that_disappears(kit, upscale, tmp_path):
+    """It is removed while the video is upscaled."""
     kit.write_clip(tmp_path / "in.mp4", 40)
     folder = tmp_path / "folder"
 

@@ -3,40 +3,40 @@ import pytest
 
 from fastgan.errors import FastganError, UsageError
 from fastgan.runtime.spec import Spec
-from fastgan.upscale.image.enlarge import check_network, cutting, enlarge
-from fastgan.upscale.tiles import Cutting, plan
+from fastgan.upscale.image.inference import check_network, tile_policy, upscale_strips
+from fastgan.upscale.tiles import TilePolicy, tile_grid
 
 KERNEL = np.array([1, 2, 1]) / 4
 
 
 def run(session, pixels, tile=0):
-    layout = plan(*pixels.shape[:2], session.spec, cutting(session, tile))
-    return np.concatenate(list(enlarge(session, pixels.copy(), layout)))
+    grid = tile_grid(*pixels.shape[:2], session.spec, tile_policy(session, tile))
+    return np.concatenate(list(upscale_strips(session, pixels.copy(), grid)))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("taken", [1, 3])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("tile", [0, 32])
-def test_any_picture_through_any_network(fake, noise, channels, taken, dtype, tile):
-    """The fake repeats pixels, so the result is known exactly: tiles, channels, bits and all."""
+def test_every_number_of_channels_with_every_network(fake, noise, channels, taken, dtype, tile):
+    """The fake network repeats pixels, so the result is known exactly."""
     for size in ((1, 1), (33, 47), (64, 5)):
         pixels = noise(*size, channels, dtype)
-        pixels[..., -1] |= 1  # nothing is fully transparent, so nothing is changed
+        pixels[..., -1] |= 1  # not transparent, so no color is changed
         result = run(fake(3, channels=taken, multiple=2), pixels, tile)
         assert result.dtype == dtype
         np.testing.assert_array_equal(result, pixels.repeat(3, 0).repeat(3, 1))
 
 
-def test_sixteen_bits_go_through_as_such(fake, noise):
-    """Through 8 bits, all of these would be one value."""
+def test_sixteen_bits_are_not_reduced_to_eight(fake, noise):
+    """With 8 bits, all of these would be one value."""
     pixels = (30_000 + np.arange(200)).astype(np.uint16).reshape(10, 20, 1).repeat(3, 2)
     result = run(fake(1, KERNEL), pixels)
     assert len(np.unique(result[1:-1, 1:-1])) > 100
 
 
-def test_no_dark_fringe_around_what_is_transparent(fake):
-    """A red disc on transparent black, through a network that blurs: red it stays, wherever it is seen."""
+def test_no_dark_fringe_at_transparent_pixels(fake):
+    """A red disc on transparent black stays red in a network that blurs, wherever it is visible."""
     y, x = np.mgrid[:40, :40]
     disc = (y - 20) ** 2 + (x - 20) ** 2 < 100
     pixels = np.zeros((40, 40, 4), np.uint8)
@@ -51,8 +51,8 @@ def test_no_dark_fringe_around_what_is_transparent(fake):
     assert bare[soft > 0].min(axis=0)[0] < 200  # without, there is a fringe
 
 
-def test_what_is_opaque_or_empty_stays_so(fake):
-    """Whatever the network draws beyond: this one blurs farther than a pixel."""
+def test_opaque_and_transparent_areas_stay_so(fake):
+    """Even where the network blurs farther than a pixel."""
     pixels = np.zeros((20, 20, 2), np.uint8)
     pixels[:, 10:] = 255
     for tile in (0, 32):
@@ -61,7 +61,7 @@ def test_what_is_opaque_or_empty_stays_so(fake):
         assert (alpha[11:] == 255).all()
 
 
-def test_opaque_alpha_costs_nothing(fake, noise):
+def test_uniform_alpha_is_not_sent_through_the_network(fake, noise):
     session = fake(2)
     pixels = noise(9, 9, 4)
     pixels[..., 3] = 255
@@ -87,12 +87,12 @@ def test_a_network_of_another_range(fake, noise):
     np.testing.assert_allclose(seen[0].ravel(), [-1, 0, 1], atol=2e-5)
 
 
-def test_values_that_are_no_numbers(fake, noise):
+def test_nan_is_an_error(fake, noise):
     class Broken(fake):
         def __call__(self, x):
             return np.full_like(super().__call__(x), np.nan)
 
-    with pytest.raises(FastganError, match="no numbers"):
+    with pytest.raises(FastganError, match="NaN or infinity"):
         run(Broken(2), noise(4, 4, 3, np.uint16))
 
 
@@ -105,14 +105,14 @@ def test_what_a_network_must_be(fake):
 
 
 @pytest.mark.parametrize("tile", [-1, 1, 31, "small", 3.5])
-def test_tiles_that_cannot_be(fake, tile):
+def test_invalid_tiles(fake, tile):
     with pytest.raises(UsageError, match=rf"tile: expected auto, 0 \(none\) or a number >= 32, got {tile}"):
-        cutting(fake(), tile)
+        tile_policy(fake(), tile)
 
 
 def test_models_of_one_size(fake):
-    assert cutting(fake(fixed=(64, 48)), "auto") == Cutting((64, 48), exact=True)
-    with pytest.raises(UsageError, match="takes images of 48×64 only"):
-        cutting(fake(fixed=(64, 48)), 32)
+    assert tile_policy(fake(fixed=(64, 48)), "auto") == TilePolicy((64, 48), exact=True)
+    with pytest.raises(UsageError, match="takes images of 48×64 only; expected auto, got 32"):
+        tile_policy(fake(fixed=(64, 48)), 32)
     with pytest.raises(UsageError, match="32×32 or more, got one for 16×64"):
-        cutting(fake(fixed=(64, 16)), "auto")
+        tile_policy(fake(fixed=(64, 16)), "auto")

@@ -1,4 +1,4 @@
-"""Files and folders, with a session that is known exactly."""
+"""Files and folders, with a session whose results are known exactly."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from PIL import Image
 
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.upscale.image import encoders
-from fastgan.upscale.image.read import Picture, read
+from fastgan.upscale.image.read import DecodedImage, read
 from fastgan.upscale.image.write import write
 from fastgan.upscale.images import upscale_folder, upscale_image
 
@@ -24,7 +24,7 @@ def save(tmp_path, noise):
     def make(name, height=9, width=7, channels=3, dtype=np.uint8):
         pixels = noise(height, width, channels, dtype, seed=height * width)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        write(tmp_path / name, height, width, [pixels], Picture(pixels))
+        write(tmp_path / name, height, width, [pixels], DecodedImage(pixels))
         return pixels
 
     return make
@@ -57,7 +57,7 @@ def test_out_may_be_a_folder(tmp_path, save, fake):
     assert upscale_image(fake(), tmp_path / "a.gif", tmp_path / "out")["out"] == tmp_path / "out" / "a.png"
 
 
-def test_what_cannot_be_asked(tmp_path, save, fake):
+def test_invalid_arguments(tmp_path, save, fake):
     save("in.png")
     (tmp_path / "folder" / "in.png").mkdir(parents=True)
     (tmp_path / "link.png").symlink_to(tmp_path / "in.png")
@@ -79,7 +79,7 @@ def test_what_cannot_be_asked(tmp_path, save, fake):
     assert names(tmp_path) == before
 
 
-def test_files_that_are_there_stay_unless_asked(tmp_path, save, fake):
+def test_existing_files_are_kept_without_overwrite(tmp_path, save, fake):
     pixels = save("in.png")
     (tmp_path / "out.png").write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists; --overwrite replaces it"):
@@ -89,7 +89,7 @@ def test_files_that_are_there_stay_unless_asked(tmp_path, save, fake):
     np.testing.assert_array_equal(read(tmp_path / "out.png").pixels, twice(pixels))
 
 
-def test_too_large_for_its_format_before_any_work(tmp_path, save, fake):
+def test_a_result_too_large_for_its_format_is_refused_before_the_network_runs(tmp_path, save, fake):
     save("in.png", 1, 9000)
     session = fake()
     with pytest.raises(DataError, match="would be 18000×2, and a side of a WEBP file has at most 16,383"):
@@ -99,8 +99,8 @@ def test_too_large_for_its_format_before_any_work(tmp_path, save, fake):
 
 
 @pytest.mark.parametrize("out", ["out.png", "out.jpg"])
-def test_nothing_is_left_where_the_network_fails(tmp_path, save, fake, out):
-    """Also Ctrl-C: half of the tiles are through, and written aside."""
+def test_no_file_is_left_where_the_network_fails(tmp_path, save, fake, out):
+    """Also at Ctrl-C: half of the tiles are done and written to the temporary file."""
     save("in.png", 200, 40)
     (tmp_path / out).write_bytes(b"before")
     for error in (RuntimeError("no"), KeyboardInterrupt()):
@@ -121,20 +121,20 @@ def test_nothing_is_left_where_the_network_fails(tmp_path, save, fake, out):
 def test_an_output_that_cannot_be_written(tmp_path, save, fake):
     save("in.png", 300, 40)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="cannot be made"):
+    with pytest.raises(UsageError, match="cannot be created"):
         upscale_image(fake(), tmp_path / "in.png", tmp_path / "file" / "out.png", tile=32)
-    # Whoever runs the tests may write anywhere, so the folder is one where nobody can.
+    # Not even root can write there.
     with pytest.raises((UsageError, WriteError), match="/proc"):
         upscale_image(fake(), tmp_path / "in.png", "/proc/out.png", tile=32)
 
 
 def test_a_disk_that_runs_full(tmp_path, save, fake):
-    """The writer leaves while the network works: nobody waits for the other, and the error is the writer's."""
+    """The writer fails while the network works: no deadlock, and its error is raised."""
     save("in.png", 400, 40)
     session = fake()
     with pytest.MonkeyPatch.context() as patch:
 
-        def full(out, height, width, strips, like):
+        def full(out, height, width, strips, source):
             next(iter(strips))
             raise WriteError("the disk is full")
 
@@ -164,19 +164,19 @@ def test_a_folder(tmp_path, save, fake, noise):
     assert report.done == 4
     assert [path.name for path, _ in report.failed] == ["broken.jpg", "empty.png"]
     assert "damaged" in report.failed[0][1]
-    assert report.others == 2
+    assert report.ignored == 2
     assert names(tmp_path / "out") == sorted(expected)
     for name, pixels in expected.items():
         np.testing.assert_array_equal(read(tmp_path / "out" / name).pixels, twice(pixels))
 
 
-def test_a_folder_goes_on_where_it_stopped(tmp_path, save, fake):
+def test_a_repeated_run_skips_complete_files(tmp_path, save, fake):
     for i in range(4):
         save(f"in/{i}.png", 8, 8 + i)
     upscale_folder(fake(), tmp_path / "in", tmp_path / "out")
     (tmp_path / "out" / "1.png").write_bytes((tmp_path / "out" / "1.png").read_bytes()[:-5])
     (tmp_path / "out" / "2.png").unlink()
-    save("out/3.png", 5, 5)  # whole, and something else
+    save("out/3.png", 5, 5)  # complete, but of another size
     before = (tmp_path / "out" / "3.png").read_bytes()
     session = fake()
     report = upscale_folder(session, tmp_path / "in", tmp_path / "out")
@@ -195,7 +195,7 @@ def test_names_and_formats_in_a_folder(tmp_path, save, fake):
     report = upscale_folder(fake(), tmp_path / "in", tmp_path / "in" / "out", suffix="_x2", format="jpg")
     assert names(tmp_path / "in" / "out") == ["a_x2.jpg", "b_x2.jpg"]
     assert sum("white" in note or "rounded" in note for note in report.notes) == 2
-    # The results lie inside the source, and are no source.
+    # The results lie inside the source folder and are not upscaled again.
     report = upscale_folder(fake(), tmp_path / "in", tmp_path / "in" / "out", suffix="_x2", format="jpg")
     assert (report.done, report.skipped) == (0, 2)
     save("in/a.webp")
@@ -210,7 +210,7 @@ def test_names_and_formats_in_a_folder(tmp_path, save, fake):
 
 
 def test_stages_overlap_and_wait(tmp_path, save, fake, monkeypatch):
-    """With writers that take long, the network is ahead by a bounded number of pictures, and works meanwhile."""
+    """With slow writers the network works meanwhile, and is ahead by a bounded number of images."""
     for i in range(8):
         save(f"in/{i}.png")
     gate, ahead, written = threading.Event(), [], []
@@ -219,13 +219,13 @@ def test_stages_overlap_and_wait(tmp_path, save, fake, monkeypatch):
         def pixels(self, frames):
             ahead.append(len(self.shapes) - len(written))
             if len(self.shapes) == 2:
-                threading.Timer(0.2, gate.set).start()  # two pictures came through while none was written
+                threading.Timer(0.2, gate.set).start()  # two images are upscaled and none is written
             return super().pixels(frames)
 
-    def slow(out, height, width, strips, like):
+    def slow(out, height, width, strips, source):
         gate.wait(10)
         time.sleep(0.02)
-        result = write(out, height, width, strips, like)
+        result = write(out, height, width, strips, source)
         written.append(out)
         return result
 
@@ -255,20 +255,20 @@ def test_ctrl_c_in_a_folder(tmp_path, save, fake):
     assert report.done + report.skipped == 6
 
 
-def test_progress_is_shown(tmp_path, save, fake, monkeypatch, capsys):
+def test_progress_is_shown(tmp_path, save, fake, monkeypatch, caplog):
     from fastgan._util import progress
 
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     save("in/a.png", 60, 60)
     upscale_image(fake(), tmp_path / "in" / "a.png", tmp_path / "a.png", tile=32)
-    assert "upscaling a.png: 9 of 9 tiles" in capsys.readouterr().err
+    assert "upscaling a.png: 9 of 9 tiles" in caplog.text
     upscale_folder(fake(), tmp_path / "in", tmp_path / "out")
-    assert "upscaling in: 1 of 1 images" in capsys.readouterr().err
+    assert "upscaling in: 1 of 1 images" in caplog.text
 
 
 @pytest.mark.slow
-def test_a_large_picture_takes_bounded_memory(tmp_path):
-    """60 megapixels, ×2: the result alone has 720 MB. In a process of its own, whose memory tells."""
+def test_a_large_image_takes_bounded_memory(tmp_path):
+    """60 megapixels, ×2: the result alone has 720 MB. Run in a separate process, to measure its peak memory."""
     code = """
 import re
 import numpy as np
@@ -289,14 +289,14 @@ with open("in.png", "wb") as file:
         png.write((row + np.arange(top, top + 500)[:, None] // 7).astype(np.uint8).reshape(500, width, 3))
     png.close()
 done = upscale_image(Session(), "in.png", "out.png", tile=512)
-# Not getrusage: its peak is the parent's where that was larger.
+# Not getrusage: its peak starts with that of the parent process.
 print(done["tiles"], int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 0, done.stderr
     tiles, megabytes = map(int, done.stdout.split())
     assert tiles == 12 * 20
-    # Decoding takes 240 MB in Pillow and 180 in the array; strips of 61 MB are in hand afterwards.
+    # Decoding takes 240 MB in Pillow and 180 in the array; afterwards strips of 61 MB are held.
     assert megabytes < 650
     with open(tmp_path / "out.png", "rb") as file:
         assert file.read(24)[16:] == (20_000).to_bytes(4) + (12_000).to_bytes(4)

@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from fastgan.data.idx import read_idx
+from fastgan.data.arrays import read_idx
 from fastgan.errors import DataError
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

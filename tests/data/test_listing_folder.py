@@ -54,13 +54,13 @@ def test_channels_follow_the_images(tmp_path, picture, modes, channels):
     assert open_source(tmp_path, channels=4 - channels).channels == 4 - channels
 
 
-def test_color_turns_gray_by_luma(tmp_path, picture):
+def test_color_is_converted_to_gray_by_luma(tmp_path, picture):
     path = picture("a.png")
     np.testing.assert_array_equal(open_source(tmp_path, channels=1).images[0, 0], Image.open(path).convert("L"))
 
 
 @pytest.mark.parametrize(("name", "mode"), [("a.png", "RGBA"), ("a.png", "LA"), ("a.webp", "RGBA")])
-def test_alpha_lies_on_white(tmp_path, name, mode):
+def test_alpha_is_composited_on_white(tmp_path, name, mode):
     rgba = np.zeros((1, 3, 4), np.uint8)
     rgba[0, :, 3] = 0, 128, 255
     (tmp_path / "set").mkdir()
@@ -86,16 +86,16 @@ def test_sixteen_bits_are_rounded_to_eight(tmp_path, picture):
     assert open_source(tmp_path / "set").images.tolist() == [[[[0, 0, 1, 100, 255]]]]
 
 
-def test_turned_as_the_camera_says(tmp_path, picture):
+def test_the_exif_orientation_is_applied(tmp_path, picture):
     array = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
+    exif[0x0112] = 6  # rotate by 90° clockwise
     (tmp_path / "set").mkdir()
     Image.fromarray(array).save(tmp_path / "set" / "a.png", exif=exif)
     np.testing.assert_array_equal(open_source(tmp_path / "set").images[0, 0], np.rot90(array, -1))
 
 
-def test_resolution_crops_the_centre_and_resizes(tmp_path, picture):
+def test_resolution_crops_the_center_and_resizes(tmp_path, picture):
     wide, tall = picture("a.png", size=(20, 10)), picture("b.png", size=(6, 15))
     images = open_source(tmp_path, resolution=5).images
     for got, path, box in ((images[0], wide, (5, 0, 15, 10)), (images[1], tall, (0, 4, 6, 10))):
@@ -119,7 +119,7 @@ def test_empty_folder(tmp_path):
         open_source(tmp_path)
 
 
-def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, monkeypatch):
+def test_an_unreadable_sub_folder_is_an_error(tmp_path, picture, monkeypatch):
     picture("a.png")
     picture("shut/b.png")
 
@@ -138,7 +138,7 @@ def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, picture, mon
             open_source(folder)
 
 
-def test_dataset_json_rules_where_it_states_labels(tmp_path, picture):
+def test_labels_of_dataset_json_take_precedence(tmp_path, picture):
     for name in ("00000/a.png", "00000/b.png", "00001/c.png"):
         picture(f"set/{name}")
     stated = tmp_path / "set" / "dataset.json"
@@ -152,7 +152,7 @@ def test_dataset_json_rules_where_it_states_labels(tmp_path, picture):
     assert open_source(tmp_path / "set").class_names == ("00000", "00001")
 
 
-def test_a_link_to_nothing_is_left_out(tmp_path, picture):
+def test_a_dangling_link_is_left_out(tmp_path, picture):
     picture("set/a.png")
     os.symlink(tmp_path / "gone.png", tmp_path / "set" / "b.png")
     with pytest.warns(UserWarning, match=r"1 of 2 images in .* cannot be read: b\.png; they are left out"):
@@ -164,6 +164,6 @@ def test_a_link_to_nothing_is_left_out(tmp_path, picture):
 def test_decompression_bombs(tmp_path, picture, monkeypatch, limit):
     picture("a.png", size=(10, 10))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(DataError, match=r"a\.png in .* is absurdly large") as caught:
+    with pytest.raises(DataError, match=r"a\.png in .* exceeds Pillow's limit for decompression bombs") as caught:
         open_source(tmp_path)
     assert "\n" not in str(caught.value)

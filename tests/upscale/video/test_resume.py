@@ -1,4 +1,4 @@
-"""Killed at any moment, stopped by Ctrl-C, started with other settings: nothing is lost, nothing is mixed."""
+"""Runs that are killed, stopped by Ctrl-C or repeated with other settings: nothing is lost or mixed."""
 
 import json
 import signal
@@ -26,9 +26,9 @@ def start(source, out, seconds):
 
 def finish(source, out):
     process = start(source, out, 0)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 0, complaint
-    return said
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return output
 
 
 def wait_for(found, process):
@@ -45,49 +45,49 @@ def clip(kit, tmp_path):
     return tmp_path / "in.mp4"
 
 
-@pytest.mark.parametrize("notes", [0, 1, 3])
-def test_killed_and_resumed_is_as_never_killed(kit, clip, tmp_path, notes):
-    """SIGKILL while a piece is being written; every packet of the result is the same."""
+@pytest.mark.parametrize("segments", [0, 1, 3])
+def test_killed_and_resumed_is_as_never_killed(kit, clip, tmp_path, segments):
+    """SIGKILL while a segment is written; every packet of the result is the same."""
     out = tmp_path / "out.mp4"
     process = start(clip, out, 0.1)
     parts = tmp_path / "out.mp4.parts"
-    wait_for(lambda: len([*parts.glob("0*.json")]) >= notes and any(parts.glob("0*.nut")), process)
+    wait_for(lambda: len([*parts.glob("0*.json")]) >= segments and any(parts.glob("0*.nut")), process)
     process.kill()
     process.communicate()
     assert not out.exists()
     left = len([*parts.glob("0*.json")])
-    assert notes <= left < 6
-    said = finish(clip, out)
-    assert f"resumed {10 * left}" in said
-    assert ("going on after" in said) == (left > 0)
+    assert segments <= left < 6
+    output = finish(clip, out)
+    assert f"resumed {10 * left}" in output
+    assert ("resuming after" in output) == (left > 0)
     finish(clip, tmp_path / "whole.mp4")
     for kind in ("video", "audio"):
         assert kit.packets_of(out, kind) == kit.packets_of(tmp_path / "whole.mp4", kind)
-    assert len(kit.look_at(out).frames) == 63
+    assert len(kit.inspect(out).frames) == 63
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4", "whole.mp4"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_leaves_what_plays_and_goes_on(kit, clip, tmp_path, number):
+def test_ctrl_c_leaves_a_playable_file_and_is_resumed(kit, clip, tmp_path, number):
     out = tmp_path / "out.mp4"
     process = start(clip, out, 0.06)
     for line in process.stdout:
         if line.startswith("done 25"):
             break
     process.send_signal(number)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130, complaint
-    assert complaint == ""
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == ""
     assert not out.exists()
-    partial = kit.look_at(tmp_path / "out.partial.mp4")
+    partial = kit.inspect(tmp_path / "out.partial.mp4")
     done = len(partial.frames)
     assert 25 <= done < 60
-    assert f"stopped after {done} frames: {tmp_path / 'out.partial.mp4'} has them" in said
-    sound = kit.packets_of(tmp_path / "out.partial.mp4", "audio")[0]
-    assert done / 25 - 0.07 < sound[-1][1] + 0.064 < done / 25 + 0.07
-    said = finish(clip, out)
-    assert f"resumed {done}" in said
-    source, result = kit.look_at(clip), kit.look_at(out)
+    assert f"stopped after {done} frames, written to {tmp_path / 'out.partial.mp4'}; repeat to resume" in output
+    audio = kit.packets_of(tmp_path / "out.partial.mp4", "audio")[0]
+    assert done / 25 - 0.07 < audio[-1][1] + 0.064 < done / 25 + 0.07
+    output = finish(clip, out)
+    assert f"resumed {done}" in output
+    source, result = kit.inspect(clip), kit.inspect(out)
     assert result.times == source.times
     for before, after in zip(source.pictures, result.pictures, strict=True):
         assert np.abs(after.astype(int) - before.repeat(2, 0).repeat(2, 1)).mean() < 8
@@ -95,7 +95,7 @@ def test_ctrl_c_leaves_what_plays_and_goes_on(kit, clip, tmp_path, number):
 
 
 def test_a_second_ctrl_c_ends_at_once(kit, clip, tmp_path):
-    """It waits neither for the batch in the network nor for a file of what is done."""
+    """It waits neither for the batch in the network nor for the partial file."""
     out = tmp_path / "out.mp4"
     process = start(clip, out, 5)
     batches = 0
@@ -106,10 +106,10 @@ def test_a_second_ctrl_c_ends_at_once(kit, clip, tmp_path):
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    said, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130, complaint
-    assert complaint == ""
-    assert said == ""
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors == ""
+    assert output == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
     assert "resumed 0" in finish(clip, out)
 
@@ -141,8 +141,8 @@ class Broken:
 
 @pytest.fixture
 def half(kit, upscale, clip, tmp_path, monkeypatch):
-    """The parts of a run whose network failed after 20 frames."""
-    monkeypatch.setattr(pipeline, "PIECE_SECONDS", 0.4)
+    """The segments of a run whose network failed after 20 frames."""
+    monkeypatch.setattr(pipeline, "SEGMENT_SECONDS", 0.4)
     with pytest.raises(MemoryError, match="the device has no memory left"):
         upscale(Broken(kit.Nearest(2)), clip, tmp_path / "out.mp4", batch=10)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
@@ -154,7 +154,7 @@ def test_a_network_that_fails_loses_nothing(kit, upscale, clip, tmp_path, half):
     done = upscale(network, clip, tmp_path / "out.mp4", batch=10)
     assert (done.frames, done.resumed) == (63, 20)
     assert sum(shape[0] for shape in network.shapes) == 43
-    assert f"going on after 20 frames that are done already, from {half}" in done.said
+    assert f"resuming after 20 finished frames in {half}" in done.log
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_network_that_fails_loses_nothing(kit, upscale, clip, tmp_path, half):
         ("source", "source"),
     ],
 )
-def test_parts_of_something_else_are_not_used(kit, upscale, clip, tmp_path, half, change, named):
+def test_segments_of_another_run_are_not_used(kit, upscale, clip, tmp_path, half, change, named):
     options, network = {"batch": 10}, kit.Nearest(2)
     if change == "scale":
         network = kit.Nearest(1)
@@ -178,19 +178,19 @@ def test_parts_of_something_else_are_not_used(kit, upscale, clip, tmp_path, half
         options |= change
     done = upscale(network, clip, tmp_path / "out.mp4", **options)
     assert done.resumed == 0
-    assert f"{half} holds parts of another run ({named} differ); they are removed" in done.said
-    assert len(kit.look_at(tmp_path / "out.mp4").frames) == done.frames
+    assert f"removing the segments of another run in {half} (different: {named})" in done.log
+    assert len(kit.inspect(tmp_path / "out.mp4").frames) == done.frames
 
 
-def test_a_damaged_part_is_not_joined(kit, upscale, clip, tmp_path, half):
-    piece = half / "00000.nut"
-    piece.write_bytes(piece.read_bytes()[:-400])
+def test_a_damaged_segment_is_not_joined(kit, upscale, clip, tmp_path, half):
+    segment = half / "00000.nut"
+    segment.write_bytes(segment.read_bytes()[:-400])
     with pytest.raises(DataError, match=r"00000\.nut"):
         upscale(kit.Nearest(2), clip, tmp_path / "out.mp4", batch=10)
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_two_at_a_time(kit, upscale, clip, tmp_path):
+def test_two_processes_with_the_same_output(kit, upscale, clip, tmp_path):
     process = start(clip, tmp_path / "out.mp4", 0.2)
     wait_for(lambda: any(tmp_path.glob("*/0*.nut")), process)
     with pytest.raises(UsageError, match=r"out: another process is writing .*out\.mp4"):
@@ -199,28 +199,32 @@ def test_two_at_a_time(kit, upscale, clip, tmp_path):
     process.communicate()
 
 
-def test_the_place_is_found_by_seeking_or_by_counting(kit, tmp_path, monkeypatch):
-    """Seeking must end at the very frame; where times say too little, all frames are counted."""
-    from fastgan.upscale.video.decode import Place, Source
+def test_the_resume_point_is_found_by_seeking_or_by_counting(kit, tmp_path, monkeypatch):
+    """Seeking must end at the same frame; where it cannot be identified, all frames are counted."""
+    from fastgan.upscale.video.decode import ResumePoint, VideoSource
 
     kit.write_clip(tmp_path / "in.mp4", 300)
-    source = Source(tmp_path / "in.mp4")
-    shots = list(source.frames())
-    last, near = shots[280], shots[270]
+    source = VideoSource(tmp_path / "in.mp4")
+    frames = list(source.frames())
+    last, earlier = frames[280], frames[270]
     opened = []
     plain = source.open
     monkeypatch.setattr(source, "open", lambda: opened.append(1) or plain())
-    for mark, stamp, count in ((last.mark, last.stamp, 1), (last.mark + 1, last.stamp, 2), (last.mark, None, 1)):
+    for checksum, pts, count in (
+        (last.checksum, last.source_pts, 1),
+        (last.checksum + 1, last.source_pts, 2),
+        (last.checksum, None, 1),
+    ):
         opened.clear()
-        rest = list(source.frames(Place(280, last.time, stamp, mark, near.stamp)))
+        rest = list(source.frames(ResumePoint(280, last.time, pts, checksum, earlier.source_pts)))
         assert len(opened) == count
-        assert [(shot.number, shot.time, shot.mark) for shot in rest] == [
-            (shot.number, shot.time, shot.mark) for shot in shots[281:]
+        assert [(timed.index, timed.time, timed.checksum) for timed in rest] == [
+            (timed.index, timed.time, timed.checksum) for timed in frames[281:]
         ]
 
 
-def test_a_full_disk_keeps_the_parts(kit, clip, tmp_path):
-    """A limit on the size of files stands in for it; then there is room again."""
+def test_a_full_disk_keeps_the_segments(kit, clip, tmp_path):
+    """Simulated by a limit on the size of files, which is then lifted."""
     code = (
         "import resource, sys, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
         "sys.argv = sys.argv[2:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -237,15 +241,15 @@ def test_a_full_disk_keeps_the_parts(kit, clip, tmp_path):
         assert " free there" in last
         assert sorted(p.name for p in tmp_path.iterdir()) == ["in.mp4", "out.mp4.parts"]
         sizes.append(len(list(tmp_path.glob("out.mp4.parts/0*.json"))))
-    assert sizes == [0, 7]  # the first limit fails a piece, the second the result
+    assert sizes == [0, 7]  # the first limit fails in a segment, the second in the result
     assert "resumed 63" in finish(clip, tmp_path / "out.mp4")
-    assert len(kit.look_at(tmp_path / "out.mp4").frames) == 63
+    assert len(kit.inspect(tmp_path / "out.mp4").frames) == 63
 
 
-def test_state_says_what_the_parts_are(half):
+def test_the_state_file(half):
     state = json.loads((half / "state.json").read_text())
     assert state["result"]["codec"] == "h264"
     assert state["result"]["crf"] == 17
-    note = json.loads((half / "00001.json").read_text())
-    assert note["frames"] == 10
-    assert note["first"] == 10 * 512
+    segment = json.loads((half / "00001.json").read_text())
+    assert segment["frames"] == 10
+    assert segment["first"] == 10 * 512

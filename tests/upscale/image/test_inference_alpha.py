@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from fastgan.upscale.image import alpha as module
-from fastgan.upscale.image.alpha import extend_colors, within_neighbors
+from fastgan.upscale.image import inference as module
+from fastgan.upscale.image.inference import clip_to_neighbors, extend_colors
 
 
 def blob(height, width, channels, dtype, seed=0, share=0.01):
-    """Shapes of noise colors on transparent black."""
+    """Pixels of random colors on transparent black."""
     rng = np.random.default_rng(seed)
     most = np.iinfo(dtype).max
     pixels = np.zeros((height, width, channels), dtype)
@@ -17,7 +17,7 @@ def blob(height, width, channels, dtype, seed=0, share=0.01):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [2, 4])
-def test_seen_pixels_and_alpha_stay(dtype, channels):
+def test_visible_pixels_and_alpha_are_unchanged(dtype, channels):
     before = blob(60, 70, channels, dtype)
     after = before.copy()
     extend_colors(after)
@@ -32,7 +32,7 @@ def test_a_lone_color_spreads_as_a_square():
     pixels[30, 25] = 10, 20, 30, 1
     extend_colors(pixels)
     spread = (pixels[..., :3] == [10, 20, 30]).all(axis=2)
-    reach = module._REACH
+    reach = module._COLOR_REACH
     expected = np.zeros((64, 64), bool)
     expected[30 - reach : 31 + reach, 25 - reach : 26 + reach] = True
     np.testing.assert_array_equal(spread, expected)
@@ -42,17 +42,17 @@ def test_a_lone_color_spreads_as_a_square():
 @pytest.mark.parametrize("strip", [16, 17, 40])
 def test_strips_make_no_difference(monkeypatch, strip):
     for seed in range(5):
-        pixels = blob(150, 50, 4, np.uint8, seed, share=0.0015)  # so few that the farthest ones count
+        pixels = blob(150, 50, 4, np.uint8, seed, share=0.0015)  # so few that pixels at the full distance matter
         whole, parts = pixels.copy(), pixels.copy()
         extend_colors(whole)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_STRIP", strip)
+            patch.setattr(module, "_ROWS", strip)
             extend_colors(parts)
         np.testing.assert_array_equal(parts, whole)
         assert (whole != pixels).any()
 
 
-def test_nothing_to_do():
+def test_uniform_alpha_changes_nothing():
     for alpha in (0, 255):
         pixels = np.full((5, 5, 2), 7, np.uint8)
         pixels[..., 1] = alpha
@@ -62,10 +62,10 @@ def test_nothing_to_do():
     extend_colors(np.zeros((1, 1, 4), np.uint8))
 
 
-def test_alpha_within_its_neighbors():
+def test_alpha_is_clipped_to_its_neighbors():
     alpha = np.zeros((4, 5, 1), np.uint8)
     alpha[:, 3:] = 255
-    result = within_neighbors(np.full((8, 10, 1), 100, np.uint8), alpha, 2)[..., 0]
-    np.testing.assert_array_equal(result[:, :4], 0)  # two pixels left of the step: nothing but 0 around
+    result = clip_to_neighbors(np.full((8, 10, 1), 100, np.uint8), alpha, 2)[..., 0]
+    np.testing.assert_array_equal(result[:, :4], 0)  # at least two pixels left of the step: only zeros around
     np.testing.assert_array_equal(result[:, 4:8], 100)
     np.testing.assert_array_equal(result[:, 8:], 255)

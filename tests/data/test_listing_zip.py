@@ -45,7 +45,7 @@ def test_stylegan_zip(tmp_path, compression, top):
 
 
 @pytest.mark.parametrize("stated", [{}, {"dataset.json": {"labels": None}}])
-def test_buckets_are_no_classes(tmp_path, stated):
+def test_bucket_folders_are_not_classes(tmp_path, stated):
     assert open_source(write_zip(tmp_path / "a.zip", {**BUCKETS, **stated})).labels is None
 
 
@@ -61,11 +61,11 @@ def test_folders_are_classes_where_no_dataset_json_says_otherwise(tmp_path, top)
     assert open_source(tmp_path / "a.zip").labels is None
 
 
-def test_one_folder_is_no_class(tmp_path):
+def test_a_single_folder_is_not_a_class(tmp_path):
     assert open_source(write_zip(tmp_path / "a.zip", {"photos/a.png": png(1), "photos/b.png": png(2)})).labels is None
 
 
-def test_hidden_members_and_other_files_are_passed_over(tmp_path):
+def test_hidden_members_and_other_files_are_skipped(tmp_path):
     other = ("__MACOSX/a.png", "__MACOSX/._b.png", ".thumbs/c.png", "d/.e.png", "notes.txt")
     files = {"a.png": png(5), **{name: png(9, (2, 2)) for name in other}}
     assert values(open_source(write_zip(tmp_path / "a.zip", files))) == [5]
@@ -88,13 +88,13 @@ def test_labels_that_do_not_fit(tmp_path, labels, message):
         open_source(write_zip(tmp_path / "a.zip", files))
 
 
-def test_dataset_json_that_is_none(tmp_path):
-    with pytest.raises(DataError, match=r"a.zip/dataset.json is not JSON .*; mend or remove it"):
+def test_an_invalid_dataset_json(tmp_path):
+    with pytest.raises(DataError, match=r"a.zip/dataset.json is not JSON .*; correct or remove it"):
         open_source(write_zip(tmp_path / "a.zip", {"a.png": png(1), "dataset.json": b"{"}))
 
 
 def test_a_damaged_member_is_left_out(tmp_path):
-    """The checksum of the zip finds what the picture's format lets through, though its decoder stops before the end."""
+    """The checksum of the zip detects what the image's decoder does not, though it stops reading before the end."""
     names = [f"{i}.bmp" for i in range(3)]
     path = write_zip(tmp_path / "a.zip", {name: png(i, kind="BMP") + bytes(200_000) for i, name in enumerate(names)})
     with zipfile.ZipFile(path) as archive:
@@ -107,19 +107,19 @@ def test_a_damaged_member_is_left_out(tmp_path):
     assert (values(images), images.skipped) == ([0, 2], 1)
 
 
-def test_a_member_may_not_claim_anything(tmp_path, monkeypatch):
+def test_a_member_that_claims_a_huge_size_is_left_out(tmp_path, monkeypatch):
     path = write_zip(tmp_path / "a.zip", {"a.png": png(1), "b.png": png(2) + bytes(10_000)}, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr("fastgan.data.archive._LARGEST", 5_000)
+    monkeypatch.setattr("fastgan.data.listing._MAX_FILE", 5_000)
     with pytest.warns(UserWarning, match=r"cannot be read: b\.png;"):
         assert values(open_source(path)) == [1]
 
 
-def test_what_is_no_whole_zip(tmp_path):
+def test_an_incomplete_zip(tmp_path):
     path = write_zip(tmp_path / "a.zip", BUCKETS)
     whole = path.read_bytes()
     for damaged in (b"", b"text", whole[:-30]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"not a readable zip file .*; get it again"):
+        with pytest.raises(DataError, match=r"not a readable zip file .*; download it again"):
             open_source(path)
 
 
@@ -129,7 +129,7 @@ def test_encrypted(tmp_path):
     whole[6] |= 1
     whole[whole.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(whole)
-    with pytest.raises(DataError, match="is encrypted; unpack it with its password and give the folder"):
+    with pytest.raises(DataError, match="is encrypted; unpack it and pass the folder"):
         open_source(path)
 
 
