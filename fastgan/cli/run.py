@@ -27,7 +27,7 @@ class _Run:
     seeds: str = "0-63"
     """such as 0-63 or 1,5,9; a seed determines its image"""
     out: Path = Path("grid.png")
-    """.png: a grid; .mp4, .webm, .mkv, .mov, .webp or .gif: a latent walk from seed to seed; a folder: one PNG a seed"""
+    """.png: a grid; .mp4, .webm, .mkv, .mov, .webp, .gif: a latent walk from seed to seed; a folder: one PNG a seed"""
     class_: Class = None
     """of a conditional generator; by default the seed modulo the number of classes, in a walk that of the first seed"""
     frames: int = 60

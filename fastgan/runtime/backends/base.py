@@ -1,4 +1,4 @@
-"""The interface of a back-end, and its registration: a class in a file of this package, decorated with `register`."""
+"""The interface of a back-end and its registration: a class in a file of this package with `@register`."""
 
 from __future__ import annotations
 
