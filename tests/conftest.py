@@ -1,4 +1,4 @@
-"""Shared by all tests: images small enough to train on in a moment, and the command line as a process."""
+"""Shared by all tests: a small image set, the command line as a process, pretrained networks and a photograph."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+
+pytest_plugins = ["fixtures_deploy"]
 
 
 @pytest.fixture

@@ -71,8 +71,8 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
 
     done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr
-    assert "what keeping 0.5 of all costs: coverage 0." in done.stdout
-    assert "(300 samples, 300 real images), seen by a classifier trained on 270 images" in done.stdout
+    assert "effect of keeping 0.5 of the samples: coverage 0." in done.stdout
+    assert "(300 samples against as many real images), in features of a classifier of 270 images" in done.stdout
     assert (tmp_path / "best.png").exists()
 
 
@@ -83,7 +83,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
             ["model.onnx", "--keep-best", "0.5"],
             "keep_best: the discriminator judges, and model.onnx has none; give the run",
         ),
-        (["run", "--keep-best", "1"], "keep_best: expected a part from 0.01 to below 1, got 1.0"),
+        (["run", "--keep-best", "1"], "keep_best: expected a fraction from 0.01 to below 1, got 1.0"),
     ],
 )
 def test_what_cannot_be_kept(words, message):

@@ -1,31 +1,28 @@
-"""Which back-end runs a model the fastest: measured once on the very model, and kept in a file."""
+"""Selects the back-end that runs a model fastest: timed once on this model, the result stored in a file."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fastgan._util.autotune import NoCandidate, Selection, Store, open_store, select, stored_selection
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
 from fastgan.errors import BackendError, FastganError, UsageError
+from fastgan.runtime import backends
 from fastgan.runtime.backends.base import Backend, first_line
-from fastgan.runtime.hardware import cpu_features, cpu_name, gpu_names, installed
+from fastgan.runtime.hardware import cpu_features, cpu_name, gpu_names
 from fastgan.runtime.spec import Inputs
 
-#: Seconds that measuring may take, opening not counted. Where one call takes longer than ONE, one call decides.
-ALL, ONE = 2.0, 1.0
-
-#: The packages whose version a time depends on.
-_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino", "torch")
+#: Seconds for all timed rounds. A call that takes longer than SINGLE_CALL seconds is timed once.
+TOTAL, SINGLE_CALL = 2.0, 1.0
 
 
-class Choosing:
-    """The candidates for a model, opened at most once each.
+class Selector:
+    """The candidate back-ends for a model; each is opened at most once.
 
-    opens: by name. unavailable: why other back-ends do not take part.
+    opens: functions that open the model, by name. unavailable: the reasons why other back-ends are left out.
     """
 
     def __init__(self, opens: dict[str, Callable[[], Backend]], unavailable: dict[str, str]):
@@ -34,8 +31,8 @@ class Choosing:
         self._errors: dict[str, FastganError] = {}
         self.unavailable = dict(unavailable)
 
-    def any(self) -> Backend:
-        """One that opens the model. Raises what opening raised, or BackendError with the reasons of several."""
+    def first_that_opens(self) -> Backend:
+        """The first back-end that opens the model. Raises its error, or BackendError with the reasons of several."""
         for name in self._opens:
             if backend := self._open(name):
                 return backend
@@ -43,7 +40,7 @@ class Choosing:
             raise next(iter(self._errors.values()))
         if all(isinstance(error, UsageError) for error in self._errors.values()):
             raise UsageError("; ".join(map(str, self._errors.values())))
-        raise _none(self.unavailable)
+        raise _no_backend(self.unavailable)
 
     def fastest(
         self, inputs: Callable[[Backend], list[Inputs]], store: Callable[[], tuple[Store, str]]
@@ -54,12 +51,12 @@ class Choosing:
         where the selection is kept, and its key; called only if there are several candidates.
         """
         if len(self._opens) == 1:
-            return self.any(), None
+            return self.first_that_opens(), None
         opened_store, key = store()
         stored = stored_selection(key, opened_store)
         if stored and stored.name in self._opens and (backend := self._open(stored.name)):
             return backend, stored
-        trials = inputs(self.any())
+        trials = inputs(self.first_that_opens())
         # What was stored but does not open any more is no candidate, so that select measures again.
         names = [name for name in self._opens if name not in self.unavailable]
         once: dict[str, float] = {}
@@ -78,7 +75,7 @@ class Choosing:
             )  # fmt: skip
         except NoCandidate as error:
             self.unavailable.update(error.reasons)
-            raise _none(self.unavailable) from error
+            raise _no_backend(self.unavailable) from error
         self.unavailable.update(selection.unavailable)
         return self._ready[selection.name], selection
 
@@ -88,7 +85,7 @@ class Choosing:
         failed: dict[str, float | Exception] = {}
         last = trials[0]
         for given in trials[1:]:
-            if not took or max(took.values()) * given[0].size / last[0].size > ONE * 1e3:
+            if not took or max(took.values()) * given[0].size / last[0].size > SINGLE_CALL * 1e3:
                 break
             last = given
             for name in list(took):
@@ -97,9 +94,9 @@ class Choosing:
                 except BackendError as error:
                     failed[name] = error
                     del took[name]
-        if len(took) > 1 and max(took.values()) < ONE * 1e3:
+        if len(took) > 1 and max(took.values()) < SINGLE_CALL * 1e3:
             runs = {name: functools.partial(self._ready[name].run, *last) for name in took}
-            pending = alternate(runs, watch, rounds_in(ALL, sum(took.values()) / 1e3, (3, 50)))
+            pending = alternate(runs, watch, rounds_in(TOTAL, sum(took.values()) / 1e3, (3, 50)))
             took = {name: quantile([read() for read in reads], 0.5) for name, reads in pending.items()}
         return took | failed
 
@@ -127,22 +124,16 @@ def store(model: str, device: str, threads: int) -> tuple[Store, str]:
     hardware = {
         "device": " ".join((cpu_name(), *gpu_names())),
         "features": " ".join(cpu_features()),
-        **{name: version for name in _PACKAGES if (version := installed(name))},
+        **backends.versions(),
     }
     return open_store("back-ends", hardware), f"{model} {device} {threads} threads"
 
 
-def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_of_module(module: Any) -> str:
-    """SHA-256 of what a torch module's time depends on: its layers, and the shapes and dtypes of its tensors."""
+def module_digest(module: Any) -> str:
+    """SHA-256 of the layers of a torch module and the shapes and dtypes of its tensors, not of their values."""
     tensors = [(name, tuple(t.shape), str(t.dtype)) for name, t in module.state_dict().items()]
     return hashlib.sha256(f"{module!r} {tensors}".encode()).hexdigest()
 
 
-def _none(reasons: dict[str, str]) -> BackendError:
+def _no_backend(reasons: dict[str, str]) -> BackendError:
     return BackendError("model: no back-end runs it: " + "; ".join(f"{n}: {reason}" for n, reason in reasons.items()))

@@ -11,7 +11,8 @@ from fastgan import __version__
 from fastgan._util.env import cache_dir
 from fastgan._util.hashing import file_sha256
 from fastgan.errors import UsageError
-from fastgan.runtime.backends import RUNS
+from fastgan.runtime import backends
+from fastgan.runtime.backends.base import MODULE
 from fastgan.runtime.hardware import gpu_names
 from fastgan.runtime.spec import Spec
 from fastgan.upscale.image.inference import check_network
@@ -39,16 +40,16 @@ def open_upscaler(
     from fastgan.runtime.session import Session
 
     path = Path(model)
-    if path.is_file() and path.suffix.lower() in RUNS:
+    if path.is_file() and path.suffix.lower() in backends.suffixes():
         session = Session(path, backend=backend, device=device, threads=threads)
     else:
         weights = path if path.is_file() else _pretrained(model)
-        if weights is not None and backend not in RUNS[""] and not _on_gpu(device) and _can_export():
+        if weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
             session = Session(_exported(weights), backend=backend, device=device, threads=threads)
         else:
             from fastgan.export.source import open_network
 
-            network = open_network(model if weights is None else weights)
+            network = open_network(model if weights is None else weights, names=_names())
             session = Session(network, backend=backend, device=device, threads=threads)
     check_network(session.spec)
     return session
@@ -61,6 +62,12 @@ def _pretrained(name: str) -> Path | None:
     if name not in pretrained.KNOWN:
         return None
     return pretrained.fetch(name)
+
+
+def _names() -> list[str]:
+    from fastgan.upscale import pretrained
+
+    return list(pretrained.KNOWN)
 
 
 def _exported(weights: Path) -> Path:

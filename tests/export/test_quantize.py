@@ -80,7 +80,7 @@ def generator(tmp_path):
 
 
 def pictures(n=4, side=24, seed=0):
-    """Smooth ones, with an edge."""
+    """Smooth images with an edge."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
     for _ in range(n):
@@ -151,7 +151,7 @@ def test_a_generator_from_latents(tmp_path, generator):
         assert psnr(run(tmp_path / "int8.onnx", z), exact, -1, 1) > 35
 
 
-def test_equalization_is_the_same_function_and_earns_its_place(tmp_path, upscaler, monkeypatch):
+def test_equalization_keeps_the_function_and_improves_the_psnr(tmp_path, upscaler, monkeypatch):
     x = next(iter(pictures(1, seed=3)))
     exact = run(upscaler, x)
     quantize(upscaler, tmp_path / "with.onnx", IMAGE, pictures())
@@ -190,24 +190,24 @@ def test_harmful_layers_stay_in_float(tmp_path, monkeypatch):
     facts = quantize(path, tmp_path / "a.onnx", g.spec, pictures())
     assert facts["layers_in_float"] == ["Conv_0", "Conv_5", "Conv_6"]
     assert psnr(run(tmp_path / "a.onnx", x), run(path, x)) > 40
-    monkeypatch.setattr(sensitivity, "TARGET", 0.0)
+    monkeypatch.setattr(sensitivity, "TARGET_PSNR", 0.0)
     facts = quantize(path, tmp_path / "b.onnx", g.spec, pictures())
     assert facts["layers_in_float"] == ["Conv_0"]
     assert psnr(run(tmp_path / "b.onnx", x), run(path, x)) < 35
 
 
-def test_the_step_of_least_squared_error():
+def test_the_parameters_of_least_squared_error():
     counts = np.ones(2048)
-    even = ranges.best_step(-1.0, 1.0, counts, symmetric=False)
+    even = ranges.least_error_parameters(-1.0, 1.0, counts, symmetric=False)
     assert even.scale == pytest.approx(2 / 255)
     assert even.zero in (127, 128)
-    assert ranges.best_step(0.5, 2.0, counts, symmetric=False) == ranges.Step(pytest.approx(2 / 255), 0)
-    assert ranges.best_step(-3.0, 1.0, counts, symmetric=True) == ranges.Step(pytest.approx(3 / 127), 0, signed=True)
+    assert ranges.least_error_parameters(0.5, 2.0, counts, symmetric=False) == ranges.Int8Parameters(pytest.approx(2 / 255), 0)
+    assert ranges.least_error_parameters(-3.0, 1.0, counts, symmetric=True) == ranges.Int8Parameters(pytest.approx(3 / 127), 0, signed=True)
     outlier = np.zeros(2048)
     outlier[:200] = 1e6  # from 0 to 1
     outlier[-1] = 1  # one in 2e8 at 10
-    assert ranges.best_step(0.0, 10.24, outlier, symmetric=False).scale < 2 / 255
-    assert ranges.best_step(0.0, 0.0, counts, symmetric=False).scale == 1
+    assert ranges.least_error_parameters(0.0, 10.24, outlier, symmetric=False).scale < 2 / 255
+    assert ranges.least_error_parameters(0.0, 0.0, counts, symmetric=False).scale == 1
 
 
 def test_weights_within_half_a_step_per_channel():
@@ -221,7 +221,7 @@ def test_weights_within_half_a_step_per_channel():
         assert (np.abs(whole * scales.reshape(shape) - w) <= scales.reshape(shape) * 0.5001).all()
 
 
-def test_calibration_is_bounded(tmp_path, upscaler, monkeypatch):
+def test_the_number_and_size_of_calibration_inputs_are_bounded(tmp_path, upscaler, monkeypatch):
     seen = []
     observe = ranges.observe
     monkeypatch.setattr(ranges, "observe", lambda m, layers, inputs: seen.append(inputs) or observe(m, layers, inputs))

@@ -154,7 +154,7 @@ def test_bad_input(tmp_path, upscaler, generator):
     refused(half, "expected one float32 input")
     (folder / "a").mkdir(parents=True)
     (folder / "a" / "notes.txt").touch()
-    refused(upscaler, "is no model of a repository; it is left as it is")
+    refused(upscaler, "is no model of a repository; it is not replaced")
     assert (folder / "a" / "notes.txt").exists()
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="could not be written"):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from fastgan.errors import ExportError
-from fastgan.export.half_emulation import widened
+from fastgan.export.half_emulation import float32_emulation
 from fastgan.export.targets.onnx import open_file
 
 onnx = pytest.importorskip("onnx")
@@ -20,14 +20,14 @@ def file(path, nodes, kind, initializers=()):
     return path
 
 
-def test_the_twin_overflows_where_a_gpu_does_and_the_runtime_does_not(tmp_path):
-    """(x + x) / 4 of 4e4: 8e4 is beyond float16. The reason for having a twin."""
+def test_the_emulation_overflows_where_a_gpu_does_and_onnxruntime_does_not(tmp_path):
+    """(x + x) / 4 of 4e4: 8e4 is beyond float16. The reason for the emulation."""
     quarter = helper.make_tensor("quarter", TensorProto.FLOAT16, [1], [0.25])
     nodes = [helper.make_node("Add", ["a", "a"], ["b"]), helper.make_node("Mul", ["b", "quarter"], ["z"])]
     path = file(tmp_path / "m.onnx", nodes, TensorProto.FLOAT16, [quarter])
     x = np.array([4e4, 1], np.float32)
-    assert open_file(widened(path))(x).tolist() == [np.inf, 0.5]
-    assert open_file(path)(x).tolist() == [2e4, 0.5]  # else the file could be asked itself, and this code could go
+    assert open_file(float32_emulation(path))(x).tolist() == [np.inf, 0.5]
+    assert open_file(path)(x).tolist() == [2e4, 0.5]  # if this fails, ONNX Runtime rounds itself and the emulation is not needed
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_every_result_is_rounded(tmp_path, kind, dtype):
     a = x.to(dtype)
     b = a.sqrt()
     expected = (b * b + a).float().numpy()
-    assert np.array_equal(open_file(widened(path))(x.numpy()), expected)
+    assert np.array_equal(open_file(float32_emulation(path))(x.numpy()), expected)
 
 
 def test_control_flow_is_refused(tmp_path):
@@ -51,10 +51,10 @@ def test_control_flow_is_refused(tmp_path):
     nodes = [helper.make_node("If", ["always"], ["z"], then_branch=branch, else_branch=branch)]
     path = file(tmp_path / "m.onnx", nodes, TensorProto.FLOAT16, [condition])
     with pytest.raises(ExportError, match=r"control flow \(If\)"):
-        widened(path)
+        float32_emulation(path)
 
 
-def test_a_damaged_file_is_a_sentence(tmp_path):
+def test_a_damaged_file(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match="cannot be opened by ONNX Runtime"):
         open_file(tmp_path / "m.onnx")

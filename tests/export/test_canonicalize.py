@@ -6,12 +6,12 @@ from torch import nn
 
 import fastgan
 from fastgan import models
-from fastgan.export.canonicalize import lower
+from fastgan.export.canonicalize import canonicalize
 from fastgan.nn import ConvBlock, fold
 
 
 def trained(network, *shape):
-    """With statistics and scales that are none of the initial ones, so that a wrong merge shows; folded."""
+    """Folded, with statistics and scales that differ from the initial ones, so that a wrong merge is seen."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
@@ -27,8 +27,8 @@ def norms(network):
     return sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
 
 
-def same(network, lowered, x):
-    expected, got = (copy.deepcopy(n).double()(x.double()) for n in (network, lowered))
+def same(network, rewritten, x):
+    expected, got = (copy.deepcopy(n).double()(x.double()) for n in (network, rewritten))
     # Merged weights are rounded once to float32.
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
@@ -51,15 +51,15 @@ def test_batch_norms_are_merged_and_nothing_changes(network, shape):
     folded, x = trained(network, *shape)
     assert norms(folded)
     before = {name: value.clone() for name, value in folded.state_dict().items()}
-    lowered = lower(folded, x)
-    assert norms(lowered) == 0
-    same(folded, lowered, x)
+    rewritten = canonicalize(folded, x)
+    assert norms(rewritten) == 0
+    same(folded, rewritten, x)
     assert norms(folded)
     torch.testing.assert_close(folded.state_dict(), before, rtol=0, atol=0)
 
 
 class Tapped(nn.Module):
-    """A convolution whose result is also looked at before its norm."""
+    """A convolution whose output is also used before its norm."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ class Tapped(nn.Module):
         return self.body(x) + self.body[0](x)
 
 
-class Curious(nn.Module):
+class ReadsNorm(nn.Module):
     def __init__(self):
         super().__init__()
         self.block = ConvBlock(3, 3, 3, padding=1, norm="batch")
@@ -98,7 +98,7 @@ def shared():
     ("network", "left"),
     [
         (Tapped(), 1),
-        (Curious(), 1),
+        (ReadsNorm(), 1),
         (Doubled(3, 3, 3, norm="batch"), 1),
         (hooked(), 1),
         (shared(), 1),
@@ -108,21 +108,21 @@ def shared():
         (nn.Sequential(nn.Unflatten(1, (4, 4)), nn.Linear(4, 4), nn.BatchNorm1d(4)), 1),  # norm over the axis before
     ],
 )
-def test_norms_that_cannot_go_stay(network, left):
+def test_norms_that_cannot_be_merged_stay(network, left):
     shape = (4, 16) if isinstance(network, nn.Sequential) and isinstance(network[0], nn.Unflatten) else (4, 3, 8, 8)
     if isinstance(network, nn.Sequential) and isinstance(network[0], nn.ConvTranspose2d):
         shape = (4, 4, 8, 8)
     folded, x = trained(network, *shape)
-    lowered = lower(folded, x)
-    assert norms(lowered) == left
-    same(folded, lowered, x)
+    rewritten = canonicalize(folded, x)
+    assert norms(rewritten) == left
+    same(folded, rewritten, x)
 
 
-def test_fused_networks_are_plain_again():
-    """What is left of fastgan's operations would hide bias and activation from the exporter."""
+def test_fused_networks_become_standard_modules():
+    """fastgan's operations would hide bias and activation from the runtime's optimizer."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.2), nn.Conv2d(8, 8, 3), nn.LeakyReLU(0.2))
     folded, x = trained(fastgan.fuse(network), 2, 3, 8, 8)
     assert type(folded) is not nn.Sequential
-    lowered = lower(folded, x)
-    assert [type(module) for module in lowered.modules()][:3] == [nn.Sequential, nn.Conv2d, nn.LeakyReLU]
-    same(folded, lowered, x)
+    rewritten = canonicalize(folded, x)
+    assert [type(module) for module in rewritten.modules()][:3] == [nn.Sequential, nn.Conv2d, nn.LeakyReLU]
+    same(folded, rewritten, x)

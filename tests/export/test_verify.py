@@ -1,4 +1,4 @@
-"""The judge, without an exporter: any callable is judged by the same rules."""
+"""Comparison of a file with its network; here the "file" is any function."""
 
 import copy
 
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from fastgan.errors import ExportError
 from fastgan.export.precision import PRECISIONS, at_precision
-from fastgan.export.verification_inputs import picture, probes, sample
-from fastgan.export.verify import Standard, psnr, smallest_units, verify
+from fastgan.export.verification_inputs import synthetic_photo, tracing_inputs, verification_batches
+from fastgan.export.verify import Reference, psnr, smallest_units, verify
 from fastgan.runtime.spec import Spec
 
 
@@ -79,10 +79,10 @@ def nan_in_one_pixel(x):
 @pytest.mark.parametrize(
     ("run", "sentence"),
     [
-        (off_by(1e-5), r"is off by 1\.\d\de-05 at batch 1 of 57×49 pixels; allowed is \d\.\de-0[67]"),
+        (off_by(1e-5), r"has an error of 1\.\d\de-05 at batch 1 of 57×49 pixels; \d\.\de-0[67] is allowed"),
         (traced_size_only, "fails at batch 3 of 1×1 pixels: Reshape: 147 elements do not fit"),
-        (another_shape, r"gives \[1, 3, 98, 113\] at batch 1 of 57×49 pixels, not \[1, 3, 98, 114\]"),
-        (wrong_when_thin, "is off by .* at batch 1 of 33×5 pixels"),
+        (another_shape, r"gives \[1, 3, 98, 113\] at batch 1 of 57×49 pixels, expected \[1, 3, 98, 114\]"),
+        (wrong_when_thin, "has an error of .* at batch 1 of 33×5 pixels"),
         (nan_in_one_pixel, "gives NaN or infinity in fp32, at batch 1"),
     ],
 )
@@ -92,19 +92,19 @@ def test_what_differs_is_refused(run, sentence):
 
 
 def test_the_limit_follows_pytorchs_own_error():
-    """Numbers that cancel cost PyTorch digits; the export may lose as many, and no more."""
+    """Cancellation costs PyTorch digits; the export may lose as many, and no more."""
 
     class Canceling(Upscaler):
         def forward(self, x):
             return (super().forward(x) + 1000) - 1000
 
-    easy, hard = (Standard.of(network.eval(), SPEC).limit for network in (Upscaler(), Canceling()))
+    easy, hard = (Reference.of(network.eval(), SPEC).limit for network in (Upscaler(), Canceling()))
     assert easy < 2e-6
     assert 3e-5 < hard < 3e-4  # half a rounding of 1000, twice
-    standard = Standard.of(Canceling().eval(), SPEC)
-    standard.judge(off_by(1e-5))
-    with pytest.raises(ExportError, match="is off by"):
-        standard.judge(off_by(1e-3))
+    reference = Reference.of(Canceling().eval(), SPEC)
+    reference.compare(off_by(1e-5))
+    with pytest.raises(ExportError, match="has an error of"):
+        reference.compare(off_by(1e-3))
 
 
 class Random(Upscaler):
@@ -118,7 +118,7 @@ class NotANumber(Upscaler):
 
 
 class Overflowing(Upscaler):
-    """Within float32 by far, beyond float16 in the middle, and finite again at the end."""
+    """Its intermediate values exceed the range of float16; its output is finite."""
 
     def __init__(self):
         super().__init__()
@@ -136,19 +136,19 @@ def half(network, precision):
 
 @pytest.mark.parametrize("network", [Random(), NotANumber()])
 def test_a_network_that_cannot_be_compared(network):
-    with pytest.raises(ExportError, match=r"it is random, or its numbers cancel|the network gives NaN"):
+    with pytest.raises(ExportError, match=r"its output is random, or suffers from cancellation|the network gives NaN"):
         verify(runtime(Upscaler()), SPEC, network.eval())
 
 
-def test_overflow_in_fp16_names_the_layer_and_the_way_out():
+def test_overflow_in_fp16_names_the_layer_and_another_precision():
     network = Overflowing().eval()
     sentence = (
-        r"precision: .* overflows in fp16, at .*; the first beyond its range is body\.0; export it in bf16, whose range"
+        r"precision: .* overflows in fp16, at .*; the first module whose output is not finite is body\.0; export it in bf16, which"
     )
     with pytest.raises(ExportError, match=sentence):
-        Standard.of(network, SPEC, "fp16", half(network, "fp16"))
-    standard = Standard.of(network, SPEC, "bf16", half(network, "bf16"))
-    found = standard.judge(runtime(half(network, "bf16")))
+        Reference.of(network, SPEC, "fp16", half(network, "fp16"))
+    reference = Reference.of(network, SPEC, "bf16", half(network, "bf16"))
+    found = reference.compare(runtime(half(network, "bf16")))
     assert 30 < found["psnr"] < 70
 
 
@@ -156,24 +156,24 @@ def test_half_precisions_have_limits_of_their_own():
     network = Upscaler().eval()
     limits = {}
     for name in ("fp32", "fp16", "bf16"):
-        standard = Standard.of(network, SPEC, name, half(network, name))
-        standard.judge(runtime(half(network, name)))
-        limits[name] = standard.limit
+        reference = Reference.of(network, SPEC, name, half(network, name))
+        reference.compare(runtime(half(network, name)))
+        limits[name] = reference.limit
     assert limits["fp32"] * 1000 < limits["fp16"] < limits["bf16"] / 4
-    with pytest.raises(ExportError, match="is off by"):
-        Standard.of(network, SPEC, "fp16", half(network, "fp16")).judge(runtime(half(network, "bf16")))
+    with pytest.raises(ExportError, match="has an error of"):
+        Reference.of(network, SPEC, "fp16", half(network, "fp16")).compare(runtime(half(network, "bf16")))
 
 
-def test_int8_is_judged_by_its_pictures():
+def test_int8_has_a_psnr_floor_only():
     network = Upscaler().eval()
-    standard = Standard.of(network, SPEC, "int8")
-    rounded = standard.judge(lambda x: np.round(runtime(network)(x) * 127) / 127)
+    reference = Reference.of(network, SPEC, "int8")
+    rounded = reference.compare(lambda x: np.round(runtime(network)(x) * 127) / 127)
     assert rounded["limit"] is None
     assert 50 < rounded["psnr"] < 56  # rounding to steps of 1/127: 20·log10(127·√12) = 52.9
     with pytest.raises(ExportError, match=r"has a PSNR of 2\d\.\d dB against the network; int8 needs 30"):
-        standard.judge(lambda x: np.round(runtime(network)(x) * 5) / 5)
+        reference.compare(lambda x: np.round(runtime(network)(x) * 5) / 5)
     with pytest.raises(ExportError, match="NaN or infinity in int8"):
-        standard.judge(nan_in_one_pixel)
+        reference.compare(nan_in_one_pixel)
 
 
 def test_psnr():
@@ -187,25 +187,25 @@ def test_psnr():
 
 
 def test_probes_are_of_several_batches_and_odd_sizes():
-    latents = [z for (z,) in probes(Spec("latent", (8,)), image_elements=784)]
+    latents = [z for (z,) in verification_batches(Spec("latent", (8,)), image_elements=784)]
     assert [z.shape for z in latents] == [(1, 8), (3, 8), (64, 8)]
-    assert [len(z) for (z,) in probes(Spec("latent", (8,)), image_elements=3 * 1024**2)] == [1, 3, 4]
+    assert [len(z) for (z,) in verification_batches(Spec("latent", (8,)), image_elements=3 * 1024**2)] == [1, 3, 4]
     for multiple, sizes in (
         (1, [(49, 57), (17, 9), (1, 1), (5, 33)]),
         (4, [(52, 60), (20, 12), (4, 4), (4, 36)]),
         (32, [(224, 224), (32, 32), (32, 32), (32, 32)]),
     ):
         spec = Spec("image", channels=1, multiple=multiple, range=(-1.0, 1.0))
-        images = [x for (x,) in probes(spec, 1)]
+        images = [x for (x,) in verification_batches(spec, 1)]
         assert [x.shape[2:] for x in images] == sizes
         assert [len(x) for x in images] == [1, 2, 3, 1]
-        (traced,) = sample(spec)
+        (traced,) = tracing_inputs(spec)
         assert min(*traced.shape[:1], *traced.shape[2:]) > 1
         assert traced.shape[2] < images[0].shape[2]
         assert all(x.dtype == np.float32 and x.min() >= -1 and x.max() <= 1 for x in images)
         assert images[0].min() < -0.5
         assert images[0].max() > 0.5
-    assert np.array_equal(picture(40, 50, 3), picture(40, 50, 3))
+    assert np.array_equal(synthetic_photo(40, 50, 3), synthetic_photo(40, 50, 3))
 
 
 def test_the_smallest_size_that_a_network_takes():
@@ -213,6 +213,6 @@ def test_the_smallest_size_that_a_network_takes():
     network = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 3, 7))
     spec = Spec("image", range=(0.0, 1.0))
     assert smallest_units(network, spec) == 4
-    assert [x.shape[2:] for (x,) in probes(spec, 1, 4)] == [(49, 57), (17, 9), (5, 5), (5, 33)]
+    assert [x.shape[2:] for (x,) in verification_batches(spec, 1, 4)] == [(49, 57), (17, 9), (5, 5), (5, 33)]
     with pytest.raises(ExportError, match=r"does not run on \[1, 3, 64, 64\] in float32: .*expected input.* to have 4"):
         smallest_units(nn.Conv2d(4, 4, 1), spec)

@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.export.precision import PRECISIONS, at_precision, precision_named
+from fastgan.export.precision import PRECISIONS, at_precision, find_precision
 
 
 def half(network, name="fp16"):
@@ -12,7 +12,7 @@ def half(network, name="fp16"):
 
 
 @pytest.mark.parametrize("name", ["fp16", "bf16"])
-def test_weights_and_what_flows_are_half_and_the_edges_float32(name):
+def test_weights_and_activations_are_half_inputs_and_outputs_float32(name):
     seen = []
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 3, 1))
     changed = half(network, name)
@@ -29,11 +29,11 @@ def test_float32_is_the_network_itself():
     network = nn.Conv2d(1, 1, 1)
     assert at_precision(network, PRECISIONS["fp32"]) is network
     with pytest.raises(UsageError, match="precision: expected one of fp32, fp16, bf16, int8, got 'float16'"):
-        precision_named("float16")
+        find_precision("float16")
 
 
-class ByHand(nn.Module):
-    """The norms that people write themselves."""
+class OwnNorm(nn.Module):
+    """A norm written as a function, as users do."""
 
     def __init__(self, norm):
         super().__init__()
@@ -62,13 +62,13 @@ class ByHand(nn.Module):
 )
 def test_norms_of_large_numbers_do_not_overflow_in_fp16(norm):
     torch.manual_seed(0)
-    network, x = ByHand(norm).eval(), torch.rand(2, 4, 32, 32)
+    network, x = OwnNorm(norm).eval(), torch.rand(2, 4, 32, 32)
     if isinstance(norm, nn.Module):
         norm.running_var.fill_(1e6)  # more than float16 holds
     expected, got = network(x), half(network)(x)
     assert (got - expected).abs().max() <= 0.01 * expected.abs().max()
 
 
-def test_without_that_care_they_do():
+def test_squares_of_large_numbers_overflow_in_fp16():
     x = (torch.rand(2, 4, 32, 32) * 400).half()
     assert (x**2).isinf().any()

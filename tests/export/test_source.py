@@ -4,6 +4,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 from torch import nn
 
+from fastgan.cli._source import open_source
 from fastgan.errors import UsageError
 from fastgan.export.source import open_network
 
@@ -63,12 +64,12 @@ def test_a_module_of_a_package():
         ("text", "must be or return a torch.nn.Module, got str"),
     ],
 )
-def test_what_is_no_network_there(code, name, sentence):
+def test_objects_that_are_no_network(code, name, sentence):
     with pytest.raises(UsageError, match=sentence):
         open_network(f"{code}:{name}")
 
 
-def test_code_that_is_not_there_or_fails(tmp_path):
+def test_missing_and_failing_code(tmp_path):
     with pytest.raises(UsageError, match=r"source: .*nowhere\.py is not a file"):
         open_network(tmp_path / "nowhere.py:make")
     with pytest.raises(UsageError, match=r"source: no\.such\.package cannot be imported: No module named"):
@@ -95,9 +96,11 @@ def test_files_and_names(tmp_path, monkeypatch):
     weights.write_text("7767517")
     stand_in(monkeypatch, "fastgan.models.esrgan", load=lambda path: SimpleNamespace(loaded=path))
     stand_in(monkeypatch, "fastgan.upscale.pretrained", KNOWN={"realesr-x2": 1}, fetch=lambda name: weights)
-    assert open_network("realesr-x2").loaded == weights
+    assert open_source("realesr-x2") == (SimpleNamespace(loaded=weights), None, {"source": "realesr-x2"})
+    assert open_source(str(weights))[0].loaded == weights
     assert open_network(weights).loaded == weights
-    with pytest.raises(UsageError, match=r"source: realesr-x3 is no run, file .*; did you mean 'realesr-x2'"):
-        open_network("realesr-x3")
+    for call in (open_source, lambda name: open_network(name, names=["realesr-x2"])):
+        with pytest.raises(UsageError, match=r"source: realesr-x3 is no run, file .*; did you mean 'realesr-x2'"):
+            call("realesr-x3")
     with pytest.raises(UsageError, match="is a directory with neither in it"):
         open_network(tmp_path)

@@ -1,4 +1,4 @@
-"""TensorRT is not to be had here: its flow is tested with a module that asks for what its documentation asks for."""
+"""Building TensorRT engines, with a stand-in for the package tensorrt that checks the calls its documentation requires."""
 
 import importlib.util
 import shlex
@@ -22,7 +22,7 @@ class Tensor:
 
 
 class Module(types.ModuleType):
-    """A `tensorrt` that counts builds; `words` records what was called, in order."""
+    """A stand-in for `tensorrt`; `words` records the calls, in order."""
 
     def __init__(self, version="10.9.0", flag=1):
         super().__init__("tensorrt")
@@ -140,7 +140,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def install(monkeypatch, tmp_path):
-    """install(module, **gpu): TensorRT is there, with a GPU."""
+    """install(module, **gpu): makes the module importable as tensorrt, and a GPU present."""
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "cache"))
 
     def put(module, gpu="NVIDIA H100 80GB", driver="570.1", compute_capability="9.0"):
@@ -176,7 +176,7 @@ def test_an_engine_is_built_once(model, tmp_path, install, flag):
     assert out.read_bytes() == b"engine 10.9.0"
 
 
-def test_what_an_engine_depends_on_makes_a_new_one_and_timings_are_shared(model, tmp_path, install):
+def test_the_cache_of_engines_and_timings(model, tmp_path, install):
     out = tmp_path / "up.engine"
 
     def built(version="10.9.0", sizes=None, spec=IMAGE, **gpu):
@@ -209,7 +209,7 @@ def test_latents_and_labels(model, tmp_path, install):
     assert "--optShapes=z:16x8,y:16" in tensorrt.command(model, tmp_path / "g.engine", spec)
 
 
-def test_its_reasons_are_told_and_nothing_is_left(model, tmp_path, install):
+def test_failures_have_tensorrts_reason_and_leave_nothing(model, tmp_path, install):
     trt = install(Module())
     out = tmp_path / "up.engine"
     trt.error = "No importer registered for op: Frobnicate"
@@ -225,8 +225,8 @@ def test_its_reasons_are_told_and_nothing_is_left(model, tmp_path, install):
         tensorrt.build(model, tmp_path / "no" / "up.engine", IMAGE)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
-def test_without_tensorrt_there_is_the_command(model, tmp_path):
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_without_tensorrt_the_error_has_the_command(model, tmp_path):
     why = tensorrt.why_not()
     assert why.startswith("the Python package tensorrt is not installed")
     out = tmp_path / "an engine"
@@ -250,7 +250,7 @@ def test_without_tensorrt_there_is_the_command(model, tmp_path):
 
 def test_an_empty_package_and_no_gpu(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", types.ModuleType("tensorrt"))
-    assert "here has no Builder" in tensorrt.why_not()
+    assert "has no Builder" in tensorrt.why_not()
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", Module())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert tensorrt.why_not() == "there is no GPU that PyTorch can use"

@@ -8,6 +8,7 @@ from torch import nn
 
 from fastgan.errors import ExportError, UsageError, WriteError
 from fastgan.export.targets import aoti
+from fastgan.runtime.backends.aoti import load
 from fastgan.models.esrgan import SRVGGNetCompact
 from fastgan.runtime.spec import Spec
 
@@ -19,7 +20,7 @@ def written(tmp_path_factory):
     """(network, file, facts): compiled once for all tests."""
     if aoti.why_not() is not None:
         pytest.skip(aoti.why_not())
-    # The kind with the reduction of ncnn's files, which Inductor could not index at first.
+    # With the reduction that ncnn's files have, which Inductor could not index in an earlier version of the network.
     torch.manual_seed(0)
     network = SRVGGNetCompact(scale=2, shuffle=4, width=8, blocks=1).eval().requires_grad_(False)
     path = tmp_path_factory.mktemp("aoti") / "upscaler.any"
@@ -32,7 +33,7 @@ def written(tmp_path_factory):
 @pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3, 24, 36), (3, 3, 17, 45), (5, 3, 8, 8)])
 def test_the_package_computes_what_the_network_computes(written, shape):
     network, path, _ = written
-    package = aoti.load(path)
+    package = load(path)
     x = torch.rand(shape)
     torch.testing.assert_close(package(x), network(x), atol=1e-5, rtol=1e-5)
     x = torch.rand((*shape[:1], *shape[2:], 3)).permute(0, 3, 1, 2)  # channels_last
@@ -40,13 +41,13 @@ def test_the_package_computes_what_the_network_computes(written, shape):
 
 
 @pytest.mark.slow
-def test_what_it_says_of_itself(written):
+def test_the_metadata_of_a_package(written):
     _, path, facts = written
-    package = aoti.load(path)
+    package = load(path)
     assert package.spec == IMAGE
     assert package.device == torch.device("cpu")
     here = {"torch": torch.__version__, "device": "cpu", "machine": torch.backends.cpu.get_cpu_capability()}
-    assert package.about == {"step": 7, **here}
+    assert package.facts == {"step": 7, **here}
     assert facts["bytes"] == path.stat().st_size
     assert {name: facts[name] for name in here} == here
 
@@ -62,17 +63,17 @@ def test_what_it_says_of_itself(written):
         torch.rand(1, 3, 8, 8, device="meta"),
     ],
 )
-def test_inputs_that_native_code_must_not_see(written, x):
+def test_inputs_that_native_code_does_not_check(written, x):
     with pytest.raises(UsageError, match=r"x: expected \[N, 3, H, W\], float32 on cpu, got \["):
-        aoti.load(written[1])(x)
+        load(written[1])(x)
 
 
 @pytest.mark.slow
-def test_a_package_for_another_machine_is_not_run(written, tmp_path, monkeypatch):
-    """Its code may have instructions that this one does not know."""
+def test_a_package_for_other_hardware_is_not_run(written, tmp_path, monkeypatch):
+    """Its code may have instructions that this CPU does not have."""
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("it was run"))
 
-    def told(**changes):
+    def changed(**changes):
         path = tmp_path / "changed.pt2"
         with zipfile.ZipFile(written[1]) as old, zipfile.ZipFile(path, "w") as new:
             for name in old.namelist():
@@ -86,33 +87,21 @@ def test_a_package_for_another_machine_is_not_run(written, tmp_path, monkeypatch
 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     for machine in ("AVX512", "SVE256"):
-        with pytest.raises(ExportError, match=f"was compiled for {machine}, this machine has AVX2; export it again"):
-            aoti.load(told(machine=machine))
+        with pytest.raises(ExportError, match=f"was compiled for {machine}, this computer has AVX2; export it again"):
+            load(changed(machine=machine))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ExportError, match="was compiled for a GPU"):
-        aoti.load(told(device="cuda", machine="compute capability 9.0"))
+        load(changed(device="cuda", machine="compute capability 9.0"))
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: len)
-    assert aoti.load(told(machine="DEFAULT")).about["machine"] == "DEFAULT"
+    assert load(changed(machine="DEFAULT")).facts["machine"] == "DEFAULT"
 
 
 @pytest.mark.slow
-def test_a_torn_package(written, tmp_path):
+def test_a_truncated_package(written, tmp_path):
     whole = written[1].read_bytes()
-    (tmp_path / "torn.pt2").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "truncated.pt2").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ExportError, match="is no package of PyTorch's compiler, or is damaged"):
-        aoti.load(tmp_path / "torn.pt2")
-
-
-def test_other_files(tmp_path):
-    with pytest.raises(UsageError, match="is not a file"):
-        aoti.load(tmp_path / "none.pt2")
-    (tmp_path / "empty.pt2").touch()
-    with pytest.raises(ExportError, match="is no package of PyTorch's compiler"):
-        aoti.load(tmp_path / "empty.pt2")
-    with zipfile.ZipFile(tmp_path / "foreign.pt2", "w") as file:
-        file.writestr("model/wrapper_metadata.json", '{"AOTI_MACHINE": "x86_64"}')
-    with pytest.raises(ExportError, match="was not written by fastgan export"):
-        aoti.load(tmp_path / "foreign.pt2")
+        load(tmp_path / "truncated.pt2")
 
 
 def test_without_a_compiler(tmp_path):
@@ -130,7 +119,7 @@ class OneSize(nn.Module):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no compiler")
-def test_a_network_of_one_size_and_a_place_that_is_none(tmp_path):
+def test_a_network_of_one_size_and_a_missing_folder(tmp_path):
     with pytest.raises(ExportError, match="the network cannot be exported"):
         aoti.write(OneSize(), IMAGE, tmp_path / "m.pt2")
     with pytest.raises(WriteError, match="could not be written"):

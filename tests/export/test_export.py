@@ -1,4 +1,4 @@
-"""Networks through the whole way: written, opened in ONNX Runtime, compared, named, or refused."""
+"""export(): networks are written, opened in ONNX Runtime, compared, and published or refused."""
 
 import json
 import sys
@@ -86,7 +86,7 @@ def dense(scale):
 
 
 class Translator(nn.Module):
-    """Same size out, with norms that look at the whole picture, and padding that needs four pixels."""
+    """Output of the same size, with instance norm and reflection padding that needs four pixels."""
 
     scale, channels, range = 1, 1, (-1.0, 1.0)
 
@@ -110,7 +110,7 @@ class Translator(nn.Module):
         (compact(2), "fp32"),
         (compact(4), "fp16"),
         (compact(3), "bf16"),
-        (compact(2, shuffle=4), "fp32"),  # and a reduction behind it
+        (compact(2, shuffle=4), "fp32"),  # with a reduction at the end
         (dense(4), "fp32"),
         (dense(2), "fp16"),
         (dense(1), "bf16"),
@@ -139,15 +139,15 @@ def test_image_networks_at_any_size_in_every_precision(tmp_path, network, precis
     assert [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)] == [1, 1]
     kinds = {initializer.data_type for initializer in model.graph.initializer if len(initializer.dims) == 4}
     assert kinds == {{"fp32": 1, "fp16": onnx.TensorProto.FLOAT16, "bf16": onnx.TensorProto.BFLOAT16}[precision]}
-    casts = {"fp32": 0, "fp16": 2, "bf16": 2}[precision]  # at the edges, and around a norm
+    casts = {"fp32": 0, "fp16": 2, "bf16": 2}[precision]  # at inputs and outputs, and around a norm
     assert names.count("Cast") == (casts * 2 if isinstance(network, Translator) else casts)
     assert "BatchNormalization" not in names
-    assert ("twin" in figures["verified_by"]) == (precision != "fp32")
+    assert ("rounded" in figures["verified_by"]) == (precision != "fp32")
     assert ("runtime" in figures) == (precision != "bf16")
 
 
 class Sized(nn.Module):
-    """Silently specialized: while it is exported, what it computes from the size is a constant."""
+    """Specialized without an error: during export, the width is a constant."""
 
     scale, channels = 1, 3
 
@@ -180,8 +180,8 @@ class Unsupported(nn.Module):
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        (Sized(), "the exported model is off by .* at batch 1 of 57×49 pixels; allowed is"),
-        (Random(), "with a PSNR of .* dB against float64, 80 are needed; it is random"),
+        (Sized(), "the exported model has an error of .* at batch 1 of 57×49 pixels; .* is allowed"),
+        (Random(), "with a PSNR of .* dB against float64, 80 are needed; its output is random"),
         (Branching(), "cannot be exported: it works at some sizes only. Not all values of height"),
         (Unsupported(), "cannot be exported: .*bessel_j0"),
     ],
@@ -215,11 +215,11 @@ class Returns(nn.Module):
         (nn.Linear(8, 4), {}, "network: expected one with the attribute `latent`"),
         (nn.Linear(8, 4), {"latent_shape": (8,)}, r"expected images \[2, C, H, W\] for 2 latents, got \[2, 4\]"),
         (Returns(lambda x: (x, x)), {}, "network: expected one that returns a tensor of images, got tuple"),
-        (Returns(lambda x: x), {}, r"expected \[2, 3, 42, 58\] for \[2, 3, 21, 29\], as its scale 2 .* got \["),
-        (compact(), {"to": "tflite"}, "to: expected one of onnx, tensorrt, aoti, triton, got 'tflite'"),
+        (Returns(lambda x: x), {}, r"expected \[2, 3, 42, 58\] for \[2, 3, 21, 29\], from its scale 2 .* got \["),
+        (compact(), {"to": "tflite"}, "to: expected one of aoti, onnx, tensorrt, triton, got 'tflite'"),
         (compact(), {"precision": "fp8"}, "precision: expected one of fp32, fp16, bf16, int8, got 'fp8'"),
         (compact(), {"precision": "int8"}, "calibration: int8 needs images like those the network will see, got none"),
-        (compact(), {"precision": "int8", "to": "aoti"}, "precision: int8 is for onnx, tensorrt and triton"),
+        (compact(), {"precision": "int8", "to": "aoti"}, "precision: aoti supports fp32, fp16, bf16, got 'int8'"),
     ],
 )  # fmt: skip
 def test_arguments(tmp_path, network, options, sentence):
@@ -246,7 +246,7 @@ def test_missing_packages(tmp_path, monkeypatch, name):
 
 
 def test_more_than_a_file_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastgan.export.targets.onnx.LARGEST", 1000)
+    monkeypatch.setattr("fastgan.export.targets.onnx.MAX_BYTES", 1000)
     with pytest.raises(ExportError, match="an ONNX file holds less than 2 GB"):
         export(compact(), tmp_path / "out.onnx")
 
@@ -275,7 +275,7 @@ def coarse(steps):
     return quantize
 
 
-def test_int8_is_kept_or_refused_by_its_psnr(tmp_path, monkeypatch):
+def test_int8_is_published_or_refused_by_its_psnr(tmp_path, monkeypatch):
     pictures = [np.random.default_rng(i).random((1, 3, 16, 16), np.float32) for i in range(3)]
     stand_in(monkeypatch, "fastgan.export.quantization.quantize", quantize=coarse(127))
     network = dense(4)
@@ -304,8 +304,8 @@ def test_other_targets_are_built_from_what_was_verified(tmp_path, monkeypatch):
         seen["triton"] = (operators(file), folder, name)
         (folder / name).mkdir()
 
-    stand_in(monkeypatch, "fastgan.export.targets.tensorrt", build=build)
-    stand_in(monkeypatch, "fastgan.export.targets.triton_server", write_repository=write_repository)
+    monkeypatch.setattr("fastgan.export.targets.tensorrt.build", build)
+    monkeypatch.setattr("fastgan.export.targets.triton_server.write_repository", write_repository)
     network = nn.Sequential(nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 1, 4), nn.Tanh())
     figures = export(network, tmp_path / "g.engine", to="tensorrt", latent_shape=(8,))
     assert figures["engine"] == {"gpu": "none"}
@@ -319,7 +319,7 @@ def test_other_targets_are_built_from_what_was_verified(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-3])
-def test_a_compiled_package_is_judged_like_a_file(tmp_path, monkeypatch, error):
+def test_a_compiled_package_is_compared_like_a_file(tmp_path, monkeypatch, error):
     written = {}
 
     def write(network, spec, path, about):
@@ -329,10 +329,11 @@ def test_a_compiled_package_is_judged_like_a_file(tmp_path, monkeypatch, error):
     def load(path):
         return lambda x: written[path][0](x) + error
 
-    stand_in(monkeypatch, "fastgan.export.targets.aoti", write=write, load=load)
+    monkeypatch.setattr("fastgan.export.targets.aoti.write", write)
+    monkeypatch.setattr("fastgan.export.targets.aoti.load", load)
     path = tmp_path / "g.pt2"
     if error:
-        with pytest.raises(ExportError, match=r"the exported model is off by 1\.00e-03"):
+        with pytest.raises(ExportError, match=r"the exported model has an error of 1\.00e-03"):
             export(compact(), path, to="aoti")
         assert not list(tmp_path.iterdir())
     else:
@@ -359,8 +360,8 @@ def test_session_refuses_what_is_no_exported_generator(tmp_path):
     export(generator(), tmp_path / "g.onnx")
     model = onnx.load(tmp_path / "g.onnx")
     del model.metadata_props[:]
-    onnx.save(model, tmp_path / "foreign.onnx")
+    onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ExportError, match="was not written by fastgan export"):
-        Session(tmp_path / "foreign.onnx")
+        Session(tmp_path / "other.onnx")
     with pytest.raises(UsageError, match=r"z: expected \[N, 8\], got \[2, 9\]"):
         Session(tmp_path / "g.onnx")(np.zeros((2, 9), np.float32))
