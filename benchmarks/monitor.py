@@ -1,9 +1,9 @@
-"""What the monitor costs: whole iterations of the Trainer with it and without, in alternating rounds.
+"""Measures the cost of the monitor: iterations of the Trainer with and without it, in alternating rounds.
 
     python benchmarks/monitor.py [--out benchmarks/results/monitor.csv]
 
-Without means that discriminator steps give no statistics of their batches, and that no interval is looked at closer. An
-interval is of 50 iterations, the default; what its closer look costs is spread over them.
+"Without" means that discriminator steps compute no statistics of their batches and that nothing is computed at the end of
+an interval. An interval has 50 iterations, the default; the cost at its end is divided by their number.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ PRESETS = {
     "demo, 28²": ({"resolution": 28, "channels": 1, "width": 48, "d_norm": "batch"}, Config()),
     "dcgan-64": (
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "spectral"},
-        Config(d_norm="spectral", batch=32),
+        Config.from_flags(d_norm="spectral", batch=32),
     ),
     "wgan-gp-64": (
         {"resolution": 64, "channels": 3, "width": 64, "d_norm": "none"},
-        Config(step="wgan-gp", d_steps=1, batch=32),
+        Config.from_flags(loss="wgan-gp", d_steps=1, batch=32),
     ),
 }
 

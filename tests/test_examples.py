@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""Every example runs, and prints or writes what it promises."""
 
 import subprocess
 import sys
@@ -28,9 +28,9 @@ def test_translate(tmp_path):
 
 
 def test_fuse_a_discriminator(tmp_path):
-    said = run("fuse_a_discriminator.py", tmp_path)
-    assert "fused: stack of 4: conv + leaky_relu" in said
-    assert "gradients equal to" in said
+    output = run("fuse_a_discriminator.py", tmp_path)
+    assert "fused: stack of 4: conv + leaky_relu" in output
+    assert "gradients equal to" in output
 
 
 def test_compile_a_step(tmp_path):
