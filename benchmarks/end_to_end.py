@@ -258,7 +258,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only presets whose name contains this")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PROVIDER", help="only these providers; eager is always measured")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PROVIDER", help="only these providers; eager is always measured"
+    )
     parser.add_argument("--families", action="store_true", help="the networks of fastgan.models instead of plain ones")
     parser.add_argument(
         "--sweep", action="store_true", help="one discriminator step at several batch sizes and resolutions"

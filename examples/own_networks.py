@@ -1,8 +1,8 @@
-"""Train two modules of your own on an iterator of your own, then take the generator out of PyTorch.
+"""Train two modules of your own on an iterator of your own, then export the generator to ONNX.
 
     python examples/own_networks.py [STEPS]
 
-The images are made here: gray discs of random place and size, 16×16.
+The images are made here: gray discs at random positions, of random size, 16×16.
 """
 
 import sys
@@ -38,7 +38,7 @@ discriminator = nn.Sequential(
 )  # fmt: skip
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-config = fastgan.Config(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
+config = fastgan.Config.from_flags(steps=steps, latent=16, d_steps=2, beta1=0.0, beta2=0.9, lr_g=5e-4, lr_d=5e-4)
 trainer = fastgan.Trainer(generator, discriminator, "wgan-gp", config)
 trainer.fit(discs())
 

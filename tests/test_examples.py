@@ -21,6 +21,12 @@ def test_own_networks(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
+def test_own_task(tmp_path):
+    run("own_task.py", tmp_path)
+    with Image.open(tmp_path / "discs_by_radius.png") as sheet:
+        assert sheet.size == (8 * 66 + 2, 4 * 66 + 2)
+
+
 def test_translate(tmp_path):
     run("translate.py", tmp_path)
     with Image.open(tmp_path / "outlines.png") as sheet:
