@@ -1,4 +1,4 @@
-"""Spectral norm and the learning rate: MNIST with it and without it, at three learning rates and with three seeds.
+"""Spectral norm and the learning rate: MNIST with it and without it, at three learning rates, three seeds each.
 
     fastgan data fetch mnist
     python examples/studies/spectral.py [--only SUBSTRING] [--steps N] [--out DIR]
@@ -25,7 +25,7 @@ from digits import QUIET, figures, pixels, trained
 from fastgan.report.images import grid
 
 SEEDS = (0, 1, 2)
-RATES = {"2e-4": 2e-4, "2e-3": 2e-3, "1e-2": 1e-2}
+RATES = {"careful": 2e-4, "bold": 2e-3, "wild": 1e-2}
 NORMS = {"no norm": "none", "spectral norm": "spectral"}
 RUNS = {
     f"{norm}, {word}, seed {seed}": {"d_norm": NORMS[norm], "lr_g": rate, "lr_d": rate, "seed": seed}

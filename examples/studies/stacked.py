@@ -4,8 +4,8 @@
     python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
 
 A run takes three to five minutes on one core. "non-saturating, packed by 2, for long" takes an hour and a half on one
-core and "non-saturating, packed by 2, wide" half a minute on a large GPU; these two are run only if --only is their full
-name. An interrupted run leaves a run directory in DIR/stacked and is resumed from it.
+core and "non-saturating, packed by 2, wide" half a minute on a large GPU; these two are run only if --only is their
+full name. An interrupted run leaves a run directory in DIR/stacked and is resumed from it.
 
 The data set is that of Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), the measurement that of Lin et al. 2018
 (arXiv:1712.04086): a classifier predicts the three digits of 26,000 samples. "modes" is the number of distinct
