@@ -3,8 +3,8 @@
     python benchmarks/demo_seeds.py [--seeds 0 1 2] [--out benchmarks/results/demo_seeds.csv]
 
 The classifier is trained on the 60,000 Fashion-MNIST training images, which are fetched when missing. Its accuracy is
-measured on the 10,000 test images, which are the images that the generator is trained on. For each seed, 10,000 samples are
-classified.
+measured on the 10,000 test images, which are the images that the generator is trained on. For each seed, 10,000 samples
+are classified.
 """
 
 import argparse

@@ -87,7 +87,7 @@ FAMILIES = [
     _family("progan", "wgan-gp", {"name": "progan", "width": 128}),
     _family("r3gan", "relativistic", {"name": "r3gan", "width": 64}, r1_weight=1.0, r2_weight=1.0),
 ]
-#: Single precision by device. On a GPU PyTorch computes convolutions in TF32 by default; here matrix products use it too.
+#: Single precision by device. On a GPU PyTorch convolves in TF32 by default; here matrix products use TF32 too.
 SINGLE = {"cpu": "fp32", "cuda": "tf32"}
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
 COLUMNS = (
@@ -159,8 +159,8 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
     return found
 
 
-#: Largest relative difference of gradients. In float32 a pre-activation within rounding of zero can fall on the other side
-#: of a kink of the activation, which changes the gradient by some thousandths, also between two runs of plain PyTorch.
+#: Largest relative difference of gradients. In float32 a pre-activation within rounding of zero can fall on the other
+#: side of the activation's kink, which changes the gradient by some thousandths, also between runs of plain PyTorch.
 #: The float64 networks are followed by losses in float32.
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-2}
 

@@ -2,8 +2,8 @@
 
     python benchmarks/monitor.py [--out benchmarks/results/monitor.csv]
 
-"Without" means that discriminator steps compute no statistics of their batches and that nothing is computed at the end of
-an interval. An interval has 50 iterations, the default; the cost at its end is divided by their number.
+"Without" means that discriminator steps compute no statistics of their batches and that nothing is computed at the end
+of an interval. An interval has 50 iterations, the default; the cost at its end is divided by their number.
 """
 
 from __future__ import annotations

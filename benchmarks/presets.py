@@ -2,10 +2,10 @@
 
     python benchmarks/presets.py [--only SUBSTRING] [--seconds S] [--out benchmarks/results/presets.csv]
 
-Each preset trains eagerly for some seconds, at least two iterations, in a process of its own. Presets that need the user's
-images get noise. The hours are the time of an iteration times the number of steps, without sample grids and
-checkpoints. Progressively growing networks are measured fully grown, which is an upper bound. The figures are copied to
-fastgan/train/presets.py; a test compares the two.
+Each preset trains eagerly for some seconds, at least two iterations, in a process of its own. Presets that need the
+user's images get noise. The hours are the time of an iteration times the number of steps, without sample grids and
+checkpoints. Progressively growing networks are measured fully grown, which is an upper bound. The figures are copied
+to fastgan/train/presets.py; a test compares the two.
 """
 
 from __future__ import annotations
