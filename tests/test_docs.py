@@ -72,7 +72,7 @@ def test_every_named_script_and_make_target_exists(page):
 def test_commands_of_the_pages_are_commands_of_the_program():
     from fastgan.cli import COMMANDS
 
-    found = (re.match(r"(?:\S* )*(?:-m )?fastgan ([a-z]+)\b", text) for page in PAGES for text in code(page))
+    found = (re.match(r"(?:.*-m )?fastgan ([a-z]+)\b", text) for page in PAGES for text in code(page))
     named = {match[1] for match in found if match}
     assert named <= set(COMMANDS)
     assert len(named) > 8
