@@ -30,7 +30,7 @@ test-gpu: dev
 	$(BIN)/pytest -m gpu
 
 dev: $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev,docs]'
 
 lint: dev
 	$(BIN)/ruff check .
@@ -43,7 +43,6 @@ format: dev
 
 # Builds the pages and the API reference into site/. Nothing is loaded from other hosts; a broken link is an error.
 docs: dev
-	$(PIP) install -q -c constraints.txt -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: dev

@@ -173,6 +173,107 @@ def test_iterations_on_a_gpu_are_as_measured():
     assert line(ROOT / "README.md", start) == [round(graph), round(ours), round(ours / graph, 2)]
 
 
+PERFORMANCE = ROOT / "docs" / "performance.md"
+
+
+def check(start, after, expected):
+    """Compare a row of docs/performance.md with (value, ratio) pairs, rounded as on the page; a ratio may be None."""
+    flat = [number for pair in expected for number in pair if number is not None]
+    found = line(PERFORMANCE, start, after)
+    assert len(found) == len(flat), start
+    for shown, measured in zip(found, flat, strict=True):
+        digits = 2 if measured < 0.5 else 1 if shown != int(shown) or measured < 10 else 0
+        ratio = any(measured == pair[1] for pair in expected)
+        assert shown == pytest.approx(measured, abs=0.006 if ratio else 0.51 * 10**-digits), start
+
+
+def speeds(name, preset, *wanted, unit="images_per_second", **columns):
+    """(speed, ratio) of the best row for each (precision, providers); nothing where no such row was measured."""
+    found = []
+    for precision, providers in wanted:
+        rows = [
+            r
+            for r in table(name)
+            if r.get("preset", r.get("case")) == preset
+            and r["precision"] == precision
+            and r["provider"] in providers
+            and r["ratio_vs_eager"]
+            and all(r[column] == value for column, value in columns.items())
+        ]
+        if rows:
+            best = max(rows, key=lambda r: float(r["ratio_vs_eager"]))
+            ratio = None if providers == ["eager"] else float(best["ratio_vs_eager"])
+            found.append((float(best[unit]), ratio))
+    return found
+
+
+RUNTIMES = ["fastgan torch", "fastgan compile", "onnxruntime", "openvino"]
+PLAIN, OURS = ["eager channels_last", "compile"], ["fastgan", "fastgan+compile"]
+
+
+@pytest.mark.parametrize(
+    ("start", "preset"),
+    [
+        ("DCGAN 64², batch norm", "dcgan-64"),
+        ("WGAN-GP 64²", "wgan-gp-64"),
+        ("SNGAN ResNet 32²", "sngan-resnet-32"),
+        ("R1, non-saturating, 128²", "r1-128"),
+    ],
+)
+def test_table_of_iterations_on_the_cpu(start, preset):
+    wanted = [("fp32", ["eager"]), ("fp32", PLAIN), ("fp32", OURS), ("bf16", PLAIN), ("bf16", OURS)]
+    check(start, "## Whole iterations on the CPU", speeds("training.csv", preset, *wanted))
+
+
+@pytest.mark.parametrize(
+    ("start", "preset"),
+    [
+        ("`mlp`", "mlp (original)"),
+        ("`dcgan`", "dcgan, R1"),
+        ("`resnet` 32² of SNGAN", "resnet (SNGAN)"),
+        ("`resnet` 32² of WGAN-GP", "resnet (WGAN-GP)"),
+        ("`biggan`", "biggan"),
+        ("`progan`", "progan"),
+        ("`r3gan`", "r3gan"),
+    ],
+)
+def test_table_of_families_on_the_cpu(start, preset):
+    wanted = [("fp32", [name]) for name in ("eager", *PLAIN, *OURS)]
+    check(start, "The networks of", speeds("families.csv", preset, *wanted))
+
+
+@pytest.mark.parametrize(
+    ("start", "name", "preset"),
+    [
+        ("DCGAN 64²", "training_cuda.csv", "dcgan-64"),
+        ("`mlp`", "families_cuda.csv", "mlp (original)"),
+        ("`dcgan`", "families_cuda.csv", "dcgan, R1"),
+    ],
+)
+def test_table_of_iterations_on_a_gpu(start, name, preset):
+    graphs = ["hand-written graph"], ["fastgan graph"]
+    wanted = [("tf32", ["eager"]), *(("tf32", graph) for graph in graphs)]
+    wanted += [("bf16", ["eager channels_last"]), *(("bf16", graph) for graph in graphs)]
+    check(start, "## Whole iterations on a GPU", speeds(name, preset, *wanted))
+
+
+@pytest.mark.parametrize(
+    ("start", "case", "batch", "psnr"),
+    [
+        ("SRVGGNetCompact ×2", "srvgg-x2", "1", None),
+        ("realesr-animevideov3-x2", "srvgg-x2-animevideo", "1", 41.1),
+        ("realesr-animevideov3-x4", "srvgg-x4-animevideo", "1", 41.7),
+        ("realesrgan-x4plus", "rrdbnet-x4", "1", None),
+        ("DCGAN 64², one image", "dcgan-64", "1", None),
+        ("DCGAN 64², 64 images", "dcgan-64", "64", None),
+    ],
+)
+def test_table_of_exported_networks(start, case, batch, psnr):
+    wanted = [("fp32", ["eager"]), ("fp32", PLAIN), ("fp32", RUNTIMES), ("fp32", ["ncnn"]), ("int8", RUNTIMES)]
+    found = speeds("deploy.csv", case, *wanted, unit="fps", batch=batch, task="model")
+    check(start, "## Exported networks", [*found, (psnr, None)])
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the built site."""
