@@ -46,6 +46,13 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+def test_the_readme_is_short_and_has_the_usual_headings():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) <= 150
+    headings = re.findall(r"^## (.*)$", readme, flags=re.M)
+    assert headings[:6] == ["Quickstart", "Install", "Performance", "Training", "Export and deployment", "Features"]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_relative_link_resolves(page):
     broken = []
