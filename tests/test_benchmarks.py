@@ -1,6 +1,8 @@
 """The benchmarks still fit the trainer that they time: nobody runs them often enough to notice otherwise."""
 
 import contestants
+import monitor
+import presets
 import pytest
 import torch
 from end_to_end import Preset, networks_of, verify
@@ -20,6 +22,21 @@ def test_phases_of_an_iteration_are_timed():
     assert sorted(spent) == ["data_ms", "discriminator_ms", "generator_ms", "update_ms"]
     assert all(float(ms) >= 0 for ms in spent.values())
     assert float(spent["discriminator_ms"]) > 0
+
+
+def test_the_cost_of_the_monitor_is_measured(monkeypatch):
+    small = {"resolution": 8, "channels": 1, "width": 4, "d_norm": "none"}
+    monkeypatch.setitem(monitor.PRESETS, "small", (small, "wgan-gp", {"batch": 4, "d_steps": 1}))
+    row = monitor.measure("small", rounds=2)
+    assert set(row) == set(monitor.COLUMNS)
+    assert float(row["without_ms"]) > 0
+    assert float(row["interval_end_ms"]) > 0
+
+
+def test_the_cost_of_a_preset_is_measured():
+    row = presets.measure("mlp", seconds=0.1)
+    assert set(row) == set(presets.COLUMNS)
+    assert float(row["hours"]) > 0
 
 
 @pytest.mark.parametrize(
