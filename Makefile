@@ -1,11 +1,11 @@
-# The habits of the house. Everything happens in .venv; PYTHON chooses the interpreter it is made from.
+# Common tasks. All of them use the virtual environment .venv; PYTHON is the interpreter that creates it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test test-fast test-gpu dev lint format bench bench-training clean
+.PHONY: demo test test-fast test-gpu dev lint format docs bench bench-training clean
 
 demo: $(BIN)/python
 	$(PIP) install -q -c constraints.txt '.[onnx]'
@@ -17,7 +17,7 @@ demo: $(BIN)/python
 	@$(BIN)/fastgan report $(DEMO)
 	@echo "grids:    $(DEMO)/samples.png (PyTorch), $(DEMO)/samples_onnx.png (ONNX Runtime, from the file alone)"
 
-# Two processes of one thread each: most tests compile or start something, and a busy neighbor makes threads wait.
+# Two processes with one thread each: with more threads than cores, a busy test makes the others wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test: dev
@@ -30,7 +30,7 @@ test-gpu: dev
 	$(BIN)/pytest -m gpu
 
 dev: $(BIN)/python
-	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev]'
+	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev,docs]'
 
 lint: dev
 	$(BIN)/ruff check .
@@ -40,6 +40,10 @@ lint: dev
 format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Builds the pages and the API reference into site/. Nothing is loaded from other hosts; a broken link is an error.
+docs: dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: dev
 	$(BIN)/python benchmarks/run.py --whole --out benchmarks/results/cpu.csv
@@ -53,7 +57,7 @@ bench-training: dev
 	$(BIN)/python benchmarks/plot_sweep.py benchmarks/results/sweep.csv benchmarks/results/sweep.svg
 
 clean:
-	rm -rf $(VENV) build runs *.egg-info fastgan/*.so
+	rm -rf $(VENV) build runs site *.egg-info fastgan/*.so
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

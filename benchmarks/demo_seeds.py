@@ -1,9 +1,10 @@
-"""The demo preset under three seeds, judged by a classifier that never saw the generator.
+"""Trains the demo preset with three seeds and measures the samples with an independent classifier.
 
     python benchmarks/demo_seeds.py [--seeds 0 1 2] [--out benchmarks/results/demo_seeds.csv]
 
-The judge is trained on the 60,000 Fashion-MNIST training images (fetched when missing); its accuracy is measured on the
-10,000 test images, which are the ones the generator learns from. 10,000 samples are judged per seed.
+The classifier is trained on the 60,000 Fashion-MNIST training images, which are fetched when missing. Its accuracy is
+measured on the 10,000 test images, which are the images that the generator is trained on. For each seed, 10,000 samples
+are classified.
 """
 
 import argparse
@@ -17,17 +18,16 @@ import torch
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.metrics.classifier import accuracy, train_classifier
-from fastgan.metrics.classifier import class_distribution as judge
+from fastgan.metrics.modes import accuracy, judge, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
-from fastgan.train.networks import build_networks
+from fastgan.train.load import build_networks
 from fastgan.train.presets import preset
 
 SAMPLES = 10_000
 
 
-def trained_judge():
+def trained_classifier():
     """The classifier, and its accuracy on images that it was not trained on."""
     fetch("fashion-mnist")
     network = train_classifier(open_source("fashion-mnist"), epochs=2)
@@ -46,7 +46,7 @@ def demo(seed: int, out: Path):
 
 
 def samples(trainer, n: int = SAMPLES):
-    """n images of the averaged generator as uint8 [n, C, H, W]."""
+    """n samples of the averaged generator as uint8 [n, C, H, W]."""
     z = torch.from_numpy(latents(n, trainer.noise.latent_shape, seed=1)).split(500)
     return to_uint8(torch.cat([torch.from_numpy(trainer.sample(part)) for part in z]).numpy())
 
@@ -59,9 +59,9 @@ def main() -> None:
         "--grids", type=Path, default=None, help="also write a grid of samples per seed into this folder"
     )
     arguments = parser.parse_args()
-    network, own = trained_judge()
+    network, own = trained_classifier()
     names = open_source("embedded").class_names or ()
-    print(f"the judge on real images: {judge(network, open_source('embedded').images, own).describe(names)}")
+    print(f"the classifier on real images: {judge(network, open_source('embedded').images, own).describe(names)}")
     rows = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -69,14 +69,14 @@ def main() -> None:
             images = samples(trainer)
         if arguments.grids:
             save_grid(images[:64], arguments.grids / f"demo_seed{seed}.png", scale=2)
-        verdict = judge(network, images, own)
-        speed = trainer.state.images / trainer.state.seconds
-        print(f"seed {seed}: {trainer.state.seconds:.0f} s, {speed:.0f} img/s, {verdict.describe(names)}", flush=True)
+        classes = judge(network, images, own)
+        speed = trainer.images / trainer.seconds
+        print(f"seed {seed}: {trainer.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
         rows.append(
-            {"seed": seed, "seconds": round(trainer.state.seconds, 1), "images_per_second": round(speed),
-             "judge_accuracy": round(own, 4), "mean_confidence": round(verdict.confidence, 4),
-             "smallest_share": round(float(verdict.share.min()), 4), "samples": SAMPLES,
-             **{name: round(float(share), 4) for name, share in zip(names, verdict.share, strict=True)},
+            {"seed": seed, "seconds": round(trainer.seconds, 1), "images_per_second": round(speed),
+             "classifier_accuracy": round(own, 4), "mean_confidence": round(classes.confidence, 4),
+             "smallest_share": round(float(classes.share.min()), 4), "samples": SAMPLES,
+             **{name: round(float(share), 4) for name, share in zip(names, classes.share, strict=True)},
              "torch": torch.__version__, "threads": torch.get_num_threads()}
         )  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

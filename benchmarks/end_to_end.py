@@ -2,10 +2,11 @@
 
     python benchmarks/end_to_end.py [--device cuda] [--case SUBSTRING] [--families | --sweep] [--out CSV]
 
-Every contestant trains a copy of the same pair, plain PyTorch or a family of fastgan.models against itself in plain
-PyTorch (plain.py): real images from the same stream, all discriminator steps, the generator's step, Adam, and an average of
-its weights. --sweep: one preset over batch sizes and resolutions instead.
-What is not correct is not timed: before, our steps' gradients are compared with the plain ones.
+Every contestant trains a copy of the same networks: plain PyTorch modules, or with --families the networks of
+fastgan.models, which are compared with the same networks built from plain PyTorch layers (plain.py). An iteration reads
+real images from one stream and consists of all discriminator steps, the generator step, Adam, and the moving average of
+the generator's weights. --sweep measures one preset over batch sizes and resolutions instead.
+Before anything is timed, the gradients of fastgan's steps are compared with those of plain PyTorch.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ from fastgan.train.device import float32_products, why_slow
 
 @dataclass(frozen=True)
 class Preset:
-    """What is trained. pair: of plain networks, or arguments of `fastgan.models.build`. batches: by device."""
+    """What is trained.
+
+    pair: a function of the image side that builds plain networks, or arguments of `fastgan.models.build`. loss: name of
+    the adversarial loss. batches: batch size by device.
+    """
 
     name: str
     side: int
     pair: Callable[[int], tuple[nn.Module, nn.Module]] | dict[str, Any]
-    game: str
+    loss: str
     batches: dict[str, int]
     d_steps: int = 1
     r1_weight: float = 0.0
@@ -68,11 +73,11 @@ PRESETS = [
 ]
 
 
-def _family(label: str, game: str, options: dict[str, Any], side: int = 32, batch: int = 16, **rest: Any) -> Preset:
-    return Preset(label, side, options, game, {"cpu": batch, "cuda": 64}, **rest)
+def _family(label: str, loss: str, options: dict[str, Any], side: int = 32, batch: int = 16, **rest: Any) -> Preset:
+    return Preset(label, side, options, loss, {"cpu": batch, "cuda": 64}, **rest)
 
 
-#: Our own, each in the game that its paper plays, of a size that two cores can train.
+#: The networks of fastgan.models with the adversarial losses of their papers, of a size that two CPU cores can train.
 FAMILIES = [
     _family("mlp (original)", "non-saturating", {"name": "mlp", "variant": "original", "width": 1200}, batch=100),
     _family("dcgan, R1", "non-saturating", {"name": "dcgan", "width": 32}, side=64, batch=32, r1_weight=1.0),
@@ -82,7 +87,7 @@ FAMILIES = [
     _family("progan", "wgan-gp", {"name": "progan", "width": 128}),
     _family("r3gan", "relativistic", {"name": "r3gan", "width": 64}, r1_weight=1.0, r2_weight=1.0),
 ]
-#: Single precision as PyTorch computes it: on a GPU its convolutions round to TF32, and so do its matrix products here.
+#: Single precision by device. On a GPU PyTorch convolves in TF32 by default; here matrix products use TF32 too.
 SINGLE = {"cpu": "fp32", "cuda": "tf32"}
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
 COLUMNS = (
@@ -93,7 +98,10 @@ COLUMNS = (
 
 
 def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Module, nn.Module]:
-    """A generator and its discriminator, always the same; plain: in plain PyTorch, where they are of our own families."""
+    """A generator and its discriminator with the same initial weights in every call.
+
+    plain: build networks of fastgan.models from plain PyTorch layers.
+    """
     torch.manual_seed(0)
     if callable(preset.pair):
         pair = preset.pair(preset.side)
@@ -111,9 +119,9 @@ def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Mod
 
 
 def config_of(preset: Preset, batch: int, precision: str, compile: str, device: str) -> fastgan.Config:
-    gp_weight = 10.0 if preset.game == "wgan-gp" else None
+    gp_weight = 10.0 if preset.loss == "wgan-gp" else None
     return fastgan.Config.from_flags(
-        latent=LATENT, batch=batch, game=preset.game, d_steps=preset.d_steps, gp_weight=gp_weight,
+        latent=LATENT, batch=batch, loss=preset.loss, d_steps=preset.d_steps, gp_weight=gp_weight,
         r1_weight=preset.r1_weight, r2_weight=preset.r2_weight, precision=precision, compile=compile, lr_g=1e-4,
         lr_d=1e-4, beta1=0.0, beta2=0.9, device=device,
     )  # fmt: skip
@@ -142,8 +150,8 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
     if device == "cuda":
         found |= {
             ("compile", "bf16"): lambda: plain(contestants.Compiled, "bf16"),
-            ("graph by hand", single): lambda: plain(contestants.GraphByHand, single),
-            ("graph by hand", "bf16"): lambda: plain(contestants.GraphByHand, "bf16"),
+            ("hand-written graph", single): lambda: plain(contestants.GraphByHand, single),
+            ("hand-written graph", "bf16"): lambda: plain(contestants.GraphByHand, "bf16"),
             ("fastgan graph", single): lambda: ours(single, "graph"),
             ("fastgan graph", "bf16"): lambda: ours("bf16", "graph"),
             ("fastgan", "bf16"): lambda: ours("bf16", "off"),
@@ -151,13 +159,14 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
     return found
 
 
-#: Largest relative difference of gradients. In float32 one pre-activation that falls on the other side of a kink can
-#: move the whole by some thousandths, in plain PyTorch too; in float64, losses are float32.
+#: Largest relative difference of gradients. In float32 a pre-activation within rounding of zero can fall on the other
+#: side of the activation's kink, which changes the gradient by some thousandths, also between runs of plain PyTorch.
+#: The float64 networks are followed by losses in float32.
 LIMITS = {torch.float64: 1e-5, torch.float32: 1e-2}
 
 
 def verify(preset: Preset, device: str) -> None:
-    """AssertionError unless our discriminator's and generator's gradients are the plain ones."""
+    """AssertionError unless the gradients of both networks equal those of plain PyTorch."""
     config = config_of(preset, 8, "fp32", "off", device)
     for dtype, limit in LIMITS.items():
         plain_pair, pair = networks_of(preset, device), networks_of(preset, device, plain=False)
@@ -165,10 +174,10 @@ def verify(preset: Preset, device: str) -> None:
             torch.manual_seed(1)
             with torch.no_grad():
                 for weight in discriminator.parameters():
-                    # Gradients of the size that training has, so that a wrong one shows.
+                    # Gradients as large as in training, so that a wrong one exceeds the limit.
                     weight.mul_(2) if weight.any() else weight.normal_(0, 0.05)
             for layer in discriminator.modules():
-                if isinstance(layer, nn.Dropout):  # real and fake images in one batch draw it in another order
+                if isinstance(layer, nn.Dropout):  # a joint batch of real and fake images draws masks in another order
                     layer.p = 0.0
             generator.to(dtype)
             discriminator.to(dtype)
@@ -183,7 +192,7 @@ def verify(preset: Preset, device: str) -> None:
 
 
 def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """The rows of a preset: all contestants in the same rounds."""
+    """The rows of a preset. All contestants are timed in the same alternating rounds."""
     device, batch = options.device, options.batch or preset.batches[options.device]
     with float32_products(tf32=False):
         verify(preset, device)
@@ -234,7 +243,7 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
 
 
 def presets(options: argparse.Namespace) -> Iterator[Preset]:
-    """What is to be measured."""
+    """The presets that the options select."""
     found = FAMILIES if options.families else PRESETS
     if options.sweep:
         base = next(preset for preset in PRESETS if preset.name == "wgan-gp-64")
@@ -249,7 +258,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only presets whose name contains this")
-    parser.add_argument("--only", nargs="+", default=[], metavar="PROVIDER", help="only these; eager always")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="PROVIDER", help="only these providers; eager is always measured"
+    )
     parser.add_argument("--families", action="store_true", help="the networks of fastgan.models instead of plain ones")
     parser.add_argument(
         "--sweep", action="store_true", help="one discriminator step at several batch sizes and resolutions"
@@ -274,7 +285,7 @@ def main() -> int:
     for preset in presets(options):
         with float32_products(tf32=SINGLE[options.device] == "tf32"):
             rows += measure(preset, options)
-        if options.out:  # every time, so that a run that is cut off leaves what it found
+        if options.out:  # after every preset, so that an interrupted run leaves its rows
             write(options.out, rows, COLUMNS)
     for row in rows:
         if "iteration_ms" in row:

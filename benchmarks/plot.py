@@ -15,7 +15,7 @@ COLORS = {
     "fastgan": "#0b6bcb",
     "fastgan+compile": "#6aa9e9",
     "fastgan+graph": "#123e72",
-    "graph by hand": "#7a5200",
+    "hand-written graph": "#7a5200",
     "eager channels_last": "#8a8f98",
     "eager+compile": "#c98500",
     "eager+graph": "#7a5200",

@@ -1,10 +1,11 @@
-"""What the presets cost here: how long all their steps take, and how much memory a process needs for them.
+"""Measures the cost of the presets on this machine: hours for all their steps, and the memory of the process.
 
     python benchmarks/presets.py [--only SUBSTRING] [--seconds S] [--out benchmarks/results/presets.csv]
 
-Each is run for some seconds in a process of its own, eagerly, at least once; those for images of the user's get noise.
-Time is that of an iteration times their number, without panels and checkpoints; growing networks are measured fully
-grown, so that it is the most they take. The table stands in fastgan/train/presets.py, and a test compares them.
+Each preset trains eagerly for some seconds, at least two iterations, in a process of its own. Presets that need the
+user's images get noise. The hours are the time of an iteration times the number of steps, without sample grids and
+checkpoints. Progressively growing networks are measured fully grown, which is an upper bound. The figures are copied
+to fastgan/train/presets.py; a test compares the two.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ COLUMNS = ("preset", "steps", "images_per_second", "hours", "peak_MB", "threads"
 
 
 def images_of(config: Config) -> ImageSet:
-    """The embedded set, or noise for presets that ask for the user's images."""
+    """The embedded images, or noise for presets that need the user's images."""
     if config.resolution is None:
         return open_source(config.data)
     shape = (1024, config.channels or 3, config.resolution, config.resolution)
@@ -41,7 +42,7 @@ def images_of(config: Config) -> ImageSet:
 
 
 def measure(name: str, seconds: float) -> dict[str, object]:
-    """A row of the table; this process has done nothing else."""
+    """A row of the table. The peak memory is that of the process, so each preset needs a process of its own."""
     config = preset(name)
     images = images_of(config)
     torch.manual_seed(0)

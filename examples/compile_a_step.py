@@ -1,4 +1,4 @@
-"""A WGAN-GP discriminator step of plain PyTorch, compiled whole: two backward passes, one inside the other, as one graph.
+"""Compile a whole WGAN-GP discriminator step of plain PyTorch, inner and outer backward pass included, as one graph.
 
 python examples/compile_a_step.py
 """
@@ -18,7 +18,7 @@ optimizer = torch.optim.Adam(discriminator.parameters(), 1e-4, betas=(0.0, 0.9))
 
 
 def discriminator_step(real: Tensor, fake: Tensor) -> Tensor:
-    """torch.compile alone raises here: it has no gradient of a gradient."""
+    """A step that plain torch.compile cannot compile: it has no double backward."""
     points = torch.lerp(real, fake, torch.rand(len(real), 1, 1, 1)).requires_grad_()
     (slope,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
     penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -38,7 +38,7 @@ def main() -> None:
         optimizer.step()
     print(f"loss {loss:.4f}, captured by {step.how[0]}\n")
 
-    # What it brought: the double backward computes with zeros, and a graph can see that.
+    # PyTorch's double backward computes with tensors of zeros; a pass over the graph removes them.
     print(fastgan.explain(discriminator_step, real, fake))
 
 

@@ -1,4 +1,4 @@
-"""Your own discriminator of plain PyTorch, before and after fastgan.fuse: the same numbers, sooner.
+"""Compare a discriminator of plain PyTorch before and after fastgan.fuse: numbers, gradients and time.
 
 python examples/fuse_a_discriminator.py [STEPS] [--batch 32]
 """
@@ -15,7 +15,7 @@ import fastgan
 
 
 def make_discriminator() -> nn.Sequential:
-    """DCGAN's discriminator at 64×64 as anybody would write it."""
+    """DCGAN's discriminator for 64×64 images, in plain PyTorch."""
     layers, channels = [], 3
     for width in (64, 128, 256, 512):
         layers += [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
@@ -57,7 +57,7 @@ def main() -> None:
         ((own.grad - other.grad).norm() / (other.grad.norm() + 1e-6)).item()
         for own, other in zip(fused.parameters(), plain.parameters(), strict=True)
     )
-    # A pre-activation within rounding of zero may fall on either side of the kink: that alone moves a gradient by 1e-3.
+    # A pre-activation within rounding of zero may fall on either side of the kink, which changes a gradient by 1e-3.
     if worst > 5e-3:
         raise SystemExit(f"gradients differ by {worst:.1e}")
     print(f"gradients equal to {worst:.0e}; {medians['plain'] / medians['fused']:.2f} times as fast")

@@ -1,8 +1,8 @@
-"""Train two modules of your own on an iterator of your own, then take the generator out of PyTorch.
+"""Train two modules of your own on an iterator of your own, then export the generator to ONNX.
 
     python examples/own_networks.py [STEPS]
 
-The images are made here: gray discs of random place and size, 16×16.
+The images are made here: gray discs at random positions, of random size, 16×16.
 """
 
 import sys

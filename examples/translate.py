@@ -1,8 +1,8 @@
-"""Train on pairs: from an outline to the picture, as pix2pix does, then take the generator out of PyTorch.
+"""Train on pairs of images, from an outline to the picture, as pix2pix does, then export the generator to ONNX.
 
     python examples/translate.py [STEPS]
 
-The pictures are the embedded ones, 28×28; outlines.png shows outlines, what is made of them, and what they are of.
+The pictures are the embedded images, 28×28. outlines.png shows outlines, generated images and target images.
 """
 
 import sys
@@ -20,7 +20,7 @@ from fastgan.runtime import Session
 
 
 def outlines(images):
-    """White where a picture is much brighter than the darkest pixel beside it, else black."""
+    """White where an image is much brighter than the darkest adjacent pixel, else black."""
     darkest = -max_pool2d(-images, 3, 1, 1)
     return torch.where(images - darkest > 0.5, 1.0, -1.0)
 
@@ -33,7 +33,7 @@ def pairs(images, batch=16):
 
 
 class Generator(nn.Module):
-    """A small U-Net. source_channels makes batches pairs; the other attributes are for export."""
+    """A small U-Net. source_channels declares that batches are pairs; the other attributes are for export."""
 
     source_channels = channels = scale = 1
     multiple, range = 4, (-1, 1)
@@ -47,18 +47,21 @@ class Generator(nn.Module):
             nn.Conv2d(4 * width, 4 * width, 3, 1, 1), nn.LeakyReLU(0.2),
             nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1), nn.LeakyReLU(0.2),
         )  # fmt: skip
-        self.back = nn.Sequential(nn.ConvTranspose2d(4 * width, width, 4, 2, 1), nn.LeakyReLU(0.2))
+        self.up = nn.Sequential(nn.ConvTranspose2d(4 * width, width, 4, 2, 1), nn.LeakyReLU(0.2))
         self.last = nn.Sequential(nn.Conv2d(2 * width, 1, 3, 1, 1), nn.Tanh())
 
     def forward(self, source):
         outer = self.outer(source)
         middle = self.middle(outer)
-        back = self.back(torch.cat([middle, self.inner(middle)], 1))
-        return self.last(torch.cat([outer, back], 1))
+        up = self.up(torch.cat([middle, self.inner(middle)], 1))
+        return self.last(torch.cat([outer, up], 1))
 
 
 class Discriminator(nn.Module):
-    """Sees an image and its source, and judges patches. Without source_channels it would be called as discriminator(image)."""
+    """Returns a logit for each patch of an image beside its source.
+
+    Without source_channels it would be called as discriminator(image).
+    """
 
     source_channels = 1
 
@@ -83,5 +86,5 @@ trainer = fastgan.Trainer(Generator(), Discriminator(), config=config)
 trainer.fit(pairs(images), held_out=(source, target))
 
 export(trainer.ema.module, "outlines.onnx")
-made = Session("outlines.onnx")(source.numpy())
-print(save_grid(np.concatenate([source, made, target]), "outlines.png", columns=12, scale=2))
+generated = Session("outlines.onnx")(source.numpy())
+print(save_grid(np.concatenate([source, generated, target]), "outlines.png", columns=12, scale=2))

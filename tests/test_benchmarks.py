@@ -1,6 +1,8 @@
-"""What benchmarks put around the trainer to time it still fits it: they are run too seldom to notice."""
+"""The benchmarks still fit the trainer that they time: nobody runs them often enough to notice otherwise."""
 
 import contestants
+import monitor
+import presets
 import pytest
 import torch
 from end_to_end import Preset, networks_of, verify
@@ -17,13 +19,28 @@ def test_phases_of_an_iteration_are_timed():
     ours.use(contestants.stream(2, 32, "cpu"))
     ours.iterate()
     spent = contestants.phases(ours, "cpu", iterations=1)
-    assert sorted(spent) == ["discriminator_ms", "data_ms", "generator_ms", "update_ms"]
+    assert sorted(spent) == ["data_ms", "discriminator_ms", "generator_ms", "update_ms"]
     assert all(float(ms) >= 0 for ms in spent.values())
     assert float(spent["discriminator_ms"]) > 0
 
 
+def test_the_cost_of_the_monitor_is_measured(monkeypatch):
+    small = {"resolution": 8, "channels": 1, "width": 4, "d_norm": "none"}
+    monkeypatch.setitem(monitor.PRESETS, "small", (small, "wgan-gp", {"batch": 4, "d_steps": 1}))
+    row = monitor.measure("small", rounds=2)
+    assert set(row) == set(monitor.COLUMNS)
+    assert float(row["without_ms"]) > 0
+    assert float(row["interval_end_ms"]) > 0
+
+
+def test_the_cost_of_a_preset_is_measured():
+    row = presets.measure("mlp", seconds=0.1)
+    assert set(row) == set(presets.COLUMNS)
+    assert float(row["hours"]) > 0
+
+
 @pytest.mark.parametrize(
-    ("name", "game", "options"),
+    ("name", "loss", "options"),
     [
         ("dcgan", "wgan-gp", {}),
         ("biggan", "hinge", {"d_norm": "spectral", "attention": 16}),
@@ -31,13 +48,13 @@ def test_phases_of_an_iteration_are_timed():
         ("r3gan", "relativistic", {}),
     ],
 )
-def test_a_family_and_itself_in_plain_pytorch_learn_the_same(name, game, options):
-    penalties = {} if game in ("wgan-gp", "hinge") else {"r1_weight": 1.0, "r2_weight": 0.5}
+def test_a_family_has_the_gradients_of_the_same_network_in_plain_pytorch(name, loss, options):
+    penalties = {} if loss in ("wgan-gp", "hinge") else {"r1_weight": 1.0, "r2_weight": 0.5}
     pair = {"name": name, "width": 16} | options
-    verify(Preset(name, 32, pair, game, {"cpu": 4}, **penalties), "cpu")
+    verify(Preset(name, 32, pair, loss, {"cpu": 4}, **penalties), "cpu")
 
 
-def test_plain_networks_have_nothing_of_ours_in_their_graphs():
+def test_plain_networks_have_no_fastgan_node_in_their_graphs():
     preset = Preset("resnet", 32, {"name": "resnet", "width": 4, "d_norm": "spectral"}, "hinge", {"cpu": 2})
     generator, discriminator = networks_of(preset, "cpu")
     with plain_pytorch():
@@ -49,7 +66,7 @@ def test_plain_networks_have_nothing_of_ours_in_their_graphs():
 
 
 def names(y):
-    """Names of the nodes that lead to y."""
+    """Names of the autograd nodes that y depends on."""
     found, open_ = set(), [y.grad_fn]
     while open_:
         node = open_.pop()

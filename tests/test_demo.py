@@ -1,4 +1,4 @@
-"""The demo, judged by an outside eye: what `make demo` trains must show every class, and show it clearly."""
+"""An independent classifier must find every class, with confidence, in the samples of the demo preset."""
 
 import importlib.util
 from pathlib import Path
@@ -16,11 +16,11 @@ def test_demo_shows_every_class_clearly(tmp_path, capsys):
     demo_seeds = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo_seeds)
 
-    network, own = demo_seeds.trained_judge()
+    network, own = demo_seeds.trained_classifier()
     assert own >= 0.88
     trainer = demo_seeds.demo(seed=0, out=tmp_path / "run")
-    verdict = demo_seeds.judge(network, demo_seeds.samples(trainer), own)
+    classes = demo_seeds.judge(network, demo_seeds.samples(trainer), own)
     with capsys.disabled():
-        print(f"\ndemo: {verdict.describe()}")
-    assert verdict.share.min() >= 0.02, verdict.describe()
-    assert verdict.confidence >= 0.7, verdict.describe()
+        print(f"\ndemo: {classes.describe()}")
+    assert classes.share.min() >= 0.02, classes.describe()
+    assert classes.confidence >= 0.7, classes.describe()

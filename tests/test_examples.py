@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""Every example runs, and prints or writes what it promises."""
 
 import subprocess
 import sys
@@ -21,6 +21,12 @@ def test_own_networks(tmp_path):
     assert list(tmp_path.glob("*.png"))
 
 
+def test_own_task(tmp_path):
+    run("own_task.py", tmp_path)
+    with Image.open(tmp_path / "discs_by_radius.png") as sheet:
+        assert sheet.size == (8 * 66 + 2, 4 * 66 + 2)
+
+
 def test_translate(tmp_path):
     run("translate.py", tmp_path)
     with Image.open(tmp_path / "outlines.png") as sheet:
@@ -28,9 +34,9 @@ def test_translate(tmp_path):
 
 
 def test_fuse_a_discriminator(tmp_path):
-    said = run("fuse_a_discriminator.py", tmp_path)
-    assert "fused: stack of 4: conv + leaky_relu" in said
-    assert "gradients equal to" in said
+    output = run("fuse_a_discriminator.py", tmp_path)
+    assert "fused: stack of 4: conv + leaky_relu" in output
+    assert "gradients equal to" in output
 
 
 def test_compile_a_step(tmp_path):

@@ -1,4 +1,4 @@
-"""What the studies on handwritten digits share: MNIST, a classifier of it, and what it says of samples."""
+"""What the studies on handwritten digits share: MNIST, a classifier of it, and metrics in its features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastgan.models import build
 from fastgan.report.images import to_uint8
 
 SIDE = 28
-#: Of all runs: how often something is written is nothing that a study varies.
+#: Flags of all runs: eager steps, no sample grids and no checkpoints.
 QUIET: dict[str, Any] = {"compile": "off", "sample_every": 10**9, "checkpoint_every": 10**9}
 
 
@@ -32,31 +32,46 @@ def mnist(split: str = "") -> ImageSet:
 
 
 @cache
-def judge() -> Extractor:
-    """The classifier of `fastgan eval --extractor digits`: its last layer but one gives the features of FID."""
+def classifier() -> Extractor:
+    """The classifier of `fastgan eval --extractor digits`; its penultimate layer gives the features of FID."""
     return digits.train(mnist())
 
 
-def trained(config: fastgan.Config) -> fastgan.Trainer:
-    """The pair that a configuration names, trained on MNIST as it says; in a black frame where the pair is larger."""
-    images, side = mnist(), config.resolution or SIDE
+def trained(
+    *,
+    loss: str,
+    seed: int = 0,
+    batch: int = 64,
+    latent: int = 64,
+    width: int = 64,
+    resolution: int = SIDE,
+    model: str = "dcgan",
+    d_norm: str = "none",
+    options: dict[str, Any] | None = None,
+    **flags: Any,
+) -> fastgan.Trainer:
+    """Networks of that family trained on MNIST, whose images get a black frame where the resolution is larger.
+
+    options: of the family, see `fastgan.models.build`. flags: more flags of `fastgan train`.
+    """
+    images, side = mnist(), resolution
     edge = (side - SIDE) // 2
     if edge:
         frame = np.pad(images.images, [(0, 0), (0, 0), (edge, edge), (edge, edge)])
         images = dataclasses.replace(images, images=frame, pack=None)
-    torch.manual_seed(config.seed)
-    pair = build(
-        config.model, resolution=side, channels=1, latent=config.latent, width=config.width, d_norm=config.d_norm,
-        **({} if config.variant is None else {"variant": config.variant}),
+    torch.manual_seed(seed)
+    networks = build(
+        model, resolution=side, channels=1, latent=latent, width=width, d_norm=d_norm, **(options or {})
     )  # fmt: skip
-    trainer = fastgan.Trainer(*pair, config.game, config)
-    trainer.fit(BatchStream(images, config.batch, config.seed, trainer.device))
+    config = fastgan.Config.from_flags(loss=loss, seed=seed, batch=batch, latent=latent, **flags)
+    trainer = fastgan.Trainer(*networks, loss, config)
+    trainer.fit(BatchStream(images, batch, seed, trainer.device))
     return trainer
 
 
 @torch.no_grad()
 def samples(generator: nn.Module, count: int, batch: int = 500) -> Iterator[Tensor]:
-    """count images on the CPU, in batches [batch, C, 28, 28] in [-1, 1]: the middle of what a generator makes."""
+    """count images on the CPU, in batches [batch, C, 28, 28] in [-1, 1]: the centers of the generator's images."""
     source, device = torch.Generator().manual_seed(1), next(generator.parameters()).device
     for _ in range(count // batch):
         z = torch.randn(batch, int(generator.latent), generator=source)  # type: ignore[arg-type]
@@ -72,5 +87,5 @@ def pixels(generator: nn.Module, count: int) -> np.ndarray:
 
 def figures(made: np.ndarray) -> dict[str, float]:
     """FID, precision and recall of 5,000 samples against 5,000 images of the test set."""
-    found = evaluate(made, mnist("test"), judge(), metrics=["fid", "pr"], n=5000)
+    found = evaluate(made, mnist("test"), classifier(), metrics=["fid", "pr"], n=5000)
     return {word: float(found[word].value or 0.0) for word in ("fid", "precision", "recall")}

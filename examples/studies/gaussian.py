@@ -1,9 +1,10 @@
-"""The game where theory can be seen: N(5, 1) from uniform noise, and the best discriminator there could be beside the learned.
+"""Learn N(5, 1) from uniform noise, and compare the learned discriminator with the optimal one.
 
     python examples/studies/gaussian.py [--steps N] [--out DIR]
 
-For a fixed generator the best discriminator is D* = p / (p + q); where the generator has learned p, D* = 1/2 everywhere, the
-discriminator's loss is ln 4 and the generator's ln 2 (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1 and theorem 1).
+For a fixed generator the optimal discriminator is D* = p / (p + q). If the generator has learned p, then D* = 1/2, the
+discriminator's loss is ln 4 and the generator's is ln 2 (Goodfellow et al. 2014, arXiv:1406.2661, proposition 1 and
+theorem 1).
 Writes DIR/gaussian.csv and DIR/gaussian.png.
 """
 
@@ -41,7 +42,7 @@ class FromUniform(nn.Module):
 
 
 def discriminator(width: int = 64) -> nn.Module:
-    """x [N, 1] → logits [N, 1]. Its kinks begin spread over 0 to 10: around 0 alone it could not follow a density."""
+    """x [N, 1] → logits [N, 1]. The kinks of the first layer are initialized spread over 0 to 10, where the data is."""
     first = nn.Linear(1, width)
     with torch.no_grad():
         first.weight.copy_(torch.randn(width, 1).sign())
@@ -64,33 +65,33 @@ def train(steps: int, seed: int = 0) -> fastgan.Trainer:
         checkpoint_every=10**9,
     )  # fmt: skip
     trainer = fastgan.Trainer(FromUniform(), discriminator(), "non-saturating", config)
-    trainer.fit(batches(config.batch, seed))
+    trainer.fit(batches(256, seed))
     return trainer
 
 
 @torch.no_grad()
-def look(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The figures, and what is drawn: samples, D and the best D on a line of numbers."""
+def measure(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The figures of the table, and what is plotted: densities, the learned and the optimal D on a grid of numbers."""
     z = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(1))
-    made = trainer.ema.module(z).flatten()
-    line = torch.linspace(MEAN - 4, MEAN + 4, 200)
-    near = (line > MEAN - 2 * DEVIATION) & (line < MEAN + 2 * DEVIATION)
-    learned = torch.sigmoid(trainer.discriminator(line[:, None])).flatten()
-    real = torch.exp(-((line - MEAN) ** 2) / (2 * DEVIATION**2)) / (DEVIATION * math.sqrt(2 * math.pi))
+    generated = trainer.ema.module(z).flatten()
+    x = torch.linspace(MEAN - 4, MEAN + 4, 200)
+    near = (x > MEAN - 2 * DEVIATION) & (x < MEAN + 2 * DEVIATION)
+    learned = torch.sigmoid(trainer.discriminator(x[:, None])).flatten()
+    real = torch.exp(-((x - MEAN) ** 2) / (2 * DEVIATION**2)) / (DEVIATION * math.sqrt(2 * math.pi))
     # The generator's density: a histogram smoothed by a kernel a tenth of the deviation wide.
     width = 0.1 * DEVIATION
-    kernel = torch.exp(-((line[:, None] - made[None]) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
+    kernel = torch.exp(-((x[:, None] - generated[None]) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
     fake = kernel.mean(1)
-    best = real / (real + fake)
-    tail = trainer.state.rows[-20:]
+    optimal = real / (real + fake)
+    tail = trainer.monitor.rows[-20:]
     figures = {
-        "mean": float(made.mean()), "deviation": float(made.std()),
+        "mean": float(generated.mean()), "deviation": float(generated.std()),
         "D_within_2_deviations": float(learned[near].mean()),
         "D_off_half_at_most": float((learned[near] - 0.5).abs().max()),
         "loss_discriminator": float(np.mean([row["loss/discriminator"] for row in tail])),
         "loss_generator": float(np.mean([row["loss/generator"] for row in tail])),
     }  # fmt: skip
-    drawn = {"line": line, "learned": learned, "best": best, "real": real, "fake": fake}
+    drawn = {"x": x, "learned": learned, "optimal": optimal, "real": real, "fake": fake}
     return figures, {name: value.numpy() for name, value in drawn.items()}
 
 
@@ -102,18 +103,18 @@ THEORY = {
 
 def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
-    left.fill_between(drawn["line"], drawn["real"], color="#c98500", alpha=0.3, label="N(5, 1)")
-    left.plot(drawn["line"], drawn["fake"], color="#0b6bcb", label="generator")
-    left.plot(drawn["line"], drawn["best"], color="#222", linestyle=":", label="best discriminator, p / (p + q)")
-    left.plot(drawn["line"], drawn["learned"], color="#2a8a57", label="learned discriminator")
+    left.fill_between(drawn["x"], drawn["real"], color="#c98500", alpha=0.3, label="N(5, 1)")
+    left.plot(drawn["x"], drawn["fake"], color="#0b6bcb", label="generator")
+    left.plot(drawn["x"], drawn["optimal"], color="#222", linestyle=":", label="optimal discriminator, p / (p + q)")
+    left.plot(drawn["x"], drawn["learned"], color="#2a8a57", label="learned discriminator")
     left.set(xlabel="x", ylim=(0, 1), title="densities and discriminators")
     left.legend(fontsize=8)
-    steps = [row["step"] for row in trainer.state.rows]
+    steps = [row["step"] for row in trainer.monitor.rows]
     for name, label, color, value in (
         ("loss/discriminator", "discriminator", "#2a8a57", math.log(4)),
         ("loss/generator", "generator", "#0b6bcb", math.log(2)),
     ):
-        right.plot(steps, [row[name] for row in trainer.state.rows], color=color, label=label)
+        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=color, label=label)
         right.axhline(value, color=color, linestyle=":", linewidth=1)
     right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
     right.legend(fontsize=8)
@@ -126,7 +127,7 @@ def main() -> None:
     parser = study.parser_of(__doc__, steps=2000, runs=False)
     options = parser.parse_args()
     trainer = train(options.steps)
-    figures, drawn = look(trainer)
+    figures, drawn = measure(trainer)
     rows = [
         {"figure": name, "learned": f"{value:.4f}", "theory": f"{THEORY[name]:.4f}"} for name, value in figures.items()
     ]

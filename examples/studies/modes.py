@@ -1,4 +1,4 @@
-"""How many modes games and remedies find, and how well: 8 Gaussians on a ring, 25 on a grid.
+"""How many modes adversarial losses with and without regularization cover: 8 Gaussians on a ring, 25 on a grid.
 
     python examples/studies/modes.py [ring|grid] [--only SUBSTRING] [--steps N] [--out DIR]
 
@@ -20,17 +20,15 @@ import numpy as np
 import study
 from points import GRID, LATENT, RING, Mixture, samples, trained
 
-import fastgan
-
 FINE = {"lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.0, "beta2": 0.99}
-#: What is compared: a game, and remedies on it.
+#: What is compared: an adversarial loss, and regularization of it.
 RUNS: dict[str, dict[str, Any]] = {
-    "minimax": {"game": "minimax", **FINE},
-    "non-saturating": {"game": "non-saturating", **FINE},
-    "non-saturating, packed by 2": {"game": "non-saturating", **FINE, "pack": 2},
-    # Metz et al. 2017 (arXiv:1611.02163, appendix A): a discriminator ten times slower, that looks ahead instead.
+    "minimax": {"loss": "minimax", **FINE},
+    "non-saturating": {"loss": "non-saturating", **FINE},
+    "non-saturating, packed by 2": {"loss": "non-saturating", **FINE, "pack": 2},
+    # Metz et al. 2017 (arXiv:1611.02163, appendix A): a tenth of the discriminator's learning rate, and unrolling.
     "non-saturating, unrolled 5": {
-        "game": "non-saturating",
+        "loss": "non-saturating",
         "lr_g": 1e-3,
         "lr_d": 1e-4,
         "beta1": 0.5,
@@ -38,28 +36,28 @@ RUNS: dict[str, dict[str, Any]] = {
         "unroll": 5,
         "steps": 2000,
     },
-    "non-saturating, R1": {"game": "non-saturating", **FINE, "r1_weight": 0.02},
-    "minimax, R1": {"game": "minimax", **FINE, "r1_weight": 0.02},
-    "hinge, R1": {"game": "hinge", **FINE, "r1_weight": 0.02, "steps": 7000},
-    "least-squares, R1": {"game": "least-squares", **FINE, "r1_weight": 0.02},
-    "relativistic, R1 and R2": {"game": "relativistic", **FINE, "r1_weight": 0.02, "r2_weight": 0.02},
-    "wgan-gp": {"game": "wgan-gp", "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0},
+    "non-saturating, R1": {"loss": "non-saturating", **FINE, "r1_weight": 0.02},
+    "minimax, R1": {"loss": "minimax", **FINE, "r1_weight": 0.02},
+    "hinge, R1": {"loss": "hinge", **FINE, "r1_weight": 0.02, "steps": 7000},
+    "least-squares, R1": {"loss": "least-squares", **FINE, "r1_weight": 0.02},
+    "relativistic, R1 and R2": {"loss": "relativistic", **FINE, "r1_weight": 0.02, "r2_weight": 0.02},
+    "wgan-gp": {"loss": "wgan-gp", "lr_g": 1e-3, "lr_d": 1e-3, "gp_weight": 1.0},
 }
 
 
 def run(mixture: Mixture, name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and the samples [2500, 2]."""
     options = {"steps": 6000} | options
-    config = fastgan.Config.from_flags(
-        batch=256, latent=LATENT, ema_images=300_000, compile="off", log_every=options["steps"] // 20,
+    start = time.perf_counter()
+    trainer = trained(
+        mixture, batch=256, latent=LATENT, ema_images=300_000, compile="off", log_every=options["steps"] // 20,
         sample_every=10**9, checkpoint_every=10**9, **options,
     )  # fmt: skip
-    start = time.perf_counter()
-    points = samples(trained(mixture, config))
+    points = samples(trainer)
     modes, quality = mixture.found(points)
     row = {
         "data": mixture.name, "run": name, "modes": modes, "of": len(mixture.centers), "high_quality": f"{quality:.3f}",
-        "steps": config.steps, "seconds": f"{time.perf_counter() - start:.0f}",
+        "steps": options["steps"], "seconds": f"{time.perf_counter() - start:.0f}",
     }  # fmt: skip
     return row, points.numpy()
 

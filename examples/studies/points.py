@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ GRID = Mixture("grid", torch.cartesian_prod(torch.linspace(-1, 1, 5), torch.lins
 
 
 def generator(width: int = 128) -> nn.Module:
-    """z [N, 2] → points [N, 2]. Of few latents: what lies between two modes is made from fewer of them."""
+    """z [N, 2] → points [N, 2]. With two latents few of the samples lie between two modes."""
     return _network(LATENT, width, 2, nn.ReLU)
 
 
@@ -60,11 +61,12 @@ def _network(inputs: int, width: int, outputs: int, activation: Callable[[], nn.
     return nn.Sequential(*hidden, nn.Linear(width, outputs))
 
 
-def trained(mixture: Mixture, config: fastgan.Config) -> fastgan.Trainer:
-    """A pair that has learned a mixture as the configuration says."""
-    torch.manual_seed(config.seed)
-    trainer = fastgan.Trainer(generator(), discriminator(pack=config.pack), config.game, config)
-    trainer.fit(mixture.batches(config.batch, config.seed))
+def trained(mixture: Mixture, *, loss: str, batch: int, seed: int = 0, pack: int = 1, **flags: Any) -> fastgan.Trainer:
+    """A generator and a discriminator trained on a mixture. flags: more flags of `fastgan train`."""
+    torch.manual_seed(seed)
+    config = fastgan.Config.from_flags(loss=loss, batch=batch, seed=seed, pack=pack, **flags)
+    trainer = fastgan.Trainer(generator(), discriminator(pack=pack), loss, config)
+    trainer.fit(mixture.batches(batch, seed))
     return trainer
 
 

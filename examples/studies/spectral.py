@@ -1,11 +1,11 @@
-"""What spectral norm is for: three seeds with it and without it, at learning rates careful, bold and wild, on MNIST.
+"""Spectral norm and the learning rate: MNIST with it and without it, at three learning rates, three seeds each.
 
     fastgan data fetch mnist
     python examples/studies/spectral.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-Miyato et al. 2018 (arXiv:1802.05957, figure 1) ask how far an outcome depends on the optimizer's settings. Writes
-DIR/spectral.csv and DIR/spectral.png: the Fréchet distance of every run (in the features of a classifier of the same
-digits), and samples of the worst seeds.
+Miyato et al. 2018 (arXiv:1802.05957, figure 1) measure how far the result depends on the settings of the optimizer.
+Writes DIR/spectral.csv and DIR/spectral.png: the FID of every run, in the features of a classifier of the same digits,
+and samples of the worst seed of each setting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import numpy as np
 import study
 from digits import QUIET, figures, pixels, trained
 
-import fastgan
 from fastgan.report.images import grid
 
 SEEDS = (0, 1, 2)
@@ -37,31 +36,31 @@ RUNS = {
 def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and samples."""
     options = {"steps": 600} | options
-    config = fastgan.Config.from_flags(
-        game="hinge", width=32, beta1=0.5, beta2=0.999, batch=64, log_every=max(1, options["steps"] // 20), **QUIET,
+    trainer = trained(
+        loss="hinge", width=32, beta1=0.5, beta2=0.999, batch=64, log_every=max(1, options["steps"] // 20), **QUIET,
         **options,
     )  # fmt: skip
-    made = pixels(trained(config).ema.module.eval(), 5000)
+    made = pixels(trainer.ema.module.eval(), 5000)
     found = {word: f"{value:.3g}" for word, value in figures(made).items()}
     kind = name.rpartition(", ")[0]
-    return {"run": kind, "lr": config.lr_d, "seed": config.seed, "steps": config.steps} | found, made[:49]
+    return {"run": kind, "lr": options["lr_d"], "seed": options["seed"], "steps": options["steps"]} | found, made[:49]
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
-    """Every seed's FID, and of each setting the samples of its worst seed."""
+    """The FID of every seed, and the samples of the worst seed of each setting."""
     found: dict[str, list[tuple[float, str, np.ndarray]]] = {}
     for row, images in zip(rows, made, strict=True):
         found.setdefault(str(row["run"]), []).append((float(str(row["fid"])), str(row["seed"]), images))
     columns = max(1, sum("spectral" in name for name in found), sum("spectral" not in name for name in found))
     figure = plt.figure(figsize=(3.6 + 3 * columns, 6.6))
-    places = figure.add_gridspec(2, 1 + columns)
-    dots = figure.add_subplot(places[:, 0])
+    cells = figure.add_gridspec(2, 1 + columns)
+    dots = figure.add_subplot(cells[:, 0])
     for i, (name, seeds) in enumerate(found.items()):
         spectral = "spectral" in name
         dots.scatter([fid for fid, _, _ in seeds], [i] * len(seeds), color="#0b6bcb" if spectral else "#b3372f")
         worst, seed, images = max(seeds, key=lambda each: each[:2])
         column = 1 + sum(("spectral" in other) == spectral for other in [*found][:i])
-        axis = figure.add_subplot(places[int(spectral), column])
+        axis = figure.add_subplot(cells[int(spectral), column])
         axis.imshow(grid(images, columns=7))
         axis.axis("off")
         axis.set_title(f"{name}\nworst seed ({seed}): FID {worst:.3g}", size=9)

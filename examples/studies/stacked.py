@@ -1,16 +1,16 @@
-"""A thousand modes: three digits at random, one in each color channel; how many such triples does a generator make?
+"""Stacked MNIST: three random digits in three color channels, a thousand modes; how many does a generator cover?
 
     fastgan data fetch mnist
     python examples/studies/stacked.py [--only SUBSTRING] [--steps N] [--out DIR]
 
-A run takes three to five minutes on one core; "non-saturating, packed by 2, for long" takes an hour and a half there,
-"non-saturating, packed by 2, wide" half a minute on a large GPU, and both are made only where --only is their name. A
-run that is interrupted leaves a run directory in DIR/stacked, and goes on from it.
+A run takes three to five minutes on one core. "non-saturating, packed by 2, for long" takes an hour and a half on one
+core and "non-saturating, packed by 2, wide" half a minute on a large GPU; these two are run only if --only is their
+full name. An interrupted run leaves a run directory in DIR/stacked and is resumed from it.
 
-Stacked MNIST, after Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), measured as Lin et al. 2018 (arXiv:1712.04086)
-do: a classifier reads the three digits of 26,000 samples; modes are the triples that it reads at all, KL is the
-divergence of how often it reads each from how often real images show it. Writes DIR/stacked.csv, with the figures of
-those papers beside ours, and DIR/stacked.png.
+The data set is that of Metz et al. 2017 (arXiv:1611.02163, section 3.3.1), the measurement that of Lin et al. 2018
+(arXiv:1712.04086): a classifier predicts the three digits of 26,000 samples. "modes" is the number of distinct
+predicted triples, "kl" the KL divergence of their frequencies from those of real images. Writes DIR/stacked.csv and
+DIR/stacked.png.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import study
 import torch
-from digits import QUIET, SIDE, judge, mnist, pixels, samples
+from digits import QUIET, SIDE, classifier, mnist, pixels, samples
 from torch import Tensor
 
 import fastgan
@@ -40,26 +40,20 @@ SAMPLES = 26_000
 BATCH_NORM = {"d_norm": "batch", "lr_g": 4e-4, "lr_d": 4e-4}
 LONG, WIDE = "non-saturating, packed by 2, for long", "non-saturating, packed by 2, wide"
 PACKED = {**BATCH_NORM, "pack": 2}
-#: DCGAN pairs of one size in several games and with several remedies; one of them once more, for long, and wide.
+#: DCGAN networks of one size with several losses and regularizations; one of them also for more steps, and wider.
 RUNS: dict[str, dict[str, Any]] = {
     "non-saturating": BATCH_NORM,
     "non-saturating, packed by 2": PACKED,
     "non-saturating, packed by 4": {**BATCH_NORM, "pack": 4},
-    "least-squares": {**BATCH_NORM, "game": "least-squares"},
-    "hinge, spectral norm": {"game": "hinge", "d_norm": "spectral", "lr_g": 4e-4, "lr_d": 4e-4},
+    "least-squares": {**BATCH_NORM, "loss": "least-squares"},
+    "hinge, spectral norm": {"loss": "hinge", "d_norm": "spectral", "lr_g": 4e-4, "lr_d": 4e-4},
     "non-saturating, R1": {"r1_weight": 1.0, "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4},
     "relativistic, R1 and R2": {
-        "game": "relativistic", "r1_weight": 0.5, "r2_weight": 0.5, "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4,
+        "loss": "relativistic", "r1_weight": 0.5, "r2_weight": 0.5, "penalty_interval": 4, "lr_g": 4e-4, "lr_d": 4e-4,
         "beta1": 0.5,
     },
     LONG: {**PACKED, "steps": 18_000, "ema_images": 200_000},
     WIDE: {**PACKED, "width": 64, "batch": 256, "steps": 6000, "ema_images": 200_000, "compile": "auto"},
-}  # fmt: skip
-#: Srivastava et al. 2017 (arXiv:1705.07761) and Lin et al. 2018: modes, KL. From memory, no copy was at hand;
-#: check them before you cite them.
-PUBLISHED = {
-    "DCGAN": (99.0, 3.40), "ALI": (16.0, 5.40), "Unrolled GAN": (48.7, 4.32), "VEEGAN": (150.0, 2.95),
-    "PacDCGAN2": (1000.0, 0.06), "PacDCGAN4": (1000.0, 0.07),
 }  # fmt: skip
 
 
@@ -92,16 +86,16 @@ class Triples:
 
 @torch.no_grad()
 def read(parts: Iterator[Tensor]) -> np.ndarray:
-    """How often the classifier reads each triple in images [N, 3, 28, 28]: int64 [1000]."""
-    counts, places = torch.zeros(1000, dtype=torch.int64), torch.tensor([100, 10, 1])
+    """How often the classifier predicts each triple for images [N, 3, 28, 28]: int64 [1000]."""
+    counts, decimals = torch.zeros(1000, dtype=torch.int64), torch.tensor([100, 10, 1])
     for images in parts:
-        _, logits = judge().network(images.reshape(-1, 1, SIDE, SIDE))
-        counts += torch.bincount(logits.argmax(1).view(-1, 3) @ places, minlength=1000)
+        _, logits = classifier().network(images.reshape(-1, 1, SIDE, SIDE))
+        counts += torch.bincount(logits.argmax(1).view(-1, 3) @ decimals, minlength=1000)
     return counts.numpy()
 
 
 def divergence(counts: np.ndarray) -> float:
-    """KL of the triples read from those of real images, whose three digits are independent, in nats."""
+    """KL divergence in nats of the predicted triples from those of real images, whose three digits are independent."""
     digit = np.bincount(mnist().labels, minlength=10) / len(mnist())  # type: ignore[arg-type]
     real = np.einsum("i,j,k->ijk", digit, digit, digit).ravel()
     share = counts / counts.sum()
@@ -109,21 +103,21 @@ def divergence(counts: np.ndarray) -> float:
 
 
 def run(folder: Path, name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
-    """A row of the table, and samples of the averaged generator. folder: of its run directory, while it runs."""
-    options = {"width": 32, "batch": 128, "steps": 1000, "ema_images": 50_000} | QUIET | options
-    config = fastgan.Config.from_flags(log_every=max(1, options["steps"] // 20), **options | {"checkpoint_every": 500})
-    torch.manual_seed(config.seed)
-    network = {"resolution": SIDE, "latent": config.latent, "width": config.width, "d_norm": config.d_norm}
+    """A row of the table, and samples of the averaged generator. folder: of the run directory until it ends."""
+    flags = {"width": 32, "batch": 128, "steps": 1000, "ema_images": 50_000} | QUIET | options
+    flags |= {"latent": 64, "checkpoint_every": 500, "log_every": max(1, flags["steps"] // 20)}
+    torch.manual_seed(0)
+    network = {"resolution": SIDE, "latent": 64, "width": flags["width"], "d_norm": flags.get("d_norm", "none")}
     generator, _ = build("dcgan", channels=3, **network)
-    _, discriminator = build("dcgan", channels=3 * config.pack, **network)
-    rundir = folder / name
-    trainer = fastgan.Trainer(generator, discriminator, config.game, config, out=rundir)
-    trainer.fit(Triples(config.batch, config.seed), resume=rundir.exists())
+    _, discriminator = build("dcgan", channels=3 * flags.get("pack", 1), **network)
+    rundir, loss = folder / name, flags.get("loss", "non-saturating")
+    trainer = fastgan.Trainer(generator, discriminator, loss, fastgan.Config.from_flags(**flags), out=rundir)
+    trainer.fit(Triples(flags["batch"], seed=0), resume=rundir.exists())
     shutil.rmtree(rundir)
     average = trainer.ema.module.eval()
     counts = read(samples(average, SAMPLES))
     row = row_of(name, int((counts > 0).sum()), divergence(counts))
-    return row | {"images": trainer.state.images, "seconds": f"{trainer.state.seconds:.0f}"}, pixels(average, 500)
+    return row | {"images": trainer.images, "seconds": f"{trainer.seconds:.0f}"}, pixels(average, 500)
 
 
 def row_of(name: str, modes: float, kl: float) -> study.Row:
@@ -152,8 +146,7 @@ def main() -> None:
     counts = read(next(stream) for _ in range(SAMPLES // 500))
     rows = [row_of("real images", int((counts > 0).sum()), divergence(counts))]
     made = [next(stream).add(1).mul(127.5).byte().numpy()]
-    published = [row_of(f"{name} (published)", *figures) for name, figures in PUBLISHED.items()]
-    study.write(rows + ours + published, out / "stacked.csv")
+    study.write(rows + ours, out / "stacked.csv")
     draw(rows + ours, made + parts, out / "stacked.png")
     print(out / "stacked.png")
 

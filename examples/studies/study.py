@@ -1,4 +1,4 @@
-"""What all studies share: their flags, their runs, and their tables."""
+"""What all studies share: flags, runs, and tables."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ Row = dict[str, object]
 
 
 def parser_of(about: str, steps: int | None = None, runs: bool = True) -> argparse.ArgumentParser:
-    """--out, --steps, which overrule what a run says and default to `steps`, and where a study has several, --only."""
+    """A parser with --out, --steps, which overrides the steps of every run, and, if `runs`, --only."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     if runs:
         parser.add_argument(
             "--only", default="", metavar="SUBSTRING",
-            help="only the run of this name, or else all whose name contains it; what DIR has of the others stays in"
-            " table and picture",
+            help="only the run of this name, or else all whose name contains it; results of other runs in DIR are kept",
         )  # fmt: skip
     parser.add_argument("--steps", type=int, default=steps, help="generator steps of every run")
-    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR", help="where table and picture go")
+    parser.add_argument("--out", type=Path, default=Path("studies"), metavar="DIR", help="folder of table and picture")
     return parser
 
 
@@ -36,11 +35,11 @@ def results(
     folder: str,
     long: Collection[str] = (),
 ) -> tuple[list[Row], list[np.ndarray]]:
-    """Rows of the table, and samples, in the order of `runs`: of those that --only asks for, and of those made before.
+    """Rows of the table and samples, in the order of `runs`: of the runs that --only selects and of earlier ones.
 
-    `run(name, options)` makes one; it is kept in DIR/folder as soon as it is done, so that a study that was stopped
-    goes on with --only. long: runs of an hour and more, which are made only where --only is the whole name. The program
-    ends where --only chooses none.
+    `run(name, options)` computes one; it is saved in DIR/folder at once, so that an interrupted study continues with
+    --only. long: names of runs that take an hour or special hardware; they are run only if --only is the full name.
+    Exits with an error if --only selects none.
     """
     options = parser.parse_args()
     chosen = [options.only] if options.only in runs else [n for n in runs if options.only in n and n not in long]

@@ -22,7 +22,7 @@ def open_source(source: str) -> tuple[nn.Module, tuple[int, ...] | None, dict[st
 
         file: str | Path = pretrained.fetch(source) if source in pretrained.KNOWN and not path.exists() else source
         return open_network(file, names=pretrained.KNOWN), None, {"source": path.name}
-    from fastgan.train.load import load_generator
+    from fastgan.train.networks import load_generator
 
     trained = load_generator(run, None if path == run else path)
     facts = trained.facts

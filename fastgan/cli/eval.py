@@ -93,7 +93,7 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.nd
     import torch
 
     from fastgan.runtime.session import latents
-    from fastgan.train.load import load_generator
+    from fastgan.train.networks import load_generator
     from fastgan.train.samples import sample
 
     trained = load_generator(run)

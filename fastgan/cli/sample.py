@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from fastgan.train.load import Trained
+    from fastgan.train.networks import Trained
 
 #: Real images with which selected samples are compared, and the most samples drawn for it.
 _COMPARED, _DRAWN = 1000, 20_000
@@ -66,7 +66,7 @@ def sample(argv: list[str]) -> None:
     else:
         import torch
 
-        from fastgan.train.load import load_generator
+        from fastgan.train.networks import load_generator
         from fastgan.train.samples import images_of
 
         trained = load_generator(path)
@@ -94,7 +94,7 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
 
     from fastgan.metrics.selection import best
     from fastgan.runtime.session import latents
-    from fastgan.train.load import load_discriminator
+    from fastgan.train.networks import load_discriminator
 
     discriminator = load_discriminator(trained)
 
