@@ -101,8 +101,8 @@ def _without_model_options(words: list[str]) -> tuple[list[str], dict[str, str]]
         if not word.startswith(_MODEL_OPTION):
             rest.append(word)
             continue
-        name, given, value = word.removeprefix(_MODEL_OPTION).partition("=")
-        value = value if given else next(stream, None)
+        name, given, text = word.removeprefix(_MODEL_OPTION).partition("=")
+        value = text if given else next(stream, None)
         if value is None:
             raise UsageError(f"{word}: expected a value behind it")
         found[name.replace("-", "_")] = value

@@ -136,8 +136,8 @@ class CompilePolicy:
             steps.inner = self._eager
         else:
             steps.about = f"steps run compiled, captured by {', '.join(captured)}"
-            inner = (CompiledStep(step, "default", cuda_graph=False) for step in (own.discriminator, own.generator))
-            steps.inner = Steps(*inner, mode, "")
+            d_inner, g_inner = (CompiledStep(s, "default", cuda_graph=False) for s in (own.discriminator, own.generator))
+            steps.inner = Steps(d_inner, g_inner, mode, "")
         return steps, d_step.seconds + g_step.seconds
 
     def _iteration(self, steps: Steps) -> float:

@@ -292,7 +292,7 @@ _RENAMED = {("data", "source"): "data", ("model", "family"): "model", ("loss", "
 
 
 def _flags() -> dict[str, tuple[str, str]]:
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for each in fields(Config):
         if is_dataclass(kind := type(getattr(_DEFAULT, each.name))):
             inner = [name for name in _field_names(kind) if name != "options"]

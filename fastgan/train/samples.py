@@ -83,10 +83,10 @@ def save(found: Grid, path: Path) -> None:
     if found.beside is None:
         save_grid(images.numpy(), path, found.columns, scale)
     else:
-        pair = (
+        left, right = (
             grid(to_uint8(each.float().cpu().numpy()), found.columns, scale=scale) for each in (images, found.beside)
         )
-        save_png(beside(*pair), path)
+        save_png(beside(left, right), path)
 
 
 def _grid(found: Grid | Tensor | tuple[Tensor, int]) -> Grid:

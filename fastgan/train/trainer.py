@@ -253,7 +253,7 @@ class Trainer:
             run_state.check_batches(batches)
         check_wandb(self.config.logging.wandb, state.out)
         if state.run is not None:
-            if reference is not None:
+            if reference is not None and isinstance(task, Generation):
                 task.neighbors = samples.NearestNeighbors(reference)
             rundir.prepare(state.run, resume=resume, overwrite=overwrite)
         if resume:
@@ -401,8 +401,8 @@ class Trainer:
         more: dict[str, Any] = {"source_channels": source} if source else {}
         if isinstance(task, Generation) and not source:
             more["latent_shape"] = list(task.latent_shape)
-        if getattr(task, "neighbors", None) is not None:
-            more["neighbors"] = task.neighbors.about
+            if task.neighbors is not None:
+                more["neighbors"] = task.neighbors.about
         rundir.write_config(state, loss, more)
 
     def _end(self, name: str, metrics: Metrics | None, message: str = "") -> None:
