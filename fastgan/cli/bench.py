@@ -40,7 +40,7 @@ class _Bench:
     out: Path | None = None
     """CSV to write"""
     plot: Path | None = None
-    """SVG to write"""
+    """SVG to draw (needs matplotlib: pip install 'fastgan[plot]')"""
 
 
 def bench(argv: list[str]) -> None:
@@ -56,6 +56,8 @@ def bench(argv: list[str]) -> None:
     from fastgan._util.files import write_whole
     from fastgan.runtime import benchmark
 
+    if options.plot:
+        benchmark.require_matplotlib()
     chosen = benchmark.BenchmarkOptions(batches=_batches(options.batches), size=size, seconds=options.seconds)
     models = {_name(source, sources): _opens(source, options) for source in dict.fromkeys(sources)}
     rows = benchmark.bench(models, chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib.util
 import io
 import logging
 import sys
@@ -235,28 +236,62 @@ def as_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
+def require_matplotlib() -> None:
+    """Raise UsageError if matplotlib, which `picture` draws with, is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("plot: matplotlib, which draws it, is not installed; pip install 'fastgan[plot]'")
+
+
 def picture(rows: Sequence[Row]) -> str:
-    """The rows as SVG: latency at the smallest batch, and throughput against batch."""
-    from fastgan.report.bars import Bar, bars, lines, page
+    """The rows as SVG: latency at the smallest batch, and throughput against batch.
+
+    Raises UsageError if matplotlib is not installed.
+    """
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
 
     timed = [row for row in rows if "p50_ms" in row]
     least = min(row["batch"] for row in timed)
     label = "{model}, {backend}" if len({row["model"] for row in timed}) > 1 else "{backend}"
-    parts, end = [], 30.0
-    for task, words in ((MODEL, "the network alone"), (PIXELS, "pixels to pixels")):
-        found = [
-            Bar(label.format(**row), float(row["p50_ms"]), float(row["p99_ms"]))
-            for row in timed
-            if (row["task"], row["batch"]) == (task, least)
-        ]
-        if found:
-            part, end = bars(f"Latency at batch {least}, {words}: median, up to p99", "ms", found, end)
-            parts.append(part)
+    latencies = [
+        (title, found)
+        for task, title in ((MODEL, "the network alone"), (PIXELS, "pixels to pixels"))
+        if (found := [row for row in timed if (row["task"], row["batch"]) == (task, least)])
+    ]
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in timed:
         if row["task"] == MODEL:
             curves.setdefault(label.format(**row), []).append((row["batch"], float(row["images_per_second"])))
-    if len({x for points in curves.values() for x, _ in points}) > 1:
-        part, end = lines("Throughput, the network alone", "batch", "images per second", curves, end)
-        parts.append(part)
-    return page(f"{', '.join(dict.fromkeys(row['model'] for row in timed))} on {cpu_name()}", parts, end)
+    batches = sorted({batch for points in curves.values() for batch, _ in points})
+    several = len(batches) > 1
+    heights = [1 + 0.35 * len(found) for _, found in latencies] + ([3.5] if several else [])
+    style = {"svg.fonttype": "none", "svg.hashsalt": "fastgan", "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(9, 0.5 + sum(heights)), layout="constrained")
+        axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for ax, (title, found) in zip(axes, latencies, strict=False):
+            p50, p99 = ([float(row[name]) for row in found] for name in ("p50_ms", "p99_ms"))
+            ax.barh(range(len(found)), p50, color=[f"C{i}" for i in range(len(found))])
+            for i, (low, high) in enumerate(zip(p50, p99, strict=True)):
+                ax.plot([low, high], [i, i], "|-", color="#222", linewidth=1)
+                ax.annotate(f"{low:.4g}", (max(low, high), i), (6, 0), textcoords="offset points", va="center")
+            ax.set_yticks(range(len(found)), [label.format(**row) for row in found])
+            ax.invert_yaxis()
+            ax.set_title(f"Latency at batch {least}, {title}: median, up to p99", loc="left")
+            ax.set_xlabel("ms")
+        if several:
+            for name, points in curves.items():
+                x, y = zip(*sorted(points), strict=True)
+                axes[-1].plot([batches.index(batch) for batch in x], y, "o-", label=name)
+            axes[-1].set_xticks(range(len(batches)), [f"{batch:g}" for batch in batches])
+            axes[-1].set_ylim(bottom=0)
+            axes[-1].set_title("Throughput, the network alone", loc="left")
+            axes[-1].set_xlabel("batch")
+            axes[-1].set_ylabel("images per second")
+            axes[-1].legend(frameon=False)
+        models = ", ".join(dict.fromkeys(row["model"] for row in timed))
+        figure.suptitle(f"{models} on {cpu_name()}", x=0.01, ha="left", fontweight="bold")
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    return svg.getvalue()

@@ -54,6 +54,16 @@ def test_image_models_in_every_back_end(upscaler):
     assert texts.count("module, torch") == 3  # both tasks, and the curves
 
 
+def test_a_plot_without_matplotlib_is_an_error_before_anything_is_measured(upscaler, monkeypatch, tmp_path, capsys):
+    from fastgan import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(benchmark, "bench", None)
+    assert cli.run(["bench", str(upscaler[1]), "--plot", "b.svg"]) == 2
+    assert "plot: matplotlib, which draws it, is not installed; pip install" in capsys.readouterr().err
+
+
 def test_latent_models_have_their_own_batches_and_no_pixels(generator):
     rows = run({"g": opens(generator[1], "onnxruntime")})
     assert [(r["task"], r["batch"], r["size"]) for r in rows] == [("model", n, "5") for n in (1, 4, 16, 64)]
