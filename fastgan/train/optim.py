@@ -85,7 +85,8 @@ class Update:
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""
-        self._losses.append(loss)
+        # A half-precision loss would make the optimizer's divisor half precision too.
+        self._losses.append(loss.float() if loss.dtype.itemsize < 4 else loss)
         if not self._sum:
             self._sum = list(gradients)
             return

@@ -30,7 +30,7 @@ class TrainState:
     """Everything that a run is at a step.
 
     updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, how the
-    steps are computed among them. step, images, seconds: done so far; images are those of all ranks. batch, noise: of
+    steps are computed among them. loss: the name of the adversarial loss. step, images, seconds: done so far; images are those of all ranks. batch, noise: of
     the last discriminator step. held_out: a batch that is not trained on. back_off: the learning rates as a part of the
     configured ones, lowered while updates are skipped; skipped: how many were. rollbacks: where the run went back, in
     plain values. rows: the lines of metrics so far, on rank 0.
@@ -46,6 +46,7 @@ class TrainState:
     growth: Growth
     out: Path | None
     about: dict[str, Any]
+    loss: str = ""
     step: int = 0
     images: int = 0
     seconds: float = 0.0

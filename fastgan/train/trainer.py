@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from fastgan._util.checks import unknown
 from fastgan._util.progress import Progress
 from fastgan._util.random import Random
+from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.regularization import Regularization
@@ -47,8 +46,6 @@ from fastgan.train.validation import check_networks, check_options, check_traina
 _logger = logging.getLogger(__name__)
 
 Log = dict[str, Tensor]
-#: Losses that the progress bar shows, by their short names.
-_SHOWN = {"D": "loss/discriminator", "G": "loss/generator"}
 
 
 class Trainer:
@@ -116,7 +113,7 @@ class Trainer:
         self.state = TrainState(
             config, task(generator, discriminator) if task else self._built_in(generator, discriminator, latent_shape,
             world, updates), ema, updates, Random(config.seed, device, world.rank, world.size), world, device, growth,
-            Path(out) if out is not None else None, dict(about or {}),
+            Path(out) if out is not None else None, dict(about or {}), self.loss.name,
         )  # fmt: skip
         if config.logging.on_collapse == "rollback" and out is None:
             raise UsageError("on_collapse: 'rollback' goes back to a checkpoint, and without `out` there are none")
@@ -262,7 +259,7 @@ class Trainer:
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)
         metrics = None
-        self._write_config()
+        rundir.write_config(state)
         if state.run is not None:
             metrics = Metrics(state.run, state.step, self.config)
             state.rows = metrics.kept
@@ -272,14 +269,14 @@ class Trainer:
         except KeyboardInterrupt:
             again = f"; continue with --resume --out {state.out}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
-            self._end("interrupted", metrics)
+            rundir.finish(state, "interrupted", metrics)
             raise
         except Exception as error:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
                 error.then = f"{whole}; the run can go on with --resume" if whole else ""
-            self._end("failed", metrics, str(error))
+            rundir.finish(state, "failed", metrics, str(error))
             raise
 
     def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
@@ -318,7 +315,7 @@ class Trainer:
                 if metrics is not None:
                     metrics.write(row)
                 diagnosis = self.monitor.diagnose(row)
-                bar.add(note=self._note(row))
+                bar.add(note=self.monitor.summary(row))
                 decision = rollback.decide(state, diagnosis)
                 self._write(stop or decision.stop, decision.to is None, given, metrics)
                 if decision.to is not None:
@@ -332,7 +329,7 @@ class Trainer:
                     raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt
-        self._end("finished", metrics)
+        rundir.finish(state, "finished", metrics)
         return figures
 
     def _write(self, last: bool, checkpoint: bool, batches: Any, metrics: Metrics | None) -> None:
@@ -353,11 +350,11 @@ class Trainer:
     def _prepare(self, batches: Batches) -> None:
         """What is decided from the first batch, and from the first one of each level of growing networks."""
         state = self.state
-        self.steps, reason = prepare(state, batches, self.loss.name)
+        self.steps, reason = prepare(state, batches)
         self._graph = None
         if self.steps.inner is not None and not reason:
             self._graph, self.steps = IterationGraph(self.train_step, state), self.steps.inner
-        self._write_config()  # a resumed run computes as this one does, bit for bit
+        rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
         if state.run is not None and state.step == 0:
             samples.save_real(batches.raw[self.task.real], state.run)
 
@@ -387,26 +384,6 @@ class Trainer:
         logging = self.config.logging
         every = (logging.log_every, logging.sample_every, logging.checkpoint_every)
         return step == self.config.steps or any(step % each == 0 for each in every)
-
-    def _note(self, row: dict[str, Any]) -> str:
-        """For the progress bar: speed, losses, and what is wrong."""
-        losses = (f"{short} {row[name]:+.3f}" for short, name in _SHOWN.items() if name in row)
-        wrong = ", ".join(diagnosis.name for diagnosis in self.monitor.diagnoses) or "healthy"
-        return "  ".join([f"{row['speed/images_per_second']:.0f} images/s", wrong, *losses])
-
-    def _write_config(self) -> None:
-        state, task = self.state, self.task
-        loss = {"name": self.loss.name, "unbounded": task.unbounded}
-        source = source_channels(task.generator)
-        more: dict[str, Any] = {"source_channels": source} if source else {}
-        if isinstance(task, Generation) and not source:
-            more["latent_shape"] = list(task.latent_shape)
-            if task.neighbors is not None:
-                more["neighbors"] = task.neighbors.about
-        rundir.write_config(state, loss, more)
-
-    def _end(self, name: str, metrics: Metrics | None, message: str = "") -> None:
-        rundir.finish(self.state, name, metrics.close if metrics is not None else lambda: None, message)
 
     # --- what is trained ----------------------------------------------------------------------------------------------
 
@@ -438,30 +415,3 @@ class Trainer:
     def sample(self, z: Tensor) -> np.ndarray:
         """Images of the averaged generator for z [N, *latent_shape], or sources, as float32 [N, C, H, W]."""
         return samples.sample(self.ema.module, z, self.device)
-
-
-class StopSignals:
-    """While it lasts, Ctrl-C or SIGTERM set `requested`, so that the step in progress ends first; a second Ctrl-C ends
-    at once. Several ranks agree on the step at which to end where they pause anyway: to log, sample or save.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        self.requested = False
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: Any) -> None:
-        # A scheduler may reach each rank twice, once by way of torchrun.
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
