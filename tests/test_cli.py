@@ -147,11 +147,6 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["compare", "empty", "nowhere"], 2, "expected a run directory with a config.json in it, got empty"),
         (["compare", "empty", "nowhere", "--out", "no/c.html"], 2, "out: expected a file in a folder that is there"),
         (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
-        (["data"], 2, "expected list, fetch NAME or info SOURCE"),
-        (["data", "fetch", "mnst"], 2, "mnist"),
-        (["models", "fetch"], 2, "models: expected [list] | fetch NAME, got 'fetch'"),
-        (["models", "fetch", "x4plus"], 2, "realesrgan-x4plus"),
-        (["data", "info", "pickled.npz"], 1, "pickled.npz"),
     ],
 )
 def test_bad_input_is_one_sentence(command, tmp_path, words, code, expected):
@@ -168,22 +163,7 @@ def test_bad_input_is_one_sentence(command, tmp_path, words, code, expected):
     for name in ("x.png", "y.png"):
         (tmp_path / "broken" / name).write_bytes(b"\x89PNG no")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    np.savez(tmp_path / "pickled.npz", images=np.array([{"a": 1}], dtype=object))
     fails(command(*words), code, expected)
-
-
-def test_info_verifies_the_pack(command, tmp_path):
-    (tmp_path / "photos").mkdir()
-    for i in range(3):
-        Image.new("L", (8, 8), 50 * i).save(tmp_path / "photos" / f"{i}.png")
-    done = command("data", "info", "photos")
-    assert done.returncode == 0, done.stderr
-    assert "photos: 3 images" in done.stdout
-    (pack,) = (tmp_path / "cache" / "packs").glob("[!.]*")
-    assert f"pack     {pack}, checksum ok" in done.stdout
-    damaged = (pack / "images.npy").read_bytes()[:-1] + b"?"
-    (pack / "images.npy").write_bytes(damaged)
-    fails(command("data", "info", "photos"), 1, str(pack), "images.npy does not have its checksum", "remove it")
 
 
 def test_debug_shows_where(command):
@@ -203,24 +183,6 @@ def test_pages_that_tell(command):
     done = command("presets")
     assert done.returncode == 0
     assert "demo" in done.stdout
-    done = command("data", "list")
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in ("embedded", "mnist", "cifar10", "emoji", "landscapes"))
-    done = command("data", "--help")
-    assert done.returncode == 0
-    assert "fetch NAME" in done.stdout
-    done = command("data", "info", "embedded")
-    assert done.returncode == 0
-    assert "10,000" in done.stdout
-    assert "MIT" in done.stdout
-    done = command("models", "--help")
-    assert done.returncode == 0
-    assert "fetch NAME" in done.stdout
-    done = command("models")
-    assert done.returncode == 0
-    rows = [line.split() for line in done.stdout.splitlines()]
-    assert ["realesrgan-x4plus", "×4,", "16.7", "M", "weights,", "BSD-3-Clause;"] in [row[:6] for row in rows]
-    assert command("models", "list").stdout == done.stdout
     done = command("train", "--help")
     assert done.returncode == 0
     assert all(flag in done.stdout for flag in ("--data", "--steps", "--out", "--resume", "--seed", "--r1-weight"))
