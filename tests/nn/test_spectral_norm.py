@@ -377,7 +377,7 @@ def test_what_cannot_be_grouped_is_left_and_said():
     network = nn.Sequential(*(parametrizations.spectral_norm(nn.Linear(3, 3)) for _ in range(3)))
     torch.nn.utils.parametrize.register_parametrization(network[1], "weight", Twice())
     verdicts = group_spectral_norms(network)
-    assert verdicts == {"0": "", "1": "other parametrizations stand beside the spectral norm", "2": ""}
+    assert verdicts == {"0": "", "1": "the weight has other parametrizations besides the spectral norm", "2": ""}
     assert network(torch.randn(2, 3)).shape == (2, 3)
 
 
