@@ -134,13 +134,13 @@ def kernel_choices() -> str:
     parts = []
     for path in sorted(_autotune.directory().glob("*.json")):
         try:
-            machine, choices = _autotune.read(path)
+            hardware, selections = _autotune.read(path)
         except (OSError, ValueError) as error:
             parts.append(_line(False, f"{path} cannot be read: {error}"))
             continue
-        about = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device")
-        lines = [f"{machine.get('device', path.stem)} ({about}):"]
-        lines += [f"  {text} → {_described(choice)}" for text, choice in choices.items()]
+        about = ", ".join(f"{name} {value}" for name, value in hardware.items() if name != "device")
+        lines = [f"{hardware.get('device', path.stem)} ({about}):"]
+        lines += [f"  {key} → {_described(selection)}" for key, selection in selections.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or (
         f"Nothing has been measured yet ({_autotune.directory()} is empty).\n"
@@ -149,15 +149,15 @@ def kernel_choices() -> str:
     )
 
 
-def _described(choice: _autotune.Choice) -> str:
-    took, library = choice.milliseconds[choice.name], choice.milliseconds[_autotune.LIBRARY]
-    if choice.name != _autotune.LIBRARY:
-        text = f"{choice.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
+def _described(selection: _autotune.Selection) -> str:
+    took, library = selection.milliseconds[selection.name], selection.milliseconds[_autotune.LIBRARY]
+    if selection.name != _autotune.LIBRARY:
+        text = f"{selection.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
     else:
-        others = [ms for name, ms in choice.milliseconds.items() if name != _autotune.LIBRARY]
+        others = [ms for name, ms in selection.milliseconds.items() if name != _autotune.LIBRARY]
         text = f"library {library:.4f} ms" + (f", ours {min(others):.4f} ms" if others else "")
         text += f", {min(others) / library:.2f}×" if others else ""
-    return text + "".join(f"; {name} cannot run: {reason}" for name, reason in choice.unavailable.items())
+    return text + "".join(f"; {name} cannot run: {reason}" for name, reason in selection.unavailable.items())
 
 
 def _environment() -> str:

@@ -7,8 +7,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from fastgan._util import env
-from fastgan._util.autotune import Choice, Table, table_path
+from fastgan._util.autotune import NoCandidate, Selection, Store, open_store, select, stored_selection
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
 from fastgan.errors import BackendError, FastganError, UsageError
 from fastgan.runtime import backends
@@ -44,52 +43,73 @@ class Selector:
         raise _no_backend(self.unavailable)
 
     def fastest(
-        self, inputs: Callable[[Backend], list[Inputs]], table: Callable[[], tuple[Table, str]]
-    ) -> tuple[Backend, Choice | None]:
+        self, inputs: Callable[[Backend], list[Inputs]], store: Callable[[], tuple[Store, str]]
+    ) -> tuple[Backend, Selection | None]:
         """The fastest back-end, and the times where there were several candidates.
 
         inputs: from an open back-end, inputs from small to realistic; the last that is expected to take less than
-        SINGLE_CALL seconds is timed. table: the store of results and the key; called only where there are several
+        SINGLE_CALL seconds is timed. store: the store of results and the key; called only where there are several
         candidates.
         """
         if len(self._opens) == 1:
             return self.first_that_opens(), None
-        store, key = table()
-        stored = store.get(key)
-        if stored is not None and stored.name in self._opens and (backend := self._open(stored.name)):
+        opened_store, key = store()
+        stored = stored_selection(key, opened_store)
+        if stored and stored.name in self._opens and (backend := self._open(stored.name)):
             return backend, stored
-        choice = self._measure(inputs(self.first_that_opens()))
-        store.put(key, choice)
-        return self._ready[choice.name], choice
+        trials = inputs(self.first_that_opens())
+        # A stored back-end that no longer opens is no candidate, so that `select` measures again.
+        names = [name for name in self._opens if name not in self.unavailable]
+        once: dict[str, float] = {}
 
-    def _measure(self, inputs: list[Inputs]) -> Choice:
-        open_backends = {name: backend for name in self._opens if (backend := self._open(name))}
-        took: dict[str, float] = {}
-        last = inputs[0]
-        for given in inputs:
-            if took and max(took.values()) * given[0].size / last[0].size > SINGLE_CALL * 1e3:
+        def run_once(name: str) -> None:
+            if backend := self._open(name):
+                once[name] = self._once(backend, trials[0])
+            else:
+                raise self._errors[name]
+
+        runs = {name: functools.partial(run_once, name) for name in names}
+        try:
+            selection = select(
+                key, runs, lambda working: self._measure(list(working), trials, once), opened_store,
+                unavailable=self.unavailable,
+            )  # fmt: skip
+        except NoCandidate as error:
+            self.unavailable.update(error.reasons)
+            raise _no_backend(self.unavailable) from error
+        self.unavailable.update(selection.unavailable)
+        return self._ready[selection.name], selection
+
+    def _measure(self, names: list[str], trials: list[Inputs], once: dict[str, float]) -> dict[str, float | Exception]:
+        """Milliseconds of each, or its exception. once: milliseconds of one run of each on trials[0]."""
+        took = {name: once[name] for name in names}
+        failed: dict[str, float | Exception] = {}
+        last = trials[0]
+        for given in trials[1:]:
+            if not took or max(took.values()) * given[0].size / last[0].size > SINGLE_CALL * 1e3:
                 break
-            last, took = given, self._once(open_backends, given)
+            last = given
+            for name in list(took):
+                try:
+                    took[name] = self._once(self._ready[name], given)
+                except BackendError as error:
+                    failed[name] = error
+                    del took[name]
         if len(took) > 1 and max(took.values()) < SINGLE_CALL * 1e3:
-            runs = {name: functools.partial(open_backends[name].run, *last) for name in took}
+            runs = {name: functools.partial(self._ready[name].run, *last) for name in took}
             pending = alternate(runs, watch, rounds_in(TOTAL, sum(took.values()) / 1e3, (3, 50)))
             took = {name: quantile([read() for read in reads], 0.5) for name, reads in pending.items()}
-        return Choice(min(took, key=took.__getitem__), took, self.unavailable)
+        return took | failed
 
-    def _once(self, open_backends: dict[str, Backend], given: Inputs) -> dict[str, float]:
-        """Milliseconds of one run of each; those that fail are removed from open_backends."""
-        took = {}
-        for name, backend in list(open_backends.items()):
-            try:
-                for _ in range(backend.warm_ups):
-                    backend.run(*given)
-                took[name] = watch(functools.partial(backend.run, *given))()
-            except Exception as error:  # every library has exceptions of its own
-                self.unavailable[name] = f"it fails on an input {list(given[0].shape)}: {first_line(error)}"
-                del open_backends[name]
-        if not took:
-            raise _no_backend(self.unavailable)
-        return took
+    @staticmethod
+    def _once(backend: Backend, given: Inputs) -> float:
+        """Milliseconds of one run after the warm-up. Raises BackendError where it fails."""
+        try:
+            for _ in range(backend.warm_ups):
+                backend.run(*given)
+            return watch(functools.partial(backend.run, *given))()
+        except Exception as error:  # every library has exceptions of its own
+            raise BackendError(f"it fails on an input {list(given[0].shape)}: {first_line(error)}") from error
 
     def _open(self, name: str) -> Backend | None:
         if name not in self._ready and name not in self.unavailable:
@@ -100,15 +120,14 @@ class Selector:
         return self._ready.get(name)
 
 
-def table(model: str, device: str, threads: int) -> tuple[Table, str]:
+def store(model: str, device: str, threads: int) -> tuple[Store, str]:
     """The store for this hardware and these library versions, and the key of a model, by its digest."""
     hardware = {
         "device": " ".join((cpu_name(), *gpu_names())),
         "features": " ".join(cpu_features()),
         **backends.versions(),
     }
-    path = table_path(env.cache_dir() / "sessions", hardware)
-    return Table(path, hardware, "back-ends"), f"{model} {device} {threads} threads"
+    return open_store("back-ends", hardware), f"{model} {device} {threads} threads"
 
 
 def module_digest(module: Any) -> str:

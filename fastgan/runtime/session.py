@@ -86,13 +86,13 @@ class Session:
             spec, self.about = opened.stated or (infer_spec.infer(opened, model), {})
         self.spec = spec
 
-        def table() -> tuple[Any, str]:
+        def store() -> tuple[Any, str]:
             module = suffix == MODULE
             digest = backend_selection.module_digest(model) if module else file_sha256(model)
-            return backend_selection.table(digest, device, threads or usable_cores())
+            return backend_selection.store(digest, device, threads or usable_cores())
 
         self._backend: Backend
-        self._backend, self.choice = selector.fastest(lambda opened: _timing_inputs(spec, opened), table)
+        self._backend, self.choice = selector.fastest(lambda opened: _timing_inputs(spec, opened), store)
         self._backend.limits = spec.range
         self._unavailable = selector.unavailable
 

@@ -69,7 +69,7 @@ def slow():
 
 
 def stored(tmp_path):
-    (path,) = (tmp_path / "cache" / "sessions").glob("*.json")
+    (path,) = (tmp_path / "cache" / "autotune" / "back-ends").glob("*.json")
     return path, json.loads(path.read_text())
 
 
@@ -86,7 +86,7 @@ def test_the_fastest_is_measured_once_and_stored(two, upscaler, tmp_path):
     assert Session(upscaler[1]).choice == session.choice
     assert not again.shapes  # nothing ran
     _, content = stored(tmp_path)
-    assert len(content["choices"]) == 1
+    assert len(content["measurements"]) == 1
 
     two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=FakeBackend("openvino", 0.0001))
     assert Session(upscaler[1]).backend == "onnxruntime"  # from the store
@@ -100,7 +100,7 @@ def test_another_file_of_that_name_is_measured_again(two, upscaler, make, tmp_pa
     make.upscaler(upscaler[1], make.Upscaler(gain=2.0))
     two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=FakeBackend("openvino", 0.0001))
     assert Session(upscaler[1]).backend == "openvino"
-    assert len(stored(tmp_path)[1]["choices"]) == 2
+    assert len(stored(tmp_path)[1]["measurements"]) == 2
 
 
 def test_other_versions_are_measured_again(two, upscaler, monkeypatch):
@@ -111,7 +111,7 @@ def test_other_versions_are_measured_again(two, upscaler, monkeypatch):
     assert Session(upscaler[1]).backend == "openvino"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"machine": {}, "choices": {"q": {"name": "a"}}}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"hardware": {}, "measurements": {"q": 3}}'])
 def test_a_damaged_store_costs_a_measurement(two, upscaler, tmp_path, content):
     two(onnxruntime=fast(), openvino=slow())
     Session(upscaler[1])
@@ -119,7 +119,7 @@ def test_a_damaged_store_costs_a_measurement(two, upscaler, tmp_path, content):
     path.write_bytes(content)
     with pytest.warns(RuntimeWarning, match="cannot be read, so back-ends are measured again"):
         assert Session(upscaler[1]).backend == "onnxruntime"
-    assert stored(tmp_path)[1]["choices"].keys() == before["choices"].keys()
+    assert stored(tmp_path)[1]["measurements"].keys() == before["measurements"].keys()
 
 
 def test_a_store_that_cannot_be_written_costs_a_warning(two, upscaler, tmp_path):
@@ -213,15 +213,15 @@ WRITER = """
 import sys
 from fastgan.runtime import backend_selection
 for i in range(10):
-    table, question = backend_selection.table(f"{sys.argv[1]} {i}", "cpu", 1)
-    table.put(question, backend_selection.Choice("a", {"a": 1.0}, {}))
+    store, key = backend_selection.store(f"{sys.argv[1]} {i}", "cpu", 1)
+    store.put(key, {"name": "a", "milliseconds": {"a": 1.0}, "unavailable": {}})
 """
 
 
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in ("one", "two")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
-    assert len(stored(tmp_path)[1]["choices"]) == 20
+    assert len(stored(tmp_path)[1]["measurements"]) == 20
 
 
 def test_real_back_ends_are_compared(upscaler):

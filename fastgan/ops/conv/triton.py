@@ -123,7 +123,7 @@ def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, .
         return ours(candidates[0])
     runs: dict[str, Callable[[], Any]] = {_autotune.LIBRARY: library}
     runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
-    return _autotune.fastest(x.device, _autotune.question(name, tensors, (*options, _precision(x))), runs)
+    return _autotune.fastest(x.device, _autotune.selection_key(name, tensors, (*options, _precision(x))), runs)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
