@@ -23,12 +23,13 @@ ALLOWED = {
     "report": set(),
     "metrics": {"data", "models", "ops"},
     "train": {"_native", "ops", "engine", "nn", "models", "losses", "data", "metrics", "report"},
-    "deploy": {"data", "models", "ops", "nn", "report"},
+    "export": {"models", "nn", "ops", "runtime"},
+    "runtime": {"nn"},
     "testing": {"_native", "ops", "nn", "models", "losses"},
-    "doctor": {"_native", "deploy", "ops"},
-    "cli": {"train", "deploy", "data", "report", "doctor", "metrics"},
+    "doctor": {"export", "runtime", "ops"},
+    "cli": {"train", "export", "runtime", "upscale", "data", "report", "doctor", "metrics"},
 }
-FREE = {"errors", "_env", "_files", "_table", "_timing"}
+FREE = {"errors", "_util"}
 
 
 def imported_by(path):

@@ -181,7 +181,7 @@ class Unsupported(nn.Module):
     ("network", "sentence"),
     [
         (Sized(), "the exported model has an error of .* at batch 1 of 57×49 pixels; .* is allowed"),
-        (Random(), "with a PSNR of .* dB against float64, 80 are needed; its output is random"),
+        (Random(), "has a PSNR of .* dB against float64, 80 are needed; its output is random"),
         (Branching(), "cannot be exported: it works at some sizes only. Not all values of height"),
         (Unsupported(), "cannot be exported: .*bessel_j0"),
     ],

@@ -201,8 +201,12 @@ def test_the_parameters_of_least_squared_error():
     even = ranges.least_error_parameters(-1.0, 1.0, counts, symmetric=False)
     assert even.scale == pytest.approx(2 / 255)
     assert even.zero in (127, 128)
-    assert ranges.least_error_parameters(0.5, 2.0, counts, symmetric=False) == ranges.Int8Parameters(pytest.approx(2 / 255), 0)
-    assert ranges.least_error_parameters(-3.0, 1.0, counts, symmetric=True) == ranges.Int8Parameters(pytest.approx(3 / 127), 0, signed=True)
+    assert ranges.least_error_parameters(0.5, 2.0, counts, symmetric=False) == ranges.Int8Parameters(
+        pytest.approx(2 / 255), 0
+    )
+    assert ranges.least_error_parameters(-3.0, 1.0, counts, symmetric=True) == ranges.Int8Parameters(
+        pytest.approx(3 / 127), 0, signed=True
+    )
     outlier = np.zeros(2048)
     outlier[:200] = 1e6  # from 0 to 1
     outlier[-1] = 1  # one in 2e8 at 10
