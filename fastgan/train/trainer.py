@@ -14,16 +14,13 @@ from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
 from fastgan._util.progress import Progress
-from fastgan._util.random import Random
 from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
-from fastgan.regularization import Regularization
-from fastgan.tasks import Generation, Paired, Task
+from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
 from fastgan.tasks.batches import on_device
-from fastgan.tasks.networks import source_channels
-from fastgan.train import rollback, rundir, samples
+from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
@@ -31,17 +28,14 @@ from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
-from fastgan.train.growth import Growth
 from fastgan.train.iteration import IterationGraph
 from fastgan.train.loggers import check_wandb
 from fastgan.train.logging import Interval, Means, Metrics
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
-from fastgan.train.optim import Update, optimizer_of
 from fastgan.train.prepare import prepare
-from fastgan.train.state import TrainState
-from fastgan.train.sync_batch_norm import running_statistics, synchronize
-from fastgan.train.validation import check_networks, check_options, check_trainable
+from fastgan.train.sync_batch_norm import running_statistics
+from fastgan.train.validation import check_networks, check_options, check_own_task, check_trainable
 
 _logger = logging.getLogger(__name__)
 
@@ -52,7 +46,7 @@ class Trainer:
     """Trains a generator against a discriminator: any modules, any task, any iterator of batches.
 
     generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
-    AdversarialLoss; not used by a task of one's own. config: see `fastgan.Config`; its topics data and model describe
+    AdversarialLoss; of a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`; its topics data and model describe
     sets and networks by name and are not used here. task: a subclass of `fastgan.Task`, or a function of both networks
     that returns a Task; left out, `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else
     `fastgan.tasks.Generation`. latent_shape: of one z, for generation; (generator.latent,) where it has that attribute,
@@ -86,58 +80,25 @@ class Trainer:
         check_trainable(generator, discriminator)
         if task is None:
             check_networks(config, generator, discriminator, latent_shape)
+        else:
+            check_own_task(config)
         self.config = config = config.settled(self.loss)
         world = world or alone()
         self.device = device = world.device or resolve_device(config.device)
         if config.compile == "graph" and device.type != "cuda":
             raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
-        generator, discriminator = generator.to(device).train(), discriminator.to(device).train()
-        ema = Ema(generator, config.optim.ema_images)
-        growth = Growth(config.grow_images, generator, ema.module, discriminator)
-        if config.sync_statistics and world.size > 1:
-            for network in (generator, discriminator):
-                synchronize(network, world)
-        # Synchronized ones are equal already.
-        apart = [] if config.sync_statistics else [generator, discriminator, ema.module]
-        self._statistics = running_statistics(*apart)
-        updates = {
-            name: Update(
-                network, optimizer_of(config.optim, network.parameters(), rate), world, config.optim.clip,
-                config.precision == "fp16", weight_clip, config.regularization.historical_averaging,
-            )
-            for name, network, rate, weight_clip in (
-                ("generator", generator, config.optim.lr_g or 0.0, 0.0),
-                ("discriminator", discriminator, config.optim.lr_d or 0.0, config.optim.weight_clip or 0.0),
-            )
-        }  # fmt: skip
-        self.state = TrainState(
-            config, task(generator, discriminator) if task else self._built_in(generator, discriminator, latent_shape,
-            world, updates), ema, updates, Random(config.seed, device, world.rank, world.size), world, device, growth,
-            Path(out) if out is not None else None, dict(about or {}), self.loss.name,
-        )  # fmt: skip
+        self.state = build.train_state(config, self.loss, generator, discriminator, world, device, task, latent_shape)
+        self.state.out, self.state.about = Path(out) if out is not None else None, dict(about or {})
         if config.logging.on_collapse == "rollback" and out is None:
             raise UsageError("on_collapse: 'rollback' goes back to a checkpoint, and without `out` there are none")
-        if isinstance(self.task, Generation):
-            self.task.enlarge = growth.enlarged
+        # Synchronized ones are equal already.
+        apart = [] if config.sync_statistics else self.state.networks.values()
+        self._statistics = running_statistics(*apart)
         self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
         self._graph: IterationGraph | None = None
         self._stop = StopSignals()
         self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
-
-    def _built_in(
-        self, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None, world: World,
-        updates: dict[str, Update],
-    ) -> Task:  # fmt: skip
-        config = self.config
-        for name in ("unroll", "history"):
-            if getattr(config.regularization, name) and world.size > 1:
-                raise UsageError(f"{name}: it uses one rank's images alone, so it needs one rank, got {world.size}")
-        regularization = Regularization(config.regularization, self.device, config.steps, world.mean_)
-        regularization.optimizer = updates["discriminator"].optimizer
-        shape = latent_shape or (int(getattr(generator, "latent", config.model.latent)),)
-        kind = Paired if source_channels(generator) else Generation
-        return kind(generator, discriminator, self.loss, config.loss, regularization, shape, config.seed)
 
     # --- one iteration ------------------------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
+from fastgan.losses.config import LossConfig
 from fastgan.models.registry import option_types
+from fastgan.regularization import RegularizationConfig
 from fastgan.tasks.networks import source_channels
 
 if TYPE_CHECKING:
@@ -76,6 +79,19 @@ def check_networks(
     """Raise UsageError where networks do not fit each other, or options of the built-in tasks do not fit them."""
     if why := _misfit(config, generator, discriminator, latent_shape):
         raise UsageError(why)
+
+
+def check_own_task(config: Config) -> None:
+    """Raise UsageError for options that only the built-in tasks have, beside a task of one's own."""
+    regularization = dataclasses.replace(config.regularization, historical_averaging=0.0)
+    for options in (dataclasses.replace(config.loss, adversarial="non-saturating"), regularization):
+        for field in dataclasses.fields(options):
+            usual = RegularizationConfig if options is regularization else LossConfig
+            if (value := getattr(options, field.name)) != getattr(usual(), field.name):
+                raise UsageError(
+                    f"{field.name}: the built-in tasks compute it, and this task is your own; leave {value!r} out and add"
+                    " it to its losses"
+                )
 
 
 def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:

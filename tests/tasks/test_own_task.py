@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import avg_pool2d, softplus
 
-import fastgan
 from fastgan import Config, Trainer
+from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import r1
 from fastgan.tasks import Loss, Task
@@ -83,7 +83,7 @@ def test_its_training_is_the_loop_written_out():
     """Two iterations by hand: Adam on both losses, in the order and with the noise of the trainer."""
     trainer = trained(steps=2, lr_g=1e-3, lr_d=1e-3, ema_images=0)
     generator, discriminator = networks()
-    task, random = TwoScales(generator, discriminator), fastgan.train.trainer.Random(0, torch.device("cpu"))
+    task, random = TwoScales(generator, discriminator), Random(0, torch.device("cpu"))
     optimizers = [torch.optim.Adam(n.parameters(), 1e-3, (0.5, 0.999)) for n in (discriminator, generator)]
     stream = Masked()
     for step in range(2):
@@ -157,6 +157,13 @@ def test_errors_name_what_is_missing():
         Trainer(*networks(), config=Config.from_flags(**SMALL), task=Other).fit(Masked())
     with pytest.raises(UsageError, match="reference: it is for generation from latents, got TwoScales; leave it out"):
         trainer.fit(Masked(), reference=torch.zeros(2, 1, 8, 8, dtype=torch.uint8).numpy())
+
+
+@pytest.mark.parametrize("option", ["r1_weight", "instance_noise", "feature_matching"])
+def test_options_of_the_built_in_tasks_are_refused(option):
+    with pytest.raises(UsageError, match=f"{option}: the built-in tasks compute it, and this task is your own"):
+        Trainer(*networks(), config=Config.from_flags(**SMALL, **{option: 0.5}), task=TwoScales)
+    Trainer(*networks(), config=Config.from_flags(**SMALL, historical_averaging=0.5, clip=1.0), task=TwoScales)
 
 
 def test_positional_pairs_are_taken_as_real_and_labels():
