@@ -49,9 +49,9 @@ def test_it_goes_on_as_the_earlier_version_would_have(run):
 
 def test_the_lines_of_metrics_and_the_report_have_todays_keys(run):
     found = read_run(run)
-    assert "auroc/real_fake" in found.rows[-1]
-    assert "auroc/train_held_out" in found.rows[-1]
-    assert not any(name.startswith("critic/") for name in found.rows[-1])
+    assert "auroc/real_fake" in found.metrics[-1]
+    assert "auroc/train_held_out" in found.metrics[-1]
+    assert not any(name.startswith("critic/") for name in found.metrics[-1])
     assert cli.run(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
     assert "hinge" in page
