@@ -64,7 +64,7 @@ def test_an_image_with_an_exported_file(call, upscaler, photo, tmp_path):
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
 def test_weights(call, weights, photo, tmp_path, backend):
-    """Exported once where a runtime of exported files is asked for."""
+    """Weights are exported once for a runtime of exported files."""
     for out in ("a.png", "b.png"):
         code, _, _ = call("upscale", "in.png", out, "--model", "net.pth", "--backend", backend, "--device", "cpu")
         assert code == 0
