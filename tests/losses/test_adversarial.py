@@ -1,4 +1,4 @@
-"""Every loss against its definition written out, and against what theory says of it."""
+"""Every loss against its definition, and against theorems about it."""
 
 import math
 
@@ -41,14 +41,14 @@ def test_losses_against_their_definitions():
         assert g_loss(game) == pytest.approx(g.item(), rel=1e-5), game
 
 
-def test_a_discriminator_that_cannot_tell():
+def test_a_discriminator_that_cannot_distinguish():
     """D = 1/2: the minimax game has the value −ln 4 (Goodfellow et al. 2014, theorem 1)."""
     for game in ("minimax", "non-saturating"):
         assert ADVERSARIAL[game].d_loss(ZERO, ZERO).item() == pytest.approx(math.log(4))
     assert ADVERSARIAL["minimax"].g_loss(ZERO).item() == pytest.approx(-math.log(2))
     assert ADVERSARIAL["non-saturating"].g_loss(ZERO).item() == pytest.approx(math.log(2))
     assert ADVERSARIAL["relativistic"].d_loss(ZERO, ZERO).item() == pytest.approx(math.log(2))
-    # Least squares at its undecided value, ½ of ½² twice; no other value is better for both at once.
+    # Least squares at D = 1/2: ½ · ½² twice, the least value for D that is the same for real and fake.
     half = torch.full((3,), ADVERSARIAL["least-squares"].undecided)
     assert ADVERSARIAL["least-squares"].d_loss(half, half).item() == pytest.approx(0.25)
     for game in ADVERSARIAL.values():
@@ -58,7 +58,7 @@ def test_a_discriminator_that_cannot_tell():
             assert slope.item() == 0, game.name
 
 
-def test_only_the_minimax_generator_starves_where_the_discriminator_is_sure():
+def test_only_the_minimax_generator_has_no_gradient_for_a_certain_discriminator():
     slopes = {}
     for game in ("minimax", "non-saturating"):
         fake = torch.full((4,), -12.0, requires_grad=True)
@@ -97,7 +97,7 @@ def test_matched_features_and_pixels():
 
 
 def test_penalties_by_name():
-    """Of a discriminator 3x₁ + 4x₂: slope 5 everywhere, so each is known."""
+    """Penalties of a discriminator 3x₁ + 4x₂, whose gradient norm is 5 everywhere."""
 
     def discriminator(x, y):
         assert y == "label"
@@ -111,7 +111,7 @@ def test_penalties_by_name():
         assert penalty.item() == pytest.approx(value, rel=1e-4), name
 
 
-def test_r1_and_r2_look_where_they_say():
+def test_r1_uses_real_and_r2_fake_images():
     def discriminator(x):
         return x.square().sum(1) / 2  # slope x
 
