@@ -136,8 +136,8 @@ class Eager(Contestant):
         self.g_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            beside = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
-            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
+            paired = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
+            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *paired)
         loss.backward()
         self.discriminator.requires_grad_(True)
 

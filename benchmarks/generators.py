@@ -159,7 +159,7 @@ def inputs(case: Case, options: argparse.Namespace) -> tuple[np.ndarray, list[np
         rng = np.random.default_rng(0)
         return rng.random(case.shape, dtype=np.float32), []
     batch = case.shape[0]
-    judged, others = options.pictures[:1], options.pictures[1:] or options.pictures
-    x = np.stack(crops(judged, case.shape, batch)).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    compared, others = options.pictures[:1], options.pictures[1:] or options.pictures
+    x = np.stack(crops(compared, case.shape, batch)).transpose(0, 3, 1, 2).astype(np.float32) / 255
     rest = [piece.transpose(2, 0, 1)[None].astype(np.float32) / 255 for piece in crops(others, case.shape, 16)]
     return np.ascontiguousarray(x), rest

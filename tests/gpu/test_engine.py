@@ -167,10 +167,10 @@ def test_a_step_that_waits_for_the_gpu_is_refused_before_its_capture(step):
 
 
 def test_a_step_with_an_index_on_the_gpu_is_captured():
-    places = torch.tensor([2, 0], device="cuda")
-    compiled = fastgan.compile(lambda x: x[places], mode="graph")
+    indices = torch.tensor([2, 0], device="cuda")
+    compiled = fastgan.compile(lambda x: x[indices], mode="graph")
     x = torch.rand(4, device="cuda")
-    assert torch.equal(compiled(x), x[places])
+    assert torch.equal(compiled(x), x[indices])
     assert compiled.how == ["CUDA graph"]
 
 
@@ -216,9 +216,9 @@ def test_recorded_updates_equal_eager_ones(optimizer):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
-@pytest.mark.parametrize("game", ["non-saturating", "wgan-gp"])
+@pytest.mark.parametrize("loss", ["non-saturating", "wgan-gp"])
 @pytest.mark.parametrize("way", ["graph", "on"])
-def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
+def test_a_compiled_trainer_trains_as_an_eager_one(loss, precision, way):
     last = []
     for compile in ("off", way):
         torch.manual_seed(0)
@@ -226,7 +226,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
         config = Config(
             latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1, d_steps=1
         )
-        trainer = Trainer(*networks, game, config)
+        trainer = Trainer(*networks, loss, config)
         source = torch.Generator().manual_seed(1)
         images = [torch.rand(16, 3, 32, 32, generator=source) * 2 - 1 for _ in range(12)]
         last.append(trainer.fit(iter(images)))
