@@ -1,4 +1,4 @@
-"""What end_to_end.py compares: training iterations in plain PyTorch, and fastgan's own."""
+"""The training iterations that end_to_end.py compares: in plain PyTorch, and fastgan's."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor
 
 
 class Contestant:
-    """Trains a pair, an iteration at a time; the time of its phases adds up in `spent` where asked.
+    """Trains a generator and a discriminator, one iteration at a time. `spent` accumulates the time of the phases.
 
-    about: how it computes, where it decided that itself.
+    about: how the steps run, if the contestant selects that itself.
     """
 
     about = ""
@@ -54,7 +54,7 @@ class Contestant:
         self.spent: dict[str, float] | None = None
 
     def use(self, batches: Iterator[Tensor]) -> None:
-        """Take real images from there."""
+        """Set the source of real images."""
         self.batches = batches
 
     def iterate(self) -> None:
@@ -77,7 +77,7 @@ class Contestant:
 
 
 class Eager(Contestant):
-    """As public code has it: autograd's double backward, Adam as it comes, a loop for the average.
+    """In the style of public code: autograd's double backward, Adam with its defaults, a loop for the EMA.
 
     The networks are plain ones, or a family of ours that `plain_pytorch` built.
     """
@@ -127,7 +127,7 @@ class Eager(Contestant):
         loss.backward()
 
     def slope(self, points: Tensor) -> Tensor:
-        # The network itself, not what torch.compile made of it: that has no double backward.
+        # The uncompiled network: torch.compile has no double backward.
         logits = self.discriminator(points)
         return torch.autograd.grad(logits.float().sum(), points, create_graph=True)[0].float()
 
@@ -136,8 +136,8 @@ class Eager(Contestant):
         self.g_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            beside = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
-            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
+            paired = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
+            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *paired)
         loss.backward()
         self.discriminator.requires_grad_(True)
 
@@ -174,7 +174,7 @@ class ChannelsLast(Eager):
 
 
 class Compiled(ChannelsLast):
-    """torch.compile of both networks where it can: everywhere but under a penalty, which has no compiled gradient."""
+    """torch.compile of both networks, except under a penalty, for which it has no double backward."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         super().__init__(generator, discriminator, config)
@@ -182,7 +182,7 @@ class Compiled(ChannelsLast):
 
 
 class GraphByHand(ChannelsLast):
-    """The eager iteration captured as one CUDA graph by who knows how."""
+    """The eager iteration as one hand-written CUDA graph (expert baseline)."""
 
     capturable = True
 
@@ -209,9 +209,9 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer, on a fused discriminator where it takes a penalty or has a spectral norm and no compiler is asked.
+    """fastgan's Trainer. Without compiler, a discriminator with a penalty or spectral norms is fused.
 
-    fuse: whether the networks are plain ones, and not of our own families.
+    fuse: whether the networks are plain PyTorch, not of fastgan's families.
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config, fuse: bool):
@@ -231,7 +231,7 @@ class Ours(Contestant):
         self.about = self.trainer.steps.about
 
     def watch(self) -> None:
-        """From now on phases are timed."""
+        """Time the phases from now on."""
         trainer = self.trainer
         assert trainer.steps is not None
         steps, stream = trainer.steps, self.batches
@@ -264,7 +264,7 @@ class _Timed:
 
 
 def draws(side: int, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Real images, z and epsilon, always the same, on the network's device and in its dtype."""
+    """Fixed real images, z and epsilon, on the network's device and in its dtype."""
     like = next(network.parameters())
     generator = torch.Generator().manual_seed(1)
     real = torch.rand(8, 3, side, side, generator=generator) * 2 - 1
@@ -277,7 +277,7 @@ def _vector(network: nn.Module) -> Tensor:
 
 
 def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str, str]:
-    """Milliseconds of each phase in an iteration; waiting between them, so that they add up to more than it takes."""
+    """Milliseconds of each phase of an iteration. Synchronization between phases makes their sum exceed its time."""
     if isinstance(contestant, GraphByHand):
         return {}
     if isinstance(contestant, Ours):
@@ -291,7 +291,7 @@ def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str
 
 
 def peak_megabytes(contestant: Contestant, device: str) -> str:
-    """Most memory that PyTorch's allocator gave out during an iteration, weights and the like left out."""
+    """The peak memory that PyTorch's allocator gave out during an iteration, without weights and optimizer states."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

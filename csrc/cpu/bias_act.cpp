@@ -277,7 +277,7 @@ FASTGAN_INLINE void grad_grad_rows(const BiasActGradGrad& p, int64_t begin, int6
   }
 }
 
-// Calls Body<act>::run: the switch stands outside every loop.
+// Calls Body<act>::run: the switch is outside every loop.
 #define FASTGAN_FOR_ACT(act_value, CALL)     \
   switch (act_value) {                       \
     case Act::linear: CALL(Act::linear)      \

@@ -51,7 +51,7 @@ class OpCase:
     bench_shapes: tuple[Shape, ...] = ()
     """Shapes that the benchmark times; if there are none, only the tests use the case."""
     mixed: bool = True
-    """Whether parameters may be float32 beside an activation in half precision."""
+    """Whether parameters may be float32 with an activation in half precision."""
     couples: bool = False
     """Whether every gradient contains a sum over the whole output, as that of a norm does."""
     library: bool = False

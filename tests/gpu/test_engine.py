@@ -1,4 +1,4 @@
-"""Whole steps as CUDA graphs: numbers, noise, gradients, what a replay leaves alone."""
+"""Whole steps as CUDA graphs: numbers, random numbers, gradients, and state that a replay must not change."""
 
 import copy
 import math
@@ -83,8 +83,8 @@ def test_a_replayed_step_equals_an_eager_one(fused, precision):
     assert not compiled.why_eager
 
 
-def test_trying_steps_out_draws_nothing():
-    """Also where nothing that is put back lies on the device."""
+def test_preserved_restores_the_rng_state():
+    """Also if none of the preserved tensors is on the device."""
     torch.cuda.manual_seed(5)
     want = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(5)
@@ -93,7 +93,7 @@ def test_trying_steps_out_draws_nothing():
     assert torch.equal(torch.rand(3, device="cuda"), want)
 
 
-def test_noise_differs_each_replay_and_seeds_repeat():
+def test_random_numbers_differ_in_each_replay_and_seeds_repeat_them():
     compiled = fastgan.compile(lambda x: x + torch.randn_like(x))
     x = torch.zeros(1000, device="cuda")
     compiled(x)
@@ -131,9 +131,9 @@ def test_host_tensors_are_not_fixed_in_a_graph():
         assert float(compiled(x, torch.tensor(value))[0]) == value
 
 
-def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
+def test_a_step_becomes_a_cuda_graph_if_the_compiler_fails(monkeypatch):
     def refuse(self, *given):
-        raise NotImplementedError("no compiler today")
+        raise NotImplementedError("no compiler")
 
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", refuse)
     network = discriminator()
@@ -156,7 +156,7 @@ def test_a_step_is_recorded_where_the_compiler_fails(monkeypatch):
     ],
     ids=["value", "size", "mask", "from the host", "to the host"],
 )
-def test_what_waits_for_the_gpu_is_refused_before_it_is_recorded(step):
+def test_a_step_that_waits_for_the_gpu_is_refused_before_its_capture(step):
     x = torch.rand(8, device="cuda")
     compiled = fastgan.compile(step, mode="graph")
     with pytest.warns(UserWarning, match="runs eagerly: RuntimeError: it waits for the GPU"):
@@ -166,15 +166,15 @@ def test_what_waits_for_the_gpu_is_refused_before_it_is_recorded(step):
     assert following.how == ["CUDA graph"]
 
 
-def test_an_index_on_the_gpu_is_no_reason_to_wait():
-    places = torch.tensor([2, 0], device="cuda")
-    compiled = fastgan.compile(lambda x: x[places], mode="graph")
+def test_a_step_with_an_index_on_the_gpu_is_captured():
+    indices = torch.tensor([2, 0], device="cuda")
+    compiled = fastgan.compile(lambda x: x[indices], mode="graph")
     x = torch.rand(4, device="cuda")
-    assert torch.equal(compiled(x), x[places])
+    assert torch.equal(compiled(x), x[indices])
     assert compiled.how == ["CUDA graph"]
 
 
-def test_no_compiler_is_asked_in_mode_graph(monkeypatch):
+def test_mode_graph_uses_no_compiler(monkeypatch):
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", lambda *_: pytest.fail("compiled"))
     compiled = fastgan.compile(lambda x: x * 2, mode="graph")
     for value in (1.0, 2.0):
@@ -183,8 +183,8 @@ def test_no_compiler_is_asked_in_mode_graph(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_recorded_updates_are_the_eager_ones(optimizer):
-    """Also where one is skipped, where a learning rate changes, and where the moments move."""
+def test_recorded_updates_equal_eager_ones(optimizer):
+    """Also after a skipped update, a changed learning rate, and moments at new addresses."""
     networks, updates = [], []
     for records in (False, True):
         torch.manual_seed(0)
@@ -216,9 +216,9 @@ def test_recorded_updates_are_the_eager_ones(optimizer):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
-@pytest.mark.parametrize("game", ["non-saturating", "wgan-gp"])
+@pytest.mark.parametrize("loss", ["non-saturating", "wgan-gp"])
 @pytest.mark.parametrize("way", ["graph", "on"])
-def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
+def test_a_compiled_trainer_trains_as_an_eager_one(loss, precision, way):
     last = []
     for compile in ("off", way):
         torch.manual_seed(0)
@@ -226,7 +226,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
         config = Config.from_flags(
             latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1, d_steps=1
         )
-        trainer = Trainer(*networks, game, config)
+        trainer = Trainer(*networks, loss, config)
         source = torch.Generator().manual_seed(1)
         images = [torch.rand(16, 3, 32, 32, generator=source) * 2 - 1 for _ in range(12)]
         last.append(trainer.fit(iter(images)))

@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 # Triton 3.6 converts arrays of one element to integers, which NumPy warns of and refuses from 2.4 on.
 NUMPY = "ignore:Conversion of an array with ndim:DeprecationWarning"
-#: The whole contract took 240 s on one computer, and more than 500 on a slower one beside other tests.
+#: The whole contract took 240 s on one computer, and more than 500 on a slower one with other tests running.
 SECONDS = 1500
 
 

@@ -1,4 +1,4 @@
-"""Penalties: closed forms, plain PyTorch's numbers on every kind of discriminator, half precision, and bad input."""
+"""Penalties: closed forms, equality with plain PyTorch, half precision, and bad input."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_penalty_in_bfloat16_is_summed_in_float32():
     w = torch.full((1, 4096), 1.0, dtype=torch.bfloat16)
     penalty = r1(lambda x: x @ w.T, torch.zeros(2, 4096, dtype=torch.bfloat16), weight=2.0)
     assert penalty.dtype == torch.float32
-    assert penalty.item() == 4096  # in bfloat16 the sum would stop growing at 256
+    assert penalty.item() == 4096  # in bfloat16 the sum would stay at 256
 
 
 def test_dragan_stays_near_the_real_images():
@@ -86,7 +86,7 @@ def by_hand(discriminator, points, target):
 
 
 @pytest.mark.parametrize("discriminator", CRITICS)
-def test_values_and_gradients_are_plain_pytorchs(discriminator):
+def test_values_and_gradients_equal_plain_pytorch_s(discriminator):
     torch.manual_seed(0)
     network = CRITICS[discriminator]().double()
     weights = list(network.parameters())
@@ -126,7 +126,7 @@ def test_labels_and_other_arguments_reach_the_discriminator():
 
 @pytest.mark.parametrize("scale", [1024.0, torch.tensor(1024.0)], ids=["number", "tensor"])
 def test_a_loss_scale_is_divided_out_before_anything_is_squared(scale):
-    # Gradients of 1e-6 vanish among float16's smallest numbers, and their squares altogether.
+    # Gradients of 1e-6 are subnormal in float16, and their squares underflow.
     w = torch.full((1, 64), 1e-6, dtype=torch.float16, requires_grad=True)
     discriminator = lambda x: x @ w.T  # noqa: E731
     x = torch.randn(4, 64, generator=seeded()).half()
