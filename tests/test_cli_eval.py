@@ -75,7 +75,7 @@ def test_a_run_and_its_export(cli, labeled_npz, tmp_path):
     [
         (
             ["model.onnx", "--keep-best", "0.5"],
-            "keep_best: the discriminator judges, and model.onnx has none; give the run",
+            "keep_best: samples are ranked by the discriminator, which model.onnx does not contain; give its run",
         ),
         (["run", "--keep-best", "1"], "keep_best: expected a fraction from 0.01 to below 1, got 1.0"),
     ],
