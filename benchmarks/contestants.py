@@ -238,7 +238,7 @@ class Ours(Contestant):
         d_step, g_step = steps.d_step, steps.g_step
         steps.d_step = lambda *a, **k: self.phase("discriminator", lambda: d_step(*a, **k))
         steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
-        for update in trainer.updates.values():
+        for update in trainer.state.updates.values():
             apply = update.apply
             update.apply = lambda apply=apply, **k: self.phase("update", lambda: apply(**k))  # type: ignore[method-assign, misc]
         follow = trainer.ema.update

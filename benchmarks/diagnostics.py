@@ -151,7 +151,7 @@ def networks(run: Run, config: Config) -> tuple[nn.Module, nn.Module]:
 
 def train(run: Run, steps: int) -> list[dict[str, Any]]:
     """The lines that the run logs."""
-    config = Config(
+    config = Config.from_flags(
         game=run.game, seed=run.seed, steps=steps, log_every=steps // 60,
         sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32,
         **ALIKE | run.options,
@@ -162,7 +162,7 @@ def train(run: Run, steps: int) -> list[dict[str, Any]]:
 
     def change() -> None:
         loudness[0] = run.from_half.get("hears", loudness[0])
-        for update in trainer.updates.values():
+        for update in trainer.state.updates.values():
             for group in update.optimizer.param_groups:
                 group["lr"] = run.from_half.get("rate", group["lr"])
 
@@ -180,7 +180,7 @@ def train(run: Run, steps: int) -> list[dict[str, Any]]:
 
     with contextlib.suppress(NonFiniteError):  # the guard stops a run before its last line is logged
         trainer.fit(batches())
-    return trainer.monitor.rows
+    return trainer.state.rows
 
 
 def judge(run: Run) -> dict[str, object]:

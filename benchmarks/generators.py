@@ -75,7 +75,7 @@ def trained(name: str, otherwise: Build) -> Build:
         from fastgan.upscale import pretrained
 
         try:
-            return esrgan.load(pretrained.fetch(name, report=lambda line: None)), name
+            return esrgan.load(pretrained.fetch(name)), name
         except FastganError as error:
             return otherwise()[0], f"random ({name} cannot be fetched: {str(error)[:60]})"
 

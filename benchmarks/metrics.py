@@ -1,9 +1,9 @@
-"""What metrics cost, each in a process of its own; and what the pretrained extractor knows about CIFAR-10.
+"""Time and memory of metrics, each in its own process; and 5-NN accuracy of the EfficientNet extractor on CIFAR-10.
 
     python benchmarks/metrics.py [--n 5000] [--dim 2048] [--only prdc] [--out benchmarks/results/metrics.csv]
-    python benchmarks/metrics.py --knn          5-NN accuracy, 5,000 to learn and 1,000 to tell (fetch cifar10)
+    python benchmarks/metrics.py --knn          5-NN accuracy, 5,000 training and 1,000 test images (fetches cifar10)
 
-Features are drawn at random. Seconds are of the wall, memory is the highest resident set of the process.
+Features are random numbers. Seconds are wall-clock time; memory is the peak resident set size of the process.
 """
 
 import argparse
@@ -20,27 +20,26 @@ import numpy as np
 import torch
 
 from fastgan.data import open_source
-from fastgan.metrics.distances import squared_distances
 from fastgan.metrics.extractors import efficientnet
 from fastgan.metrics.fid import fid
 from fastgan.metrics.kid import kid
-from fastgan.metrics.nearest import repeats
+from fastgan.metrics.neighbors import find_duplicates, squared_distances
 from fastgan.metrics.prdc import prdc
 
-FUNCTIONS = {"fid": fid, "kid": kid, "prdc": prdc, "repeats": repeats}
+FUNCTIONS = {"fid": fid, "kid": kid, "prdc": prdc, "duplicates": find_duplicates}
 
 
 def measure(name: str, n: int, dim: int) -> dict:
-    """One metric of n + n features, in this process."""
-    source = torch.Generator().manual_seed(0)
-    real, fake = (torch.randn(n, dim, generator=source).abs_() for _ in range(2))
-    before = time.perf_counter()
+    """One metric of n real and n generated feature vectors of dim numbers, in this process."""
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(n, dim, generator=generator).abs_() for _ in range(2))
+    start = time.perf_counter()
     FUNCTIONS[name](real, fake)
     return {
         "metric": name,
         "n": n,
         "dim": dim,
-        "seconds": round(time.perf_counter() - before, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
@@ -48,27 +47,27 @@ def measure(name: str, n: int, dim: int) -> dict:
     }
 
 
-def measure_apart(name: str, n: int, dim: int) -> dict:
-    """The same in a process of its own: a peak of memory cannot be reset."""
-    command = [sys.executable, __file__, "--here", name, "--n", str(n), "--dim", str(dim)]
+def measure_in_new_process(name: str, n: int, dim: int) -> dict:
+    """The same in a new process, because the peak of memory cannot be reset."""
+    command = [sys.executable, __file__, "--in-this-process", name, "--n", str(n), "--dim", str(dim)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def knn(k: int = 5, learn: int = 5000, tell: int = 1000) -> dict[str, float]:
-    """Accuracy of k nearest neighbors on CIFAR-10's test images, by features and by pixels."""
+def knn(k: int = 5, training: int = 5000, test: int = 1000) -> dict[str, float]:
+    """Accuracy of k-nearest-neighbor classification of CIFAR-10's test images, by features and by pixels."""
     sets = [open_source("cifar10"), open_source("cifar10:test")]
     chosen = [
         np.random.default_rng(i).permutation(len(s))[:n]
-        for i, (s, n) in enumerate(zip(sets, (learn, tell), strict=True))
+        for i, (s, n) in enumerate(zip(sets, (training, test), strict=True))
     ]
     images = [s.images[c] for s, c in zip(sets, chosen, strict=True)]
     labels = [s.labels[c] for s, c in zip(sets, chosen, strict=True)]
     extractor = efficientnet.fetched(torch.device("cpu"))
 
-    def accuracy(seen: torch.Tensor, asked: torch.Tensor) -> float:
-        votes = [labels[0][b.topk(k, largest=False).indices.numpy()] for _, b in squared_distances(asked, seen)]
-        guess = [np.bincount(vote, minlength=10).argmax() for vote in np.concatenate(votes)]
-        return float((guess == labels[1]).mean())
+    def accuracy(known: torch.Tensor, queries: torch.Tensor) -> float:
+        votes = [labels[0][b.topk(k, largest=False).indices.numpy()] for _, b in squared_distances(queries, known)]
+        predicted = [np.bincount(vote, minlength=10).argmax() for vote in np.concatenate(votes)]
+        return float((predicted == labels[1]).mean())
 
     return {
         "features": accuracy(*(extractor(part).features for part in images)),
@@ -83,17 +82,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--knn", action="store_true")
-    parser.add_argument("--here", choices=FUNCTIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--in-this-process", choices=FUNCTIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.here:
-        print(json.dumps(measure(arguments.here, arguments.n, arguments.dim)))
+    if arguments.in_this_process:
+        print(json.dumps(measure(arguments.in_this_process, arguments.n, arguments.dim)))
         return
     if arguments.knn:
         print("  ".join(f"{name} {value:.3f}" for name, value in knn().items()))
         return
     rows = []
     for name in arguments.only:
-        rows.append(measure_apart(name, arguments.n, arguments.dim))
+        rows.append(measure_in_new_process(name, arguments.n, arguments.dim))
         print(rows[-1], flush=True)
     if arguments.out:
         with arguments.out.open("w", newline="") as file:

@@ -1,4 +1,4 @@
-"""Draws a sweep of end_to_end.py: what an image costs against batch size and against resolution.
+"""Draws a sweep of end_to_end.py: milliseconds per image against batch size and against resolution.
 
 python benchmarks/plot_sweep.py benchmarks/results/sweep.csv benchmarks/results/sweep.svg
 """
@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import argparse
 import csv
-import html
 import math
 from pathlib import Path
 
-from plot import COLORS
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from plot import COLORS, GRAY, STYLE, save
 
-WIDTH, HEIGHT, LEFT, TOP = 330, 220, 70, 60
+Row = dict[str, str]
 Points = dict[str, list[tuple[int, float]]]
 
 
-def points(rows: list[dict[str, str]], along: str, fixed: str, value: str) -> Points:
-    """For each provider (along, milliseconds an image), where `fixed` has `value`."""
+def points(rows: list[Row], along: str, fixed: str, value: str) -> Points:
+    """For each provider (along, milliseconds per image), of the rows in which `fixed` has `value`."""
     found: Points = {}
     for row in rows:
         if row["images_per_second"] and row[fixed] == value:
@@ -27,63 +30,46 @@ def points(rows: list[dict[str, str]], along: str, fixed: str, value: str) -> Po
     return {name: sorted(line) for name, line in found.items()}
 
 
-def panel(lines: Points, title: str, left: float) -> list[str]:
-    """One picture with both axes logarithmic."""
-    xs = sorted({x for line in lines.values() for x, _ in line})
-    ys = [y for line in lines.values() for _, y in line]
-    low, high = 2.0 ** math.floor(math.log2(min(ys))), 2.0 ** math.ceil(math.log2(max(ys)))
-
-    def x(value: float) -> float:
-        return left + LEFT + WIDTH * math.log(value / xs[0]) / math.log(xs[-1] / xs[0])
-
-    def y(value: float) -> float:
-        return TOP + HEIGHT * (1 - math.log(value / low) / math.log(high / low))
-
-    parts = [f'<text x="{left + LEFT}" y="{TOP - 12}" font-weight="600">{html.escape(title)}</text>']
-    value = low
-    while value <= high * 1.001:
-        parts.append(f'<line x1="{x(xs[0])}" x2="{x(xs[-1])}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{left + LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#666">{value:g}</text>'
-        )
-        value *= 2
-    for tick in xs:
-        parts.append(f'<text x="{x(tick):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle" fill="#666">{tick}</text>')
+def draw_lines(axes: Axes, lines: Points, title: str, label: str) -> None:
+    """Curves with both axes logarithmic. Rows of another precision than fp32 are dashed."""
     for name, line in lines.items():
-        color = color_of(name)
-        path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="3" fill="{color}"/>' for a, b in line]
-    return parts
+        provider, _, precision = name.partition(" ")
+        axes.plot(
+            *zip(*line, strict=True), "o", linestyle="--" if precision else "-", markersize=4, label=name,
+            color=COLORS.get(name, COLORS.get(provider, GRAY)),
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_xlabel(label)
+    axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
+    axes.xaxis.set_minor_locator(NullLocator())
+    # From one power of two to another, with ticks between them where there are few.
+    times = [y for line in lines.values() for _, y in line]
+    low, high = math.floor(math.log2(min(times))), math.ceil(math.log2(max(times)))
+    axes.set_ylim(2.0**low, 2.0**high)
+    axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1.0,) if high - low > 2 else (1.0, 1.25, 1.5, 1.75)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.grid(True, color="#ddd")
 
 
-def color_of(name: str) -> str:
-    """A provider's color, as in plot.py; the others are eager."""
-    return next((c for key, c in sorted(COLORS.items(), key=lambda e: -len(e[0])) if name.startswith(key)), "#8a8f98")
-
-
-def draw(rows: list[dict[str, str]]) -> str:
-    """The picture as SVG text."""
-    by_batch, by_side = points(rows, "batch", "side", "64"), points(rows, "side", "batch", "16")
+def draw(rows: list[Row]) -> Figure:
+    """Both sweeps side by side."""
     device, torch = rows[0]["device"], rows[0]["torch"]
-    title = (
-        f"milliseconds an image: WGAN-GP, one discriminator step for each of the generator, torch {torch} on {device}"
-    )
-    width = 2 * (WIDTH + LEFT) + 60
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {TOP + HEIGHT + 60}" '
-        'font-family="system-ui, sans-serif" font-size="11" fill="#222">',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        f'<text x="12" y="20" font-size="14" font-weight="600">{html.escape(title)}</text>',
-        *panel(by_batch, "against batch size, at 64×64", 0),
-        *panel(by_side, "against resolution, batch 16", WIDTH + LEFT + 40),
-    ]
-    at = 12.0
-    for name in by_batch:
-        parts.append(f'<rect x="{at:.0f}" y="{TOP + HEIGHT + 34}" width="10" height="10" fill="{color_of(name)}"/>')
-        parts.append(f'<text x="{at + 14:.0f}" y="{TOP + HEIGHT + 43}">{html.escape(name)}</text>')
-        at += 30 + 7 * len(name)
-    return "\n".join([*parts, "</svg>", ""])
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 4.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        draw_lines(left, points(rows, "batch", "side", "64"), "against batch size, at 64×64", "batch size")
+        draw_lines(right, points(rows, "side", "batch", "16"), "against resolution, batch 16", "pixels per side")
+        left.set_ylabel("milliseconds per image")
+        figure.suptitle(
+            f"WGAN-GP, one discriminator step per generator step, torch {torch} on {device}",
+            x=0.01, ha="left", fontweight="bold",
+        )  # fmt: skip
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
+    return figure
 
 
 def main() -> None:
@@ -95,7 +81,7 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     if not rows:
         parser.error(f"{options.table}: no row")
-    options.picture.write_text(draw(rows))
+    save(draw(rows), options.picture)
 
 
 if __name__ == "__main__":

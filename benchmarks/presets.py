@@ -26,7 +26,7 @@ from run import write
 from fastgan import Config, Trainer
 from fastgan.data import ImageSet, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.train.load import build_networks
+from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, preset
 from fastgan.train.rundir import Means
 
@@ -50,14 +50,14 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0, compile="off"))
     stream, means = BatchStream(images, config.batch, 0, trainer.device), Means()
     trainer.iterate(stream, means, lambda sentence: None)
-    start, first, shown = time.perf_counter(), trainer.step, trainer.images
+    start, first, shown = time.perf_counter(), trainer.step, trainer.state.images
     while time.perf_counter() - start < seconds:
         trainer.iterate(stream, means, lambda sentence: None)
     elapsed = time.perf_counter() - start
     return {
         "preset": name,
         "steps": config.steps,
-        "images_per_second": f"{(trainer.images - shown) / elapsed:.0f}",
+        "images_per_second": f"{(trainer.state.images - shown) / elapsed:.0f}",
         "hours": f"{config.steps * elapsed / (trainer.step - first) / 3600:.2f}",
         "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": torch.get_num_threads(),

@@ -22,10 +22,10 @@ from steps import STEPS, Step, verify
 from steps import providers as step_providers
 
 import fastgan
+from fastgan.testing.benchmark_modes import MODES, least_bytes, step
 from fastgan.testing.case import OpCase, Shape
 from fastgan.testing.cases import CASES
-from fastgan.testing.comparison import judge
-from fastgan.testing.modes import MODES, least_bytes, step
+from fastgan.testing.correctness import assert_correct
 from fastgan.testing.timing import Timing, recorded, side_by_side
 
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.bfloat16)}
@@ -98,7 +98,7 @@ def key(options: argparse.Namespace, dtype: torch.dtype) -> Row:
 def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options: argparse.Namespace) -> Iterator[Row]:
     """The rows of one case in one shape, dtype and layout."""
     inputs = case.inputs(dtype, options.device, layouts(shape)[layout], shape=shape)
-    judge(case, inputs)
+    assert_correct(case, inputs)
     functions = providers(case)
     for mode in MODES:
         builders = {n: functools.partial(step, f, inputs, mode) for n, f in functions.items()}

@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
+from fastgan.testing.benchmark_modes import MODES, step
 from fastgan.testing.cases import CASES
-from fastgan.testing.comparison import judge
-from fastgan.testing.modes import MODES, step
+from fastgan.testing.correctness import assert_correct
 
 pytest.importorskip("pytest_benchmark")
 DEVICE = os.environ.get("FASTGAN_BENCH_DEVICE", "cpu")
@@ -24,7 +24,7 @@ def correct():
         if key not in judged:
             judged.clear()  # inputs are large, and the tests of one case follow one another
             judged[key] = case.inputs(torch.float32, DEVICE, layout, shape=shape)
-            judge(case, judged[key])
+            assert_correct(case, judged[key])
         return judged[key]
 
     return inputs

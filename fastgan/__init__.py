@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Config": "fastgan.train.config",
     "Session": "fastgan.runtime.session",
+    "Task": "fastgan.tasks",
     "Trainer": "fastgan.train.trainer",
     "compile": "fastgan.engine",
     "data": "fastgan.data",

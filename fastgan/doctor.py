@@ -1,22 +1,24 @@
-"""What runs where on this machine, what is missing, and what that costs."""
+"""`fastgan doctor`: which kernels, back-ends and export targets work here, what is missing and how to install it."""
 
 from __future__ import annotations
 
-import importlib.util
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from fastgan import __version__, ops
 from fastgan._util import env, native
+from fastgan.export import targets
 from fastgan.ops import _autotune
 from fastgan.ops._library import Op, registry
-from fastgan.runtime.hardware import cpu_features, cpu_name, installed, usable_cores
+from fastgan.runtime import backends
+from fastgan.runtime.hardware import cpu_features, cpu_name, installed, is_importable, usable_cores
 
 
 def examine() -> str:
-    """The doctor's findings, as text for a person."""
+    """The findings as text."""
     parts = [_versions(), _processor(), _gpu(), _runtime(), _operations(), _environment()]
     return "\n\n".join(parts)
 
@@ -26,8 +28,10 @@ def _line(good: bool, text: str) -> str:
 
 
 def _versions() -> str:
-    names = ("numpy", "safetensors", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino")
-    found = [f"{name} {version}" for name in names if (version := installed(name))]
+    needed = {name for target in targets.registry().values() for name in target.packages}
+    names = sorted({"numpy", "safetensors", "triton", *needed})
+    versions = {**{name: version for name in names if (version := installed(name))}, **backends.versions()}
+    found = [f"{name} {version}" for name, version in sorted(versions.items()) if name != "torch"]
     return (
         f"fastgan {__version__}, Python {platform.python_version()}, torch {torch.__version__}, {platform.platform()}\n"
         f"  {', '.join(found)}"
@@ -44,7 +48,7 @@ def _processor() -> str:
     else:
         lines.append(_line(False, reason))
         lines.append(
-            "    everything works on plain PyTorch, fused operations are slower (see benchmarks/results);\n"
+            "    everything works with plain PyTorch, but fused operations are slower (see benchmarks/results);\n"
             "    install g++ (Debian, Ubuntu: apt install g++ python3-dev) and run pip install --force-reinstall again"
         )
     return "\n".join(lines)
@@ -61,19 +65,19 @@ def _gpu() -> str:
     if not count:
         why = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no usable CUDA device"
         lines.append(_line(False, f"none: {why}"))
-    if importlib.util.find_spec("triton") is None:
+    if not is_importable("triton"):
         lines.append(_line(False, "triton is not installed: on a GPU the operations run on plain PyTorch"))
     else:
         lines.append(_line(True, f"triton {installed('triton')}" + ("" if count else ", unused without a GPU")))
     reason = native.why_not("_cuda")
     if reason is not None:
-        lines.append(_line(False, f"{reason}; nothing needs it yet but this page" if "not built" in reason else reason))
+        lines.append(_line(False, f"{reason}; only this page uses it" if "not built" in reason else reason))
         return "\n".join(lines)
     kernels = native.cuda()
     lines.append(_line(True, f"CUDA C++ part, runtime {_version(kernels.runtime_version())}"))
     for device in kernels.devices():
         problem = kernels.why_not(device.index)
-        lines.append(_line(not problem, f"its kernels on {device.name}: {problem or 'run'}"))
+        lines.append(_line(not problem, f"CUDA C++ kernels on {device.name}: {problem or 'run'}"))
     return "\n".join(lines)
 
 
@@ -82,43 +86,25 @@ def _version(number: int) -> str:
 
 
 def _runtime() -> str:
-    lines = ["Export and runtime:"]
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        lines.append(_line(False, f"{', '.join(missing)} missing; install with: pip install 'fastgan[onnx]'"))
-    else:
-        import onnxruntime
-
-        lines.append(_line(True, f"ONNX Runtime with {', '.join(onnxruntime.get_available_providers())}"))
-    lines.append(_openvino())
     features = ", ".join(cpu_features()) or "instruction sets unknown"
+    lines = ["Runtime (back-ends of fastgan.Session):"]
+    lines += [_status(name, backend.why_not("auto"), backend.status) for name, backend in backends.registry().items()]
     lines.append(_line(True, f"{usable_cores()} cores for a session: {cpu_name()} ({features})"))
-    if installed("onnxruntime") and installed("onnxruntime-gpu"):
-        lines.append(
-            _line(False, "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; uninstall both,"
-                         " then install one")
-        )  # fmt: skip
+    lines.append("Export (targets of fastgan export --to):")
+    lines += [_status(name, target.why_not(), target.status) for name, target in targets.registry().items()]
     return "\n".join(lines)
 
 
-def _openvino() -> str:
-    if importlib.util.find_spec("openvino") is None:
-        return _line(False, "openvino is not installed: another runtime for exported files on a CPU, for some the"
-                            " quicker one; install with: pip install 'fastgan[openvino]'")  # fmt: skip
-    import openvino
-
+def _status(name: str, reason: str | None, status: Callable[[], str]) -> str:
+    """The line of a back-end or target; a library that is installed but fails to load is a finding, not an error."""
     try:
-        core = openvino.Core()
-        devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME').strip()})" for name in core.available_devices]
-    except RuntimeError as error:
-        return _line(False, f"openvino is installed, but does not start: {error}")
-    return _line(
-        True, f"OpenVINO {openvino.__version__.partition('-')[0]} on {', '.join(devices)}; sessions use its CPU"
-    )
+        return _line(reason is None, f"{name}: {status() if reason is None else reason}")
+    except Exception as error:  # every library has exceptions of its own
+        return _line(False, f"{name}: it is installed, but fails to load: {error}")
 
 
 def _operations() -> str:
-    lines = ["Operations (first back-end that can run a float32 tensor):"]
+    lines = ["Operations (the first kernel that can run on a float32 tensor):"]
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():
             continue
@@ -132,7 +118,7 @@ def _operations() -> str:
 
 
 def _example(op: Op, device: str) -> list[Any]:
-    """Small arguments of an op, from its schema."""
+    """Small example arguments of an op, from its schema."""
     x = torch.zeros(1, 1, 1, 1, device=device)
     examples = {"Tensor": x, "Tensor?": None, "Tensor[]": [x], "int[]": [1], "str": "linear", "bool": False}
     found = []
@@ -144,34 +130,34 @@ def _example(op: Op, device: str) -> list[Any]:
 
 
 def kernel_choices() -> str:
-    """The choices that were measured on this machine's GPUs, as text for a person."""
+    """The kernels selected by measurement on the GPUs of this computer, as text."""
     parts = []
     for path in sorted(_autotune.directory().glob("*.json")):
         try:
-            machine, choices = _autotune.read(path)
+            hardware, selections = _autotune.read(path)
         except (OSError, ValueError) as error:
             parts.append(_line(False, f"{path} cannot be read: {error}"))
             continue
-        about = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "device")
-        lines = [f"{machine.get('device', path.stem)} ({about}):"]
-        lines += [f"  {text} → {_described(choice)}" for text, choice in choices.items()]
+        about = ", ".join(f"{name} {value}" for name, value in hardware.items() if name != "device")
+        lines = [f"{hardware.get('device', path.stem)} ({about}):"]
+        lines += [f"  {key} → {_described(selection)}" for key, selection in selections.items()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or (
-        f"Nothing was measured yet ({_autotune.directory()} is empty).\n"
-        "  On a GPU each new shape of a convolution in channels_last is measured at its first call:\n"
-        "  run a few training steps of a network that uses conv2d_bias_act or conv2d_stack, then ask again."
+        f"Nothing has been measured yet ({_autotune.directory()} is empty).\n"
+        "  On a GPU, each new shape of a convolution in channels_last is measured at its first call:\n"
+        "  run a few training steps of a network that uses conv2d_bias_act or conv2d_stack first."
     )
 
 
-def _described(choice: _autotune.Choice) -> str:
-    took, library = choice.milliseconds[choice.name], choice.milliseconds[_autotune.LIBRARY]
-    if choice.name != _autotune.LIBRARY:
-        text = f"{choice.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
+def _described(selection: _autotune.Selection) -> str:
+    took, library = selection.milliseconds[selection.name], selection.milliseconds[_autotune.LIBRARY]
+    if selection.name != _autotune.LIBRARY:
+        text = f"{selection.name} {took:.4f} ms, library {library:.4f} ms, {library / took:.2f}×"
     else:
-        others = [ms for name, ms in choice.milliseconds.items() if name != _autotune.LIBRARY]
+        others = [ms for name, ms in selection.milliseconds.items() if name != _autotune.LIBRARY]
         text = f"library {library:.4f} ms" + (f", ours {min(others):.4f} ms" if others else "")
         text += f", {min(others) / library:.2f}×" if others else ""
-    return text + "".join(f"; {name} cannot run: {reason}" for name, reason in choice.unavailable.items())
+    return text + "".join(f"; {name} cannot run: {reason}" for name, reason in selection.unavailable.items())
 
 
 def _environment() -> str:
@@ -182,5 +168,5 @@ def _environment() -> str:
     return "\n".join(lines)
 
 
-# Importing the operations fills the registry.
+# Importing fastgan.ops fills the registry of operations.
 assert ops.__all__

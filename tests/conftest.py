@@ -1,4 +1,4 @@
-"""Shared by all tests: images small enough to train on in a moment, and the command line as a process."""
+"""Shared by all tests: images small enough to train on in seconds, and the command line, in this process or its own."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 
 import numpy as np
 import pytest
+
+pytest_plugins = ["fixtures_deploy"]
 
 
 @pytest.fixture
@@ -17,6 +19,22 @@ def images_npz(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, images=images)
     return path
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Runs `fastgan ...` in this process, in tmp_path, and returns what `command` does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "cache"))
+
+    def run(*words):
+        from fastgan import cli
+
+        capsys.readouterr()
+        code = cli.run([str(word) for word in words])
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -46,7 +64,7 @@ def pretrained(tmp_path_factory):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("FASTGAN_CACHE", str(folder))
-            return fetch(name, report=lambda line: None)
+            return fetch(name)
 
     return path
 
@@ -59,8 +77,7 @@ def photo(tmp_path_factory):
     """
     from PIL import Image
 
-    from fastgan.data.catalog import Package
-    from fastgan.data.clients import download
+    from fastgan._util.packages import Package, download
 
     name = "sklearn/datasets/images/china.jpg"
     sha256 = "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29"

@@ -46,7 +46,8 @@ def run(site, code, cwd):
 @pytest.mark.slow
 def test_the_wheel_carries_what_it_needs_and_nothing_more(without_compiler):
     names = zipfile.ZipFile(without_compiler[0]).namelist()
-    for name in ("fastgan/py.typed", "fastgan/report/page.css", "fastgan/data/embedded/t10k-images-idx3-ubyte.gz",
+    for name in ("fastgan/py.typed", "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
+                 "fastgan/data/embedded/t10k-images-idx3-ubyte.gz",
                  "fastgan/data/embedded/LICENSE"):  # fmt: skip
         assert name in names
     assert not [name for name in names if name.endswith((".so", ".cpp", ".cu")) or name.startswith(("tests", "csrc"))]

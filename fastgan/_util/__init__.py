@@ -1,1 +1,4 @@
-"""What every package may use: files, environment, timing, measurements. Nothing here imports another package of fastgan."""
+"""Helpers that every package may use: files, environment, timing, measurements, packages.
+
+Nothing here imports another package of fastgan.
+"""

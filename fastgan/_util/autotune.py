@@ -1,6 +1,8 @@
-"""Choices that were made by measurement, kept in a JSON file for each machine: what was the fastest, and how fast.
+"""Autotuning: candidates that compute the same are timed once, and the fastest is remembered in a JSON file.
 
-Losing a file costs the measurements, nothing else.
+`Store` keeps any measurement, a dictionary for each key, in one file for each kind of hardware and set of library
+versions. `select` times candidates and keeps the result in a store. Losing a file costs the measurements, nothing else.
+Imports no torch: the runtime uses it too.
 """
 
 from __future__ import annotations
@@ -12,113 +14,268 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fastgan._util import env
 
-@dataclass(frozen=True)
-class Choice:
-    """The answer to a question."""
-
-    name: str
-    milliseconds: dict[str, float]
-    """Of every way that ran."""
-    unavailable: dict[str, str]
-    """Why the others did not."""
-
-    @classmethod
-    def parse(cls, stored: Any, always: Collection[str] = ()) -> Choice:
-        """What `asdict` made. ValueError or TypeError if it did not, or if one of `always` has no time."""
-        choice = cls(**stored)
-        if missing := {choice.name, *always} - set(choice.milliseconds):
-            raise ValueError(f"{', '.join(map(repr, sorted(missing)))} without a time")
-        return cls(
-            choice.name,
-            {str(name): float(ms) for name, ms in choice.milliseconds.items()},
-            {str(name): str(reason) for name, reason in choice.unavailable.items()},
-        )
+#: Runs a candidate once.
+Run = Callable[[], Any]
+#: Takes the candidates that run, and returns the milliseconds of each, or the exception that it raised.
+Measure = Callable[[Mapping[str, Run]], Mapping[str, float | Exception]]
 
 
-def read(path: Path, always: Collection[str] = ()) -> tuple[dict[str, str], dict[str, Choice]]:
-    """The machine and its choices, by question. OSError, or ValueError if the content is not ours."""
-    try:
-        stored = json.loads(path.read_text())
-        choices = {str(text): Choice.parse(choice, always) for text, choice in stored["choices"].items()}
-        return {str(k): str(v) for k, v in stored["machine"].items()}, choices
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a file of choices: {error}") from error
+# --- the store -------------------------------------------------------------------------------------------------------
 
 
-def table_path(where: Path, machine: Mapping[str, str]) -> Path:
-    """The file of that machine, whose "device" is part of its name."""
-    name = re.sub(r"\W+", "-", machine["device"]).strip("-").lower()
-    return where / f"{name}-{hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()[:12]}.json"
+class Store:
+    """Measurements of one kind of hardware, by key, in a JSON file that several processes may write at once.
 
+    path: the file; it and its folder need not exist. hardware: what the measurements depend on besides their keys
+    (device, library versions), written into the file. subject: what is measured, a plural for warnings ("kernels").
 
-class Table:
-    """The choices of one machine. A file that cannot be read or written costs a warning and is then done without.
-
-    what: what is measured again then, in the warning. always: ways that every choice has a time of.
+    A file that cannot be read or written costs one RuntimeWarning; the measurements then live in memory only.
     """
 
-    def __init__(self, path: Path, machine: Mapping[str, str], what: str, always: Collection[str] = ()) -> None:
+    def __init__(self, path: Path, hardware: Mapping[str, str], subject: str = "measurements") -> None:
         self.path = path
-        self.machine = dict(machine)
-        self._what = what
-        self._always = always
+        self.hardware = dict(hardware)
+        self.subject = subject
         self._warned = False
-        self._choices = self._stored()
+        self._values = self._read()
 
-    def get(self, text: str) -> Choice | None:
-        return self._choices.get(text)
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The measurement of that key: as this process put it, or as the file held it when it was last read."""
+        return self._values.get(key)
 
-    def put(self, text: str, choice: Choice) -> None:
-        """Keep a choice here and in the file, beside what other processes have added in the meantime."""
-        self._choices[text] = choice
+    def put(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep a measurement (of JSON's types) in memory and in the file. What other processes have put stays."""
+        self._values = {**self._values, key: dict(value)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _alone(self.path.with_suffix(".lock")):
-                self._choices = {**self._stored(), **self._choices}
+            with _locked(self.path.with_suffix(".lock")):
+                self._values = {**self._values, **self._read(), key: dict(value)}
                 self._write()
         except OSError as error:
-            self._warn(
-                f"{self.path} cannot be written, so {self._what} are measured again in the next process: {error}"
-            )
+            self.warn(f"cannot be written, so {self.subject} are measured again in the next process: {error}")
+
+    def warn(self, problem: str) -> None:
+        """A RuntimeWarning about the file, the first time only."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.path} {problem}", RuntimeWarning, stacklevel=3)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            return read(self.path)[1]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            self.warn(f"cannot be read, so {self.subject} are measured again: {error}")
+            return {}
 
     def _write(self) -> None:
-        content = {"machine": self.machine, "choices": {t: asdict(c) for t, c in sorted(self._choices.items())}}
-        number, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
+        content = {"hardware": self.hardware, "measurements": dict(sorted(self._values.items()))}
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
         try:
-            with os.fdopen(number, "w") as file:
+            with os.fdopen(descriptor, "w") as file:
                 json.dump(content, file, indent=1)
             os.replace(name, self.path)
         except BaseException:
             os.unlink(name)
             raise
 
-    def _stored(self) -> dict[str, Choice]:
-        try:
-            return read(self.path, self._always)[1]
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            self._warn(f"{self.path} cannot be read, so {self._what} are measured again: {error}")
-            return {}
 
-    def _warn(self, sentence: str) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+def open_store(subject: str, hardware: Mapping[str, str]) -> Store:
+    """The store of a subject ("kernels") and hardware in fastgan's cache directory.
+
+    hardware["device"] becomes part of the file's name, and everything in `hardware` of the hash in it.
+    """
+    return Store(store_path(directory(subject), hardware), hardware, subject)
+
+
+def directory(subject: str) -> Path:
+    """The folder of a subject's files."""
+    return env.cache_dir() / "autotune" / re.sub(r"\W+", "-", subject)
+
+
+def store_path(folder: Path, hardware: Mapping[str, str]) -> Path:
+    """The file of that hardware in a folder."""
+    name = re.sub(r"\W+", "-", hardware["device"]).strip("-").lower()
+    digest = hashlib.sha256(json.dumps(dict(hardware), sort_keys=True).encode()).hexdigest()
+    return folder / f"{name}-{digest[:12]}.json"
+
+
+def read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """The hardware and the measurements of a file. Raises OSError, or ValueError if no Store wrote the content."""
+    stored = json.loads(path.read_text())
+    try:
+        hardware, values = stored["hardware"], stored["measurements"]
+        if not all(isinstance(value, dict) for value in values.values()):
+            raise ValueError("a measurement is no object")
+        return {str(name): str(value) for name, value in hardware.items()}, values
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a file of measurements: {error}") from error
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Other processes wait here meanwhile, where the system has locks. Without, one may lose what the other wrote."""
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock against other processes and threads, where the system has flock. Elsewhere there is no lock."""
     with path.open("a") as file:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+# --- selection -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The fastest of some candidates."""
+
+    name: str
+    milliseconds: dict[str, float]
+    """Of every candidate that ran, by name."""
+    unavailable: dict[str, str]
+    """Why the others were not timed, by name."""
+
+    @classmethod
+    def parse(cls, stored: Any, reference: str | None = None) -> Selection:
+        """From what a store holds. Raises ValueError if it is damaged, or if the reference has no time."""
+        try:
+            name, times, reasons = stored["name"], dict(stored["milliseconds"]), dict(stored["unavailable"])
+            milliseconds = {str(k): float(v) for k, v in times.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a selection: {error}") from error
+        if missing := {name, *([reference] if reference else [])} - set(milliseconds):
+            raise ValueError(f"{', '.join(map(repr, sorted(map(str, missing))))} without a time")
+        return cls(name, milliseconds, {str(k): str(v) for k, v in reasons.items()})
+
+
+class NoCandidate(RuntimeError):
+    """No candidate runs. reasons: why, by name."""
+
+    def __init__(self, reasons: Mapping[str, str]):
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "no candidates")
+        self.reasons = dict(reasons)
+
+
+def select(
+    key: str,
+    candidates: Mapping[str, Run],
+    measure: Measure,
+    store: Store,
+    *,
+    reference: str | None = None,
+    compare: Callable[[Any, Any], str | None] | None = None,
+    unavailable: Mapping[str, str] | None = None,
+    postpone: tuple[type[Exception], ...] = (),
+) -> Selection:
+    """The fastest of some candidates: as stored under `key`, or measured now and stored.
+
+    Each candidate first runs once. One that raises is left out, with the first line of its error as the reason.
+
+    candidates: by name. reference: the one that always works; its errors are raised, and it has a time in each result.
+    compare(result, expected): a reason why a candidate's result is wrong, given the reference's, or None; a candidate
+    with a wrong result is left out. unavailable: why other candidates do not take part. postpone: exceptions (running
+    out of memory) after which the reference is selected and nothing is stored.
+
+    Raises NoCandidate if none runs, ValueError for a comparison without a reference.
+    """
+    if reference is None and (compare or postpone):
+        raise ValueError("reference: expected the name of a candidate beside compare and postpone, got None")
+    stored = stored_selection(key, store, reference)
+    if stored is not None and stored.name in candidates:
+        return stored
+    reasons = dict(unavailable or {})
+
+    def leave_out(name: str, error: Exception) -> None:
+        if name == reference:
+            raise error
+        if isinstance(error, postpone):
+            raise _Postponed
+        reasons[name] = first_line(error)
+
+    try:
+        times: dict[str, float] = {}
+        for name, time in measure(_working(candidates, reference, compare, leave_out)).items():
+            if isinstance(time, Exception):
+                leave_out(name, time)
+            else:
+                times[name] = time
+    except _Postponed:
+        assert reference is not None
+        return Selection(reference, {}, {})
+    if not times:
+        raise NoCandidate(reasons)
+    selection = Selection(min(times, key=times.__getitem__), times, reasons)
+    store.put(key, asdict(selection))
+    return selection
+
+
+def stored_selection(key: str, store: Store, reference: str | None = None) -> Selection | None:
+    """What `select` stored under a key, or None. A damaged entry costs a warning."""
+    value = store.get(key)
+    if value is None:
+        return None
+    try:
+        return Selection.parse(value, reference)
+    except ValueError as error:
+        store.warn(f"holds a damaged entry, so {store.subject} are measured again: {key}: {error}")
+        return None
+
+
+def one_by_one(milliseconds: Callable[[Run], float]) -> Measure:
+    """A Measure that times one candidate after the other. `fastgan._util.timing.alternate` lets them take turns."""
+
+    def measure(candidates: Mapping[str, Run]) -> dict[str, float | Exception]:
+        times: dict[str, float | Exception] = {}
+        for name, run in candidates.items():
+            try:
+                times[name] = milliseconds(run)
+            except Exception as error:  # compilers and launchers raise many kinds
+                times[name] = error
+        return times
+
+    return measure
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the stack that some libraries append; its type if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class _Postponed(Exception):
+    """Nothing can be measured now."""
+
+
+class _Wrong(Exception):
+    """A result that differs from the reference's."""
+
+
+def _working(
+    candidates: Mapping[str, Run],
+    reference: str | None,
+    compare: Callable[[Any, Any], str | None] | None,
+    leave_out: Callable[[str, Exception], None],
+) -> dict[str, Run]:
+    """The candidates that run and whose result passes the comparison, the reference first."""
+    order = sorted(candidates, key=lambda name: name != reference)
+    working: dict[str, Run] = {}
+    expected = None
+    for name in order:
+        try:
+            result = candidates[name]()
+            if name == reference:
+                expected = result
+            elif compare and (reason := compare(result, expected)):
+                raise _Wrong(reason)
+            working[name] = candidates[name]
+        except Exception as error:  # compilers and launchers raise many kinds
+            leave_out(name, error)
+    return working

@@ -15,15 +15,15 @@ VARIABLES = {
     ),
     "FASTGAN_CACHE": (
         "",
-        "data sets, networks and measured choices of kernels (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
+        "data sets, networks and autotune measurements (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
     ),
     "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
-    "LOCAL_RANK": ("0", "which process of this machine this is, and so its GPU (set by torchrun)"),
-    "MASTER_ADDR": ("", "where the processes meet (set by torchrun, read by torch.distributed)"),
-    "MASTER_PORT": ("", "where the processes meet (set by torchrun, read by torch.distributed)"),
-    "RANK": ("0", "which process of all this is (set by torchrun)"),
+    "LOCAL_RANK": ("0", "rank of the process within its host, and so its GPU (set by torchrun)"),
+    "MASTER_ADDR": ("", "host of the rendezvous (set by torchrun, read by torch.distributed)"),
+    "MASTER_PORT": ("", "port of the rendezvous (set by torchrun, read by torch.distributed)"),
+    "RANK": ("0", "rank of the process (set by torchrun)"),
     "TRITON_INTERPRET": ("", "1 runs Triton kernels through its interpreter, on any device (read by Triton itself)"),
-    "WORLD_SIZE": ("1", "how many processes train together (set by torchrun)"),
+    "WORLD_SIZE": ("1", "number of processes (set by torchrun)"),
     "XDG_CACHE_HOME": ("", "the user's cache directory"),
 }
 
@@ -35,12 +35,12 @@ def read(name: str) -> str:
 
 
 def flag(name: str) -> bool:
-    """Whether a variable is set to something other than 0 or nothing."""
+    """Whether a variable is set to something other than 0 or the empty string."""
     return read(name) not in ("", "0")
 
 
 def cache_dir() -> Path:
-    """The directory for fetched data and networks, and measured choices. It need not exist yet."""
+    """The directory for fetched data and networks, and for autotune measurements. It need not exist yet."""
     if own := read("FASTGAN_CACHE"):
         return Path(own)
     base = read("XDG_CACHE_HOME")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, on a disk that may run full and in a process that may be killed."""
+"""Atomic writes: a file is complete or unchanged, also where the disk is full or the process is killed."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from fastgan.errors import FastganError, WriteError
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside, let it reach the disk, and rename it. Raises WriteError, with the old file as it was."""
+    """Write a file atomically: to a temporary file, fsync, rename. Raises WriteError; an old file is then unchanged."""
     with writing_whole(path) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def writing_whole(path: Path) -> Iterator[BinaryIO]:
-    """The same for what is written piece by piece: the file gets its name when the block ends, and only without error.
+    """An open temporary file that replaces `path` when the block ends without an error; otherwise it is removed.
 
-    Any OSError of the block becomes a WriteError of `path`.
+    Any OSError in the block becomes a WriteError of `path`.
     """
-    aside = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
         sync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and not isinstance(error, FastganError):
             raise failure(path, error) from error
         raise
 
 
 def append_whole(file: io.FileIO, data: bytes) -> None:
-    """Add to an unbuffered file, or leave it as it was and raise WriteError."""
+    """Append to an unbuffered file. Raises WriteError; the file then has its old length."""
     end = file.seek(0, os.SEEK_END)
     try:
-        # A nearly full disk takes a part, and says so only by the number.
+        # On a nearly full disk write() writes a part and returns its length, without an error.
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
@@ -55,19 +55,19 @@ def append_whole(file: io.FileIO, data: bytes) -> None:
 
 
 def failure(path: Path, error: OSError) -> WriteError:
-    """What to raise when `path` could not be written."""
+    """The WriteError of `path`, with the free space of its disk."""
     return WriteError(f"{path} could not be written: {error.strerror or error}; {free(path.parent)} free there")
 
 
 def free(folder: Path) -> str:
-    """How much the disk of `folder` can take, as the start of a clause: `1.2 GB are`."""
+    """The free space on the disk of `folder`, as the start of a clause: `1.2 GB are`."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return f"{amount(shutil.disk_usage(folder).free)} are"
 
 
 def amount(size: int) -> str:
-    """Bytes as a person says them: 41 kB, 7.8 MB, 1.2 GB."""
+    """Format a number of bytes: 41 kB, 7.8 MB, 1.2 GB."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.1f} {name}"
@@ -75,7 +75,7 @@ def amount(size: int) -> str:
 
 
 def sync(path: Path) -> None:
-    """Let a file's content, or a folder's names, reach the disk."""
+    """fsync a file, or a folder (its directory entries)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""Where fastgan's messages go: Python's `logging`, below the logger "fastgan".
+"""fastgan's messages: Python's `logging`, below the logger "fastgan".
 
-A program that configures logging gets the messages by its own handlers. In one that does not, INFO and above are printed
-to stderr, one line each, above a progress bar that may be there: training says what it does without further setup.
+A program that configures logging receives the messages in its own handlers. In one that does not, INFO and above are
+printed to stderr, one line each, without breaking a tqdm progress bar.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROOT = logging.getLogger("fastgan")
 
 
 class _Stderr(logging.Handler):
-    """Prints the bare message; silent where the program has handlers of its own, unless told to print always."""
+    """Prints the message alone; silent where the root logger has handlers, unless `always` is set."""
 
     always = False
 
@@ -35,7 +35,7 @@ _handler = _Stderr()
 
 
 def install() -> None:
-    """Print messages where nobody else handles them. Called once, when fastgan is imported."""
+    """Print messages where the program has no handlers. Called once, when fastgan is imported."""
     if _handler not in ROOT.handlers:
         ROOT.addHandler(_handler)
         if ROOT.level == logging.NOTSET:
@@ -44,7 +44,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """While it lasts, messages are printed whatever the program has configured: for the command line."""
+    """Within the block, messages are printed even where the root logger has handlers: for the command line."""
     before, _handler.always = _handler.always, True
     try:
         yield
@@ -53,5 +53,5 @@ def printing() -> Iterator[None]:
 
 
 def silence() -> None:
-    """Only errors from now on: for all ranks but the first."""
+    """Log errors only from now on: for all ranks but the first."""
     ROOT.setLevel(logging.ERROR)

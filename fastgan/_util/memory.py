@@ -1,4 +1,4 @@
-"""How much of the machine's memory is free. No torch: the runtime asks too."""
+"""Free memory of the host. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def free_host_memory() -> int:
-    """Bytes that this process may still take, in a container no more than that may have in all."""
+    """Bytes available to this process; in a container, at most its cgroup limit."""
     return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max"))))
 
 
@@ -20,7 +20,7 @@ def _available(meminfo: Path) -> int:
 
 
 def _limit(cgroup: Path) -> float:
-    """What a container may use in all: a share of the machine's memory could be more than that."""
+    """The memory limit of the container, which may be below the available memory of the host."""
     try:
         return int(cgroup.read_text())
     except (OSError, ValueError):  # none, or "max"

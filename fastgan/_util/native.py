@@ -1,4 +1,4 @@
-"""The compiled modules, loaded on first use. A failure is remembered and can be told: a sentence, not a stack."""
+"""The compiled modules, loaded on first use. The reason of a failure is kept, as one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DTYPE_CODES = {"float32": 0, "float64": 1}
 @functools.cache
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
     try:
-        # The extension shares the OpenMP pool that torch has loaded: torch must come first.
+        # The extension uses the OpenMP thread pool that torch loads, so torch is imported first.
         importlib.import_module("torch")
         return importlib.import_module(f"fastgan.{name}"), None
     except ModuleNotFoundError:
@@ -23,17 +23,17 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
 
 
 def cpu() -> ModuleType:
-    """The module fastgan._cpu. Raises RuntimeError with the reason where it is missing."""
+    """The module fastgan._cpu. Raises RuntimeError with the reason if it is missing."""
     return _module("_cpu")
 
 
 def cuda() -> ModuleType:
-    """The module fastgan._cuda. Raises RuntimeError with the reason where it is missing."""
+    """The module fastgan._cuda. Raises RuntimeError with the reason if it is missing."""
     return _module("_cuda")
 
 
 def why_not(name: str) -> str | None:
-    """None when the module ("_cpu" or "_cuda") is there, else the reason in one sentence."""
+    """None if the module ("_cpu" or "_cuda") loads, else the reason in one sentence."""
     return _load(name)[1]
 
 

@@ -14,10 +14,11 @@ QUIET_SECONDS = 10.0
 
 
 class Progress:
-    """Counts what is done of a total and shows it with its rate and the time left.
+    """Shows how many of a total are done, the rate and the time left.
 
     doing: what stands before the count, such as "packing photos". total: how many there are; None if it is not known.
-    unit: what they are. before: how many were done before this began. quiet: show nothing, as on ranks other than 0.
+    unit: what they are. before: how many were done before this began. every: seconds between two log lines where there
+    is no terminal; 0: a line with each note. quiet: show nothing, as on ranks other than 0.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Progress:
         *,
         unit: str = "images",
         before: int = 0,
+        every: float = QUIET_SECONDS,
         quiet: bool = False,
     ):
         from tqdm import tqdm
@@ -36,22 +38,26 @@ class Progress:
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
         self._live = stream.isatty() and not quiet
-        self._quiet = quiet
+        self._quiet, self._every = quiet, every
         self._bar = tqdm(
             total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,
             dynamic_ncols=True, mininterval=0.2,
         )  # fmt: skip
 
     def add(self, count: int = 1, note: str = "") -> None:
-        """`count` more are done. note: shown behind the bar, or at the end of the line."""
+        """Advance by `count`. note: shown after the bar, or at the end of the line."""
         self._done += count
         if note and self._live:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         now = time.monotonic()
-        if not self._live and not self._quiet and now - self._shown >= QUIET_SECONDS:
+        if not self._live and not self._quiet and (note or self._every) and now - self._shown >= self._every:
             self._shown = now
             _logger.info("%s", self._line(now - self._start, note))
+
+    def move_to(self, done: int) -> None:
+        """Count on from another number, as after going back."""
+        self._done = self._bar.n = done
 
     def close(self) -> None:
         """End the bar."""

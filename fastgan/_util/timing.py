@@ -1,16 +1,16 @@
-"""Timing side by side: the contestants take turns, so that what disturbs one disturbs all. No torch."""
+"""Timing of several functions in alternating rounds, so that a disturbance slows down all of them. Imports no torch."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-#: Runs a function once; the result, called once everything has run, is its time in milliseconds.
+#: Runs a function once and returns a function; that one, called after all runs, returns the milliseconds it took.
 Clock = Callable[[Callable[[], object]], Callable[[], float]]
 
 
 def watch(function: Callable[[], object]) -> Callable[[], float]:
-    """The clock on the wall, for functions that return when they have finished."""
+    """Wall-clock time, for functions that return when they have finished."""
     start = time.perf_counter()
     function()
     took = (time.perf_counter() - start) * 1e3
@@ -18,7 +18,7 @@ def watch(function: Callable[[], object]) -> Callable[[], float]:
 
 
 def rounds_in(seconds: float, per_round: float, limits: tuple[int, int]) -> int:
-    """How many rounds of `per_round` seconds fit into `seconds`, but within the limits."""
+    """How many rounds of `per_round` seconds fit into `seconds`, limited to (least, most)."""
     least, most = limits
     return int(min(most, max(least, seconds / max(per_round, 1e-9))))
 
@@ -26,11 +26,11 @@ def rounds_in(seconds: float, per_round: float, limits: tuple[int, int]) -> int:
 def alternate(
     functions: Mapping[str, Callable[[], object]], clock: Clock, rounds: int
 ) -> dict[str, list[Callable[[], float]]]:
-    """Let each function run once a round."""
+    """Run each function once a round. Returns for each name the reads of its times, one a round."""
     pending: dict[str, list[Callable[[], float]]] = {name: [] for name in functions}
     names = list(functions)
     for i in range(rounds):
-        # Nobody always runs behind the same neighbor and its leavings in the caches.
+        # The order rotates, so that no function always finds the caches as the same other function left them.
         start = i % len(names) if names else 0
         for name in names[start:] + names[:start]:
             pending[name].append(clock(functions[name]))
@@ -38,6 +38,6 @@ def alternate(
 
 
 def quantile(times: Sequence[float], share: float) -> float:
-    """The time that a `share` of the times stay below."""
+    """The quantile of the times at `share`, from 0 to 1."""
     ordered = sorted(times)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

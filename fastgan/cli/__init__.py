@@ -1,32 +1,68 @@
-"""The command line: `fastgan COMMAND ...`. Errors are one sentence and an exit code; --debug shows the traceback."""
+"""The command line: `fastgan COMMAND ...`. An error is one sentence and an exit code; --debug shows the traceback."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable
 
 from fastgan._util import env, log
-from fastgan.cli.bench import bench
-from fastgan.cli.compare import compare
-from fastgan.cli.data import data, doctor
-from fastgan.cli.eval import evaluate
-from fastgan.cli.export import export
-from fastgan.cli.models import models
-from fastgan.cli.report import report
-from fastgan.cli.run import run as run_model
-from fastgan.cli.sample import sample
-from fastgan.cli.train import presets, train
-from fastgan.cli.upscale import upscale
 from fastgan.errors import FastganError, UsageError
+
+#: Each command's module, its function of the remaining words, and what the command does. A command's module is imported
+#: when it is called, and is no tyro subcommand: `fastgan upscale` must import neither torch nor fastgan.data nor
+#: fastgan.train, and tyro needs the dataclasses of all subcommands, Config among them, before it can parse one.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "train": (
+        "fastgan.cli.train", "train",
+        "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ...",
+    ),
+    "sample": (
+        "fastgan.cli.sample", "sample",
+        "write a grid of generated images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png",
+    ),
+    "export": (
+        "fastgan.cli.export", "export",
+        "write a verified file for a runtime: fastgan export SOURCE [--to aoti] [--precision fp16] --out FILE",
+    ),
+    "upscale": (
+        "fastgan.cli.upscale", "upscale",
+        "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]",
+    ),
+    "run": (
+        "fastgan.cli.run", "run",
+        "images, a grid or a latent walk from an exported file: fastgan run MODEL.onnx --out walk.mp4",
+    ),
+    "bench": (
+        "fastgan.cli.bench", "bench",
+        "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]",
+    ),
+    "eval": (
+        "fastgan.cli.eval", "evaluate",
+        "compute FID, KID and other metrics: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ...",
+    ),
+    "report": (
+        "fastgan.cli.report", "report",
+        "write report.html of a run again and list the files: fastgan report RUN",
+    ),
+    "compare": (
+        "fastgan.cli.compare", "compare",
+        "compare runs on one page: fastgan compare RUN RUN... [--out compare.html]",
+    ),
+    "data": ("fastgan.cli.data", "data", "image sets: fastgan data list | fetch NAME | info SOURCE"),
+    "models": ("fastgan.cli.models", "models", "trained super-resolution networks: fastgan models [list] | fetch NAME"),
+    "presets": ("fastgan.cli.train", "presets", "list the named configurations"),
+    "doctor": ("fastgan.cli.data", "doctor", "list the back-ends available on this computer, and why others are not"),
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `fastgan` script."""
     code = run(sys.argv[1:] if argv is None else argv)
     if env.read("WORLD_SIZE") not in ("", "1"):
-        # Everything is written and the group has ended, but gloo's threads do not wait for Python's end: now and then a
-        # rank aborted there ("terminate called without an active exception", torch 2.13).
+        # All files are written and the process group is destroyed, but gloo's threads do not wait for Python's exit:
+        # now and then a rank aborted there ("terminate called without an active exception", torch 2.13).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -34,12 +70,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command and return its exit code: 0, 1 for failure, 2 for usage, 130 when interrupted."""
+    """Run one command and return its exit code: 0, 1 for failure, 2 for a usage error, 130 when interrupted."""
     debug = "--debug" in argv or env.flag("FASTGAN_DEBUG")
     argv = [word for word in argv if word != "--debug"]
     try:
         with log.printing():
             return _dispatch(argv)
+    except SystemExit as end:
+        # tyro has printed its help (0) or its error (2).
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except FastganError as error:
         if debug:
             raise
@@ -47,7 +86,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); python would complain again while closing stdout.
+        # The reader of our output has ended (`| head`); Python would raise again while closing stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -58,7 +97,7 @@ def run(argv: list[str]) -> int:
 
 
 def _fail(error: Exception, sentence: str, code: int) -> int:
-    # Of several processes that end together, one says why.
+    # Of several processes that fail together, one prints the reason.
     if not getattr(error, "told", False):
         print(f"fastgan: {sentence}", file=sys.stderr)
     return code
@@ -67,9 +106,9 @@ def _fail(error: Exception, sentence: str, code: int) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print("usage: fastgan COMMAND [options]      fastgan COMMAND --help\n")
-        for name, (_, about) in COMMANDS.items():
+        for name, (_, _, about) in COMMANDS.items():
             print(f"  {name:9} {about}")
-        print("\n  --debug   show where an error comes from")
+        print("\n  --debug   show the traceback of an error")
         return 0 if argv else 2
     if argv[0] == "--version":
         from fastgan import __version__
@@ -77,30 +116,9 @@ def _dispatch(argv: list[str]) -> int:
         print(__version__)
         return 0
     if argv[0] not in COMMANDS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(argv[0], COMMANDS, n=1)
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {argv[0]!r}; {hint}")
-    COMMANDS[argv[0]][0](argv[1:])
+    module, function, _ = COMMANDS[argv[0]]
+    getattr(importlib.import_module(module), function)(argv[1:])
     return 0
-
-
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "train": (train, "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ..."),
-    "sample": (sample, "make a grid of images: fastgan sample RUN|MODEL.onnx --n 64 --out grid.png"),
-    "export": (
-        export,
-        "write a verified file for a runtime: fastgan export SOURCE [--to aoti] [--precision fp16] --out FILE",
-    ),
-    "upscale": (upscale, "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]"),
-    "run": (run_model, "pictures, a grid or a walk from an exported file: fastgan run MODEL.onnx --out walk.mp4"),
-    "bench": (bench, "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]"),
-    "eval": (evaluate, "judge samples: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ..."),
-    "report": (report, "write a run's report.html anew and say where everything is: fastgan report RUN"),
-    "compare": (compare, "put runs side by side on one page: fastgan compare RUN RUN... [--out compare.html]"),
-    "data": (data, "image sets: fastgan data list | fetch NAME | info SOURCE"),
-    "models": (models, "trained super-resolution networks: fastgan models [list] | fetch NAME"),
-    "presets": (presets, "list the configurations that have names"),
-    "doctor": (doctor, "say what runs where on this machine, what is missing, and what it costs"),
-}

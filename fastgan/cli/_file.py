@@ -1,102 +1,109 @@
-"""A file of configuration fields as the flags that say the same."""
+"""Reads a configuration file as command-line flags, which the parser then checks like those of a user."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastgan.errors import UsageError
 
+#: Tables in tables are read to this depth; a YAML alias can make a table contain itself.
+_DEPTH = 4
+
 
 def flags_of(path: Path) -> list[str]:
-    """Fields of Config in YAML, TOML or JSON (a run's config.json too) as flags, for the parser to check like others.
+    """The flags that a .yaml, .toml or .json file stands for: `{steps: 7}` → `["--steps=7"]`.
 
-    Raises UsageError where it cannot be read, is neither, or holds what is no field's value.
+    Fields may be at the top level or in tables by topic (`{optim: {lr_g: 1e-3}}`): only the name of a field counts. A
+    run's config.json is read too: its table "config". A field of value null is left out, as if it were not there.
+    Raises UsageError if the file cannot be read or parsed, or for an unknown field, a field that is given twice, or a
+    value that is neither a number, a string nor a boolean.
     """
-    from fastgan.train.config import field_names, unknown
+    from fastgan.report.legacy import modernized_fields
+    from fastgan.train.config import field_names, switches, unknown
 
+    known = field_names()
+    content = _read(path)
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):  # a run's config.json
+        content = modernized_fields(content["config"], known)
+    if not isinstance(content, dict):
+        raise UsageError(f"config: expected a table of fields in {path}, got {type(content).__name__}")
+    given: dict[str, Any] = {}
+    for name, value in _leaves(path, content):
+        field = name.replace("-", "_")
+        if field not in known:
+            raise UsageError(f"config: {unknown('field', name, known)} ({path})")
+        if field in given:
+            raise UsageError(f"config: {field} is given twice in {path}")
+        if field in switches() and not isinstance(value, bool | None):
+            raise UsageError(f"config: expected true or false for {field} in {path}, got {value!r}")
+        given[field] = value
+    return [flag for field, value in given.items() for flag in _flag(path, field, value)]
+
+
+def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    once = functools.partial(_once, path)
     try:
         if path.suffix in (".yaml", ".yml"):
-            fields = _yaml(text, once)
-        elif path.suffix == ".toml":
-            fields = tomllib.loads(text)
-        elif path.suffix == ".json":
-            fields = json.loads(text, object_pairs_hook=once)
-        else:
-            raise UsageError(f"config: expected a .yaml, .toml or .json file, got {path}")
+            return _yaml(text)
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix == ".json":
+            return json.loads(text, object_pairs_hook=_unique)
     except ValueError as error:
-        raise UsageError(f"config: {path} is not readable: {error}") from error
-    if isinstance(fields, dict) and isinstance(fields.get("config"), dict):  # of a run
-        fields = fields["config"]
-    if not isinstance(fields, dict):
-        raise UsageError(f"config: expected fields and their values in {path}, got {type(fields).__name__}")
-    flags = []
-    for name, value in fields.items():
-        if (field := name.replace("-", "_")) not in field_names():
-            raise UsageError(f"config: {unknown('field', name, field_names())} ({path})")
-        flags += _flag(path, field, value)
-    return flags
+        raise UsageError(f"config: {path} cannot be parsed: {error}") from error
+    raise UsageError(f"config: expected a .yaml, .toml or .json file, got {path}")
 
 
-def _once(path: Path, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict; UsageError where a name stands twice."""
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise UsageError(f"config: {name} stands twice in {path}")
-        fields[name] = value
-    return fields
-
-
-def _yaml(text: str, once: Any) -> Any:
-    """Values are the words as they are written, for the field says what they mean: to YAML 1.1, `1e-4` is a string and
-    `off` is False. Only yes and no for a field of that kind, and null, are YAML's. Nothing is built of tags."""
-    import yaml
-
-    from fastgan.train.config import Config
-
-    switches = {field.name for field in dataclasses.fields(Config) if isinstance(field.default, bool)}
-
-    def plain(node: yaml.Node | None, name: str = "", depth: int = 0) -> Any:
-        # What lies deeper than a run's "config" is refused whatever it is; aliases could make it endless.
-        if isinstance(node, yaml.MappingNode):
-            pairs = node.value if depth < 2 else []
-            return once((str(key.value), plain(value, str(key.value), depth + 1)) for key, value in pairs)
-        if isinstance(node, yaml.SequenceNode):
-            return []
-        if node is None or node.tag == "tag:yaml.org,2002:null":
-            return None
-        if name.replace("-", "_") not in switches:
-            return node.value
-        if node.value.lower() not in yaml.SafeLoader.bool_values:
-            raise UsageError(f"{name}: expected true or false, got {node.value!r}")
-        return yaml.SafeLoader.bool_values[node.value.lower()]
+def _yaml(text: str) -> Any:
+    """YAML 1.2, in which `off` is a string and `1e-4` a number; no objects are built from tags. Raises ValueError."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        return plain(yaml.compose(text, Loader=yaml.SafeLoader))
-    except yaml.MarkedYAMLError as error:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem}{line}") from error
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _flag(path: Path, name: str, value: Any) -> list[str]:
-    flag = f"--{name.replace('_', '-')}"
-    if value is None:  # nothing is said of it
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict; ValueError for a key that is there twice, of which Python's parser keeps the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f'found duplicate key "{name}"')
+        found[name] = value
+    return found
+
+
+def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """(name, value) of every field in nested tables."""
+    for name, value in table.items():
+        if not isinstance(value, Mapping):
+            yield str(name), value
+        elif depth == _DEPTH:
+            raise UsageError(f"config: expected tables nested at most {_DEPTH} deep in {path}, got more at {name!r}")
+        else:
+            yield from _leaves(path, value, depth + 1)
+
+
+def _flag(path: Path, field: str, value: Any) -> list[str]:
+    flag = field.replace("_", "-")
+    if value is None:
         return []
     if isinstance(value, bool):
-        return [flag if value else f"--no-{name.replace('_', '-')}"]
+        return [f"--{flag}" if value else f"--no-{flag}"]
     if not isinstance(value, str | int | float):
-        raise UsageError(f"config: expected a number or a string for {name} in {path}, got {type(value).__name__}")
-    return [f"{flag}={value}"]
+        raise UsageError(
+            f"config: expected a number, a string, true or false for {field} in {path}, got {type(value).__name__}"
+        )
+    return [f"--{flag}={value}"]

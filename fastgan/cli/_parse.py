@@ -1,15 +1,31 @@
-"""Words of the command line into options, with tyro; whatever is wrong becomes one sentence."""
+"""Parses the words after `fastgan COMMAND` into a dataclass, by tyro.
+
+A command is a function of the remaining words, with a dataclass of its options::
+
+    @dataclass
+    class _Report:
+        \"\"\"Write a run's report.html again.\"\"\"  # the text of fastgan report --help
+
+        run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+        \"\"\"run directory\"\"\"
+        quality: int = 80
+        \"\"\"from 1 to 100\"\"\"
+
+    def report(argv: list[str]) -> None:
+        options = parse(_Report, argv, "report")
+
+A positional field without a default is required; a positional `tuple[Path, ...]` takes any number of words. Checks that
+need more than a type raise UsageError in the command.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
+from fastgan._util import env
 from fastgan.errors import UsageError
 
 #: The type of an option `class_`, which is --class to a user.
@@ -22,38 +38,20 @@ class Nothing:
 
 
 def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any:
-    """Parse flags into a dataclass with tyro. Raises UsageError; prints and exits for --help."""
-    known = [f.name.rstrip("_") for f in dataclasses.fields(kind)]
-    if default is not None and "config" in known:
-        known += [f.name for f in dataclasses.fields(default.config)]
-    for word in argv:
-        name = word[2:].split("=")[0].replace("-", "_")
-        if word.startswith("--") and name not in (*known, "help") and name.removeprefix("no_") not in known:
-            from fastgan.train.config import unknown
+    """Parse words into a dataclass; `default` holds the values of options that are not given.
 
-            flags = [f"--{n.replace('_', '-')}" for n in known]
-            raise UsageError(unknown("option", word.split("=")[0], flags))
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default)
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise UsageError(f"{_sentence_in(complaint.getvalue())}; see fastgan {command} --help") from None
+    tyro prints its own help and errors and raises SystemExit: 0 after --help, 2 after an error. Of several processes
+    that torchrun starts, only rank 0 prints.
+    """
+    first = env.read("RANK") == "0"
+    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default, console_outputs=first)
 
 
 def positional(argv: list[str], command: str, what: str, kind: type) -> tuple[str, list[str]]:
+    """The first word and the remaining ones, for commands whose dataclass lacks its positional arguments."""
     if argv and argv[0] in ("-h", "--help"):
         print(f"usage: fastgan {command} {what} [options]")
         parse(kind, argv, f"{command} {what}")
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"{command}: expected {what} first; see fastgan {command} --help")
     return argv[0], argv[1:]
-
-
-def _sentence_in(panel: str) -> str:
-    """The first paragraph inside a panel that tyro drew."""
-    lines = [line.strip("│ ") for line in panel.splitlines()[1:]]
-    end = next((i for i, line in enumerate(lines) if not line.strip("─╰╯")), len(lines))
-    return " ".join(lines[:end]).rstrip(".")

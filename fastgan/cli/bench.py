@@ -1,15 +1,14 @@
-"""fastgan bench: how fast models run here, back-ends side by side."""
+"""fastgan bench: times models in several back-ends."""
 
 from __future__ import annotations
 
 import functools
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastgan.cli._parse import parse, positional
 from fastgan.errors import UsageError
@@ -20,26 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Bench:
-    """Time models in every back-end that runs them here, in alternating rounds: latency at batch 1 (p50, p95, p99),
-    images per second against the batch, the network alone and pixels to pixels, memory. Models are exported files
-    (.onnx, .pt2), or what fastgan export takes: runs, weights, names of pretrained networks, modules of your own."""
+    """Time models in every back-end that can run them here, in alternating rounds: latency at batch 1 (p50, p95, p99),
+    images per second by batch size, of the network alone and from pixels to pixels, and memory. Models are exported
+    files (.onnx, .pt2, .engine), or what fastgan export accepts: runs, weights, names of pretrained networks, modules
+    of your own."""
 
     size: str = "320x180"
-    """WIDTHxHEIGHT of the images that go in, for networks from images"""
+    """WIDTHxHEIGHT of the input images, for image models"""
     batches: str = ""
-    """batch sizes (1,4,16,64 when left out; 1,4 for networks from images)"""
+    """batch sizes (default: 1,4,16,64; for image models 1,4)"""
     backends: str = "auto"
-    """of onnxruntime, openvino, torch, compile, aoti; auto: those that are installed (compile on a GPU only)"""
+    """names of back-ends, separated by commas (fastgan doctor lists them); auto: all that are installed and run the
+    model, torch.compile on a GPU only"""
     device: str = "auto"
     """cpu, cuda, cuda:N; auto prefers a GPU"""
     threads: int | None = None
-    """of the CPU (the usable cores when left out)"""
+    """of the CPU (default: all usable cores)"""
     seconds: float = 1.0
-    """spent on each figure of each back-end"""
+    """of timing, for each back-end, task and batch size"""
     out: Path | None = None
     """CSV to write"""
     plot: Path | None = None
-    """SVG to draw"""
+    """SVG to draw (needs matplotlib: pip install 'fastgan[plot]')"""
 
 
 def bench(argv: list[str]) -> None:
@@ -53,11 +54,13 @@ def bench(argv: list[str]) -> None:
     _check_path("out", options.out, ".csv")
     _check_path("plot", options.plot, ".svg")
     from fastgan._util.files import write_whole
-    from fastgan.runtime import benchmark as benchmark
+    from fastgan.runtime import benchmark
 
-    plan = benchmark.Plan(batches=_batches(options.batches), size=size, seconds=options.seconds)
+    if options.plot:
+        benchmark.require_matplotlib()
+    chosen = benchmark.BenchmarkOptions(batches=_batches(options.batches), size=size, seconds=options.seconds)
     models = {_name(source, sources): _opens(source, options) for source in dict.fromkeys(sources)}
-    rows = benchmark.bench(models, plan, lambda text: print(text, file=sys.stderr))
+    rows = benchmark.bench(models, chosen)
     print(benchmark.table(rows))
     if options.out:
         write_whole(options.out, benchmark.as_csv(rows).encode())
@@ -66,24 +69,26 @@ def bench(argv: list[str]) -> None:
 
 
 def _opens(source: str, options: _Bench) -> dict[str, Callable[[], Session]]:
-    """What opens a model in each back-end that is asked for."""
+    """Functions that open a model, by the name of the back-end."""
+    from fastgan.cli._source import open_source
     from fastgan.runtime import backends
+    from fastgan.runtime.backends.base import MODULE
     from fastgan.runtime.session import Session
 
     suffix = Path(source).suffix.lower()
-    suffix = suffix if suffix in backends.RUNS else ""
-    possible = backends.RUNS[suffix]
+    suffix = suffix if suffix in backends.suffixes() else MODULE
+    possible = backends.that_run(suffix)
     if options.backends == "auto":
-        wanted = [name for name in possible if name != "compile" or _gpu(options.device)]
+        wanted = [name for name, backend in possible.items() if not backend.why_not_automatic(options.device)]
     else:
         named = [name.strip() for name in options.backends.split(",")]
         for name in named:
-            if name not in backends.NAMES:
-                raise UsageError(f"backends: expected auto or some of {', '.join(backends.NAMES)}, got {name!r}")
+            if name not in backends.registry():
+                raise UsageError(f"backends: expected auto or some of {', '.join(backends.registry())}, got {name!r}")
         wanted = [name for name in named if name in possible]
         if not wanted:
             raise UsageError(f"backends: {source} runs in {' or '.join(possible)}, got {options.backends}")
-    model, latent_shape = (Path(source), None) if suffix else _network(source)
+    model, latent_shape, _ = open_source(source) if suffix == MODULE else (Path(source), None, {})
     return {
         name: functools.partial(
             Session, model, backend=name, device=options.device, threads=options.threads, latent_shape=latent_shape
@@ -92,26 +97,8 @@ def _opens(source: str, options: _Bench) -> dict[str, Callable[[], Session]]:
     }
 
 
-def _network(source: str) -> tuple[Any, tuple[int, ...] | None]:
-    """The torch module that is meant, and the shape of its latents where its run knows it."""
-    if Path(source).is_dir():
-        from fastgan.train.load import load_generator
-
-        trained = load_generator(Path(source))
-        return trained.generator, trained.latent_shape
-    from fastgan.export.source import open_network
-
-    return open_network(source), None
-
-
-def _gpu(device: str) -> bool:
-    import torch
-
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-
-
 def _name(source: str, sources: list[str]) -> str:
-    """The last part of a path, or all of it where others end alike."""
+    """The last part of a path, or all of it where the last part of another source is the same."""
     short = Path(source).name or source
     return short if [Path(other).name for other in dict.fromkeys(sources)].count(short) == 1 else source
 
@@ -130,10 +117,10 @@ def _batches(text: str) -> tuple[int, ...]:
 
 
 def _check_path(name: str, path: Path | None, suffix: str) -> None:
-    # Before minutes of measuring, not after.
+    # Checked before the measurements, which take minutes.
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise UsageError(f"{name}: expected a file {suffix}, got {path}")
     if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{name}: {path} cannot be written: {path.parent} is no directory that may be written")
+        raise UsageError(f"{name}: {path} cannot be written: {path.parent} is no writable directory")

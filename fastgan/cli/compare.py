@@ -1,27 +1,30 @@
-"""fastgan compare: runs side by side."""
+"""fastgan compare: several runs on one page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from fastgan.cli._parse import parse, positional
+import tyro
+
+from fastgan.cli._parse import parse
 
 
 @dataclass
 class _Compare:
-    """Compare runs on one page that opens offline: verdicts, panels at the same step, figures of fastgan eval, curves
-    in one frame, what is configured differently."""
+    """Compare runs on one page that opens offline: diagnoses, sample grids at the same step, results of fastgan eval,
+    curves in shared charts, differences of configuration."""
 
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...", help_behavior_hint="")]
+    """run directories, two or more"""
     out: Path = Path("compare.html")
-    """the page to write"""
+    """HTML file to write"""
 
 
 def compare(argv: list[str]) -> None:
     """fastgan compare RUN RUN... [--out compare.html]"""
     from fastgan.report.compare import write_comparison
 
-    first, rest = positional(argv, "compare", "RUN RUN...", _Compare)
-    more = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
-    options = parse(_Compare, rest[more:], "compare")
-    print(f"comparison: {write_comparison([Path(run) for run in (first, *rest[:more])], options.out)}")
+    options = parse(_Compare, argv, "compare")
+    print(f"comparison: {write_comparison(options.runs, options.out)}")

@@ -1,4 +1,4 @@
-"""fastgan eval: what the samples are worth."""
+"""fastgan eval: FID, KID and other metrics of generated images against real ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastgan.cli._parse import parse, positional
+import tyro
+
+from fastgan.cli._parse import parse
 from fastgan.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -18,62 +20,60 @@ if TYPE_CHECKING:
     from fastgan.data import ImageSet
 
 _BATCH = 100
-WHAT = "RUN, MODEL.onnx, or a SOURCE of images"
 
 
 @dataclass
 class _Eval:
-    """Judge samples against real images. The names of the figures carry their protocol: only figures of the same name
-    compare. docs/metrics.md says which to trust when."""
+    """Evaluate samples against real images. A metric's name holds its protocol: only values of the same name are
+    comparable. docs/metrics.md explains which metric to use."""
 
-    against: str = ""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx|SOURCE")]
+    """what to evaluate: a run, an exported generator, or a source of images"""
+    against: str
     """the real images: a name or path as for --data"""
     metrics: str = ""
     """some of fid,kid,is,pr,dc,class_fid,spectral,diversity,copies (all of these when left out), cas,c2st (these
     train classifiers), psnr,ssim (paired)"""
     extractor: str = "auto"
-    """whose features: digits, efficientnet, inception, inception_legacy, a file of weights, or auto"""
+    """feature extractor: digits, efficientnet, inception, inception_legacy, a file of weights, or auto"""
     n: int = 5000
-    """how many samples, and at most how many real images"""
+    """number of samples, and largest number of real images"""
     seed: int = 0
-    """of the latents, and of the choice of images"""
+    """seed of the latents and of the choice of images"""
     device: str = "auto"
     """cpu, cuda or cuda:N"""
     out: Path | None = None
-    """JSON file to write, with c2st.png beside it for c2st; those of a run are kept in RUN too"""
+    """JSON file to write, with c2st.png beside it for c2st; the results of a run are written into RUN as well"""
 
 
 def evaluate(argv: list[str]) -> None:
     """fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] [--extractor NAME] [--n 5000] ..."""
-    source, rest = positional(argv, "eval", WHAT, _Eval)
-    options = parse(_Eval, rest, "eval")
-    if not options.against:
-        raise UsageError("against: expected the real images, as --against SOURCE; see fastgan eval --help")
+    options = parse(_Eval, argv, "eval")
     if options.n < 2:
         raise UsageError(f"n: expected at least 2 images, got {options.n}")
-    from fastgan.metrics.evaluate import evaluate as judge
+    from fastgan.metrics import evaluate as evaluation
     from fastgan.metrics.extractors import open_extractor
     from fastgan.metrics.registry import METRICS, select
     from fastgan.train.device import resolve_device
 
     device = resolve_device(options.device)
     names = select(options.metrics or None)
-    samples, facts = _samples(source, options.n, options.seed, device)
-    reference, fitted = _reference(options.against, samples.images.shape[1:])
+    samples, facts = _samples(options.source, options.n, options.seed, device)
+    reference, warnings = _reference(options.against, samples.images.shape[1:])
     needs = any(METRICS[name].network for name in names if name != "copies")
     extractor = open_extractor(options.extractor, reference, device) if needs else None
-    found = judge(samples, reference, extractor, metrics=names, n=options.n, seed=options.seed)
+    found = evaluation.evaluate(samples, reference, extractor, metrics=names, n=options.n, seed=options.seed)
     found.facts.update(facts)
-    found.warnings.extend(fitted)
+    found.warnings.extend(warnings)
     print(f"{facts['what']} against {reference.name}" + (f", by {extractor.about}" if extractor else ""))
     print(found.describe())
-    run = Path(source) if facts["kind"] == "run" else None
+    run = Path(options.source) if facts["kind"] == "run" else None
     _write(found.to_json(), options.out, run)
-    _show(found.pictures, {path for path in (run, options.out and options.out.parent) if path is not None})
+    _write_pictures(found.pictures, {path for path in (run, options.out and options.out.parent) if path is not None})
 
 
 def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Any]]:
-    """n samples of a run or an exported generator, or the images of a source; and what they are."""
+    """n samples of a run or an exported generator, or the images of a source; and facts about them."""
     from fastgan.data import ImageSet, open_source
 
     path = Path(source)
@@ -89,11 +89,11 @@ def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[Imag
 
 
 def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Images, the classes that a conditional generator was asked for, and the step."""
+    """Images, the class of each where the generator is conditional, and the step."""
     import torch
 
     from fastgan.runtime.session import latents
-    from fastgan.train.load import load_generator
+    from fastgan.train.networks import load_generator
     from fastgan.train.samples import sample
 
     trained = load_generator(run)
@@ -111,7 +111,7 @@ def _from_file(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.ndarray | 
 
     session = Session(path)
     if session.spec.kind != "latent":
-        raise UsageError(f"model: {path} makes images from images; run it, and give the folder of its images instead")
+        raise UsageError(f"model: {path} maps images to images; run it, and give the folder of its images instead")
     spec = session.spec
     return _draw(session, latents(n, spec.latent_shape, seed), spec.classes, spec.range)
 
@@ -119,9 +119,9 @@ def _from_file(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.ndarray | 
 def _draw(
     generator: Callable[..., Any], z: np.ndarray, classes: int, span: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 [N, C, H, W] from latents, a batch at a time, and their labels where there are classes: these in turn.
+    """uint8 [N, C, H, W] from latents, in batches, and their labels (0, 1, 2, ... in turn) if there are classes.
 
-    DataError where the generator gives what is no number.
+    Raises DataError if an image is not finite.
     """
     import numpy as np
 
@@ -135,27 +135,28 @@ def _draw(
         batch = slice(start, start + _BATCH)
         images = np.asarray(generator(z[batch]) if labels is None else generator(z[batch], labels[batch]))
         if not np.isfinite(images).all():
-            raise DataError("the generator gives images that are NaN or infinite; its weights are of no use")
+            raise DataError("the generator returns images that are NaN or infinite")
         parts.append(to_uint8((images - low) * (2 / (high - low)) - 1))
     return np.concatenate(parts), labels
 
 
 def _reference(source: str, shape: tuple[int, ...]) -> tuple[ImageSet, list[str]]:
-    """The real images, made as the samples are where they differ; and that, in words."""
+    """The real images, resized to the shape of the samples where they differ, and a warning that says so."""
     from fastgan.data import open_source
 
     reference = open_source(source)
-    came = reference.images.shape[1:]
-    if came == shape:
+    original = reference.images.shape[1:]
+    if original == shape:
         return reference, []
     channels, height, width = shape
     if height != width:
         raise UsageError(
-            f"against: expected images {list(shape)} as the samples, got {list(came)}; only square ones can be fitted"
+            f"against: expected images {list(shape)} as the samples, got {list(original)}; only square images can be"
+            " resized"
         )
     reference = open_source(source, resolution=height, channels=channels)
     return reference, [
-        f"the real images were {list(came)}; cropped and resized (LANCZOS) to {list(shape)}, as for training"
+        f"the real images were {list(original)}; cropped and resized (LANCZOS) to {list(shape)}, as for training"
     ]
 
 
@@ -167,17 +168,17 @@ def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
             write_whole(out, json.dumps(result, indent=1).encode())
         except OSError as error:
             raise UsageError(f"out: {out} cannot be written: {error.strerror or error}") from error
-        print(f"figures: {out}")
+        print(f"results: {out}")
     if run is not None:
         path = run / "eval.json"
         write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
-        print(f"figures: {path}")
+        print(f"results: {path}")
         from fastgan.report.page import write_report
 
         write_report(run)
 
 
-def _show(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:
+def _write_pictures(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:
     from fastgan.report.images import save_grid
 
     for name, images in pictures.items():
@@ -190,7 +191,7 @@ def _show(pictures: dict[str, np.ndarray], folders: set[Path]) -> None:
 
 
 def _earlier(path: Path, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the file of a run holds already, but for the same evaluation done before."""
+    """The evaluations that the file of a run holds already, without earlier ones of the same metrics and settings."""
     if not path.exists():
         return []
     same = ("step", "reference", "extractor", "samples", "reference_images", "seed")

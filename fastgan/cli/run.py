@@ -1,35 +1,43 @@
-"""fastgan run: pictures, a grid or a walk from an exported generator alone."""
+"""fastgan run: images, a grid or a latent walk from an exported generator. Imports neither torch nor fastgan.train."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastgan.cli._parse import Class, parse, positional
-from fastgan.errors import UsageError
+from fastgan.errors import UsageError, WriteError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _VIDEOS = (".mp4", ".mkv", ".mov", ".webm", ".webp", ".gif")
+#: Limits that catch typing errors: images in one grid, and seeds in all.
+MAX_GRID, MAX_SEEDS = 10_000, 1_000_000
 
 
 @dataclass
 class _Run:
-    """Make pictures with an exported generator. What is made follows from --out."""
+    """Generate images with an exported generator. The suffix of --out decides what is written."""
 
     seeds: str = "0-63"
-    """such as 0-63 or 1,5,9: a seed is one picture, always the same"""
+    """such as 0-63 or 1,5,9; a seed determines its image"""
     out: Path = Path("grid.png")
-    """.png: a grid; .mp4, .webm, .mkv, .mov, .webp or .gif: a walk from seed to seed; a folder: one picture each"""
+    """.png: a grid; .mp4, .webm, .mkv, .mov, .webp, .gif: a latent walk from seed to seed; a folder: one PNG a seed"""
     class_: Class = None
-    """of a conditional generator; when left out, a seed's is its number modulo all, and a walk's is its first seed's"""
+    """of a conditional generator; by default the seed modulo the number of classes, in a walk that of the first seed"""
     frames: int = 60
-    """of a walk, from a seed up to the next"""
+    """of a walk, from one seed to the next"""
     fps: float = 30.0
-    """of a walk, per second"""
+    """frames per second of a walk"""
     loop: bool = False
-    """let a walk return to its first seed"""
+    """a walk returns to its first seed"""
     batch: int = 16
-    """pictures made at once"""
+    """images generated at once"""
 
 
 def run(argv: list[str]) -> None:
@@ -39,17 +47,16 @@ def run(argv: list[str]) -> None:
     for name, most in (("frames", 100_000), ("batch", 4096)):
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
-    from fastgan.runtime import generate
     from fastgan.runtime.session import Session
 
-    seeds = generate.parse_seeds(options.seeds)
+    seeds = parse_seeds(options.seeds)
     out, suffix = options.out, options.out.suffix.lower()
     if suffix and suffix != ".png" and suffix not in _VIDEOS and not out.is_dir():
         raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
     session = Session(source)
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
-        count = generate.save_walk(
+        count = save_walk(
             session,
             seeds,
             out,
@@ -61,7 +68,115 @@ def run(argv: list[str]) -> None:
         )
         what = f"a walk of {count} frames"
     elif suffix == ".png" and not out.is_dir():
-        what = f"{generate.save_sheet(session, seeds, out, options.batch, options.class_)} pictures in a grid"
+        what = f"{save_sheet(session, seeds, out, options.batch, options.class_)} images in a grid"
     else:
-        what = f"{generate.save_pictures(session, seeds, out, options.batch, options.class_)} pictures"
+        what = f"{save_images(session, seeds, out, options.batch, options.class_)} images"
     print(f"{what} in {time.perf_counter() - start:.1f} s ({session.provider}): {out}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-63", "1,5,9" or both, "0-3,10", as numbers in the order given. Raises UsageError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (_is_number(first) and (not dash or _is_number(last))):
+            raise UsageError(f"seeds: expected numbers such as 0-63 or 1,5,9, got {text!r}")
+        low, high = int(first), int(last or first)
+        if high < low:
+            raise UsageError(f"seeds: expected a range from low to high, got {part.strip()!r}")
+        if len(seeds) + high - low >= MAX_SEEDS:
+            raise UsageError(f"seeds: expected at most {MAX_SEEDS:,}, got {text!r}")
+        seeds.extend(range(low, high + 1))
+    return seeds
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
+
+
+# session: a Session of a generator from latents. label: the class of all images, see generate.points. All return
+# the number of images, and raise UsageError for other models and WriteError where a file cannot be written.
+
+
+def save_images(session: Any, seeds: list[int], folder: Path, batch: int = 16, label: int | None = None) -> int:
+    """One PNG for each seed: FOLDER/seed0000.png."""
+    from fastgan.report.images import save_png
+    from fastgan.runtime import generate
+
+    points = generate.points(session, seeds, label)
+    digits = max(4, len(str(max(seeds))))
+    for seed, image in zip(seeds, generate.images(session, points, batch), strict=True):
+        path = folder / f"seed{seed:0{digits}d}.png"
+        with _as_write_error(path):
+            save_png(_rgb(image), path)
+    return len(seeds)
+
+
+def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | None = None) -> int:
+    """All seeds in one PNG, row by row; at most MAX_GRID."""
+    import numpy as np
+
+    from fastgan.report.images import save_grid
+    from fastgan.runtime import generate
+
+    points = generate.points(session, seeds, label)
+    if len(seeds) > MAX_GRID:
+        raise UsageError(f"seeds: expected at most {MAX_GRID:,} for one grid, got {len(seeds):,}")
+    images = np.stack(list(generate.images(session, points, batch))).transpose(0, 3, 1, 2)
+    with _as_write_error(path):
+        save_grid(images, path, scale=_scale(images.shape[-1]))
+    return len(seeds)
+
+
+def save_walk(
+    session: Any,
+    seeds: list[int],
+    path: Path,
+    *,
+    frames: int,
+    fps: float,
+    loop: bool = False,
+    batch: int = 16,
+    label: int | None = None,
+) -> int:
+    """A video of a latent walk from seed to seed, see generate.walk.
+
+    All of it is of one class, `label` or that of the first seed, because labels cannot be interpolated.
+    """
+    from fastgan.runtime import generate
+    from fastgan.upscale.video.writer import VideoWriter
+
+    points = list(generate.points(session, seeds, label))
+    if len(seeds) < 2:
+        raise UsageError(f"seeds: expected at least two to walk between, got {len(seeds)}")
+    label = points[0][1]
+    latents = generate.walk([z for z, _ in points], frames, loop=loop)
+    images = generate.images(session, ((z, label) for z in latents), batch)
+    first = next(images)
+    scale = _scale(first.shape[1])
+    with VideoWriter(path, (first.shape[0] * scale, first.shape[1] * scale), fps) as writer:
+        writer.write(_rgb(first).repeat(scale, 0).repeat(scale, 1))
+        for image in images:
+            writer.write(_rgb(image).repeat(scale, 0).repeat(scale, 1))
+    return writer.frames
+
+
+def _scale(width: int) -> int:
+    """Small images are enlarged to at least 64 pixels: they are hard to see, and video codecs blur them."""
+    return max(1, 64 // width)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return image if image.shape[2] == 3 else image[:, :, :1].repeat(3, 2)
+
+
+@contextmanager
+def _as_write_error(path: Path) -> Iterator[None]:
+    from fastgan._util.files import failure
+
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise failure(path, error) from error

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from fastgan.train.load import Trained
+    from fastgan.train.networks import Trained
 
-#: Real images against which a choice is judged, and the most samples drawn for it.
-_JUDGED, _DRAWN = 1000, 20_000
+#: Real images with which selected samples are compared, and the most samples drawn for it.
+_COMPARED, _DRAWN = 1000, 20_000
 _BATCH = 100
 
 
@@ -34,9 +34,9 @@ class _Sample:
     seed: int = 0
     """seed of the latents; a run and its export give the same images for the same seed"""
     class_: Class = None
-    """of a conditional generator (its classes in turn when left out)"""
+    """of a conditional generator; by default its classes in turn"""
     keep_best: float | None = None
-    """draw more, and keep this part of them, the best as the run's own discriminator sees it; what that costs is printed"""
+    """draw more, and keep this fraction, ranked by the run's discriminator; the effect on the metrics is printed"""
 
 
 def sample(argv: list[str]) -> None:
@@ -46,7 +46,7 @@ def sample(argv: list[str]) -> None:
     if not 1 <= options.n <= 10_000:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
-        raise UsageError(f"keep_best: expected a part from 0.01 to below 1, got {options.keep_best}")
+        raise UsageError(f"keep_best: expected a fraction from 0.01 to below 1, got {options.keep_best}")
     from fastgan.report.images import save_grid
     from fastgan.runtime.labels import of_class
     from fastgan.runtime.session import Session, latents
@@ -55,7 +55,7 @@ def sample(argv: list[str]) -> None:
     if path.suffix == ".onnx":
         if options.keep_best is not None:
             raise UsageError(
-                f"keep_best: the discriminator judges, and {path} has none; give the run that it came from"
+                f"keep_best: samples are ranked by the discriminator, which {path} does not contain; give its run"
             )
         session = Session(path)
         z = latents(options.n, session.latent_shape, options.seed)
@@ -66,7 +66,7 @@ def sample(argv: list[str]) -> None:
     else:
         import torch
 
-        from fastgan.train.load import load_generator
+        from fastgan.train.networks import load_generator
         from fastgan.train.samples import images_of
 
         trained = load_generator(path)
@@ -85,16 +85,16 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
     print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
     if cost is not None:
-        print(f"what keeping {options.keep_best:g} of all costs: {cost()}")
+        print(f"effect of keeping {options.keep_best:g} of the samples: {cost()}")
 
 
 def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndarray, Callable[[], str]]:
-    """n images, that part of all that were drawn which the run's discriminator likes best; and what measures the cost."""
+    """The n drawn images with the highest scores of the run's discriminator, and a function that measures the cost."""
     import torch
 
     from fastgan.metrics.selection import best
     from fastgan.runtime.session import latents
-    from fastgan.train.load import load_discriminator
+    from fastgan.train.networks import load_discriminator
 
     discriminator = load_discriminator(trained)
 
@@ -114,7 +114,7 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
 def _cost(
     config: dict[str, Any], draw: Callable[[int], tuple[np.ndarray, np.ndarray]], fraction: float, seed: int
 ) -> str:
-    """Measured on images that the run was trained on, by the extractor that fits them."""
+    """The cost in metrics, measured with the run's training images and the feature extractor for them."""
     import numpy as np
     import torch
 
@@ -126,10 +126,10 @@ def _cost(
 
     try:
         data = open_source(config["data"], resolution=config["resolution"], channels=config["channels"])
-        judged = min(_JUDGED, len(data), int(_DRAWN * fraction))
-        real = np.ascontiguousarray(data.images[choose(len(data), judged, seed)])
+        compared = min(_COMPARED, len(data), int(_DRAWN * fraction))
+        real = np.ascontiguousarray(data.images[choose(len(data), compared, seed)])
         extractor = open_extractor("auto", data, torch.device("cpu"))
-        images, scores = draw(math.ceil(judged / fraction))
-        return f"{cost(extractor, real, to_uint8(images), scores).sentence()}, seen by {extractor.about}"
-    except FastganError as error:  # the pictures are worth having without the data, or where nothing can be fetched
+        images, scores = draw(math.ceil(compared / fraction))
+        return f"{cost(extractor, real, to_uint8(images), scores).sentence()}, in features of {extractor.about}"
+    except FastganError as error:  # the images are useful without the data, and where nothing can be downloaded
         return f"not measured: {error}"

@@ -1,7 +1,8 @@
-"""Where pictures come from: the embedded set, fetched sets, folders, zips, shards and array files, all as one uint8
-`ImageSet`.
+"""Training images: the embedded set, public sets, folders, zips, WebDataset shards and array files, each read into one
+uint8 `ImageSet`.
 
-numpy and Pillow only, but for the loader that turns an ImageSet into batches on a device: `fastgan.data.stream`.
+Importing this package does not import torch. `fastgan.data.stream`, which turns an ImageSet into batches on a device,
+does.
 """
 
 from fastgan.data.fetch import fetch, known

@@ -2,54 +2,112 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import zipfile
 import zlib
+from math import prod
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 
-from fastgan.data.idx import read_idx
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.errors import DataError
 
+_IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
+_CHUNK = 1 << 22
+_GZIP_MAGIC = b"\x1f\x8b"
 _PICKLE = b"\x80"  # the first byte of every pickle since protocol 2
 
 
 def read_npz(path: Path) -> ImageSet:
-    """Read `images` (or the only uint8 array with 3 or 4 axes) and, if there, `labels` or `y`. Never unpickles.
+    """Read the array `images` (or the only uint8 array with 3 or 4 axes) and, if present, `labels` or `y`.
 
-    Accepts uint8 [N, H, W], [N, C, H, W] and [N, H, W, C] with C 1 or 3; where both could be meant, [N, C, H, W].
+    Accepts uint8 [N, H, W], [N, C, H, W] and [N, H, W, C] with C 1 or 3; an ambiguous shape is read as [N, C, H, W].
+    Raises DataError for any other content. Pickled objects are never loaded.
     """
     pickled = f"{path} holds pickled objects, which are never opened; save plain uint8 arrays by np.savez"
     try:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as start:
                 raise DataError(
-                    pickled if start.read(1) == _PICKLE else f"{path} is not a whole .npz file; get it again"
+                    pickled if start.read(1) == _PICKLE else f"{path} is not a complete .npz file; download it again"
                 )
         with np.load(path, allow_pickle=False) as file:
             images = _find_images(file, path)
             labels = next((file[key] for key in ("labels", "y") if key in file.files), None)
     except ValueError as error:
         if "pickle" not in str(error):
-            raise DataError(f"{path} is damaged ({error}); get it again") from error
+            raise DataError(f"{path} is damaged ({error}); download it again") from error
         raise DataError(pickled) from error
     except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}); get it again") from error
+        raise DataError(f"{path} is not a readable .npz file ({error}); download it again") from error
     images = _to_nchw(images, path)
     return ImageSet(images, None if labels is None else _check_labels(labels, images, path), path.stem, NOT_STATED)
 
 
 def read_idx_images(path: Path) -> ImageSet:
-    """Read an IDX file of images and, if it lies beside it under its MNIST name, its file of labels."""
+    """Read an IDX file of images and, if the labels' file of MNIST's naming lies beside it, the labels.
+
+    Raises DataError for a file that does not hold images.
+    """
     images = read_idx(path)
     if images.ndim not in (3, 4):
-        hint = "labels: give the file of images" if images.ndim == 1 else "not images"
+        hint = "labels: pass the file of images" if images.ndim == 1 else "not images"
         raise DataError(f"{path} has {images.ndim} axes, so it holds {hint}; expected [N, H, W]")
     images = _to_nchw(images, path)
-    beside = _labels_beside(path)
-    labels = None if beside is None else _check_labels(read_idx(beside), images, beside)
+    labels_path = _labels_path(path)
+    labels = None if labels_path is None else _check_labels(read_idx(labels_path), images, labels_path)
     return ImageSet(images, labels, path.name.removesuffix(".gz"), NOT_STATED)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an IDX file of unsigned bytes, plain or compressed by gzip (recognized by content, not by name).
+
+    IDX is the format of MNIST: two zero bytes, a type code, the number of axes, their lengths, then the values.
+    Returns uint8 of the shape in the header: [N, H, W] for images, [N] for labels.
+    Raises DataError for a wrong magic number, another type, and a file shorter or longer than its header says.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP_MAGIC
+        # GzipFile is not declared as a BinaryIO.
+        with cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb") as file:
+            return _read_idx(file, path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged or truncated gzip file ({error}); download it again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_idx(file: BinaryIO, path: Path) -> np.ndarray:
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _IDX_TYPES:
+        raise DataError(
+            f"{path} is not an IDX file: expected it to start with 00 00 08, got {head.hex(' ') or 'nothing'}"
+        )
+    if head[2] != 0x08:
+        kind = _IDX_TYPES[head[2]]
+        raise DataError(f"{path} holds {kind} values; expected uint8 (type 08): convert it to 0..255 first")
+    axes = head[3]
+    lengths = file.read(4 * axes)
+    if axes == 0 or len(lengths) < 4 * axes:
+        raise DataError(
+            f"{path} is truncated: its header states {axes} axes but ends before their lengths; download it again"
+        )
+    shape = struct.unpack(f">{axes}I", lengths)
+    expected = prod(shape)
+    # In chunks: a wrong header must not cause a huge allocation.
+    values = bytearray()
+    while len(values) <= expected and (chunk := file.read(min(_CHUNK, expected + 1 - len(values)))):
+        values += chunk
+    if len(values) < expected:
+        raise DataError(f"{path} is truncated: expected {expected:,} values, got {len(values):,}; download it again")
+    if len(values) > expected:
+        raise DataError(f"{path} is longer than the {expected:,} values its header states; download it again")
+    return np.frombuffer(values, np.uint8).reshape(shape)
 
 
 def _find_images(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
@@ -62,8 +120,8 @@ def _find_images(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
             fitting.append((key, array))
     if len(fitting) != 1:
         keys = ", ".join(key for key, _ in fitting) if fitting else ", ".join(file.files)
-        came = f"several could be meant ({keys})" if fitting else f"none fits (it holds {keys or 'nothing'})"
-        raise DataError(f"{path} has no key 'images', and {came}; name the uint8 array of pictures 'images'")
+        found = f"several arrays fit ({keys})" if fitting else f"no array fits (it holds {keys or 'nothing'})"
+        raise DataError(f"{path} has no key 'images', and {found}; name the uint8 array of images 'images'")
     return fitting[0][1]
 
 
@@ -95,7 +153,7 @@ def _check_labels(labels: np.ndarray, images: np.ndarray, path: Path) -> np.ndar
     return labels.reshape(-1).astype(np.int64)
 
 
-def _labels_beside(path: Path) -> Path | None:
+def _labels_path(path: Path) -> Path | None:
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     if name == path.name:
         return None

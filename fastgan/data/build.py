@@ -1,4 +1,4 @@
-"""From the pictures of a source to the arrays of a pack, a few pictures at a time."""
+"""Decode the images of a source into the arrays of a pack, with bounded memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastgan.data.listing import Listing, Source
 from fastgan.data.pack import paths_in
 from fastgan.errors import DataError
 
-_AHEAD = 32  # pictures decoded but not yet written: memory stays at these and one for each thread
+_PENDING = 32  # images decoded but not yet written; with one for each thread they bound the memory
 _SHOWN = 10
 _NPY_HEADER = 128  # bytes
 
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class Built(NamedTuple):
-    """What was written. shape: [N, C, H, W]. skipped: names of the pictures that cannot be read."""
+    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read."""
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
@@ -43,9 +43,10 @@ class Built(NamedTuple):
 def build(source: Source, folder: Path, resolution: int | None, channels: int | None) -> Built:
     """Decode a source into images.npy and, where it has labels, labels.npy in an existing folder.
 
-    Headers are read first, so that what does not fit is known before any picture is decoded. What cannot be read is
-    left out. Raises DataError: more than half cannot be read, several sizes without `resolution`, too little room.
-    OSError comes from `folder` alone: what a picture raises makes it one that cannot be read.
+    resolution, channels: as in `open_source`. All headers are read before any image is decoded, so that most errors
+    come early. Images that cannot be read are left out. Raises DataError where more than half cannot be read, where
+    sizes differ and `resolution` is None, and where the disk has too little space; OSError for `folder` itself (any
+    error of an image makes it unreadable instead).
     """
     with ExitStack() as stack:
         listing = source.read(stack)
@@ -53,7 +54,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
         shape = (len(readable), channels or (1 if gray else 3), *size)
         needed = prod(shape) + 8 * len(readable)
         if (free := shutil.disk_usage(folder).free) < needed:
-            raise _no_room(source, folder, needed, f"which has {amount(free)} free")
+            raise _disk_full(source, folder, needed, f"which has {amount(free)} free")
         images_path, labels_path = paths_in(folder)
         try:
             kept = _write(source, listing, readable, images_path, shape, resolution)
@@ -61,7 +62,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
                 np.save(labels_path, listing.labels[kept], allow_pickle=False)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _no_room(source, folder, needed, "which is full") from error
+                raise _disk_full(source, folder, needed, "which is full") from error
             raise
     present = set(kept)
     skipped = [name for i, name in enumerate(listing.names) if i not in present]
@@ -75,10 +76,10 @@ def describe_skipped(skipped: list[str], total: int, where: str) -> str:
 
 
 def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[list[int], tuple[int, int], bool]:
-    """Read all headers: which pictures have one, the (height, width) of the result, whether all are gray."""
+    """Read all headers: indices of the readable images, (height, width) of the result, whether all are gray."""
     readable, sizes, gray = [], Counts[tuple[int, int]](), True
     everything = range(len(listing.names))
-    with closing(_each(pixels.read_header, everything, source, listing, "looking at")) as headers:
+    with closing(_each(pixels.read_header, everything, source, listing, "reading headers of")) as headers:
         for i, header in headers:
             if header is not None:
                 readable.append(i)
@@ -104,24 +105,24 @@ def _write(
     shape: tuple[int, ...],
     resolution: int | None,
 ) -> list[int]:
-    """Decode the pictures into a .npy file of uint8 [N, C, H, W] and return which could be."""
+    """Decode the images into a .npy file of uint8 [N, C, H, W]; returns the indices of those that could be decoded."""
 
     def decode(file: BinaryIO) -> np.ndarray:
-        # The whole file first: a zip compares its checksum at the end, beyond where a decoder may stop.
-        picture = pixels.decode(io.BytesIO(file.read()), shape[1], resolution)
-        if picture.shape != shape[1:]:
-            raise ValueError(f"its header promised {shape[1:]}")
-        return np.ascontiguousarray(picture)
+        # The whole file first: a zip verifies its checksum at the end, and a decoder may stop earlier.
+        image = pixels.decode(io.BytesIO(file.read()), shape[1], resolution)
+        if image.shape != shape[1:]:
+            raise ValueError(f"the header states {shape[1:]}")
+        return np.ascontiguousarray(image)
 
     kept = []
-    # Written, not memory-mapped: on a full disk writing raises, where storing into a map kills the process.
+    # Not through a memory map: on a full disk a write raises, but a store into a map kills the process.
     with path.open("wb") as file:
         file.write(_npy_header(shape))
-        with closing(_each(decode, readable, source, listing, "packing")) as pictures:
-            for i, picture in pictures:
-                if picture is not None:
+        with closing(_each(decode, readable, source, listing, "packing")) as decoded:
+            for i, image in decoded:
+                if image is not None:
                     kept.append(i)
-                    file.write(picture)
+                    file.write(image)
         _check_most(source, listing, kept)
         file.seek(0)
         file.write(_npy_header((len(kept), *shape[1:])))
@@ -131,7 +132,7 @@ def _write(
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of a .npy file, of one length for every shape, so that the number of images can be put in later."""
+    """The header of a .npy file, of fixed length, so that the number of images can be corrected at the end."""
     start = b"\x93NUMPY\x01\x00" + (_NPY_HEADER - 10).to_bytes(2, "little")
     text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
     return start + text.encode().ljust(_NPY_HEADER - len(start) - 1) + b"\n"
@@ -140,7 +141,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 def _each(
     work: Callable[[BinaryIO], Result], wanted: Sequence[int], source: Source, listing: Listing, doing: str
 ) -> Generator[tuple[int, Result | None]]:
-    """(i, work on the file of picture i) in order, from a pool of threads; None for what cannot be read."""
+    """(i, work(file of image i)) in order, computed by a pool of threads; None for images that cannot be read."""
 
     def attempt(i: int) -> Result | None:
         try:
@@ -148,8 +149,8 @@ def _each(
                 return work(file)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{listing.names[i]} in {source.path} is absurdly large, as decompression bombs are ({error}); "
-                "remove it or make it smaller"
+                f"{listing.names[i]} in {source.path} exceeds Pillow's limit for decompression bombs ({error}); "
+                "remove or shrink it"
             ) from error
         except (MemoryError, DataError):
             raise
@@ -162,7 +163,7 @@ def _each(
         try:
             for i in wanted:
                 waiting.append((i, workers.submit(attempt, i)))
-                if len(waiting) == _AHEAD:
+                if len(waiting) == _PENDING:
                     yield _first(waiting, counter)
             while waiting:
                 yield _first(waiting, counter)
@@ -189,9 +190,9 @@ def _check_most(source: Source, listing: Listing, readable: list[int]) -> None:
         )
 
 
-def _no_room(source: Source, folder: Path, needed: int, found: str) -> DataError:
-    """The error of a disk that is, or would become, full."""
+def _disk_full(source: Source, folder: Path, needed: int, found: str) -> DataError:
+    """The error of a disk that is, or would become, full. found: a clause about the disk."""
     return DataError(
         f"packing {source.path} takes {amount(needed)} in {folder.parent}, {found}; "
-        "make room, set FASTGAN_CACHE to another place, or pass a smaller --resolution"
+        "free some space, set FASTGAN_CACHE to another directory, or pass a smaller --resolution"
     )

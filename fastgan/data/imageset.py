@@ -1,4 +1,4 @@
-"""A set of pictures in memory (or memory-mapped), as every source gives it."""
+"""`ImageSet`: images of one size, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from fastgan.errors import UsageError
 
-NOT_STATED = "not stated: yours to know"  # the license of files that come without one
-_CHUNK = 4096  # images looked at together: describing a memory-mapped set must not read it into memory whole
+NOT_STATED = "not stated"  # the license of files that come without one
+_CHUNK = 4096  # images read at a time: `describe` must not load a memory-mapped set into memory
 _CLASSES_SHOWN = 12
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Pictures of one size, their labels if they have any, and what one must know to use them.
+    """Images of one size, with their labels where there are any.
 
     images: uint8 [N, C, H, W], C-contiguous, C 1 (gray) or 3 (RGB), values 0..255; may be a read-only memory map.
     labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
-    license: as its source states it. skipped: how many pictures of the source cannot be read and are left out.
-    pack: the folder whose files these pictures come from, where they come from a pack.
+    license: as stated by the source. skipped: number of images of the source that cannot be read and are left out.
+    pack: the folder of the pack that the arrays are mapped from, or None.
     Raises UsageError where an argument does not fit.
     """
 
@@ -74,13 +74,13 @@ class ImageSet:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are: as many as are named, else the largest label + 1; 0 without labels."""
+        """The number of class names, else the largest label + 1; 0 without labels."""
         if self.labels is None:
             return 0
         return len(self.class_names) if self.class_names is not None else int(self.labels.max()) + 1
 
     def describe(self) -> str:
-        """What a user wants to see before training: one fact a line. Reads every pixel once."""
+        """A summary of several lines: count, size, channels, values, classes, license. Reads every pixel once."""
         low, high, total = 255, 0, 0
         for start in range(0, len(self), _CHUNK):
             chunk = self.images[start : start + _CHUNK]

@@ -1,13 +1,22 @@
-"""What a source of pictures holds, before any of them is decoded: folders, zips and shards, told alike."""
+"""Folders and zips of encoded images as sources: their files in order and their labels, before any is decoded.
+
+Labels come from StyleGAN's dataset.json or from the names of sub-folders. shards.py lists WebDataset tar files the same
+way.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -15,17 +24,20 @@ from fastgan.errors import DataError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DATASET_JSON = "dataset.json"
-_LARGEST = 1 << 63
+_INT64_END = 1 << 63
+_BUCKET = re.compile(r"\d{5}")  # StyleGAN's tools put each thousand images into a folder of such a name
+_ENCRYPTED = 1  # bit of a zip member's flags
+_MAX_FILE = 1 << 30  # bytes of one encoded image: real ones are smaller, and a zip member may claim any size
 
-Classes = tuple[np.ndarray | None, tuple[str, ...] | None]  # labels int64 [N] and the classes' names
+Classes = tuple[np.ndarray | None, tuple[str, ...] | None]  # labels int64 [N], names of the classes
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures of a source in their order.
+    """The images of a source in order.
 
-    names: as the user knows them. open: the encoded file of picture i, from its start; called from many threads.
-    labels: int64 [N], or None. class_names: the name of each label, or None.
+    names: path of each image within the source, for messages. open: opens the encoded file of image i; called from
+    several threads. labels: int64 [N], or None. class_names: the name of each label, or None.
     """
 
     names: Sequence[str]
@@ -36,10 +48,10 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that has to be decoded.
+    """A source of encoded images.
 
-    path: as the user gave it. name: of the ImageSet. files: all that a change of can change the pictures.
-    read: makes the Listing; what must stay open while its pictures are read is entered into the stack.
+    path: as given by the user. name: of the resulting ImageSet. files: the files whose change invalidates a pack of
+    this source. read: makes the Listing; files that must stay open while images are read are entered into the stack.
     """
 
     path: str
@@ -49,14 +61,14 @@ class Source:
 
 
 def no_images(suffixes: Sequence[str], where: str, others: Sequence[str]) -> DataError:
-    """The error of a source without pictures. others: the names of what it holds instead."""
-    wanted = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
-    beside = f"; it holds other files, such as {min(others)}: convert them" if others else ""
-    return DataError(f"no images ({wanted}) in {where}{beside}")
+    """The error of a source without images. others: names of the other files in it."""
+    expected = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
+    hint = f"; it holds other files, such as {min(others)}: convert them" if others else ""
+    return DataError(f"no images ({expected}) in {where}{hint}")
 
 
 def folder_classes(parts: Sequence[tuple[str, ...]]) -> Classes:
-    """Classes from the folders of the first level, or none where a picture is in no folder."""
+    """The folders of the first level as classes; (None, None) where an image lies in no folder."""
     if any(len(part) < 2 for part in parts):
         return None, None
     names = tuple(sorted({part[0] for part in parts}))
@@ -72,28 +84,28 @@ def json_states_labels(content: bytes, where: str) -> bool:
 def json_labels(content: bytes, names: Sequence[str], where: str) -> np.ndarray | None:
     """The labels of StyleGAN's dataset.json, {"labels": [["00000/img00000000.png", 3], ...]} or {"labels": null}.
 
-    names: paths of the pictures, as seen from the file. Labels of other paths are passed over.
-    Raises DataError: a label that is no class number, a picture without one.
+    names: paths of the images relative to the file. Labels of other paths are ignored.
+    Raises DataError for a label that is not a class number and for an image without a label.
     """
     entries = _parse(content, where)["labels"]
     if entries is None:
         return None
     try:
-        given = {str(name): label for name, label in entries}
+        label_of = {str(name): label for name, label in entries}
     except (TypeError, ValueError):
         raise DataError(f'"labels" in {where} is not a list of [name, class number]; write it so, or null') from None
-    missing = [name for name in names if name not in given]
+    missing = [name for name in names if name not in label_of]
     if missing:
         raise DataError(
             f"{where} has no label for {len(missing):,} of {len(names):,} images, such as {missing[0]}; "
             'add them, or write {"labels": null}'
         )
-    return np.array([class_number(given[name], f"{name} in {where}") for name in names], np.int64)
+    return np.array([class_number(label_of[name], f"{name} in {where}") for name in names], np.int64)
 
 
 def class_number(label: object, whose: str) -> int:
-    """A label as a class number. Raises DataError for anything but a whole number from 0."""
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < _LARGEST:
+    """The label of image `whose` as a class number. Raises DataError for anything but an integer from 0."""
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < _INT64_END:
         kind = "a list" if isinstance(label, list) else repr(label)
         raise DataError(f"the label of {whose} is {kind}; expected a class number: 0, 1, 2, ...")
     return label
@@ -103,5 +115,114 @@ def _parse(content: bytes, where: str) -> dict:
     try:
         parsed = json.loads(content)
     except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error}); mend or remove it") from error
+        raise DataError(f"{where} is not JSON ({error}); correct or remove it") from error
     return parsed if isinstance(parsed, dict) else {}
+
+
+def folder_source(folder: Path) -> Source:
+    """All images below `folder`, sorted by path; hidden files and folders are skipped.
+
+    Where all images lie in sub-folders, those of the first level are the classes, unless the folder has a dataset.json
+    with "labels", as StyleGAN's tools write it. Raises DataError where there are no images.
+    """
+    paths = _image_paths(folder)
+    json_files = [folder / DATASET_JSON] if (folder / DATASET_JSON).is_file() else []
+
+    def read(_: ExitStack) -> Listing:
+        parts = [path.relative_to(folder).parts for path in paths]
+        names = ["/".join(part) for part in parts]
+        labels, class_names = folder_classes(parts)
+        for file in json_files:
+            content = _bytes(file)
+            if json_states_labels(content, str(file)):
+                labels, class_names = json_labels(content, names, str(file)), None
+        return Listing(names, lambda i: paths[i].open("rb"), labels, class_names)
+
+    return Source(str(folder), folder.resolve().name, [*paths, *json_files], read)
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    """All images below a folder, sorted by path. Symbolic links to folders are followed, each once."""
+    found: list[Path] = []
+    others: list[str] = []
+    seen: set[str] = set()
+
+    def stop(error: OSError) -> None:  # by default os.walk skips unreadable folders
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for here, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        seen.add(os.path.realpath(here))
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and os.path.realpath(os.path.join(here, name)) not in seen
+        )
+        for name in files:
+            if name[0] == ".":
+                continue
+            if name.lower().endswith(SUFFIXES):
+                found.append(Path(here, name))
+            else:
+                others.append(name)
+    if not found:
+        raise no_images(SUFFIXES, str(folder), others)
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def zip_source(path: Path) -> Source:
+    """All images in a zip, sorted by path, read without unpacking it; hidden members are skipped.
+
+    Labels are those of dataset.json, where it has the key "labels" (null: no labels). In a zip without one, the folders
+    of the first level (below any that all images share) are the classes if all images lie in such folders, unless they
+    have StyleGAN's bucket names of five digits.
+    """
+    return Source(str(path), path.stem, [path], lambda stack: _list_zip(path, stack))
+
+
+def _list_zip(path: Path, stack: ExitStack) -> Listing:
+    try:
+        # Opened here: ZipFile's reference count of a file that it opened itself is not thread-safe.
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(path.open("rb"))))
+        members = {member.filename: member for member in archive.infolist() if _is_visible(member)}
+        names = sorted((name for name in members if name.lower().endswith(SUFFIXES)), key=lambda n: n.split("/"))
+        if not names:
+            raise no_images(SUFFIXES, str(path), [name.rpartition("/")[2] for name in members])
+        if any(members[name].flag_bits & _ENCRYPTED for name in names):
+            raise DataError(f"{path} is encrypted; unpack it and pass the folder")
+        labels, class_names = _zip_classes(archive, names, path)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise DataError(f"{path} is not a readable zip file ({error}); download it again") from error
+
+    def open_member(i: int) -> BinaryIO:
+        member = members[names[i]]
+        if member.file_size > _MAX_FILE:
+            raise ValueError(f"{names[i]} claims {member.file_size:,} bytes")
+        return cast(BinaryIO, archive.open(member))
+
+    return Listing(names, open_member, labels, class_names)
+
+
+def _is_visible(member: zipfile.ZipInfo) -> bool:
+    parts = member.filename.split("/")  # macOS adds a folder __MACOSX of hidden files
+    return not member.is_dir() and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
+
+
+def _zip_classes(archive: zipfile.ZipFile, names: list[str], path: Path) -> Classes:
+    folders = [name.split("/")[:-1] for name in names]
+    # A common prefix of the smallest and the largest path is common to all.
+    pairs = zip(min(folders), max(folders), strict=False)
+    shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    inside = [tuple(name.split("/")[len(shared) :]) for name in names]
+    for prefix in ("".join(f"{part}/" for part in shared[:depth]) for depth in range(len(shared) + 1)):
+        if prefix + DATASET_JSON in archive.namelist():
+            content, where = archive.read(prefix + DATASET_JSON), f"{path}/{prefix}{DATASET_JSON}"
+            if json_states_labels(content, where):
+                return json_labels(content, [name[len(prefix) :] for name in names], where), None
+    if all(_BUCKET.fullmatch(parts[0]) for parts in inside):
+        return None, None
+    return folder_classes(inside)

@@ -1,7 +1,8 @@
-"""A set on disk: `images.npy` (uint8 [N, C, H, W]), `labels.npy` (int64 [N], if any) and `meta.json` in one folder.
+"""A pack, the form of an image set on disk: `images.npy` (uint8 [N, C, H, W]), `labels.npy` (int64 [N], if any) and
+`meta.json` in one folder.
 
-Fetched sets are such packs, and so is what was decoded once of folders and archives (`cache.py`). Splits other than the
-main one lie beside it as `SPLIT_images.npy` and `SPLIT_labels.npy`.
+Fetched sets are packs, and folders, zips and shards are decoded into one (`cache.py`). Splits other than the main one
+are `SPLIT_images.npy` and `SPLIT_labels.npy` in the same folder.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from fastgan.data.unpack import Unpacked
 from fastgan.errors import DataError, UsageError
 
 META = "meta.json"
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged meta.json raises
+FORMAT = 2  # of meta.json and of how images are decoded: packs of another format are built or fetched again
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # raised while a damaged meta.json is read
 
 
 def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequence[Mapping[str, str]]) -> None:
-    """Write the arrays and what is to be known of them into an existing folder.
+    """Write the arrays and meta.json of a fetched set into an existing folder.
 
-    packages: client, name and version of each source. Raises DataError where a split is not what `entry` says.
+    packages: client, name and version of each source. Raises DataError where a split differs from what `entry` states.
     """
     splits = {}
     for name, split in entry.splits.items():
         images, labels = unpacked.splits[name]
         if images.shape != (split.count, *entry.shape) or labels.shape != (split.count,):
-            came, expected = list(images.shape), [split.count, *entry.shape]
-            raise DataError(f"{entry.name}: expected images {expected} and as many labels, got {came}, {len(labels)}")
+            found, expected = list(images.shape), [split.count, *entry.shape]
+            raise DataError(f"{entry.name}: expected images {expected} and as many labels, got {found}, {len(labels)}")
         for path, array in zip(paths_in(folder, name), (images, labels), strict=True):
             np.save(path, np.ascontiguousarray(array), allow_pickle=False)
         splits[name] = split_facts(folder, name, images.shape, split.license)
@@ -48,23 +50,24 @@ def write_pack(folder: Path, entry: Known, unpacked: Unpacked, packages: Sequenc
 
 
 def split_facts(folder: Path, split: str, shape: Sequence[int], license: str) -> dict[str, Any]:
-    """What meta.json says of a split whose files are written: its count, shape, license and checksums."""
+    """The entry of meta.json for a split whose files are written: count, shape, license, checksums."""
     files = {path.name: file_sha256(path) for path in paths_in(folder, split) if path.exists()}
     return {"count": shape[0], "shape": list(shape), "license": license, "files": files}
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write meta.json: `name`, `class_names`, `splits` (see `split_facts`), and what else is to be kept."""
-    (folder / META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write meta.json with the keys of `meta`: name, class_names, splits (see `split_facts`), and any others."""
+    text = json.dumps({"format": FORMAT, **meta}, indent=2, ensure_ascii=False)
+    (folder / META).write_text(text + "\n", encoding="utf-8")
 
 
 def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
     """Open a split of a pack, images as a read-only memory map. Raises DataError where the pack is damaged.
 
-    Sizes and shapes are compared, checksums are not: that would read the whole set at every start (see `verify`).
+    Sizes and shapes are compared; checksums are not, for that would read the whole set (see `check_pack`).
     """
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = _read_meta(folder)
         facts = meta["splits"][split]
         images_path, labels_path = paths_in(folder, split)
         images = np.load(images_path, mmap_mode="r", allow_pickle=False)
@@ -82,24 +85,31 @@ def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
 
 
 def check_pack(folder: Path, splits: Collection[str] = (MAIN,)) -> None:
-    """Compare every array file with its checksum; `splits` must be among what is there. Raises DataError."""
+    """Compare every array file with its checksum. Raises DataError where one differs, or one of `splits` is missing."""
     try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = _read_meta(folder)
         for name in {*splits, *meta["splits"]}:
             for file, expected in meta["splits"][name]["files"].items():
                 if file_sha256(folder / file) != expected:
-                    raise ValueError(f"{file} does not have its checksum")
+                    raise ValueError(f"the checksum of {file} is wrong")
     except _DAMAGE as error:
         raise _damaged(folder, error) from error
 
 
+def _read_meta(folder: Path) -> dict[str, Any]:
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    if (found := meta.get("format")) != FORMAT:
+        raise ValueError(f"expected format {FORMAT}, got {found}")
+    return meta
+
+
 def _damaged(folder: Path, error: Exception) -> DataError:
     fetched = folder.parent.name == "data"
-    mend = f"run `fastgan data fetch {folder.name}` to mend it" if fetched else "remove it, and it is packed again"
-    return DataError(f"the set in {folder} is damaged ({error}); {mend}")
+    remedy = f"run `fastgan data fetch {folder.name}` again" if fetched else "delete it; it is then packed again"
+    return DataError(f"the set in {folder} is damaged ({error}); {remedy}")
 
 
 def paths_in(folder: Path, split: str = MAIN) -> tuple[Path, Path]:
-    """Where the images and the labels of a split lie."""
+    """The files of the images and of the labels of a split."""
     prefix = "" if split == MAIN else f"{split}_"
     return folder / f"{prefix}images.npy", folder / f"{prefix}labels.npy"

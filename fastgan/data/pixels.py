@@ -1,4 +1,4 @@
-"""From any picture that Pillow opens to uint8 gray or RGB of one size."""
+"""Decode image files with Pillow to uint8 gray or RGB of one size; convert arrays likewise."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-_ORIENTATION = 0x0112  # the EXIF tag by which cameras say how the picture is to be turned
-_STRIP = 256  # images of an array that a worker takes at a time
+_ORIENTATION = 0x0112  # EXIF tag number
+_IMAGES_PER_JOB = 256  # of an array, converted by one worker
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded: the size as it will be shown, and whether it has no color."""
+    """Facts of a file that need no decoding: height and width after EXIF rotation, and whether it is gray."""
 
     height: int
     width: int
@@ -23,12 +23,12 @@ class Header(NamedTuple):
 
 
 def pool() -> ThreadPoolExecutor:
-    """Threads for decoding and resizing: Pillow lets go of the interpreter lock while it works."""
+    """Threads for decoding and resizing: Pillow releases the GIL in both."""
     return ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="fastgan-data")
 
 
 def read_header(file: Path | BinaryIO) -> Header:
-    """Open without decoding. Raises whatever Pillow raises on a damaged file."""
+    """Read the header of an image file without decoding it. Raises any of Pillow's errors on a damaged file."""
     with Image.open(file) as image:
         width, height = image.size
         turned = _orientation(image) >= 5
@@ -36,9 +36,10 @@ def read_header(file: Path | BinaryIO) -> Header:
 
 
 def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.ndarray:
-    """One file as uint8 [channels, H, W]: turned as its camera says, on white, cropped and resized if asked.
+    """Decode a file to uint8 [channels, H, W].
 
-    Raises whatever Pillow raises on a damaged file.
+    The EXIF orientation is applied and alpha is composited on white. resolution: crop to the centered square and resize
+    to resolution × resolution; None keeps the size. Raises any of Pillow's errors on a damaged file.
     """
     with Image.open(file) as image:
         upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
@@ -61,7 +62,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 
 def crop_resize(image: Image.Image, resolution: int) -> Image.Image:
-    """The largest centerd square, resized by LANCZOS to resolution × resolution. A fitting image stays bit for bit."""
+    """The largest centered square, resized (Lanczos) to resolution × resolution; unchanged where it has that size."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -70,22 +71,22 @@ def crop_resize(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def convert(images: np.ndarray, resolution: int | None, channels: int | None) -> np.ndarray:
-    """uint8 [N, C, H, W] to another size or number of channels; the same array where nothing changes."""
-    count, came, height, width = images.shape
-    channels = channels or came
+    """uint8 [N, C, H, W] to another size or number of channels; the same array object where nothing changes."""
+    count, old_channels, height, width = images.shape
+    channels = channels or old_channels
     size = (height, width) if resolution is None else (resolution, resolution)
-    if (came, height, width) == (channels, *size):
+    if (old_channels, height, width) == (channels, *size):
         return images
     result = np.empty((count, channels, *size), np.uint8)
 
-    def strip(start: int) -> None:
-        for i in range(start, min(start + _STRIP, count)):
-            plane = images[i, 0] if came == 1 else np.ascontiguousarray(images[i].transpose(1, 2, 0))
+    def convert_job(start: int) -> None:
+        for i in range(start, min(start + _IMAGES_PER_JOB, count)):
+            plane = images[i, 0] if old_channels == 1 else np.ascontiguousarray(images[i].transpose(1, 2, 0))
             image = flatten(Image.fromarray(plane), channels)
             result[i] = _to_planes(image if resolution is None else crop_resize(image, resolution))
 
     with pool() as workers:
-        list(workers.map(strip, range(0, count, _STRIP)))
+        list(workers.map(convert_job, range(0, count, _IMAGES_PER_JOB)))
     return result
 
 
@@ -96,13 +97,13 @@ def _to_planes(image: Image.Image) -> np.ndarray:
 
 
 def _orientation(image: Image.Image) -> int:
-    # Asking a PNG without EXIF data for them would decode it.
+    # getexif() of a PNG without EXIF data decodes the whole image.
     return image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
 
 
 def _is_gray(image: Image.Image) -> bool:
     if image.mode in ("P", "PA") and image.palette is not None:
-        # Not getpalette(), which decodes the picture.
+        # Not getpalette(), which decodes the image.
         layout, colors = image.palette.getdata()
         entries = np.frombuffer(colors, np.uint8).reshape(-1, len(layout))[:, :3]
         return bool((entries == entries[:, :1]).all())

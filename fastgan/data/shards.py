@@ -1,4 +1,4 @@
-"""WebDataset shards as a source: tar files in which what belongs to a sample shares its name up to the first dot."""
+"""WebDataset shards as a source: tar files in which the files of a sample share their name up to the first dot."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _IMAGES = tuple(suffix[1:] for suffix in (*SUFFIXES, ".ppm"))
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class _Part(NamedTuple):
-    """Where a file lies in a shard: its bytes are read from there, and never unpacked."""
+class _Member(NamedTuple):
+    """The position of a file in a shard, from which its bytes are read without unpacking."""
 
     shard: Path
     name: str
@@ -37,14 +37,14 @@ class _Part(NamedTuple):
 
 
 def are_shards(source: str | Path) -> bool:
-    """Whether a source names shards: a .tar file, a pattern of them, or a folder of them with neither pictures nor
-    folders beside them."""
+    """Whether a source names shards: a .tar file, a pattern of them, or a folder that holds shards and neither images
+    nor folders."""
     path = Path(source)
     if not path.is_dir():
         return path.suffix.lower() == ".tar" and (path.is_file() or _RANGE.search(str(source)) is not None)
     try:
         entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    except OSError:  # told as of any folder
+    except OSError:  # folder_source reports it
         return False
     if any(entry.is_dir() or entry.name.lower().endswith(SUFFIXES) for entry in entries):
         return False
@@ -52,11 +52,11 @@ def are_shards(source: str | Path) -> bool:
 
 
 def shard_source(path: Path) -> Source:
-    """One shard, a pattern of numbered shards (train-{000000..000009}.tar), or a folder of them, in their order.
+    """One shard, a pattern of numbered shards (train-{000000..000009}.tar), or a folder of them, in order.
 
-    The picture of a sample is its png, jpg, jpeg, webp, bmp or ppm file; its label the number in its .cls file, or
-    "label" in its .json. Samples without a picture are passed over, as is every other file: nothing is unpickled.
-    Raises DataError: a shard that is missing or damaged, two pictures in a sample, labels of only some samples.
+    The image of a sample is its png, jpg, jpeg, webp, bmp or ppm file; its label is the number in its .cls file, or
+    "label" in its .json. Samples without an image and all other files are skipped; nothing is unpickled.
+    Raises DataError for a shard that is missing or damaged, two images in a sample, labels of only some samples.
     """
     shards = _shards(path)
     name = path.resolve().name if path.is_dir() else _RANGE.sub("", path.stem).strip("-_.") or "shards"
@@ -69,84 +69,84 @@ def _shards(path: Path) -> list[Path]:
     shards = []
     for name in _expand(str(path)):
         if not Path(name).is_file():
-            raise DataError(f"{path} names {name}, which is not there; get it, or change the range")
+            raise DataError(f"{path} names {name}, which does not exist; download it or change the range")
         shards.append(Path(name))
     return shards
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """A pattern's names one by one; as in a shell, numbers are as wide as those given where these begin with 0."""
+    """The file names of a pattern. As in a shell, numbers are zero-padded where those of the pattern are."""
     found = _RANGE.search(pattern)
     if found is None:
         yield pattern
         return
     first, last = found.groups()
     if int(first) > int(last):
-        raise UsageError(f"source: expected a range that goes up, got {found.group()} in {pattern!r}")
+        raise UsageError(f"source: expected an ascending range, got {found.group()} in {pattern!r}")
     width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
     for number in range(int(first), int(last) + 1):
         yield from _expand(f"{pattern[: found.start()]}{number:0{width}}{pattern[found.end() :]}")
 
 
 def _read(shards: list[Path], path: Path) -> Listing:
-    pictures, labels, others = [], [], []
+    images, labels, others = [], [], []
     for shard in shards:
         for sample in _samples(shard):
-            picture = _picture(sample)
-            if picture is None:
+            image = _image_of(sample)
+            if image is None:
                 others += [part.name for part in sample.values()]
             else:
-                pictures.append(picture)
+                images.append(image)
                 labels.append(_label(sample))
-    if not pictures:
+    if not images:
         raise no_images(_IMAGES, str(path), others)
-    missing = [picture for picture, label in zip(pictures, labels, strict=True) if label is None]
-    if missing and len(missing) < len(pictures):
+    missing = [image for image, label in zip(images, labels, strict=True) if label is None]
+    if missing and len(missing) < len(images):
         raise DataError(
-            f"{len(missing):,} of {len(pictures):,} samples in {path} have no label, such as {missing[0]}; "
+            f"{len(missing):,} of {len(images):,} samples in {path} have no label, such as {missing[0]}; "
             "label all of them or none"
         )
     return Listing(
-        [str(picture) for picture in pictures],
-        lambda i: io.BytesIO(pictures[i].read()),
+        [str(image) for image in images],
+        lambda i: io.BytesIO(images[i].read()),
         None if missing else np.array(labels, np.int64),
     )
 
 
-def _samples(shard: Path) -> list[dict[str, _Part]]:
-    """The samples of a shard in the order in which they begin: extension → file."""
-    samples: dict[str, dict[str, _Part]] = {}
+def _samples(shard: Path) -> list[dict[str, _Member]]:
+    """The samples of a shard in order of their first member: extension → file."""
+    samples: dict[str, dict[str, _Member]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 if member.isreg() and not member.issparse() and stem and extension:
-                    part = _Part(shard, member.name, member.offset_data, member.size)
+                    part = _Member(shard, member.name, member.offset_data, member.size)
                     samples.setdefault(f"{folder}/{stem}", {})[extension.lower()] = part
-            # To tarfile a file that ends between two members, or in the head of one, is whole.
-            if _Part(shard, "", tar.offset, tarfile.BLOCKSIZE).read() != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("it lacks its end")
+            # tarfile does not notice a file cut off between two members or within a header.
+            if _Member(shard, "", tar.offset, tarfile.BLOCKSIZE).read() != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("the end of the archive is missing")
     except (OSError, EOFError, tarfile.TarError) as error:
         raise DataError(
-            f"{shard} is not a whole, uncompressed tar file ({error}); get it again, or undo its compression"
+            f"{shard} is not a complete, uncompressed tar file ({error}); download it again, or decompress it"
         ) from error
     return list(samples.values())
 
 
-def _picture(sample: dict[str, _Part]) -> _Part | None:
-    """The file whose extension is a picture's; where there is none, the one whose last extension is."""
+def _image_of(sample: dict[str, _Member]) -> _Member | None:
+    """The file whose extension is an image format; where there is none, the one whose last extension is."""
     found = [sample[extension] for extension in sample if extension in _IMAGES]
     found = found or [part for extension, part in sample.items() if extension.rpartition(".")[2] in _IMAGES]
     if len(found) > 1:
         raise DataError(
-            f"{found[0]} and {found[1].name} are pictures of one sample (a name counts up to its first dot); "
-            "keep one, or rename them"
+            f"{found[0]} and {found[1].name} are images of the same sample (same name up to the first dot); "
+            "remove or rename one"
         )
     return found[0] if found else None
 
 
-def _label(sample: dict[str, _Part]) -> int | None:
+def _label(sample: dict[str, _Member]) -> int | None:
     if "cls" in sample:
         text = sample["cls"].read().decode(errors="replace").strip()
         return class_number(int(text) if text.isascii() and text.isdigit() else text, str(sample["cls"]))
@@ -155,7 +155,7 @@ def _label(sample: dict[str, _Part]) -> int | None:
     try:
         stated = json.loads(sample["json"].read())
     except ValueError as error:
-        raise DataError(f"{sample['json']} is not JSON ({error}); mend or remove it") from error
+        raise DataError(f"{sample['json']} is not JSON ({error}); correct or remove it") from error
     if not isinstance(stated, dict) or stated.get("label") is None:
         return None
     return class_number(stated["label"], str(sample["json"]))

@@ -1,4 +1,4 @@
-"""One door to every source of pictures."""
+"""`open_source`: an ImageSet from a name or a path."""
 
 from __future__ import annotations
 
@@ -9,51 +9,49 @@ from pathlib import Path
 import numpy as np
 
 from fastgan.data import pixels
-from fastgan.data.archive import zip_source
-from fastgan.data.arrays import read_idx_images, read_npz
+from fastgan.data.arrays import read_idx, read_idx_images, read_npz
 from fastgan.data.cache import open_packed
 from fastgan.data.catalog import FASHION_CLASSES, FASHION_LICENSE, MAIN
 from fastgan.data.fetch import known, set_dir
-from fastgan.data.folder import folder_source
-from fastgan.data.idx import read_idx
 from fastgan.data.imageset import ImageSet
-from fastgan.data.listing import SUFFIXES, Source
+from fastgan.data.listing import SUFFIXES, Source, folder_source, zip_source
 from fastgan.data.pack import open_pack
 from fastgan.data.shards import are_shards, shard_source
 from fastgan.errors import DataError, UsageError
 
 EMBEDDED = "embedded"
 _EMBEDDED_DIR = Path(__file__).parent / "embedded"
-_LARGEST = 65535  # the side of the largest picture Pillow and its codecs agree on
+_MAX_SIDE = 65535  # pixels; the limit of JPEG
 
 
 def open_source(
     source: str | Path = EMBEDDED, *, resolution: int | None = None, channels: int | None = None
 ) -> ImageSet:
-    """Open pictures by name or by path.
+    """Open images by name or by path.
 
     source: "embedded" (10,000 Fashion-MNIST test images, in the package); the name of a fetched set, or NAME:SPLIT
     (see `known`); a folder of images; a .zip of images, such as StyleGAN's with its dataset.json; WebDataset shards: a
-    .tar file, a pattern of them (train-{000000..000009}.tar), a folder of them; an .npz file; an IDX file. A set's name
-    goes before a path of the same name: write ./mnist for a folder.
-    resolution: crop to the centerd square and resize (LANCZOS) to resolution × resolution; None keeps the size.
+    .tar file, a pattern of them (train-{000000..000009}.tar), a folder of them; an .npz file; an IDX file. The name of
+    a set takes precedence over a path of the same name: write ./mnist for a folder.
+    resolution: crop to the centered square and resize (Lanczos) to resolution × resolution; None keeps the size.
     channels: 1 (gray) or 3 (RGB) converts; None keeps them (a folder is gray where all its images are).
-    Folders, zips and shards are decoded once, into a pack in the cache directory, and again when a file of theirs or
-    an argument has changed. Pictures that cannot be read are left out with a UserWarning that lists them, and counted
-    in `skipped`; where more than half cannot be read, that is an error.
-    These and fetched sets come as a read-only memory map (fetched ones unless they are converted).
-    Raises UsageError for a wrong argument, DataError (one sentence, with what to do) for a source that cannot be used.
+
+    Folders, zips and shards are decoded once, into a pack in the cache directory, and again when one of their files or
+    an argument has changed. Images that cannot be read are left out with a UserWarning that lists them, and counted
+    in `skipped`; more than half of them is an error.
+    Returns an ImageSet of uint8 [N, C, H, W]; packs and unconverted fetched sets are read-only memory maps.
+    Raises UsageError for a wrong argument, DataError for a source that cannot be used.
     """
     if channels not in (None, 1, 3):
         raise UsageError(f"channels: expected 1, 3 or None, got {channels!r}")
-    if resolution is not None and (not isinstance(resolution, int) or not 1 <= resolution <= _LARGEST):
-        raise UsageError(f"resolution: expected a whole number of pixels, 1 to {_LARGEST}, or None, got {resolution!r}")
+    if resolution is not None and (not isinstance(resolution, int) or not 1 <= resolution <= _MAX_SIDE):
+        raise UsageError(f"resolution: expected an integer from 1 to {_MAX_SIDE}, or None, got {resolution!r}")
     if source == "":
         raise UsageError("source: expected a name or a path, got ''")
     path = Path(source).expanduser()
     named = _open_named(source) if isinstance(source, str) else None
-    if named is None and (packed := _to_be_packed(path)):
-        return open_packed(packed, resolution, channels)
+    if named is None and (encoded := _encoded_source(path)):
+        return open_packed(encoded, resolution, channels)
     images = _open_file(path) if named is None else named
     return replace(images, images=pixels.convert(images.images, resolution, channels))
 
@@ -71,13 +69,13 @@ def _open_named(source: str) -> ImageSet | None:
         names = ", ".join(sorted(known()[name].sources))
         raise DataError(f"{name} has no split {split!r}; choose one of {names}")
     if not set_dir(name).is_dir():
-        beside = f" (for the folder of that name, write ./{source})" if Path(source).exists() else ""
-        raise DataError(f"{name} is not fetched yet: run `fastgan data fetch {name}`{beside}")
+        hint = f" (for the folder of that name, write ./{source})" if Path(source).exists() else ""
+        raise DataError(f"{name} is not fetched yet: run `fastgan data fetch {name}`{hint}")
     return open_pack(set_dir(name), split or MAIN)
 
 
-def _to_be_packed(path: Path) -> Source | None:
-    """What has to be decoded: a folder, a zip, shards."""
+def _encoded_source(path: Path) -> Source | None:
+    """A folder, zip or shards of encoded images; None for array files."""
     if are_shards(path):
         return shard_source(path)
     if path.is_dir():
@@ -89,8 +87,8 @@ def _open_file(path: Path) -> ImageSet:
     if not path.exists():
         names = [EMBEDDED, *(source for entry in known().values() for source in entry.sources)]
         near = difflib.get_close_matches(str(path), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"give a path, or one of {', '.join(names)}"
+        hint = f"did you mean {near[0]!r}?" if near else f"pass a path, or one of {', '.join(names)}"
         raise DataError(f"no such source: {str(path)!r}; {hint}")
     if path.suffix.lower() in SUFFIXES:
-        raise DataError(f"{path} is a single image; give the folder that holds the images")
+        raise DataError(f"{path} is a single image; pass the folder that holds the images")
     return read_npz(path) if path.suffix.lower() == ".npz" else read_idx_images(path)

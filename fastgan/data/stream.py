@@ -1,4 +1,4 @@
-"""Batches for training: images stay on the device as bytes where they fit, and are normalized there."""
+"""Batches for training: images are kept on the device as uint8 where they fit, and normalized there."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from fastgan.data.prefetch import Prefetch
 from fastgan.errors import DataError, UsageError
 
 _CHUNK = 1 << 28  # bytes copied to the device at a time
-_SAMPLED = 16  # images by which a set is known again
+_SAMPLED = 16  # images that the fingerprint of a set hashes
 
 
 class BatchStream:
-    """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1], each epoch in a fresh order.
+    """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1] on `device`, reshuffled every epoch.
 
-    labels: give pairs of such a batch and its labels, int64 [batch]. Raises UsageError where the set has none.
+    labels: yield pairs of such a batch and its labels, int64 [batch]. Raises UsageError where the set has none.
 
-    The order is a function of the seed and the number of images alone: `position`, the number of images given so far by
-    all ranks together, is the whole state.
+    The order depends on the seed and the number of images only: `position`, the number of images that all ranks
+    together have yielded, is the whole state.
 
-    rank, world: this process, of how many. Of each batch · world images in the order, rank r gets the r-th batch: N
-    ranks see together what a single one sees with N times the batch, and a run can go on with another world.
-    held_out: so many images, drawn by the seed, are never given; they are `held_out`, M of them in the form of a batch.
-    share: a set stays on the device when it takes at most this share of the memory free there (25 % where not given).
-    Otherwise a thread gathers batches from where the set is, ahead, through pinned memory on CUDA; the batches are the
-    same, bit for bit.
+    rank, world: index of this process, and their number. Of each batch · world images in the order, rank r yields the
+    r-th batch: N ranks yield together what a single one yields with N times the batch, and a run can be resumed with
+    another world size.
+    held_out: number of images, drawn by the seed, that are never yielded; the attribute `held_out` is a batch of them.
+    share: a set is kept on the device where it takes at most this fraction of the free memory there. Otherwise a thread
+    gathers batches in advance, through pinned memory on CUDA; the batches are bit-identical.
+    Raises UsageError for arguments out of range.
     """
 
     def __init__(
@@ -71,17 +72,17 @@ class BatchStream:
 
     @property
     def position(self) -> int:
-        """How many images all ranks together were given so far."""
+        """The number of images that all ranks together have yielded."""
         return self._position
 
     @property
     def given(self) -> np.ndarray:
-        """Numbers of the images that are given: all but those held out."""
+        """Indices of the images that are yielded, int64: all but those held out."""
         return self._order.given.cpu().numpy()
 
     @property
     def where(self) -> str:
-        """Where the images are: "resident, 7.8 MB on cpu", or "memory map, prefetched"."""
+        """Where the images are stored: "resident, 7.8 MB on cpu", or "memory map, prefetched"."""
         if isinstance(self._images, Tensor):
             return f"resident, {amount(self._images.nbytes)} on {self._device}"
         return f"{'memory map' if isinstance(self._images, np.memmap) else 'host memory'}, prefetched"
@@ -94,13 +95,13 @@ class BatchStream:
         resident = isinstance(self._images, Tensor)
         rows = self._order(first, self._batch) if resident or self._labels is not None else None
         pixels = self._images[rows] if isinstance(self._images, Tensor) else self._prefetched(self._images)
-        # Only now: where gathering fails, nothing was given.
+        # Only now: where gathering fails, the position is unchanged.
         self._position += self._batch * self._world
         return normalize(pixels) if self._labels is None else (normalize(pixels), self._labels[rows])
 
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:
-            # The thread keeps what it is given, so that holds no `self`, and has an order of its own.
+            # The thread must hold no reference to `self`; it has an order of its own.
             order = _Order(self._order.given.cpu(), self._order.seed, torch.device("cpu"))
             first, batch, step = self._position + self._rank * self._batch, self._batch, self._batch * self._world
             self._prefetch = Prefetch(images, lambda i: order(first + i * step, batch).numpy(), self._device)
@@ -116,7 +117,7 @@ class BatchStream:
             self._prefetch = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What to save to continue exactly, here or with another number of ranks."""
+        """The state to save in a checkpoint; it can be loaded with another number of ranks."""
         return {
             "position": self._position,
             "name": self._name,
@@ -125,33 +126,33 @@ class BatchStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken. Raises DataError where that was on other images, or other batches."""
+        """Continue where `state_dict` was called. Raises DataError for a state of other images or loaders."""
         if not isinstance(state, dict) or not isinstance(state.get("position"), int):
-            came = f"one of {', '.join(map(str, state))}" if isinstance(state, dict) else type(state).__name__
+            found = f"the keys {', '.join(map(str, state))}" if isinstance(state, dict) else type(state).__name__
             raise DataError(
-                f"the state is of batches of another kind: expected one with a position, got {came}; give the batches"
-                " that the run began with"
+                f"the state belongs to another data loader: expected a state with a position, got {found}; use the"
+                " loader that the run was started with"
             )
-        # Older states hold the position alone.
+        # Old checkpoints hold the position only.
         if state.get("fingerprint", self._fingerprint) != self._fingerprint:
             raise DataError(
-                f"the state is of {state.get('name', 'another set')} ({state['count']:,} images), not of these images, "
-                f"{self._name} ({self._count:,} images); give the images it was trained on, or begin a new run"
+                f"the state belongs to the images {state.get('name', 'of another set')} ({state['count']:,}), not to "
+                f"{self._name} ({self._count:,}); use the images of the original run, or start a new run"
             )
         self._stop()
         self._position = state["position"]
 
 
 def _split(images: int, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
-    """Numbers of the images that are given, ascending, int64; and of those that are held out."""
+    """Indices of the yielded images, ascending, int64; and of the held-out ones."""
     apart = np.sort(np.random.default_rng((seed, images)).permutation(images)[:held_out])
     return torch.from_numpy(np.setdiff1d(np.arange(images), apart)), apart
 
 
 class _Order:
-    """order(start, n): which images come at places start .. start + n - 1, epoch after epoch; int64 on the device.
+    """order(start, n): indices of the images at positions start .. start + n - 1 of the endless order, int64 [n].
 
-    given: the numbers of the images there are.
+    given: indices of all images that are yielded.
     """
 
     def __init__(self, given: Tensor, seed: int, device: torch.device):
@@ -163,14 +164,14 @@ class _Order:
         parts = []
         while n:
             epoch, first = divmod(start, self._images)
-            part = self._of(epoch)[first : first + n]
+            part = self._permutation_of(epoch)[first : first + n]
             parts.append(part)
             start, n = start + len(part), n - len(part)
         return torch.cat(parts)
 
-    def _of(self, epoch: int) -> Tensor:
+    def _permutation_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            # A seed sequence mixes the two numbers well; adding them would give seed 0's epoch 1 to seed 1.
+            # SeedSequence mixes seed and epoch; with their sum, seed 1 would begin with epoch 1 of seed 0.
             (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
             source = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
             self._epoch = epoch
@@ -182,19 +183,19 @@ def labels_of(images: ImageSet) -> np.ndarray:
     """The labels of a set, int64 [N]. Raises UsageError where it has none."""
     if images.labels is None:
         raise UsageError(
-            f"labels: {images.name} has none, and conditional networks learn from them; give labeled images (a folder"
-            " for each class, a zip with dataset.json, IDX or npz with labels), or leave --condition out"
+            f"labels: {images.name} has none, and conditional networks need them; use labeled images (a folder for each"
+            " class, a zip with dataset.json, IDX or npz with labels), or omit --condition"
         )
     return images.labels
 
 
 def normalize(pixels: Tensor) -> Tensor:
-    """uint8 0..255 → float32 in [-1, 1]: the one place where pixels become network input."""
+    """uint8 0..255 → float32 in [-1, 1], on the same device."""
     return pixels.float().div_(127.5).sub_(1)
 
 
 def fingerprint(images: np.ndarray) -> str:
-    """A digest of a set's shape and a few of its images: cheap, and enough to tell one set from another."""
+    """SHA-256 of the shape and of a few images of uint8 [N, C, H, W]: identifies a set without reading all of it."""
     digest = hashlib.sha256(repr(images.shape).encode())
     for i in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).round().astype(np.int64)):
         digest.update(images[i].tobytes())
@@ -202,14 +203,14 @@ def fingerprint(images: np.ndarray) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on the device; of the machine's memory where it is no CUDA device."""
+    """Free bytes on a CUDA device, or of host memory."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_host_memory()
 
 
 def _copy(images: np.ndarray, device: torch.device) -> Tensor:
-    """The images on the device. In pieces: a memory map is never in memory as a whole beside its copy."""
+    """Copy the images to the device in chunks, so that a memory map is not loaded into memory as a whole."""
     copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
     step = max(1, _CHUNK // images[0].nbytes)
     for start in range(0, len(images), step):

@@ -1,4 +1,4 @@
-"""From the files of an unpacked package to arrays, one function a set. What comes in has passed its checksums."""
+"""Convert the files of an unpacked package to arrays, one function for each set. Checksums are verified before."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from PIL import Image
 
 from fastgan.data import pixels
-from fastgan.data.idx import read_idx
+from fastgan.data.arrays import read_idx
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-LANDSCAPE_SIZE = (256, 512)  # half-size, for the photographs are 720 × 1440
+LANDSCAPE_SIZE = (256, 512)  # height, width; the photographs are 720 × 1440
 
 
 class Unpacked(NamedTuple):
-    """splits: name → (images uint8 [N, C, H, W], labels int64 [N]); "main" is the set's plain name.
+    """splits: name → (images uint8 [N, C, H, W], labels int64 [N]); "main" is opened by the set's name alone.
 
-    picture_names: the file each picture of the main split came from, where licenses or pairs hang on it.
+    picture_names: the source file of each image of the main split, where licenses differ or images form pairs.
     """
 
     splits: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -30,7 +30,7 @@ class Unpacked(NamedTuple):
 
 
 def mnist(folder: Path, suffix: str, class_names: tuple[str, ...]) -> Unpacked:
-    """MNIST's four IDX files, and those of sets that copy it."""
+    """The four IDX files of MNIST and of sets in the same layout."""
 
     def split(stem: str) -> tuple[np.ndarray, np.ndarray]:
         images = read_idx(folder / f"{stem}-images-idx3-ubyte{suffix}")[:, None]
@@ -40,7 +40,7 @@ def mnist(folder: Path, suffix: str, class_names: tuple[str, ...]) -> Unpacked:
 
 
 def cifar10(roots: Sequence[Path]) -> Unpacked:
-    """Sheets of 10,000 rows and 1,024 columns: each row is one picture, pixel after pixel, top left first."""
+    """PNG sheets of 10,000 rows and 1,024 columns: each row is one image, its pixels in row-major order."""
     folder = roots[0] / "package"
 
     def split(sheets: Sequence[str], labels: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ def cifar10(roots: Sequence[Path]) -> Unpacked:
 
 
 def emoji(roots: Sequence[Path]) -> Unpacked:
-    """Two vendors' drawings of the same emoji in the same order: only names that both have, labeled by category."""
+    """Two vendors' drawings of the same emoji in the same order: the names that both have, labeled by category."""
     categories = {}
     for entry in json.loads((roots[0] / "package/emoji.json").read_text(encoding="utf-8")):
         for drawing in (entry, *entry.get("skin_variations", {}).values()):
@@ -75,7 +75,7 @@ def emoji(roots: Sequence[Path]) -> Unpacked:
 
 
 def landscapes(folder: Path) -> Unpacked:
-    """Photographs whose names tell their group: mountain12-someone@2x.jpg is a mountain."""
+    """Photographs labeled by the first word of their file names: mountain12-someone@2x.jpg is a mountain."""
     paths = sorted(folder.glob("*.jpg"))
     groups = [re.split(r"[^a-z]", path.name)[0] for path in paths]
     class_names = tuple(sorted(set(groups)))

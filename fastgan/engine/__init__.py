@@ -1,4 +1,4 @@
-"""Whole training steps as graphs: capture, our passes, CUDA graphs."""
+"""Whole training steps as graphs: capture, graph passes, CUDA graphs."""
 
 from fastgan.engine.compile import CompiledStep, compile
 from fastgan.engine.explain import Explanation, explain

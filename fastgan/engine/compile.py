@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from fastgan.engine.graphs import CudaGraph
-from fastgan.engine.observe import Surroundings
+from fastgan.engine.capture import ExternalState
+from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.errors import UsageError
 
-#: A step is compiled for so many combinations of shapes, dtypes and other arguments, and for no more.
+#: The most combinations of shapes, dtypes and other arguments that one step is compiled for.
 MAX_VARIANTS = 8
 MODES = ("default", "max-autotune", "graph")
 
@@ -28,18 +28,18 @@ R = TypeVar("R")
 
 @dataclass
 class _Variant(Generic[R]):
-    """What runs a step for one kind of arguments, and what was fixed in it when it was captured."""
+    """The compiled step for one combination of arguments, and the external state that was fixed at its capture."""
 
     run: Callable[..., R]
-    around: list[Surroundings]
+    states: list[ExternalState]
 
     @property
-    def holds(self) -> bool:
-        return all(around.as_found for around in self.around)
+    def valid(self) -> bool:
+        return all(state.unchanged for state in self.states)
 
 
 class CompiledStep(Generic[P, R]):
-    """A step that runs as a graph. `how` tells for each variant how it was captured, `why_eager` why it was not."""
+    """A step that runs as a graph. how: for each variant, how it was captured. why_eager: why it was not, or ""."""
 
     def __init__(self, step: Callable[P, R], mode: str = "default", cuda_graph: bool | str = "auto"):
         if not callable(step):
@@ -49,7 +49,7 @@ class CompiledStep(Generic[P, R]):
         if cuda_graph not in (True, False, "auto"):
             raise UsageError(f"cuda_graph: expected True, False or 'auto', got {cuda_graph!r}")
         if mode == "graph" and cuda_graph is False:
-            raise UsageError("cuda_graph: mode graph is nothing but a CUDA graph, got False; leave one of them out")
+            raise UsageError("cuda_graph: expected True or 'auto' with mode graph, which is a CUDA graph, got False")
         # Inductor imports triton, which `import fastgan` must not.
         from fastgan.engine.passes import Passes
 
@@ -64,13 +64,13 @@ class CompiledStep(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self.why_eager:
             return self.step(*args, **kwargs)
-        # The order in which arguments are named means nothing, and graphs go by it.
+        # The order of keyword arguments has no meaning, but graphs take them by position.
         kwargs = dict(sorted(kwargs.items()))  # type: ignore[assignment]
         key, devices = _key(args, kwargs)
         for variant in self._variants.get(key, ()):
-            if variant.holds:
+            if variant.valid:
                 return variant.run(*args, **kwargs)
-        # A tensor on the host would be fixed in a graph.
+        # A CUDA graph would keep the value that a tensor on the host has now.
         cuda = devices == {"cuda"}
         if self._cuda_graph is True and not cuda:
             asked = "mode: graph" if self._mode == "graph" else "cuda_graph: True"
@@ -78,52 +78,52 @@ class CompiledStep(Generic[P, R]):
         if sum(map(len, self._variants.values())) == MAX_VARIANTS:
             raise UsageError(
                 f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes, other arguments and"
-                f" training flags, and now comes {_shown(args, kwargs)}; give it batches of one size (drop the last,"
+                f" training flags, got another one: {_shown(args, kwargs)}; use batches of one size (drop the last,"
                 " smaller one)"
             )
         start = time.perf_counter()
-        around: list[Surroundings] = []
+        states: list[ExternalState] = []
         try:
             with _quiet():
-                run, result = self._build(args, kwargs, cuda, around)
+                run, result = self._build(args, kwargs, cuda, states)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            # A step that is wrong, or was called wrongly, fails here in its own words, and may be captured yet.
+            # A wrong step, or a wrong call, raises its own error here, and a later call may still be captured.
             result = self.step(*args, **kwargs)
             self.why_eager = _sentence(error)
             warnings.warn(f"fastgan.compile: {self._name} runs eagerly: {self.why_eager}", stacklevel=2)
             return result
         self.seconds += time.perf_counter() - start
-        self._variants.setdefault(key, []).append(_Variant(run, around))
+        self._variants.setdefault(key, []).append(_Variant(run, states))
         return result
 
     @property
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
-    def _build(self, args: Any, kwargs: Any, cuda: bool, around: list[Surroundings]) -> tuple[Callable[..., R], R]:
-        """What runs this variant from now on, and its first result; in `around`, what it takes for fixed."""
-        captured = functools.partial(self._captured, around)
+    def _build(self, args: Any, kwargs: Any, cuda: bool, states: list[ExternalState]) -> tuple[Callable[..., R], R]:
+        """A function that runs this variant, and its first result. Appends the state that it fixes to `states`."""
+        captured = functools.partial(self._captured, states)
         if not cuda or self._cuda_graph is False:
             return captured(args, kwargs)
-        around.append(Surroundings(self.step, args, kwargs))
-        reason, told = "", len(self.how)
+        states.append(ExternalState(self.step, args, kwargs))
+        reason, entries = "", len(self.how)
         if self._mode != "graph":
             try:
-                return CudaGraph.captured(around[0], captured, args, kwargs)
+                return CudaGraph.captured(states[0], captured, args, kwargs)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                # Most of what a GPU gains is the launches saved, and those are saved without a compiler too.
+                # A CUDA graph without a compiler still saves the launches, which is most of the gain on a GPU.
                 reason = f" (compiler: {_sentence(error)})"
-                del around[1:], self.how[told:]
-        graph = CudaGraph(self.step, around[0], args, kwargs)
+                del states[1:], self.how[entries:]
+        graph = CudaGraph(self.step, states[0], args, kwargs)
         result = graph(*args, **kwargs)
         self.how.append(f"CUDA graph{reason}")
         return graph, result
 
-    def _captured(self, around: list[Surroundings], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
+    def _captured(self, states: list[ExternalState], args: Any, kwargs: Any) -> tuple[Callable[..., R], R]:
         from fastgan.engine.trace import trace
 
         try:
@@ -132,9 +132,9 @@ class CompiledStep(Generic[P, R]):
             self.how.append("Dynamo")
         except Exception as error:
             reason = _sentence(error)
-            # A step that cannot run at all fails here in its own words.
-            around.append(Surroundings(self.step, args, kwargs))
-            run = trace(self.step, around[-1], args, kwargs, self._inductor)
+            # A step that cannot run at all raises its own error here.
+            states.append(ExternalState(self.step, args, kwargs))
+            run = trace(self.step, states[-1], args, kwargs, self._inductor)
             result = run(*args, **kwargs)
             self.how.append(f"make_fx (Dynamo: {reason})")
         return run, result
@@ -151,40 +151,38 @@ class CompiledStep(Generic[P, R]):
     def _inductor(self, function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {
             "post_grad_custom_pre_pass": self.passes,
-            "fallback_random": True,  # draws as eager draws: a seed gives the same noise in both
+            "fallback_random": True,  # a seed gives the same random numbers as in eager mode
         }
         if self._mode == "max-autotune":
             options |= torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
         return torch.compile(function, fullgraph=True, dynamic=False, options=options)
 
 
-def compile(  # the field's own word
-    step: Callable[P, R], *, mode: str = "default", cuda_graph: bool | str = "auto"
-) -> CompiledStep[P, R]:
+def compile(step: Callable[P, R], *, mode: str = "default", cuda_graph: bool | str = "auto") -> CompiledStep[P, R]:
     """Compile a whole training step, with the `torch.autograd.grad`, `.backward()` and penalties inside, as one graph.
 
     step: a function of tensors (and of numbers, strings and None, for each value of which it is compiled anew) that
-    returns tensors in tuples, lists or dicts. It may use and change modules, buffers and `.grad` of its surroundings.
-    What it returns should be detached. mode: "default"; "max-autotune" for Inductor's search of kernels; "graph" for no
-    compiler: the step as it is, on a GPU, recorded once and launched as a whole, which is also what comes of a step
-    there that the compiler fails at. cuda_graph: "auto" replays a CUDA graph where the arguments are on a GPU, True
-    insists, False does not.
+    returns tensors in tuples, lists or dicts. It may use and change modules, buffers and `.grad` outside of it. What it
+    returns should be detached. mode: "default"; "max-autotune" for Inductor's search of kernels; "graph" for a CUDA
+    graph of the eager step without a compiler. cuda_graph: "auto" replays a CUDA graph if the arguments are on a GPU,
+    True raises UsageError if they are not, False uses none.
 
-    The graph comes from Dynamo with autograd tracing where this PyTorch has it and it can follow the step, else from
-    make_fx, for which branches and numbers other than arguments are fixed at capture. Zeros that PyTorch's double
-    backward computes with are removed, on plain modules too (engine/zero_gradients.py). Random numbers are drawn as in
-    eager mode. Shapes seen anew, and modules in another mode, compile anew, up to 8 variants, then UsageError. What
-    cannot be captured (an optimizer's step, for one) runs eagerly, with one warning that says why.
+    The graph comes from Dynamo with autograd tracing if this PyTorch has it and Dynamo supports the step, else from
+    make_fx, which fixes branches and numbers other than arguments at capture. If compilation fails on a GPU, the step
+    runs as a CUDA graph without a compiler. Zeros in PyTorch's double backward are removed, on plain modules too
+    (engine/zero_gradients.py). Random numbers are those of eager mode. New shapes, and modules in another mode, compile
+    anew, up to 8 variants, then UsageError. A step that cannot be captured (one that contains an optimizer step, for
+    example) runs eagerly, with one warning that gives the reason.
     """
     return CompiledStep(step, mode, cuda_graph)
 
 
 @contextlib.contextmanager
 def _autograd_tracing() -> Iterator[None]:
-    """Dynamo's switch for autograd calls inside of graphs, on for this call alone."""
+    """A context that lets Dynamo trace autograd calls into graphs."""
     import torch._dynamo
 
-    # Dynamo counts the variants of a function for the whole process; here each step counts its own.
+    # Dynamo counts the variants of a function for the whole process; here each CompiledStep counts its own.
     limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
     with torch._dynamo.config.patch(trace_autograd_ops=True), limits, _quiet():
         yield
@@ -192,19 +190,19 @@ def _autograd_tracing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch's compiler warns itself of."""
+    """A context without the warnings that PyTorch's compiler causes itself."""
     with warnings.catch_warnings():
-        # Dynamo looks at .grad of every tensor that it meets, and Inductor's own modules are scripted.
+        # Dynamo reads .grad of every tensor, and Inductor's own modules are scripted.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        # Whether products round to TF32 is the caller's choice, and weights are older than the stream of a recording.
+        # TF32 is the caller's choice, and weights were made on another stream than the capture's.
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         yield
 
 
 def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
-    """What a variant is compiled for, and the kinds of devices that the tensors are on."""
+    """The key of a variant, and the types of the devices that the tensors are on."""
     flat, spec = tree_flatten((args, kwargs))
     parts: list[Any] = [
         spec,
@@ -213,7 +211,7 @@ def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
         torch.is_autocast_enabled("cpu"),
     ]
     devices: set[str] = set()
-    same: dict[int, int] = {}  # a graph of step(x, x) is none of step(x, y)
+    same: dict[int, int] = {}  # step(x, x) needs another graph than step(x, y)
     for value in flat:
         if isinstance(value, Tensor):
             devices.add(value.device.type)

@@ -1,4 +1,4 @@
-"""`fastgan.explain`: what compiling a step brings, measured."""
+"""`fastgan.explain`: measures what compiling a step changes: time, launches, convolution passes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastgan.engine.capture import ExternalState
 from fastgan.engine.compile import CompiledStep
-from fastgan.engine.observe import Surroundings
 
 _ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found about a step; `print` it.
+    """The measurements of a step; `print` shows them.
 
-    how: what captured it, or why it runs eagerly. nodes: operations in the graph after our pass. passes_eager,
-    passes_before, passes_after: convolutions of an eager run, and of the graph before and after our pass.
+    how: how it was captured, or why it runs eagerly. nodes: operations in the graph after our passes. passes_eager,
+    passes_before, passes_after: convolutions of an eager run, and of the graph before and after our passes.
     launches_eager, launches: of kernels on a GPU, else None. eager_ms, compiled_ms: medians of alternating runs.
     compile_s: seconds to capture and compile.
     """
@@ -60,17 +60,17 @@ class Explanation:
 def explain(
     step: Callable[..., Any], *args: Any, mode: str = "default", cuda_graph: bool | str = "auto"
 ) -> Explanation:
-    """Compile a step anew, compare it with an eager run, and tell; nothing that the step changes stays changed.
+    """Compile a step anew and compare it with eager runs. All state that the step changes is restored.
 
     step, mode, cuda_graph: as in `fastgan.compile`. args: as the step is called.
     """
     import torch._inductor.config
 
-    around = Surroundings(step, args, {}, refuse=False)
+    state = ExternalState(step, args, {}, refuse=False)
     compiled = CompiledStep(step, mode, cuda_graph)
-    with around.undone(), torch._inductor.config.patch(fx_graph_cache=False):
+    with state.restored(), torch._inductor.config.patch(fx_graph_cache=False):
         compiled(*args)
-    with around.undone():
+    with state.restored():
         with _Passes() as eager:
             step(*args)
         launches = [_launches(run, args) for run in (step, compiled)]
@@ -78,7 +78,7 @@ def explain(
     passes = compiled.passes
     captured = passes.ran and not compiled.why_eager
     return Explanation(
-        how=f"nothing: {compiled.why_eager}" if compiled.why_eager else compiled.how[-1],
+        how=f"not captured: {compiled.why_eager}" if compiled.why_eager else compiled.how[-1],
         nodes=passes.nodes if captured else 0,
         passes_eager=eager.count,
         passes_before=passes.before if captured else eager.count,

@@ -1,4 +1,4 @@
-"""What is done to a captured step before Inductor compiles it."""
+"""The graph passes that run on a captured step before Inductor compiles it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ aten = torch.ops.aten
 
 
 class Passes(CustomGraphPass):
-    """Our passes as one, for Inductor's `post_grad_custom_pre_pass`. Counts what it saw while it last ran."""
+    """All passes as one, for Inductor's `post_grad_custom_pre_pass`. Keeps counts of the last graph that it ran on."""
 
     def __init__(self) -> None:
         self.nodes = self.before = self.after = 0
-        self.ran = False  # not where Inductor's cache had the graph compiled already
+        self.ran = False  # stays False if the compiled graph came from Inductor's cache
 
     def __call__(self, graph: fx.Graph) -> None:
         self.before = convolution_passes(graph)
@@ -30,7 +30,7 @@ class Passes(CustomGraphPass):
         self.nodes, self.after = sum(node.op == "call_function" for node in graph.nodes), convolution_passes(graph)
 
     def uuid(self) -> str:
-        """Inductor's caches are keyed by it: compiled code is used again only while the passes are the same."""
+        """A key of Inductor's caches: compiled code is used again only while the passes are the same."""
         digest = hashlib.sha256()
         for module in (__file__, zero_gradients.__file__, weight_gradients.__file__):
             digest.update(Path(module).read_bytes())
@@ -38,12 +38,12 @@ class Passes(CustomGraphPass):
 
 
 def convolution_passes(graph: fx.Graph) -> int:
-    """How many convolutions a graph runs."""
+    """The number of convolutions in a graph."""
     return sum(passes_of(node.target, node.args) for node in graph.nodes if node.op == "call_function")
 
 
 def passes_of(operation: Any, args: Any) -> int:
-    """How many convolutions one operation runs; a backward pass for input and weight is two."""
+    """The number of convolutions of one operation; a backward pass for input and weight counts as two."""
     if operation in (aten.convolution.default, aten._convolution.default):
         return 1
     if operation is aten.convolution_backward.default:

@@ -1,8 +1,8 @@
-"""Captures a step by running it: every operation that reaches the dispatcher, inner and outer backward included.
+"""Captures a step with make_fx: all operations that reach the dispatcher, inner and outer backward included.
 
-For what Dynamo cannot follow (`torch.autograd.Function`s, hooks, and all of it on a PyTorch without autograd tracing).
-What is not a tensor is fixed at capture: numbers, branches. Where `training` flags or weights are other ones than then,
-the step is captured anew (Surroundings.as_found).
+For steps that Dynamo does not support (`torch.autograd.Function`, hooks, and every step on a PyTorch without autograd
+tracing). Numbers and branches are fixed at capture. After a change of `training` flags or of weights the step is
+captured anew (ExternalState.unchanged).
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from fastgan.engine.observe import Surroundings
+from fastgan.engine.capture import ExternalState
 
 
 def trace(
     step: Callable[..., Any],
-    around: Surroundings,
+    state: ExternalState,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     compiler: Callable[[Callable[..., Any]], Callable[..., Any]],
 ) -> Callable[..., Any]:
     """The step as a function of the same arguments, its graph compiled by `compiler`.
 
-    Runs the step to learn of it, and undoes that: weights, buffers, gradients and random numbers stay.
+    Runs the step once and undoes the effects: weights, buffers, gradients and RNG states stay as they are.
     """
     flat, spec = tree_flatten((args, kwargs))
-    places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
+    tensor_indices = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
     out_spec: list[Any] = []
 
     def run(given: list[Tensor], outside: list[Tensor]) -> list[Any]:
-        # `outside` are the very tensors that the step finds by itself: tracing knows them by identity.
+        # `outside`: the tensors that the step itself refers to. make_fx recognizes them by identity.
         values = list(flat)
-        for place, tensor in zip(places, given, strict=True):
-            values[place] = tensor
+        for index, tensor in zip(tensor_indices, given, strict=True):
+            values[index] = tensor
         again, more = tree_unflatten(values, spec)
         outputs, shape = tree_flatten(step(*again, **more))
         out_spec.append(shape)
-        return [*outputs, *(leaf.grad for leaf in around.leaves)]
+        return [*outputs, *(leaf.grad for leaf in state.leaves)]
 
-    given = [flat[place] for place in places]
-    with around.undone(), _compiling():
-        traced = make_fx(run)(given, around.tensors)
+    given = [flat[index] for index in tensor_indices]
+    with state.restored(), _compiling():
+        traced = make_fx(run)(given, state.tensors)
     compiled = compiler(traced)
     shape = out_spec[-1]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         values, _ = tree_flatten((args, kwargs))
         with torch.no_grad():
-            found = compiled([values[place] for place in places], around.tensors)
+            found = compiled([values[index] for index in tensor_indices], state.tensors)
             outputs, gradients = found[: shape.num_leaves], found[shape.num_leaves :]
-            around.add(gradients)
+            state.add(gradients)
         return tree_unflatten(outputs, shape)
 
     return call
@@ -63,7 +63,7 @@ def trace(
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Let code that looks at values in eager mode know that there are none to look at."""
+    """A context in which torch.compiler.is_compiling() is true, for code that reads values in eager mode only."""
     before = torch.compiler._is_compiling_flag
     torch.compiler._is_compiling_flag = True
     try:

@@ -1,12 +1,12 @@
-"""Removes from a graph what is known to be zero, and the passes that it feeds.
+"""Removes computations of zeros from a graph.
 
-The second derivative of leaky ReLU is zero almost everywhere, but PyTorch writes it as a tensor of zeros, and the
+The second derivative of leaky ReLU is zero almost everywhere, but PyTorch returns it as a tensor of zeros, and the
 double backward of a convolution computes with it: a gradient penalty on a network of convolutions and leaky ReLUs runs
-a whole backward pass of zeros. Here zeros are followed through the operations that keep them, sums with them lose
-them, and what nobody reads any more is gone. Results stay the same bit for bit where everything is finite; a product of
-such a zero with NaN or infinity, which would be NaN, is zero.
+a whole backward pass over zeros. This pass propagates known zeros through operations, drops them from sums, and removes
+operations whose results are no longer used. Results are bit-identical if all values are finite. A product of such a
+zero with NaN or infinity, which would be NaN, becomes zero.
 
-Works on the functional graph of ATen operations that AOTAutograd makes, before Inductor compiles it.
+It runs on the functional graph of ATen operations that AOTAutograd makes, before Inductor compiles it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import fx
 
 aten = torch.ops.aten
 
-#: The result is zero where the first argument is.
-_KEEPING = {
+#: The result is zero if the first argument is zero.
+_ZERO_PRESERVING = {
     aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.permute.default, aten.t.default,
     aten.transpose.int, aten.expand.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
     aten.unsqueeze.default, aten.slice.Tensor, aten.select.int, aten.clone.default, aten.alias.default,
@@ -29,7 +29,7 @@ _KEEPING = {
     aten.upsample_nearest2d_backward.default, aten.avg_pool2d.default, aten.avg_pool2d_backward.default,
     torch.ops.prims.convert_element_type.default,
 }  # fmt: skip
-#: The result is zero where any of the first two arguments is.
+#: The result is zero if any of the first two arguments is zero.
 _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, aten.mm.default, aten.bmm.default, aten.mv.default, aten.dot.default}
 _ADD, _SUB = aten.add.Tensor, aten.sub.Tensor
 _BACKWARD = aten.convolution_backward.default
@@ -52,17 +52,18 @@ def remove_zeros(graph: fx.Graph) -> None:
             _narrow_backward(node, zeros)
     for node in graph.nodes:
         for source in node.all_input_nodes:
-            # What still reads a zero reads a constant: its computation goes.
+            # Operations that still use a zero get a constant, so that its computation can be removed.
             if source in zeros and source.target is not aten.full.default and node not in zeros:
                 node.replace_input_with(source, _constant(graph, source))
     graph.eliminate_dead_code()
-    _drop_unread_gradients(graph)
+    _drop_unused_gradients(graph)
 
 
 class _Memory:
-    """Knows which memory the caller holds: what a step gives must not turn into what it was given, or gives besides.
+    """The memory of inputs and outputs: replacing a node must not make an output share memory with one of them.
 
-    A sum is a tensor of its own, its only term is not: the caller, or the step itself at its end, may change that.
+    A sum has memory of its own. If it is replaced by its only nonzero term, which is an input or another output, the
+    caller or the end of the step may change the result in place.
     """
 
     def __init__(self, graph: fx.Graph):
@@ -71,7 +72,7 @@ class _Memory:
         self._outputs = {_storage(node) for node in nodes[-1].all_input_nodes}
 
     def may_share(self, node: fx.Node, instead: fx.Node) -> bool:
-        """Whether `instead` may take the place of a node that has memory of its own."""
+        """Whether `instead` may replace a node that has memory of its own."""
         term = _storage(instead)
         if term in self._inputs:
             return False
@@ -98,7 +99,7 @@ def _is_zero(node: fx.Node, zeros: set[fx.Node]) -> bool:
         return _is_number_zero(args[1])
     if node.target in (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default):
         return True
-    if node.target in _KEEPING:
+    if node.target in _ZERO_PRESERVING:
         return args[0] in zeros and not (node.target is aten.constant_pad_nd.default and not _is_number_zero(
             args[2] if len(args) > 2 else 0
         ))  # fmt: skip
@@ -122,7 +123,7 @@ def _zero_outputs(node: fx.Node, zeros: set[fx.Node]) -> tuple[bool, bool, bool]
 
 
 def _without_zero_terms(node: fx.Node, zeros: set[fx.Node]) -> fx.Node | None:
-    """The term that is left of a sum with a zero, if it has the sum's shape, dtype and device."""
+    """The other term of a sum with a zero, if it has the sum's shape, dtype and device."""
     if node.target not in (_ADD, _SUB) or node.kwargs.get("alpha", 1) != 1:
         return None
     first, second = node.args[:2]
@@ -146,8 +147,8 @@ def _narrow_backward(node: fx.Node, zeros: set[fx.Node]) -> None:
     node.args = (*node.args[:-1], mask)
 
 
-def _drop_unread_gradients(graph: fx.Graph) -> None:
-    """Ask convolution_backward only for the gradients that somebody reads."""
+def _drop_unused_gradients(graph: fx.Graph) -> None:
+    """Let convolution_backward compute only the gradients that are used."""
     for node in graph.nodes:
         if node.target is _BACKWARD:
             read = {user.args[1] for user in node.users if user.target is operator.getitem}
@@ -156,7 +157,7 @@ def _drop_unread_gradients(graph: fx.Graph) -> None:
 
 
 def _constant(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """Zeros like a node's value, in its place."""
+    """A node of zeros like another node's value, inserted before it."""
     value = node.meta["val"]
     with graph.inserting_before(node):
         new = graph.call_function(

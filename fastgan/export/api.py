@@ -1,10 +1,8 @@
-"""A trained network as a file for a runtime, verified before it gets its name."""
+"""export(): writes a trained network as a file for a runtime, and verifies the file before it gets its name."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fastgan._util.files import write_whole
 from fastgan.errors import FastganError, UsageError
-from fastgan.export.job import Job
-from fastgan.export.precision import precision_named
-from fastgan.export.targets import onnx
+from fastgan.export import targets
+from fastgan.export.precision import find_precision
+from fastgan.export.prepare import prepare
+from fastgan.export.targets import Target
 from fastgan.runtime.spec import Spec
-
-TARGETS = ("onnx", "tensorrt", "aoti", "triton")
 
 
 def export(
@@ -32,82 +28,61 @@ def export(
     calibration: Iterable[np.ndarray] | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a network to `out`, and beside it `out`.json: what was compared, by how much it differs, how fast it is.
+    """Write a network to `out`, and a report to `out`.json: what was compared, the errors, and how fast the file runs.
 
     network: from latents [N, *latent_shape], and labels int64 [N] where it has `classes`, to images [N, C, H, W], or
-    from images to images, see `Spec.of`; it is copied and not changed. What a run averages comes from the run; norms
-    are frozen as in eval(), spectral norms multiplied in, batch norms merged with the layer before them, fastgan's
-    operations replaced by standard ones.
+    from images to images, see `Spec.of`; it is copied and not changed. Norms are frozen as in eval() mode, spectral
+    norms multiplied into the weights, batch norms merged into the layer before them, fastgan's operations replaced by
+    standard ones. To export averaged weights, pass the averaged module (`trainer.ema.module`).
     to: "onnx" (batch, height and width dynamic); "tensorrt" (an engine, and the ONNX file it was built from beside it);
-    "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server).
-    precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 in and out;
-    "int8": quantized with `calibration`, batches [N, C, H, W] like the network's input (latents need none).
-    latent_shape: for networks that do not say it. about: facts to carry in the file.
+    "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server). `targets` lists
+    them.
+    precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 inputs and
+    outputs; "int8": quantized with `calibration`, batches float32 [N, C, H, W] like the network's input (latents need
+    none).
+    latent_shape: of one z, for networks without the attribute `latent`. about: facts to store in the file.
 
-    Every file is compared with the network in float64 at several batches and sizes: it may be twice as far off as
-    PyTorch is at that precision. What is further off, overflows or works at the traced size only is refused with
-    ExportError, and what was at `out` before stays. UsageError for arguments, missing packages and paths.
+    Every file is compared with the network in float64 at several batches and sizes: its error may be twice that of
+    PyTorch at the same precision. A file that differs more, overflows or works at the traced size only is refused with
+    ExportError, and what was at `out` before stays. Raises UsageError for arguments, missing packages and paths.
     """
-    if to not in TARGETS:
-        raise UsageError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
+    if to not in targets.registry():
+        raise UsageError(f"to: expected one of {', '.join(targets.registry())}, got {to!r}")
+    target = targets.registry()[to]()
     if not isinstance(network, nn.Module):
         raise UsageError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
-    row = precision_named(precision)
+    row = find_precision(precision)
     spec = Spec.of(network, latent_shape)
-    if precision == "int8":
-        if to == "aoti":
-            raise UsageError("precision: int8 is for onnx, tensorrt and triton, not for aoti")
-        if calibration is None and spec.kind == "image":
-            raise UsageError("calibration: int8 needs images like those the network will see, got none")
-    if to != "aoti":
-        onnx.need_packages()
+    if precision not in target.precisions:
+        raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")
+    if precision == "int8" and calibration is None and spec.kind == "image":
+        raise UsageError("calibration: int8 needs images like those the network will see, got none")
+    if reason := target.missing_package():
+        raise UsageError(reason)
     out = Path(out)
-    # Beside an engine stays the ONNX file that it was built from.
-    file = out.with_suffix(".onnx") if to == "tensorrt" else out
-    with _writing(out, file, folder=to == "triton") as aside:
-        job = Job(network, spec, row, {**(about or {}), "to": to})
-        report = {"file": file.name, **(job.aoti(aside) if to == "aoti" else job.onnx(aside, calibration))}
-        if to == "triton":
-            from fastgan.export.targets import triton_server
-
-            triton_server.write_repository(aside, out.parent, out.name, job.spec)
-            aside.unlink()
-        _publish(aside, file, report)
-    if to == "tensorrt":
-        from fastgan.export.targets import tensorrt
-
-        report["engine"] = tensorrt.build(file, out, job.spec)
-        _write_figures(file, report)
+    with _temporary_file(target, out) as written:
+        prepared = prepare(network, spec, row, {**(about or {}), "to": to})
+        report = {"file": target.verified_file(out).name, **target.write(prepared, written, calibration)}
+        target.publish(written, out, prepared, report)
     return report
 
 
 @contextlib.contextmanager
-def _writing(out: Path, file: Path, *, folder: bool) -> Iterator[Path]:
-    """Where `file` is written until it is verified. UsageError, before any work is done, where `out` cannot be."""
-    for path in {out, file} - ({out} if folder else set()):
+def _temporary_file(target: Target, out: Path) -> Iterator[Path]:
+    """A path beside the result for the unverified file. Raises UsageError, before any work, where `out` cannot be."""
+    file = target.verified_file(out)
+    for path in {out, file} if target.suffixes else ():
         if path.is_dir():
             raise UsageError(f"out: {path} cannot be written: it is a directory")
-    aside = file.with_name(f".{file.stem}.part{file.suffix or '.onnx'}")
+    temporary = file.with_name(f".{file.stem}.part{file.suffix or '.onnx'}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        aside.touch()
-        yield aside
+        temporary.touch()
+        yield temporary
     except OSError as error:
         if isinstance(error, FastganError):
             raise
         raise UsageError(f"out: {out} cannot be written: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):  # its folder may be what could not be written
-            aside.unlink(missing_ok=True)
-
-
-def _publish(aside: Path, out: Path, report: dict[str, Any]) -> None:
-    figures = out.with_name(out.name + ".json")
-    figures.unlink(missing_ok=True)  # never old figures beside a new model
-    if aside.exists():
-        os.replace(aside, out)
-    _write_figures(out, report)
-
-
-def _write_figures(out: Path, report: dict[str, Any]) -> None:
-    write_whole(out.with_name(out.name + ".json"), json.dumps(report, indent=1).encode())
+        with contextlib.suppress(OSError):  # `out.parent` may be no directory
+            temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A network as exporters like it: PyTorch's own modules, batch norms merged into the layer before."""
+"""Rewrites a network for exporters: into PyTorch's own modules, with batch norms merged into the layer before."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch import Tensor, nn
 from torch.nn.utils import fusion
 
 from fastgan.errors import ExportError
-from fastgan.export.precision import compute, doubled
+from fastgan.export.precision import compute, to_float64
 from fastgan.nn import ConvBlock, ConvStack, LinearBlock
-from fastgan.nn.fusion.kinds import original_class, unseen
+from fastgan.nn.fusion.supported import has_no_observers, original_class
 from fastgan.ops import ACTIVATIONS
 
-#: Rewritten and original must agree in float64 to this part of the largest output: a few hundred roundings.
-_AGREE = 1e-10
+#: Largest difference in float64 between the rewritten and the original network, relative to the largest output.
+_TOLERANCE = 1e-10
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def lower(network: nn.Module, *sample: Tensor) -> nn.Module:
-    """A copy of a folded float32 network (`fastgan.nn.fold`) that computes the same with plainer operations.
+def canonicalize(network: nn.Module, *sample: Tensor) -> nn.Module:
+    """A copy of a folded float32 network (`fastgan.nn.fold`) that computes the same with standard operations.
 
-    Fused modules and fastgan's blocks become what they stand for, so that bias and activation are seen by whoever
-    optimizes the file; a batch norm goes into the convolution or linear layer before it, in nn.Sequential and in
-    fastgan's blocks. Where the result is another one on `sample`, in float64 (a layer is also called on its own, say),
-    the rewriting is left out.
+    Fused modules and fastgan's blocks become convolution or linear layer, norm and activation, which runtimes can
+    optimize. A batch norm is merged into the convolution or linear layer before it, in nn.Sequential and in fastgan's
+    blocks. A rewriting after which the network's output on `sample` differs in float64 is left out: a layer may also be
+    called outside of its Sequential, for example.
     """
-    given = doubled(sample)
+    given = to_float64(sample)
     expected = compute(copy.deepcopy(network).double(), given, "float64")
-    for rewrite in (_plain_and_merged, _plain):
+    for rewrite in (_standard_and_merged, _standard):
         try:
-            # Rewritten in float64, so that what remains is no rounding: a wrong rewriting cannot hide behind it.
+            # Rewritten in float64 too: a wrong rewriting must not pass as a rounding error.
             changed = rewrite(copy.deepcopy(network).double())
             got = compute(changed, given, "float64")
-        except ExportError:  # its own forward looks at what was rewritten
+        except ExportError:  # its own forward uses what was rewritten
             continue
         if _agree(expected, got):
             return changed.float()
@@ -47,25 +47,27 @@ def lower(network: nn.Module, *sample: Tensor) -> nn.Module:
 
 def _agree(expected: Tensor, got: Tensor) -> bool:
     scale = expected.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
-    return expected.shape == got.shape and bool(((expected - got).abs().max() <= _AGREE * scale).item())
+    return expected.shape == got.shape and bool(((expected - got).abs().max() <= _TOLERANCE * scale).item())
 
 
-def _plain(network: nn.Module) -> nn.Module:
+def _standard(network: nn.Module) -> nn.Module:
     for module in network.modules():
         module.__class__ = original_class(module)
-        # Not isinstance: a subclass may do something else, which only its own forward knows.
-        plain = {ConvBlock: _PlainConvBlock, LinearBlock: _PlainLinearBlock, ConvStack: nn.Sequential}.get(type(module))
-        if plain is not None:
-            module.__class__ = plain
+        # Not isinstance: the forward of a subclass may do something else.
+        standard = {ConvBlock: _StandardConvBlock, LinearBlock: _StandardLinearBlock, ConvStack: nn.Sequential}.get(
+            type(module)
+        )
+        if standard is not None:
+            module.__class__ = standard
     return network
 
 
-class _PlainConvBlock(ConvBlock):
+class _StandardConvBlock(ConvBlock):
     def forward(self, x: Tensor) -> Tensor:
         return _activate(_normalize(self.conv(x), self.norm), self.act)
 
 
-class _PlainLinearBlock(LinearBlock):
+class _StandardLinearBlock(LinearBlock):
     def forward(self, x: Tensor) -> Tensor:
         return _activate(_normalize(self.linear(x), self.norm), self.act)
 
@@ -78,16 +80,16 @@ def _activate(x: Tensor, act: str) -> Tensor:
     return x if act == "linear" else ACTIVATIONS[act].value(x, 0.2)
 
 
-def _plain_and_merged(network: nn.Module) -> nn.Module:
-    network = _plain(network)
+def _standard_and_merged(network: nn.Module) -> nn.Module:
+    network = _standard(network)
     uses = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
 
     def mergeable(layer: nn.Module, norm: nn.Module) -> bool:
         return uses[id(layer)] == uses[id(norm)] == 1 and _mergeable(layer, norm)
 
     for module in list(network.modules()):
-        if isinstance(module, _PlainConvBlock | _PlainLinearBlock):
-            own = module.conv if isinstance(module, _PlainConvBlock) else module.linear
+        if isinstance(module, _StandardConvBlock | _StandardLinearBlock):
+            own = module.conv if isinstance(module, _StandardConvBlock) else module.linear
             if module.norm is not None and mergeable(own, module.norm):
                 _merge(own, module.norm)
                 module.norm = None
@@ -100,12 +102,12 @@ def _plain_and_merged(network: nn.Module) -> nn.Module:
 
 
 def _mergeable(layer: nn.Module, norm: nn.Module) -> bool:
-    """Whether y = norm(layer(x)) is a layer of the same kind, for x as the kind takes it."""
+    """Whether norm(layer(x)) can be computed by one layer of the same class."""
     if type(norm) not in _NORMS or norm.training or norm.running_mean is None:
         return False
-    if not (unseen(layer) and unseen(norm)) or layer._forward_pre_hooks or norm._forward_pre_hooks:
+    if not (has_no_observers(layer) and has_no_observers(norm)) or layer._forward_pre_hooks or norm._forward_pre_hooks:
         return False
-    # Of a transposed convolution in groups, the second axis of the weight does not name the output channel.
+    # In a grouped transposed convolution, the second axis of the weight is not the output channel.
     if type(layer) in _TRANSPOSED:
         return bool(layer.groups == 1)
     return type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

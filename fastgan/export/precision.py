@@ -1,4 +1,4 @@
-"""Precisions of an exported network, and the network as PyTorch computes it in one of them."""
+"""The precisions of exported networks, and PyTorch's computation of a network in one of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fastgan.errors import ExportError, UsageError
+from fastgan.runtime.backends.base import first_line
 
 
 @dataclass(frozen=True)
 class Precision:
     """dtype: of weights and arithmetic; inputs and outputs are always float32.
 
-    opset: bf16 convolutions came with opset 22; 18 is what every runtime reads. floor: images that agree with the
-    float64 network to less than that (PSNR in dB, over all images compared) are refused, whatever the reason. In 8 bits
-    per channel 48 dB is an error of one step everywhere, 30 dB is where trained eyes see it. roundings: of the largest
-    output, in `dtype`, that are always allowed, because PyTorch is sometimes right by luck, or better: in float32 ONNX
-    Runtime's tanh is off by 2.2 of them, PyTorch's by 0.3.
+    opset: bf16 convolutions need opset 22; 18 is read by every runtime. floor: the least PSNR in dB, over all compared
+    images, against the network in float64. For 8 bits per channel, 48 dB is an error of one level everywhere.
+    roundings: an error of so many units in the last place (of `dtype`, at the largest output) is always allowed,
+    because PyTorch's own error may be smaller by chance: in float32, ONNX Runtime's tanh is off by 2.2 units, PyTorch's
+    by 0.3.
     """
 
     name: str
@@ -39,12 +40,12 @@ PRECISIONS = {
         Precision("fp32", torch.float32, 18, 80.0, 8),
         Precision("fp16", torch.float16, 18, 40.0, 2),
         Precision("bf16", torch.bfloat16, 22, 30.0, 2),
-        Precision("int8", torch.float32, 18, 30.0, 8),  # what is traced and then quantized is float32
+        Precision("int8", torch.float32, 18, 30.0, 8),  # traced in float32, then quantized
     )
 }
 
 
-def precision_named(name: str) -> Precision:
+def find_precision(name: str) -> Precision:
     """The row of PRECISIONS. Raises UsageError."""
     if name not in PRECISIONS:
         raise UsageError(f"precision: expected one of {', '.join(PRECISIONS)}, got {name!r}")
@@ -52,7 +53,7 @@ def precision_named(name: str) -> Precision:
 
 
 def compute(network: nn.Module, inputs: Sequence[Tensor], dtype: str) -> Any:
-    """network(*inputs), without gradients. Raises ExportError where it does not run; dtype is for that sentence."""
+    """network(*inputs), without gradients. Raises ExportError, which names dtype, where it does not run."""
     try:
         with torch.no_grad():
             return network(*inputs)
@@ -61,29 +62,24 @@ def compute(network: nn.Module, inputs: Sequence[Tensor], dtype: str) -> Any:
         raise ExportError(f"the network does not run on {shape} in {dtype}: {first_line(error)}") from error
 
 
-def doubled(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """In float64 what is float."""
+def to_float64(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Floating-point tensors in float64; others as they are."""
     return [x.double() if x.is_floating_point() else x for x in inputs]
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its class where it has none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def at_precision(network: nn.Module, precision: Precision) -> nn.Module:
-    """A copy that takes and gives float32 and computes in `precision.dtype`, as the file will.
+    """A copy with float32 inputs and outputs that computes in `precision.dtype`, as the file will.
 
-    Weights are of that type, and so is what flows between layers. What PyTorch's autocast computes in float32 is
-    computed in float32 here too: norms and softmax, with a result in the half type, and the sums, powers and
-    exponentials of which people write norms themselves, whose result stays float32 until the next layer.
+    Weights and activations are of that type. The functions that PyTorch's autocast computes in float32 are computed in
+    float32 here too: norms and softmax, whose results are cast to the half type, and the sums, powers and exponentials
+    of norms written out by the user, whose results stay in float32 until the next layer.
     """
     if precision.dtype is torch.float32:
         return network
     half = copy.deepcopy(network).to(precision.dtype)
     for module, exact in zip(half.modules(), network.modules(), strict=True):
         if isinstance(module, _NORMS):
-            module.float().load_state_dict(exact.state_dict())  # a running variance may be beyond what float16 holds
+            module.float().load_state_dict(exact.state_dict())  # a running variance may exceed the range of float16
     return _Cast(half, precision.dtype)
 
 
@@ -93,7 +89,7 @@ class _Cast(nn.Module):
         self.network, self.dtype = network, dtype
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        # Entered here and not around the call, so that whoever traces the module sees it too.
+        # Entered here and not around the call, so that it is active while the module is traced too.
         with _Autocast(self.dtype):
             x = x.to(self.dtype)
             return (self.network(x) if y is None else self.network(x, y)).float()
@@ -103,14 +99,14 @@ _NORMS = (
     nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.RMSNorm,
 )  # fmt: skip
 
-#: In float32, and the result back in the half type.
-_SEALED = {
+#: Computed in float32, the result cast to the half type.
+_FLOAT32_INSIDE = {
     F.batch_norm, F.instance_norm, F.group_norm, F.layer_norm, F.local_response_norm, F.rms_norm, F.normalize,
     torch.batch_norm, torch.instance_norm, torch.group_norm, torch.layer_norm, torch.rms_norm,
     F.softmax, torch.softmax, Tensor.softmax, F.log_softmax, torch.log_softmax, Tensor.log_softmax,
 }  # fmt: skip
-#: In float32, and so is the result.
-_WIDE = {
+#: Computed in float32, the result stays float32.
+_FLOAT32 = {
     getattr(home, name)
     for home in (torch, Tensor)
     for name in (
@@ -119,8 +115,8 @@ _WIDE = {
     )
     if hasattr(home, name)
 }  # fmt: skip
-#: In the half type, also where something above left float32.
-_NARROW = {
+#: Computed in the half type, float32 inputs cast to it.
+_HALF = {
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.bilinear,
     torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm, torch.addmm,
     torch.baddbmm, torch.einsum, F.prelu, torch.prelu, F.scaled_dot_product_attention,
@@ -128,7 +124,7 @@ _NARROW = {
 
 
 class _Autocast(TorchFunctionMode):
-    """Autocast's choices, for weights that are of the half type already."""
+    """Applies the three lists above, as autocast does, to a network whose weights are of the half type already."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -136,13 +132,13 @@ class _Autocast(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _NARROW:
+        if func in _HALF:
             return func(*self._cast(args, torch.float32, self._half), **self._cast(kwargs, torch.float32, self._half))
-        if func not in _SEALED and func not in _WIDE:
+        if func not in _FLOAT32_INSIDE and func not in _FLOAT32:
             return func(*args, **kwargs)
         given = any(isinstance(value, Tensor) and value.dtype is self._half for value in (*args, *kwargs.values()))
         result = func(*self._cast(args, self._half, torch.float32), **self._cast(kwargs, self._half, torch.float32))
-        return result.to(self._half) if given and func in _SEALED and kwargs.get("dtype") is None else result
+        return result.to(self._half) if given and func in _FLOAT32_INSIDE and kwargs.get("dtype") is None else result
 
     def _cast(self, values: Any, old: torch.dtype, new: torch.dtype) -> Any:
         if isinstance(values, dict):

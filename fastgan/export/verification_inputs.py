@@ -1,4 +1,4 @@
-"""What a network is given to see whether its export computes the same: latents, labels, pictures, noise. numpy only."""
+"""Inputs for comparing an exported file with its network: latents, labels, synthetic photographs, noise. numpy only."""
 
 from __future__ import annotations
 
@@ -9,41 +9,40 @@ import numpy as np
 from fastgan.runtime.session import latents
 from fastgan.runtime.spec import Inputs, Spec
 
-#: Batch, height and width in pixels, before they are rounded to odd multiples of what the network takes: larger than
-#: what is traced, small, the smallest there is, and thin. Exporters have been seen to freeze whatever they traced.
+#: Batch, height and width in pixels, before they are rounded to odd multiples of spec.multiple: larger than what is
+#: traced, small, the smallest, and thin. Exporters have frozen sizes that they traced.
 SIZES = ((1, 48, 56), (2, 17, 9), (3, 1, 1), (1, 5, 33))
-#: Numbers in the images that one batch of latents may become: 64 images of 3×256×256.
-_LARGEST = 64 * 3 * 256 * 256
+#: The most output elements of one batch of latents: 64 images of 3×256×256.
+_MAX_ELEMENTS = 64 * 3 * 256 * 256
 
 
-def drawn(spec: Spec, n: int, seed: int) -> Inputs:
-    """n latents of a seed and, where there are classes, as many labels: from the last to the first, as far apart as can
-    be."""
+def random_inputs(spec: Spec, n: int, seed: int) -> Inputs:
+    """n latents and, for a conditional generator, n labels, evenly spaced from the last class to the first."""
     z = latents(n, spec.latent_shape, seed)
     return (z, np.linspace(spec.classes - 1, 0, n).round().astype(np.int64)) if spec.classes else (z,)
 
 
-def sample(spec: Spec, smallest: int = 1) -> Inputs:
-    """The inputs on which a network is traced: none of its sizes is 1, which tracers take for a constant."""
+def tracing_inputs(spec: Spec, smallest: int = 1) -> Inputs:
+    """The inputs on which a network is traced; no size is 1, which tracers treat as a constant."""
     if spec.kind == "latent":
-        return drawn(spec, 2, seed=0)
+        return random_inputs(spec, 2, seed=0)
     height, width = (_units(pixels, spec.multiple, max(smallest, least)) for pixels, least in ((21, 2), (29, 3)))
     return (_images(spec, 2, height * spec.multiple, width * spec.multiple, 0),)
 
 
-def probes(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[Inputs]:
+def verification_batches(spec: Spec, image_elements: int, smallest: int = 1) -> Iterator[Inputs]:
     """The batches to compare on, the same at every call.
 
-    image_elements: numbers in one image that the network makes. smallest: the least height and width that it takes, in
-    units of spec.multiple. Latents: batches of 1, 3 and 64 (fewer where images are large). Images: batches of 1, 2 and
-    3, of SIZES; pictures and noise in turns.
+    image_elements: of one output image. smallest: the least height and width that the network accepts, in units of
+    spec.multiple. Latents: batches of 1, 3 and 64 (fewer where images are large). Images: batches of 1, 2 and 3 with
+    the sizes of SIZES, synthetic photographs and noise in turn.
     """
     if spec.kind == "latent":
-        for batch in (1, 3, max(4, min(64, _LARGEST // image_elements))):
-            yield drawn(spec, batch, seed=batch)
+        for batch in (1, 3, max(4, min(64, _MAX_ELEMENTS // image_elements))):
+            yield random_inputs(spec, batch, seed=batch)
         return
     for i, (batch, height, width) in enumerate(SIZES):
-        # Larger than what was traced also where the multiple is large.
+        # The first is larger than what was traced also where spec.multiple is large.
         least = 3 + 2 * (smallest + 1) if i == 0 else smallest
         units = [_units(pixels, spec.multiple, least) | 1 for pixels in (height, width)]
         yield (_images(spec, batch, units[0] * spec.multiple, units[1] * spec.multiple, i),)
@@ -56,21 +55,23 @@ def _units(pixels: int, multiple: int, least: int) -> int:
 def _images(spec: Spec, batch: int, height: int, width: int, seed: int) -> np.ndarray:
     low, high = spec.range
     images = [
-        noise(height, width, spec.channels, seed + i) if (seed + i) % 2 else picture(height, width, spec.channels, i)
+        noise(height, width, spec.channels, seed + i)
+        if (seed + i) % 2
+        else synthetic_photo(height, width, spec.channels, i)
         for i in range(batch)
     ]
     return (low + (high - low) * np.stack(images)).astype(np.float32)
 
 
-def picture(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Something like a photograph, float32 [C, H, W] in [0, 1]: a sky of slow gradients, hard and soft edges, fine
-    stripes, some grain, blacks and whites. The same for the same arguments."""
+def synthetic_photo(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+    """An image with the features of a photograph, float32 [C, H, W] in [0, 1]: gradients, hard and soft edges, fine
+    stripes, grain, black and white. Deterministic."""
     random = np.random.default_rng(seed)
     y, x = np.meshgrid(np.arange(height) / max(height, 48), np.arange(width) / max(width, 48), indexing="ij")
     planes = []
     for channel in range(channels):
         plane = 0.55 + 0.3 * np.sin(2.1 * x + 1.3 * y + channel) - 0.25 * y
-        for _ in range(4):  # discs, in front of each other
+        for _ in range(4):  # overlapping discs
             center_y, center_x, radius, value, softness = random.uniform((0, 0, 0.08, 0, 0.002), (1, 1, 0.3, 1, 0.03))
             inside = 1 / (1 + np.exp(np.clip((np.hypot(y - center_y, x - center_x) - radius) / softness, -50, 50)))
             plane = plane * (1 - inside) + value * inside

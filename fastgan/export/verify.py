@@ -1,8 +1,9 @@
-"""Does an exported network compute what the network computes? Nothing is believed of the file but its answers."""
+"""Compares an exported file with its network: the file is run, and its outputs are compared with float64."""
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,29 +13,31 @@ import torch
 from torch import nn
 
 from fastgan.errors import ExportError
-from fastgan.export.precision import Precision, compute, doubled, first_line, precision_named
-from fastgan.export.verification_inputs import probes
+from fastgan.export.precision import Precision, compute, find_precision, to_float64
+from fastgan.export.verification_inputs import random_inputs, verification_batches
+from fastgan.runtime.backends.base import first_line
 from fastgan.runtime.spec import Inputs, Spec
 
-#: A runtime: what the network takes in (labels int64, all else float32), float32 out.
+#: Runs a file: inputs (labels int64, others float32) → images float32.
 Run = Callable[..., np.ndarray]
 
-#: Two computations in the same precision differ by their order of summation; this is how far the export may be from the
-#: truth, in units of how far PyTorch is.
+#: The largest error of an export, relative to PyTorch's own error at that precision: the order of summation differs.
 FACTOR = 2.0
+#: Seconds for which a finished file is timed at each batch size.
+_TIMED = 0.3
 
 
 @dataclass
-class Standard:
-    """What a network gives in float64, on inputs of several batches and sizes, and what is asked of an export of it.
+class Reference:
+    """The outputs of a network in float64 on inputs of several batches and sizes, and the limits for an export of it.
 
-    limit: the largest absolute error allowed (None: judged by `floor` alone). floor: the least PSNR, dB.
+    limit: the largest absolute error allowed (None: only `floor` counts). floor: the least PSNR, dB.
     """
 
     spec: Spec
     precision: Precision
     inputs: list[Inputs]
-    truths: list[np.ndarray]
+    outputs: list[np.ndarray]
     limit: float | None
     floor: float
 
@@ -46,59 +49,64 @@ class Standard:
         precision: str = "fp32",
         like: nn.Module | None = None,
         inputs: list[Inputs] | None = None,
-    ) -> Standard:
+    ) -> Reference:
         """network: float32, in eval mode, on the CPU; it is computed in float64.
 
-        like: what PyTorch computes at that precision, float32 in and out (left out: `network` itself). Its own error
-        sets the limit; int8 has none. inputs: what to compare on instead of `probes`.
+        like: the network as PyTorch computes it at that precision, with float32 inputs and outputs (None: `network`
+        itself). Its error determines the limit; int8 has none. inputs: to compare on, instead of
+        `verification_batches`.
 
-        Raises ExportError where PyTorch itself is off at that precision: an overflow, or a network that is random.
+        Raises ExportError where PyTorch's own error at that precision is too large: the network overflows, or its
+        output is random.
         """
-        row = precision_named(precision)
+        row = find_precision(precision)
         exact = copy.deepcopy(network).double()
         smallest = smallest_units(network, spec)
-        first = doubled(tensors(next(probes(spec, 1, smallest))))
+        first = to_float64(tensors(next(verification_batches(spec, 1, smallest))))
         elements = compute(exact, first, "float64")[0].numel()
-        inputs = list(probes(spec, elements, smallest)) if inputs is None else inputs
-        truths = [compute(exact, doubled(tensors(given)), "float64").numpy() for given in inputs]
-        for given, truth in zip(inputs, truths, strict=True):
-            if not np.isfinite(truth).all():
-                raise ExportError(f"the network gives NaN or infinity in float64, at {_where(spec, given)}")
-        standard = cls(spec, row, inputs, truths, None, row.floor)
+        inputs = list(verification_batches(spec, elements, smallest)) if inputs is None else inputs
+        outputs = [compute(exact, to_float64(tensors(given)), "float64").numpy() for given in inputs]
+        for given, output in zip(inputs, outputs, strict=True):
+            if not np.isfinite(output).all():
+                raise ExportError(f"the network gives NaN or infinity in float64, at {_input_size(spec, given)}")
+        reference = cls(spec, row, inputs, outputs, None, row.floor)
         if precision == "int8":
-            return standard
-        reference = like or network
-        own = [compute(reference, tensors(given), precision).numpy() for given in inputs]
-        standard._believable(own, reference)
-        scale = max(float(np.abs(truth).max()) for truth in truths)
-        error = max(float(np.abs(o - truth).max()) for o, truth in zip(own, truths, strict=True))
-        standard.limit = max(FACTOR * error, row.roundings * torch.finfo(row.dtype).eps * scale)
-        return standard
+            return reference
+        like = like or network
+        pytorch = [compute(like, tensors(given), precision).numpy() for given in inputs]
+        reference._check_pytorch(pytorch, like)
+        scale = max(float(np.abs(output).max()) for output in outputs)
+        error = max(float(np.abs(a - b).max()) for a, b in zip(pytorch, outputs, strict=True))
+        reference.limit = max(FACTOR * error, row.roundings * torch.finfo(row.dtype).eps * scale)
+        return reference
 
-    def judge(self, run: Run, what: str = "the exported model") -> dict[str, Any]:
-        """Compare. {parity: a row for each input, psnr over all, limit, floor}; ExportError where it is refused."""
+    def compare(self, run: Run, what: str = "the exported model") -> dict[str, Any]:
+        """Run a file and compare its outputs. Raises ExportError, with `what` as its subject, where they differ.
+
+        Returns {"parity": a row for each input, "psnr": over all, "limit", "psnr_floor"}.
+        """
         rows, results = [], []
-        for given, truth in zip(self.inputs, self.truths, strict=True):
-            where = _where(self.spec, given)
+        for given, expected in zip(self.inputs, self.outputs, strict=True):
+            where = _input_size(self.spec, given)
             try:
                 got = np.asarray(run(*given))
-            except Exception as error:  # whatever the runtime raises at another size, the export is wrong
+            except Exception as error:  # whatever the runtime raises, it cannot run the file at this size
                 raise ExportError(f"{what} fails at {where}: {first_line(error)}") from error
-            if got.shape != truth.shape:
-                raise ExportError(f"{what} gives {list(got.shape)} at {where}, not {list(truth.shape)}")
-            distance = np.abs(got - truth)
+            if got.shape != expected.shape:
+                raise ExportError(f"{what} gives {list(got.shape)} at {where}, expected {list(expected.shape)}")
+            distance = np.abs(got - expected)
             results.append(got)
             worst = float(distance.max())
             if not np.isfinite(worst):
                 raise ExportError(f"{what} gives NaN or infinity in {self.precision.name}, at {where}")
-            if self.limit is not None and not worst <= self.limit:  # not `>`: a NaN must not pass
-                raise ExportError(f"{what} is off by {worst:.2e} at {where}; allowed is {self.limit:.1e}")
+            if self.limit is not None and not worst <= self.limit:  # not `>`, which is False for NaN
+                raise ExportError(f"{what} has an error of {worst:.2e} at {where}; {self.limit:.1e} is allowed")
             row: dict[str, Any] = {"batch": len(given[0])}
             if self.spec.kind == "image":
                 row |= {"height": given[0].shape[2], "width": given[0].shape[3]}
             row |= {"max_abs_error": worst, "mean_abs_error": float(distance.mean())}
-            rows.append(row | {"psnr": psnr([got], [truth], self.spec.range)})
-        overall = psnr(results, self.truths, self.spec.range)
+            rows.append(row | {"psnr": psnr([got], [expected], self.spec.range)})
+        overall = psnr(results, self.outputs, self.spec.range)
         if not overall >= self.floor:
             raise ExportError(
                 f"{what} has a PSNR of {overall:.1f} dB against the network;"
@@ -106,71 +114,96 @@ class Standard:
             )
         return {"parity": rows, "psnr": overall, "limit": self.limit, "psnr_floor": self.floor}
 
-    def _believable(self, own: list[np.ndarray], reference: nn.Module) -> None:
+    def _check_pytorch(self, outputs: list[np.ndarray], network: nn.Module) -> None:
+        """Raise ExportError where PyTorch's outputs at this precision are not finite or below the PSNR floor."""
         name = self.precision.name
-        overflown = [given for given, o in zip(self.inputs, own, strict=True) if not np.isfinite(o).all()]
-        overall = psnr(own, self.truths, self.spec.range)
+        overflown = [given for given, o in zip(self.inputs, outputs, strict=True) if not np.isfinite(o).all()]
+        overall = psnr(outputs, self.outputs, self.spec.range)
         if not overflown and overall >= self.floor:
             return
         worst = self.inputs[0] if not overflown else overflown[0]
-        layer = _first_overflow(reference, worst) if name != "fp32" else ""
+        layer = _first_overflow(network, worst) if name != "fp32" else ""
         if overflown or layer:
-            instead = "bf16, whose range is that of fp32, or fp32" if name == "fp16" else "fp32"
-            beyond = f"; the first beyond its range is {layer}" if layer else ""
-            where = _where(self.spec, worst)
+            instead = "bf16, which has the range of fp32, or fp32" if name == "fp16" else "fp32"
+            beyond = f"; the first module whose output is not finite is {layer}" if layer else ""
+            where = _input_size(self.spec, worst)
             raise ExportError(f"precision: the network overflows in {name}, at {where}{beyond}; export it in {instead}")
-        more = "; export it in fp32" if name != "fp32" else "; it is random, or its numbers cancel"
+        more = "; export it in fp32" if name != "fp32" else "; its output is random, or suffers from cancellation"
         raise ExportError(
-            f"precision: PyTorch itself computes the network in {name} with a PSNR of {overall:.1f} dB against float64,"
+            f"precision: the network in PyTorch in {name} has a PSNR of {overall:.1f} dB against float64,"
             f" {self.floor:.0f} are needed{more}"
         )
 
 
 def verify(run: Run, spec: Spec, network: nn.Module, precision: str = "fp32") -> dict[str, Any]:
-    """Compare any runtime with a network (eval mode, CPU), at several batches and sizes. See `Standard.judge`."""
-    return Standard.of(network, spec, precision).judge(run)
+    """Compare a file in any runtime with its network (eval mode, CPU). See `Reference.compare`."""
+    return Reference.of(network, spec, precision).compare(run)
 
 
-def psnr(images: list[np.ndarray], truths: list[np.ndarray], limits: tuple[float, float]) -> float:
-    """Peak signal-to-noise ratio in dB of all images together, as they are shown: clipped to `limits`. 200 at most."""
+def psnr(images: list[np.ndarray], references: list[np.ndarray], limits: tuple[float, float]) -> float:
+    """Peak signal-to-noise ratio in dB over all images, clipped to `limits`; at most 200, NaN if an image has one."""
     low, high = limits
-    squares = [np.square(np.clip(a, low, high) - np.clip(b, low, high)) for a, b in zip(images, truths, strict=True)]
+    squares = [
+        np.square(np.clip(a, low, high) - np.clip(b, low, high)) for a, b in zip(images, references, strict=True)
+    ]
     error = sum(float(s.sum()) for s in squares) / sum(s.size for s in squares) / (high - low) ** 2
     return float(-10 * np.log10(max(error, 1e-20))) if np.isfinite(error) else float("nan")
 
 
 def smallest_units(network: nn.Module, spec: Spec) -> int:
-    """The least height and width that an image network takes, in units of spec.multiple: padding by reflection, say,
-    needs more than one pixel. ExportError where it runs on none up to 64."""
-    trouble: ExportError | None = None
+    """The least height and width that an image network accepts, in units of spec.multiple: reflection padding needs
+    more than one pixel, for example. Raises ExportError where it runs at no size up to 64 units."""
+    failure: ExportError | None = None
     for units in range(1, 65 if spec.kind == "image" else 1):
         side = units * spec.multiple
         try:
             compute(network, [torch.full((1, spec.channels, side, side), spec.range[1])], "float32")
         except ExportError as error:
-            trouble = error
+            failure = error
         else:
             return units
-    if trouble is not None:
-        raise trouble
+    if failure is not None:
+        raise failure
     return 1
 
 
+def measure_speed(run: Run, spec: Spec) -> dict[str, float]:
+    """Latents: latency at batch 1 in ms, images per second at batch 64. Images: latency of one of about 128×128."""
+    if spec.kind == "image":
+        side = spec.multiple * max(1, round(128 / spec.multiple))
+        x = np.full((1, spec.channels, side, side), spec.range[1], np.float32)
+        return {f"latency_ms_{side}x{side}_batch1": 1000 * _median_seconds(run, (x,))}
+    return {
+        "latency_ms_batch1": 1000 * _median_seconds(run, random_inputs(spec, 1, seed=0)),
+        "images_per_second_batch64": 64 / _median_seconds(run, random_inputs(spec, 64, seed=0)),
+    }
+
+
+def _median_seconds(run: Run, inputs: Inputs) -> float:
+    run(*inputs)
+    times: list[float] = []
+    while sum(times) < _TIMED or len(times) < 3:
+        start = time.perf_counter()
+        run(*inputs)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
 def tensors(inputs: Inputs) -> list[torch.Tensor]:
-    """The same memory as tensors."""
+    """The inputs as tensors that share their memory."""
     return [torch.from_numpy(x) for x in inputs]
 
 
 def _first_overflow(network: nn.Module, inputs: Inputs) -> str:
-    """The name of the first module whose result is not finite, or ""."""
+    """The name of the first module whose output is not finite, or ""."""
     found: list[str] = []
 
-    def look(name: str, result: Any) -> None:
+    def check(name: str, result: Any) -> None:
         if not found and isinstance(result, torch.Tensor) and not result.isfinite().all():
             found.append(name)
 
     handles = [
-        module.register_forward_hook(lambda m, i, result, name=name: look(name, result))
+        module.register_forward_hook(lambda m, i, result, name=name: check(name, result))
         for name, module in network.named_modules()
         if not any(module.children())
     ]
@@ -183,6 +216,6 @@ def _first_overflow(network: nn.Module, inputs: Inputs) -> str:
     return found[0].removeprefix("network.") if found else ""
 
 
-def _where(spec: Spec, inputs: Inputs) -> str:
+def _input_size(spec: Spec, inputs: Inputs) -> str:
     (x, *_) = inputs
     return f"batch {len(x)}" + (f" of {x.shape[3]}×{x.shape[2]} pixels" if spec.kind == "image" else "")

@@ -1,4 +1,4 @@
-"""Distances between images in the features of a network."""
+"""Losses on features of a network."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from torch import Tensor
 
 
 def feature_matching(fake: Tensor, real: Tensor) -> Tensor:
-    """‖E f(x) − E f(G(z))‖²: Salimans et al. 2016 (arXiv:1606.03498), section 3.1.
+    """Feature matching, ‖E f(x) − E f(G(z))‖² (Salimans et al. 2016, arXiv:1606.03498, section 3.1): a scalar.
 
-    fake, real: features of a layer of the discriminator, [N, ...] and [M, ...]; real is taken as constant.
+    fake, real: features f of a layer of the discriminator, floating point [N, ...] and [M, ...] with equal dimensions
+    after the first. No gradient flows into real.
     """
     return (fake.flatten(1).mean(0) - real.detach().flatten(1).mean(0)).square().sum()

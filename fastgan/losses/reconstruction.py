@@ -1,4 +1,4 @@
-"""Distances between images and their targets, pixel by pixel."""
+"""Losses between generated images and their target images, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ from torch import Tensor
 
 
 def l1(fake: Tensor, target: Tensor) -> Tensor:
-    """E |y − G(x)| over pixels: the distance to a paired target, Isola et al. 2017 (arXiv:1611.07004), equation 3."""
+    """E |y − G(x)| over images, channels and pixels (Isola et al. 2017, arXiv:1611.07004, equation 3): a scalar.
+
+    fake, target: floating point [N, C, H, W], paired. No gradient flows into target.
+    """
     return (fake - target.detach()).abs().mean()

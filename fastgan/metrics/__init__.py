@@ -1,1 +1,2 @@
-"""Judging generated images: evaluate.evaluate, the table of metrics in registry, the networks in extractors."""
+"""Metrics of generated images. `evaluate.evaluate` computes them, `registry.METRICS` lists them, `extractors` has the
+feature networks."""

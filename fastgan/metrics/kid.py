@@ -1,4 +1,4 @@
-"""Kernel distance: the unbiased squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018,
+"""Kernel inception distance: the unbiased squared maximum mean discrepancy with a cubic kernel (Bińkowski et al. 2018,
 arXiv:1801.01401)."""
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgan.metrics.features import both
+from fastgan.metrics.features import checked_pair
 
 _ROWS, _COLUMNS = 1024, 4096
 
 
 class Estimate(NamedTuple):
-    """A figure and its standard error."""
+    """A value and its standard error."""
 
     value: float
     error: float
@@ -31,17 +31,18 @@ def kid(
 ) -> Estimate:
     """MMD² of features [N, D] and [M, D], N and M at least 3, under k(x, y) = (gamma x·y + coef)^degree.
 
-    gamma: 1/D where None. Over all pairs of all samples: the same expectation as the customary mean over 100 random
-    subsets of 1,000, with less variance. The error is the jackknife's, over real and over generated samples; the spread
-    of subsets that overlap would have it too small. Memory: blocks of the kernel.
+    gamma: None means 1/D. All pairs of all samples are used: the same expectation as the usual mean over 100 random
+    subsets of 1,000 samples, with less variance. The standard error is a jackknife estimate over real and generated
+    samples; the standard deviation over overlapping subsets would underestimate it. The kernel is computed in blocks.
+    Raises UsageError for other shapes, DataError if features are NaN or infinite.
     """
-    x, y = both(real, fake, least=3)
+    x, y = checked_pair(real, fake, minimum=3)
     kernel = _Kernel(degree, 1 / x.shape[1] if gamma is None else gamma, coef)
     n, m = len(x), len(y)
     xx, yy = kernel.without_diagonal(x), kernel.without_diagonal(y)
     xy, yx = kernel.sums(x, y)
     value = xx.sum() / (n * (n - 1)) + yy.sum() / (m * (m - 1)) - 2 * xy.sum() / (n * m)
-    # The estimate without sample i: its row and its column go, and its row of the mixed kernel.
+    # The estimates that leave out one sample each: without its row and column, and its row of the mixed kernel.
     without_x = (xx.sum() - 2 * xx) / ((n - 1) * (n - 2)) - 2 * (xy.sum() - xy) / ((n - 1) * m)
     without_y = (yy.sum() - 2 * yy) / ((m - 1) * (m - 2)) - 2 * (yx.sum() - yx) / (n * (m - 1))
     variance = sum((len(w) - 1) / len(w) * (w - w.mean()).square().sum() for w in (without_x, without_y))

@@ -1,5 +1,5 @@
-"""Fidelity and coverage apart: improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and
-coverage (Naeem et al. 2020, arXiv:2002.09797)."""
+"""Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991), density and coverage (Naeem et al. 2020,
+arXiv:2002.09797): fidelity and variety of samples as separate numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from fastgan.errors import UsageError
-from fastgan.metrics.distances import neighbor_radii, squared_distances
-from fastgan.metrics.features import both
+from fastgan.metrics.features import checked_pair
+from fastgan.metrics.neighbors import neighbor_radii, squared_distances
 
-#: Neighbors that a ball reaches, as the two papers have them.
+#: The neighbor that is the radius of a ball, k in the two papers.
 K_PRECISION, K_DENSITY = 3, 5
 
 
 class Prdc(NamedTuple):
-    """precision: share of generated samples inside the real manifold; recall: of real ones inside the generated;
-    density: how many real balls hold a generated sample, per k; coverage: share of real balls that hold any."""
+    """precision: fraction of generated samples in the real manifold. recall: fraction of real samples in the generated
+    manifold. density: mean number of real balls that a generated sample is in, divided by k. coverage: fraction of real
+    balls that contain a generated sample."""
 
     precision: float
     recall: float
@@ -30,12 +31,13 @@ class Prdc(NamedTuple):
 def prdc(
     real: Tensor | np.ndarray, fake: Tensor | np.ndarray, *, k: int = K_PRECISION, k_density: int = K_DENSITY
 ) -> Prdc:
-    """All four of features [N, D] and [M, D]; a manifold is the open balls around its samples that reach to their k-th
-    neighbors (k for precision and recall, k_density for density and coverage).
+    """All four for features [N, D] and [M, D].
 
-    Exact neighbors, in blocks. Raises UsageError unless there are more samples than neighbors on both sides.
+    A manifold is the union of open balls around its samples, with the distance to the k-th nearest neighbor as radius
+    (k for precision and recall, k_density for density and coverage). Neighbors are exact, computed in blocks. Raises
+    UsageError unless both numbers of samples are greater than k and k_density.
     """
-    x, y = both(real, fake)
+    x, y = checked_pair(real, fake)
     for name, part in (("real", x), ("fake", y)):
         if not 1 <= min(k, k_density) <= max(k, k_density) < len(part):
             raise UsageError(

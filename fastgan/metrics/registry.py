@@ -1,7 +1,7 @@
-"""The metrics by name: what each says, what it needs, how it is computed. A new one is an entry of the table.
+"""The metrics by name: description, requirements and computation. A new metric is one function and one line of METRICS.
 
-The name of a figure carries its protocol: `fid5k_inception_clean` is of 5,000 samples against 5,000 real images under
-Inception with the clean resize; figures of different names do not compare.
+The name of a result contains its protocol: `fid5k_inception_clean` is the FID of 5,000 samples and 5,000 real images
+with Inception features and the clean resize. Only results of the same name can be compared.
 """
 
 from __future__ import annotations
@@ -16,27 +16,24 @@ from torch import Tensor
 
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
-from fastgan.metrics import paired
-from fastgan.metrics.c2st import c2st, sheet
-from fastgan.metrics.cas import WIDTH, probe
-from fastgan.metrics.diversity import pair_diversity
-from fastgan.metrics.features import Extractor, Features
+from fastgan.metrics import pixels
+from fastgan.metrics.classification import WIDTH, c2st, c2st_grid, cas
+from fastgan.metrics.features import Extractor, Features, reference_features
 from fastgan.metrics.fid import Moments, frechet_distance
-from fastgan.metrics.kid import kid
-from fastgan.metrics.nearest import THUMBNAIL, Repeats, repeats, thumbnail_blocks, thumbnails
+from fastgan.metrics.kid import Estimate, kid
+from fastgan.metrics.neighbors import THUMBNAIL, Duplicates, find_duplicates, thumbnail_blocks, thumbnails
 from fastgan.metrics.prdc import K_DENSITY, K_PRECISION, Prdc, prdc
-from fastgan.metrics.reference import reference_features
-from fastgan.metrics.scores import inception_score
-from fastgan.metrics.spectrum import spectral_distance
+from fastgan.metrics.scores import inception_score, pair_diversity
 
 _SPLITS = 10
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. name: with its protocol. error: standard error. real: the same figure of the real images.
+    """One result. name: with its protocol. better: "lower", "higher" or "as real". error: standard error. real: the
+    same metric of the real images. note: explanation. parts: the values by class of a metric that is their mean.
 
-    value: None where it could not be computed; `note` then says why. parts: by class, of a figure that is their mean.
+    value: None if it could not be computed; `note` then gives the reason.
     """
 
     name: str
@@ -49,11 +46,12 @@ class Row:
 
 
 @dataclass(eq=False)
-class Sides:
-    """Real images and samples, uint8 [N, C, H, W] and [M, C, H, W], and what is computed of them once for all metrics.
+class Comparison:
+    """Real images and samples, uint8 [N, C, H, W] and [M, C, H, W], and what several metrics compute from them.
 
-    all_real: all images of the reference set, among which copies are looked for. pictures: what metrics have to show,
-    uint8 [N, C, H, W] by name.
+    all_real: all images of the reference set, which samples may be copies of. real_labels, fake_labels: int64 [N] and
+    [M], or None. same_order: whether there are as many samples as images in the reference set. pictures: images for the
+    user by name, uint8 [N, C, H, W], added by metrics.
     """
 
     real: np.ndarray
@@ -65,7 +63,6 @@ class Sides:
     extractor: Extractor | None
     seed: int
     same_order: bool
-    say: Callable[[str], object]
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -75,92 +72,92 @@ class Sides:
         return self.extractor
 
     @cached_property
-    def real_seen(self) -> Features:
-        return reference_features(self.network, self.real, self.say)
+    def real_features(self) -> Features:
+        return reference_features(self.network, self.real)
 
     @cached_property
-    def fake_seen(self) -> Features:
+    def fake_features(self) -> Features:
         return self.network(self.fake)
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
-        """Real and generated, on the extractor's device."""
+        """Features float32 [N, D] of real images and [M, D] of samples, on the extractor's device."""
         device = self.network.device
-        return self.real_seen.features.to(device), self.fake_seen.features.to(device)
+        return self.real_features.features.to(device), self.fake_features.features.to(device)
 
     @cached_property
-    def manifolds(self) -> Prdc:
+    def prdc(self) -> Prdc:
         return prdc(*self.features)
 
     @cached_property
-    def repeats(self) -> dict[str, Repeats]:
-        """By what sees: pixels, and the extractor."""
+    def duplicates(self) -> dict[str, Duplicates]:
+        """By pixels, and by the features of the extractor if there is one: name → fractions."""
         found = {}
         device = torch.device("cpu") if self.extractor is None else self.extractor.device
         real, fake = (thumbnails(images).to(device) for images in (self.real, self.fake))
-        found[f"pixels{THUMBNAIL}"] = repeats(real, fake, thumbnail_blocks(self.all_real))
+        found[f"pixels{THUMBNAIL}"] = find_duplicates(real, fake, thumbnail_blocks(self.all_real))
         if self.extractor is not None:
-            found[self.extractor.protocol] = repeats(*self.features)
+            found[self.extractor.protocol] = find_duplicates(*self.features)
         return found
 
     def name(self, metric: str, protocol: str | None = None) -> str:
-        """`fid5k_inception_clean`; `fid500_ref5k_...` where the numbers of samples and of real images differ."""
+        """`fid5k_inception_clean`; `fid500_ref5k_...` if the numbers of samples and real images differ."""
         real, fake = len(self.real), len(self.fake)
         head, _, option = metric.partition("_")
-        words = [head + short(fake), *([f"ref{short(real)}"] if real != fake else []), option, protocol or ""]
-        return "_".join(word for word in words if word)
+        parts = [head + short(fake), *([f"ref{short(real)}"] if real != fake else []), option, protocol or ""]
+        return "_".join(part for part in parts if part)
 
 
 def short(n: int) -> str:
-    """5000 → 5k."""
+    """5000 → "5k", 2500 → "2500"."""
     return f"{n // 1000}k" if n % 1000 == 0 and n else str(n)
 
 
-def _fid(s: Sides) -> list[Row]:
-    a, b = (Moments().update(features).statistics() for features in s.features)
+def _fid(c: Comparison) -> list[Row]:
+    a, b = (Moments().update(features).statistics() for features in c.features)
     note = ""
     if a.singular or b.singular:
-        note = f"{min(a.n, b.n):,} samples in {len(a.mean)} dimensions: the covariance is singular, and the bias large"
-    return [Row(s.name("fid", s.network.protocol), frechet_distance(a, b), "lower", note=note)]
+        note = f"{min(a.n, b.n):,} samples in {len(a.mean)} dimensions: the covariance is singular and the bias large"
+    return [Row(c.name("fid", c.network.protocol), frechet_distance(a, b), "lower", note=note)]
 
 
-def _kid(s: Sides) -> list[Row]:
-    found = kid(*s.features)
-    return [Row(s.name("kid", s.network.protocol), found.value, "lower", found.error)]
+def _kid(c: Comparison) -> list[Row]:
+    found = kid(*c.features)
+    return [Row(c.name("kid", c.network.protocol), found.value, "lower", found.error)]
 
 
-def _is(s: Sides) -> list[Row]:
-    found = inception_score(s.fake_seen.logits, splits=_SPLITS, seed=s.seed)
-    real = inception_score(s.real_seen.logits, splits=_SPLITS, seed=s.seed).value
-    return [Row(s.name(f"is_splits{_SPLITS}", s.network.protocol), found.value, "higher", found.error, real)]
+def _is(c: Comparison) -> list[Row]:
+    found = inception_score(c.fake_features.logits, splits=_SPLITS, seed=c.seed)
+    real = inception_score(c.real_features.logits, splits=_SPLITS, seed=c.seed).value
+    return [Row(c.name(f"is_splits{_SPLITS}", c.network.protocol), found.value, "higher", found.error, real)]
 
 
-def _pr(s: Sides) -> list[Row]:
-    names = (("precision", s.manifolds.precision), ("recall", s.manifolds.recall))
-    return [Row(s.name(f"{name}_k{K_PRECISION}", s.network.protocol), value, "higher") for name, value in names]
+def _pr(c: Comparison) -> list[Row]:
+    names = (("precision", c.prdc.precision), ("recall", c.prdc.recall))
+    return [Row(c.name(f"{name}_k{K_PRECISION}", c.network.protocol), value, "higher") for name, value in names]
 
 
-def _dc(s: Sides) -> list[Row]:
-    names = (("density", s.manifolds.density), ("coverage", s.manifolds.coverage))
-    return [Row(s.name(f"{name}_k{K_DENSITY}", s.network.protocol), value, "higher") for name, value in names]
+def _dc(c: Comparison) -> list[Row]:
+    names = (("density", c.prdc.density), ("coverage", c.prdc.coverage))
+    return [Row(c.name(f"{name}_k{K_DENSITY}", c.network.protocol), value, "higher") for name, value in names]
 
 
-def _class_fid(s: Sides) -> list[Row]:
-    name = s.name("fid_classes", s.network.protocol)
-    if s.real_labels is None:
+def _class_fid(c: Comparison) -> list[Row]:
+    name = c.name("fid_classes", c.network.protocol)
+    if c.real_labels is None:
         return [Row(name, None, "lower", note="the real images have no labels")]
-    fake_labels, whose = s.fake_labels, "the samples' own labels"
+    fake_labels, source = c.fake_labels, "the samples' own labels"
     if fake_labels is None:
-        if not s.network.own:
-            return [Row(name, None, "lower", note="the samples have no labels, and the extractor knows other classes")]
-        fake_labels = s.fake_seen.logits.argmax(1).numpy()
-        whose = f"the samples' classes as {s.network.protocol} sees them"
+        if not c.network.own:
+            return [Row(name, None, "lower", note="the samples have no labels, and the extractor has other classes")]
+        fake_labels = c.fake_features.logits.argmax(1).numpy()
+        source = f"the samples' classes as predicted by {c.network.protocol}"
     parts: dict[str, float | None] = {}
     missing = []
-    for label, class_name in enumerate(s.class_names):
+    for label, class_name in enumerate(c.class_names):
         real, fake = (
             features[torch.from_numpy(labels == label).to(features.device)]
-            for features, labels in zip(s.features, (s.real_labels, fake_labels), strict=True)
+            for features, labels in zip(c.features, (c.real_labels, fake_labels), strict=True)
         )
         if min(len(real), len(fake)) < 2:
             parts[class_name] = None
@@ -168,109 +165,124 @@ def _class_fid(s: Sides) -> list[Row]:
             continue
         parts[class_name] = frechet_distance(Moments().update(real).statistics(), Moments().update(fake).statistics())
     values = [value for value in parts.values() if value is not None]
-    note = f"mean over {len(values)} classes by {whose}; few samples each: compare with the same protocol alone"
+    note = f"mean over {len(values)} classes by {source}; few samples each: compare only with results of the same name"
     if missing:
         note += f"; without {', '.join(missing)}"
     return [Row(name, float(np.mean(values)) if values else None, "lower", note=note, parts=parts)]
 
 
-def _spectral(s: Sides) -> list[Row]:
-    return [Row(s.name("spectral_db"), spectral_distance(s.real, s.fake), "lower")]
+def _spectral(c: Comparison) -> list[Row]:
+    return [Row(c.name("spectral_db"), pixels.spectral_distance(c.real, c.fake), "lower")]
 
 
-def _diversity(s: Sides) -> list[Row]:
-    found = pair_diversity(s.network, s.fake, seed=s.seed)
-    real = pair_diversity(s.network, s.real, seed=s.seed).value
-    return [Row(s.name("diversity", s.network.protocol), found.value, "as real", found.error, real)]
+def _diversity(c: Comparison) -> list[Row]:
+    found = pair_diversity(c.network, c.fake, seed=c.seed)
+    real = pair_diversity(c.network, c.real, seed=c.seed).value
+    return [Row(c.name("diversity", c.network.protocol), found.value, "as real", found.error, real)]
 
 
-def _copies(s: Sides) -> list[Row]:
+def _copies(c: Comparison) -> list[Row]:
     rows = []
-    for eye, seen in s.repeats.items():
-        rows.append(Row(s.name("doubles", eye), seen.doubles, "as real", real=seen.real))
-        rows.append(Row(s.name("copied", eye), seen.copied, "as real", real=seen.real))
+    for space, found in c.duplicates.items():
+        rows.append(Row(c.name("duplicates", space), found.among_fake, "as real", real=found.among_real))
+        rows.append(Row(c.name("copied", space), found.copied, "as real", real=found.among_real))
     return rows
 
 
-def _cas(s: Sides) -> list[Row]:
-    if s.real_labels is None:
-        return [Row(s.name("cas", f"cnn{WIDTH}"), None, "higher", note="the real images have no labels")]
+def _cas(c: Comparison) -> list[Row]:
+    if c.real_labels is None:
+        return [Row(c.name("cas", f"cnn{WIDTH}"), None, "higher", note="the real images have no labels")]
     real, fake = (
-        ImageSet(s.real, s.real_labels, "the reference", ""),
-        ImageSet(s.fake, s.fake_labels, "the samples", ""),
+        ImageSet(c.real, c.real_labels, "the reference", ""),
+        ImageSet(c.fake, c.fake_labels, "the samples", ""),
     )
-    found = probe(fake, real, seed=s.seed)
-    own = "" if found.own_labels else "_taught"
-    name = f"cas{short(found.learnt)}_test{short(found.tested)}{own}_cnn{WIDTH}"
-    note = "accuracy on real images of a classifier that learnt from samples; real: from as many real images"
+    found = cas(fake, real, seed=c.seed)
+    own = "" if found.own_labels else "_pseudolabels"
+    name = f"cas{short(found.trained)}_test{short(found.tested)}{own}_cnn{WIDTH}"
+    note = "accuracy on real images of a classifier trained on samples; real: trained on as many real images"
     if not found.own_labels:
         note += (
-            "; the samples' labels are that one's, so this says whether classes can be learnt from them,"
-            " not whether they are the classes that were asked for"
+            "; the samples' labels are predictions of the latter, so this measures whether classes can be learned from"
+            " the samples, not whether they are the classes that were asked for"
         )
-    return [Row(name, found.accuracy, "higher", _binomial(found.accuracy, found.tested), found.real, note)]
+    return [Row(name, found.accuracy, "higher", _binomial_error(found.accuracy, found.tested), found.real, note)]
 
 
-def _c2st(s: Sides) -> list[Row]:
-    found = c2st(s.real, s.fake, seed=s.seed)
-    s.pictures["c2st"] = sheet(s.fake, found.order)
+def _c2st(c: Comparison) -> list[Row]:
+    found = c2st(c.real, c.fake, seed=c.seed)
+    c.pictures["c2st"] = c2st_grid(c.fake, found.order)
     note = (
-        f"a classifier, real against generated, is right on so many of {found.tested:,} images it never saw;"
-        f" chance alone: at most {found.chance:.3f} in 95 % of cases"
+        f"accuracy of a classifier, real against generated, on {found.tested:,} images it was not trained on;"
+        f" for indistinguishable images it is at most {found.critical:.3f} with probability 95 %"
     )
-    name = s.name("c2st", f"cnn{WIDTH}")
-    return [Row(name, found.accuracy, "as real", _binomial(found.accuracy, found.tested), 0.5, note)]
+    name = c.name("c2st", f"cnn{WIDTH}")
+    return [Row(name, found.accuracy, "as real", _binomial_error(found.accuracy, found.tested), 0.5, note)]
 
 
-def _binomial(share: float, n: int) -> float:
-    """The standard error of a share of n."""
+def _binomial_error(share: float, n: int) -> float:
+    """The standard error of a fraction of n."""
     return (share * (1 - share) / n) ** 0.5
 
 
-def _paired(name: str, compute: Callable[[np.ndarray, np.ndarray], paired.Estimate]) -> Callable[[Sides], list[Row]]:
-    def row(s: Sides) -> list[Row]:
-        if not s.same_order:
+def _paired(name: str, compute: Callable[[np.ndarray, np.ndarray], Estimate]) -> Callable[[Comparison], list[Row]]:
+    def row(c: Comparison) -> list[Row]:
+        if not c.same_order:
             raise UsageError(
-                f"metrics: {name} compares each sample with its own true image, so there must be as many samples as"
-                " real images, in the same order"
+                f"metrics: {name} compares each sample with the real image of the same position: expected as many"
+                " samples as real images"
             )
-        found = compute(s.fake, s.real)
-        return [Row(s.name(name), found.value, "higher", found.error, note="paired by order")]
+        found = compute(c.fake, c.real)
+        return [Row(c.name(name), found.value, "higher", found.error, note="paired by order")]
 
     return row
 
 
 @dataclass(frozen=True)
 class Metric:
-    """compute: the figures of two sides. network: whether it needs an extractor. asked: only where asked for."""
+    """A line of METRICS.
 
-    about: str
-    compute: Callable[[Sides], list[Row]]
+    description: for the user. compute: the results of a comparison. network: whether it needs an extractor. default:
+    whether it is computed if no metrics are named.
+    """
+
+    description: str
+    compute: Callable[[Comparison], list[Row]]
     network: bool = True
-    asked: bool = False
+    default: bool = True
 
 
 METRICS: dict[str, Metric] = {
-    "fid": Metric("Fréchet distance: how far the clouds of features are apart", _fid),
-    "kid": Metric("kernel distance: the same without bias, with a standard error", _kid),
-    "is": Metric("inception score: clear images of all classes, by the classifier's own view", _is),
-    "pr": Metric("precision (do samples look real) and recall (is all of the real there)", _pr),
-    "dc": Metric("density and coverage: the same, robust against outliers", _dc),
+    "fid": Metric("Fréchet distance between Gaussians fitted to real and generated features", _fid),
+    "kid": Metric("kernel distance of real and generated features: unbiased, with a standard error", _kid),
+    "is": Metric("inception score: images classified with confidence, and all classes present", _is),
+    "pr": Metric("precision (samples that look real) and recall (real images that could be generated)", _pr),
+    "dc": Metric("density and coverage: precision and recall that are robust against outliers", _dc),
     "class_fid": Metric("Fréchet distance within each class", _class_fid),
-    "spectral": Metric("difference of the power spectra: marks of upsampling, blur, noise", _spectral, network=False),
-    "diversity": Metric("distance of random pairs of samples, beside that of real pairs", _diversity),
-    "copies": Metric("samples that repeat each other or a real image", _copies),
-    "cas": Metric("classification accuracy score: what a classifier learns from the samples", _cas, False, True),
-    "c2st": Metric("can a classifier tell samples from real images, and which (c2st.png)", _c2st, False, True),
-    "psnr": Metric("peak signal-to-noise ratio of paired images", _paired("psnr", paired.psnr), False, True),
-    "ssim": Metric("structural similarity of paired images", _paired("ssim", paired.ssim), False, True),
+    "spectral": Metric("distance of power spectra: artifacts of upsampling, blur, noise", _spectral, network=False),
+    "diversity": Metric("mean distance of random pairs of samples, and of real pairs", _diversity),
+    "copies": Metric("fractions of samples that duplicate another sample or copy a real image", _copies),
+    "cas": Metric(
+        "classification accuracy score: train a classifier on samples, test it on real images",
+        _cas,
+        network=False,
+        default=False,
+    ),
+    "c2st": Metric(
+        "classifier two-sample test: samples that it recognizes are in c2st.png", _c2st, network=False, default=False
+    ),
+    "psnr": Metric(
+        "peak signal-to-noise ratio of paired images", _paired("psnr", pixels.psnr), network=False, default=False
+    ),
+    "ssim": Metric(
+        "structural similarity of paired images", _paired("ssim", pixels.ssim), network=False, default=False
+    ),
 }
 
 
 def select(metrics: str | list[str] | None) -> list[str]:
-    """The names asked for, "fid,kid" or a list, or all that need not be asked for. UsageError for an unknown one."""
+    """Names of metrics from "fid,kid" or a list; None means the default ones. Raises UsageError for an unknown name."""
     if metrics is None:
-        return [name for name, metric in METRICS.items() if not metric.asked]
+        return [name for name, metric in METRICS.items() if metric.default]
     names = [name.strip() for name in metrics.split(",")] if isinstance(metrics, str) else list(metrics)
     for name in names:
         if name not in METRICS:

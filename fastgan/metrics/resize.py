@@ -1,8 +1,8 @@
-"""Resizing as the protocols of metrics want it: each filter is a matrix per axis, so it runs wherever torch runs.
+"""The resize filters of FID protocols. Each is a matrix for an axis, so it runs on any device.
 
-"clean": antialiased bicubic in float, Pillow's for images of mode F: what clean-fid does (Parmar et al. 2022,
-arXiv:2104.11222); values are neither rounded nor clipped. "legacy": bilinear without antialiasing, corners at corners
-of the pixel grid (source = target · in / out): TensorFlow 1's, by which the first FIDs were computed.
+"clean": antialiased bicubic in floating point, as Pillow resizes images of mode F and as clean-fid does (Parmar et al.
+2022, arXiv:2104.11222); values are neither rounded nor clipped. "legacy": bilinear without antialiasing, source
+coordinate = target coordinate · in / out, as in TensorFlow 1, with which the first FIDs were computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def resize(images: Tensor, size: int, filter: str) -> Tensor:
         raise UsageError(f"filter: expected one of {', '.join(FILTERS)}, got {filter!r}")
     x = images.float()
     height, width = x.shape[-2:]
-    # Along the rows first, as Pillow does.
+    # Horizontally first, as in Pillow.
     if width != size:
         x = x @ _matrix(width, size, filter).to(x.device).T
     if height != size:
@@ -39,7 +39,7 @@ def _matrix(source: int, target: int, filter: str) -> Tensor:
 
 def _antialiased_bicubic(source: int, target: int) -> np.ndarray:
     scale = source / target
-    stretch = max(scale, 1.0)  # a smaller picture takes a wider filter
+    stretch = max(scale, 1.0)  # downsampling widens the filter
     center = (np.arange(target) + 0.5) * scale
     reach = 2.0 * stretch
     first = np.maximum((center - reach + 0.5).astype(int), 0)[:, None]
@@ -50,7 +50,7 @@ def _antialiased_bicubic(source: int, target: int) -> np.ndarray:
 
 
 def _cubic(x: np.ndarray, a: float = -0.5) -> np.ndarray:
-    """Keys' kernel with Pillow's a."""
+    """The cubic kernel of Keys 1981 with a = -0.5, as in Pillow."""
     x = np.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * a

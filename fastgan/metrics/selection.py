@@ -1,4 +1,4 @@
-"""Samples chosen by a score, and what the choice costs: what a discriminator likes best is not all there is."""
+"""Keeping the samples with the highest scores, and how it changes precision, recall, density and coverage."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from typing import NamedTuple
 import numpy as np
 
 from fastgan.errors import UsageError
-from fastgan.metrics.features import Extractor
+from fastgan.metrics.features import Extractor, reference_features
 from fastgan.metrics.prdc import Prdc, prdc
-from fastgan.metrics.reference import reference_features
 
 
 class Cost(NamedTuple):
-    """Figures of so many samples against as many real images: as they are drawn, and of the best of more."""
+    """Metrics of `samples` samples against as many real images: of random samples, and of the best of more samples."""
 
     samples: int
-    drawn: Prdc
+    random: Prdc
     kept: Prdc
 
     def sentence(self) -> str:
-        """For a person, on one line: the loss first."""
+        """One line of text, the metrics that fall first."""
         names = ("coverage", "recall", "precision", "density")
-        figures = (f"{n} {getattr(self.drawn, n):.3f} → {getattr(self.kept, n):.3f}" for n in names)
-        return f"{', '.join(figures)} ({self.samples:,} samples against as many real images)"
+        values = (f"{n} {getattr(self.random, n):.3f} → {getattr(self.kept, n):.3f}" for n in names)
+        return f"{', '.join(values)} ({self.samples:,} samples, {self.samples:,} real images)"
 
 
 def best(scores: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of the `count` highest scores [N], ascending. UsageError where there are fewer, or one is NaN."""
+    """Indices of the `count` highest scores [N], ascending. UsageError if there are fewer scores or one is NaN."""
     if np.isnan(scores).any() or not 1 <= count <= len(scores):
         raise UsageError(
             f"scores: expected at least {count} numbers, got {len(scores)} with {np.isnan(scores).sum()} NaN"
@@ -36,13 +35,13 @@ def best(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 def cost(extractor: Extractor, real: np.ndarray, fake: np.ndarray, scores: np.ndarray) -> Cost:
-    """What keeping the len(real) best of more samples costs.
+    """Precision, recall, density and coverage of the N best of M samples, and of the first N samples.
 
-    real, fake: uint8 [N, C, H, W] and [M, C, H, W] with M > N; scores: [M], higher is better. Compared with the first N
-    samples: with as many, as these figures depend on the number.
+    Both are computed for N samples, because these metrics depend on the number. real, fake: uint8 [N, C, H, W] and
+    [M, C, H, W] with M > N; scores: [M], higher is better. Raises UsageError for M <= N.
     """
     if len(fake) <= len(real):
         raise UsageError(f"fake: expected more than the {len(real)} real images to choose from, got {len(fake)}")
-    chosen, of_real = best(scores, len(real)), reference_features(extractor, real).features
-    drawn, kept = (prdc(of_real, extractor(images).features) for images in (fake[: len(real)], fake[chosen]))
-    return Cost(len(real), drawn, kept)
+    chosen, real_features = best(scores, len(real)), reference_features(extractor, real).features
+    random, kept = (prdc(real_features, extractor(images).features) for images in (fake[: len(real)], fake[chosen]))
+    return Cost(len(real), random, kept)

@@ -1,14 +1,28 @@
-"""Generators and discriminators, one family a file.
+"""Generators and discriminators, one family a module; `build` makes a pair by the name of its family.
 
-`esrgan` holds the networks from images to larger images, and opens files of their weights.
+A generator maps latents z float [N, latent], and class labels y int64 [N] where `classes` is not 0, to images
+[N, C, H, W] in about [-1, 1]. Its attributes `latent`, `image_shape` [C, H, W] and `classes` give these sizes. A
+discriminator maps images, and labels where `classes` is not 0, to logits [N]; one with `auxiliary=True` maps images to
+logits [N] and class logits [N, classes].
 
-Every other generator maps latents z [N, latent], and labels y int64 [N] where `classes` is not 0, to images
-[N, C, H, W] meant for [-1, 1], and says so in its attributes `latent`, `image_shape` and `classes`. Every discriminator maps
-images, and labels where `classes` is not 0, to logits [N]; one with `auxiliary=True` maps images to logits [N] and
-class logits [N, classes].
+`esrgan` holds the super-resolution networks and opens their weight files; `biggan` has functions for sampling from
+BigGAN. Both are imported when they are used: `FAMILIES`, `build` and `option_types` do not import PyTorch before that.
 """
 
-from fastgan.models import biggan, esrgan
-from fastgan.models.registry import FAMILIES, build
+from __future__ import annotations
 
-__all__ = ["FAMILIES", "biggan", "build", "esrgan"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fastgan.models.registry import FAMILIES, build, option_types, parse_option
+
+if TYPE_CHECKING:
+    from fastgan.models import biggan, esrgan
+
+__all__ = ["FAMILIES", "biggan", "build", "esrgan", "option_types", "parse_option"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("biggan", "esrgan"):
+        return importlib.import_module(f"fastgan.models.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

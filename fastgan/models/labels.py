@@ -1,4 +1,4 @@
-"""How class labels enter networks: what the families share."""
+"""Class conditioning shared by the families: how labels y int64 [N] enter a generator and a discriminator."""
 
 from __future__ import annotations
 
@@ -12,46 +12,53 @@ from fastgan.errors import UsageError
 from fastgan.nn import ConditionalBatchNorm, LinearBlock, spectral_norm
 from fastgan.ops import bias_act
 
-#: condition → how it is done
+#: name of a conditioning method → what it does
 CONDITIONS = {
-    "concat": "labels beside z, and beside the image (Mirza and Osindero 2014, arXiv:1411.1784)",
-    "projection": "conditional batch norm, and a projection in the discriminator (Miyato and Koyama 2018, arXiv:1802.05637)",
-    "auxiliary": "labels beside z, and a discriminator that also classifies (Odena et al. 2017, arXiv:1610.09585)",
+    "concat": "one-hot labels concatenated to z and to the image (Mirza and Osindero 2014, arXiv:1411.1784)",
+    "projection": "conditional batch norm and a projection discriminator (Miyato and Koyama 2018, arXiv:1802.05637)",
+    "auxiliary": "one-hot labels concatenated to z, and a discriminator that also classifies (AC-GAN, Odena et al."
+    " 2017, arXiv:1610.09585)",
 }
 
 
 @dataclass(frozen=True)
 class Labels:
-    """classes: 0 without labels. condition: one of CONDITIONS, or "" without labels."""
+    """The conditioning of a pair of networks.
+
+    classes: number of classes; 0 for unconditional networks. condition: one of CONDITIONS; "" for unconditional ones.
+    """
 
     classes: int = 0
     condition: str = ""
 
     @classmethod
-    def of(cls, family: str, classes: int, condition: str | None, known: tuple[str, ...]) -> Labels:
-        """What a family makes of its arguments: condition None is the first that it knows. Raises UsageError."""
+    def create(cls, family: str, classes: int, condition: str | None, supported: tuple[str, ...]) -> Labels:
+        """The conditioning that a family's `build` was asked for; condition None means the first of `supported`.
+
+        Raises UsageError for a condition without classes and for one that the family does not support.
+        """
         if classes == 0:
             if condition is not None:
                 raise UsageError(f"condition: {condition!r} needs labels, and classes is 0; give the number of classes")
             return cls()
-        condition = known[0] if condition is None else condition
-        if condition not in known:
-            raise UsageError(f"condition: {family} takes {' or '.join(known)}, got {condition!r}")
+        condition = supported[0] if condition is None else condition
+        if condition not in supported:
+            raise UsageError(f"condition: {family} supports {' or '.join(supported)}, got {condition!r}")
         return cls(classes, condition)
 
     @property
-    def beside_latent(self) -> int:
-        """How many numbers go beside z."""
+    def extra_latents(self) -> int:
+        """How many numbers are concatenated to z."""
         return self.classes if self.condition in ("concat", "auxiliary") else 0
 
     @property
-    def beside_image(self) -> int:
-        """How many numbers, or planes, go beside the image."""
+    def extra_channels(self) -> int:
+        """How many channels (or, for flat images, numbers) are concatenated to the image."""
         return self.classes if self.condition == "concat" else 0
 
     @property
-    def into_norms(self) -> int:
-        """How many features the generator's conditional batch norms take; 0 for ordinary ones."""
+    def norm_features(self) -> int:
+        """Size of the condition of the generator's batch norms; 0 for unconditional batch norms."""
         return self.classes if self.condition == "projection" else 0
 
     @property
@@ -59,43 +66,43 @@ class Labels:
         """Whether the discriminator also classifies."""
         return self.condition == "auxiliary"
 
-    def generate(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """z with what goes beside it, and what goes into the norms."""
+    def generator_inputs(self, z: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """z [N, latent + extra_latents], and the condition of the batch norms [N, norm_features] or None."""
         if not self.classes:
-            refuse(y)
+            reject_labels(y)
             return z, None
-        hot = one_hot(y, self.classes, z)
-        return (z, hot) if self.into_norms else (torch.cat([z, hot], 1), None)
+        encoded = one_hot(y, self.classes, z)
+        return (z, encoded) if self.norm_features else (torch.cat([z, encoded], 1), None)
 
-    def judge(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """x [N, F] or [N, C, H, W] with what goes beside it."""
+    def concat_image(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """x [N, F] or [N, C, H, W] with extra_channels one-hot channels, constant over the image, concatenated."""
         if not self.classes:
-            refuse(y)
-        if not self.beside_image:
+            reject_labels(y)
+        if not self.extra_channels:
             return x
-        hot = one_hot(y, self.classes, x)
-        planes = hot if x.dim() == 2 else hot[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        encoded = one_hot(y, self.classes, x)
+        planes = encoded if x.dim() == 2 else encoded[:, :, None, None].expand(-1, -1, *x.shape[2:])
         return torch.cat([x, planes], 1)
 
 
 def one_hot(y: Tensor | None, classes: int, like: Tensor) -> Tensor:
-    """y int64 [N] → [N, classes], in the dtype of `like`."""
+    """y int64 [N] → [N, classes], in the dtype of `like`. Raises UsageError for y None."""
     if y is None:
         raise UsageError(f"y: expected labels, int64 [N] below {classes}, as the network is conditional; got none")
     return F.one_hot(y, classes).to(like.dtype)
 
 
-def refuse(y: Tensor | None) -> None:
-    """UsageError for labels that nobody would look at."""
+def reject_labels(y: Tensor | None) -> None:
+    """Raise UsageError if an unconditional network is given labels."""
     if y is not None:
         raise UsageError("y: the network was built with classes=0 and takes no labels")
 
 
 class LabelHead(nn.Module):
-    """What a discriminator says of labels from its last features [N, F].
+    """The last step of a discriminator: from logits [N], features [N, F] and labels y [N] to its outputs.
 
-    With "projection" the product of the features with a learned vector of the class is added to the logits; with
-    "auxiliary" logits of the classes come beside them.
+    "projection": the inner product of the features with a trainable embedding of the class is added to the logits.
+    "auxiliary": class logits [N, classes] are returned as a second output. Otherwise the logits are returned unchanged.
     """
 
     def __init__(self, labels: Labels, features: int, norm: str):
@@ -111,12 +118,12 @@ class LabelHead(nn.Module):
         if self.embed is None:
             return logits
         if y is None:
-            raise UsageError("y: expected labels, int64 [N], as the discriminator judges images of a class; got none")
+            raise UsageError("y: expected labels, int64 [N], as the discriminator is conditional; got none")
         return logits + (self.embed(y) * features).sum(1)
 
 
 class ConditionalBlock(nn.Module):
-    """layer → conditional batch norm → activation. layer: without bias, for the norm has one."""
+    """layer → conditional batch norm → activation. layer: without bias, because the norm adds one."""
 
     def __init__(self, layer: nn.Module, channels: int, features: int, act: str):
         super().__init__()
@@ -126,8 +133,8 @@ class ConditionalBlock(nn.Module):
         return bias_act(self.norm(self.layer(x), c), None, self.act)
 
 
-def through(blocks: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
-    """x through blocks one upon the other, with the condition where they take one."""
+def apply_blocks(blocks: nn.Module, x: Tensor, c: Tensor | None) -> Tensor:
+    """Apply the blocks of a Sequential one after the other; a ConditionalBlock is also given the condition c."""
     if c is None:
         return blocks(x)
     for block in blocks.children():

@@ -1,7 +1,7 @@
-"""ncnn's files: NAME.param, a graph as text, and NAME.bin, the weights in the order of its layers.
+"""Reader of ncnn models: NAME.param, a graph as text, and NAME.bin, the weights in the order of its layers.
 
-Of the layers those are known that super-resolution networks are made of. Weights are float32, or float16 behind a tag;
-what was quantized in other ways is refused.
+Only the kinds of layers of super-resolution networks are supported. Weights are float32 or float16; int8 and other
+quantized weights raise DataError.
 """
 
 from __future__ import annotations
@@ -17,16 +17,31 @@ from fastgan.errors import DataError
 MAGIC = 7767517
 _FP16 = 0x01306B47
 _INT8 = 0x000D4B38
-_HINTS = 30  # parameter: the shapes of a layer's outputs, which change nothing
+_SHAPE_HINTS = 30  # number of the parameter with the shapes of a layer's outputs; it is ignored
 #: Kinds of layers without weights.
-_PLAIN = {"BinaryOp", "Concat", "Eltwise", "Input", "Interp", "Noop", "PixelShuffle", "ReLU", "Reorg", "Split"}
+_WITHOUT_WEIGHTS = {
+    "BinaryOp",
+    "Concat",
+    "Eltwise",
+    "Input",
+    "Interp",
+    "Noop",
+    "PixelShuffle",
+    "ReLU",
+    "Reorg",
+    "Split",
+}
 
 Value = int | float | tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
-    """One line of a .param. params: by their numbers, arrays as tuples. weights: float32, flat, in the file's order."""
+class NcnnLayer:
+    """One line of a .param file.
+
+    kind: such as "Convolution". inputs, outputs: names of blobs. params: values by parameter number, arrays as tuples.
+    weights: float32 arrays [size], in the order of the .bin file.
+    """
 
     kind: str
     name: str
@@ -39,12 +54,14 @@ class Layer:
         return f"layer {self.name} ({self.kind})"
 
 
-def read_pair(path: Path) -> list[Layer]:
-    """The layers with their weights, of NAME.param and NAME.bin, either of which is given. Raises DataError."""
+def read_pair(path: Path) -> list[NcnnLayer]:
+    """The layers of a model with their weights. path: NAME.param or NAME.bin; both must exist. Raises DataError."""
     param, weights = path.with_suffix(".param"), path.with_suffix(".bin")
-    for here, other in ((param, weights), (weights, param)):
+    for given, other in ((param, weights), (weights, param)):
         if not other.is_file():
-            raise DataError(f"ncnn keeps a network in two files, and {other.name} is not beside {here.name}")
+            raise DataError(
+                f"an ncnn model consists of two files, and {other.name} is missing in the folder of {given.name}"
+            )
     layers = _parse(param.read_bytes(), param.name)
     reader = _Reader(weights.read_bytes(), weights.name)
     layers = [_with_weights(layer, reader) for layer in layers]
@@ -52,51 +69,51 @@ def read_pair(path: Path) -> list[Layer]:
     return layers
 
 
-def _parse(content: bytes, file: str) -> list[Layer]:
+def _parse(content: bytes, file: str) -> list[NcnnLayer]:
     lines = content.decode("utf-8", errors="replace").splitlines()
     if not lines or lines[0].strip() != str(MAGIC):
-        binary = "; it is the binary form of one" if content.startswith(MAGIC.to_bytes(4, "little")) else ""
-        raise DataError(f"{file} does not begin with {MAGIC}, as the text of an ncnn graph does{binary}")
+        binary = "; it is a graph in binary form" if content.startswith(MAGIC.to_bytes(4, "little")) else ""
+        raise DataError(f"{file} does not begin with {MAGIC}, as an ncnn graph in text form does{binary}")
     try:
         count = int(lines[1].split()[0])
     except (ValueError, IndexError) as error:
-        raise DataError(f"{file}, line 2: expected the numbers of layers and blobs") from error
+        raise DataError(f"{file}, line 2: expected the number of layers and the number of blobs") from error
     layers = []
     for number, line in enumerate(lines[2:], 3):
         if not line.strip():
             continue
         try:
-            layers.append(_layer(line.split()))
+            layers.append(_parse_layer(line.split()))
         except (ValueError, IndexError) as error:
             raise DataError(f"{file}, line {number}: expected a layer, got {line[:60]!r}") from error
     if len(layers) != count:
-        raise DataError(f"{file} is cut off or damaged: its line 2 says {count} layers, and there are {len(layers)}")
+        raise DataError(f"{file} is incomplete or damaged: line 2 gives {count} layers, and there are {len(layers)}")
     return layers
 
 
-def _layer(words: Sequence[str]) -> Layer:
+def _parse_layer(words: Sequence[str]) -> NcnnLayer:
     """KIND NAME number-of-inputs number-of-outputs inputs... outputs... number=value..."""
     kind, name, *rest = words
     inputs, outputs = int(rest[0]), int(rest[1])
     if len(rest) < 2 + inputs + outputs or inputs < 0 or outputs < 0:
-        raise ValueError("fewer names of blobs than said")
+        raise ValueError("fewer names of blobs than the numbers of inputs and outputs")
     blobs, settings = rest[2 : 2 + inputs + outputs], rest[2 + inputs + outputs :]
     params: dict[int, Value] = {}
     for setting in settings:
         number, _, text = setting.partition("=")
-        if int(number) <= -23300:  # an array: its length comes first
+        if int(number) <= -23300:  # an array: its first value is its length
             length, *values = text.split(",")
             if int(length) != len(values):
-                raise ValueError("an array of another length than said")
+                raise ValueError("the length of an array differs from the number of its values")
             params[-int(number) - 23300] = tuple(float(value) for value in values)
         else:
             params[int(number)] = float(text) if set(text) & set(".eE") else int(text)
-    params.pop(_HINTS, None)
-    return Layer(kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), params)
+    params.pop(_SHAPE_HINTS, None)
+    return NcnnLayer(kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), params)
 
 
-def _with_weights(layer: Layer, reader: _Reader) -> Layer:
-    if layer.kind in _PLAIN:
+def _with_weights(layer: NcnnLayer, reader: _Reader) -> NcnnLayer:
+    if layer.kind in _WITHOUT_WEIGHTS:
         return layer
     count = layer.params.get(0, 0)
     if layer.kind == "PReLU" and isinstance(count, int):
@@ -107,42 +124,46 @@ def _with_weights(layer: Layer, reader: _Reader) -> Layer:
             raise DataError(f"{layer} is quantized to int8, which is not supported")
         weight = reader.tagged(size, layer)
         return replace(layer, weights=(weight, reader.floats(count, layer)) if layer.params.get(5, 0) else (weight,))
-    raise DataError(f"{layer} is unexpected: RRDBNet and SRVGGNetCompact have no such layer")
+    raise DataError(f"{layer} is not supported: RRDBNet and SRVGGNetCompact have no such layer")
 
 
 class _Reader:
-    """Takes weights from the content of a .bin, one after the other."""
+    """Reads the arrays of a .bin file in order."""
 
     def __init__(self, content: bytes, file: str):
-        self.content, self.file, self.at = content, file, 0
+        self.content, self.file, self.position = content, file, 0
 
-    def tagged(self, count: int, layer: Layer) -> np.ndarray:
-        """A convolution's weights: a tag that says how they are stored, then they."""
+    def tagged(self, count: int, layer: NcnnLayer) -> np.ndarray:
+        """Weights of a convolution, float32 [count]: a tag of 4 bytes gives the format of the values that follow."""
         tag = int.from_bytes(self._take(4, layer), "little")
         if tag == 0:
             return self.floats(count, layer)
         if tag == _FP16:
             values = np.frombuffer(self._take(2 * count + 2 * (count % 2), layer), "<f2", count)  # padded to 4 bytes
             return values.astype(np.float32)
-        how = "int8 numbers" if tag == _INT8 else f"the tag 0x{tag:08X}"
+        found = "int8" if tag == _INT8 else f"tag 0x{tag:08X}"
         raise DataError(
-            f"{self.file}: the weights of {layer} are stored as {how}, which is not supported: expected float32 or"
-            " float16 (or the file is damaged)"
+            f"{self.file}: expected the weights of {layer} as float32 or float16, got {found} (not supported, or the"
+            " file is damaged)"
         )
 
-    def floats(self, count: int, layer: Layer) -> np.ndarray:
+    def floats(self, count: int, layer: NcnnLayer) -> np.ndarray:
+        """The next values, float32 [count]."""
         return np.frombuffer(self._take(4 * count, layer), "<f4").astype(np.float32)
 
-    def _take(self, size: int, layer: Layer) -> bytes:
-        piece = self.content[self.at : self.at + size] if size >= 0 else b""
+    def _take(self, size: int, layer: NcnnLayer) -> bytes:
+        piece = self.content[self.position : self.position + size] if size >= 0 else b""
         if len(piece) != size:
             raise DataError(
-                f"{self.file} is cut off: it has {len(self.content):,} bytes, and the weights of {layer} would need"
-                f" {self.at + size:,}"
+                f"{self.file} is incomplete: it has {len(self.content):,} bytes, and the weights of {layer} end at byte"
+                f" {self.position + size:,}"
             )
-        self.at += size
+        self.position += size
         return piece
 
     def end(self) -> None:
-        if self.at != len(self.content):
-            raise DataError(f"{self.file} has {len(self.content):,} bytes, and its layers take {self.at:,} of them")
+        """Raise DataError if there are more bytes than the layers have weights."""
+        if self.position != len(self.content):
+            raise DataError(
+                f"{self.file} has {len(self.content):,} bytes, and the weights of its layers are {self.position:,}"
+            )

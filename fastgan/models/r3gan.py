@@ -1,9 +1,9 @@
-"""The modern baseline R3GAN (Huang et al. 2024, arXiv:2501.05441): residual blocks in groups, and no norms.
+"""R3GAN (Huang et al. 2024, arXiv:2501.05441): residual blocks with grouped convolutions, without norms.
 
-Its game is the relativistic pairing with R1 and R2. width: channels up to 32×32, halved from 64×64 on (the paper's:
-768, with z of 64 numbers). Groups have 8 channels, 16 between the two 1×1 convolutions. Layers are drawn with He's
-deviation, smaller by the fourth root of the number of blocks, and each block's last with zeros, so that it starts as
-the identity.
+The paper trains it with the relativistic pairing loss, R1 and R2. width: channels up to 32×32, halved at 64×64 and at
+each level above (the paper: 768, with z of 64 numbers). Groups have 8 channels, and 16 between the two 1×1
+convolutions. Weights are initialized with He's standard deviation divided by the fourth root of the number of blocks;
+the last convolution of each block starts at zero, so the block starts as the identity.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.labels import Labels, one_hot, refuse
+from fastgan.models.labels import Labels, one_hot, reject_labels
 from fastgan.nn import Downsample, Upsample
-from fastgan.nn.layout import as_weights_are
+from fastgan.nn.memory_format import match_weight_format
 from fastgan.ops import conv2d, conv2d_bias_act
 
-GROUP = 8  # channels of a group, before the block widens them
-WIDER = 2
+GROUP = 8  # channels of a group at the block's input
+EXPANSION = 2  # channels inside a block per channel of its input
 BLOCKS = 2  # in each stage
-GAIN = sqrt(2 / (1 + 0.2**2))  # He's, for leaky ReLUs with slope 0.2
+GAIN = sqrt(2 / (1 + 0.2**2))  # of He's initialization for leaky ReLUs with slope 0.2
 
 
 class Block(nn.Module):
-    """x [N, C, H, W] → x + a bottleneck turned inside out: 1×1 to 2·C, 3×3 in groups, 1×1 back to C.
+    """x [N, C, H, W] → x + inverted bottleneck(x): 1×1 to 2·C, grouped 3×3, 1×1 to C.
 
-    blocks: in the whole network, by which the weights are scaled.
+    blocks: number of blocks in the network; it scales the initial weights.
     """
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
-        wide, groups = WIDER * channels, channels // GROUP
+        wide, groups = EXPANSION * channels, channels // GROUP
         gain = GAIN * blocks**-0.25
         self.conv1 = _conv(channels, wide, 1, gain)
         self.bias1 = nn.Parameter(torch.zeros(wide))
@@ -51,8 +51,8 @@ class Block(nn.Module):
 class Generator(nn.Module):
     """z [N, latent] (and labels y [N]) → images [N, channels, side, side].
 
-    The last layer is linear, as in the paper: images are meant for [-1, 1], and may leave it. Labels are embedded into
-    as many numbers as z has and go beside it.
+    The last layer is linear, as in the paper: images are in about [-1, 1] and may exceed it. Labels are embedded into
+    `latent` numbers that are concatenated to z.
     """
 
     def __init__(self, resolution: int, channels: int, latent: int, width: int, classes: int):
@@ -66,23 +66,24 @@ class Generator(nn.Module):
         stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
         for before, size in pairwise(sizes):
             if before != size:
-                stages.append(_conv(before, size, 1, 1.0))  # commutes with the filter, and is cheaper before it
+                # Before the upsampling: it commutes with the filter, and costs less there.
+                stages.append(_conv(before, size, 1, 1.0))
             stages += [Upsample(), *(Block(size, blocks) for _ in range(BLOCKS))]
         self.stages = nn.Sequential(*stages)
         self.to_image = _conv(sizes[-1], channels, 1, 1.0)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         if self.embed is None:
-            refuse(y)
+            reject_labels(y)
         else:
             z = torch.cat([z, self.embed(one_hot(y, self.classes, z))], 1)
         x = self.to_basis(z)[:, :, None, None] * self.basis
-        x = as_weights_are(x, self.to_image.weight)
+        x = match_weight_format(x, self.to_image.weight)
         return conv2d(self.stages(x), self.to_image.weight)
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, side, side] (and labels y [N]) → logits [N]; labels by projection."""
+    """Images [N, channels, side, side] (and labels y [N]) → logits [N]; labels enter by projection."""
 
     auxiliary = False
 
@@ -104,10 +105,10 @@ class Discriminator(nn.Module):
         self.embed = _linear(classes, sizes[-1], gain=1 / sqrt(sizes[-1])) if classes else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x = self.stages(as_weights_are(conv2d(x, self.from_image.weight), self.basis.weight))
+        x = self.stages(match_weight_format(conv2d(x, self.from_image.weight), self.basis.weight))
         features = self.to_logit(self.basis(x).flatten(1))
         if self.embed is None:
-            refuse(y)
+            reject_labels(y)
             return features.flatten()
         return (features * self.embed(one_hot(y, self.classes, features))).sum(1)
 
@@ -115,16 +116,20 @@ class Discriminator(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
 ) -> tuple[Generator, Discriminator]:
-    """condition: "projection", which is all that r3gan knows: labels beside z, and a projection in the discriminator."""
+    """A generator and a discriminator.
+
+    condition: "projection", the only one supported: an embedding of the label concatenated to z, and a projection in
+    the discriminator. Raises UsageError for an unsupported resolution, width, norm or condition.
+    """
     if resolution < 8 or resolution & (resolution - 1):
-        raise UsageError(f"resolution: r3gan needs a power of two from 8 on, got {resolution}")
+        raise UsageError(f"resolution: r3gan supports powers of two from 8, got {resolution}")
     if d_norm != "none":
-        raise UsageError(f"d_norm: r3gan works without norms, got {d_norm!r}; use none")
+        raise UsageError(f"d_norm: r3gan supports no norm, got {d_norm!r}; use none")
     narrowest = _widths(resolution, width)[-1]
     if narrowest < GROUP or any(size % GROUP for size in _widths(resolution, width)):
-        least = GROUP * max(resolution // 32, 1)
-        raise UsageError(f"width: r3gan at {resolution}×{resolution} needs a multiple of {least}, got {width}")
-    Labels.of("r3gan", classes, condition, ("projection",))
+        divisor = GROUP * max(resolution // 32, 1)
+        raise UsageError(f"width: r3gan at {resolution}×{resolution} needs a multiple of {divisor}, got {width}")
+    Labels.create("r3gan", classes, condition, ("projection",))
     return Generator(resolution, channels, latent, width, classes), Discriminator(resolution, channels, width, classes)
 
 

@@ -1,7 +1,7 @@
 """The residual blocks of SNGAN (Miyato et al. 2018, arXiv:1802.05957) and BigGAN (arXiv:1809.11096, figure 15).
 
-Shortcuts are convolved where the image is small, before it is doubled and after it is halved: 1×1 convolutions commute
-with both, at a quarter of the work.
+The 1×1 convolution of a shortcut runs at the lower resolution, before upsampling and after pooling: it commutes with
+both, and this is a quarter of the work.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from fastgan.ops import bias_act
 
 
 class UpBlock(nn.Module):
-    """x [N, in, H, W] (and conditions c [N, features]) → [N, out, 2·H, 2·W]: norm, ReLU, double, 3×3, norm, ReLU, 3×3.
+    """x [N, in, H, W] (and conditions c [N, features]) → [N, out, 2·H, 2·W].
 
-    features: of the conditional batch norms; 0 for ordinary ones. norm: of the weights, "none" or "spectral".
+    Batch norm, ReLU, nearest-neighbor upsampling, 3×3 convolution, batch norm, ReLU, 3×3 convolution. features: size of
+    the condition of the batch norms; 0 for unconditional ones. norm: of the weights, "none" or "spectral".
     """
 
     def __init__(self, in_channels: int, out_channels: int, features: int = 0, norm: str = "none"):
         super().__init__()
-        # PyTorch's own convolutions: no activation follows them, and no penalty looks at a generator.
+        # PyTorch's convolutions: no activation follows to fuse, and no gradient penalty differentiates a generator.
         self.bn1 = _batch_norm(in_channels, features, norm)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.bn2 = _batch_norm(out_channels, features, norm)
@@ -40,9 +41,11 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """x [N, in, H, W] → [N, out, H, W], or half the side: ReLU, 3×3, ReLU, 3×3, mean over 2×2.
+    """x [N, in, H, W] → [N, out, H/2, W/2], or [N, out, H, W] with halve=False.
 
-    hidden: channels between the two. halve: the side. first: the block sees the image, and no ReLU comes before it.
+    ReLU, 3×3 convolution, ReLU, 3×3 convolution, mean over 2×2 pixels if halve. hidden: channels between the two
+    convolutions. norm: of the weights, "none", "batch" or "spectral". first: the input is the image; the first ReLU is
+    omitted.
     """
 
     def __init__(
@@ -66,9 +69,9 @@ class DownBlock(nn.Module):
 
 
 def check_norm(family: str, norm: str) -> None:
-    """UsageError for what these discriminators do not take."""
+    """Raise UsageError for a norm that residual discriminators do not support."""
     if norm not in ("none", "spectral"):
-        raise UsageError(f"d_norm: {family}'s discriminator takes none or spectral, got {norm!r}")
+        raise UsageError(f"d_norm: {family}'s discriminator supports none or spectral, got {norm!r}")
 
 
 def _batch_norm(channels: int, features: int, norm: str) -> nn.Module:

@@ -1,9 +1,9 @@
-"""Residual pairs at 32, 64 and 128, of SNGAN and WGAN-GP.
+"""The residual networks of SNGAN and WGAN-GP, at 32×32, 64×64 and 128×128.
 
-With d_norm="spectral" SNGAN's (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5). With "none" the discriminator has no
-norm, as a gradient penalty wants it (Gulrajani et al. 2017, arXiv:1704.00028, with 128 channels in both networks). The
-papers' widths: 128 at 32×32 (256 in the generator), 64 at 64×64 and 128×128, and z of 128 numbers. The tables of 64×64
-are those of Miyato and Koyama's code.
+d_norm="spectral" gives SNGAN (Miyato et al. 2018, arXiv:1802.05957, tables 4 and 5). With "none" the discriminator has
+no norm, for use with a gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, with 128 channels in both networks).
+The papers' widths are 128 at 32×32 (256 in the generator) and 64 at 64×64 and 128×128, with z of 128 numbers. The
+widths at 64×64 are those of the code of Miyato and Koyama.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastgan.nn import ConvBlock, LinearBlock, group_spectral_norms, initialize
 from fastgan.ops import bias_act
 
 CONDITIONS = ("projection", "concat", "auxiliary")
-#: resolution → multiples of the width: at 4×4, and after each block.
+#: resolution → channels as multiples of the width: at 4×4, and after each block of the generator.
 UP = {32: (2, 2, 2, 2), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1)}
-#: resolution → multiples of the width after each block, and how many of them halve the side.
+#: resolution → (multiples of the width after each block of the discriminator, number of blocks that halve the side)
 DOWN = {32: ((1, 1, 1, 1), 2), 64: ((1, 2, 4, 8, 16), 5), 128: ((1, 2, 4, 8, 16, 16), 5)}
 
 
@@ -35,14 +35,16 @@ class Generator(nn.Module):
         self.latent, self.image_shape = latent, (channels, resolution, resolution)
         self.labels, self.classes = labels, labels.classes
         sizes = [multiple * width for multiple in UP[resolution]]
-        self.start = LinearBlock(latent + labels.beside_latent, sizes[0] * 16, act="linear")
-        self.blocks = nn.ModuleList(UpBlock(inputs, outputs, labels.into_norms) for inputs, outputs in pairwise(sizes))
+        self.start = LinearBlock(latent + labels.extra_latents, sizes[0] * 16, act="linear")
+        self.blocks = nn.ModuleList(
+            UpBlock(inputs, outputs, labels.norm_features) for inputs, outputs in pairwise(sizes)
+        )
         self.norm = nn.BatchNorm2d(sizes[-1])
         self.to_image = ConvBlock(sizes[-1], channels, 3, padding=1, act="tanh")
         _initialize(self)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        z, c = self.labels.generate(z, y)
+        z, c = self.labels.generator_inputs(z, y)
         x = self.start(z).unflatten(1, (-1, 4, 4))
         for block in self.blocks:
             x = block(x, c)
@@ -50,19 +52,19 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, side, side] (and labels y [N]) → logits [N]: blocks, ReLU, pooling over all pixels, linear.
+    """Images [N, channels, side, side] (and labels y [N]) → logits [N]: blocks, ReLU, global pooling, linear.
 
-    The sum of the pixels under spectral norms, as in SNGAN, else their mean, as in WGAN-GP. With auxiliary=True, images
-    → logits [N] and class logits [N, classes].
+    The pooling is a sum with spectral norm, as in SNGAN, and otherwise a mean, as in WGAN-GP. With auxiliary=True:
+    images → logits [N] and class logits [N, classes].
     """
 
     def __init__(self, resolution: int, channels: int, width: int, norm: str, labels: Labels):
         super().__init__()
         self.labels, self.classes, self.auxiliary = labels, labels.classes, labels.auxiliary
         multiples, halvings = DOWN[resolution]
-        sizes = [channels + labels.beside_image, *(multiple * width for multiple in multiples)]
+        sizes = [channels + labels.extra_channels, *(multiple * width for multiple in multiples)]
         self.blocks = nn.Sequential(*(
-            # After the first block, as wide between as at the beginning.
+            # The first block has as many channels inside as its output has, the others as many as their input.
             DownBlock(sizes[i], sizes[i + 1], sizes[max(i, 1)], norm=norm, halve=i < halvings, first=i == 0)
             for i in range(len(multiples))
         ))  # fmt: skip
@@ -73,18 +75,22 @@ class Discriminator(nn.Module):
         group_spectral_norms(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        features = self.pool(bias_act(self.blocks(self.labels.judge(x, y)), None, "relu"), (2, 3))
+        features = self.pool(bias_act(self.blocks(self.labels.concat_image(x, y)), None, "relu"), (2, 3))
         return self.head(self.to_logit(features).flatten(), features, y)
 
 
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, condition: str | None = None
 ) -> tuple[Generator, Discriminator]:
-    """width: of the discriminator's first block. condition: see `labels.CONDITIONS`; "projection" if left out."""
+    """A generator and a discriminator.
+
+    width: channels of the discriminator's first block. d_norm: "spectral" or "none". condition: one of
+    `labels.CONDITIONS`; None means "projection". Raises UsageError for an unsupported resolution, norm or condition.
+    """
     if resolution not in UP:
-        raise UsageError(f"resolution: resnet makes images of 32, 64 or 128, got {resolution}")
+        raise UsageError(f"resolution: resnet supports 32, 64 or 128, got {resolution}")
     check_norm("resnet", d_norm)
-    labels = Labels.of("resnet", classes, condition, CONDITIONS)
+    labels = Labels.create("resnet", classes, condition, CONDITIONS)
     return (
         Generator(resolution, channels, latent, width, labels),
         Discriminator(resolution, channels, width, d_norm, labels),
@@ -92,7 +98,7 @@ def build(
 
 
 def _initialize(network: nn.Module) -> None:
-    """Glorot's, with √2 for the 3×3 convolutions inside the blocks, and conditional norms without condition."""
+    """Glorot initialization, with gain √2 for 3×3 convolutions in blocks; conditional norms start unconditional."""
     initialize(network, nn.init.xavier_uniform_)
     for block in network.modules():
         if isinstance(block, UpBlock | DownBlock):

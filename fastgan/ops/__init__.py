@@ -1,8 +1,8 @@
-"""The operations. Only this floor knows that devices exist; see CONTRIBUTING.md for how to add one."""
+"""The operations. Only this package distinguishes devices. CONTRIBUTING.md says how to add an operation."""
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.conv import (
-    Layer,
+    ConvLayer,
     conv1d,
     conv2d,
     conv2d_bias_act,
@@ -15,7 +15,7 @@ from fastgan.ops.spectral_norm import power_iteration, spectral_scale
 
 __all__ = [
     "ACTIVATIONS",
-    "Layer",
+    "ConvLayer",
     "bias_act",
     "conv1d",
     "conv2d",

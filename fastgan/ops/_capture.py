@@ -1,7 +1,7 @@
-"""Who wants to know that a step is about to be captured as a graph.
+"""Callbacks that run before a training step is captured as a graph.
 
-What Python remembers from run to run is fixed at that moment: a spectral norm that has iterated since the optimizer's
-last step would be captured without its iteration.
+State that Python keeps from run to run is fixed in the graph. For example, a spectral norm that has already iterated
+since the last optimizer step would be captured without its power iteration.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ _listeners: list[Callable[[], Callable[[], None]]] = []
 
 
 def on_capture(listener: Callable[[], Callable[[], None]]) -> None:
-    """Call `listener` before each run of a step that captures it; it returns what takes that back."""
+    """Call `listener` before each run of a step that captures it. It returns a function that undoes its change."""
     _listeners.append(listener)
 
 
 def before_capture() -> Callable[[], None]:
-    """Tell the listeners. Returns what lets Python remember again what it did before, after runs that were undone."""
-    undo = [listener() for listener in _listeners]
+    """Call the listeners. Returns a function that restores their state, for runs whose effects are undone."""
+    restores = [listener() for listener in _listeners]
 
-    def take_back() -> None:
-        for one in undo:
+    def restore() -> None:
+        for one in restores:
             one()
 
-    return take_back
+    return restore

@@ -1,4 +1,4 @@
-"""What the launchers of all C++ and of all Triton kernels share. Imports no triton."""
+"""Functions that the launchers of the C++ and Triton kernels share. Imports no triton."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from fastgan._util import env, native
 
-FUSED = {"enable_fp_fusion": True}  # said aloud: Triton's default changes in 3.10, and 3.9 warns of it
-
+#: Passed explicitly, because Triton's default changes in 3.10 and 3.9 warns about that.
+FP_FUSION = {"enable_fp_fusion": True}
 
 #: Element types as the C++ kernels number them.
 CPP_DTYPES = {getattr(torch, name): code for name, code in native.DTYPE_CODES.items()}
 
 
 def why_no_cpp(x: Tensor) -> str | None:
-    """None where the C++ kernels can run on this tensor, else the reason."""
+    """None if the C++ kernels can run on this tensor, else the reason."""
     if x.device.type != "cpu":
         return f"the tensor is on {x.device.type}, not on the CPU"
     if x.dtype not in CPP_DTYPES:
@@ -28,7 +28,7 @@ def why_no_cpp(x: Tensor) -> str | None:
 
 
 def why_no_triton(x: Tensor, dtypes: Iterable[torch.dtype]) -> str | None:
-    """None where Triton can run on this tensor, else the reason."""
+    """None if Triton can run on this tensor, else the reason."""
     if not x.is_cuda and not env.flag("TRITON_INTERPRET"):
         return f"the tensor is on {x.device.type}, not on a GPU, and TRITON_INTERPRET is not set"
     if x.dtype not in dtypes:
@@ -40,15 +40,15 @@ def why_no_triton(x: Tensor, dtypes: Iterable[torch.dtype]) -> str | None:
 
 
 def on(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Makes x's GPU the current one, on which kernels are launched."""
+    """A context in which x's GPU is the current device, on which kernels are launched."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def blocks(size: int, block: int) -> int:
-    """How many blocks cover a size."""
+    """How many blocks of `block` elements cover `size` elements."""
     return -(-size // block)
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is not below n."""
+    """The least power of two >= n."""
     return 1 << max(0, n - 1).bit_length()

@@ -1,8 +1,8 @@
-"""define_op: the one way to make an operation.
+"""define_op: every operation of fastgan is made by it.
 
 An op is a schema, a reference in plain PyTorch (its specification and its fallback), a fake that allocates by the same
-rule, a gradient made of ops, and any number of faster kernels chosen at run time from real tensors. Everything that
-could make a second derivative silently wrong is refused here, when the op is defined.
+rule, a gradient made of ops, and any number of faster kernels, selected at run time from real tensors. define_op
+refuses everything that could make a second derivative silently wrong.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _library = torch.library.Library(NAMESPACE, "FRAGMENT")
 class Kernel:
     """A back-end of an op.
 
-    run takes the op's arguments and returns fresh tensors. why_not takes the same arguments and returns None when run
-    can serve them, else the reason in one sentence: `fastgan doctor` and errors show it.
+    run: takes the op's arguments and returns newly allocated tensors. why_not: takes the same arguments and returns
+    None if `run` supports them, else the reason in one sentence, which `fastgan doctor` and errors show.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Kernel:
 class Gradient:
     """The derivative of an op.
 
-    save(ctx, inputs, output) keeps what the formula needs (ctx.save_for_backward, attributes).
-    formula(ctx, *cotangents) returns one gradient or None per input, built from differentiable ops, so that every order
-    exists. Cotangents that are zero arrive as None, and a derivative that is zero almost everywhere must be returned as
-    None: a tensor of zeros would drag a whole backward pass behind it.
+    save(ctx, inputs, output): keeps what the formula needs (ctx.save_for_backward, attributes).
+    formula(ctx, *cotangents): returns one gradient or None per input, built from differentiable ops, so that
+    derivatives of every order exist. Cotangents that are zero arrive as None. A derivative that is zero almost
+    everywhere is returned as None: a tensor of zeros would cause a whole backward pass over zeros.
     """
 
     save: Callable[..., None]
@@ -51,7 +51,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Op:
-    """A defined op: call it with exactly the arguments of its schema."""
+    """A defined op. Call it with exactly the arguments of its schema."""
 
     name: str
     schema: str
@@ -63,7 +63,7 @@ class Op:
         return self.overload(*args)
 
 
-#: Every op that was defined, by name. The contract tests walk it: an op without an OpCase fails CI.
+#: Every defined op, by name. A test fails for an op that has no OpCase (fastgan/testing/cases.py).
 registry: dict[str, Op] = {}
 
 
@@ -77,8 +77,8 @@ def define_op(
 ) -> Op:
     """Register `fastgan::<schema>` with PyTorch and return it.
 
-    Refuses (TypeError, ValueError) a schema that mutates or aliases or has default values, a reference or fake whose
-    parameters are not those of the schema, an op without a gradient, and a name used twice.
+    Raises TypeError or ValueError for a schema that mutates or aliases or has default values, for a reference or fake
+    whose parameters are not those of the schema, for an op without a gradient, and for a name used twice.
     """
     parsed = torch._C.parse_schema(f"{NAMESPACE}::{schema}")
     name = parsed.name.split("::")[1]
@@ -112,10 +112,10 @@ def define_op(
 def _implementation(op: Op) -> Callable[..., Any]:
     def run(*args):
         if forward_ad._current_level >= 0:
-            # PyTorch would go on with a tangent of zero, and say nothing.
+            # PyTorch would silently continue with a tangent of zero.
             raise RuntimeError(f"op {op.name} has no forward-mode derivative; use reverse mode (torch.autograd.grad)")
         forced = env.read("FASTGAN_BACKEND")
-        if not op.kernels:  # the library's own arithmetic: there is nothing to force
+        if not op.kernels:  # PyTorch's own arithmetic is the only back-end
             return op.reference(*args)
         if not forced:
             for kernel in op.kernels:
@@ -128,7 +128,7 @@ def _implementation(op: Op) -> Callable[..., Any]:
 
 
 def forced_backend(op: Op, name: str, *args: Any) -> Kernel:
-    """The back-end of that name, for these arguments. RuntimeError with the reason when it cannot run them."""
+    """The back-end of that name. Raises RuntimeError with the reason if it cannot run these arguments."""
     if name == "reference":
         return Kernel("reference", op.reference, lambda *_: None)
     kernel = next((k for k in op.kernels if k.name == name), None)
@@ -150,7 +150,7 @@ def _guarded(name: str, gradient: Gradient, arguments: list[Any]) -> tuple[Calla
 
     def formula(ctx, *cotangents):
         if all(c is None for c in tree_leaves(cotangents)):
-            return _nothing(ctx)
+            return _no_gradients(ctx)
         gradients = gradient.formula(ctx, *cotangents)
         if not isinstance(gradients, tuple) or len(gradients) != len(arguments):
             raise TypeError(f"op {name}: its gradient must return {len(arguments)} values, one per input")
@@ -160,29 +160,29 @@ def _guarded(name: str, gradient: Gradient, arguments: list[Any]) -> tuple[Calla
 
 
 def _edges(inputs: tuple[Any, ...]) -> dict[tuple[int, int], int]:
-    """The graph edge of each tensor: (its input, its place in the list if the input is one) → number."""
-    places = [
+    """The number of each tensor's graph edge, by (index of the input, index within it if the input is a list)."""
+    positions = [
         (i, j)
         for i, value in enumerate(inputs)
         for j, element in enumerate(value if isinstance(value, list | tuple) else [value])
         if isinstance(element, torch.Tensor)
     ]
-    return {place: edge for edge, place in enumerate(places)}
+    return {position: edge for edge, position in enumerate(positions)}
 
 
-def _nothing(ctx: Any) -> tuple[Any, ...]:
+def _no_gradients(ctx: Any) -> tuple[Any, ...]:
     """No gradient for any input, in the structure of the inputs."""
-    return tuple([None] * len(asked) if isinstance(asked, list) else None for asked in ctx.needs_input_grad)
+    return tuple([None] * len(needs) if isinstance(needs, list) else None for needs in ctx.needs_input_grad)
 
 
 def needed(ctx: Any, i: int, j: int = 0) -> bool:
-    """Whether anybody asked for the gradient of input i (of its j-th tensor, if it is a list).
+    """Whether the running backward pass uses the gradient of input i (of its j-th tensor, if it is a list).
 
-    ctx.needs_input_grad only says that input i requires a gradient; under autograd.grad(y, inputs=[x]) most of those
-    are asked of nobody, and computing them is wasted.
+    ctx.needs_input_grad only says that input i requires a gradient. Under autograd.grad(y, inputs=[x]) most gradients
+    are not requested, and computing them is wasted.
     """
-    asked = ctx.needs_input_grad[i]
-    if not (asked[j] if isinstance(asked, list) else asked):
+    needs = ctx.needs_input_grad[i]
+    if not (needs[j] if isinstance(needs, list) else needs):
         return False
     node = ctx.next_functions[ctx.edge_of[i, j]][0]
     if node is None:

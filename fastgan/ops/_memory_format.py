@@ -1,4 +1,4 @@
-"""Memory formats: the one rule by which every op, and its fake, chooses the layout of what it allocates."""
+"""Memory formats: the rule by which every op and its fake choose the layout of the tensors that they allocate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 def memory_format(x: torch.Tensor) -> torch.memory_format:
     """channels_last for a 4-D tensor whose channel is the fast axis, else contiguous.
 
-    Contiguous wins where both hold (one channel, or 1×1 images). Sliced and permuted tensors get the nearer of the two,
-    so that a kernel copies as little as possible.
+    Where both hold (one channel, or 1×1 images) it is contiguous. Sliced and permuted tensors get the format that is
+    nearer to their strides, so that a kernel copies as little as possible.
     """
     if x.dim() != 4 or x.is_contiguous():
         return torch.contiguous_format
@@ -19,10 +19,10 @@ def memory_format(x: torch.Tensor) -> torch.memory_format:
 
 
 def weight_format(weight: torch.Tensor) -> torch.memory_format:
-    """The layout that a convolution's weight [K, C, R, S] stands for.
+    """The memory format that a convolution's weight [K, C, R, S] asks for.
 
-    Where its size fits both (1×1 kernels, one channel) its strides tell, as they do PyTorch's own convolutions: a
-    network in channels_last would otherwise leave it at each such layer, and copy all that follows.
+    Where its size fits both formats (1×1 kernels, one channel) its strides decide, as in PyTorch's own convolutions.
+    Otherwise a network in channels_last would change to contiguous at each such layer, and later layers would copy.
     """
     strides = weight.stride()
     both = weight.dim() == 4 and weight.is_contiguous() and weight.shape[1:].numel() > 1
@@ -32,13 +32,13 @@ def weight_format(weight: torch.Tensor) -> torch.memory_format:
 
 
 def channels_last_strides(shape: torch.Size) -> tuple[int, int, int, int]:
-    """The strides of a dense tensor [N, C, H, W] whose channel is the fast axis."""
+    """The strides of a dense tensor [N, C, H, W] in channels_last."""
     _, channels, height, width = shape
     return (channels * height * width, 1, width * channels, channels)
 
 
 def dense(x: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-    """x itself when it is dense in that layout, else a dense copy."""
+    """x itself if it is dense in that layout, else a dense copy."""
     return x.contiguous(memory_format=layout)
 
 

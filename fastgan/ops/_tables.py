@@ -1,4 +1,4 @@
-"""Small tables of integers on a device, by which one launch serves a whole list of tensors: addresses and sizes."""
+"""Small integer tensors on a device that hold the addresses and sizes of many tensors, for one launch over all."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-CAPACITY = 256  # tables kept for calls to come, some KB each
-RESERVE = 1 << 17  # numbers of pinned memory set aside for captures
+CAPACITY = 256  # tables kept for later calls, some KB each
+RESERVE = 1 << 17  # int64 numbers of pinned memory allocated in advance for captures
 
 
 class Tables:
-    """Tables by what they hold. Nothing here waits for a device.
+    """A cache of tables by their content. No method synchronizes with a device.
 
-    A copy from pinned memory returns at once, and PyTorch reuses that memory only when the copy is done. Keys hold the
-    stream: a table is written, read, and after its eviction overwritten in the order of one stream alone.
+    A copy from pinned memory returns at once, and PyTorch reuses that memory only after the copy is done. Keys include
+    the stream: a table is written, read, and after its eviction overwritten in the order of one stream alone.
 
-    Under the capture of a CUDA graph nothing runs: a table from then is filled by each replay and by nothing else.
-    Hence captured tables are made anew and never kept for others. Their device memory is the graph's like that of any
-    captured tensor, but the replayed copy reads the pinned memory again. Nobody tells when a graph dies, so that memory
-    is never given back. It comes from a reserve that ordinary calls fill, since allocating pinned memory asks events of
-    other copies, which is forbidden during a capture.
+    While a CUDA graph is captured nothing runs: a captured table is filled by each replay and by nothing else. Hence
+    captured tables are made anew and never cached. Their device memory belongs to the graph, like that of any captured
+    tensor, but each replay copies from the pinned memory again. Since nothing reports when a graph is deleted, that
+    pinned memory is never freed. It is taken from a reserve that ordinary calls allocate, because allocating pinned
+    memory queries the events of other copies, which is forbidden during a capture.
     """
 
     def __init__(self) -> None:
-        self._ready: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._cached: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._reserve: Tensor | None = None
         self._captured: list[Tensor] = []
-        self._lock = threading.Lock()  # backward passes run in threads of their own
+        self._lock = threading.Lock()  # autograd runs backward passes in other threads
 
     def get(self, device: torch.device, key: Hashable, numbers: Callable[[], list[int]]) -> Tensor:
         """numbers() as int64 on the device, for kernels of its current stream. Equal keys mean equal numbers."""
@@ -41,12 +41,12 @@ class Tables:
                 return self._for_replay(device, numbers())
             self._refill()
             key = key, device, torch.cuda.current_stream(device).cuda_stream
-            table = self._ready.pop(key, None)
+            table = self._cached.pop(key, None)
             if table is None:
                 table = torch.tensor(numbers(), pin_memory=True).to(device, non_blocking=True)
-            self._ready[key] = table
-            if len(self._ready) > CAPACITY:
-                self._ready.popitem(last=False)
+            self._cached[key] = table
+            if len(self._cached) > CAPACITY:
+                self._cached.popitem(last=False)
             return table
 
     def _refill(self) -> None:
@@ -56,7 +56,7 @@ class Tables:
     def _for_replay(self, device: torch.device, numbers: list[int]) -> Tensor:
         size = len(numbers)
         if self._reserve is None or len(self._reserve) < size:
-            # Only where a capture comes before any other call, or holds hundreds of them.
+            # Only if a capture comes before any other call, or contains hundreds of calls.
             self._reserve = torch.empty(max(size, RESERVE), dtype=torch.int64, pin_memory=True)
         host, self._reserve = self._reserve[:size], self._reserve[size:]
         host.copy_(torch.tensor(numbers))

@@ -1,6 +1,6 @@
-"""Says in words how a run goes, from the lines of its metrics alone: rules on figures, each with evidence and remedies.
+"""Diagnoses of a run from the rows of its metrics alone: rules on measured values, each with evidence and suggestions.
 
-Every rule looks back only, so that the page of a finished run shows what was said while it ran.
+Every rule looks only at earlier rows, so that the page of a finished run shows what was logged during training.
 """
 
 from __future__ import annotations
@@ -13,45 +13,46 @@ import numpy as np
 
 from fastgan.report.text import figure, number
 
-#: Verdicts for which a run may be stopped.
-GRAVE = ("divergence", "mode collapse")
-#: Lines after which a generator is no longer a fresh one.
+#: Diagnoses that `--on-collapse` acts on.
+SEVERE = ("divergence", "mode collapse")
+#: Rows after which a generator is no longer at its start.
 LATE = 30
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Something that went wrong: its name, the steps from and to which it was so, what shows it, what may help."""
+class Diagnosis:
+    """A problem of a run: its name, its first and last step, the evidence, and what may help."""
 
     name: str
     since: int
     until: int
     evidence: str
-    remedies: tuple[str, ...]
+    suggestions: tuple[str, ...]
 
     def sentence(self) -> str:
-        """For a person, on one line."""
-        return f"{self.name} since step {self.since}: {self.evidence}; try {', or '.join(self.remedies)}"
+        """One line for a log."""
+        return f"{self.name} since step {self.since}: {self.evidence}; try {', or '.join(self.suggestions)}"
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """holds(table): for each line whether it looks bad. after: lines in a row that make a verdict."""
+    """holds(table): for each row whether it looks bad. after: the number of consecutive such rows for a diagnosis."""
 
     name: str
     after: int
     holds: Callable[[_Table], np.ndarray]
     evidence: Callable[[_Table, int], str]
-    remedies: tuple[str, ...]
+    suggestions: tuple[str, ...]
 
 
 class _Table:
-    """Columns of the lines as float arrays, NaN where a line has no such figure."""
+    """Columns of the rows as float arrays, NaN where a row has no such value."""
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows: Rows, unbounded: bool):
         self.length = len(rows)
+        self.unbounded = unbounded
         self._rows = rows
 
     def __call__(self, name: str) -> np.ndarray:
@@ -63,56 +64,56 @@ class _Table:
             return self(above) / self(below)
 
 
-def verdicts(rows: Rows) -> list[Verdict]:
-    """Everything that was wrong at some time in a run, in the order in which it was noticed.
+def diagnoses(rows: Rows, unbounded: bool = False) -> list[Diagnosis]:
+    """All diagnoses of a run, past and present, in the order in which they were made.
 
-    rows: the lines of metrics.jsonl, as mappings.
+    rows: those of metrics.jsonl, under the keys of today (`fastgan.report.legacy.modernized_row`). unbounded: whether
+    the adversarial loss has no lower bound (`AdversarialLoss.unbounded`), so that a large value shows no divergence.
     """
-    return [*_left(rows), *_found(rows)]
+    return [*_before_rollbacks(rows), *_found(rows, unbounded)]
 
 
-def _found(rows: Rows) -> list[Verdict]:
-    """What the rules find in the lines."""
-    table = _Table(rows)
-    found: list[tuple[int, Verdict]] = []
+def current(rows: Rows, unbounded: bool = False) -> list[Diagnosis]:
+    """The diagnoses that hold at the last row, in the order of RULES, the most severe first."""
+    if not rows:
+        return []
+    order = [rule.name for rule in RULES]
+    now = [diagnosis for diagnosis in _found(rows, unbounded) if diagnosis.until == int(rows[-1]["step"])]
+    return sorted(now, key=lambda diagnosis: order.index(diagnosis.name))
+
+
+def last_healthy_step(rows: Rows, unbounded: bool = False) -> int:
+    """The last step before the rows that look severe now, even if they are too few for a diagnosis; 0 if none is left."""
+    table, bad = _Table(rows, unbounded), 0
+    for rule in RULES:
+        if rule.name in SEVERE and (found := _stretches(_bad(rule, table))) and found[-1][1] == table.length - 1:
+            bad = max(bad, table.length - found[-1][0])
+    return int(rows[-1 - bad]["step"]) if bad < table.length else 0
+
+
+def _found(rows: Rows, unbounded: bool) -> list[Diagnosis]:
+    table = _Table(rows, unbounded)
+    found: list[tuple[int, Diagnosis]] = []
     for rule in RULES:
         for first, last in _stretches(_bad(rule, table)):
             if last - first + 1 >= rule.after:
                 at = first + rule.after - 1
                 steps = int(rows[first]["step"]), int(rows[last]["step"])
-                found.append((at, Verdict(rule.name, *steps, rule.evidence(table, last), rule.remedies)))
-    return [verdict for _, verdict in sorted(found, key=lambda pair: pair[0])]
+                found.append((at, Diagnosis(rule.name, *steps, rule.evidence(table, last), rule.suggestions)))
+    return [diagnosis for _, diagnosis in sorted(found, key=lambda pair: pair[0])]
 
 
-def _left(rows: Rows) -> list[Verdict]:
-    """What made the run go back to an earlier step: the lines that showed it are gone, the next line after tells it."""
-    told: list[dict[str, Any]] = next((row["restored"] for row in reversed(rows) if "restored" in row), [])
+def _before_rollbacks(rows: Rows) -> list[Diagnosis]:
+    """Diagnoses that made the run go back to an earlier step. Their rows are gone; the next row after lists them."""
+    rollbacks: list[dict[str, Any]] = next((row["rollbacks"] for row in reversed(rows) if "rollbacks" in row), [])
     return [
-        Verdict(
+        Diagnosis(
             past["name"], past["since"], past["until"],
-            f"{past['evidence']}; at step {past['left']} the run went back to step {past['to']}",
-            tuple(past["remedies"]),
+            f"{past['evidence']}; at step {past['from_step']} the run went back to step {past['to_step']}",
+            tuple(past["suggestions"]),
         )
-        for past in told
+        for past in rollbacks
     ]  # fmt: skip
-
-
-def current(rows: Rows) -> list[Verdict]:
-    """What is wrong now: the verdicts that hold up to the last line, in the order of RULES, the gravest first."""
-    if not rows:
-        return []
-    order = [rule.name for rule in RULES]
-    now = [verdict for verdict in _found(rows) if verdict.until == int(rows[-1]["step"])]
-    return sorted(now, key=lambda verdict: order.index(verdict.name))
-
-
-def sound(rows: Rows) -> int:
-    """The last step before everything that looks grave now, be it a verdict yet or not; 0 without such a line."""
-    table, bad = _Table(rows), 0
-    for rule in RULES:
-        if rule.name in GRAVE and (found := _stretches(_bad(rule, table))) and found[-1][1] == table.length - 1:
-            bad = max(bad, table.length - found[-1][0])
-    return int(rows[-1 - bad]["step"]) if bad < table.length else 0
 
 
 def _bad(rule: _Rule, table: _Table) -> np.ndarray:
@@ -126,65 +127,70 @@ def _stretches(bad: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _peak(values: np.ndarray) -> np.ndarray:
-    """The highest value so far, of the medians of three lines: one outlier is no peak."""
+    """The highest value so far, of the medians of three rows: a single outlier is no peak."""
     padded = np.concatenate([values[:1], values[:1], values])
     return np.fmax.accumulate(np.sort(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)[1])
 
 
 def _variety(t: _Table) -> np.ndarray:
-    """How far a fake is from the fake most like it, as a part of the same among real images."""
+    """Distance of a fake to its nearest neighbor in the batch, relative to the same among real images."""
     return t.ratio("nearest/fake", "nearest/real")
 
 
-def _reach(t: _Table) -> np.ndarray:
-    """How far apart images of two latents are, as a part of how far apart two real images are."""
+def _latent_distance(t: _Table) -> np.ndarray:
+    """Distance between the images of two latents, relative to the distance between two real images."""
     return t.ratio("latent/ends", "spread/real")
 
 
-def _reached(t: _Table, i: int) -> str:
-    if not np.isfinite(_reach(t)[i]):  # images are made of sources
+def _latent_evidence(t: _Table, i: int) -> str:
+    if not np.isfinite(_latent_distance(t)[i]):  # a generator that maps images to images has no latents
         return ""
-    return f", images of two latents {figure(_reach(t)[i])} times as far apart as two real ones"
+    return f", images of two latents {figure(_latent_distance(t)[i])} times as far apart as two real images"
 
 
-def _modes(t: _Table) -> np.ndarray:
-    """How many classes of one size would be as mixed as those that a classifier sees."""
+def _effective_modes(t: _Table) -> np.ndarray:
+    """The number of classes of equal size that would have the measured entropy."""
     return np.exp(t("modes/entropy"))
 
 
-def _counted(t: _Table, i: int) -> str:
+def _modes_evidence(t: _Table, i: int) -> str:
     if not np.isfinite(t("modes/count")[i]):
         return ""
-    peak = figure(_peak(_modes(t))[i])
-    return f"; {figure(t('modes/count')[i])} classes seen, as mixed as {figure(_modes(t)[i])} even ones (once {peak})"
+    modes = _effective_modes(t)
+    return (
+        f"; {figure(t('modes/count')[i])} classes generated, with the entropy of {figure(modes[i])} equal ones"
+        f" (at most {figure(_peak(modes)[i])} before)"
+    )
 
 
 def _collapsed(t: _Table) -> np.ndarray:
-    variety, reach, modes = _variety(t), _reach(t), _modes(t)
-    # A fresh generator's images are all alike too. It is a collapse where they had been different before, or where they
-    # still are alike after so many lines.
-    fallen = (variety < 0.45 * _peak(variety)) & (variety < 0.45) | (reach < 0.35 * _peak(reach)) & (reach < 0.35)
+    variety, distance, modes = _variety(t), _latent_distance(t), _effective_modes(t)
+    # The images of a generator at its start are all alike too. It is a collapse if they were different before, or if
+    # they are still alike after LATE rows.
+    fallen = (variety < 0.45 * _peak(variety)) & (variety < 0.45) | (distance < 0.35 * _peak(distance)) & (
+        distance < 0.35
+    )
     fallen |= modes < 0.4 * _peak(modes)
     late = np.arange(t.length) >= LATE
-    return fallen | late & ((variety < 0.25) | (reach < 0.25))
+    return fallen | late & ((variety < 0.25) | (distance < 0.25))
 
 
 def _diverged(t: _Table) -> np.ndarray:
     loss, gradient = np.abs(t("loss/discriminator")), t("gradient/discriminator")
-    # A Wasserstein discriminator's loss is a distance, as large as images are far apart; no other loss is ever negative.
-    wasserstein = np.fmin.accumulate(t("loss/discriminator")) < 0
-    far = (loss > 50 * (1 + _early(loss))) | (gradient > 1000 * _early(gradient))
-    return far | ~wasserstein & (loss > 100)
+    grown = (loss > 50 * (1 + _early(loss))) | (gradient > 1000 * _early(gradient))
+    # A loss without a lower bound, such as a Wasserstein distance, is as large as its images are far apart.
+    return grown if t.unbounded else grown | (loss > 100)
 
 
 def _early(values: np.ndarray) -> float:
-    """The median of the first lines, the first one left out: it holds the start."""
+    """The median of the first rows without the very first, which holds the start of training."""
     first = values[1:6]
     return float(np.nanmedian(first)) if np.isfinite(first).any() else np.nan
 
 
 def _too_strong(t: _Table) -> np.ndarray:
-    # Where losses are of probabilities or margins: a Wasserstein discriminator is to separate as well as it can.
+    # The limits are those of losses of probabilities or margins: a Wasserstein discriminator is meant to separate as
+    # well as it can.
     return (t("auroc/real_fake") > 0.995) & (t("loss/generator") > 5) & (t("loss/discriminator") < 0.1)
 
 
@@ -194,7 +200,7 @@ def _vanishing(t: _Table) -> np.ndarray:
 
 
 def _skipped(t: _Table) -> np.ndarray:
-    """Updates that were skipped since the line before."""
+    """Updates that were skipped since the row before."""
     total = t("skipped/generator") + t("skipped/discriminator")
     return np.diff(total, prepend=0.0)
 
@@ -210,29 +216,29 @@ RULES = (
         "non-finite", 1,
         lambda t: _skipped(t) > 0,
         lambda t, i: f"{figure(_skipped(t)[i])} updates had a loss or gradient that was not finite",
-        ("lower learning rates", "a gradient penalty (--r1-weight)", "--precision bf16 or fp32 in place of fp16"),
+        ("lower learning rates", "a gradient penalty (--r1-weight)", "--precision bf16 or fp32 instead of fp16"),
     ),
     _Rule(
         "divergence", 1, _diverged,
         lambda t, i: (
-            f"the discriminator's loss is {figure(t('loss/discriminator')[i])} and its gradient's norm"
-            f" {figure(t('gradient/discriminator')[i])}, far beyond those of the beginning"
+            f"the discriminator's loss is {figure(t('loss/discriminator')[i])} and the norm of its gradient"
+            f" {figure(t('gradient/discriminator')[i])}, far above their values in the first rows"
         ),
         ("lower learning rates", "a gradient penalty (--r1-weight)", "--d-norm spectral"),
     ),
     _Rule(
         "mode collapse", 4, _collapsed,
         lambda t, i: (
-            f"fakes are {figure(_variety(t)[i])} times as far from the fake most like them as real images are"
-            f" (at most {figure(_peak(_variety(t))[i])} before){_reached(t, i)}{_counted(t, i)}"
+            f"the distance of a fake to its nearest neighbor is {figure(_variety(t)[i])} times that of real images"
+            f" (at most {figure(_peak(_variety(t))[i])} before){_latent_evidence(t, i)}{_modes_evidence(t, i)}"
         ),
         ("a higher learning rate of the discriminator than of the generator", "a gradient penalty (--r1-weight)",
-         "--game hinge with --d-norm spectral"),
+         "--loss hinge with --d-norm spectral"),
     ),
     _Rule(
         "discriminator too strong", 10, _too_strong,
         lambda t, i: (
-            f"it ranks {100 * t('auroc/real_fake')[i]:.1f} % of the pairs right, the generator's loss is"
+            f"its AUROC of real against fake images is {t('auroc/real_fake')[i]:.4f}, the generator's loss is"
             f" {figure(t('loss/generator')[i])}"
         ),
         ("a lower learning rate of the discriminator (--lr-d)", "a gradient penalty (--r1-weight)", "--d-norm spectral"),
@@ -242,22 +248,20 @@ RULES = (
         lambda t, i: (
             f"its norm is {figure(t('gradient/generator')[i])} and was {figure(_peak(t('gradient/generator'))[i])}"
         ),
-        ("a game that does not saturate", "a gradient penalty (--r1-weight)", "a lower learning rate of the discriminator"),
+        ("a non-saturating loss", "a gradient penalty (--r1-weight)", "a lower learning rate of the discriminator"),
     ),
     _Rule(
         "range mismatch", 5, _mismatch,
         lambda t, i: (
-            f"real values go from {figure(t('range/real_min')[i])} to {figure(t('range/real_max')[i])}, the generator's"
-            f" from {figure(t('range/fake_min')[i])} to {figure(t('range/fake_max')[i])}"
+            f"real values range from {figure(t('range/real_min')[i])} to {figure(t('range/real_max')[i])}, the"
+            f" generator's from {figure(t('range/fake_min')[i])} to {figure(t('range/fake_max')[i])}"
         ),
         ("scaling the batches to [-1, 1]", "another last activation of the generator"),
     ),
     _Rule(
         "overfitting discriminator", 5,
         lambda t: t("auroc/train_held_out") > 0.75,
-        lambda t, i: (
-            f"images it was trained on beat images it never saw in {100 * t('auroc/train_held_out')[i]:.0f} % of the pairs"
-        ),
+        lambda t, i: f"its AUROC of training against held-out images is {t('auroc/train_held_out')[i]:.2f}",
         ("more images", "augmentation", "a smaller discriminator or a higher --r1-weight"),
     ),
     _Rule(

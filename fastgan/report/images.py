@@ -1,4 +1,5 @@
-"""Images as arrays, and grids of them as PNG files. numpy and Pillow only: `sample MODEL.onnx` runs without torch."""
+"""Images as arrays, and grids of them as PNG files. Uses numpy and Pillow only: `fastgan sample MODEL.onnx` runs
+without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from fastgan.errors import UsageError
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Turn network output into pixels: float in [-1, 1] → uint8 in 0..255, rounded, clipped; NaN is black."""
+    """Turn network output into pixels: float in [-1, 1] → uint8 in 0..255, rounded and clipped; NaN becomes 0."""
     pixels = np.clip(np.rint((images.astype(np.float32) + 1.0) * 127.5), 0, 255)
     return np.nan_to_num(pixels, copy=False).astype(np.uint8)
 
@@ -21,8 +22,9 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def grid(images: np.ndarray, columns: int | None = None, margin: int = 2, scale: int = 1) -> np.ndarray:
     """Lay images out in rows, on white.
 
-    images: uint8 [N, C, H, W] with C 1 or 3. columns: as near to a square as possible when None.
-    scale: each pixel becomes scale × scale (small pictures are hard to judge). Returns uint8 [H', W', 3].
+    images: uint8 [N, C, H, W] with C 1 or 3. columns: None for a grid as square as possible. margin: pixels between
+    images. scale: each pixel becomes scale × scale, for small images. Returns uint8 [H', W', 3]. Raises UsageError for
+    other shapes or dtypes.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
         raise UsageError(
@@ -41,7 +43,7 @@ def grid(images: np.ndarray, columns: int | None = None, margin: int = 2, scale:
 
 
 def beside(left: np.ndarray, right: np.ndarray, gap: int = 14) -> np.ndarray:
-    """Two pictures uint8 [H, W, 3] of one height next to each other, on white."""
+    """Two pictures uint8 [H, W, 3] of the same height next to each other, on white."""
     return np.concatenate([left, np.full((left.shape[0], gap, 3), 255, np.uint8), right], axis=1)
 
 

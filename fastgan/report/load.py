@@ -1,26 +1,31 @@
-"""Reads a run directory into a plain record. Only config.json must be there; whatever else is missing stays empty."""
+"""Reads a run directory into a dataclass. Only config.json is required; all other missing parts stay empty."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastgan.errors import DataError, UsageError
+from fastgan.report.legacy import modernized_config, modernized_export, modernized_row
 from fastgan.report.text import number
 
 KINDS = ("fixed", "fresh", "beside", "nearest", "strips", "truncation", "classes")
-"""The kinds of panels, `samples/KIND-STEP.png`, in the order in which a page shows them."""
+"""The kinds of sample grids, `samples/KIND-STEP.png`, in the order in which a page shows them."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds. `notes` says in words what could not be read."""
+    """What a run directory holds. `notes`: one sentence for each file that could not be read."""
 
     name: str
+    #: Fields of Config by name, whether config.json groups them by topic or not. "loss" is the name of the loss.
     config: dict[str, Any]
+    #: Whether the adversarial loss has no lower bound.
+    unbounded: bool
     environment: dict[str, Any]
     command: str
     dataset: dict[str, Any]
@@ -30,56 +35,79 @@ class Run:
     export: dict[str, Any]
     evaluations: list[dict[str, Any]]
     layers: list[dict[str, Any]]
-    #: How many training images the nearest were looked for among, and of how many.
+    #: "among": the number of training images that were searched for nearest neighbors; "of": the number of all.
     neighbors: dict[str, Any]
+    #: The grid of real images, if there is one.
     real: Path | None = None
-    #: Whether images are made of sources, and not of latent codes.
-    of_sources: bool = False
-    #: Kind of panel → step → picture; kinds without a picture are absent.
-    panels: dict[str, dict[int, Path]] = field(default_factory=dict)
+    #: Whether the generator maps images to images, and not latents.
+    from_images: bool = False
+    #: Kind → step → PNG file; kinds without a file are absent.
+    sample_grids: dict[str, dict[int, Path]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def read_run(directory: Path) -> Run:
-    """Read a run directory; raises UsageError if it is none, DataError if its config.json cannot be read."""
+    """Read a run directory, of this version or an earlier one.
+
+    Raises UsageError if there is no config.json, DataError if it cannot be read.
+    """
     directory = Path(directory)
-    frozen = directory / "config.json"
-    if not frozen.is_file():
+    path = directory / "config.json"
+    if not path.is_file():
         raise UsageError(f"run: expected a run directory with a config.json in it, got {directory}")
     try:
-        head = json.loads(frozen.read_bytes())
+        head = json.loads(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{frozen} is not valid JSON: {error}") from error
+        raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(head, dict):
-        raise DataError(f"{frozen}: expected a JSON object, got {type(head).__name__}")
+        raise DataError(f"{path}: expected a JSON object, got {type(head).__name__}")
+    head = modernized_config(head)
+    loss = _mapping(head.get("loss"))
 
     notes: list[str] = []
     metrics = _read_metrics(directory / "metrics.jsonl", notes)
     real = directory / "samples" / "real.png"
     return Run(
         name=directory.resolve().name,
-        config=_config(head),
+        config=_config(head, loss),
+        unbounded=bool(loss.get("unbounded")),
         environment=_mapping(head.get("environment")),
         command=str(head.get("command") or ""),
         dataset=_mapping(head.get("dataset")),
         networks=_mapping(head.get("networks")),
         status=_read_optional(directory / "status.json", notes),
         metrics=metrics,
-        export=_read_optional(directory / "generator.onnx.json", notes),
+        export=modernized_export(_read_optional(directory / "generator.onnx.json", notes)),
         evaluations=_read_list(directory / "eval.json", notes),
         layers=_read_list(directory / "layers.json", notes),
         neighbors=_mapping(head.get("neighbors")),
         real=real if real.is_file() else None,
-        of_sources=bool(head.get("source_channels")),
-        panels={kind: found for kind in KINDS if (found := panels_in(directory, kind))},
+        from_images=bool(head.get("source_channels")),
+        sample_grids={kind: found for kind in KINDS if (found := sample_grids_in(directory, kind))},
         notes=notes,
     )
 
 
-def _config(head: dict[str, Any]) -> dict[str, Any]:
-    """The configuration, with the game that was played, which may be one of the user's own."""
-    config = _mapping(head.get("config"))
-    return config | {"game": head["game"]} if config and isinstance(head.get("game"), str) else config
+def sample_grids_in(directory: Path, kind: str) -> dict[int, Path]:
+    """The sample grids of one kind in a run directory, by step, in order."""
+    found = {}
+    for path in (Path(directory) / "samples").glob(f"{kind}-*.png"):
+        if match := re.fullmatch(rf"{kind}-(\d+)\.png", path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def _config(head: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of Config by name. The loss may be one of the user's own, which the configuration does not name."""
+    fields = _fields(_mapping(head.get("config")))
+    return fields | {"loss": loss["name"]} if fields and isinstance(loss.get("name"), str) else fields
+
+
+def _fields(table: Mapping[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in table.items():
+        fields |= _fields(value) if isinstance(value, Mapping) and value else {name: value}
+    return fields
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -97,7 +125,7 @@ def _read_list(path: Path, notes: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_json(path: Path, kind: type, notes: list[str]) -> object:
-    """What a file holds, or None where it is not there, or holds nothing of that kind, which is noted."""
+    """The content of a file, or None if it is missing or, with a note, if it is not of that kind."""
     if not path.is_file():
         return None
     try:
@@ -125,23 +153,14 @@ def _read_metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
             row = None
         step = number(row.get("step")) if isinstance(row, dict) else None
         if step is None:
-            # A last line without its newline is one still being written, or cut off by a kill.
+            # A last line without its newline is still being written, or was cut off by a kill.
             damaged += i < len(lines) - 1
             continue
-        # A resumed run goes back to its checkpoint: what it had logged beyond that point never happened.
+        # A resumed run goes back to its checkpoint: it computes the later steps again.
         while rows and rows[-1]["step"] >= step:
             rows.pop()
-        rows.append({**row, "step": step})
+        rows.append({**modernized_row(row), "step": step})
     if damaged:
         some = "1 line" if damaged == 1 else f"{damaged} lines"
         notes.append(f"{some} of {path.name} could not be read and {'is' if damaged == 1 else 'are'} left out.")
     return rows
-
-
-def panels_in(directory: Path, kind: str) -> dict[int, Path]:
-    """The panels of one kind that a run directory holds, by their steps, in order."""
-    found = {}
-    for path in (Path(directory) / "samples").glob(f"{kind}-*.png"):
-        if match := re.fullmatch(rf"{kind}-(\d+)\.png", path.name):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))

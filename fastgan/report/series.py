@@ -1,4 +1,4 @@
-"""From logged lines to series fit for drawing: grouped, thinned, smoothed."""
+"""Rows of metrics → series for charts: grouped, thinned, smoothed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Series:
 def series_by_group(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Series]]:
     """Collect every numeric `group/name` key: one list of series per group, in order of first appearance.
 
-    A key absent from a line adds no point; null, NaN and infinity add a gap.
+    A key that a row lacks adds no point; null, NaN and infinity add a gap.
     """
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in rows:
@@ -67,7 +67,7 @@ def thin(series: Series, limit: int = POINTS) -> Series:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Smooth with a centerd Gaussian (unlike a running mean it adds no lag); gaps stay gaps and weigh nothing."""
+    """Smooth with a centered Gaussian (unlike a running mean, it adds no lag); gaps stay gaps and have weight 0."""
     n = len(values)
     sigma = n / 60
     reach = min(int(3 * sigma), (n - 1) // 2)

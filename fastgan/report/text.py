@@ -1,16 +1,13 @@
-"""Words, numbers and small tables for the report page. Everything that leaves here as HTML is escaped."""
+"""Numbers, time spans and recorded values as plain text. Nothing here is escaped: the templates do that."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-
-def escape(value: object) -> str:
-    """Make any value safe as HTML text and as a quoted attribute."""
-    return html.escape(str(value), quote=True)
+#: What a table shows where there is no value.
+NONE = "–"
 
 
 def words(name: str) -> str:
@@ -19,7 +16,7 @@ def words(name: str) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return the value as a float if it is a finite number (a bool is none), else None."""
+    """Return the value as a float if it is a finite number and no bool, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -44,12 +41,25 @@ def figure(value: object) -> str:
     return text.replace("-", "−")
 
 
+def figure_or_none(value: object) -> str:
+    """`figure`, or NONE for what is no finite number."""
+    return NONE if number(value) is None else figure(value)
+
+
 def exponent(value: float, decimals: int) -> str:
-    """Write a number with a power of ten, no idle zeros: `1.2e−6`, `1e9`."""
+    """Write a number with a power of ten, without trailing zeros: `1.2e−6`, `1e9`."""
     mantissa, _, power = f"{value:.{decimals}e}".partition("e")
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(power)}".replace("-", "−")
+
+
+def short(value: float) -> str:
+    """Write a large count in three digits: `823`, `412 k`, `1.27 M`."""
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{float(f'{value / size:.3g}'):g} {sign}"
+    return figure(value)
 
 
 def duration(seconds: float) -> str:
@@ -67,31 +77,16 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: object) -> str:
-    """Write a recorded value as it stands: strings bare, everything else as JSON, null and nothing as `none`."""
+    """Write a recorded value: a string without quotes, null and the empty string as `none`, all others as JSON."""
     if value is None or value == "":
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def flatten(record: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """List the leaves of nested mappings in order, the way to a leaf joined by dots."""
+    """List the leaves of nested mappings in order, each under its path joined by dots."""
     leaves: list[tuple[str, object]] = []
     for key, value in record.items():
         name = f"{prefix}{key}"
         leaves += flatten(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
     return leaves
-
-
-def facts(rows: Iterable[tuple[str, object]]) -> str:
-    """Render name and value pairs as a table, one a row."""
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(plain(value))}</td></tr>' for name, value in rows
-    )
-    return f'<table class="facts"><tbody>{body}</tbody></table>'
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Render a table with a head; cells are text and are escaped here."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="grid"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

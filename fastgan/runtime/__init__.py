@@ -1,6 +1,6 @@
-"""Runs exported generators: a file needs no PyTorch.
+"""Runs exported generators; ONNX files need no PyTorch.
 
-Names are loaded on first use: the command line and the runtime must not pull in torch.
+Names are loaded on first use, so that importing the package does not import torch.
 """
 
 from __future__ import annotations

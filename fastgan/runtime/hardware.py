@@ -1,15 +1,16 @@
-"""What a runtime must know of the machine: cores it may use, the CPU's name and instruction sets, the GPU. No torch."""
+"""The hardware and the installed packages: usable cores, CPU name and instruction sets, GPUs. No torch."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
 import math
 import os
 import platform
 from pathlib import Path
 
-#: Instruction sets that decide how fast a network runs, as Linux calls them, and as people do.
+#: Instruction sets that decide how fast a network runs: Linux's name and the usual one.
 FEATURES = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -30,10 +31,10 @@ FEATURES = {
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """How many threads have a core of their own here.
+    """The number of physical cores that this process may use.
 
-    Those of the process's affinity, two hyper-threads of a core counted once, and no more than the time that the
-    control group (the container) grants. root: where /proc and /sys are, for tests.
+    Counted from the process's CPU affinity, two hyper-threads of a core once, and limited by the CPU quota of the
+    control groups (the container). root: the folder that holds proc and sys, for tests.
     """
     try:
         allowed = os.sched_getaffinity(0)
@@ -45,7 +46,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 
 def _quota(root: Path) -> float | None:
-    """The CPUs' worth of time that the control groups around this process grant, or None without a limit."""
+    """The smallest CPU quota of the control groups around this process, in CPUs; None without a limit."""
     found = []
     for line in (_text(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -55,9 +56,9 @@ def _quota(root: Path) -> float | None:
             base, read = root / "sys/fs/cgroup/cpu", _quota_1
         else:
             continue
-        place = base / path.lstrip("/")
-        # A container may show its own group as the root, or name a path that it cannot see.
-        for folder in [place, *place.parents]:
+        group = base / path.lstrip("/")
+        # In a container, the group may be mounted as the root, or the path may not exist.
+        for folder in [group, *group.parents]:
             if not folder.is_relative_to(base):
                 break
             if quota := read(folder):
@@ -77,7 +78,7 @@ def _quota_1(folder: Path) -> float | None:
 
 @functools.cache
 def cpu_name() -> str:
-    """The CPU's name, as it says itself."""
+    """The CPU's model name."""
     for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
@@ -86,7 +87,7 @@ def cpu_name() -> str:
 
 @functools.cache
 def cpu_features() -> tuple[str, ...]:
-    """Those of FEATURES that the CPU has; empty where the system does not tell."""
+    """Those of FEATURES that the CPU has; empty where the system does not list them."""
     for line in (_text(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith(("flags", "Features")):
             has = set(line.partition(":")[2].split())
@@ -96,7 +97,7 @@ def cpu_features() -> tuple[str, ...]:
 
 @functools.cache
 def gpu_names() -> tuple[str, ...]:
-    """NVIDIA GPUs and their driver, from the driver itself; empty without one."""
+    """Names of the NVIDIA GPUs with the driver's version, read from the driver's files; empty without a driver."""
     version = (_text(Path("/proc/driver/nvidia/version")) or "").partition("Kernel Module")[2].split()
     driver = next((word for word in version if word[0].isdigit()), "")
     names = []
@@ -107,25 +108,33 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package."""
+    """The version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-class Memory:
-    """How much more memory this process holds, at its peak, than when this began; where Linux tells."""
+def is_importable(package: str) -> bool:
+    """Whether a package can be imported, found out without importing it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # ValueError: sys.modules[package] is None
+        return False
+
+
+class PeakMemory:
+    """The growth of this process's peak memory since the object was made. Linux only."""
 
     def __init__(self) -> None:
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew, see man 5 proc
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak, see man 5 proc
             self._before = self._read("VmRSS")
         except OSError:
             self._before = None
 
-    def grown(self) -> int | None:
-        """Bytes, or None where nothing tells."""
+    def growth(self) -> int | None:
+        """Bytes, or None where the system does not tell."""
         peak = self._read("VmHWM")
         return None if self._before is None or peak is None else max(0, peak - self._before)
 

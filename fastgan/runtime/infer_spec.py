@@ -1,4 +1,4 @@
-"""What a generator takes and gives, found out by running it: for ONNX files that do not say."""
+"""Infers the spec of an ONNX file without fastgan's metadata, by running it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fastgan.errors import ExportError
 from fastgan.runtime.backends.base import Backend, Port, first_line
 from fastgan.runtime.spec import KEY, Spec
 
-#: The sizes of sides that are tried where any goes: odd multiples of these.
+#: Heights and widths to try where the file leaves them open: odd multiples of these.
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def infer(backend: Backend, path: object) -> Spec:
-    """The spec of an image-to-image model, its values taken to be in [0, 1]. Raises ExportError for another model."""
+    """The spec of an image-to-image model; its values are assumed to be in [0, 1]. ExportError for another model."""
     port, reason = _port(backend)
     if reason:
         raise ExportError(
@@ -24,7 +24,7 @@ def infer(backend: Backend, path: object) -> Spec:
     assert channels is not None
     problem = ""
     for multiple in (1,) if height and width else _MULTIPLES:
-        # Odd multiples, both sides different and no smaller than 16: what needs more room than this is not common.
+        # Odd multiples, height and width different, at least 16: few networks need larger images.
         odd = max(17 // multiple, 1) | 1
         h, w = height or odd * multiple, width or (odd + 2) * multiple
         x = np.random.default_rng(0).random((batch or 1, channels, h, w), dtype=np.float32)
@@ -36,12 +36,12 @@ def infer(backend: Backend, path: object) -> Spec:
         scale = got[2] // h if len(got) == 4 else 0
         if got == (*x.shape[:2], scale * h, scale * w) and scale:
             return Spec("image", channels=channels, scale=scale, multiple=multiple, range=(0.0, 1.0))
-        problem = f"of {list(x.shape)} it makes {list(got)}, which is no whole multiple in size"
+        problem = f"for {list(x.shape)} it returns {list(got)}, whose size is no whole multiple"
     raise ExportError(f"model: {path} is no model from images to images of the same channels: {problem}")
 
 
 def _port(backend: Backend) -> tuple[Port, str]:
-    """The input, and what is wrong with it."""
+    """The input, and the reason why it is not that of an image-to-image model, or \"\"."""
     inputs, outputs = backend.inputs, backend.outputs
     if len(inputs) != 1 or len(outputs) != 1:
         found = f"it has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each"

@@ -1,4 +1,4 @@
-"""Class labels of a conditional generator: those that nobody asks for, and those that cannot be. No torch."""
+"""Class labels of a conditional generator: defaults and checks. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_turn(n: int, classes: int, start: int = 0) -> np.ndarray:
 
 
 def of_class(label: int, n: int, classes: int) -> np.ndarray:
-    """y int64 [n], all of one class. Raises UsageError for a class that there is not; classes: 0 without labels."""
+    """y int64 [n], all of one class. classes: their number, 0 for an unconditional generator. Raises UsageError."""
     if not classes:
         raise UsageError("class: the generator was trained without labels, it has no classes to choose from")
     if not 0 <= label < classes:

@@ -1,7 +1,7 @@
-"""What an ONNX file says before its graph is loaded: opset and metadata, read without any library.
+"""Opset and metadata of an ONNX file, read without a library and without loading the graph.
 
-An ONNX file is one protobuf message (ModelProto in onnx.proto); of its fields only a few are read here, the graph with
-the weights is skipped. So a model is known before a back-end is chosen for it, and by every back-end alike.
+An ONNX file is one protobuf message (ModelProto in onnx.proto). Only a few of its fields are read here; the graph with
+the weights is skipped. Session needs the metadata before it chooses a back-end, and without the package onnx.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
 
 
 @dataclass
-class Header:
-    """opsets: version by domain ("" is the standard). metadata: the file's texts by name."""
+class OnnxMetadata:
+    """opsets: version by domain ("" is the standard one). metadata: metadata_props, text by key."""
 
     opsets: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
@@ -31,34 +31,34 @@ class Header:
         return self.opsets.get("", self.opsets.get("ai.onnx", 0))
 
 
-def read_header(path: Path) -> Header:
-    """Raises UsageError when there is no such file, ExportError when it is no whole ONNX model."""
+def read_metadata(path: Path) -> OnnxMetadata:
+    """Raises UsageError where there is no such file, ExportError where it is no complete ONNX model."""
     if not path.is_file():
         raise UsageError(f"model: {path} is {'a directory' if path.is_dir() else 'not a file'}")
-    header = Header()
-    found = set()
+    found = OnnxMetadata()
+    numbers = set()
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             for number, content in _fields(file, size):
-                found.add(number)
+                numbers.add(number)
                 if number == _OPSET_IMPORT and isinstance(content, bytes):
                     entry = _entries(content)
-                    header.opsets[_string(entry.get(1, b""))] = int(entry.get(2, 0))
+                    found.opsets[_string(entry.get(1, b""))] = int(entry.get(2, 0))
                 elif number == _METADATA and isinstance(content, bytes):
                     entry = _entries(content)
-                    header.metadata[_string(entry.get(1, b""))] = _string(entry.get(2, b""))
+                    found.metadata[_string(entry.get(1, b""))] = _string(entry.get(2, b""))
     except (ValueError, EOFError, TypeError) as error:
-        raise ExportError(f"model: {path} is no ONNX file, or not the whole of one: {error}") from None
+        raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: {error}") from None
     except OSError as error:
         raise UsageError(f"model: {path} cannot be read: {error.strerror or error}") from error
-    if not {_IR_VERSION, _GRAPH} <= found:
-        raise ExportError(f"model: {path} is no ONNX file, or not the whole of one: it has no graph")
-    return header
+    if not {_IR_VERSION, _GRAPH} <= numbers:
+        raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: it has no graph")
+    return found
 
 
 def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]]:
-    """The fields of the message that a file holds up to `end`: number and content, None for what is skipped."""
+    """Number and content of the message's fields up to position `end`; the content of a skipped field is None."""
     while file.tell() < end:
         number, wire = divmod(_varint(file), 8)
         if wire == 0:
@@ -66,7 +66,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
         elif wire == 2:
             size = _varint(file)
             if file.tell() + size > end:
-                raise EOFError(f"field {number} should have {size} bytes, {end - file.tell()} are left")
+                raise EOFError(f"field {number} should have {size} bytes, only {end - file.tell()} are left")
             if number == _GRAPH:
                 file.seek(size, 1)
                 yield number, None
@@ -75,7 +75,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
         elif wire in (1, 5):
             yield number, file.read(8 if wire == 1 else 4)
         else:
-            raise ValueError(f"unknown kind of field {wire}")
+            raise ValueError(f"unknown wire type {wire}")
 
 
 def _entries(content: bytes) -> dict[int, int | bytes]:
@@ -84,7 +84,7 @@ def _entries(content: bytes) -> dict[int, int | bytes]:
 
 def _string(value: int | bytes) -> str:
     if isinstance(value, int):
-        raise ValueError("a number where a text belongs")
+        raise ValueError("expected a string, got a number")
     return value.decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""An ONNX model of images, edited in memory so that it takes and gives bytes: the conversion runs in the runtime."""
+"""Adds the conversion from and to bytes to an image model's ONNX graph, in memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from fastgan.errors import BackendError
 from fastgan.runtime.pixel_conversion import scaling
 
-#: What the names of added tensors begin with.
-_OURS = "fastgan:"
-FRAMES, IMAGES = _OURS + "frames", _OURS + "images"
+#: Prefix of the names of added tensors.
+_PREFIX = "fastgan:"
+FRAMES, IMAGES = _PREFIX + "frames", _PREFIX + "images"
 
 #: An operator with the names of its further inputs and its attributes.
 Step = tuple[str, list[str], dict[str, Any]]
 
 
 def why_not() -> str | None:
-    """Why models cannot be edited here."""
+    """Why models cannot be edited here, or None."""
     try:
         import onnx  # noqa: F401
     except ImportError:
@@ -28,8 +28,8 @@ def why_not() -> str | None:
 def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
     """The model with FRAMES uint8 [N, H, W, C] → IMAGES uint8 [N, H, W, C] in place of its images [N, C, H, W].
 
-    Standard operators of quantization do it in one pass each: DequantizeLinear is byte · step; QuantizeLinear divides,
-    rounds halves to even and clips. Raises BackendError for a model of an opset without them.
+    Two standard operators do most of it, in one pass each: DequantizeLinear is byte · step; QuantizeLinear divides,
+    rounds halves to even and clips. Raises BackendError for a model whose opset lacks them.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -48,15 +48,15 @@ def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
         ("zero", TensorProto.UINT8, 0),
         ("low", TensorProto.FLOAT, float(low)),
     ):
-        graph.initializer.append(helper.make_tensor(_OURS + name, kind, [], [number]))
-    table = [_OURS + "step", _OURS + "zero"]
+        graph.initializer.append(helper.make_tensor(_PREFIX + name, kind, [], [number]))
+    table = [_PREFIX + "step", _PREFIX + "zero"]
 
-    # In transposing, a byte is a quarter of a float.
+    # Transpose the bytes, which are a quarter of the floats.
     before: list[Step] = [("Transpose", [], {"perm": [0, 3, 1, 2]}), ("DequantizeLinear", table, {})]
     after: list[Step] = [("QuantizeLinear", table, {}), ("Transpose", [], {"perm": [0, 2, 3, 1]})]
     if low:
-        before.append(("Add", [_OURS + "low"], {}))
-        after.insert(0, ("Sub", [_OURS + "low"], {}))
+        before.append(("Add", [_PREFIX + "low"], {}))
+        after.insert(0, ("Sub", [_PREFIX + "low"], {}))
     if image.type.tensor_type.elem_type != TensorProto.FLOAT:
         before.append(("Cast", [], {"to": image.type.tensor_type.elem_type}))
     if result.type.tensor_type.elem_type != TensorProto.FLOAT:
@@ -73,12 +73,12 @@ def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
 
 
 def _chain(first: str, steps: list[Step], last: str) -> list[Any]:
-    """Nodes that lead from a tensor to another."""
+    """Nodes for the steps from one tensor to another."""
     from onnx import helper
 
     names = [first, *(f"{last}<{i}" for i in range(1, len(steps))), last]
     return [
-        helper.make_node(op, [names[i], *more], [names[i + 1]], name=f"{_OURS}{op} {i} to {last}", **attributes)
+        helper.make_node(op, [names[i], *more], [names[i + 1]], name=f"{_PREFIX}{op} {i} to {last}", **attributes)
         for i, (op, more, attributes) in enumerate(steps)
     ]
 

@@ -1,4 +1,4 @@
-"""Bytes into what a network takes, and back: the specification that the back-ends' own graphs follow."""
+"""Bytes to network inputs and back, in numpy: the reference for the conversions in the back-ends' graphs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def to_float(frames: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """frames uint8 [N, H, W, C] → float32 [N, C, H, W], 0 to 255 becoming the limits."""
+    """frames uint8 [N, H, W, C] → float32 [N, C, H, W]; 0 and 255 become the two limits."""
     low, step = scaling(limits)
     x = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
     x *= step
@@ -25,6 +25,6 @@ def to_bytes(images: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def scaling(limits: tuple[float, float]) -> tuple[np.float32, np.float32]:
-    """The value of byte 0, and the step from one byte to the next."""
+    """The value of byte 0, and the difference between the values of consecutive bytes."""
     low, high = limits
     return np.float32(low), np.float32((high - low) / 255)

@@ -1,4 +1,4 @@
-"""Runs a generator: an exported file or a torch module, in the fastest library at hand. A file needs no torch."""
+"""Runs a generator, an exported file or a torch module, in the fastest installed library. ONNX files need no torch."""
 
 from __future__ import annotations
 
@@ -11,40 +11,41 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from fastgan._util.hashing import file_sha256
 from fastgan.errors import BackendError, FastganError, UsageError
 from fastgan.runtime import backend_selection, backends, infer_spec, labels
-from fastgan.runtime.backends.base import Backend, first_line
+from fastgan.runtime.backends.base import MODULE, Backend, first_line
 from fastgan.runtime.hardware import usable_cores
-from fastgan.runtime.onnx_metadata import Header, read_header
+from fastgan.runtime.onnx_metadata import OnnxMetadata, read_metadata
 from fastgan.runtime.spec import KEY, Inputs, Spec
 
-#: numpy array or torch tensor: what goes in, comes out.
+#: A numpy array or a torch tensor.
 Array = TypeVar("Array")
 
-#: Width and height of a frame that stands for others where an image model is measured.
+#: Width and height of the images with which image models are measured.
 FRAME = (320, 180)
 _SMALL = (64, 64)
 
 
 class Session:
-    """A generator that is ready to run.
+    """A generator, opened and ready to run.
 
-    model: path of an ONNX file (one that `fastgan export` wrote, or another of one float input [N, C, H, W] and one
-    output of the same channels), or of a package of `fastgan export --to aoti`; or a torch module that says what it is
-    (see Spec.of).
-    backend: "onnxruntime", "openvino", "torch", "compile" (torch.compile, which takes its time at the first call), or
-    "auto": those that are installed are measured on this very model once (about two seconds), and the fastest is
-    remembered below fastgan's cache directory. Modules on a CPU run in "torch" unless asked otherwise.
-    device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; the usable cores without.
-    latent_shape: of one z, for a module that does not say it.
+    model: path of a file that `fastgan export` wrote (ONNX; a package of --to aoti; an engine of --to tensorrt), of any
+    other ONNX file with one float input [N, C, H, W] and one output of as many channels, or a torch module with the
+    attributes that Spec.of reads.
+    backend: the name of a back-end (`fastgan doctor` lists them), or "auto": the installed ones are timed on this model
+    once (about two seconds), and the fastest is stored in fastgan's cache directory. torch.compile takes part on a GPU
+    only.
+    device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; None for all usable cores.
+    latent_shape: of one z, for a module without the attribute `latent`.
 
-    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32. session(z, y): of
-    the classes y int64 [N], for a conditional generator; its classes in turn without. session.pixels(x): frames uint8
-    [N, H, W, C] → uint8. numpy arrays give numpy arrays, tensors give tensors on the same device. A session may be used
-    from several threads; their calls wait for one another.
+    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W].
+    session(z, y): with labels y int64 [N] of a conditional generator; without y, labels 0, 1, ... in turn.
+    session.pixels(frames): uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, torch tensors give tensors on
+    the same device. A session may be used from several threads; their calls run one after another.
 
-    Raises UsageError for what cannot be as asked (no such file, a back-end that is not installed, no such device),
-    ExportError for a file that is no such model, BackendError when a library cannot open it.
+    Raises UsageError for wrong arguments (no such file, a back-end that is not installed, no such device), ExportError
+    for a file that is no such model, BackendError where a library cannot open it.
     """
 
     spec: Spec
@@ -60,40 +61,47 @@ class Session:
         latent_shape: tuple[int, ...] | None = None,
     ):
         _check(backend, device, threads)
-        header = None
+        spec: Spec | None = None
+        self.about = {}
+        self._onnx: OnnxMetadata | None = None
         if isinstance(model, (str, Path)):
             model = Path(model)
-            header, spec, self.about = _from_file(model)
-            kind = model.suffix.lower() if model.suffix.lower() in backends.RUNS else ".onnx"
+            suffix = model.suffix.lower() if model.suffix.lower() in backends.suffixes() else ".onnx"
+            if suffix == ".onnx":
+                self._onnx = read_metadata(model)
+                if KEY in self._onnx.metadata:
+                    spec, self.about = Spec.from_json(self._onnx.metadata[KEY])
+            elif not model.is_file():
+                raise UsageError(f"model: {model} is not a file")
         else:
-            torch = sys.modules.get("torch")  # who has a module has imported it
+            torch = sys.modules.get("torch")  # imported, if the caller has a module
             if not (torch and isinstance(model, torch.nn.Module)):
                 raise UsageError(f"model: expected a path or a torch module, got {type(model).__name__}")
-            spec, self.about, kind = Spec.of(model, latent_shape), {}, ""
+            spec, suffix = Spec.of(model, latent_shape), MODULE
         self.model = model
-        self._header: Header | None = header
         self._lock = threading.Lock()
-        candidates = backend_selection.Choosing(*backends.candidates(model, kind, backend, device, threads))
+        selector = backend_selection.Selector(*backends.candidates(model, suffix, backend, device, threads))
         if spec is None:
-            opened = candidates.any()
-            spec, self.about = opened.says or (infer_spec.infer(opened, model), {})
+            opened = selector.first_that_opens()
+            spec, self.about = opened.stated or (infer_spec.infer(opened, model), {})
         self.spec = spec
 
-        def table() -> tuple[Any, str]:
-            digest = backend_selection.digest_of_file(model) if kind else backend_selection.digest_of_module(model)
-            return backend_selection.table(digest, device, threads or usable_cores())
+        def store() -> tuple[Any, str]:
+            module = suffix == MODULE
+            digest = backend_selection.module_digest(model) if module else file_sha256(model)
+            return backend_selection.store(digest, device, threads or usable_cores())
 
         self._backend: Backend
-        self._backend, self.choice = candidates.fastest(lambda opened: _trials(spec, opened), table)
+        self._backend, self.choice = selector.fastest(lambda opened: _timing_inputs(spec, opened), store)
         self._backend.limits = spec.range
-        self._unavailable = candidates.unavailable
+        self._unavailable = selector.unavailable
 
     # --- running --------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, y: Array | None = None) -> Array:
-        """Latents or images → images, float32. y: see above. Raises UsageError for what the model does not take."""
+        """Latents or images → images, float32; y: labels, see the class. UsageError for inputs that do not fit."""
         name = "z" if self.spec.kind == "latent" else "x"
-        _is(x, name, "float32")
+        _check_input(x, name, "float32")
         shape = tuple(x.shape)  # type: ignore[attr-defined]
         if self.spec.kind == "latent":
             if shape[1:] != self.spec.latent_shape or not shape[0]:
@@ -102,38 +110,39 @@ class Session:
         else:
             if len(shape) != 4 or shape[1] != self.spec.channels or 0 in shape:
                 raise UsageError(f"x: expected [N, {self.spec.channels}, H, W], got {list(shape)}")
-            self._fits("x", shape[2], shape[3])
+            self._check_size("x", shape[2], shape[3])
             m = self.spec.multiple
             if shape[2] % m or shape[3] % m:
                 raise UsageError(f"x: expected height and width in multiples of {m}, got {list(shape)}")
         return self._run(x, self._labels(x, y), pixels=False)
 
     def pixels(self, frames: Array) -> Array:
-        """Frames uint8 [N, H, W, C] → uint8 [N, scale·H, scale·W, C] of an image model, C as many as its channels.
+        """Frames uint8 [N, H, W, spec.channels] → uint8 [N, scale·H, scale·W, C], for image models.
 
-        Sides of any size: what is missing to a multiple is filled up with the edge, and cut off again. Results are
-        clipped and rounded to the nearest, halves to even; NaN becomes 0. All of it runs in the back-end's graph.
+        H and W may be any: they are padded with the edge pixels to multiples of spec.multiple, and the result is
+        cropped. Values are clipped and rounded to the nearest, halves to even; NaN becomes 0. The conversion runs in
+        the back-end's graph.
         """
         spec = self.spec
         if spec.kind != "image":
-            raise UsageError("frames: this model makes images of latents; it takes no pixels")
-        _is(frames, "frames", "uint8")
+            raise UsageError("frames: expected an image-to-image model; this one generates images from latents")
+        _check_input(frames, "frames", "uint8")
         shape = tuple(frames.shape)  # type: ignore[attr-defined]
         if len(shape) != 4 or shape[3] != spec.channels or 0 in shape:
             raise UsageError(f"frames: expected [N, H, W, {spec.channels}], got {list(shape)}")
         h, w = shape[1:3]
-        self._fits("frames", h, w)
+        self._check_size("frames", h, w)
         padded = _padded(frames, -h % spec.multiple, -w % spec.multiple)
         result: Any = self._run(padded, None, pixels=True)
         return result if padded is frames else result[:, : spec.scale * h, : spec.scale * w]
 
     def warm_up(self, x: Any) -> None:
-        """Run x, values or uint8 pixels, until nothing is left to compile, capture or allocate for its shape."""
+        """Run x, float32 values or uint8 frames, three times: later calls of its shape compile and capture nothing."""
         for _ in range(3):
             self.pixels(x) if "uint8" in str(x.dtype) else self(x)
 
     def _labels(self, x: Any, y: Any) -> Any:
-        """Labels for x, of its kind and on its device."""
+        """Labels for x: an array or tensor like x, on its device."""
         classes = self.spec.classes
         if not classes:
             if y is not None:
@@ -143,14 +152,14 @@ class Session:
         if y is None:
             y = labels.in_turn(len(x), classes)
             return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
-        _is(y, "y", "int64")
+        _check_input(y, "y", "int64")
         labels.check(y, len(x), classes)
         if isinstance(y, np.ndarray) != array:
             raise UsageError(f"y: expected {type(x).__name__} as z is one, got {type(y).__name__}")
         return np.ascontiguousarray(y) if array else y.to(x.device)
 
     def _run(self, x: Any, y: Any, pixels: bool) -> Any:
-        # An exported file may be made for batches of one size.
+        # A file may be exported for one batch size.
         fixed = self.fixed_batch
         if fixed and len(x) % fixed:
             name = "frames" if pixels else "z" if self.spec.kind == "latent" else "x"
@@ -159,9 +168,9 @@ class Session:
             try:
                 if fixed and len(x) > fixed:
                     cuts = [slice(i, i + fixed) for i in range(0, len(x), fixed)]
-                    parts = [self._one(x[cut], None if y is None else y[cut], pixels) for cut in cuts]
+                    parts = [self._run_batch(x[cut], None if y is None else y[cut], pixels) for cut in cuts]
                     return np.concatenate(parts) if isinstance(x, np.ndarray) else sys.modules["torch"].cat(parts)
-                return self._one(x, y, pixels)
+                return self._run_batch(x, y, pixels)
             except FastganError:
                 raise
             except Exception as error:  # every library has exceptions of its own
@@ -169,25 +178,25 @@ class Session:
                     f"{self._backend.title} fails on {list(x.shape)} ({self._backend.provider}): {first_line(error)}"
                 ) from error
 
-    def _one(self, x: Any, y: Any, pixels: bool) -> Any:
+    def _run_batch(self, x: Any, y: Any, pixels: bool) -> Any:
         if isinstance(x, np.ndarray):
             return self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
         return self._backend.run_tensor(x, y, pixels=pixels)
 
-    def _fits(self, name: str, height: int, width: int) -> None:
+    def _check_size(self, name: str, height: int, width: int) -> None:
         if (fixed := self.fixed) and (height, width) != fixed:
             raise UsageError(f"{name}: this model takes images of {fixed[1]}×{fixed[0]} only, got {width}×{height}")
 
-    # --- what it is -----------------------------------------------------------------------------------------------
+    # --- properties -----------------------------------------------------------------------------------------------
 
     @property
     def backend(self) -> str:
-        """The back-end in use, by the name that it is asked for with."""
+        """The name of the back-end in use."""
         return self._backend.name
 
     @property
     def provider(self) -> str:
-        """What the back-end runs on, as it says it: an execution provider, a CPU, a GPU."""
+        """What the back-end runs on, in its own words: an execution provider, a CPU, a GPU."""
         return self._backend.provider
 
     @property
@@ -197,7 +206,7 @@ class Session:
 
     @property
     def threads(self) -> int | None:
-        """Threads of the CPU, None where the library decides."""
+        """Threads of the CPU; None where the library decides."""
         return self._backend.threads
 
     @property
@@ -207,13 +216,13 @@ class Session:
 
     @property
     def fixed(self) -> tuple[int, int] | None:
-        """Height and width, if the file was made for one size of images."""
+        """Height and width, if the file accepts images of one size only."""
         shape = self._backend.inputs[0].shape if self._backend.inputs and self.spec.kind == "image" else ()
         return (shape[2], shape[3]) if len(shape) == 4 and shape[2] and shape[3] else None
 
     @property
     def fixed_batch(self) -> int | None:
-        """How many a call takes, if the file was made for one number; calls of multiples of it are cut."""
+        """The batch size, if the file accepts only one; larger inputs are split, and must be multiples of it."""
         return self._backend.inputs[0].shape[0] if self._backend.inputs else None
 
     @property
@@ -222,7 +231,7 @@ class Session:
         return self._backend.title
 
     def describe(self) -> str:
-        """What runs where and why, as text for a person."""
+        """The model, the back-end in use, its measured times and the reasons against others, as text."""
         spec, used = self.spec, self._backend
         if spec.kind == "latent":
             takes = f"z [N, {', '.join(map(str, spec.latent_shape))}]"
@@ -234,9 +243,9 @@ class Session:
             takes += f", sides in multiples of {spec.multiple}" if spec.multiple > 1 else ""
         facts = [f"values from {spec.range[0]:g} to {spec.range[1]:g}"]
         facts += [str(self.about["precision"])] if "precision" in self.about else []
-        facts += [f"opset {self._header.opset}"] if self._header and self._header.opset else []
-        if self._header and KEY not in self._header.metadata:
-            facts.append("found out by running it: the file does not say")
+        facts += [f"opset {self._onnx.opset}"] if self._onnx and self._onnx.opset else []
+        if self._onnx and KEY not in self._onnx.metadata:
+            facts.append("inferred by running it: the file has no fastgan metadata")
         name = self.model if isinstance(self.model, Path) else type(self.model).__name__
         threads = "" if used.threads is None else f", {used.threads} thread{'s' if used.threads > 1 else ''}"
         lines = [
@@ -253,7 +262,7 @@ class Session:
     # --- measuring ------------------------------------------------------------------------------------------------
 
     def example(self, batch: int = 1, size: tuple[int, int] = FRAME) -> np.ndarray:
-        """An input for trials: latents, or images of about `size` (width, height) that the model takes."""
+        """A float32 input: latents, or images of about `size` (width, height), rounded to what the model accepts."""
         return _example(self.spec, self._backend, batch, size)
 
     def measure(self, batch: int = 1, seconds: float = 1.0, size: tuple[int, int] = FRAME) -> float:
@@ -271,7 +280,7 @@ class Session:
         return float(np.median(times))
 
     def figures(self, seconds: float = 1.0) -> dict[str, Any]:
-        """Measured now: latency at batch 1; images per second at batch 64, or the pixels of an image model."""
+        """Measures latency at batch 1 in ms, and images per second at batch 64 or output megapixels per second."""
         found: dict[str, Any] = {"backend": self.backend, "provider": self.provider}
         if self.spec.kind == "latent":
             return {
@@ -290,33 +299,21 @@ class Session:
 
 
 def latents(n: int, latent_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """z [n, *latent_shape] from N(0, 1), float32: the same for a run and for its export."""
+    """z float32 [n, *latent_shape] from N(0, 1), determined by the seed."""
     return np.random.default_rng(seed).standard_normal((n, *latent_shape), dtype=np.float32)
 
 
 def _check(backend: str, device: str, threads: int | None) -> None:
-    if backend != "auto" and backend not in backends.NAMES:
-        raise UsageError(f"backend: expected auto, {', '.join(backends.NAMES)}, got {backend!r}")
+    if backend != "auto" and backend not in backends.registry():
+        raise UsageError(f"backend: expected auto, {', '.join(backends.registry())}, got {backend!r}")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise UsageError(f"threads: expected a number >= 1, got {threads!r}")
 
 
-def _from_file(path: Path) -> tuple[Header | None, Spec | None, dict[str, Any]]:
-    """Header of an ONNX file, spec and facts of a file that says them."""
-    if path.suffix.lower() == ".pt2":
-        if not path.is_file():
-            raise UsageError(f"model: {path} is not a file")
-        return None, None, {}  # the package says it once it is open
-    header = read_header(path)
-    if KEY not in header.metadata:
-        return header, None, {}
-    return header, *Spec.from_json(header.metadata[KEY])
-
-
-def _is(x: Any, name: str, dtype: str) -> None:
-    torch = sys.modules.get("torch")  # who has a tensor has imported it
+def _check_input(x: Any, name: str, dtype: str) -> None:
+    torch = sys.modules.get("torch")  # imported, if the caller has a tensor
     if not isinstance(x, np.ndarray) and not (torch and isinstance(x, torch.Tensor)):
         raise UsageError(f"{name}: expected a numpy array or a torch tensor, got {type(x).__name__}")
     if (came := str(x.dtype).removeprefix("torch.")) != dtype:
@@ -324,16 +321,16 @@ def _is(x: Any, name: str, dtype: str) -> None:
 
 
 def _padded(frames: Any, down: int, right: int) -> Any:
-    """Frames [N, H, W, C] with rows and columns of the edge repeated at the end."""
+    """Frames [N, H, W, C] with the last row and column repeated."""
     for axis, more in ((1, down), (2, right)):
         if more:
             size = frames.shape[axis]
             index = np.minimum(np.arange(size + more), size - 1)
-            frames = np.take(frames, index, axis) if isinstance(frames, np.ndarray) else _taken(frames, index, axis)
+            frames = np.take(frames, index, axis) if isinstance(frames, np.ndarray) else _select(frames, index, axis)
     return frames
 
 
-def _taken(frames: Any, index: np.ndarray, axis: int) -> Any:
+def _select(frames: Any, index: np.ndarray, axis: int) -> Any:
     return frames.index_select(axis, sys.modules["torch"].from_numpy(index).to(frames.device))
 
 
@@ -350,8 +347,8 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
     return low + np.float32(high - low) * x
 
 
-def _trials(spec: Spec, backend: Backend) -> list[Inputs]:
-    """What the choice is made with: something small, and for images a frame."""
+def _timing_inputs(spec: Spec, backend: Backend) -> list[Inputs]:
+    """The inputs with which back-ends are timed: a small one, and for image models one of the size FRAME."""
     small = _example(spec, backend, 1, _SMALL)
     if spec.classes:
         return [(small, labels.in_turn(len(small), spec.classes))]

@@ -1,4 +1,4 @@
-"""What a generator takes and gives: by the network, in the exported file, for the runtime. No torch."""
+"""The inputs and outputs of a generator: read from the network, stored in exported files. No torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from fastgan.errors import ExportError, UsageError
 
-#: The name of the entry in an ONNX file's metadata.
+#: The key in the metadata of an exported file.
 KEY = "fastgan"
-#: All that a model takes, in order: images, latents, or latents and labels.
+#: The inputs of a model in order: images, latents, or latents and labels.
 Inputs = tuple[np.ndarray, ...]
 
 
@@ -38,12 +38,12 @@ class Spec:
 
     @classmethod
     def of(cls, network: Any, latent_shape: tuple[int, ...] | None = None) -> Spec:
-        """What a network says of itself.
+        """The spec of a network, from its attributes.
 
         Image-to-image networks have the attributes `scale` and `channels`, and may have `multiple`, `reach` and `range`
-        ([0, 1] without); generators from latents have `latent`, or latent_shape is given, and may have `range` ([-1, 1]
-        without) and, where they take labels too, `classes`, their number. Raises UsageError for a network that has
-        neither.
+        ([0, 1] without it); generators from latents have `latent`, or latent_shape is given, and may have `range`
+        ([-1, 1] without it) and, where they are called as network(z, y), the number of `classes`. Raises UsageError for
+        a network with neither.
         """
         if latent_shape is None and hasattr(network, "scale") and hasattr(network, "channels"):
             low, high = getattr(network, "range", (0.0, 1.0))
@@ -70,19 +70,19 @@ class Spec:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of what a file of it takes, in order."""
+        """The names of an exported file's inputs, in order."""
         return ("images",) if self.kind == "image" else ("z", "y") if self.classes else ("z",)
 
     def to_json(self, **about: Any) -> str:
-        """The spec, and further facts beside it, as the text that a file carries."""
+        """The spec and further facts as the text in a file's metadata."""
         return json.dumps({**about, **asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> tuple[Spec, dict[str, Any]]:
-        """The inverse: spec and facts. Raises ExportError for a text that is something else."""
+        """The inverse: spec and facts. Raises ExportError for another text."""
         try:
             facts = json.loads(text)
-            facts.setdefault("kind", "latent")  # files of version 0.1 knew no other
+            facts.setdefault("kind", "latent")  # files of version 0.1 do not name it
             own: dict[str, Any] = {name: facts.pop(name) for name in cls.__dataclass_fields__ if name in facts}
             own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
             spec = cls(**own)

@@ -1,7 +1,6 @@
-"""Training: the game of two networks, its loop, and the run directory it leaves."""
+"""Training: the trainer, its configuration, and what a run writes."""
 
 from fastgan.train.config import Config
-from fastgan.train.presets import PRESETS
 from fastgan.train.trainer import Trainer
 
-__all__ = ["PRESETS", "Config", "Trainer"]
+__all__ = ["Config", "Trainer"]

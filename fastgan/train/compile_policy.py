@@ -15,141 +15,148 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from fastgan._util.autotune import Store, open_store
 from fastgan.engine import CompiledStep
-from fastgan.engine.observe import preserved
-from fastgan.train import pace
-from fastgan.train.pace import Pace
-from fastgan.train.step import Players
+from fastgan.engine.capture import preserved
+from fastgan.tasks.base import Batch, Noise
+from fastgan.train.config import Config
+from fastgan.train.step import Result, TaskSteps
 
-#: What compiling may be hoped to save at most, and what it takes at least, where this machine has not measured it yet.
-#: On a GPU it is beside recorded steps, and a guess.
-HOPE = {"cpu": 0.35, "cuda": 0.4}
+#: What compiling can be expected to save at most, and what it takes at least, where this hardware has not measured it
+#: yet. On a GPU it is against steps as CUDA graphs, and a guess.
+EXPECTED_SAVING = {"cpu": 0.35, "cuda": 0.4}
 LEAST_SECONDS = 40.0
 _ROUNDS = 4
+
+#: A batch and its noise.
+Inputs = tuple[Batch, Noise]
 
 
 @dataclass
 class Steps:
-    """The two steps as a run takes them, and what to say about them. way: off, graph or on, as Config.compile."""
+    """The two steps as a run takes them, and what to say about them. mode: off, graph or on, as Config.compile.
 
-    d_step: Callable[..., Any]
-    g_step: Callable[..., Any]
-    way: str
+    inner: the same steps without CUDA graphs of their own, for an iteration that is one CUDA graph as a whole.
+    """
+
+    discriminator: Callable[[Batch, Noise], Result]
+    generator: Callable[[Batch, Noise], Result]
+    mode: str
     about: str
+    inner: Steps | None = None
 
     @property
     def compiled(self) -> bool:
-        """Whether they are graphs, a compiler's or recorded ones."""
-        return self.way != "off"
+        """Whether they are graphs, a compiler's or captured ones."""
+        return self.mode != "off"
 
 
-class Choice:
-    """Takes the decision. d_args, g_args: arguments of both steps as training will give them; d_named, g_named: those
-    that have names.
+class CompilePolicy:
+    """Takes the decision from the inputs of both steps as training gives them.
 
-    iterations: that are to come. Nothing that is trained changes: buffers and random numbers are put back.
+    iterations: how many remain. Nothing that is trained changes: buffers and random numbers are restored.
     """
 
     def __init__(
-        self,
-        players: Players,
-        d_args: tuple[Any, ...],
-        d_named: dict[str, Any],
-        g_args: tuple[Any, ...],
-        g_named: dict[str, Any],
-        iterations: int,
+        self, steps: TaskSteps, config: Config, d_inputs: Inputs, g_inputs: Inputs, iterations: int, about: str = ""
     ):
-        self._players, self._iterations = players, iterations
-        self._d_args, self._g_args, self._d_named, self._g_named = d_args, g_args, d_named, g_named
-        self._device = d_args[0].device
-        self._buffers: list[Tensor] = [*players.generator.buffers(), *players.discriminator.buffers()]
-        self._eager = Steps(players.d_step, players.g_step, "off", "steps run eagerly")
+        self._steps, self._config, self._iterations, self._about = steps, config, iterations, about
+        self._d_inputs, self._g_inputs = d_inputs, g_inputs
+        self._device = next(iter(d_inputs[0].values())).device
+        self._buffers: list[Tensor] = [*steps.task.generator.buffers(), *steps.task.discriminator.buffers()]
+        self._eager = Steps(steps.discriminator, steps.generator, "off", "steps run eagerly")
 
-    def made(self, asked: str, before: str | None) -> Steps:
-        """asked: as Config.compile. before: the way of the run so far, with which a resumed one goes on if it may."""
+    def decide(self, asked: str, before: str | None) -> Steps:
+        """asked: as Config.compile. before: the mode of the run so far, with which a resumed one goes on if it may."""
         # Runs from before there were CUDA graphs say yes or no.
         before = {True: "on", False: "off"}.get(before, before)  # type: ignore[call-overload]
         if before == "graph" and self._device.type != "cuda":
             before = None
-        way = before if before and asked == "auto" else asked
+        mode = before if before and asked == "auto" else asked
         about = ""
-        if way != "off":
+        if mode != "off":
             try:
-                return self._measured() if way == "auto" else self._compiled(way)[0]
+                return self._measured() if mode == "auto" else self._compiled(mode)[0]
             except torch.OutOfMemoryError:
                 # Graphs keep their memory, beside the eager steps'.
                 about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
             torch.cuda.empty_cache()
-        return Steps(self._eager.d_step, self._eager.g_step, "off", about)
+        return Steps(self._eager.discriminator, self._eager.generator, "off", about)
 
     def _measured(self) -> Steps:
-        """What is fastest, as far as the steps to come repay finding out."""
-        plain = self._recorded() if self._device.type == "cuda" else self._eager
-        to_come, known = self._seconds(plain) * self._iterations, pace.recall(self._key())
-        saving, cost = (known.saving, known.seconds) if known else (HOPE[self._device.type], LEAST_SECONDS)
-        if to_come * saving <= cost:
+        """What is fastest, as far as the remaining steps amortize finding out."""
+        plain = self._graphs() if self._device.type == "cuda" else self._eager
+        remaining, known = self._seconds(plain) * self._iterations, self._store.get(self._key)
+        saving, cost = (
+            (known["saving"], known["seconds"]) if known else (EXPECTED_SAVING[self._device.type], LEAST_SECONDS)
+        )
+        if remaining * saving <= cost:
             plain.about += (
-                f": {to_come:.0f} s are to come, and compiling takes {'' if known else 'at least '}{cost:.0f} s to save"
+                f": {remaining:.0f} s remain, and compiling takes {'' if known else 'at least '}{cost:.0f} s to save"
                 f" {'' if known else 'at most '}{saving:.0%}"
             )
             return plain
         compiled, seconds = self._compiled("on")
-        if compiled.way != "on":
-            if compiled.way == "graph":  # the compiler failed at both, and has nothing to save
-                pace.remember(self._key(), Pace(0.0, round(seconds, 1)))
+        if compiled.mode != "on":
+            if compiled.mode == "graph":  # the compiler failed at both, and has nothing to save
+                self._store.put(self._key, {"saving": 0.0, "seconds": round(seconds, 1)})
             return compiled if plain is self._eager else plain
         now, then = self._alternating(plain, compiled)
         saving = 1 - then / now
-        pace.remember(self._key(), Pace(round(saving, 3), round(seconds, 1)))
+        self._store.put(self._key, {"saving": round(saving, 3), "seconds": round(seconds, 1)})
         chosen = compiled if saving > 0 else plain
         chosen.about += f": {1000 * now:.1f} ms an iteration, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
         return chosen
 
-    def _recorded(self) -> Steps:
-        """As CUDA graphs without a compiler, which takes a moment; eagerly where that cannot be, or does not pay."""
+    def _graphs(self) -> Steps:
+        """As CUDA graphs without a compiler; eagerly where that is impossible or slower."""
         graphs, _ = self._compiled("graph")
-        if graphs.way == "off":
+        if graphs.mode == "off":
             return graphs
         now, then = self._alternating(self._eager, graphs)
         chosen = graphs if then < now else self._eager
         chosen.about += f": {1000 * now:.1f} ms an iteration eagerly, {1000 * then:.1f} ms as graphs"
         return chosen
 
-    def _compiled(self, way: str) -> tuple[Steps, float]:
-        """The steps in that way, or the eager ones with the reason; and the seconds that compiling took."""
-        players, mode = self._players, "graph" if way == "graph" else "default"
-        d_step, g_step = CompiledStep(players.d_step, mode), CompiledStep(players.g_step, mode)
-        steps = Steps(d_step, g_step, way, "")
+    def _compiled(self, mode: str) -> tuple[Steps, float]:
+        """The steps in that mode, or the eager ones with the reason; and the seconds that compiling took."""
+        own, how = self._steps, "graph" if mode == "graph" else "default"
+        d_step, g_step = CompiledStep(own.discriminator, how), CompiledStep(own.generator, how)
+        steps = Steps(d_step, g_step, mode, "")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: .* runs eagerly", UserWarning)  # told in `about`
             self._iteration(steps)
         for name, step in (("discriminator's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
                 about = f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}"
-                return Steps(players.d_step, players.g_step, "off", about), 0.0
-        how = list(dict.fromkeys([*d_step.how, *g_step.how]))
-        if all(one.startswith("CUDA graph") for one in how):
-            steps.way, steps.about = "graph", f"steps run as {how[0].replace('graph', 'graphs', 1)}"
+                return Steps(own.discriminator, own.generator, "off", about), 0.0
+        captured = list(dict.fromkeys([*d_step.how, *g_step.how]))
+        if all(one.startswith("CUDA graph") for one in captured):
+            steps.mode, steps.about = "graph", f"steps run as {captured[0].replace('graph', 'graphs', 1)}"
+            steps.inner = self._eager
         else:
-            steps.about = f"steps run compiled, captured by {', '.join(how)}"
+            steps.about = f"steps run compiled, captured by {', '.join(captured)}"
+            d_inner, g_inner = (
+                CompiledStep(s, "default", cuda_graph=False) for s in (own.discriminator, own.generator)
+            )
+            steps.inner = Steps(d_inner, g_inner, mode, "")
         return steps, d_step.seconds + g_step.seconds
 
     def _iteration(self, steps: Steps) -> float:
         """Seconds of one discriminator step for each that an iteration has, and of a generator step."""
-        players, config = self._players, self._players.config
-        d_step = functools.partial(steps.d_step, *self._d_args, **self._d_named)
-        g_step = functools.partial(steps.g_step, *self._g_args, **self._g_named)
+        intervals = self._steps.task.intervals
         with preserved(self._buffers):
-            discriminators = self._mean(d_step, players.lazy, config.penalty_interval)
-            # Where it matches nothing all steps are lazy, as in loop.py.
-            return (config.d_steps or 1) * discriminators + self._mean(g_step, True, config.matching_interval)
+            discriminators = self._mean(steps.discriminator, self._d_inputs, intervals["discriminator"])
+            generators = self._mean(steps.generator, self._g_inputs, intervals["generator"])
+            return (self._config.optim.d_steps or 1) * discriminators + generators
 
-    def _mean(self, step: Callable[..., Any], rare: bool, interval: int) -> float:
-        """Seconds of a step with a lazy part, which where it is rare comes at one step in so many."""
-        if not rare or interval == 1:
-            return self._time(functools.partial(step, lazy=rare))
+    def _mean(self, step: Callable[[Batch, Noise], Result], inputs: Inputs, interval: int) -> float:
+        """Mean seconds of a step that is lazy once in so many steps."""
+        batch, noise = inputs
+        if interval == 1:
+            return self._time(functools.partial(step, batch, noise))
         return sum(
-            share * self._time(functools.partial(step, lazy=lazy))
+            share * self._time(functools.partial(step, batch, noise | {"lazy": lazy}))
             for lazy, share in ((False, 1 - 1 / interval), (True, 1 / interval))
         )
 
@@ -168,13 +175,20 @@ class Choice:
         pairs = [(self._iteration(one), self._iteration(other)) for _ in range(_ROUNDS + 1)][1:]
         return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs)
 
+    @functools.cached_property
+    def _store(self) -> Store:
+        gpu = self._device.type == "cuda"
+        device = torch.cuda.get_device_name(self._device) if gpu else f"CPU with {torch.get_num_threads()} threads"
+        return open_store("compilation", {"device": device, "torch": torch.__version__})
+
+    @functools.cached_property
     def _key(self) -> str:
-        players, config = self._players, self._players.config
-        shapes = [list(a.shape) if isinstance(a, Tensor) else a for a in self._d_args]
-        on = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else torch.get_num_threads()
-        named = [repr(tree_flatten(each)[1]) for each in (self._d_named, self._g_named)]  # which remedies there are
-        facts = (str(players.generator), str(players.discriminator), shapes, named, config.augment, config.unroll,
-                 config.precision, players.game.name, sorted(players.penalties(True)), config.penalty_interval,
-                 players.matching(True), config.matching_interval, config.d_steps, str(on),
-                 torch.__version__)  # fmt: skip
+        """What compiling costs and saves depends on: networks, shapes, task and options of the losses."""
+        task, config = self._steps.task, self._config
+        facts: list[object] = [type(task).__qualname__, str(task.generator), str(task.discriminator), self._about]
+        for inputs in (self._d_inputs, self._g_inputs):
+            flat, structure = tree_flatten(inputs)
+            facts += [repr(structure), [list(v.shape) if isinstance(v, Tensor) else v for v in flat]]
+        facts += [config.loss, config.regularization.augment, config.regularization.unroll, config.precision]
+        facts += [dict(task.intervals), config.optim.d_steps]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

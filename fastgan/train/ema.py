@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-#: Tensors of ours, and of the original's beside them.
+#: Tensors of the average, and of the network in the same order.
 _Pairs = tuple[list[Tensor], list[Tensor]]
 
 
@@ -24,20 +24,26 @@ class Ema:
         self._known: tuple[nn.Module, _Pairs, _Pairs] | None = None
         self._averaged = [_has_a_mean(name, buffer) for name, buffer in self.module.named_buffers()]
 
-    @torch.no_grad()
-    def update(self, network: nn.Module, images: int, step: int) -> None:
-        """Follow `network` after its step `step` (from 1), which used `images` images."""
+    def weight(self, images: int, step: int) -> float:
+        """How far the average moves toward the network in its step `step` (from 1), which used `images` images."""
         decay = 0.5 ** (images / self.half_life) if self.half_life > 0 else 0.0
-        decay = min(decay, (1 + step) / (10 + step))
+        return 1 - min(decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, weight: float | Tensor) -> None:
+        """Move the average toward `network` by `weight`: a number, or a scalar on the device for a CUDA graph."""
         if self._known is None or self._known[0] is not network:
             self._known = network, *self._pairs(network)
-        _, (mine, theirs), (copies, originals) = self._known
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        _, (averages, weights), (copies, originals) = self._known
+        if isinstance(weight, Tensor):
+            torch._foreach_lerp_(averages, weights, [weight.to(average.dtype) for average in averages])
+        else:
+            torch._foreach_lerp_(averages, weights, weight)
         if copies:
             torch._foreach_copy_(copies, originals)
 
     def forget(self) -> None:
-        """Look for the tensors of both networks anew: they have others since, as networks that grow do."""
+        """Look the tensors of both networks up again: they have changed, as in networks that grow."""
         self._known = None
 
     def _pairs(self, network: nn.Module) -> tuple[_Pairs, _Pairs]:

@@ -51,7 +51,7 @@ class Growth:
         generator.grow(self._stages - 1, 1.0)  # type: ignore[operator]
         self._shape = tuple(generator.image_shape)  # type: ignore[arg-type]
 
-    def come_to(self, images: int) -> bool:
+    def advance(self, images: int) -> bool:
         """Be what the networks are after so many real images. Returns whether other layers run than before."""
         if not self._each:
             return False
@@ -99,7 +99,7 @@ class Growth:
             " it ends with smaller ones, unless it gets more --steps or a smaller --grow-images"
         )
 
-    def decided(self, about: dict[str, Any]) -> dict[str, Any]:
+    def decisions(self, about: dict[str, Any]) -> dict[str, Any]:
         """The place in the facts about a run for how its steps are computed: one for each level, where there are."""
         return about.setdefault("levels", {}).setdefault(self.name, {}) if self._each else about
 

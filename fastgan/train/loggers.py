@@ -1,81 +1,100 @@
-"""The same lines for others to draw: TensorBoard's event files, and Weights & Biases.
-
-TensorBoard's own writer does so from a thread, up to two minutes later: what a killed run had logged was lost, and a
-full disk was a traceback from that thread.
-"""
+"""Loggers that get the rows of metrics.jsonl as well: TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import io
 import os
 import secrets
-import socket
-import time
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastgan._util.files import append_whole, failure, write_whole
-from fastgan.errors import UsageError, WriteError
+from fastgan._util.files import failure, sync, write_whole
+from fastgan.errors import UsageError
 
 
-class Board:
-    """Appends to a new event file in `folder`. from_step: points of earlier files from that step on are void."""
+class TensorBoard:
+    """Writes to a new event file in `folder`. purge_step: TensorBoard hides points of earlier files from that step on.
 
-    def __init__(self, folder: Path, from_step: int | None = None):
-        from tensorboard.compat.proto import event_pb2, summary_pb2
+    Every row is flushed: SummaryWriter by itself keeps rows up to two minutes, which a killed run would lose.
+    """
 
-        self._events, self._summaries = event_pb2, summary_pb2
-        # TensorBoard reads the files in the order of their names.
-        path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    def __init__(self, folder: Path, purge_step: int | None = None):
+        from torch.utils.tensorboard import SummaryWriter
+
+        before = set(folder.glob("events.*"))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
+            with _no_thread_traceback():
+                self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+                self._writer.flush()
         except OSError as error:
-            raise failure(path, error) from error
-        try:
-            self._write(file_version="brain.Event:2")
-            if from_step is not None:
-                started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                self._write(step=from_step, session_log=started)
-        except WriteError:
-            self.close()
-            path.unlink()
-            raise
+            for path in set(folder.glob("events.*")) - before:
+                path.unlink()
+            raise failure(folder / "events.out.tfevents", error) from error
+        self._failed = False
+        (self._path,) = set(folder.glob("events.*")) - before
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One point for each name. Raises WriteError where it cannot be written."""
-        values_of = [self._summaries.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(step=step, summary=self._summaries.Summary(value=values_of))
+        """Write one point for each name. Raises WriteError, with the file as it was before."""
+        size = self._path.stat().st_size
+        try:
+            with _no_thread_traceback():
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, step)
+                self._writer.flush()
+        except OSError as error:
+            self._failed = True
+            os.truncate(self._path, size)
+            raise failure(self._path, error) from error
 
     def sync(self) -> None:
-        """Let what was written reach the disk."""
-        os.fsync(self._file.fileno())
+        """Return once everything that was written is on the disk."""
+        sync(self._path)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. Raises WriteError for an error that `write` has not raised."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            if not self._failed:
+                raise failure(self._path, error) from error
 
-    def _write(self, **fields: object) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        record = io.BytesIO()
-        RecordWriter(record).write(self._events.Event(wall_time=time.time(), **fields).SerializeToString())
-        append_whole(self._file, record.getvalue())
+@contextlib.contextmanager
+def _no_thread_traceback() -> Iterator[None]:
+    """Do not print the traceback of an OSError in SummaryWriter's thread, whose flush() raises it again here."""
+    before, called = threading.excepthook, threading.Event()
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if issubclass(args.exc_type, OSError):
+            called.set()
+        else:
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except OSError:
+        called.wait(1)  # flush() can raise before the thread calls the hook
+        raise
+    finally:
+        threading.excepthook = before
 
 
 def check_wandb(project: str, out: Path | None) -> None:
-    """Raise UsageError where a run cannot be logged to a project, before anything is done."""
+    """Raise UsageError if a run cannot be logged to a project, before anything is done."""
     if not project:
         return
     if out is None:
-        raise UsageError("wandb: expected a run directory too (out=...), whose lines are copied to the project")
+        raise UsageError("wandb: expected a run directory too (out=...), whose rows are copied to the project")
     if importlib.util.find_spec("wandb") is None:
         raise UsageError(f"wandb: the package that logs to {project!r} is not installed; pip install wandb")
 
 
 class Wandb:
-    """Logs to a project of Weights & Biases: in a resumed run on to where it was; the steps it has already stay."""
+    """Logs to a project of Weights & Biases. A resumed run continues the same W&B run, whose earlier steps stay."""
 
     def __init__(self, run: Path, project: str, config: dict[str, Any]):
         import wandb
@@ -89,12 +108,12 @@ class Wandb:
         )
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One point for each name."""
+        """Log one point for each name."""
         self._run.log(values, step=step)
 
     def sync(self) -> None:
-        """Nothing: its own process sends what it was given."""
+        """Do nothing: W&B's own process sends what it was given."""
 
     def close(self) -> None:
-        """Wait until all is sent."""
+        """Wait until everything is sent."""
         self._run.finish()

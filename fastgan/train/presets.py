@@ -6,86 +6,89 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
-from fastgan.train.config import Config, unknown
+from fastgan.train.config import Config
 
 
 def demo() -> Config:
-    """the first light: DCGAN on the 10,000 embedded 28×28 images, judged in benchmarks/"""
-    return Config(width=48, d_norm="batch", lr_g=4e-4, lr_d=4e-4, steps=5000, sample_every=500, checkpoint_every=1000)
+    """DCGAN on the 10,000 embedded 28×28 images; benchmarks/demo_seeds.py measures its samples"""
+    return Config.from_flags(
+        width=48, d_norm="batch", lr_g=4e-4, lr_d=4e-4, steps=5000, sample_every=500, checkpoint_every=1000
+    )
 
 
 def mlp() -> Config:
-    """fully connected pair on 28×28 images with R1, the smallest network here"""
-    return Config(model="mlp", width=128, r1_weight=1.0, steps=10_000)
+    """fully connected networks on 28×28 images with R1, the smallest network here"""
+    return Config.from_flags(model="mlp", width=128, r1_weight=1.0, steps=10_000)
 
 
 def minimax() -> Config:
-    """the original game on a fully connected pair, to see its generator starve"""
-    return Config(model="mlp", width=128, game="minimax", steps=5_000)
+    """the original minimax loss on fully connected networks, whose generator's gradient vanishes"""
+    return Config.from_flags(model="mlp", width=128, loss="minimax", steps=5_000)
 
 
 def least_squares() -> Config:
     """least squares on 28×28 images, DCGAN with a batch-normalized discriminator"""
-    return Config(game="least-squares", width=48, d_norm="batch", steps=10_000)
+    return Config.from_flags(loss="least-squares", width=48, d_norm="batch", steps=10_000)
 
 
 def wgan() -> Config:
     """Wasserstein with weight clipping on 28×28 images: RMSprop, 5 discriminator steps"""
-    return Config(game="wgan", width=48, steps=20_000)
+    return Config.from_flags(loss="wgan", width=48, steps=20_000)
 
 
 def relativistic() -> Config:
-    """relativistic pairs with R1 and R2 on 28×28 images, the game of R3GAN on a DCGAN pair"""
-    return Config(game="relativistic", width=48, r1_weight=0.5, r2_weight=0.5, steps=10_000)
+    """relativistic loss with R1 and R2 on 28×28 images, the loss of R3GAN on DCGAN"""
+    return Config.from_flags(loss="relativistic", width=48, r1_weight=0.5, r2_weight=0.5, steps=10_000)
 
 
 def few_images() -> Config:
     """for sets of some hundred to some thousand images: adaptive augmentation, R1; bring --data"""
-    return Config(
+    return Config.from_flags(
         augment="color+translation+cutout", ada_target=0.6, ada_images=200_000, r1_weight=1.0, penalty_interval=4,
         steps=20_000,
     )  # fmt: skip
 
 
 def sngan_32() -> Config:
-    """residual pair of SNGAN at 32×32 as its paper trains it on CIFAR-10; bring --data cifar10"""
-    return Config(
-        model="resnet", resolution=32, width=128, latent=128, game="hinge", d_norm="spectral", d_steps=5, lr_g=2e-4,
+    """residual networks of SNGAN at 32×32 as its paper trains them on CIFAR-10; bring --data cifar10"""
+    return Config.from_flags(
+        model="resnet", resolution=32, width=128, latent=128, loss="hinge", d_norm="spectral", d_steps=5, lr_g=2e-4,
         lr_d=2e-4, beta1=0.0, beta2=0.9, steps=50_000,
     )  # fmt: skip
 
 
 def r3gan_32() -> Config:
-    """R3GAN's networks and game at 32×32, narrower than its paper's; bring --data cifar10; a starting point"""
-    return Config(
-        model="r3gan", resolution=32, width=96, latent=64, game="relativistic", r1_weight=0.5, r2_weight=0.5,
+    """R3GAN's networks and loss at 32×32, narrower than its paper's; bring --data cifar10; a starting point"""
+    return Config.from_flags(
+        model="r3gan", resolution=32, width=96, latent=64, loss="relativistic", r1_weight=0.5, r2_weight=0.5,
         steps=50_000,
     )  # fmt: skip
 
 
 def dcgan_64() -> Config:
     """DCGAN at 64×64 with a spectrally normalized discriminator; bring --data; a starting point"""
-    return Config(resolution=64, latent=100, steps=50_000, d_norm="spectral")
+    return Config.from_flags(resolution=64, latent=100, steps=50_000, d_norm="spectral")
 
 
 def hinge_64() -> Config:
-    """the same as a hinge game with two time scales, 1e-4 and 4e-4; bring --data"""
-    return Config(
-        resolution=64, latent=128, game="hinge", d_norm="spectral", lr_g=1e-4, lr_d=4e-4, beta1=0.0, beta2=0.9,
+    """the same with the hinge loss and two time scales, 1e-4 and 4e-4; bring --data"""
+    return Config.from_flags(
+        resolution=64, latent=128, loss="hinge", d_norm="spectral", lr_g=1e-4, lr_d=4e-4, beta1=0.0, beta2=0.9,
         steps=50_000,
     )  # fmt: skip
 
 
 def wgan_gp_64() -> Config:
-    """the same as a Wasserstein game with gradient penalty, 5 discriminator steps; bring --data"""
-    return Config(resolution=64, latent=128, game="wgan-gp", steps=50_000)
+    """the same with the Wasserstein loss and gradient penalty, 5 discriminator steps; bring --data"""
+    return Config.from_flags(resolution=64, latent=128, loss="wgan-gp", steps=50_000)
 
 
 def progan_64() -> Config:
-    """progressive growing from 4×4 to 64×64, as in its paper a wgan-gp game; bring --data"""
-    return Config(
-        model="progan", resolution=64, latent=128, width=128, game="wgan-gp", d_steps=1, lr_g=1e-3, lr_d=1e-3,
+    """progressive growing from 4×4 to 64×64, as in its paper with wgan-gp; bring --data"""
+    return Config.from_flags(
+        model="progan", resolution=64, latent=128, width=128, loss="wgan-gp", d_steps=1, lr_g=1e-3, lr_d=1e-3,
         beta1=0.0, beta2=0.99, grow_images=200_000, steps=50_000,
     )  # fmt: skip
 

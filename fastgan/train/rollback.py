@@ -1,142 +1,139 @@
-"""Back to where a run was well: what is done about a collapse where `on_collapse` says "restore".
+"""Rollback: what is done about mode collapse or divergence where `on_collapse` says "rollback".
 
-The run goes on from its newest checkpoint of before the trouble, and differently: with other random numbers, and with
-the batches that come next. The same ones would end the same way; large language models are brought past spikes of their
-loss like this (Chowdhery et al. 2022, arXiv:2204.02311). After a divergence both learning rates are halved; after a
-mode collapse the generator's is, so that the discriminator keeps up (two time scales, Heusel et al. 2017, arXiv:1706.08500).
+The run goes on from its newest checkpoint of before the trouble, with other random numbers and with the batches that
+come next: the same ones would end the same way. Training of large language models is brought past spikes of the loss
+like this (Chowdhery et al. 2022, arXiv:2204.02311). After a divergence both learning rates are halved; after a mode
+collapse the generator's is, so that the discriminator keeps up (two time-scale update rule, Heusel et al. 2017,
+arXiv:1706.08500).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+import logging
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from fastgan.errors import CheckpointError, UsageError
-from fastgan.report.diagnostics import Verdict, sound
-from fastgan.train import checkpoint, rng_state, state
+from fastgan.errors import CheckpointError
+from fastgan.report.diagnostics import Diagnosis, last_healthy_step
+from fastgan.train import checkpoint, rng_state
+from fastgan.train import state as run_state
+from fastgan.train.logging import Metrics
+from fastgan.train.state import TrainState
 
-if TYPE_CHECKING:
-    from fastgan.train.rundir import Metrics
-    from fastgan.train.trainer import Trainer
-
-Say = Callable[[str], None]
+_logger = logging.getLogger(__name__)
 
 #: How often a run goes back before it stops.
 TIMES = 3
-#: Whose learning rate is halved, by verdict.
+#: Whose learning rate is halved, by diagnosis.
 SLOWED = {"mode collapse": ("generator",), "divergence": ("generator", "discriminator")}
 _GO_ON, _STOP = -2, -1
 
 
 class Decision(NamedTuple):
-    """What all ranks do: stop, or go back to a step (None: neither), because of the verdict of that name."""
+    """What all ranks do: stop, or go back to step `to` (None: neither), because of the diagnosis of that name."""
 
     stop: bool = False
     to: int | None = None
     name: str = ""
 
 
-class Restore:
-    """history: how often the run went back and why, in plain values; a part of every checkpoint."""
+def decide(state: TrainState, diagnosis: Diagnosis | None) -> Decision:
+    """What to do about a diagnosis, or about none. Called on all ranks; rank 0 knows the lines it follows from."""
+    on_collapse = state.config.logging.on_collapse
+    if on_collapse != "rollback":
+        return Decision(state.world.any(diagnosis is not None and on_collapse == "stop"))
+    step, name = (
+        (_GO_ON, 0) if diagnosis is None else (_step_before(state, diagnosis), list(SLOWED).index(diagnosis.name))
+    )
+    decided = torch.tensor([step, name], device=state.device)
+    state.world.broadcast_([decided])
+    step, name = decided.tolist()
+    return Decision(step == _STOP, step if step >= 0 else None, list(SLOWED)[name])
 
-    def __init__(self, trainer: Trainer):
-        if trainer.config.on_collapse == "restore" and trainer.out is None:
-            raise UsageError("on_collapse: 'restore' goes back to a checkpoint, and without `out` there are none")
-        self._trainer = trainer
-        self.history: list[dict[str, Any]] = []
 
-    def decide(self, verdict: Verdict | None) -> Decision:
-        """What to do about a verdict, or about none. Called on all ranks."""
-        trainer = self._trainer
-        if trainer.config.on_collapse != "restore":
-            # One for all: a rank that was resumed does not know the lines that the first one has read.
-            return Decision(trainer.world.any(verdict is not None and trainer.config.on_collapse == "stop"))
-        # To which step follows from all the lines, so the first rank says it.
-        step, name = (_GO_ON, 0) if verdict is None else (self._step_before(verdict), list(SLOWED).index(verdict.name))
-        said = torch.tensor([step, name], device=trainer.device)
-        trainer.world.broadcast_([said])
-        step, name = said.tolist()
-        return Decision(step == _STOP, step if step >= 0 else None, list(SLOWED)[name])
+def _step_before(state: TrainState, diagnosis: Diagnosis) -> int:
+    assert state.out is not None
+    if len(state.rollbacks) >= TIMES or state.world.rank > 0:
+        return _STOP
+    try:
+        return checkpoint.newest(state.out / "checkpoints", before=diagnosis.since)[1]["step"]
+    except CheckpointError:
+        return _STOP
 
-    def _step_before(self, verdict: Verdict) -> int:
-        trainer = self._trainer
-        assert trainer.out is not None
-        if len(self.history) >= TIMES or trainer.world.rank > 0:
-            return _STOP
-        try:
-            return checkpoint.newest(trainer.out / "checkpoints", before=verdict.since)[1]["step"]
-        except CheckpointError:
-            return _STOP
 
-    def why_not(self) -> str:
-        """Why a run that may go back stops, as the end of a sentence, or ""."""
-        if self._trainer.config.on_collapse != "restore":
-            return ""
-        if len(self.history) >= TIMES:
-            return f"; it has gone back {TIMES} times already"
-        return "; there is no whole checkpoint from before that (--checkpoint-every)"
+def why_not(state: TrainState) -> str:
+    """Why a run that may go back stops, as the end of a sentence, or ""."""
+    if state.config.logging.on_collapse != "rollback":
+        return ""
+    if len(state.rollbacks) >= TIMES:
+        return f"; it has gone back {TIMES} times already"
+    return "; there is no whole checkpoint from before that (--checkpoint-every)"
 
-    def sound(self) -> int | None:
-        """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-        return sound(self._trainer.monitor.rows) if self._trainer.config.on_collapse == "restore" else None
 
-    def told(self) -> dict[str, Any]:
-        """What the first line after going back says beside its figures: from the lines alone the report is made."""
-        if not self.history or any(row["step"] > self.history[-1]["to"] for row in self._trainer.monitor.rows):
-            return {}
-        return {"restored": self.history}
+def protected_step(state: TrainState) -> int | None:
+    """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
+    return (
+        last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
+    )
 
-    def go_back(
-        self, decision: Decision, verdict: Verdict | None, batches: Any, metrics: Metrics | None, say: Say
-    ) -> None:
-        """Be at that step again, go on differently from there, and let the checkpoint of that step be of this moment.
 
-        The batches go on where they are. Called on all ranks.
-        """
-        trainer, step = self._trainer, decision.to
-        assert trainer.out is not None
-        assert step is not None
-        left, seconds = trainer.step, trainer.seconds
-        state.put_back(trainer, *checkpoint.newest(trainer.out / "checkpoints", before=step + 1))
-        trainer.seconds = seconds  # they were spent
-        self._go_on_differently(left, decision, verdict)
-        trainer.guard.begin()
-        trainer.monitor.forget(step)
-        trainer.world.barrier()  # until nobody reads the checkpoint that is replaced now
-        if metrics is not None:
-            # In this order: where the run is killed between the two, it drops the lines itself when it is resumed.
-            state.save(trainer, batches, metrics)
-            metrics.back_to(step)
-        rates = ", ".join(f"{player} × {rate:g}" for player, rate in self._rates.items())
-        say(f"went back from step {left} to step {step}, with other random numbers; learning rates: {rates}")
+def in_row(state: TrainState) -> dict[str, Any]:
+    """What the first line of metrics after going back says beside its figures: the report is made from the lines."""
+    if not state.rollbacks or any(row["step"] > state.rollbacks[-1]["to_step"] for row in state.rows):
+        return {}
+    return {"rollbacks": state.rollbacks}
 
-    def _go_on_differently(self, left: int, decision: Decision, verdict: Verdict | None) -> None:
-        trainer = self._trainer
-        # Counted too: the second time the checkpoint may be the first time's.
-        entropy = (trainer.config.seed, trainer.step, len(self.history) + 1)
-        (mixed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        seed = int(mixed >> np.uint64(1))
-        rng_state.seed(seed)
-        trainer.noise.random.manual_seed(seed)
-        trainer.world.part_random(seed, trainer.step)
-        slowed = SLOWED[decision.name]
-        rates = {player: rate / 2 if player in slowed else rate for player, rate in self._rates.items()}
-        # Only the first rank's is written down.
-        found = dataclasses.asdict(verdict or Verdict(decision.name, left, left, "", ()))
-        self.load([*self.history, {"left": left, "to": trainer.step, "rates": rates, **found}])
 
-    @property
-    def _rates(self) -> dict[str, float]:
-        """The learning rates as parts of what they would be had the run never gone back."""
-        return self.history[-1]["rates"] if self.history else dict.fromkeys(self._trainer.updates, 1.0)
+def go_back(
+    state: TrainState, decision: Decision, diagnosis: Diagnosis | None, batches: Any, metrics: Metrics | None
+) -> None:
+    """Restore the checkpoint of that step, go on differently from there, and replace the checkpoint by this moment.
 
-    def load(self, history: list[dict[str, Any]]) -> None:
-        """Go on with another history."""
-        now = self._rates
-        self.history = history
-        for player, rate in self._rates.items():
-            self._trainer.updates[player].back_off(rate / now[player])
+    The batches go on where they are. Called on all ranks.
+    """
+    step = decision.to
+    assert state.out is not None
+    assert step is not None
+    left, seconds, history = state.step, state.seconds, state.rollbacks
+    rates = _rates(state)
+    run_state.restore(state, *checkpoint.newest(state.out / "checkpoints", before=step + 1))
+    state.seconds = seconds  # they were spent
+    # Counted too: the second time the checkpoint may be the first time's.
+    entropy = (state.config.seed, state.step, len(history) + 1)
+    (mixed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+    seed = int(mixed >> np.uint64(1))
+    rng_state.seed(seed)
+    state.random.generator.manual_seed(seed)
+    state.world.part_random(seed, state.step)
+    slowed = SLOWED[decision.name]
+    rates = {name: rate / 2 if name in slowed else rate for name, rate in rates.items()}
+    # Only the first rank's is written down.
+    found = dataclasses.asdict(diagnosis or Diagnosis(decision.name, left, left, "", ()))
+    state.rollbacks = history
+    set_history(state, [*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
+    state.rows[:] = [row for row in state.rows if row["step"] <= step]
+    state.world.barrier()  # until nobody reads the checkpoint that is replaced now
+    if metrics is not None:
+        # In this order: where the run is killed between the two, it drops the lines itself when it is resumed.
+        run_state.save(state, batches, protected_step(state))
+        metrics.back_to(step)
+    said = ", ".join(f"{name} × {rate:g}" for name, rate in rates.items())
+    _logger.warning(
+        "went back from step %d to step %d, with other random numbers; learning rates: %s", left, step, said
+    )
+
+
+def set_history(state: TrainState, history: list[dict[str, Any]]) -> None:
+    """Go on with another history, and with its learning rates."""
+    now = _rates(state)
+    state.rollbacks = history
+    for name, rate in _rates(state).items():
+        state.multiply_rates(rate / now[name], (name,))
+
+
+def _rates(state: TrainState) -> dict[str, float]:
+    """The learning rates as parts of what they would be had the run never gone back."""
+    return state.rollbacks[-1]["rates"] if state.rollbacks else dict.fromkeys(state.updates, 1.0)

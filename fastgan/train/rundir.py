@@ -1,10 +1,10 @@
-"""The directory of a run: what lies in it, and how it is written so that a killed run leaves nothing half-done."""
+"""The run directory: what is in it, and how it is written so that a killed run leaves nothing half-written."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from fastgan._util.files import append_whole, write_whole
+from fastgan._util.files import write_whole
 from fastgan.errors import DataError, UsageError, WriteError
+from fastgan.report.animation import write_animation
+from fastgan.report.page import write_report
+from fastgan.tasks import Generation
+from fastgan.tasks.networks import source_channels
 from fastgan.train import checkpoint
-from fastgan.train.config import Config
-from fastgan.train.distributed import World
-from fastgan.train.loggers import Board, Wandb
+from fastgan.train.logging import Metrics
+from fastgan.train.state import TrainState
 
 #: The first is what makes a folder a run.
 FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html")
@@ -129,100 +132,62 @@ def _commit() -> str | None:
         return None
 
 
-class Metrics:
-    """`metrics.jsonl`, and boards that draw the same (TensorBoard, Weights & Biases if asked): one line per interval.
+def write_config(state: TrainState) -> None:
+    """`config.json`: the configuration, and the facts that reproduce and explain the run."""
+    if state.run is None:
+        return
+    task = state.task
 
-    Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
-    Raises WriteError where something cannot be written.
-    """
+    def describe(network: nn.Module) -> dict[str, Any]:
+        return {"name": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
 
-    def __init__(self, run: Path, after: int = 0, config: Config | None = None):
-        self._run, self._config = run, config
-        self._open(after)
-
-    def _open(self, after: int) -> None:
-        path, folder = self._run / "metrics.jsonl", self._run / "tensorboard"
-        kept = []
-        if after and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
-        #: What earlier parts of the run logged.
-        self.kept: list[dict[str, Any]] = [json.loads(line) for line in kept]
-        self._boards: list[Board | Wandb] = [Board(folder, after + 1 if folder.exists() else None)]
-        if self._config is not None and self._config.wandb:
-            self._boards.append(Wandb(self._run, self._config.wandb, self._config.to_dict()))
-        self._file = path.open("ab", buffering=0)
-
-    def back_to(self, step: int) -> None:
-        """Drop the lines beyond that step: the run takes it again."""
-        self.close()
-        self._open(step)
-
-    def write(self, line: dict[str, float]) -> None:
-        """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
-        append_whole(self._file, (json.dumps(line) + "\n").encode())
-        for board in self._boards:
-            board.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
-
-    def sync(self) -> None:
-        """Let it reach the disk, before a checkpoint that counts on it."""
-        os.fsync(self._file.fileno())
-        for board in self._boards:
-            board.sync()
-
-    def close(self) -> None:
-        self._file.close()
-        for board in self._boards:
-            board.close()
+    facts = {
+        "config": state.config.to_dict(),
+        "loss": {"name": state.loss, "unbounded": task.unbounded},
+        "task": type(task).__name__,
+        "world": state.world.size,
+        "environment": environment(state.device),
+        "networks": {name: describe(state.networks[name]) for name in ("generator", "discriminator")},
+    }
+    if source := source_channels(task.generator):
+        facts["source_channels"] = source
+    elif isinstance(task, Generation):
+        facts["latent_shape"] = list(task.latent_shape)
+        if task.neighbors is not None:
+            facts["neighbors"] = task.neighbors.about
+    write_json(state.run / "config.json", facts | state.about)
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # half-written by a run that was killed
+def write_status(state: TrainState, name: str, message: str = "") -> None:
+    """`status.json`: running, finished, interrupted or failed, and at which step."""
+    if state.run is not None:
+        status = {"state": name, "step": state.step, "steps": state.config.steps, "message": message}
+        write = write_last if name == "failed" else write_json
+        write(state.run / "status.json", status)
 
 
-class Means:
-    """Running means of scalars, kept on the device: nothing waits for the device until `fetch`.
+def write_pages(state: TrainState, layers: list[dict[str, float | str]]) -> None:
+    """The report as of now, and what it shows of layers."""
+    if state.run is not None:
+        write_json(state.run / "layers.json", layers)
+        write_status(state, "running")
+        write_report(state.run)
 
-    Values that are not finite are left out: they belong to updates that were skipped.
-    """
 
-    #: Steps whose scalars are added up at once: each addition is some launches, which small networks would wait for.
-    AT_ONCE = 64
+def finish(state: TrainState, name: str, metrics: Metrics | None, message: str = "") -> None:
+    """Close the metrics; the last status, animation and report."""
+    run = state.run
 
-    def __init__(self) -> None:
-        self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
-        self._waiting: dict[tuple[str, ...], list[Tensor]] = {}
+    def pages() -> None:
+        if run is not None:
+            write_animation(run)
 
-    def add(self, scalars: dict[str, Tensor]) -> None:
-        """Add one step's scalars; a step may leave some out. They must stay as they are until they are fetched."""
-        names = tuple(scalars)
-        waiting = self._waiting.setdefault(names, [])
-        waiting.extend(scalars.values())
-        if len(waiting) >= self.AT_ONCE * len(names):
-            self._add_up(names)
+    def report() -> None:
+        if run is not None:
+            write_report(run)
 
-    def _add_up(self, names: tuple[str, ...]) -> None:
-        values = torch.stack([value.float() for value in self._waiting.pop(names)]).view(-1, len(names))
-        good = values.isfinite()
-        total, count = torch.where(good, values, 0.0).sum(0), good.sum(0).float()
-        before = self._sums.get(names)
-        self._sums[names] = (total, count) if before is None else (before[0] + total, before[1] + count)
-
-    def fetch(self, world: World) -> dict[str, float]:
-        """The means since the last fetch, over all ranks, in one transfer; names without a finite value are absent."""
-        for names in list(self._waiting):
-            self._add_up(names)
-        if not self._sums:
-            return {}
-        rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()])
-        world.mean_([rows])  # of totals and counts alike, so that their ratio is everybody's
-        sums: dict[str, tuple[float, float]] = {}
-        for name, (total, count) in zip((n for names in self._sums for n in names), rows.tolist(), strict=True):
-            # One name may come among others at some steps (a lazy penalty's) and alone at others.
-            before = sums.get(name, (0.0, 0.0))
-            sums[name] = before[0] + total, before[1] + count
-        self._sums = {}
-        return {name: total / count for name, (total, count) in sums.items() if count}
+    # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
+    close = metrics.close if metrics is not None else lambda: None
+    for write in (lambda: write_status(state, name, message), close, pages, report):
+        with contextlib.suppress(*[OSError] * (name != "finished")):
+            write()

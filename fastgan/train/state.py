@@ -1,25 +1,82 @@
-"""Everything that a run is at a step, into a checkpoint and back.
-
-Networks, average, both optimizers, loss scales, remedies, random generators, the position in the data, counters.
-"""
+"""The state of a run, which the trainer's collaborators share, and how a checkpoint keeps and restores it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fastgan._util.random import Random
 from fastgan.errors import CheckpointError, UsageError
 from fastgan.nn.spectral import SpectralNorm
+from fastgan.tasks.base import Batch, Noise, Task
 from fastgan.train import checkpoint, rng_state
+from fastgan.train.config import Config
+from fastgan.train.distributed import World
+from fastgan.train.ema import Ema
+from fastgan.train.growth import Growth
+from fastgan.train.optim import Update
 
-if TYPE_CHECKING:
-    from fastgan.train.rundir import Metrics
-    from fastgan.train.trainer import Trainer
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainState:
+    """Everything that a run is at a step.
+
+    updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, how the
+    steps are computed among them. loss: the name of the adversarial loss. step, images, seconds: done so far; images are those of all ranks. batch, noise: of
+    the last discriminator step. held_out: a batch that is not trained on. back_off: the learning rates as a part of the
+    configured ones, lowered while updates are skipped; skipped: how many were. rollbacks: where the run went back, in
+    plain values. rows: the lines of metrics so far, on rank 0.
+    """
+
+    config: Config
+    task: Task
+    ema: Ema
+    updates: dict[str, Update]
+    random: Random
+    world: World
+    device: torch.device
+    growth: Growth
+    out: Path | None
+    about: dict[str, Any]
+    loss: str = ""
+    step: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    batch: Batch = field(default_factory=dict)
+    noise: Noise = field(default_factory=dict)
+    held_out: Batch | None = None
+    back_off: float = 1.0
+    skipped: int = 0
+    rollbacks: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Generator, averaged generator and discriminator, by the names of a checkpoint's parts."""
+        return {"generator": self.task.generator, "ema": self.ema.module, "discriminator": self.task.discriminator}
+
+    @property
+    def run(self) -> Path | None:
+        """The run directory where this process is the one that writes it."""
+        return self.out if self.world.rank == 0 else None
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """The part of `about` that holds how the steps are computed: one for each level of growing networks."""
+        return self.growth.decisions(self.about)
+
+    def multiply_rates(self, factor: float, networks: tuple[str, ...] = ("generator", "discriminator")) -> None:
+        """Multiply learning rates."""
+        for name in networks:
+            self.updates[name].multiply_rates(factor)
 
 
 def check_batches(batches: Any) -> None:
@@ -36,78 +93,89 @@ def check_batches(batches: Any) -> None:
         )
 
 
-def save(trainer: Trainer, batches: Any, metrics: Metrics | None) -> None:
-    """Write a checkpoint of this moment, between two steps."""
-    assert trainer.out is not None
-    if metrics is not None:
-        metrics.sync()
+def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
+    """Write a checkpoint of this moment, between two steps. protect: the newest one up to that step stays too."""
+    assert state.out is not None
     check_batches(batches)
-    optimizer: dict[str, torch.Tensor] = {}
-    for player, update in trainer.updates.items():
-        optimizer |= checkpoint.optimizer_tensors(update.optimizer, player)
-        optimizer |= {f"update.{player}.{name}": value for name, value in update.tensors().items()}
-    optimizer |= {f"remedy.state.{name}": value for name, value in trainer.remedies.tensors().items()}
-    networks = _networks(trainer)
-    parts = {**{part: network.state_dict() for part, network in networks.items()}, "optimizer": optimizer}
-    state = {
-        "images": trainer.images,
-        "seconds": trainer.seconds,
-        "skipped": trainer.guard.skipped,
-        "back_off": trainer.guard.back_off,
-        "restored": trainer.restore.history,
-        "iterated": {part: _iterated(network) for part, network in networks.items()},
-        "random": {name: rng_state.encode(source) for name, source in random_sources(trainer).items()},
+    optimizer: dict[str, Tensor] = {}
+    for name, update in state.updates.items():
+        optimizer |= checkpoint.optimizer_tensors(update.optimizer, name)
+        optimizer |= {f"update.{name}.{key}": value for key, value in update.tensors().items()}
+    optimizer |= {f"task.state.{key}": value for key, value in state.task.tensors().items()}
+    parts = {**{part: network.state_dict() for part, network in state.networks.items()}, "optimizer": optimizer}
+    facts = {
+        "images": state.images,
+        "seconds": state.seconds,
+        "skipped": state.skipped,
+        "back_off": state.back_off,
+        "rollbacks": state.rollbacks,
+        "iterated": {part: _iterated(network) for part, network in state.networks.items()},
+        "random": {name: rng_state.encode(source) for name, source in _generators(state).items()},
         "global_random": rng_state.encode_global(),
         "batches": _state_of(batches),
     }
-    keep, sound = trainer.config.keep_checkpoints, trainer.restore.sound()
-    checkpoint.save(trainer.out / "checkpoints", trainer.step, parts, state, keep, sound)
+    keep = state.config.logging.keep_checkpoints
+    checkpoint.save(state.out / "checkpoints", state.step, parts, facts, keep, protect)
 
 
-def load(trainer: Trainer, batches: Any, say: Callable[[str], None]) -> None:
+def load(state: TrainState, batches: Any) -> None:
     """Continue from the newest checkpoint that verifies; where the run had not come to its first one, begin anew."""
-    assert trainer.out is not None
-    directory = trainer.out / "checkpoints"
+    assert state.out is not None
+    directory = state.out / "checkpoints"
     if not checkpoint.steps_in(directory):
-        if trainer.step:
-            raise UsageError(f"resume: {trainer.out} has no checkpoint, and this Trainer has trained; make a new one")
-        say(f"{trainer.out} has no checkpoint yet: it begins anew at step 0")
+        if state.step:
+            raise UsageError(f"resume: {state.out} has no checkpoint, and this Trainer has trained; make a new one")
+        _logger.info("%s has no checkpoint yet: it begins anew at step 0", state.out)
         return
-    folder, state = checkpoint.newest(directory, say)
-    put_back(trainer, folder, state)
+    folder, facts = checkpoint.newest(directory, _logger.warning)
+    restore(state, folder, facts)
     try:
-        _load_random(trainer, state, say)
+        _load_random(state, facts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _another_version(folder, error) from error
-    trainer.restore.load(state.get("restored", []))
-    if state.get("batches") is not None and hasattr(batches, "load_state_dict"):
-        batches.load_state_dict(state["batches"])
-    elif trainer.step < trainer.config.steps:
-        say("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
-    say(f"resumed {trainer.out} at step {trainer.step}")
+    if facts.get("batches") is not None and hasattr(batches, "load_state_dict"):
+        batches.load_state_dict(facts["batches"])
+    elif state.step < state.config.steps:
+        _logger.info("the batches cannot be restored: they start anew (give them state_dict and load_state_dict)")
+    _logger.info("resumed %s at step %d", state.out, state.step)
 
 
-def put_back(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+def restore(state: TrainState, folder: Path, facts: dict[str, Any]) -> None:
     """Networks, average, optimizers and counters as a checkpoint has them; random numbers and batches go on."""
-    for part, network in _networks(trainer).items():
+    for part, network in state.networks.items():
         checkpoint.load_network(network, folder, part)
         # Older versions did not keep it: there the norms iterate once more.
-        _set_iterated(network, state.get("iterated", {}).get(part, []))
+        _set_iterated(network, facts.get("iterated", {}).get(part, []))
     tensors = checkpoint.load_part(folder, "optimizer")
-    for player, update in trainer.updates.items():
-        checkpoint.load_optimizer(update.optimizer, tensors, player)
-        update.lay_out()
+    for name, update in state.updates.items():
+        checkpoint.load_optimizer(update.optimizer, tensors, name)
+        update.match_strides()
         # An older version may have kept less.
-        own = {name: tensors.get(f"update.{player}.{name}", now) for name, now in update.tensors().items()}
-        update.load_tensors(own)
-    mine = "remedy.state."
-    trainer.remedies.load_tensors({n.removeprefix(mine): t for n, t in tensors.items() if n.startswith(mine)})
+        update.load_tensors({key: tensors.get(f"update.{name}.{key}", now) for key, now in update.tensors().items()})
+    # "remedy.state." in older versions.
+    own = {
+        key.removeprefix(prefix): value
+        for prefix in ("remedy.state.", "task.state.")
+        for key, value in tensors.items()
+        if key.startswith(prefix)
+    }
+    state.task.load_tensors(own)
     try:
-        trainer.step, trainer.images, trainer.seconds = state["step"], state["images"], state["seconds"]
+        state.step, state.images, state.seconds = facts["step"], facts["images"], facts["seconds"]
     except KeyError as error:
         raise _another_version(folder, error) from error
-    trainer.guard.skipped = state.get("skipped", 0)
-    trainer.guard.set_back_off(state.get("back_off", 1.0))
+    state.skipped = facts.get("skipped", 0)
+    back_off = facts.get("back_off", 1.0)
+    state.multiply_rates(back_off / state.back_off)
+    state.back_off = back_off
+
+
+def whole_checkpoint(out: Path | None) -> str:
+    """Which checkpoint a run can go on from, for a message, or ""."""
+    try:
+        return f"; the checkpoint of step {checkpoint.newest(out / 'checkpoints')[1]['step']} is whole" if out else ""
+    except CheckpointError:
+        return ""
 
 
 def _another_version(folder: Path, error: Exception) -> CheckpointError:
@@ -115,31 +183,27 @@ def _another_version(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}")
 
 
-def _load_random(trainer: Trainer, state: dict[str, Any], say: Callable[[str], None]) -> None:
-    for name, source in random_sources(trainer).items():
-        if name in state["random"]:
-            rng_state.decode(source, state["random"][name])
+def _load_random(state: TrainState, facts: dict[str, Any]) -> None:
+    for name, source in _generators(state).items():
+        if name in facts["random"]:
+            rng_state.decode(source, facts["random"][name])
         elif name.count(":") == 0:
-            source.manual_seed(trainer.config.seed + state["step"])
-            say(f"the checkpoint is from another device: {name} goes on with fresh random numbers")
-    if "global_random" in state:  # not kept by older versions
-        rng_state.decode_global(state["global_random"])
+            source.manual_seed(state.config.seed + facts["step"])
+            _logger.info("the checkpoint is from another device: %s goes on with fresh random numbers", name)
+    if "global_random" in facts:  # not kept by older versions
+        rng_state.decode_global(facts["global_random"])
 
 
-def random_sources(trainer: Trainer) -> dict[str, torch.Generator]:
+def _generators(state: TrainState) -> dict[str, torch.Generator]:
     """Every random generator that a step may draw from: the default ones too, for dropout and the like."""
-    device = trainer.device
-    sources = {f"latents.{device.type}": trainer.noise.random, "default.cpu": torch.default_generator}
+    device = state.device
+    sources = {f"latents.{device.type}": state.random.generator, "default.cpu": torch.default_generator}
     if device.type == "cuda":
         own = device.index if device.index is not None else torch.cuda.current_device()
         for i, source in enumerate(torch.cuda.default_generators):
             # The run's own has no number, as a run may go on on another device.
             sources["default.cuda" if i == own else f"default.cuda:{i}"] = source
     return sources
-
-
-def _networks(trainer: Trainer) -> dict[str, nn.Module]:
-    return {"generator": trainer.generator, "ema": trainer.ema.module, "discriminator": trainer.discriminator}
 
 
 def _iterated(network: nn.Module) -> list[str]:
@@ -155,11 +219,3 @@ def _set_iterated(network: nn.Module, names: list[str]) -> None:
 
 def _state_of(batches: Any) -> Any:
     return batches.state_dict() if hasattr(batches, "state_dict") else None
-
-
-def folder_of(out: Path | None) -> str:
-    """Which checkpoint a run can go on from, for a message, or ""."""
-    try:
-        return f"; the checkpoint of step {checkpoint.newest(out / 'checkpoints')[1]['step']} is whole" if out else ""
-    except CheckpointError:
-        return ""

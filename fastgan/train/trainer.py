@@ -1,12 +1,9 @@
-"""The training loop: batches in, steps of both players, metrics, panels, checkpoints, report."""
+"""The training loop: batches in; steps, updates, metrics, sample grids, checkpoints and a report out."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import signal
-import threading
-import time
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,49 +12,52 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from fastgan._util.checks import unknown
+from fastgan._util.progress import Progress
+from fastgan._util.random import Random
+from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
-from fastgan.report.animation import write_animation
-from fastgan.report.page import write_report
-from fastgan.train import rundir, samples, state
-from fastgan.train.batches import Batch, source_channels, taken
-from fastgan.train.compile_policy import Choice, Steps
-from fastgan.train.config import Config, unknown
+from fastgan.regularization import Regularization
+from fastgan.tasks import Generation, Paired, Task
+from fastgan.tasks.base import Batch
+from fastgan.tasks.batches import on_device
+from fastgan.tasks.networks import source_channels
+from fastgan.train import rollback, rundir, samples
+from fastgan.train import state as run_state
+from fastgan.train.compile_policy import Inputs, Steps
+from fastgan.train.config import Config
+from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
 from fastgan.train.growth import Growth
-from fastgan.train.joint_batch import why_not_together
+from fastgan.train.iteration import IterationGraph
 from fastgan.train.loggers import check_wandb
-from fastgan.train.memory_format import laid_out, why_not_channels_last
+from fastgan.train.logging import Interval, Means, Metrics
 from fastgan.train.monitor import Monitor
-from fastgan.train.nearest import Neighbors
-from fastgan.train.noise import Noise
-from fastgan.train.nonfinite import Guard
-from fastgan.train.optimizers import optimizer_of
-from fastgan.train.pair import learned
-from fastgan.train.progress import Progress, Silent
-from fastgan.train.regularization.packing import packed
-from fastgan.train.regularization.run import Remedies
-from fastgan.train.regularization.unroll import state_of
-from fastgan.train.rollback import Restore
-from fastgan.train.statistics import running_statistics, synchronize
-from fastgan.train.step import Players
-from fastgan.train.update import Update
-from fastgan.train.validation import why_not_networks
+from fastgan.train.nonfinite import NonFiniteGuard
+from fastgan.train.optim import Update, optimizer_of
+from fastgan.train.prepare import prepare
+from fastgan.train.state import TrainState
+from fastgan.train.sync_batch_norm import running_statistics, synchronize
+from fastgan.train.validation import check_networks, check_options, check_trainable
+
+_logger = logging.getLogger(__name__)
+
+Log = dict[str, Tensor]
 
 
 class Trainer:
-    """Trains a generator against a discriminator: any two modules, any iterator of batches.
+    """Trains a generator against a discriminator: any modules, any task, any iterator of batches.
 
-    generator: module from z [N, *latent_shape] to images [N, C, H, W]; latent_shape is (generator.latent,) where it has
-    that attribute, else (config.latent,) unless given. discriminator: module from images to logits (one per image, any
-    shape). A generator whose attribute `classes` is greater than 0 takes labels too, and so does its discriminator; one whose
-    attribute `source_channels` is makes images of other images instead of latents: see `fastgan.train.pair.Pair`. game:
-    a name in `fastgan.losses.ADVERSARIAL` or a AdversarialLoss. config: see `fastgan.Config`; its fields data, model, width and the
-    like describe networks built by name and are not used here. out: the run directory, or None to write nothing. about:
-    more facts for `config.json` (command, data set). world: this process among those that train together, from
-    `fastgan.train.distributed.joined`; rank 0 writes.
+    generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
+    AdversarialLoss; not used by a task of one's own. config: see `fastgan.Config`; its topics data and model describe
+    sets and networks by name and are not used here. task: a subclass of `fastgan.Task`, or a function of both networks
+    that returns a Task; left out, `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else
+    `fastgan.tasks.Generation`. latent_shape: of one z, for generation; (generator.latent,) where it has that attribute,
+    else (config.model.latent,). out: the run directory, or None to write nothing. about: more facts for `config.json`.
+    world: this process among those that train together, from `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -66,456 +66,352 @@ class Trainer:
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        game: str | AdversarialLoss = "non-saturating",
+        loss: str | AdversarialLoss = "non-saturating",
         config: Config | None = None,
         *,
+        task: Callable[[nn.Module, nn.Module], Task] | None = None,
         latent_shape: tuple[int, ...] | None = None,
         out: str | Path | None = None,
         about: dict[str, Any] | None = None,
         world: World | None = None,
     ):
-        self.config = config = config or Config()
-        if isinstance(game, str) and game not in ADVERSARIAL:
-            raise UsageError(unknown("game", game, list(ADVERSARIAL)))
-        self.game = ADVERSARIAL[game] if isinstance(game, str) else game
-        if self.game.name in ADVERSARIAL:
-            # The configuration says what is played; replacing it also checks the game against its other fields.
-            self.config = config = dataclasses.replace(config, game=self.game.name)
-        config.check(self.game)  # one of the user's own is not in the configuration
-        if why := why_not_networks(config, generator, discriminator, latent_shape):
-            raise UsageError(why)
-        self.config = config = config.settled(self.game)
-        self.world = world or alone()
-        self.device = self.world.device or resolve_device(config.device)
-        if config.compile == "graph" and self.device.type != "cuda":
-            raise UsageError(
-                f"compile: graph records CUDA graphs, and the device is {self.device}; take auto, on or off"
-            )
-        self.generator = generator.to(self.device).train()
-        self.discriminator = discriminator.to(self.device).train()
-        self.ema = Ema(self.generator, config.ema_images)
-        self.growth = Growth(config.grow_images, self.generator, self.ema.module, self.discriminator)
-        if config.sync_statistics and self.world.size > 1:
-            for network in (self.generator, self.discriminator):
-                synchronize(network, self.world)
+        config = config or Config()
+        if isinstance(loss, str) and loss not in ADVERSARIAL:
+            raise UsageError(unknown("loss", loss, list(ADVERSARIAL)))
+        self.loss = ADVERSARIAL[loss] if isinstance(loss, str) else loss
+        if self.loss.name in ADVERSARIAL:
+            # The configuration names it; replacing it also checks it against the other options.
+            config = config.with_flags(loss=self.loss.name)
+        check_options(config, self.loss)  # one of the user's own is not in the configuration
+        check_trainable(generator, discriminator)
+        if task is None:
+            check_networks(config, generator, discriminator, latent_shape)
+        self.config = config = config.settled(self.loss)
+        world = world or alone()
+        self.device = device = world.device or resolve_device(config.device)
+        if config.compile == "graph" and device.type != "cuda":
+            raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
+        generator, discriminator = generator.to(device).train(), discriminator.to(device).train()
+        ema = Ema(generator, config.optim.ema_images)
+        growth = Growth(config.grow_images, generator, ema.module, discriminator)
+        if config.sync_statistics and world.size > 1:
+            for network in (generator, discriminator):
+                synchronize(network, world)
         # Synchronized ones are equal already.
-        apart = [] if config.sync_statistics else [self.generator, self.discriminator, self.ema.module]
+        apart = [] if config.sync_statistics else [generator, discriminator, ema.module]
         self._statistics = running_statistics(*apart)
-        #: How many the networks are conditional on; 0 where they are not.
-        self.classes = int(getattr(generator, "classes", 0))
-        #: Channels of the sources of which images are made; 0 where they are made of latents.
-        self.sources = source_channels(generator)
-        shape = latent_shape or (int(getattr(generator, "latent", config.latent)),)
-        self.noise = Noise(config.seed, shape, self.device, self.world)
-        self.remedies = Remedies(config, self.noise, self.device, self.world)
-        self.players = Players(self.generator, self.discriminator, self.game, config)
-        fp16 = config.precision == "fp16"
-        self.updates = {
+        updates = {
             name: Update(
-                network,
-                optimizer_of(config, network.parameters(), lr),
-                self.world,
-                config.clip,
-                fp16,
-                weight_clip,
-                config.historical_averaging,
+                network, optimizer_of(config.optim, network.parameters(), rate), world, config.optim.clip,
+                config.precision == "fp16", weight_clip, config.regularization.historical_averaging,
             )
-            for name, network, lr, weight_clip in (
-                ("generator", self.generator, config.lr_g or 0.0, 0.0),
-                ("discriminator", self.discriminator, config.lr_d or 0.0, config.weight_clip or 0.0),
+            for name, network, rate, weight_clip in (
+                ("generator", generator, config.optim.lr_g or 0.0, 0.0),
+                ("discriminator", discriminator, config.optim.lr_d or 0.0, config.optim.weight_clip or 0.0),
             )
-        }
-        self.out = Path(out) if out is not None else None
-        self._writes_to = self.out if self.world.rank == 0 else None
-        self.about = dict(about or {})
-        self.step = 0
-        self.seconds = 0.0
-        self.images = 0
-        self.guard, self.monitor, self.restore = Guard(self), Monitor(self), Restore(self)
-        self._asked_to_stop = False
+        }  # fmt: skip
+        self.state = TrainState(
+            config, task(generator, discriminator) if task else self._built_in(generator, discriminator, latent_shape,
+            world, updates), ema, updates, Random(config.seed, device, world.rank, world.size), world, device, growth,
+            Path(out) if out is not None else None, dict(about or {}), self.loss.name,
+        )  # fmt: skip
+        if config.logging.on_collapse == "rollback" and out is None:
+            raise UsageError("on_collapse: 'rollback' goes back to a checkpoint, and without `out` there are none")
+        if isinstance(self.task, Generation):
+            self.task.enlarge = growth.enlarged
+        self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
-        self._channels_last = False
-        self._aside = 0.0  # seconds of this interval that were not training
-        #: The last batch, and those of the last update: real, z, and y where the discriminator is told something.
-        self.seen: dict[str, Tensor] = {}
-        self._recent: deque[dict[str, Tensor]] = deque(maxlen=config.accumulate)
-        self._came: Tensor | None = None  # the last batch of images, in the size it came in
-        self.held_out: dict[str, Tensor] | None = None
-        self.classifier: nn.Module | None = None
-        self.neighbors: Neighbors | None = None
-        self._latest: dict[str, float] = {}
+        self._graph: IterationGraph | None = None
+        self._stop = StopSignals()
+        self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
 
-    # --- the loop ----------------------------------------------------------------------------------------------------
+    def _built_in(
+        self, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None, world: World,
+        updates: dict[str, Update],
+    ) -> Task:  # fmt: skip
+        config = self.config
+        for name in ("unroll", "history"):
+            if getattr(config.regularization, name) and world.size > 1:
+                raise UsageError(f"{name}: it uses one rank's images alone, so it needs one rank, got {world.size}")
+        regularization = Regularization(config.regularization, self.device, config.steps, world.mean_)
+        regularization.optimizer = updates["discriminator"].optimizer
+        shape = latent_shape or (int(getattr(generator, "latent", config.model.latent)),)
+        kind = Paired if source_channels(generator) else Generation
+        return kind(generator, discriminator, self.loss, config.loss, regularization, shape, config.seed)
+
+    # --- one iteration ------------------------------------------------------------------------------------------------
+
+    def train_step(
+        self,
+        d_inputs: Iterable[Iterable[Inputs]],
+        g_inputs: Iterable[Inputs],
+        ema: float | Tensor | None = None,
+        watch: bool = False,
+    ) -> list[Log]:
+        """One iteration: discriminator steps and updates, generator step and update, average. Waits for nothing.
+
+        d_inputs: for each update of the discriminator batches and their noise, whose gradients are averaged. g_inputs:
+        the same for the update of the generator. ema: how far the average moves; as the configuration says if None.
+        watch: let the updates note the norms of each weight. Returns what is to be logged.
+        """
+        assert self.steps is not None
+        state, task, logs = self.state, self.task, []
+        discriminator, generator = state.updates["discriminator"], state.updates["generator"]
+        for group in d_inputs:
+            for batch, noise in group:
+                loss, gradients = self.steps.discriminator(batch, discriminator.scaled(noise))
+                discriminator.add(loss.log["loss/discriminator"], gradients)
+                task.update(loss, batch, len(batch[task.real]) * state.world.size, state.random)
+                logs.append(loss.log)
+            logs.append({"gradient/discriminator": discriminator.apply(watch)})
+        for batch, noise in g_inputs:
+            loss, gradients = self.steps.generator(batch, generator.scaled(noise))
+            generator.add(loss.log["loss/generator"], gradients)
+            logs.append(loss.log)
+        logs.append({"gradient/generator": generator.apply(watch)})
+        state.ema.update(task.generator, self._ema_weight() if ema is None else ema)
+        return logs
+
+    def iterate(self, batches: Batches, means: Means) -> None:
+        """One iteration on the next batches, step by step or as one CUDA graph. Waits for nothing."""
+        watch = self._pauses_at(self.state.step + 1)
+        if self._graph is None or watch:
+            logs = self.train_step(self._d_inputs(batches), self._g_inputs(), watch=watch)
+        else:
+            d_inputs = [list(group) for group in self._d_inputs(batches)]
+            logs = self._graph(d_inputs, list(self._g_inputs()), self._ema_weight())
+        for log in logs:
+            means.add(log)
+        self.state.step += 1
+
+    def _d_inputs(self, batches: Batches) -> Iterator[Iterator[Inputs]]:
+        """Batches and noise of each update of the discriminator, drawn when they are asked for."""
+        state, optim = self.state, self.config.optim
+
+        def group() -> Iterator[Inputs]:
+            for _ in range(optim.accumulate):
+                batch = next(batches)
+                noise = state.task.draw("discriminator", batch, state.random, state.step)
+                state.batch, state.noise = batch, noise
+                state.images += len(batch[state.task.real]) * state.world.size
+                self._recent.append(batch)
+                yield batch, noise
+
+        for _ in range(optim.d_steps or 1):
+            yield group()
+
+    def _g_inputs(self) -> Iterator[Inputs]:
+        """The batches of the last update of the discriminator, with noise for the generator's step."""
+        for batch in self._recent:
+            yield batch, self.task.draw("generator", batch, self.state.random, self.state.step)
+
+    def _ema_weight(self) -> float:
+        images = len(self.state.batch[self.task.real]) * self.config.optim.accumulate * self.state.world.size
+        return self.state.ema.weight(images, self.state.step + 1)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(
         self,
-        batches: Iterable[Batch],
+        batches: Iterable[Any],
         *,
-        held_out: Batch | None = None,
+        held_out: Any = None,
         classifier: nn.Module | None = None,
         reference: np.ndarray | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> dict[str, float]:
-        """Train until config.steps on batches [N, C, H, W], float in [-1, 1]. Returns the last interval's means.
+        """Train until config.steps. Returns the last interval's means.
 
-        Where the networks are conditional, batches are pairs of images and labels (int64 [N]); elsewhere labels that
-        come are not used. Where images are made of sources they are pairs of sources and targets, both float.
+        batches: dictionaries of tensors, as the task takes them; for `Generation` also images [N, C, H, W], float in
+        [-1, 1], or pairs of those and labels int64 [N]; for `Paired` also pairs of sources and targets.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
-        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: a batch [M, C, H, W] of
-        others, by which the monitor sees whether the discriminator learns by heart, and of pairs how far what is made of
-        sources is from their targets. classifier: a module from such images to logits [N, classes], by which it counts
-        modes. reference: what batches are made of, uint8 [M, C, H, W] (a memory map will do): panels show the nearest
-        to each sample; neither of both for pairs. overwrite: replace the run in `out`. Ctrl-C ends after the step in
-        progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or gradient is not finite is
-        skipped; raises NonFiniteError after config.max_skipped of them in a row, naming the first bad layer; the last
-        good checkpoint stays. What the monitor finds wrong is said; with config.on_collapse "stop", mode collapse and
-        divergence raise CollapseError, with "restore" the run goes back to a checkpoint from before that some times
-        first (see restore.py).
+        state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not
+        trained on, to measure how far the discriminator overfits, and of pairs the distance to their targets.
+        classifier: a module from images to logits [N, classes], by which modes are counted. reference: what batches are
+        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample; neither of both
+        for pairs. overwrite: replace the run in `out`.
+
+        Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
+        gradient is not finite is skipped; raises NonFiniteError after config.optim.max_skipped of them in a row, naming
+        the first bad layer; the last good checkpoint stays. Diagnoses of the monitor are logged; with
+        config.logging.on_collapse "stop", mode collapse and divergence raise CollapseError, with "rollback" the run
+        first goes back to a checkpoint from before some times (see rollback.py).
         """
-        progress = Progress(self.config.steps) if self.world.rank == 0 else Silent(self.config.steps)
-        metrics = None
-        self.held_out = None if held_out is None else self._taken(held_out, "held_out")
+        state, task = self.state, self.task
         for name, given in (("classifier", classifier), ("reference", reference)):
-            if self.sources and given is not None:
-                raise UsageError(
-                    f"{name}: it is for what is made of latents, and this is made of sources; leave it out"
-                )
-        self.classifier = None if classifier is None else classifier.to(self.device)
-        if self.out is not None:
-            state.check_batches(batches)
-        check_wandb(self.config.wandb, self.out)
-        if self._writes_to is not None:
-            if reference is not None:
-                self.neighbors = Neighbors(reference)
-            rundir.prepare(self._writes_to, resume=resume, overwrite=overwrite)
+            if given is not None and type(task) is not Generation:
+                raise UsageError(f"{name}: it is for generation from latents, got {type(task).__name__}; leave it out")
+        state.held_out = None if held_out is None else on_device(task.collate(held_out, "held_out"), self.device)
+        if isinstance(task, Generation):
+            task.classifier = None if classifier is None else classifier.to(self.device)
+        if state.out is not None:
+            run_state.check_batches(batches)
+        check_wandb(self.config.logging.wandb, state.out)
+        if state.run is not None:
+            if reference is not None and isinstance(task, Generation):
+                task.neighbors = samples.NearestNeighbors(reference)
+            rundir.prepare(state.run, resume=resume, overwrite=overwrite)
         if resume:
-            if self.out is None:
-                raise UsageError("resume: there is nothing to resume without `out`")
-            self.world.barrier()  # until rank 0 has found it whole
-            # How the steps are computed was decided by what the first batch showed; another could show otherwise.
-            decided = rundir.read_config(self.out)
-            self.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
-            state.load(self, batches, progress.say)
-            # A finished run takes no step, and its networks may be smaller than when they were built.
-            if self.growth.come_to(self.images):
-                progress.say(f"step {self.step}: images of {self.growth.name}")
-        self._begin_together()
+            self._resume(batches)
+        self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
-            progress.say(slow)
-        if self._writes_to is not None:
-            rundir.write_json(self._writes_to / "config.json", self._facts())
-            metrics = rundir.Metrics(self._writes_to, self.step, self.config)
-            self.monitor.rows = metrics.kept
-        previous = self._listen()
+            _logger.warning("%s", slow)
+        metrics = None
+        rundir.write_config(state)
+        if state.run is not None:
+            metrics = Metrics(state.run, state.step, self.config)
+            state.rows = metrics.kept
         try:
-            with float32_products(self.config.precision == "tf32"):
-                return self._run(batches, progress, metrics)
+            with self._stop, float32_products(self.config.precision == "tf32"):
+                return self._run(batches, metrics)
         except KeyboardInterrupt:
-            progress.say(
-                f"interrupted at step {self.step}" + (f"; continue with --resume --out {self.out}" if self.out else "")
-            )
-            self._end("interrupted", metrics)
+            again = f"; continue with --resume --out {state.out}" if state.out else ""
+            _logger.info("interrupted at step %d%s", state.step, again)
+            rundir.finish(state, "interrupted", metrics)
             raise
         except Exception as error:
             if isinstance(error, RankError):
-                whole = state.folder_of(self.out)
-                error.when = f" at step {self.step}"
+                whole = run_state.whole_checkpoint(state.out)
+                error.when = f" at step {state.step}"
                 error.then = f"{whole}; the run can go on with --resume" if whole else ""
-            progress.close()
-            self._end("failed", metrics, str(error))
+            rundir.finish(state, "failed", metrics, str(error))
             raise
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            progress.close()
 
-    def _run(self, batches: Iterable[Batch], progress: Progress, metrics: rundir.Metrics | None) -> dict[str, float]:
-        config, means, stream = self.config, rundir.Means(), iter(batches)
-        mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
-        self.guard.begin()
-        self.ema.forget()
-        for update in self.updates.values():
-            update.begin()
-        self._status("running")
+    def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
+        state, config, figures = self.state, self.config, dict[str, float]()
+        batches, means, interval = Batches(given, state), Means(), Interval(state)
+        bar = Progress("training", config.steps, unit="steps", before=state.step, every=0, quiet=state.world.rank > 0)
+        self._guard.reset()
+        state.ema.forget()
+        for update in state.updates.values():
+            update.reset()
+        rundir.write_status(state, "running")
         stop = False
-        while self.step < config.steps and not stop:
-            self.iterate(stream, means, progress.say)
-            last = self.step == config.steps
-            pause = self._pauses_at(self.step)
-            if pause or self.world.size == 1:
-                stop = self.world.any(self._asked_to_stop)
-                last = last or stop
-            if last or pause:
+        with contextlib.closing(bar):
+            while state.step < config.steps and not stop:
+                if state.growth.advance(state.images):
+                    _logger.info("step %d: images of %s", state.step, state.growth.name)
+                    self.steps = None  # decided anew for the new layers
+                    state.ema.forget()
+                if self.steps is None:
+                    with interval.paused():
+                        self._prepare(batches)
+                self.iterate(batches, means)
+                pause = self._pauses_at(state.step)
+                if pause or state.world.size == 1:
+                    stop = state.world.any(self._stop.requested)
+                if not (pause or stop):
+                    bar.add()
+                    continue
                 # The one place that waits for the device.
-                self._latest = means.fetch(self.world)
-                self.world.mean_(self._statistics)
-                self._latest |= self.monitor.look()
-                elapsed = time.perf_counter() - mark - self._aside
-                self._aside = 0.0
-                self.seconds += elapsed
-                speed = (self.images - mark_images) / elapsed
-                self.guard.look(progress.say)
-                left = (config.steps - self.step) * elapsed / (self.step - mark_step)
-                names = {"D": "loss/discriminator", "G": "loss/generator"}
-                shown = {short: self._latest[name] for short, name in names.items() if name in self._latest}
-                row = {
-                    "step": self.step, "images": self.images, "seconds": round(self.seconds, 3), **self._latest,
-                    "speed/images_per_second": speed, **self.growth.figures, **self.restore.told(),
-                }  # fmt: skip
+                figures = means.fetch(state.world)
+                state.world.mean_(self._statistics)
+                figures |= self.monitor.measure()
+                row = interval.row(figures)
+                self._guard.check()
+                row |= rollback.in_row(state)
                 if metrics is not None:
                     metrics.write(row)
-                verdict = self.monitor.judge(row, progress.say)
-                progress.show(self.step, speed, left, shown, [v.name for v in self.monitor.verdicts])
-                decision = self.restore.decide(verdict)
-                last = last or decision.stop
-                if self._writes_to is not None:
-                    # The pictures first: a run killed after the checkpoint does not come by here again.
-                    if last or self._due("sample_every"):
-                        self._save_panels()
-                        rundir.write_json(self._writes_to / "layers.json", self.monitor.layers)
-                        self._status("running")
-                        write_report(self._writes_to)
-                    if decision.to is None and (last or self._due("checkpoint_every")):
-                        state.save(self, batches, metrics)
+                diagnosis = self.monitor.diagnose(row)
+                bar.add(note=self.monitor.summary(row))
+                decision = rollback.decide(state, diagnosis)
+                self._write(stop or decision.stop, decision.to is None, given, metrics)
                 if decision.to is not None:
-                    self.restore.go_back(decision, verdict, batches, metrics, progress.say)
-                mark, mark_images, mark_step = time.perf_counter(), self.images, self.step
+                    rollback.go_back(state, decision, diagnosis, given, metrics)
+                    self._guard.reset()
+                    self.monitor.diagnoses = []
+                    bar.move_to(state.step)
+                interval.start()
                 if decision.stop:
-                    why = "another rank has found that it collapsed" if verdict is None else verdict.sentence()
-                    raise CollapseError(f"stopped at step {self.step}: {why}{self.restore.why_not()}")
+                    why = "another rank has found that it collapsed" if diagnosis is None else diagnosis.sentence()
+                    raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt
-        self._end("finished", metrics)
-        return self._latest
+        rundir.finish(state, "finished", metrics)
+        return figures
 
-    def iterate(self, stream: Iterator[Batch], means: rundir.Means, say: Callable[[str], None]) -> None:
-        """config.d_steps updates of the discriminator, one of the generator and of its average. Waits for nothing.
+    def _write(self, last: bool, checkpoint: bool, batches: Any, metrics: Metrics | None) -> None:
+        """Sample grids, report and checkpoint, where they are due or the run ends."""
+        state, every = self.state, self.config.logging
+        last = last or state.step == self.config.steps
+        if state.run is None:
+            return
+        # The pictures first: a run killed after the checkpoint does not come by here again.
+        if last or state.step % every.sample_every == 0:
+            samples.save_all(state)
+            rundir.write_pages(state, self.monitor.layers)
+        if checkpoint and (last or state.step % every.checkpoint_every == 0):
+            if metrics is not None:
+                metrics.sync()
+            run_state.save(state, batches, rollback.protected_step(state))
 
-        means: takes what is to be logged. say: hears how the steps are computed.
-        """
-        if self.growth.come_to(self.images):
-            say(f"step {self.step}: images of {self.growth.name}")
-            self.steps, self._channels_last = None, False  # both are decided anew
-            self.ema.forget()
-        for _ in range(self.config.d_steps or 1):
-            self._improve_discriminator(stream, means, say)
-        self._improve_generator(means)
-        self.step += 1
-        self.ema.update(self.generator, self._images_per_update, self.step)
+    def _prepare(self, batches: Batches) -> None:
+        """What is decided from the first batch, and from the first one of each level of growing networks."""
+        state = self.state
+        self.steps, reason = prepare(state, batches)
+        self._graph = None
+        if self.steps.inner is not None and not reason:
+            self._graph, self.steps = IterationGraph(self.train_step, state), self.steps.inner
+        rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
+        if state.run is not None and state.step == 0:
+            samples.save_real(batches.raw[self.task.real], state.run)
 
-    def _improve_discriminator(self, stream: Iterator[Batch], means: rundir.Means, say: Callable[[str], None]) -> None:
-        config, update = self.config, self.updates["discriminator"]
-        lazy = self.players.lazy and self.step % config.penalty_interval == 0
-        for _ in range(config.accumulate):
-            batch = self._next(stream)
-            real, y = batch["real"], batch.get("y")
-            z = batch["z"] if self.sources else self.noise.latents(len(real))
-            epsilon = self.noise.epsilon(len(real) // config.pack, real.dim()) if self.players.between else None
-            named = {"y": y, "draws": self.remedies.for_discriminator(real, self.step)}
-            self.seen = batch | {"z": z}
-            if self.steps is None:
-                self._channels_last = not why_not_channels_last(self.players, real, z, y)
-                for either in self.updates.values():
-                    either.lay_out()
-                self.seen |= self._laid_out(batch)
-                real, z, named["y"] = self.seen["real"], self.seen["z"], self.seen.get("y")
-                self.steps = self._start((real, z, epsilon, update.scale), named, say)
-            self._recent.append(self.seen)
-            log, gradients = self.steps.d_step(real, z, epsilon, update.scale, lazy=lazy, **named)
-            fakes = log.pop("fakes", None)
-            self.remedies.learn(log, fakes, y, len(real) * self.world.size)
-            update.add(log["loss/discriminator"], gradients)
-            means.add(log)
-            self.images += len(real) * self.world.size
-        means.add({"gradient/discriminator": update.apply(watch=self._pauses_at(self.step + 1))})
+    def _resume(self, batches: Any) -> None:
+        state = self.state
+        if state.out is None:
+            raise UsageError("resume: there is nothing to resume without `out`")
+        state.world.barrier()  # until rank 0 has found it whole
+        # How the steps are computed was decided by what the first batch showed; another could show otherwise.
+        decided = rundir.read_config(state.out)
+        state.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
+        run_state.load(state, batches)
+        # A finished run takes no step, and its networks may be smaller than when they were built.
+        if state.growth.advance(state.images):
+            _logger.info("step %d: images of %s", state.step, state.growth.name)
 
-    def _improve_generator(self, means: rundir.Means) -> None:
-        assert self.steps is not None
-        update = self.updates["generator"]
-        lazy = self.step % self.config.matching_interval == 0
-        for seen in self._recent:
-            z = seen["z"] if self.sources else self.noise.latents(len(seen["real"]))
-            log, gradients = self.steps.g_step(z, update.scale, lazy=lazy, **self._beside(seen))
-            update.add(log["loss/generator"], gradients)
-            means.add(log)
-        means.add({"gradient/generator": update.apply(watch=self._pauses_at(self.step + 1))})
-
-    def _beside(self, seen: dict[str, Tensor]) -> dict[str, Any]:
-        """What the generator's step takes beside as many latents as this batch has images, or beside its sources."""
-        real, players = seen["real"], self.players
-        labels = self.noise.labels(len(real), self.classes) if self.classes else None
-        named: dict[str, Any] = {"y": seen.get("y") if self.sources else labels}
-        named["draws"] = self.remedies.for_generator(real, self.step, players.beside)
-        if players.beside:
-            named |= {"real": real, "real_y": seen.get("y")}
-        if self.config.unroll:
-            named["ahead"] = state_of(self.updates["discriminator"].optimizer, learned(self.discriminator))
-        return named
-
-    def _begin_together(self) -> None:
+    def _align_ranks(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
-        numbers = {n: v or 0 for n, v in self.config.to_dict().items() if not isinstance(v, str)}
-        self.world.agree({**numbers, "step": self.step})
-        networks = self.generator, self.discriminator, self.ema.module
-        self.world.broadcast_([t.detach() for network in networks for t in (*network.parameters(), *network.buffers())])
-        self.world.part_random(self.config.seed, self.step)
-
-    def _start(self, d_args: tuple[Any, ...], d_named: dict[str, Any], say: Callable[[str], None]) -> Steps:
-        """What can be decided only with a batch at hand: how the steps are computed."""
-        begun, came = time.perf_counter(), self._came
-        real, z, _, _ = d_args
-        assert came is not None
-        for name, mine in (self.held_out or {}).items():
-            like = came if name == "real" else self.seen[name]
-            if mine.shape[1:] != like.shape[1:]:
-                wanted = f"[M, {', '.join(map(str, like.shape[1:]))}]"
-                kind = "images" if name == "real" else "sources"
-                raise UsageError(f"held_out: expected {kind} like the batches', {wanted}, got {list(mine.shape)}")
-        if self.neighbors is not None and self.neighbors.shape != list(came.shape[1:]):
-            raise UsageError(
-                f"reference: expected images like the batches', {list(came.shape[1:])}, got {self.neighbors.shape}"
-            )
-        self.world.agree({"batches": len(real)})
-        decided = self.growth.decided(self.about)
-        before = decided.get("apart")
-        why = (
-            why_not_together(self.discriminator, packed(real, self.config.pack), d_named["y"])
-            if before is None
-            else before
-        )
-        if self.world.any(bool(why)):
-            why = why or "another rank has a reason"
-        decided["apart"] = why
-        self.players.together = not why
-        say(f"discriminator: real and fake images {f'apart: {why}' if why else 'as one batch'}")
-        iterations = (self.config.steps - self.step) * self.config.accumulate
-        shown = len(real) * self.world.size * (self.config.d_steps or 1)
-        if self.step == 0 and (short := self.growth.why_short(iterations * shown)):
-            say(short)
-        iterations = int(min(iterations, self.growth.left(self.images) / shown))
-        with self.noise.undone():  # they are drawn again in the first step
-            g_named = self._beside(self.seen)
-        choice = Choice(self.players, d_args, d_named, (z, self.updates["generator"].scale), g_named, iterations)
-        talking = self.config.sync_statistics and self.world.size > 1
-        # Ranks that talk within a step must all take as many, so none of them measures; nor could it be captured.
-        steps = choice.made("off" if talking else self.config.compile, decided.get("compiled"))
-        # Asked of all ranks alike: who asks another question than they do waits for ever.
-        eager, recorded = (self.world.any(not talking and steps.way == way) for way in ("off", "graph"))
-        if talking:
-            steps.about = "steps run eagerly: batch norms synchronize within them"
-        elif eager and steps.compiled:
-            steps = choice.made("off", None)
-            steps.about = "steps run eagerly, as they do on another rank"
-        elif recorded and steps.way == "on":
-            steps = choice.made("graph", None)
-        if steps.about:
-            say(steps.about)
-        decided["compiled"] = steps.way
-        for update in self.updates.values():
-            update.records = steps.compiled and self.device.type == "cuda" and self.world.size == 1
-        if self._writes_to is not None:
-            # A resumed run computes as this one does, bit for bit.
-            rundir.write_json(self._writes_to / "config.json", self._facts())
-            if self.step == 0:
-                samples.save(came[: samples.COUNT].float().cpu().numpy(), self._writes_to / "samples" / "real.png")
-        self._aside += time.perf_counter() - begun
-        return steps
-
-    @property
-    def _images_per_update(self) -> int:
-        return len(self.seen["real"]) * self.config.accumulate * self.world.size
-
-    def _next(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        try:
-            batch = self._taken(next(batches))
-        except StopIteration:
-            raise UsageError(
-                f"batches: ended after {self.step} of {self.config.steps} steps; give an endless iterator"
-                " (itertools.cycle, or a generator that loops over the data)"
-            ) from None
-        self._came = batch["real"]
-        batch["real"] = self.growth.averaged(self._came)
-        if self.world.size > 1 and self.seen and len(batch["real"]) != len(self.seen["real"]):
-            # The mean of the ranks' means is the batch's only where all are of one size.
-            raise UsageError(
-                f"batches: expected {len(self.seen['real'])} images each time on several ranks, got"
-                f" {len(batch['real'])}; leave the rest of an epoch out (drop_last=True)"
-            )
-        return self._laid_out(batch)
-
-    def _taken(self, batch: Batch, name: str = "batches") -> dict[str, Tensor]:
-        return taken(batch, self.generator, self.discriminator, self.device, name)
-
-    def _laid_out(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return laid_out(batch) if self._channels_last else batch
+        state = self.state
+        numbers = {n: v or 0 for n, v in self.config.flags().items() if not isinstance(v, str)}
+        state.world.agree({**numbers, "step": state.step})
+        tensors = [t.detach() for n in state.networks.values() for t in (*n.parameters(), *n.buffers())]
+        state.world.broadcast_(tensors)
+        state.world.part_random(self.config.seed, state.step)
 
     def _pauses_at(self, step: int) -> bool:
-        config = self.config
-        return step == config.steps or any(
-            step % every == 0 for every in (config.log_every, config.sample_every, config.checkpoint_every)
-        )
+        logging = self.config.logging
+        every = (logging.log_every, logging.sample_every, logging.checkpoint_every)
+        return step == self.config.steps or any(step % each == 0 for each in every)
 
-    def _due(self, field: str) -> bool:
-        return self.step % getattr(self.config, field) == 0
+    # --- what is trained ----------------------------------------------------------------------------------------------
 
-    def _listen(self) -> dict[int, Any]:
-        """Let Ctrl-C, or a scheduler's polite end, finish the step in progress first; a second Ctrl-C ends at once.
+    @property
+    def task(self) -> Task:
+        """The task, with both networks."""
+        return self.state.task
 
-        Several ranks agree on the step at which to end where they pause anyway: to log, sample or save. Returns the
-        handlers to restore.
-        """
-        self._asked_to_stop = False
-        if threading.current_thread() is not threading.main_thread():
-            return {}
+    @property
+    def generator(self) -> nn.Module:
+        """The generator."""
+        return self.state.task.generator
 
-        def stop(number: int, frame: Any) -> None:
-            # A scheduler may reach each rank twice, once by way of torchrun.
-            if self._asked_to_stop and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._asked_to_stop = True
+    @property
+    def discriminator(self) -> nn.Module:
+        """The discriminator."""
+        return self.state.task.discriminator
 
-        return {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    @property
+    def ema(self) -> Ema:
+        """The average of the generator: `ema.module`."""
+        return self.state.ema
 
-    # --- what it writes ----------------------------------------------------------------------------------------------
+    @property
+    def step(self) -> int:
+        """Generator steps so far."""
+        return self.state.step
 
     def sample(self, z: Tensor) -> np.ndarray:
         """Images of the averaged generator for z [N, *latent_shape], or sources, as float32 [N, C, H, W]."""
         return samples.sample(self.ema.module, z, self.device)
-
-    def _save_panels(self) -> None:
-        assert self._writes_to is not None
-        samples.save_all(self, self._writes_to)
-
-    def _end(self, state: str, metrics: rundir.Metrics | None, message: str = "") -> None:
-        # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
-        for write in (
-            lambda: self._status(state, message),
-            lambda: metrics.close() if metrics is not None else None,
-            lambda: write_animation(self._writes_to) if self._writes_to is not None else None,
-            lambda: write_report(self._writes_to) if self._writes_to is not None else None,
-        ):
-            with contextlib.suppress(*[OSError] * (state != "finished")):
-                write()
-
-    def _facts(self) -> dict[str, Any]:
-        def describe(network: nn.Module) -> dict[str, Any]:
-            return {"name": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
-
-        return {
-            "config": self.config.to_dict(),
-            "game": self.game.name,  # config.game knows only those that have a name in ADVERSARIAL
-            "world": self.world.size,
-            "environment": rundir.environment(self.device),
-            "networks": {"generator": describe(self.generator), "discriminator": describe(self.discriminator)},
-            **({"source_channels": self.sources} if self.sources else {"latent_shape": list(self.noise.latent_shape)}),
-            **({} if self.neighbors is None else {"neighbors": self.neighbors.about}),
-            **self.about,
-        }
-
-    def _status(self, state: str, message: str = "") -> None:
-        if self._writes_to is not None:
-            status = {"state": state, "step": self.step, "steps": self.config.steps, "message": message}
-            write = rundir.write_last if state == "failed" else rundir.write_json
-            write(self._writes_to / "status.json", status)

@@ -1,6 +1,6 @@
 """Super-resolution of images, folders and videos.
 
-Names are loaded on first use: the command line and the runtime must not pull in torch.
+Names are imported at first use: an exported model runs without torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {
+_MODULES = {
     "VideoWriter": "fastgan.upscale.video",
     "open_upscaler": "fastgan.upscale.upscaler",
     "upscale_folder": "fastgan.upscale.images",
@@ -25,6 +25,6 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'fastgan.upscale' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

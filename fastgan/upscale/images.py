@@ -1,4 +1,4 @@
-"""Image files and folders through a session: decoding, network and encoding overlap, and wait for one another."""
+"""Upscale image files and folders: decoding, network and encoding run in parallel, with bounded queues between."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from typing import Any
 
 from fastgan._util.progress import Progress
 from fastgan.errors import FastganError, UsageError, WriteError
-from fastgan.upscale import tiles
 from fastgan.upscale.image import read
-from fastgan.upscale.image.encoders import ENCODERS, Encoders, Job, Settled
-from fastgan.upscale.image.enlarge import Upscaler, check_network, cutting, enlarge
-from fastgan.upscale.image.folder import Report, jobs_of, written_name
+from fastgan.upscale.image.encoders import ENCODERS, EncoderPool, Job, JobResult
+from fastgan.upscale.image.folder import FolderReport, jobs_of, written_name
+from fastgan.upscale.image.inference import Upscaler, check_network, tile_policy, upscale_strips
 from fastgan.upscale.image.write import check_size, output_format
+from fastgan.upscale.thread_pipeline import ConsumerClosedError
+from fastgan.upscale.tiles import TileGrid, TilePolicy, tile_grid
 
 
 def upscale_image(
     session: Upscaler, source: str | Path, out: str | Path, *, tile: int | str = "auto", overwrite: bool = False
 ) -> dict[str, Any]:
-    """Upscale one image file.
+    """Upscale one image file (PNG, JPEG, WebP, TIFF, BMP, GIF; gray, RGB, alpha; 8 or 16 bits).
 
-    out: the file to write, its format given by its suffix; or a folder, for the same name in it. tile: side of the
-    tiles in pixels of the source, 0 for none, or "auto" for what the free memory allows. Returns the file written
-    ("out"), "size" and "scaled_size" (height, width), how many "tiles" of which size ("tile"), "seconds", and "notes":
-    what could not be kept.
-    Raises UsageError for what cannot be asked, DataError for a source that cannot be read or is too large for the
-    format, WriteError where `out` cannot be written; then there is no file of that name, or the one that was.
+    session: a `fastgan.runtime.Session` of a network from images to images. source: the file to read. out: the file to
+    write, in the format of its suffix; or a folder, for a file of the same name in it. tile: side of the tiles in
+    input pixels, 0 for no tiles, "auto" for a side that fits the free memory. overwrite: replace an existing file.
+
+    Returns a dictionary: "out" (the file written), "size" and "scaled_size" (height, width), "tiles" (their number),
+    "tile" (their height and width), "seconds", and "notes" (sentences about what could not be kept).
+    Raises UsageError for wrong arguments, DataError for a source that cannot be read or is too large for the format,
+    WriteError where `out` cannot be written; an existing file is then unchanged.
     """
     source = Path(source)
     check_network(session.spec)
-    cut = cutting(session, tile)
+    policy = tile_policy(session, tile)
     out = destination(source, Path(out), overwrite)
     start = time.perf_counter()
-    with Encoders() as encoders:
-        picture = _load(session, Job(source, out))
-        plan = _plan(session, picture, cut)
-        counter = Progress(f"upscaling {source.name}", plan.tiles, unit="tiles")
+    with EncoderPool() as encoders:
+        image = _load(session, Job(source, out))
+        grid = _grid(session, image, policy)
+        progress = Progress(f"upscaling {source.name}", grid.count, unit="tiles")
         try:
-            _through(session, encoders, Job(source, out), picture, plan, counter.add)
-            (settled,) = encoders.settled(0)
+            _upscale_into(session, encoders, Job(source, out), image, grid, progress.add)
+            (result,) = encoders.results(0)
         finally:
-            counter.close()
-    if settled.error is not None:
-        raise settled.error
+            progress.close()
+    if result.error is not None:
+        raise result.error
     return {
         "out": out,
-        "size": (plan.rows.length, plan.columns.length),
-        "scaled_size": (plan.rows.length * plan.scale, plan.columns.length * plan.scale),
-        "tiles": plan.tiles,
-        "tile": (plan.rows.tile, plan.columns.tile),
+        "size": (grid.rows.length, grid.columns.length),
+        "scaled_size": (grid.rows.length * grid.scale, grid.columns.length * grid.scale),
+        "tiles": grid.count,
+        "tile": (grid.rows.tile, grid.columns.tile),
         "seconds": time.perf_counter() - start,
-        "notes": settled.notes,
+        "notes": result.notes,
     }
 
 
@@ -66,58 +69,58 @@ def upscale_folder(
     overwrite: bool = False,
     suffix: str = "",
     format: str | None = None,
-) -> Report:
-    """Upscale every image in a folder and the folders below it; names are kept.
+) -> FolderReport:
+    """Upscale every image in a folder and its sub-folders; names are kept.
 
-    An image that cannot be read or written is listed in the report, and the others go on. Files of `out` that are there
-    already, whole and of the right size, are skipped unless overwrite: so a run that was interrupted goes on.
-    suffix: added to the names' stems. format: "png", "jpg", ... for all; otherwise each image keeps its own, where that
-    can be written. Raises UsageError for what cannot be asked, WriteError where `out` takes nothing more.
+    session, tile: as in `upscale_image`. An image that cannot be read or written is listed in the report, and the rest
+    continues. Files in `out` that are complete and of the right size are skipped unless `overwrite`, so that an
+    interrupted run can be repeated. suffix: appended to the stem of each name. format: "png", "jpg", ... for all
+    images; None keeps the format of each, where it can be written, else PNG.
+    Returns a FolderReport. Raises UsageError for wrong arguments, WriteError where the disk of `out` is full.
     """
     source, out = Path(source), Path(out)
     check_network(session.spec)
-    cut = cutting(session, tile)
+    policy = tile_policy(session, tile)
     start = time.perf_counter()
-    report = Report()
+    report = FolderReport()
     jobs = jobs_of(session.spec.scale, source, out, overwrite, suffix, format, report)
-    counter = Progress(f"upscaling {source.name}", len(jobs))
+    progress = Progress(f"upscaling {source.name}", len(jobs))
 
-    def settle(settled: Settled) -> None:
-        if settled.error is None:
+    def record(result: JobResult) -> None:
+        if result.error is None:
             report.done += 1
-            for note in settled.notes:
+            for note in result.notes:
                 report.notes[note] = report.notes.get(note, 0) + 1
-        elif isinstance(settled.error, (UsageError, WriteError)):
-            raise settled.error  # the disk is full, or the folder not ours: the next would fare no better
+        elif isinstance(result.error, (UsageError, WriteError)):
+            raise result.error  # a full disk or an unwritable folder: all further images would fail too
         else:
-            report.failed.append((settled.job.source, str(settled.error) or "there is not enough memory for it"))
-        counter.add()
+            report.failed.append((result.job.source, str(result.error) or "there is not enough memory for it"))
+        progress.add()
 
-    # Encoders last: they end first, and nobody waits for a decoder whose picture is not wanted any more.
-    with ThreadPoolExecutor(1, thread_name_prefix="fastgan-decode") as decoder, Encoders() as encoders:
+    # The encoders end first (they are entered last), so that an error does not wait for the decoder.
+    with ThreadPoolExecutor(1, thread_name_prefix="fastgan-decode") as decoder, EncoderPool() as encoders:
         try:
-            for job, loaded in _ahead(decoder, lambda job: _load(session, job), jobs):
+            for job, loaded in _prefetched(decoder, lambda job: _load(session, job), jobs):
                 try:
-                    picture = loaded.result()
-                    plan = _plan(session, picture, cut)
-                    _through(session, encoders, job, picture, plan)
+                    image = loaded.result()
+                    _upscale_into(session, encoders, job, image, _grid(session, image, policy))
                 except (FastganError, MemoryError) as error:
-                    settle(Settled(job, [], error))
-                for settled in encoders.settled(ENCODERS):
-                    settle(settled)
-            for settled in encoders.settled(0):
-                settle(settled)
+                    record(JobResult(job, [], error))
+                for result in encoders.results(ENCODERS):
+                    record(result)
+            for result in encoders.results(0):
+                record(result)
         finally:
-            counter.close()
+            progress.close()
     report.failed.sort()
     report.seconds = time.perf_counter() - start
     return report
 
 
 def destination(source: Path, out: Path, overwrite: bool) -> Path:
-    """The file that `source` becomes. Raises UsageError where that cannot be, or is there and shall stay."""
+    """The file to write for `source`. Raises UsageError where it is unusable, or exists and `overwrite` is False."""
     if not source.exists():
-        raise UsageError(f"source: there is no {source}")
+        raise UsageError(f"source: {source} does not exist")
     if source.is_dir():
         raise UsageError(f"source: expected an image file, got the folder {source}")
     if out.is_dir():
@@ -133,50 +136,51 @@ def destination(source: Path, out: Path, overwrite: bool) -> Path:
     return out
 
 
-def _load(session: Upscaler, job: Job) -> read.Picture:
-    """Decode, and refuse what could not be written before the network has worked for it."""
+def _load(session: Upscaler, job: Job) -> read.DecodedImage:
+    """Decode an image. Raises DataError here, before the network runs, where the result would be too large to write."""
     height, width = read.read_size(job.source)
     scale = session.spec.scale
     check_size(job.out, height * scale, width * scale, 1)
-    picture = read.read(job.source)
-    height, width, channels = picture.pixels.shape
+    image = read.read(job.source)
+    height, width, channels = image.pixels.shape
     check_size(job.out, height * scale, width * scale, channels)
-    return picture
+    return image
 
 
-def _plan(session: Upscaler, picture: read.Picture, cut: tiles.Cutting) -> tiles.Plan:
-    height, width = picture.pixels.shape[:2]
-    plan = tiles.plan(height, width, session.spec, cut)
-    if not plan.safe:
-        picture.notes.append("the tiles are small for this network: what lies along their edges may differ a little")
-    return plan
+def _grid(session: Upscaler, image: read.DecodedImage, policy: TilePolicy) -> TileGrid:
+    height, width = image.pixels.shape[:2]
+    grid = tile_grid(height, width, session.spec, policy)
+    if not grid.full_margin:
+        image.notes.append("the tiles are small for this network: pixels along their edges may differ slightly")
+    return grid
 
 
-def _through(
+def _upscale_into(
     session: Upscaler,
-    encoders: Encoders,
+    encoders: EncoderPool,
     job: Job,
-    picture: read.Picture,
-    plan: tiles.Plan,
-    tick: Callable[[], None] = lambda: None,
+    image: read.DecodedImage,
+    grid: TileGrid,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> None:
-    """Hand the rows of an enlarged picture to an encoder as they come."""
-    height, width = plan.rows.length * plan.scale, plan.columns.length * plan.scale
-    strips = encoders.begin(job, height, width, picture)
+    """Upscale an image and pass the rows of the result to an encoder."""
+    height, width = grid.rows.length * grid.scale, grid.columns.length * grid.scale
+    strips = encoders.start(job, height, width, image)
     try:
-        for rows in enlarge(session, picture.pixels, plan, tick):
-            if not strips.put(rows):
-                break  # the encoder has failed; its error is among what is settled
-        strips.end()
+        for rows in upscale_strips(session, image.pixels, grid, on_tile):
+            strips.put(rows)
+        strips.finish()
+    except ConsumerClosedError:
+        pass  # the encoder has failed: `encoders.results` yields its error
     except BaseException:
-        encoders.forget()
+        encoders.cancel_last()
         raise
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[Job], read.Picture], jobs: list[Job]
-) -> Iterator[tuple[Job, Future[read.Picture]]]:
-    """Each job with its result to come; the next one is worked on while this one is in use."""
+def _prefetched(
+    pool: ThreadPoolExecutor, work: Callable[[Job], read.DecodedImage], jobs: list[Job]
+) -> Iterator[tuple[Job, Future[read.DecodedImage]]]:
+    """Each job with the future of its image; the next image is decoded meanwhile."""
     following = pool.submit(work, jobs[0]) if jobs else None
     try:
         for i, job in enumerate(jobs):

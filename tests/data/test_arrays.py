@@ -42,9 +42,9 @@ def test_npz_labels(tmp_path, key, labels):
         ({"images": GRAY[0]}, r"shape \[6, 7\]; expected \[N, H, W\]"),
         ({"images": GRAY[:0]}, r"shape \[0, 6, 7\]"),
         ({"images": np.zeros((5, 4, 6, 6), np.uint8)}, r"shape \[5, 4, 6, 6\]; expected 1 or 3 channels"),
-        ({"a": GRAY, "b": GRAY}, r"no key 'images', and several could be meant \(a, b\)"),
-        ({"a": GRAY / 255}, r"no key 'images', and none fits \(it holds a\)"),
-        ({}, r"none fits \(it holds nothing\)"),
+        ({"a": GRAY, "b": GRAY}, r"no key 'images', and several arrays fit \(a, b\)"),
+        ({"a": GRAY / 255}, r"no key 'images', and no array fits \(it holds a\)"),
+        ({}, r"no array fits \(it holds nothing\)"),
         ({"images": GRAY, "labels": np.arange(4)}, "has 4 labels for 5 images"),
         ({"images": GRAY, "y": np.zeros(5)}, r"labels in .* are float64 \[5\]; expected one integer"),
         ({"images": GRAY, "y": np.zeros((5, 10), int)}, r"are int64 \[5, 10\]; expected one integer"),
@@ -76,7 +76,7 @@ def test_npz_damaged(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", b"text", whole[:-30], whole[:60] + b"\xff" * 40 + whole[100:]):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match="get it again"):
+        with pytest.raises(DataError, match="download it again"):
             open_source(path)
 
 
@@ -114,7 +114,7 @@ def test_idx_label_count(tmp_path, idx_bytes):
 
 def test_idx_of_labels_is_not_images(tmp_path, idx_bytes):
     write_mnist(tmp_path, idx_bytes, labels=np.zeros(5, np.uint8))
-    with pytest.raises(DataError, match="holds labels: give the file of images"):
+    with pytest.raises(DataError, match="holds labels: pass the file of images"):
         open_source(tmp_path / "train-labels-idx1-ubyte")
 
 

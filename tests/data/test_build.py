@@ -1,4 +1,4 @@
-"""Broken pictures are left out, what cannot be packed is an error, memory stays bounded."""
+"""Unreadable images are left out, what cannot be packed is an error, memory is bounded."""
 
 import contextlib
 import errno
@@ -60,12 +60,12 @@ def test_a_truncated_picture_is_left_out(tmp_path, kind, keep):
     np.testing.assert_array_equal(images.images[0], expected)
 
 
-def test_labels_of_what_is_left_out_go_too(tmp_path, picture):
+def test_labels_of_unreadable_images_are_left_out_too(tmp_path, picture):
     for name in ("cat/0", "cat/1", "dog/0", "dog/1", "owl/0"):
         picture(f"set/{name}.png", array=np.full((4, 4), 10 * len(name) + int(name[-1]), np.uint8))
     whole = (tmp_path / "set/cat/1.png").read_bytes()
-    (tmp_path / "set/cat/1.png").write_bytes(whole[:-20])  # its header can be read
-    (tmp_path / "set/owl/0.png").write_bytes(b"no")  # its header cannot
+    (tmp_path / "set/cat/1.png").write_bytes(whole[:-20])  # its header is readable
+    (tmp_path / "set/owl/0.png").write_bytes(b"no")  # its header is not
     with pytest.warns(UserWarning, match=r"2 of 5 .*: cat/1\.png, owl/0\.png; they are left out"):
         images = open_source(tmp_path / "set")
     assert images.labels is not None
@@ -76,7 +76,7 @@ def test_labels_of_what_is_left_out_go_too(tmp_path, picture):
     assert again.skipped == 2
 
 
-def test_ten_are_named(tmp_path, picture):
+def test_at_most_ten_names_are_listed(tmp_path, picture):
     for i in range(13):
         (tmp_path / f"x{i:02}.png").write_bytes(b"no")
         picture(f"y{i:02}.png")
@@ -84,7 +84,7 @@ def test_ten_are_named(tmp_path, picture):
         assert len(open_source(tmp_path)) == 13
 
 
-def test_more_broken_than_whole_is_an_error(tmp_path, picture, own_cache):
+def test_more_than_half_unreadable_is_an_error(tmp_path, picture, own_cache):
     for i in range(3):
         picture(f"set/{i}.png", size=(40, 40))
     for i, keep in enumerate((0.0, 0.5)):  # one shows in its header, one only when decoded
@@ -106,11 +106,11 @@ def left_in(cache):
     return [path for path in (cache / "packs").iterdir() if path.suffix != ".lock"]
 
 
-def test_too_little_room_is_known_before(tmp_path, picture, monkeypatch, own_cache):
+def test_too_little_disk_space_is_detected_before_decoding(tmp_path, picture, monkeypatch, own_cache):
     picture("set/a.png", size=(100, 100))
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 29_999))
     monkeypatch.setattr(pixels, "decode", None)  # is not reached
-    message = r"packing .*/set takes [0-9]+ kB in .*packs, which has 30 kB free; make room, set FASTGAN_CACHE"
+    message = r"packing .*/set takes [0-9]+ kB in .*packs, which has 30 kB free; free some space, set FASTGAN_CACHE"
     with pytest.raises(DataError, match=message):
         open_source(tmp_path / "set")
     assert left_in(own_cache) == []
@@ -119,7 +119,7 @@ def test_too_little_room_is_known_before(tmp_path, picture, monkeypatch, own_cac
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, r"packing .*/set takes [0-9]+ kB in .*packs, which is full; make room"),
+        (errno.ENOSPC, r"packing .*/set takes [0-9]+ kB in .*packs, which is full; free some space"),
         (errno.EIO, r"/set cannot be packed into .*packs: .*Input/output error; set FASTGAN_CACHE"),
     ],
 )
@@ -141,7 +141,7 @@ def test_writing_fails_midway(tmp_path, picture, monkeypatch, own_cache, number,
 
 
 class Full:
-    """A file on a disk with room for so many bytes."""
+    """A file on a disk with `room` bytes of free space."""
 
     def __init__(self, file, room, number):
         self.file, self.room, self.number = file, room, number
@@ -159,22 +159,22 @@ class Full:
         self.file.close()
 
 
-def test_decoding_does_not_run_ahead_of_writing():
+def test_the_number_of_decoded_images_in_memory_is_bounded():
     looked = []
     listing = Listing([f"{i}.png" for i in range(500)], lambda i: io.BytesIO(bytes([i % 256])))
     source = Source("set", "set", [], lambda stack: listing)
-    each = build._each(lambda file: looked.append(file.read()), range(500), source, listing, "looking at")
+    each = build._each(lambda file: looked.append(file.read()), range(500), source, listing, "reading")
     with contextlib.closing(each):
         next(each)
         time.sleep(0.2)  # time enough for all of them
-        assert len(looked) == build._AHEAD
+        assert len(looked) == build._PENDING
         next(each)
-    assert len(looked) <= build._AHEAD + 1
+    assert len(looked) <= build._PENDING + 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_packing_takes_memory_for_a_few_pictures_only(tmp_path, own_cache):
-    """120 pictures of 512×512 are 94 MB; 32 of them may wait to be written, and each thread holds some."""
+def test_packing_takes_memory_for_a_few_images_only(tmp_path, own_cache):
+    """120 images of 512×512 are 94 MB; at most 32 wait to be written, and each thread holds some."""
     (tmp_path / "set").mkdir()
     rgb = np.zeros((512, 512, 3), np.uint8)
     for i in range(120):

@@ -1,4 +1,4 @@
-"""Packs: built once, opened ever after; kills, races, damage and changes do no harm."""
+"""The pack cache: packs are built once, and survive kills, races, damage and changes of the source."""
 
 import json
 import os
@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastgan.data import cache, open_source, pixels
+from fastgan.data import cache, open_source, pack, pixels
 from fastgan.data.pack import check_pack
 from fastgan.errors import DataError
 
 
 @pytest.fixture
 def folder(tmp_path, picture):
-    """Three gray 4×4 pictures of the values 0, 1, 2, in two classes."""
+    """Three gray 4×4 images of the values 0, 1, 2, in two classes."""
     for i, name in enumerate(("cat/0.png", "cat/1.png", "dog/2.png")):
         picture(f"set/{name}", array=np.full((4, 4), i, np.uint8))
     return tmp_path / "set"
@@ -26,7 +26,7 @@ def folder(tmp_path, picture):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Counts the pictures that are decoded."""
+    """Counts the decoded images."""
     calls = []
     decode = pixels.decode
     monkeypatch.setattr(pixels, "decode", lambda *given: (calls.append(given), decode(*given))[1])
@@ -41,7 +41,7 @@ def leftovers(own_cache):
     return sorted((own_cache / "packs").glob(".*.part"))
 
 
-def test_decoded_once(folder, decoded, own_cache, monkeypatch):
+def test_images_are_decoded_once(folder, decoded, own_cache, monkeypatch):
     first, again = open_source(folder), open_source(folder)
     monkeypatch.chdir(folder.parent)
     relative = open_source("./set")
@@ -89,7 +89,7 @@ def change_labels(folder):
 
 
 @pytest.mark.parametrize("change", [change_content, change_time, change_name, remove_one, change_labels])
-def test_a_changed_source_is_packed_anew_and_the_old_pack_goes(folder, decoded, own_cache, change):
+def test_a_changed_source_is_packed_again_and_the_old_pack_removed(folder, decoded, own_cache, change):
     open_source(folder)
     other = open_source(folder, resolution=2)
     before = packs(own_cache)
@@ -98,24 +98,26 @@ def test_a_changed_source_is_packed_anew_and_the_old_pack_goes(folder, decoded, 
     images = open_source(folder)
     assert len(decoded) == len(images)
     assert packs(own_cache) != before
-    assert len(packs(own_cache)) == 2  # the pack of the other resolution was not asked for, and stays
+    assert len(packs(own_cache)) == 2  # the pack of the other resolution stays
     assert other.pack in packs(own_cache)
     if change is change_content:
         assert images.images[0, 0, 0, 0] == 7
 
 
-def test_another_format_is_packed_anew(folder, decoded, monkeypatch):
+def test_another_format_is_packed_again(folder, decoded, own_cache, monkeypatch):
     open_source(folder)
-    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    for module in (cache, pack):
+        monkeypatch.setattr(module, "FORMAT", pack.FORMAT + 1)
     open_source(folder)
     assert len(decoded) == 6
+    assert len(packs(own_cache)) == 1  # the outdated pack is removed
 
 
 @pytest.mark.parametrize(
     ("file", "content"),
     [("meta.json", b"{}"), ("meta.json", None), ("images.npy", b""), ("labels.npy", None), ("images.npy", "longer")],
 )
-def test_a_damaged_pack_is_built_again(folder, decoded, own_cache, capsys, file, content):
+def test_a_damaged_pack_is_built_again(folder, decoded, own_cache, caplog, file, content):
     open_source(folder)
     (pack,) = packs(own_cache)
     if content == "longer":
@@ -125,7 +127,7 @@ def test_a_damaged_pack_is_built_again(folder, decoded, own_cache, capsys, file,
         (pack / file).write_bytes(content)
     assert open_source(folder).images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert len(decoded) == 6
-    assert f"the pack in {pack} is damaged" in capsys.readouterr().err
+    assert f"the pack in {pack} is damaged" in caplog.text
     check_pack(pack)
     assert packs(own_cache) == [pack]
     assert leftovers(own_cache) == []
@@ -136,13 +138,13 @@ def test_changed_bytes_are_found_by_the_checksum(folder, own_cache):
     (pack,) = packs(own_cache)
     whole = (pack / "images.npy").read_bytes()
     (pack / "images.npy").write_bytes(whole[:-1] + b"\x09")
-    with pytest.raises(DataError, match=rf"the set in {pack} is damaged \(images.npy does not have .*; remove it, and"):
+    with pytest.raises(DataError, match=rf"{pack} is damaged \(the checksum of images.npy is wrong\); delete it; it"):
         check_pack(pack)
 
 
-def test_every_broken_picture_is_named_in_meta_json(folder, own_cache):
+def test_meta_json_lists_every_unreadable_image(folder, own_cache):
     (folder / "cat" / "0.png").write_bytes(b"no")
-    with pytest.warns(UserWarning, match=r"named in .*meta\.json"):
+    with pytest.warns(UserWarning, match=r"left out \(.*meta\.json lists all"):
         open_source(folder)
     (pack,) = packs(own_cache)
     assert json.loads((pack / "meta.json").read_text())["skipped"] == ["cat/0.png"]
@@ -175,20 +177,20 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_kill_while_packing_does_no_harm(folder, own_cache, changed):
+def test_a_kill_while_packing(folder, own_cache, changed):
     process = start(folder, 60)
     wait_for(lambda: any((part / "images.npy").exists() for part in leftovers(own_cache)))
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert len(leftovers(own_cache)) == 1
-    if changed:  # what was left is then of another pack
+    if changed:  # the incomplete pack then has another name
         change_time(folder)
     assert open_source(folder).images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert leftovers(own_cache) == []
     assert len(packs(own_cache)) == 1
 
 
-def test_what_another_process_is_packing_is_no_leftover(folder, own_cache, picture, tmp_path):
+def test_the_incomplete_pack_of_a_running_process_is_kept(folder, own_cache, picture, tmp_path):
     process = start(folder, 1)
     wait_for(lambda: leftovers(own_cache))
     picture("other/a.png")
@@ -201,7 +203,7 @@ def test_what_another_process_is_packing_is_no_leftover(folder, own_cache, pictu
 def test_two_processes_pack_once(folder, own_cache):
     first = start(folder, 1)
     wait_for(lambda: leftovers(own_cache))
-    second = start(folder, 1000)  # has nothing to decode
+    second = start(folder, 1000)  # it decodes nothing
     outputs = [process.communicate(timeout=60) for process in (first, second)]
     assert [said for said, _ in outputs] == ["[0, 1, 2]\n"] * 2
     assert "another process is packing" in outputs[1][1]
@@ -210,7 +212,7 @@ def test_two_processes_pack_once(folder, own_cache):
 
 
 def test_without_locks_the_first_pack_stays(folder, own_cache, monkeypatch):
-    """Another process packs the same between our look and our rename."""
+    """Another process builds the same pack between the check and the rename."""
     fcntl = pytest.importorskip("fcntl")
 
     def none(*_):
@@ -225,7 +227,7 @@ def test_without_locks_the_first_pack_stays(folder, own_cache, monkeypatch):
             nested.append(open_source(folder).pack.stat().st_ino)
         return build(*given)
 
-    # The two would have the same folder aside, if they were not in two processes.
+    # Different process ids, for different temporary folders.
     monkeypatch.setattr(os, "getpid", lambda: len(nested))
     monkeypatch.setattr(cache, "build", build_twice)
     images = open_source(folder)
@@ -241,7 +243,7 @@ def test_a_cache_that_cannot_be_written(folder, tmp_path, monkeypatch):
         open_source(folder)
 
 
-def test_ctrl_c_leaves_nothing(folder, own_cache, monkeypatch):
+def test_ctrl_c_leaves_no_files(folder, own_cache, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The pinned path without a GPU: CUDA's streams and events are played by a log. tests/gpu has the real ones."""
+"""The pinned-memory path without a GPU: streams and events are fakes that keep a log. tests/gpu uses real ones."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ IMAGES = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
 
 @pytest.fixture
 def log(monkeypatch):
-    """What happens to the buffers, in order: ("fill", buffer), ("copied", event) and ("waited", event)."""
+    """The operations on the buffers, in order: ("fill", buffer), ("copied", event) and ("waited", event)."""
     events, numbers = [], itertools.count()
 
     class Event:
@@ -84,7 +84,7 @@ def test_batches_are_ready_before_they_are_asked_for():
     while len(asked) < RING + 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert asked == list(range(RING + 2))  # one given, those that are ready, one that waits for room
+    assert asked == list(range(RING + 2))  # one yielded, RING ready, one blocked in put()
     ahead.close()
 
 

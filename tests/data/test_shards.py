@@ -77,15 +77,15 @@ def test_several_shards_in_order(tmp_path, pattern, expected):
     (tmp_path / "set" / "sizes.json").write_text("{}")
     source = f"{tmp_path}/set/{pattern}"
     if expected is None:
-        with pytest.raises(DataError, match=r"names .*/train-(100|010)\.tar, which is not there; get it, or change"):
+        with pytest.raises(DataError, match=r"names .*/train-(100|010)\.tar, which does not exist; download it"):
             open_source(source)
     else:
         images = open_source(source)
         assert (values(images), images.name) == (expected, "train" if pattern else "set")
 
 
-def test_a_range_that_goes_down(tmp_path):
-    with pytest.raises(UsageError, match=r"expected a range that goes up, got \{3\.\.1\}"):
+def test_a_descending_range(tmp_path):
+    with pytest.raises(UsageError, match=r"expected an ascending range, got \{3\.\.1\}"):
         open_source(f"{tmp_path}/a-{{3..1}}.tar")
 
 
@@ -121,8 +121,8 @@ def test_nothing_is_unpickled(tmp_path):
         ({"a.png": picture(1), "a.json": '{"label": [1]}'}, r"label of a\.tar/a\.json is a list; expected"),
         ({"a.png": picture(1), "a.json": "{"}, r"a\.tar/a\.json is not JSON"),
         ({"a.png": picture(1), "a.cls": "1", "b.png": picture(2)}, r"1 of 2 samples in .* no label, such as a\.tar/b"),
-        ({"a.png": picture(1), "a.jpg": picture(2, "JPEG")}, r"a\.tar/a\.png and a\.jpg are pictures of one sample"),
-        ({"a.v1.png": picture(1), "a.v2.png": picture(2)}, r"a\.v1\.png and a\.v2\.png are pictures of one sample"),
+        ({"a.png": picture(1), "a.jpg": picture(2, "JPEG")}, r"a\.tar/a\.png and a\.jpg are images of the same sample"),
+        ({"a.v1.png": picture(1), "a.v2.png": picture(2)}, r"a\.v1\.png and a\.v2\.png are images of the same sample"),
     ],
 )
 def test_what_does_not_fit(tmp_path, files, message):
@@ -130,12 +130,12 @@ def test_what_does_not_fit(tmp_path, files, message):
         open_source(write_tar(tmp_path / "a.tar", files))
 
 
-def test_a_mask_beside_the_picture_is_not_it(tmp_path):
+def test_a_mask_is_not_taken_for_the_image(tmp_path):
     files = {"a.jpg": picture(8, "JPEG"), "a.mask.png": picture(99), "b.photo.png": picture(50)}
     assert values(open_source(write_tar(tmp_path / "a.tar", files))) == [8, 50]
 
 
-def test_links_and_hidden_files_are_passed_over(tmp_path):
+def test_links_and_hidden_files_are_skipped(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a.png": picture(1), "._a.png": b"no", "x/.b.png": b"no"})
     with tarfile.open(path, "a") as tar:
         link = tarfile.TarInfo("c.png")
@@ -165,13 +165,13 @@ def test_a_damaged_shard_is_an_error(tmp_path):
         b"not a tar" * 100,
     ):
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"is not a whole, uncompressed tar file .*; get it again"):
+        with pytest.raises(DataError, match=r"is not a complete, uncompressed tar file .*; download it again"):
             open_source(path)
     write_tar(path, {"a.png": picture(1)}, "w:gz")
-    with pytest.raises(DataError, match="undo its compression"):
+    with pytest.raises(DataError, match="or decompress it"):
         open_source(path)
 
 
-def test_the_json_of_a_sample_is_not_needed(tmp_path):
+def test_json_without_an_object_is_ignored(tmp_path):
     files = {"a.png": picture(1), "a.json": json.dumps(["no", "object"])}
     assert open_source(write_tar(tmp_path / "a.tar", files)).labels is None

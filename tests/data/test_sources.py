@@ -55,7 +55,7 @@ def test_channels_and_resolution_as_they_are_change_nothing(tmp_path):
     [
         ({"source": ""}, "source: expected a name or a path, got ''"),
         ({"channels": 2}, "channels: expected 1, 3 or None, got 2"),
-        ({"resolution": 0}, "resolution: expected a whole number .* got 0"),
+        ({"resolution": 0}, "resolution: expected an integer .* got 0"),
         ({"resolution": 64.0}, "resolution: .* got 64.0"),
         ({"resolution": 10**6}, "resolution: .* got 1000000"),
     ],
@@ -70,7 +70,7 @@ def test_wrong_options(options, message):
     [
         ("embeded", "no such source: 'embeded'; did you mean 'embedded'"),
         ("fashon-mnist", "did you mean 'fashion-mnist'"),
-        ("/nowhere/at/all", "no such source: '/nowhere/at/all'; give a path, or one of embedded, cifar10"),
+        ("/nowhere/at/all", "no such source: '/nowhere/at/all'; pass a path, or one of embedded, cifar10"),
         ("mnist", "mnist is not fetched yet: run `fastgan data fetch mnist`$"),
         ("mnist:test", "mnist is not fetched yet: run `fastgan data fetch mnist`$"),
         ("mnist:valid", "mnist has no split 'valid'; choose one of mnist, mnist:test"),
@@ -90,7 +90,7 @@ def test_a_folder_named_like_a_set(tmp_path, monkeypatch, picture):
 
 
 def test_a_single_image_is_no_source(picture):
-    with pytest.raises(DataError, match="is a single image; give the folder"):
+    with pytest.raises(DataError, match="is a single image; pass the folder"):
         open_source(picture("a.png"))
 
 

@@ -14,7 +14,7 @@ from fastgan.data.stream import BatchStream, normalize
 from fastgan.errors import DataError, UsageError
 
 CPU = torch.device("cpu")
-FIRST = [7, 0, 9, 2, 1, 3, 8, 4, 6, 5]  # of ten images under seed 0, taken when streams were one file
+FIRST = [7, 0, 9, 2, 1, 3, 8, 4, 6, 5]  # the order of ten images under seed 0, recorded from the first version
 
 
 def numbered(n):
@@ -56,7 +56,7 @@ def test_a_batch_may_be_larger_than_the_set():
 
 @pytest.fixture
 def mapped(tmp_path):
-    """53 noisy pictures as a memory map."""
+    """53 noise images as a memory map."""
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (53, 3, 4, 5), np.uint8))
     return ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), None, "mapped", "none")
 
@@ -67,7 +67,7 @@ def threads():
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_prefetched_equals_resident_and_ranks_equal_one(mapped, world):
-    """Bit by bit, over three epochs: batches straddle them, and rank and rank may be in two."""
+    """Bit for bit over three epochs, with batches that straddle epochs and ranks in different epochs."""
     whole = BatchStream(mapped, 12, 5, CPU)
     resident = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world) for rank in range(world)]
     ahead = [BatchStream(mapped, 12 // world, 5, CPU, rank=rank, world=world, share=0) for rank in range(world)]
@@ -83,8 +83,8 @@ def test_prefetched_equals_resident_and_ranks_equal_one(mapped, world):
             assert [s.position for s in streams] == [12 * (i + 1)] * world
 
 
-def test_the_order_is_the_one_that_older_runs_had():
-    """Changing it would make every resumed run see other images."""
+def test_the_order_is_that_of_older_versions():
+    """Changing it would change the images of every resumed run."""
     assert values(next(BatchStream(numbered(10), 10, 0, CPU))) == FIRST
     assert values(next(BatchStream(numbered(10), 10, 1, CPU))) != FIRST
 
@@ -97,17 +97,17 @@ def test_resume_mid_epoch_at_another_world(mapped, share):
         next(whole)
         states = [next(s) is not None and s.state_dict() for s in first]
     assert states[0] == states[1] == whole.state_dict()
-    assert states[0]["position"] == 84  # what was consumed, not what is ready
+    assert states[0]["position"] == 84  # batches that are ready but not consumed do not count
     resumed = [BatchStream(mapped, 4, 5, CPU, rank=rank, world=3, share=share) for rank in range(3)]
     for s in resumed:
-        next(s)  # elsewhere: what was gathered ahead must not be given after loading
+        next(s)  # batches gathered before loading must not be yielded after it
         s.load_state_dict(states[0])
     for _ in range(4):
         assert torch.equal(torch.cat([next(s) for s in resumed]), next(whole))
 
 
 @pytest.mark.parametrize("share", [0.25, 0])
-def test_images_that_are_held_out_are_never_given(mapped, share):
+def test_held_out_images_are_never_yielded(mapped, share):
     stream = BatchStream(mapped, 10, 5, CPU, held_out=13, share=share)
     given = torch.cat([next(stream) for _ in range(4)])
     everything = normalize(torch.from_numpy(np.array(mapped.images)))
@@ -123,13 +123,13 @@ def test_images_that_are_held_out_are_never_given(mapped, share):
 
 def test_the_state_of_another_set_is_refused(mapped):
     state = BatchStream(numbered(50), 8, 1, CPU).state_dict()
-    message = r"the state is of numbered \(50 images\), not of these images, mapped \(53 images\); give"
+    message = r"the state belongs to the images numbered \(50\), not to mapped \(53\); use"
     with pytest.raises(DataError, match=message):
         BatchStream(mapped, 8, 1, CPU).load_state_dict(state)
     other = ImageSet(numbered(50).images.copy(), None, "other", "none")
     BatchStream(other, 8, 1, CPU).load_state_dict(state)  # the same images under another name
     other.images[-1] ^= 1
-    with pytest.raises(DataError, match=r"not of these images, other \(50 images\)"):
+    with pytest.raises(DataError, match=r"not to other \(50\)"):
         BatchStream(other, 8, 1, CPU).load_state_dict(state)
     older = BatchStream(numbered(50), 8, 1, CPU)
     older.load_state_dict({"position": 16})
@@ -139,12 +139,12 @@ def test_the_state_of_another_set_is_refused(mapped):
 @pytest.mark.parametrize("state", [{"at": 3, "seed": 0}, {}, {"position": "3"}, [3], None])
 def test_the_state_of_other_batches_is_refused(mapped, state):
     stream = BatchStream(mapped, 8, 1, CPU)
-    with pytest.raises(DataError, match=r"the state is of batches of another kind: expected one with a position, got"):
+    with pytest.raises(DataError, match=r"belongs to another data loader: expected a state with a position, got"):
         stream.load_state_dict(state)
     assert stream.position == 0
 
 
-def test_a_set_stays_on_the_device_where_it_fits_a_quarter_of_its_memory(mapped, monkeypatch):
+def test_a_set_is_resident_where_it_takes_at_most_a_quarter_of_the_memory(mapped, monkeypatch):
     for free, resident in ((4 * mapped.images.nbytes, True), (4 * mapped.images.nbytes - 1, False)):
         monkeypatch.setattr(stream, "free_memory", lambda device, free=free: free)
         assert BatchStream(mapped, 1, 0, CPU).where.startswith("resident") == resident
@@ -156,7 +156,7 @@ def test_a_set_stays_on_the_device_where_it_fits_a_quarter_of_its_memory(mapped,
 
 
 def test_resident_images_are_a_copy(mapped):
-    """In pieces, the last of them shorter; and what becomes of the source no longer matters."""
+    """Copied in chunks, the last one shorter; later changes of the source have no effect."""
     loose = ImageSet(np.array(mapped.images), None, "loose", "none")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "_CHUNK", 10 * loose.images[0].nbytes)
@@ -173,7 +173,7 @@ def test_the_thread_ends_with_its_stream(mapped):
     ahead = BatchStream(mapped, 4, 0, CPU, share=0)
     next(ahead)
     assert len(threads()) == 1
-    ahead.load_state_dict({"position": 0})  # ends the one, and the next batch starts another
+    ahead.load_state_dict({"position": 0})  # ends the thread; the next batch starts another
     next(ahead)
     assert len(threads()) == 1
     del ahead
@@ -181,12 +181,12 @@ def test_the_thread_ends_with_its_stream(mapped):
     assert threads() == []
 
 
-def test_what_the_thread_raises_is_raised_here_and_a_next_try_goes_on(mapped, monkeypatch):
+def test_an_error_of_the_thread_is_raised_and_the_next_call_continues(mapped, monkeypatch):
     ahead, expected = BatchStream(mapped, 4, 0, CPU, share=0), BatchStream(mapped, 4, 0, CPU)
     assert torch.equal(next(ahead), next(expected))
 
     def until_it_fails():
-        while True:  # a few batches were ready before
+        while True:  # some batches were ready before the failure
             next(ahead)
             next(expected)
 
@@ -223,7 +223,7 @@ def test_wrong_arguments(options, message):
         BatchStream(numbered(3), **{"batch": 2, "seed": 0, "device": CPU, **options})
 
 
-def test_a_folder_all_the_way(tmp_path, picture):
+def test_batches_of_a_folder(tmp_path, picture):
     for i in range(5):
         picture(f"set/{i}.png", array=np.full((2, 2), 50 * i, np.uint8))
     ahead = BatchStream(open_source(tmp_path / "set"), 5, 0, CPU, share=0)

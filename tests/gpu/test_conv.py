@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastgan import doctor
-from fastgan.ops import Layer, _autotune, conv2d_bias_act, conv2d_stack
+from fastgan.ops import ConvLayer, _autotune, conv2d_bias_act, conv2d_stack
 from fastgan.ops.conv import reference, triton
 from fastgan.testing.tolerances import assert_as_good_as
 
@@ -33,9 +33,9 @@ def draw(name, dtype=torch.bfloat16):
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
-    _autotune._chooser.cache_clear()
-    yield tmp_path / "kernels"
-    _autotune._chooser.cache_clear()
+    _autotune._selector.cache_clear()
+    yield _autotune.directory()
+    _autotune._selector.cache_clear()
 
 
 @pytest.mark.parametrize("name", CRITIC)
@@ -62,7 +62,7 @@ def stack():
     layers = []
     for name in ("first", "second", "third"):
         _, w, b, (stride, padding, _) = draw(name)
-        layers.append(Layer(w.requires_grad_(), b.requires_grad_(), stride, padding))
+        layers.append(ConvLayer(w.requires_grad_(), b.requires_grad_(), stride, padding))
     x = draw("first")[0].requires_grad_()
     return x, layers, [x, *(layer.weight for layer in layers), *(layer.bias for layer in layers)]
 
@@ -73,21 +73,22 @@ def step(x, layers, leaves):
     return y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
-def test_a_choice_is_measured_once_and_told(own_cache, monkeypatch):
+def test_a_kernel_is_measured_once_and_doctor_lists_it(own_cache, monkeypatch):
     arguments = stack()
     expected = step(*arguments)
     (file,) = own_cache.glob("*.json")
-    machine, choices = _autotune.read(file)
-    assert machine == _autotune.machine(0)
-    assert {text.split()[0] for text in choices} == {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"}
-    assert all(len(choice.milliseconds) > 1 for choice in choices.values()), choices
-    assert all(text in doctor.kernel_choices() for text in choices)
+    hardware, selections = _autotune.read(file)
+    assert hardware == _autotune.hardware(0)
+    assert {key.split()[0] for key in selections} == {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"}
+    assert all(len(selection.milliseconds) > 1 for selection in selections.values()), selections
+    assert not any("differs" in r for selection in selections.values() for r in selection.unavailable.values())
+    assert all(key in doctor.kernel_choices() for key in selections)
 
     def forbidden(run):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(_autotune, "_milliseconds", forbidden)
-    _autotune._chooser.cache_clear()
+    _autotune._selector.cache_clear()
     assert all(torch.equal(a, b) for a, b in zip(step(*arguments), expected, strict=True))
 
 
@@ -109,7 +110,7 @@ def test_captures_in_a_cuda_graph(own_cache, measured, monkeypatch):
         expected = step(*arguments)
     torch.cuda.current_stream().wait_stream(side)
     if not measured:
-        _autotune._chooser.cache_clear()
+        _autotune._selector.cache_clear()
         for file in own_cache.iterdir():
             file.unlink()
     graph = torch.cuda.CUDAGraph()

@@ -10,11 +10,11 @@ from torch import nn
 
 import fastgan
 from fastgan import Config, Trainer, models
-from fastgan.engine.graphs import CudaGraph
-from fastgan.engine.observe import preserved
+from fastgan.engine.capture import preserved
+from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.train.distributed import World
-from fastgan.train.optimizers import optimizer_of
-from fastgan.train.update import Update
+from fastgan.train.optim import optimizer_of
+from fastgan.train.optim import Update
 
 pytestmark = pytest.mark.gpu
 
@@ -189,7 +189,7 @@ def test_recorded_updates_are_the_eager_ones(optimizer):
     for records in (False, True):
         torch.manual_seed(0)
         network = discriminator()
-        config = Config(optimizer=optimizer, beta1=0.5, beta2=0.99)
+        config = Config.from_flags(optimizer=optimizer, beta1=0.5, beta2=0.99)
         update = Update(network, optimizer_of(config, network.parameters(), 1e-3), World(), 1.0, True)
         update.records = records
         networks.append(network)
@@ -223,7 +223,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
     for compile in ("off", way):
         torch.manual_seed(0)
         networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
-        config = Config(
+        config = Config.from_flags(
             latent=16, steps=12, batch=16, compile=compile, precision=precision, log_every=12, r1_weight=0.1, d_steps=1
         )
         trainer = Trainer(*networks, game, config)
@@ -241,7 +241,7 @@ def test_the_trainer_compiled_goes_as_the_eager_one(game, precision, way):
 
 def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting):
     networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
-    trainer = Trainer(*networks, "wgan-gp", Config(latent=16, batch=16, d_steps=1, compile="off"))
+    trainer = Trainer(*networks, "wgan-gp", Config.from_flags(latent=16, batch=16, d_steps=1, compile="off"))
     from fastgan.train.rundir import Means
 
     batches = iter([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(8)])

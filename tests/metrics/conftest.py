@@ -1,4 +1,4 @@
-"""Real pictures in two halves, and a cache of their own."""
+"""Two halves of a set of real images, a trained extractor, and an empty cache directory for each test."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,14 @@ from fastgan.data import ImageSet, open_source
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """No test sees, or adds to, the user's cache."""
+def cache_directory(tmp_path_factory, monkeypatch):
+    """An empty directory, so that no test reads or changes the user's cache."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("FASTGAN_CACHE", str(folder))
     return folder
 
 
-def part(images: ImageSet, chosen) -> ImageSet:
+def subset(images: ImageSet, chosen) -> ImageSet:
     chosen = np.asarray(chosen)
     labels = None if images.labels is None else images.labels[chosen]
     return ImageSet(
@@ -27,14 +27,25 @@ def halves():
     """Fashion-MNIST's test images, 5,000 and 5,000."""
     images = open_source("embedded")
     order = np.random.default_rng(0).permutation(len(images))
-    return part(images, order[:5000]), part(images, order[5000:])
+    return subset(images, order[:5000]), subset(images, order[5000:])
 
 
 @pytest.fixture(scope="session")
 def digits(halves, tmp_path_factory):
-    """The digits extractor of the second half."""
+    """The digits extractor, trained on the second half."""
     from fastgan.metrics.extractors import digits
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTGAN_CACHE", str(tmp_path_factory.mktemp("digits")))
-        return digits.train(halves[1], say=lambda line: None)
+        return digits.train(halves[1])
+
+
+def corners(n, seed):
+    """n gray 16×16 images with a bright patch in one of four corners, labeled by the corner."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, n)
+    images = rng.integers(0, 100, (n, 1, 16, 16), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        top, left = 8 * (label // 2), 8 * (label % 2)
+        image[:, top : top + 8, left : left + 8] += 120
+    return ImageSet(images, labels.astype(np.int64), "corners", "none")

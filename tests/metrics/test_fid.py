@@ -13,21 +13,21 @@ def cloud(n, dim, seed, scale=1.0, shift=0.0):
     return scale * torch.randn(n, dim, generator=source) @ mix + shift
 
 
-def customary(x, y):
-    """As the libraries have it: the root of the product by Schur's method, complex parts dropped."""
+def usual_fid(x, y):
+    """As in other libraries: the matrix square root of the product by Schur decomposition, its real part."""
     x, y = x.double().numpy(), y.double().numpy()
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     gap = x.mean(0) - y.mean(0)
     return gap @ gap + np.trace(a) + np.trace(b) - 2 * np.trace(sqrtm(a @ b)).real
 
 
-def test_equals_the_customary_computation():
+def test_equals_the_usual_computation():
     x, y = cloud(700, 64, 0), cloud(500, 64, 1, 1.3, 0.2)
-    assert fid(x, y) == pytest.approx(customary(x, y), rel=1e-8)
+    assert fid(x, y) == pytest.approx(usual_fid(x, y), rel=1e-8)
 
 
-def test_gaussians_in_closed_form():
-    """Commuting covariances: the distance is Σ (√a_i − √b_i)² + ‖gap‖²."""
+def test_gaussians_with_commuting_covariances():
+    """The distance is Σ (√a_i − √b_i)² + ‖gap‖²."""
     basis = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0]
     a, b = torch.arange(1.0, 9, dtype=torch.float64), torch.linspace(0.5, 4, 8, dtype=torch.float64)
     gap = torch.linspace(-1, 1, 8, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_gaussians_in_closed_form():
 
 
 def test_singular_covariances():
-    """Fewer samples than dimensions, and features that are constant: against the singular values of the samples."""
+    """Fewer samples than dimensions, and constant features; expected from the singular values of the samples."""
     x, y = cloud(40, 200, 0), cloud(60, 200, 1, 1.2)
     x[:, 50:] = 3.0
     a, b = ((t - t.mean(0)) / (len(t) - 1) ** 0.5 for t in (x.double(), y.double()))
@@ -56,8 +56,8 @@ def test_singular_covariances():
     assert fid(constant, constant) == 0
 
 
-def test_blocks_give_the_moments_of_the_whole():
-    """Also far from the origin, where sums of squares would lose everything."""
+def test_moments_in_blocks_equal_those_of_all_samples():
+    """Also far from the origin, where sums of squares would lose all precision."""
     x = cloud(3001, 5, 0, 1.0, 1e4)
     moments = Moments()
     for block in x.split(700):
@@ -68,12 +68,12 @@ def test_blocks_give_the_moments_of_the_whole():
     assert np.allclose(found.covariance, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9, atol=1e-9)
 
 
-def test_bad_features():
+def test_errors():
     x = cloud(10, 4, 0)
-    spoilt = x.clone()
-    spoilt[3, 1], spoilt[7, 0] = torch.nan, torch.inf
+    broken = x.clone()
+    broken[3, 1], broken[7, 0] = torch.nan, torch.inf
     with pytest.raises(DataError, match=r"fake: 2 of 10 samples are NaN or infinite \(the first is number 3\)"):
-        fid(x, spoilt)
+        fid(x, broken)
     with pytest.raises(DataError, match="b: the statistics are NaN"):
         frechet_distance(
             Moments().update(x).statistics(), Statistics(10, torch.zeros(4), torch.full((4, 4), torch.nan))

@@ -6,15 +6,15 @@ from fastgan.errors import DataError, UsageError
 from fastgan.metrics.scores import inception_score
 
 
-def test_bounds():
-    """Sure and even: as many as there are classes. Always the same, or never sure: 1."""
-    sure = 50 * torch.eye(10).repeat(200, 1)
-    assert inception_score(sure, splits=2).value == pytest.approx(10, rel=0.01)
-    assert inception_score(sure[:1].repeat(100, 1)).value == pytest.approx(1)
+def test_bounds_of_the_inception_score():
+    """Confident and all classes equally often: the number of classes. One class, or uniform predictions: 1."""
+    confident = 50 * torch.eye(10).repeat(200, 1)
+    assert inception_score(confident, splits=2).value == pytest.approx(10, rel=0.01)
+    assert inception_score(confident[:1].repeat(100, 1)).value == pytest.approx(1)
     assert inception_score(torch.zeros(100, 10)).value == pytest.approx(1)
 
 
-def test_equals_the_score_written_out():
+def test_the_inception_score_equals_plain_numpy():
     logits = 3 * torch.randn(1003, 7, generator=torch.Generator().manual_seed(0))
     p = torch.softmax(logits.double(), 1).numpy()[np.random.default_rng(4).permutation(1003)]
     scores = []
@@ -25,7 +25,7 @@ def test_equals_the_score_written_out():
     assert found.error == pytest.approx(np.std(scores, ddof=1) / 10**0.5, rel=1e-10)
 
 
-def test_bad_logits():
+def test_errors():
     with pytest.raises(UsageError, match="splits: expected from 2 to 5 for 10 samples, got 10"):
         inception_score(torch.zeros(10, 3))
     with pytest.raises(DataError, match="logits: 20 of 20"):

@@ -1,4 +1,4 @@
-"""Super-resolution networks as ncnn's pairs, written here independently of the reader."""
+"""Writes super-resolution networks as ncnn models, independently of the reader in fastgan.models.ncnn."""
 
 import struct
 from collections import Counter
@@ -10,10 +10,10 @@ from fastgan.models.esrgan import SRVGGNetCompact
 
 
 class Writer:
-    """Layers of a .param and bytes of a .bin; each method returns the name of the blob that its layer makes.
+    """Layers of a .param file and bytes of a .bin file; each method returns the name of its layer's output blob.
 
-    fused: activations in the convolution and residuals as one Eltwise, as ncnnoptimize leaves them; else layers of
-    their own.
+    fused: activations are parameters of the convolution and residuals one Eltwise layer, as ncnnoptimize writes them;
+    otherwise they are separate layers.
     """
 
     def __init__(self, fp16=False, fused=True):
@@ -52,15 +52,15 @@ class Writer:
         return self.layer("Interp", [x], f"0=1 1={factor:e} 2={factor:e}")
 
     def save(self, stem, last):
-        """Write the pair. What several layers take is split, as ncnn asks for; `last` becomes the output."""
-        takers, lines, blobs = Counter(blob for layer in self.layers for blob in layer[2]), [], 0
-        copies = {blob: [f"{blob}_{i}" for i in range(n)] for blob, n in takers.items() if n > 1}
-        left = {blob: list(names) for blob, names in copies.items()}
-        for kind, name, inputs, (made,), params in self.layers:
-            inputs = [left[blob].pop() if blob in left else blob for blob in inputs]
-            layers = [(kind, name, inputs, ["output" if made == last else made], params)]
-            if made in copies:
-                layers.append(("Split", f"split_{made}", [made], copies[made], ""))
+        """Write both files, with a Split layer for blobs with several consumers. last: the output blob."""
+        consumers, lines, blobs = Counter(blob for layer in self.layers for blob in layer[2]), [], 0
+        copies = {blob: [f"{blob}_{i}" for i in range(n)] for blob, n in consumers.items() if n > 1}
+        unused = {blob: list(names) for blob, names in copies.items()}
+        for kind, name, inputs, (output,), params in self.layers:
+            inputs = [unused[blob].pop() if blob in unused else blob for blob in inputs]
+            layers = [(kind, name, inputs, ["output" if output == last else output], params)]
+            if output in copies:
+                layers.append(("Split", f"split_{output}", [output], copies[output], ""))
             for kind, name, inputs, outputs, params in layers:
                 blobs += len(outputs)
                 words = [f"{kind:12} {name:12}", len(inputs), len(outputs), *inputs, *outputs, params]
@@ -111,7 +111,7 @@ def rrdb(network, stem, fp16=False, fused=True):
 
 @pytest.fixture
 def write_ncnn(tmp_path):
-    """write_ncnn(network, name="net", fp16=False, fused=True): the .param beside its .bin."""
+    """write_ncnn(network, name="net", fp16=False, fused=True) writes both files and returns the path of the .param."""
 
     def write(network, name="net", **options):
         return (srvgg if isinstance(network, SRVGGNetCompact) else rrdb)(network, tmp_path / name, **options)

@@ -1,4 +1,4 @@
-"""BigGAN against plain networks written here from the paper, in the layout of its public PyTorch implementation."""
+"""BigGAN, compared with plain PyTorch written from the paper with the parameter names of BigGAN-PyTorch."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from fastgan.nn import orthogonal_regularizer
 CLASSES, LATENT, PART = 3, 20, 4
 
 
-def pair(attention=32):
+def networks_away_from_initialization(attention=32):
     torch.manual_seed(0)
     generator, discriminator = models.build(
         "biggan", resolution=64, channels=3, latent=LATENT, width=8, classes=CLASSES, d_norm="spectral",
@@ -22,17 +22,17 @@ def pair(attention=32):
         for network in (generator, discriminator):
             for name, parameter in network.named_parameters():  # away from zeros, ones and orthogonal rows
                 parameter.add_(0.05 * torch.randn_like(parameter) + 0.5 * name.endswith("gamma"))
-    for _ in range(4):  # batch norm's statistics, and the spectral norms of the weights as they are now
+    for _ in range(4):  # updates the statistics of batch norms and the vectors of spectral norms
         images = generator(torch.randn(16, LATENT), torch.arange(16) % CLASSES)
         discriminator(images.detach(), torch.arange(16) % CLASSES)
     return generator.eval(), discriminator.eval()
 
 
-# --- from the paper: section 3 and appendix B, by the names of the public implementation -----------------------------
+# --- the forward passes of section 3 and appendix B, with the names of BigGAN-PyTorch ---------------------------------
 
 
 def normalized(state, name):
-    """A weight over its largest singular value, by a step of power iteration from its vector."""
+    """A weight divided by its largest singular value, from one step of power iteration."""
     weight = state[f"{name}.weight"]
     rows = weight.flatten(1)
     v = F.normalize(state[f"{name}.u0"] @ rows)
@@ -80,7 +80,7 @@ def generate(state, z, y):
     return torch.tanh(convolve(state, "output_layer.2", x))
 
 
-def judge(state, x, y):
+def discriminate(state, x, y):
     for i in range(5):
         block = f"blocks.{i}.0"
         h = convolve(state, f"{block}.conv2", F.relu(convolve(state, f"{block}.conv1", F.relu(x) if i else x)))
@@ -97,11 +97,11 @@ def judge(state, x, y):
 
 @pytest.fixture(scope="module")
 def networks():
-    """A pair, and state dicts in public layout that it was loaded with."""
-    generator, discriminator = pair()
-    states = [biggan.public_state(network) for network in (generator, discriminator)]
+    """Generator and discriminator, loaded from state dicts with the names of BigGAN-PyTorch, and these state dicts."""
+    generator, discriminator = networks_away_from_initialization()
+    states = [biggan.to_biggan_pytorch(network) for network in (generator, discriminator)]
     for network, state in zip((generator, discriminator), states, strict=True):
-        biggan.load_public(network, state)
+        biggan.load_biggan_pytorch(network, state)
     return generator, discriminator, states
 
 
@@ -111,10 +111,10 @@ def test_forward_passes_equal_the_papers(networks):
     images = generator(z, y)
     assert images.std() > 0.1
     torch.testing.assert_close(images, generate(g_state, z, y), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(discriminator(images, y), judge(d_state, images, y), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(discriminator(images, y), discriminate(d_state, images, y), rtol=1e-4, atol=1e-4)
 
 
-def test_names_and_shapes_are_those_of_the_public_implementation(networks):
+def test_names_and_shapes_are_those_of_biggan_pytorch(networks):
     """As its `state_dict()` lists them for G_ch = 8, dim_z = 20, hier, shared_dim = 6, attention at 32."""
     _, _, (g_state, d_state) = networks
     shapes = {name: tuple(value.shape) for name, value in g_state.items()}
@@ -133,36 +133,36 @@ def test_names_and_shapes_are_those_of_the_public_implementation(networks):
     assert {"embed.weight": (3, 128), "embed.u0": (1, 3), "blocks.0.1.g.weight": (4, 8, 1, 1)}.items() <= shapes.items()
 
 
-def test_there_and_back(networks):
+def test_a_state_dict_survives_loading_and_converting_back(networks):
     *_, states = networks
-    for network, state in zip(pair(), states, strict=True):
+    for network, state in zip(networks_away_from_initialization(), states, strict=True):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.mul_(2)
-        biggan.load_public(network, state)
-        back = biggan.public_state(network)
+        biggan.load_biggan_pytorch(network, state)
+        back = biggan.to_biggan_pytorch(network)
         assert set(back) == set(state)
         for name, value in state.items():
-            if name.endswith(("u0", "sv0")):  # a step of iteration further, from vectors that have nearly settled
+            if name.endswith(("u0", "sv0")):  # one step of power iteration further, from nearly converged vectors
                 torch.testing.assert_close(back[name], value, rtol=0.2, atol=0.2)
             else:
                 assert torch.equal(back[name], value), name
 
 
-def test_foreign_files_are_refused(networks):
+def test_other_state_dicts_are_errors_and_change_nothing(networks):
     generator, _, (state, _) = networks
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     short = {name: value for name, value in state.items() if name != "shared.weight"}
     with pytest.raises(UsageError, match=r"BigGAN-PyTorch for a network of these sizes, but shared\.weight is missing"):
-        biggan.load_public(generator, short)
-    with pytest.raises(UsageError, match=r"blocks\.7\.0\.conv1\.bias is not known here"):
-        biggan.load_public(generator, state | {"blocks.7.0.conv1.bias": torch.zeros(1)})
+        biggan.load_biggan_pytorch(generator, short)
+    with pytest.raises(UsageError, match=r"blocks\.7\.0\.conv1\.bias is not one of its names"):
+        biggan.load_biggan_pytorch(generator, state | {"blocks.7.0.conv1.bias": torch.zeros(1)})
     with pytest.raises(UsageError, match=r"expected shared.weight of shape \[3, 6\], got \[4, 6\]"):
-        biggan.load_public(generator, state | {"shared.weight": torch.zeros(4, 6)})
+        biggan.load_biggan_pytorch(generator, state | {"shared.weight": torch.zeros(4, 6)})
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
 
 
-def test_truncated_latents_keep_within_and_their_shape():
+def test_truncated_latents_are_in_the_range_and_have_the_right_deviation():
     z = biggan.truncated_latents(2000, 50, 0.5, generator=torch.Generator().manual_seed(0))
     assert z.shape == (2000, 50)
     assert z.abs().max() <= 0.5
@@ -173,21 +173,20 @@ def test_truncated_latents_keep_within_and_their_shape():
         biggan.truncated_latents(1, 1, 0)
 
 
-def test_standing_statistics_are_those_of_the_batches():
-    generator, _ = pair()
+def test_standing_statistics_are_averages_over_the_batches():
+    generator, _ = networks_away_from_initialization()
     with torch.no_grad():
-        generator.linear.linear.parametrizations.weight.original.mul_(
-            1.5
-        )  # what the running statistics know nothing of
+        # Changes the statistics, so that the running ones are wrong.
+        generator.linear.linear.parametrizations.weight.original.mul_(1.5)
         generator.linear.linear.bias.add_(1)
     batches = [(torch.randn(8, LATENT), torch.arange(8) % CLASSES) for _ in range(3)]
-    seen, vectors = [], generator.linear.linear.parametrizations.weight[0]._u.clone()
+    inputs_seen, vectors = [], generator.linear.linear.parametrizations.weight[0]._u.clone()
     norm = generator.blocks[0][0].bn1.norm
-    handle = norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = norm.register_forward_pre_hook(lambda module, inputs: inputs_seen.append(inputs[0]))
     biggan.standing_statistics(generator, batches)
     handle.remove()
-    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
-    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in inputs_seen]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in inputs_seen]).mean(0))
     assert not any(module.training for module in generator.modules())
     assert norm.momentum == 0.1
     assert torch.equal(vectors, generator.linear.linear.parametrizations.weight[0]._u)

@@ -1,19 +1,19 @@
-"""Parameters and feature maps against the tables of the papers, or what their authors' code has."""
+"""Numbers of parameters and sizes of feature maps, compared with the papers' tables or the authors' code."""
 
 import pytest
 import torch
 
 from fastgan import models
 
-#: name, arguments, parameters of the generator and of the discriminator, where from
+#: family, (resolution, channels, latent, width), options, parameters of the generator, parameters of the discriminator
 COUNTS = [
     # arXiv:1406.2661's code (mnist.yaml): 100-1200-1200-784, and 784 → 240 maxouts of 5 → 240 of 5 → 1.
     ("mlp", (28, 1, 100, 1200), {"variant": "original"},
      100 * 1200 + 1200 + 1200**2 + 1200 + 1200 * 784 + 784, 784 * 1200 + 1200 + 240 * 1200 + 1200 + 240 + 1),
     ("mlp", (28, 1, 64, 256), {"variant": "minimal"},
      64 * 256 + 256 + 256 * 512 + 512 + 512 * 784 + 784, 784 * 512 + 512 + 512 * 256 + 256 + 256 + 1),
-    ("mlp", (1, 1, 1, 16), {"variant": "line"}, 2, 16 + 16 + 16 + 1),
-    # PyTorch's DCGAN example with ngf = ndf = 64 has 3,576,704 and 2,765,568; we have biases at the ends, too.
+    ("mlp", (1, 1, 1, 16), {"variant": "linear"}, 2, 16 + 16 + 16 + 1),
+    # PyTorch's DCGAN example with ngf = ndf = 64: 3,576,704 and 2,765,568; here the first and last layers have biases.
     ("dcgan", (64, 3, 100, 64), {"d_norm": "batch"}, 3_576_704 + 3, 2_765_568 + 64 + 1),
     # arXiv:1511.06434, figure 1: 100 → 1024·4·4 → 512 → 256 → 128 → 3, with 4×4 kernels.
     ("dcgan", (64, 3, 100, 128), {},
@@ -22,13 +22,13 @@ COUNTS = [
     ("resnet", (32, 3, 128, 128), {"d_norm": "spectral"},
      129 * 4096 + 3 * (2 * (9 * 256**2 + 256) + 256**2 + 256 + 4 * 256) + 2 * 256 + 9 * 256 * 3 + 3,
      (9 * 3 * 128 + 128) + (3 * 128 + 128) + 7 * (9 * 128**2 + 128) + (128**2 + 128) + 128 + 1),
-    # What BigGAN-PyTorch builds: 70.43 and 87.98 million at 128×128, ch = 96.
+    # BigGAN-PyTorch: 70.43 and 87.98 million at 128×128 with ch = 96.
     ("biggan", (128, 3, 120, 96), {"classes": 1000, "d_norm": "spectral"}, 70_433_988, 87_982_370),
     ("biggan", (128, 3, 120, 64), {"classes": 1000, "d_norm": "spectral"}, 31_978_628, 39_448_258),
     ("biggan", (64, 3, 120, 64), {"classes": 1000, "d_norm": "spectral", "attention": 32}, 31_969_540, 20_571_842),
-    # arXiv:1710.10196, table 2, has 23.1 million each; here the layers to and from smaller images count, too.
+    # arXiv:1710.10196, table 2: 23.1 million each; here the layers to and from smaller images are counted too.
     ("progan", (1024, 3, 512, 512), {}, 23_079_115, 23_087_249),
-    # What R3GAN's code builds for CIFAR-10 without and with classes, FFHQ-64 and FFHQ-256.
+    # R3GAN's code for CIFAR-10 without and with classes, FFHQ-64 and FFHQ-256.
     ("r3gan", (32, 3, 64, 768), {}, 20_732_160, 20_683_776),
     ("r3gan", (32, 3, 64, 768), {"classes": 10}, 20_781_952, 21_280_512),
     ("r3gan", (64, 3, 64, 768), {}, 22_429_824, 22_381_440),
@@ -40,7 +40,7 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def on_paper(name, sizes, options):
+def build_pair(name, sizes, options):
     resolution, channels, latent, width = sizes
     return models.build(name, resolution=resolution, channels=channels, latent=latent, width=width, **options)
 
@@ -48,12 +48,12 @@ def on_paper(name, sizes, options):
 @pytest.mark.parametrize(("name", "sizes", "options", "in_generator", "in_discriminator"), COUNTS)
 def test_parameters(name, sizes, options, in_generator, in_discriminator):
     with torch.device("meta"):
-        generator, discriminator = on_paper(name, sizes, options)
+        generator, discriminator = build_pair(name, sizes, options)
     assert parameters(generator) == in_generator
     assert in_discriminator is None or parameters(discriminator) == in_discriminator
 
 
-#: what comes out of each block, (channels, side): from the tables
+#: (channels, side) of the output of each block, from the tables
 MAPS = [
     # arXiv:1511.06434, figure 1
     ("dcgan", (64, 3, 100, 128), {}, [(512, 8), (256, 16), (128, 32)], [(128, 32), (256, 16), (512, 8), (1024, 4)]),
@@ -81,9 +81,9 @@ MAPS = [
 
 @pytest.mark.parametrize(("name", "sizes", "options", "up", "down"), MAPS)
 def test_feature_maps(name, sizes, options, up, down):
-    """Built and run with a sixteenth of the paper's channels."""
+    """With a sixteenth of the paper's channels."""
     resolution, channels, latent, width = sizes
-    networks = on_paper(name, (resolution, channels, latent, width // 16), options)
+    networks = build_pair(name, (resolution, channels, latent, width // 16), options)
     for network, expected in zip(networks, (up, down), strict=True):
         seen = []
         for block in network.blocks:

@@ -25,7 +25,8 @@ small = pytest.mark.parametrize(("kind", "options"), SMALL)
 
 @small
 def test_shapes_and_gradients(kind, options):
-    torch.manual_seed(0)  # by bad luck no pre-activation of so few is negative, and a PReLU's slope has no gradient
+    # With other seeds all pre-activations of a layer can be positive, so that a PReLU gets no gradient.
+    torch.manual_seed(0)
     network = kind(**options)
     n = network.multiple
     for h, w in ((n, n), (3 * n, 5 * n)):
@@ -41,12 +42,12 @@ def test_shapes_and_gradients(kind, options):
 
 @small
 def test_reach_is_exact(kind, options):
-    """Every output pixel depends on input pixels up to `reach` away, and some on one that is just as far."""
+    """No output pixel depends on an input pixel farther away than `reach`, and some depend on one at that distance."""
     torch.manual_seed(0)
     network = kind(**options).double().eval()
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.uniform_(0.05, 0.2)  # positive throughout, so that nothing cancels
+            parameter.uniform_(0.05, 0.2)  # all positive, so that gradients do not cancel
     reach, scale, unit = network.reach, network.scale, network.multiple
     side = (2 * reach // unit + 3) * unit
     farthest = []
@@ -61,7 +62,7 @@ def test_reach_is_exact(kind, options):
     assert max(farthest) == reach
 
 
-def test_the_public_layouts():
+def test_names_equal_those_of_the_public_checkpoints():
     keys = set(RRDBNet(blocks=2).state_dict())
     assert {key.rpartition(".")[0] for key in keys} == {
         "conv_first", "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last",
@@ -74,7 +75,7 @@ def test_the_public_layouts():
     }
 
 
-def test_the_public_sizes():
+def test_numbers_of_parameters_equal_those_of_the_public_checkpoints():
     def parameters(network):
         return sum(parameter.numel() for parameter in network.parameters())
 
@@ -86,7 +87,7 @@ def test_the_public_sizes():
         assert parameters(SRVGGNetCompact(blocks=32)) == 1_213_296
 
 
-def test_dense_blocks_begin_near_the_identity():
+def test_dense_blocks_start_near_the_identity():
     torch.manual_seed(0)
     (block,) = RRDBNet(width=16, growth=8, blocks=1).body
     x = torch.randn(1, 16, 8, 8)
@@ -94,7 +95,7 @@ def test_dense_blocks_begin_near_the_identity():
 
 
 @pytest.mark.parametrize(("of", "to"), [(4, 2), (4, 3), (4, 1), (2, 1), (3, 2), (3, 1), (6, 4), (5, 4)])
-def test_the_bicubic_reduction_is_torchs(of, to):
+def test_bicubic_downsampling_equals_pytorchs(of, to):
     x = torch.rand(2, 3, of * 4, of * 3, dtype=torch.float64)
     y = Bicubic(3, of, to).double()(x)
     torch.testing.assert_close(y, F.interpolate(x, scale_factor=to / of, mode="bicubic"), rtol=0, atol=1e-6)
@@ -102,12 +103,12 @@ def test_the_bicubic_reduction_is_torchs(of, to):
     torch.testing.assert_close(Bicubic(3, of, to)(x), F.interpolate(x, scale_factor=to / of, mode="bicubic"))
 
 
-def test_reduced_is_the_whole_network_and_then_bicubic():
-    whole = SRVGGNetCompact(scale=4, width=4, blocks=1)
+def test_a_smaller_scale_is_the_network_followed_by_bicubic_downsampling():
+    full = SRVGGNetCompact(scale=4, width=4, blocks=1)
     reduced = SRVGGNetCompact(scale=3, width=4, blocks=1, shuffle=4)
-    reduced.load_state_dict(whole.state_dict())
+    reduced.load_state_dict(full.state_dict())
     x = torch.rand(1, 3, 5, 6)
-    expected = F.interpolate(whole(x), scale_factor=0.75, mode="bicubic")
+    expected = F.interpolate(full(x), scale_factor=0.75, mode="bicubic")
     torch.testing.assert_close(reduced(x), expected)
 
 
@@ -121,11 +122,11 @@ def test_wrong_scales():
 
 
 @small
-def test_the_network_is_known_by_its_weights(kind, options):
+def test_the_network_is_rebuilt_from_its_state_dict(kind, options):
     network = kind(**options)
-    chance = torch.get_rng_state()
+    rng_state = torch.get_rng_state()
     found = from_state(network.state_dict(), scale=options["scale"])
-    assert torch.equal(torch.get_rng_state(), chance)  # nothing is drawn
+    assert torch.equal(torch.get_rng_state(), rng_state)
     assert type(found) is kind
     assert not found.training
     assert all(not tensor.is_meta for tensor in [*found.parameters(), *found.buffers()])
@@ -138,22 +139,25 @@ def test_the_network_is_known_by_its_weights(kind, options):
         assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
 
 
-def test_a_reduction_is_nothing_that_weights_tell():
+def test_the_scale_of_a_downsampling_is_not_in_the_weights():
     assert from_state(SRVGGNetCompact(2, width=4, blocks=1, shuffle=4).state_dict()).scale == 4
     assert from_state(SRVGGNetCompact(4, width=4, blocks=1).state_dict(), scale=2).scale == 2
-    with pytest.raises(DataError, match="scale: these weights are of a network for ×4, not ×2"):
+    with pytest.raises(DataError, match="scale: expected 2, got weights of a ×4 network"):
         from_state(RRDBNet(width=4, growth=2, blocks=1).state_dict(), scale=2)
 
 
-OLD = {r"^body\.(\d)\.rdb": r"RRDB_trunk.\1.RDB", "^conv_body": "trunk_conv", "^conv_up": "upconv",
-       "^conv_hr": "HRconv"}  # fmt: skip
-OLDER = {r"^body\.(\d)\.rdb(.*)\.": r"model.1.sub.\1.RDB\2.0.", "^conv_first": "model.0", "^conv_body": "model.1.sub.2",
-         "^conv_up1": "model.3", "^conv_up2": "model.6", "^conv_hr": "model.8", "^conv_last": "model.10"}  # fmt: skip
+RELEASED = {
+    r"^body\.(\d)\.rdb": r"RRDB_trunk.\1.RDB", "^conv_body": "trunk_conv", "^conv_up": "upconv", "^conv_hr": "HRconv",
+}  # fmt: skip
+BEFORE_RELEASE = {
+    r"^body\.(\d)\.rdb(.*)\.": r"model.1.sub.\1.RDB\2.0.", "^conv_first": "model.0", "^conv_body": "model.1.sub.2",
+    "^conv_up1": "model.3", "^conv_up2": "model.6", "^conv_hr": "model.8", "^conv_last": "model.10",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("names", "example"), [(OLD, "RRDB_trunk.1.RDB3.conv5.bias"),
-                                                (OLDER, "model.1.sub.1.RDB3.conv5.0.bias")])  # fmt: skip
-def test_older_layouts(names, example):
+@pytest.mark.parametrize(("names", "example"), [(RELEASED, "RRDB_trunk.1.RDB3.conv5.bias"),
+                                                (BEFORE_RELEASE, "model.1.sub.1.RDB3.conv5.0.bias")])  # fmt: skip
+def test_names_of_older_checkpoints(names, example):
     network = RRDBNet(width=4, growth=2, blocks=2)
     state = {}
     for key, value in network.state_dict().items():
@@ -177,7 +181,7 @@ def changed(network, **changes):
     return state
 
 
-def spoilt(weight):
+def with_nan(weight):
     weight = weight.clone()
     weight[1, 2, 0, 0] = torch.nan
     return weight
@@ -190,16 +194,19 @@ SRVGG = SRVGGNetCompact(width=4, blocks=2)
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({}, "its first ones are: none at all"),
-        ({"layer.weight": torch.zeros(1)}, r"expected the keys of RRDBNet .* its first ones are: layer\.weight"),
-        (changed(RRDB, conv_hr__bias=None), "conv_hr.bias is missing: the others make a RRDBNet"),
+        ({}, "the first keys are: none"),
+        ({"layer.weight": torch.zeros(1)}, r"expected the keys of RRDBNet .* the first keys are: layer\.weight"),
+        (changed(RRDB, conv_hr__bias=None), "conv_hr.bias is missing in a RRDBNet"),
         (changed(RRDB, body__1__rdb3__conv5__bias=None, conv_hr__bias=None), r"conv5.bias \(and 1 more\) is missing"),
         (changed(RRDB, conv_last__weight=None), "conv_last.weight is missing"),
         (
             changed(RRDB, conv_first__weight=lambda w: w[0]),
-            r"conv_first.weight has shape \[3, 3, 3\]: expected that of",
+            r"conv_first.weight has shape \[3, 3, 3\]: expected \[out, in, 3, 3\]",
         ),
-        (changed(RRDB, body__0__conv1x1__weight=lambda w: torch.zeros(1)), "body.0.conv1x1.weight is not of this netw"),
+        (
+            changed(RRDB, body__0__conv1x1__weight=lambda w: torch.zeros(1)),
+            "body.0.conv1x1.weight is unexpected in a RRDBNet",
+        ),
         (changed(RRDB, body__99999999999__rdb1__conv1__weight=lambda w: torch.zeros(1)), r"body.2\..* is missing"),
         (
             changed(RRDB, conv_up1__weight=lambda w: w[:2]),
@@ -207,21 +214,30 @@ SRVGG = SRVGGNetCompact(width=4, blocks=2)
         ),
         (
             changed(RRDB, conv_up1__weight=lambda w: w.int()),
-            "conv_up1.weight holds torch.int32 numbers: expected float",
+            "conv_up1.weight has dtype torch.int32: expected floating point",
         ),
-        (changed(RRDB, conv_up1__weight=spoilt), "conv_up1.weight holds numbers that are not finite"),
-        (changed(RRDB, conv_first__weight=lambda w: w[:, :2]), r"takes 2 channels and .* 3: expected 48 \(×1\), 12"),
-        (changed(SRVGG, body__6__weight=lambda w: w[:47]), "body.6.weight gives 47 channels: expected 3 times the squ"),
-        (changed(SRVGG, body__6__weight=lambda w: w[:2]), "body.6.weight gives 2 channels: expected 3 times the squ"),
+        (changed(RRDB, conv_up1__weight=with_nan), "conv_up1.weight has values that are NaN or infinite"),
+        (
+            changed(RRDB, conv_first__weight=lambda w: w[:, :2]),
+            r"has 2 input channels and .* 3 outputs: expected 48 \(×1\), 12",
+        ),
+        (
+            changed(SRVGG, body__6__weight=lambda w: w[:47]),
+            "body.6.weight has 47 output channels: expected 3 times the squ",
+        ),
+        (
+            changed(SRVGG, body__6__weight=lambda w: w[:2]),
+            "body.6.weight has 2 output channels: expected 3 times the squ",
+        ),
         (changed(SRVGG, body__6__weight=None, body__6__bias=None), "a PReLU between each two"),
         (changed(SRVGG, body__1__weight=None), "a PReLU between each two"),
         (
             changed(SRVGG, body__3__weight=lambda w: w[:1]),
             r"body.3.weight has shape \[1\]: expected \[4\] in this SRVGG",
         ),
-        (changed(SRVGG, body__3__bias=lambda w: torch.zeros(1)), "body.3.bias is not of this network"),
+        (changed(SRVGG, body__3__bias=lambda w: torch.zeros(1)), "body.3.bias is unexpected in a SRVGGNetCompact"),
     ],
 )
-def test_weights_of_other_networks(state, message):
+def test_state_dicts_of_other_networks_are_errors(state, message):
     with pytest.raises(DataError, match=message):
         from_state(state)

@@ -17,8 +17,8 @@ def network(seed=0):
     return SRVGGNetCompact(scale=2, width=4, blocks=1)
 
 
-def same(path, expected):
-    """Whether a file gives that network again."""
+def assert_loads(path, expected):
+    """The file gives the expected network."""
     found = esrgan.load(path)
     assert type(found) is type(expected)
     assert found.state_dict().keys() == expected.state_dict().keys()
@@ -30,57 +30,57 @@ def same(path, expected):
 def test_safetensors(tmp_path, name):
     rrdb = RRDBNet(scale=2, width=4, growth=2, blocks=1)
     save_file(rrdb.state_dict(), tmp_path / name)
-    same(tmp_path / name, rrdb)
-    same(str(tmp_path / name), rrdb)
+    assert_loads(tmp_path / name, rrdb)
+    assert_loads(str(tmp_path / name), rrdb)
 
 
 @pytest.mark.parametrize("start", [b"\x80", b"PK"])
-def test_safetensors_that_begin_like_something_else(tmp_path, start):
-    expected, path = network(), tmp_path / "net.bin"  # not .safetensors, which newer versions of torch.load read too
+def test_safetensors_files_that_begin_like_other_formats(tmp_path, start):
+    expected, path = network(), tmp_path / "net.bin"  # newer versions of torch.load also read .safetensors
     save_file(expected.state_dict(), path, {"about": ""})
     shortest = int.from_bytes(path.read_bytes()[:8], "little")
     length = int.from_bytes(start, "little")
     length += max(0, -(length - shortest) // 256 + 1) * 256 if len(start) == 1 else 0
     save_file(expected.state_dict(), path, {"about": "." * (length - shortest)})
     assert path.read_bytes().startswith(start)
-    same(path, expected)
+    assert_loads(path, expected)
 
 
 @pytest.mark.parametrize("name", ["net.pth", "net.bin", "net.param"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_torch_files(tmp_path, name, zipped):
+def test_pytorch_files(tmp_path, name, zipped):
     state = network().state_dict()
-    averaged, last = ({key: value + i for key, value in state.items()} for i in (1.0, 2.0))
+    averaged, latest = ({key: value + i for key, value in state.items()} for i in (1.0, 2.0))
     expected = network()
     expected.load_state_dict(averaged)
-    for content in ({"params": last, "params_ema": averaged}, {"params": averaged, "epoch": 3}, averaged):
+    for content in ({"params": latest, "params_ema": averaged}, {"params": averaged, "epoch": 3}, averaged):
         torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
-        same(tmp_path / name, expected)
+        assert_loads(tmp_path / name, expected)
 
 
-def test_half_precision_becomes_float32(tmp_path):
+def test_half_precision_is_converted_to_float32(tmp_path):
     half = network().half()
     torch.save({"params_ema": half.state_dict()}, tmp_path / "half.pth")
     save_file(half.state_dict(), tmp_path / "half.safetensors")
     for name in ("half.pth", "half.safetensors"):
-        same(tmp_path / name, half.float())
+        assert_loads(tmp_path / name, half.float())
         assert {parameter.dtype for parameter in esrgan.load(tmp_path / name).parameters()} == {torch.float32}
 
 
-class Bomb:
-    """Unpickled by a reader that trusts, it writes a file."""
+class MaliciousObject:
+    """Unpickling it without weights_only writes a file."""
 
     def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
-        return os.system, (f"echo caught > {self.path}",)
+        return os.system, (f"echo written > {self.path}",)
 
 
 @pytest.mark.parametrize("kind", ["torch.save", "before torch 1.6", "pickle", "pickle of protocol 5", "in a zip"])
 def test_a_malicious_pickle_runs_nothing(tmp_path, kind):
-    path, caught = tmp_path / "net.pth", tmp_path / "caught"
-    content = {**network().state_dict(), "body.0.weight": Bomb(caught)}
+    path, written = tmp_path / "net.pth", tmp_path / "written"
+    content = {**network().state_dict(), "body.0.weight": MaliciousObject(written)}
     if kind in ("torch.save", "before torch 1.6"):
         torch.save(content, path, _use_new_zipfile_serialization=kind == "torch.save")
     elif kind == "in a zip":
@@ -89,35 +89,35 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, kind):
             archive.writestr("net/version", "3\n")
     else:
         path.write_bytes(pickle.dumps(content, protocol=5 if "5" in kind else 2))
-    with pytest.raises(DataError, match=r"net.pth: this torch file .*") as error:
+    with pytest.raises(DataError, match=r"net.pth: this PyTorch file .*") as error:
         esrgan.load(path)
     assert "\n" not in str(error.value)
-    assert "trust" not in str(error.value)  # no advice to run it after all
-    assert not caught.exists()
+    assert "trust" not in str(error.value)  # PyTorch's advice to set weights_only=False is not shown
+    assert not written.exists()
     if kind in ("torch.save", "before torch 1.6"):
-        assert f"asks for {os.system.__module__}.system, and nothing but tensors is read" in str(error.value)
+        assert f"this PyTorch file loads {os.system.__module__}.system, which could run any code" in str(error.value)
         torch.load(path, weights_only=False)
-        assert caught.exists()  # the bomb is a real one
+        assert written.exists()  # otherwise this test could not fail
 
 
-def test_whole_modules_are_refused(tmp_path):
+def test_pickled_modules_are_errors(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
-    with pytest.raises(DataError, match=r"asks for torch\.nn\.modules\.linear\.Linear, and nothing but tensors"):
+    with pytest.raises(DataError, match=r"loads torch\.nn\.modules\.linear\.Linear, .* only tensors are read"):
         esrgan.load(tmp_path / "module.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "expected a dict of weights in this torch file, got list"),
+        ([1, 2], "expected a dict of weights in this PyTorch file, got list"),
         ({"epoch": 3}, "expected a dict of weights, or one under params_ema or params, got a int under 'epoch'"),
         ({"params": {"a": 1}}, "got a int under 'a'"),
         ({1: torch.zeros(1)}, "got a Tensor under 1"),
-        ({"params": {}}, "its first ones are: none at all"),
-        ({"params": nn.Linear(2, 2).state_dict()}, "its first ones are: weight, bias"),
+        ({"params": {}}, "the first keys are: none"),
+        ({"params": nn.Linear(2, 2).state_dict()}, "the first keys are: weight, bias"),
     ],
 )
-def test_torch_files_of_something_else(tmp_path, content, message):
+def test_pytorch_files_of_other_content_are_errors(tmp_path, content, message):
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(DataError, match=message) as error:
         esrgan.load(tmp_path / "net.pth")
@@ -135,14 +135,14 @@ def test_damaged_files(tmp_path, suffix):
     for length in (12, 20, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(
-            DataError, match=r"net\.\w+: this (torch|safetensors) file (is damaged|cannot be read)"
+            DataError, match=r"net\.\w+: this (PyTorch|safetensors) file (is damaged|cannot be read)"
         ) as e:
             esrgan.load(path)
         assert "\n" not in str(e.value)
 
 
-def test_what_is_no_file_of_weights(tmp_path):
-    with pytest.raises(UsageError, match=r"weights: expected a file, got .*nowhere.pth, which is not there"):
+def test_files_that_are_no_weight_files_are_errors(tmp_path):
+    with pytest.raises(UsageError, match=r"weights: expected a file, got .*nowhere.pth, which does not exist"):
         esrgan.load(tmp_path / "nowhere.pth")
     with pytest.raises(UsageError, match=r"weights: expected a file, got .*, which is a folder"):
         esrgan.load(tmp_path)
@@ -152,11 +152,13 @@ def test_what_is_no_file_of_weights(tmp_path):
             esrgan.load(tmp_path / name)
     for content in (b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello", bytes(100)):
         (tmp_path / "net.pth").write_bytes(content)
-        with pytest.raises(DataError, match=r"net.pth: expected a safetensors file, a torch file, or a pair of ncnn's"):
+        with pytest.raises(
+            DataError, match=r"net.pth: expected a safetensors file, a PyTorch file, or the .param and .bin"
+        ):
             esrgan.load(tmp_path / "net.pth")
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_without_read_permission(tmp_path, monkeypatch):
     path = tmp_path / "net.pth"
     path.write_bytes(b"x")
 

@@ -1,4 +1,4 @@
-"""Every family as an ONNX file, compared with the network by the exporter itself, and here class by class."""
+"""ONNX exports of every family: the exporter's own comparison with the network, and one here for each class."""
 
 import itertools
 
@@ -14,19 +14,19 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-#: One of each kind of layer; the others take minutes.
+#: Together they have each kind of layer; all families take minutes.
 QUICK = ("dcgan concat", "biggan projection", "progan concat", "r3gan")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in FAMILIES]
 )
 def test_exported_for_any_batch(tmp_path, name):
     generator, _ = family(name)
     with torch.no_grad():
-        for parameter in generator.parameters():  # no zeros and ones, behind which a wrong rewriting could hide
+        for parameter in generator.parameters():  # zeros and ones could hide an error of the export
             parameter.add_(0.1 * torch.randn_like(parameter))
-    generator(*latents_and_labels(generator, 64))  # batch norm's statistics
+    generator(*latents_and_labels(generator, 64))  # sets the running statistics of batch norms
     figures = export(generator, tmp_path / "generator.onnx")
     assert figures["psnr"] > 90
     generator.eval().requires_grad_(False)
@@ -34,10 +34,10 @@ def test_exported_for_any_batch(tmp_path, name):
     assert session.spec.classes == generator.classes
     for batch in (1, 5):
         z = torch.from_numpy(latents(batch, (generator.latent,), 3))
-        made = []
+        images = []
         for y in [torch.full((batch,), label) for label in range(generator.classes)] or [None]:
             expected = generator(z) if y is None else generator(z, y)
             torch.testing.assert_close(session(z, y), expected, rtol=1e-4, atol=1e-4)
-            made.append(expected)
-        for one, other in itertools.pairwise(made):
-            assert (one - other).flatten(1).norm(dim=1).min() > 1e-2  # what would hide a label that is not heard
+            images.append(expected)
+        for one, other in itertools.pairwise(images):
+            assert (one - other).flatten(1).norm(dim=1).min() > 1e-2  # otherwise an ignored label would not be found

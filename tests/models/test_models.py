@@ -11,7 +11,7 @@ SIZES = {"resolution": 28, "channels": 1, "latent": 16, "width": 8}
 @pytest.mark.parametrize("d_norm", ["none", "batch", "spectral"])
 @pytest.mark.parametrize("resolution", [28, 32, 64])
 @pytest.mark.parametrize("name", ["dcgan", "mlp"])
-def test_pairs_have_the_shapes_they_promise_and_every_weight_learns(name, resolution, d_norm):
+def test_output_shapes_and_that_every_weight_gets_a_gradient(name, resolution, d_norm):
     options = SIZES | {"resolution": resolution, "channels": 3}
     generator, discriminator = models.build(name, **options, d_norm=d_norm)
     images = generator(torch.randn(4, generator.latent))
@@ -27,12 +27,12 @@ def test_pairs_have_the_shapes_they_promise_and_every_weight_learns(name, resolu
 
 
 @pytest.mark.parametrize("resolution", [14, 20, 30, 48])
-def test_dcgan_says_which_resolutions_it_takes(resolution):
+def test_dcgan_lists_the_supported_resolutions(resolution):
     with pytest.raises(UsageError, match=r"8, 16, 32, 64, \.\.\., or 28, 56"):
         models.build("dcgan", **SIZES | {"resolution": resolution})
 
 
-def test_bad_options_are_named():
+def test_errors_name_the_argument():
     with pytest.raises(UsageError, match=r"model: expected one of biggan, dcgan, .*, got 'vae'"):
         models.build("vae", **SIZES)
     with pytest.raises(UsageError, match="width"):
@@ -42,7 +42,7 @@ def test_bad_options_are_named():
 
 
 def test_dcgan_equals_a_plain_network_written_from_the_paper():
-    """Same weights, plain torch modules: the same images and logits."""
+    """Plain PyTorch modules with the same weights give the same images and logits."""
     generator, discriminator = models.build("dcgan", **SIZES | {"resolution": 32})
     generator.eval()
     plain_generator = nn.Sequential(
@@ -72,7 +72,7 @@ def test_spectral_norm_bounds_every_layer_of_the_discriminator():
     torch.manual_seed(0)
     _, discriminator = models.build("dcgan", **SIZES, d_norm="spectral")
     with torch.no_grad():
-        for _ in range(300):  # random weights have close singular values, and the power iteration is slow between them
+        for _ in range(300):  # random weights have close singular values, so power iteration converges slowly
             discriminator(torch.randn(2, 1, 28, 28))
     layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 3

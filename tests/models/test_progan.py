@@ -1,4 +1,4 @@
-"""Growing: what is faded in, what is kept, and how the parts are as in the paper."""
+"""Progressive growing: stages, fading, checkpoints, and the generator compared with the paper."""
 
 import copy
 
@@ -15,7 +15,7 @@ def pair(resolution=16, **options):
     return models.build("progan", resolution=resolution, channels=3, latent=8, width=8, **options)
 
 
-def test_stages_have_their_sides():
+def test_image_sizes_of_the_stages():
     generator, discriminator = pair(32)
     assert (generator.stage, generator.alpha, generator.stages) == (3, 1.0, 4)
     for stage, side in enumerate((4, 8, 16, 32)):
@@ -25,7 +25,9 @@ def test_stages_have_their_sides():
         images = generator(torch.randn(4, 8))
         assert images.shape == (4, 3, side, side)
         assert discriminator(images).shape == (4,)
-    with pytest.raises(UsageError, match="x: expected images of 32×32, as the discriminator is grown, got 16×16"):
+    with pytest.raises(
+        UsageError, match="x: expected images of 32×32, as of the discriminator's current stage, got 16×16"
+    ):
         discriminator(torch.zeros(4, 3, 16, 16))
     with pytest.raises(UsageError, match=r"stage: expected a number from 0 \(4×4\) to 3, got 4"):
         generator.grow(4)
@@ -33,61 +35,61 @@ def test_stages_have_their_sides():
         generator.alpha = 2
 
 
-def test_growing_starts_where_the_stage_before_was():
-    """At alpha 0 images are the doubled ones of before, and the discriminator sees their means; then both move on evenly."""
+def test_fading_interpolates_from_the_previous_stage():
+    """At alpha 0 images are the upsampled ones of the previous stage, and the discriminator uses pooled images."""
     generator, discriminator = pair()
     z, x = torch.randn(4, 8), torch.randn(4, 3, 16, 16)
     generator.grow(1)
     discriminator.grow(1)
-    before, verdict = generator(z), discriminator(F.avg_pool2d(x, 2))
-    images, verdicts = {}, {}
+    previous_images, previous_logits = generator(z), discriminator(F.avg_pool2d(x, 2))
+    images, logits = {}, {}
     for alpha in (0.0, 0.25, 1.0):
         for network in (generator, discriminator):
             network.grow(2, alpha)
-        images[alpha], verdicts[alpha] = generator(z), discriminator(x)
-    torch.testing.assert_close(images[0.0], F.interpolate(before, scale_factor=2))
-    torch.testing.assert_close(verdicts[0.0], verdict)
+        images[alpha], logits[alpha] = generator(z), discriminator(x)
+    torch.testing.assert_close(images[0.0], F.interpolate(previous_images, scale_factor=2))
+    torch.testing.assert_close(logits[0.0], previous_logits)
     torch.testing.assert_close(images[0.25], 0.75 * images[0.0] + 0.25 * images[1.0])
-    assert (verdicts[0.25] - verdicts[0.0]).abs().min() > 1e-6
-    assert (verdicts[0.25] - verdicts[1.0]).abs().min() > 1e-6
+    assert (logits[0.25] - logits[0.0]).abs().min() > 1e-6
+    assert (logits[0.25] - logits[1.0]).abs().min() > 1e-6
 
 
-def test_the_first_stage_has_nothing_to_fade_over():
+def test_the_first_stage_does_not_fade():
     generator, _ = pair()
     generator.grow(0, 0.5)
     assert not generator.fading
     assert generator(torch.randn(4, 8)).shape == (4, 3, 4, 4)
 
 
-def test_only_what_is_there_learns():
+def test_only_layers_of_the_current_stages_get_gradients():
     generator, discriminator = pair()
     for network in (generator, discriminator):
         network.grow(1, 0.5)
     discriminator(generator(torch.randn(4, 8))).sum().backward()
-    learns = {name for net in (generator, discriminator) for name, p in net.named_parameters() if p.grad is not None}
-    assert {"to_image.0.weight", "to_image.1.weight", "from_image.0.weight", "from_image.1.weight"} <= learns
-    assert not {name for name in learns if name.startswith(("to_image.2", "from_image.2"))}
-    assert {name.split(".")[1] for name in learns if name.startswith("blocks")} == {"0", "1"}
+    trained = {name for net in (generator, discriminator) for name, p in net.named_parameters() if p.grad is not None}
+    assert {"to_image.0.weight", "to_image.1.weight", "from_image.0.weight", "from_image.1.weight"} <= trained
+    assert not {name for name in trained if name.startswith(("to_image.2", "from_image.2"))}
+    assert {name.split(".")[1] for name in trained if name.startswith("blocks")} == {"0", "1"}
     assert all(p.grad is None for p in discriminator.blocks[1].parameters())
 
 
-def test_checkpoints_and_copies_know_how_far_it_is_grown():
+def test_checkpoints_and_copies_keep_the_stage():
     generator, _ = pair()
     generator.grow(1, 0.25)
     fresh, _ = pair()
     fresh.load_state_dict(generator.state_dict())
     z = torch.randn(4, 8)
-    for twin in (fresh, copy.deepcopy(generator)):
-        assert (twin.stage, twin.alpha, twin.fading) == (1, 0.25, True)
-        torch.testing.assert_close(twin(z), generator(z))
-        twin.grow(2)
+    for other in (fresh, copy.deepcopy(generator)):
+        assert (other.stage, other.alpha, other.fading) == (1, 0.25, True)
+        torch.testing.assert_close(other(z), generator(z))
+        other.grow(2)
         assert generator.stage == 1
     with pytest.raises(RuntimeError, match="Missing"):
         fresh.load_state_dict({})
 
 
-def test_the_generator_equals_the_paper_written_out():
-    """Table 2 for 8×8: a 4×4 convolution, 3×3, doubling, two 3×3, with pixel norms, and weights scaled when used."""
+def test_the_generator_equals_plain_pytorch_from_the_paper():
+    """Table 2 at 8×8: a 4×4 convolution, 3×3, upsampling, two 3×3, with pixel norms and scaled weights."""
     generator, _ = pair(8)
     with torch.no_grad():
         for parameter in generator.parameters():

@@ -1,4 +1,4 @@
-"""The residual pairs against plain networks: SNGAN's as benchmarks/networks.py has it, R3GAN's written out here."""
+"""The residual networks compared with plain PyTorch: SNGAN of benchmarks/networks.py, R3GAN written here."""
 
 import networks
 import torch
@@ -13,8 +13,8 @@ NAMES = [
 ]  # fmt: skip
 
 
-def shaken(name, **options):
-    """A pair away from its zeros and ones, with statistics and spectral norms of the weights as they are."""
+def networks_away_from_initialization(name, **options):
+    """A generator and a discriminator without zero weights, with updated batch statistics and spectral norms."""
     torch.manual_seed(0)
     generator, discriminator = models.build(name, channels=3, **options)
     with torch.no_grad():
@@ -25,8 +25,10 @@ def shaken(name, **options):
     return generator.eval(), discriminator.eval()
 
 
-def test_sngan_equals_the_plain_pair():
-    generator, discriminator = shaken("resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral")
+def test_sngan_equals_the_plain_networks():
+    generator, discriminator = networks_away_from_initialization(
+        "resnet", resolution=32, latent=networks.LATENT, width=8, d_norm="spectral"
+    )
     plain = networks.ResnetGenerator(16), networks.ResnetDiscriminator(8)
     for own, other in zip((generator, discriminator), plain, strict=True):
         state = {}
@@ -43,8 +45,8 @@ def test_sngan_equals_the_plain_pair():
     torch.testing.assert_close(discriminator(images), plain[1](images).flatten(), rtol=1e-4, atol=1e-4)
 
 
-def test_wgan_gp_takes_the_mean_over_the_pixels():
-    _, discriminator = shaken("resnet", resolution=32, latent=8, width=4)
+def test_without_spectral_norm_the_pooling_is_a_mean():
+    _, discriminator = networks_away_from_initialization("resnet", resolution=32, latent=8, width=4)
     x = torch.randn(3, 3, 32, 32)
     features = F.relu(discriminator.blocks(x)).mean((2, 3))
     expected = features @ discriminator.to_logit.linear.weight[0] + discriminator.to_logit.linear.bias
@@ -61,7 +63,7 @@ def block(state, name, x):
 
 
 def resample(x, up):
-    """Through (1, 3, 3, 1) along both axes: zeros in between first, or every second pixel afterwards."""
+    """The filter (1, 3, 3, 1) along both axes, after inserting zeros (up) or before taking every second pixel."""
     n, channels, height, width = x.shape
     if up:
         wide = x.new_zeros(n, channels, 2 * height, 2 * width)
@@ -75,10 +77,9 @@ def resample(x, up):
     return x if up else x[:, :, ::2, ::2]
 
 
-def test_r3gan_equals_the_paper_written_out():
-    generator, discriminator = shaken(
-        "r3gan", resolution=64, latent=8, width=16
-    )  # 16 channels at 4, 8, 16, 32, and 8 at 64
+def test_r3gan_equals_plain_pytorch_from_the_paper():
+    # 16 channels at 4×4, 8×8, 16×16 and 32×32, 8 at 64×64.
+    generator, discriminator = networks_away_from_initialization("r3gan", resolution=64, latent=8, width=16)
     z = torch.randn(5, 8)
     state = generator.state_dict()
     x = (z @ state["to_basis.weight"].T)[:, :, None, None] * state["basis"]
@@ -103,8 +104,8 @@ def test_r3gan_equals_the_paper_written_out():
     torch.testing.assert_close(discriminator(images), (x @ state["to_logit.weight"].T).flatten(), rtol=1e-4, atol=1e-5)
 
 
-def test_r3gan_starts_as_fix_up_asks():
-    """Each block is the identity, and its other layers are smaller by the fourth root of the number of blocks."""
+def test_r3gan_starts_with_fix_up_initialization():
+    """Each block is the identity; its first two layers are smaller by the fourth root of the number of blocks."""
     torch.manual_seed(0)
     generator, _ = models.build("r3gan", resolution=32, channels=3, latent=8, width=64)
     first = generator.stages[0]

@@ -12,9 +12,9 @@ from torch import nn
 import fastgan
 from fastgan.errors import UsageError
 from fastgan.nn import SpectralNorm
+from fastgan.testing.equivalence import assert_same, outputs_and_gradients
 from fastgan.testing.networks import NETWORKS, make
-from fastgan.testing.orders import assert_same, quantities
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 from fastgan.testing.tolerances import assert_as_good_as
 
 #: PyTorch pickles no module with parametrizations, fused or not.
@@ -32,10 +32,10 @@ def test_equal_in_double(name, training, layout, fused):
         network, x = network.to(memory_format=layout), x.to(memory_format=layout)
     network.train(training)
     ours = fused(network)
-    with Recorder() as calls:
-        got = quantities(ours, x)
+    with OpRecorder() as calls:
+        got = outputs_and_gradients(ours, x)
     assert calls.counts(), "nothing ran on our ops"
-    assert_same(got, quantities(network, x))
+    assert_same(got, outputs_and_gradients(network, x))
     assert_same(list(ours.buffers()), list(network.buffers()))
 
 
@@ -58,7 +58,7 @@ def test_equal_in_double(name, training, layout, fused):
 def test_a_pair_is_one_op(name, ours, left):
     network, x = make(name)
     fastgan.fuse(network)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         network(x)
     assert calls.counts() == ours
     plain = calls.counts("aten")
@@ -68,8 +68,8 @@ def test_a_pair_is_one_op(name, ours, left):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_good_as_pytorch_in_float32(name, fused):
     network, x = make(name, torch.float32)
-    truth = quantities(copy.deepcopy(network).double(), x.double())
-    plain, ours = quantities(copy.deepcopy(network), x), quantities(fused(network), x)
+    truth = outputs_and_gradients(copy.deepcopy(network).double(), x.double())
+    plain, ours = outputs_and_gradients(copy.deepcopy(network), x), outputs_and_gradients(fused(network), x)
     for i, (mine, theirs, true) in enumerate(zip(ours, plain, truth, strict=True)):
         if true is not None and true.any() and theirs.abs().max() > 1e-4:
             assert_as_good_as(mine, theirs, true, 4.0, terms=256, what=f"quantity {i}")
@@ -93,7 +93,7 @@ def test_a_deep_copy_is_fused_and_its_own(name, fused):
     ours = fused(network)
     ema = copy.deepcopy(ours)
     assert [type(m).__mro__[1:] for m in ema.modules()] == [type(m).__mro__[1:] for m in ours.modules()]
-    assert_same(quantities(copy.deepcopy(ema), x), quantities(copy.deepcopy(ours), x))
+    assert_same(outputs_and_gradients(copy.deepcopy(ema), x), outputs_and_gradients(copy.deepcopy(ours), x))
     with torch.no_grad():
         for slow, fast in zip(ema.parameters(), ours.parameters(), strict=True):
             slow.lerp_(fast + 1, 0.5)
@@ -187,7 +187,7 @@ def test_a_penalty_runs_exactly_the_passes_it_must(depth):
     layers = [module for _ in range(depth) for module in (nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
     discriminator = fastgan.fuse(nn.Sequential(*layers))
     x = torch.randn(2, 4, 32, 32, requires_grad=True)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         (gradient,) = torch.autograd.grad(discriminator(x).sum(), x, create_graph=True)
         (gradient.flatten(1).norm(dim=1) - 1).square().mean().backward()
     counts = calls.counts()

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import fastgan
+from fastgan.testing.equivalence import assert_same, outputs_and_gradients
 from fastgan.testing.networks import make
-from fastgan.testing.orders import assert_same, quantities
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 
 X = torch.randn(2, 3, 16, 16, dtype=torch.float64)
 
@@ -73,7 +73,7 @@ def test_children_replaced_and_appended_later():
         discriminator[4] = nn.Conv2d(4, 4, 3, 2, 1, padding_mode="reflect").double()
         discriminator.append(nn.Tanh())
         discriminator.append(nn.Identity())
-    assert_same(quantities(ours, x), quantities(network, x))
+    assert_same(outputs_and_gradients(ours, x), outputs_and_gradients(network, x))
     assert_same([ours[:4](x)], [network[:4](x)])
 
 
@@ -93,7 +93,7 @@ def test_modules_assigned_to_a_fused_module_later():
     ours = fastgan.fuse(copy.deepcopy(network))
     for discriminator in (network, ours):
         discriminator.act = nn.GELU()
-    assert_same(quantities(ours, x), quantities(network, x))
+    assert_same(outputs_and_gradients(ours, x), outputs_and_gradients(network, x))
 
 
 def test_parametrizations_registered_and_removed_later():
@@ -102,10 +102,10 @@ def test_parametrizations_registered_and_removed_later():
     for discriminator in (network, ours):
         torch.manual_seed(1)
         nn.utils.parametrizations.spectral_norm(discriminator[2])
-    assert_same(quantities(ours, x), quantities(network, x))
+    assert_same(outputs_and_gradients(ours, x), outputs_and_gradients(network, x))
     for discriminator in (network, ours):
         nn.utils.parametrize.remove_parametrizations(discriminator[2], "weight")
-    assert_same(quantities(ours, x), quantities(network, x))
+    assert_same(outputs_and_gradients(ours, x), outputs_and_gradients(network, x))
 
 
 def test_a_parametrized_weight_is_computed_once_a_pass():
@@ -128,7 +128,7 @@ def test_the_old_spectral_norm_keeps_its_steps():
     for _ in range(3):
         assert_same([ours(x)], [network(x)])
     assert_same(list(ours.buffers()), list(network.buffers()))
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         ours(x)
     assert calls.counts() == {"power_iteration": 1, "spectral_scale": 1, "conv_stack": 1}
 
@@ -136,10 +136,10 @@ def test_the_old_spectral_norm_keeps_its_steps():
 def test_without_gradients_no_stack_keeps_inner_results():
     network, x = make("plain_discriminator")
     fastgan.fuse(network)
-    with Recorder() as calls, torch.no_grad():
+    with OpRecorder() as calls, torch.no_grad():
         network(x)
     assert calls.counts() == {"conv_bias_act": 3, "bias_act": 1}
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         network(x)
     assert calls.counts() == {"conv_stack": 1, "bias_act": 1}
 
@@ -153,7 +153,7 @@ def test_distributed_data_parallel(tmp_path):
         for inner in (lambda: ours, lambda: copy.deepcopy(plain)):
             wrapped = nn.parallel.DistributedDataParallel(inner())
             fastgan.fuse(wrapped)  # around what is fused, and around what is not
-            with Recorder() as calls:
+            with OpRecorder() as calls:
                 wrapped(x).square().sum().backward()
             assert calls.counts()["conv_stack"] == 1
             plain.zero_grad()

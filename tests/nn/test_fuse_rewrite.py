@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastgan
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 
 X = torch.randn(2, 3, 8, 8)
 
@@ -63,7 +63,7 @@ def test_private_names_super_closures_defaults_and_docstrings():
     for kind in (Base, Derived, local(3)):
         plain, ours = pair(kind)
         torch.testing.assert_close(ours(X), plain(X))
-        with Recorder() as calls:
+        with OpRecorder() as calls:
             ours(X)
         assert calls.counts()["conv_bias_act"] >= 1
         assert inspect.signature(ours.forward) == inspect.signature(plain.forward)
@@ -80,7 +80,7 @@ def test_the_class_of_the_user_is_untouched():
     before = dict(vars(Base))
     plain, _ = pair(Base)
     assert dict(vars(Base)) == before
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         plain(X)
     assert not calls.counts()
 
@@ -106,8 +106,8 @@ def test_pickles_open_in_another_process(tmp_path):
     )
     look = (
         "import sys, pickle, torch; m = pickle.load(sys.stdin.buffer)\n"
-        "from fastgan.testing.record import Recorder\n"
-        "with Recorder() as calls: m(torch.ones(1, 3, 4, 4))\n"
+        "from fastgan.testing.op_recorder import OpRecorder\n"
+        "with OpRecorder() as calls: m(torch.ones(1, 3, 4, 4))\n"
         "print(calls.counts(), type(m).__mro__[1])"
     )
     run = {"cwd": tmp_path, "capture_output": True, "check": True}
@@ -144,7 +144,7 @@ def test_subclasses_of_pytorchs_modules():
     ):
         plain, ours = pair(kind, *args)
         torch.testing.assert_close(ours(X), plain(X))
-        with Recorder() as calls:
+        with OpRecorder() as calls:
             ours(X)
         assert calls.counts() == ops
         again = pickle.loads(pickle.dumps(ours))

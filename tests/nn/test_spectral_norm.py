@@ -20,7 +20,7 @@ from fastgan.nn import (
     group_spectral_norms,
     spectral_norm,
 )
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 
 KINDS = {"parametrization": parametrizations.spectral_norm, "hook": torch.nn.utils.spectral_norm}
 X = torch.randn(4, 3, 8, 8, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_torchs_norms_are_taken_over_in_place(kind):
 
 def test_a_run_of_the_network_is_one_operation():
     network = ours("parametrization")
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         network(X).sum().backward()
     assert calls.counts() == {"power_iteration": 1, "spectral_scale": 1, "spectral_scale_grad": 1}
 
@@ -274,7 +274,7 @@ def test_deepcopy_and_pickle():
     network = ours("hook")
     for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         before = vectors(network)
-        with Recorder() as calls:
+        with OpRecorder() as calls:
             twin(X)
         assert calls.counts()["power_iteration"] == 1
         assert changed(before, network) == []
@@ -377,7 +377,7 @@ def test_what_cannot_be_grouped_is_left_and_said():
     network = nn.Sequential(*(parametrizations.spectral_norm(nn.Linear(3, 3)) for _ in range(3)))
     torch.nn.utils.parametrize.register_parametrization(network[1], "weight", Twice())
     verdicts = group_spectral_norms(network)
-    assert verdicts == {"0": "", "1": "other parametrizations stand beside the spectral norm", "2": ""}
+    assert verdicts == {"0": "", "1": "the weight has other parametrizations besides the spectral norm", "2": ""}
     assert network(torch.randn(2, 3)).shape == (2, 3)
 
 

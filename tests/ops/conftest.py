@@ -1,31 +1,48 @@
-"""Runs each contract test at its place: the back-end is forced, and what needs a GPU is marked so."""
+"""Forces the back-end of each contract test, and marks tests that need a GPU or the full run."""
 
 import pytest
 import torch
 
+from fastgan.ops._library import registry
+from fastgan.testing.cases import CASES
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    cases = cases_covering_all_ops()
     for item in items:
-        if "cuda" in _device(item):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        target = params.get("target")
+        if "cuda" in getattr(target, "device", params.get("device", "")):  # no target: the list of targets is empty
             item.add_marker(pytest.mark.gpu)
+        # Triton's interpreter is slow: by default it takes float32, and one core case for each op.
+        if str(target) == "cpu-triton" and (
+            params.get("dtype", torch.float32) is not torch.float32 or params.get("case", cases[0]) not in cases
+        ):
+            item.add_marker(pytest.mark.full)
 
 
-def _device(item):
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    return getattr(params.get("place"), "device", params.get("device", ""))  # no device: an empty list of places
+def cases_covering_all_ops():
+    """A few core cases, together with all ops."""
+    missing, found = set(registry), []
+    while missing:
+        case = max((case for case in CASES if case.core), key=lambda case: len(missing & set(case.ops)))
+        assert missing & set(case.ops), f"no core case has {missing}"
+        missing -= set(case.ops)
+        found.append(case)
+    return found
 
 
 @pytest.fixture(autouse=True)
 def _forced_backend(request, monkeypatch):
     callspec = getattr(request.node, "callspec", None)
-    if callspec and "place" in callspec.params:
-        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["place"].backend)
+    if callspec and "target" in callspec.params:
+        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["target"].backend)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small tensors on a busy machine: threads would mostly wait for one another."""
+    """The tensors are small: several threads would mostly wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -34,5 +51,5 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _float32_is_float32(monkeypatch):
-    """cuDNN, and our convolutions with it, would round the factors of float32 products to 10 bits on a GPU."""
+    """With TF32, cuDNN and our convolutions round the factors of float32 products to 10 bits on a GPU."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -7,10 +7,10 @@ import torch
 
 from fastgan.ops import ACTIVATIONS, bias_act
 from fastgan.ops._library import registry
-from fastgan.testing.devices import places
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
+from fastgan.testing.targets import targets
 
-BACKENDS = [place.backend for place in places() if place.device == "cpu"]
+BACKENDS = [target.backend for target in targets() if target.device == "cpu"]
 X = torch.zeros(2, 3, 4, 4)
 
 
@@ -123,6 +123,6 @@ def test_the_cpp_kernels_serve_the_cpu_unasked(monkeypatch):
 
 def test_one_call_forward_one_call_backward():
     x, b = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(3, requires_grad=True)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         bias_act(x, b).sum().backward()
     assert calls.counts() == {"bias_act": 1, "bias_act_grad": 1}

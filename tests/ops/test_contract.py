@@ -1,4 +1,4 @@
-"""The contract of every op, its numbers: each OpCase at every place that runs here.
+"""The contract of every op, its numbers: each OpCase at every target that runs here.
 
 The other half is in test_contract_memory.py and test_contract_graph.py. An OpCase in fastgan/testing/cases.py is all
 that a new op adds.
@@ -12,9 +12,9 @@ import torch
 from fastgan._util import env
 from fastgan.testing.case import HALVES, cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.comparison import gradients, judge
-from fastgan.testing.devices import grid
-from fastgan.testing.stack import discriminator_weights, penalty
+from fastgan.testing.correctness import assert_correct, gradients
+from fastgan.testing.penalty_network import discriminator_weights, penalty
+from fastgan.testing.targets import grid
 
 CURVED = [case for case in CASES if case.curved]
 MIXED = [case for case in CASES if case.mixed]
@@ -22,47 +22,47 @@ MIXED = [case for case in CASES if case.mixed]
 INTERPRETED = env.flag("TRITON_INTERPRET")
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid(), ids=str)
-def test_forward_and_gradients(case, place, dtype):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid(), ids=str)
+def test_forward_and_gradients(case, target, dtype):
     for memory_format in case.memory_formats:
-        judge(case, case.inputs(dtype, place.device, memory_format))
+        assert_correct(case, case.inputs(dtype, target.device, memory_format))
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
-def test_forward_and_gradients_of_more_than_one_block(case, place, dtype):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
+def test_forward_and_gradients_of_more_than_one_block(case, target, dtype):
     # Long enough for several partial sums along the pixels and along the images.
     # A program of a convolution sums fewer elements, and takes longer to interpret.
     elements = 24_000 if INTERPRETED and case.library else 96_000
     images = elements // math.prod(case.sized(1, pixels=40))
     for memory_format in case.memory_formats:
-        judge(case, case.inputs(dtype, place.device, memory_format, shape=case.sized(images, pixels=40)))
+        assert_correct(case, case.inputs(dtype, target.device, memory_format, shape=case.sized(images, pixels=40)))
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid(HALVES, MIXED), ids=str)
-def test_float32_parameters_with_half_activations(case, place, dtype):
-    inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid(HALVES, MIXED), ids=str)
+def test_float32_parameters_with_half_activations(case, target, dtype):
+    inputs = case.inputs(dtype, target.device, parameter_dtype=torch.float32)
     if len(inputs) > 1:
-        judge(case, inputs)
+        assert_correct(case, inputs)
 
 
-def tiny(case, place):
+def tiny(case, target):
     images = 1 if INTERPRETED else 2
-    return case.inputs(torch.float64, place.device, case.memory_formats[-1], shape=case.sized(images, pixels=2))
+    return case.inputs(torch.float64, target.device, case.memory_formats[-1], shape=case.sized(images, pixels=2))
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
-def test_gradcheck(case, place, dtype):
-    torch.autograd.gradcheck(case.call, tiny(case, place), fast_mode=INTERPRETED)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64]), ids=str)
+def test_gradcheck(case, target, dtype):
+    torch.autograd.gradcheck(case.call, tiny(case, target), fast_mode=INTERPRETED)
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
-def test_gradgradcheck(case, place, dtype):
-    torch.autograd.gradgradcheck(case.call, tiny(case, place), fast_mode=INTERPRETED)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64]), ids=str)
+def test_gradgradcheck(case, target, dtype):
+    torch.autograd.gradgradcheck(case.call, tiny(case, target), fast_mode=INTERPRETED)
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64], CURVED), ids=str)
-def test_third_order(case, place, dtype):
-    inputs = tiny(case, place)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64], CURVED), ids=str)
+def test_third_order(case, target, dtype):
+    inputs = tiny(case, target)
     dy = cotangent(case.call(*inputs))
 
     def gradient(*leaves):
@@ -71,10 +71,10 @@ def test_third_order(case, place, dtype):
     torch.autograd.gradgradcheck(gradient, inputs, fast_mode=INTERPRETED)
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
-def test_penalty_through_two_stacked_ops(case, place, dtype):
-    x, *first = case.inputs(dtype, place.device)
-    second = case.inputs(dtype, place.device, seed=3)[1:]
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64]), ids=str)
+def test_penalty_through_two_stacked_ops(case, target, dtype):
+    x, *first = case.inputs(dtype, target.device)
+    second = case.inputs(dtype, target.device, seed=3)[1:]
     leaves = [x, *first, *second, *discriminator_weights(case, case.call(x, *first), x)]
     found = []
     for function in (case.call, case.plain):
@@ -90,9 +90,9 @@ def test_penalty_through_two_stacked_ops(case, place, dtype):
 
 # Triton's interpreter computes in NumPy, which warns.
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
-def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, place, dtype, monkeypatch):
-    inputs = case.inputs(dtype, place.device)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
+def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, target, dtype, monkeypatch):
+    inputs = case.inputs(dtype, target.device)
     special = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 30.0, -30.0, 88.0, -88.0, 1e4, -1e4]
     with torch.no_grad():
         inputs[0].view(-1)[3 : 3 + len(special)] = torch.tensor(special)
@@ -105,12 +105,12 @@ def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, place, dty
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.bfloat16], MIXED), ids=str)
-def test_autocast(case, place, dtype):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.bfloat16], MIXED), ids=str)
+def test_autocast(case, target, dtype):
     # What arrives behind an autocast convolution: a bfloat16 activation, float32 parameters.
-    inputs = case.inputs(dtype, place.device, parameter_dtype=torch.float32)
+    inputs = case.inputs(dtype, target.device, parameter_dtype=torch.float32)
     dy = cotangent(case.call(*inputs))
-    with torch.autocast(place.device, torch.bfloat16):
+    with torch.autocast(target.device, torch.bfloat16):
         y = case.call(*inputs)
     outside, expected = gradients(case.call, detached(inputs), dy)
     assert torch.equal(y, outside)

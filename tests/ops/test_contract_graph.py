@@ -1,4 +1,4 @@
-"""The contract of every op, its place in graphs: what runs, what compiles, what exports."""
+"""The contract of every op, its target in graphs: what runs, what compiles, what exports."""
 
 import operator
 
@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_map_only
 from fastgan.ops._library import registry
 from fastgan.testing.case import cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.devices import devices
-from fastgan.testing.record import Recorder
-from fastgan.testing.stack import discriminator_weights, penalty
+from fastgan.testing.op_recorder import OpRecorder
+from fastgan.testing.penalty_network import discriminator_weights, penalty
+from fastgan.testing.targets import devices
 
 CORE = [case for case in CASES if case.core]
 FLAT = [case for case in CASES if not case.curved]
@@ -40,7 +40,7 @@ def two_orders(case, device="cpu", dtype=torch.float64):
     second = case.inputs(dtype, device, seed=3)[1:]
     # Not through convolutions: PyTorch's own second gradient of those makes zeros.
     weights = discriminator_weights(case, case.call(x, *first), x, convolve=False)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         value = penalty(case.call, x, [tuple(first), tuple(second)], weights)
         value.backward()
     return calls, x
@@ -65,7 +65,7 @@ def test_penalty_makes_no_zeros(case, device):
 def test_no_parameter_gradient_unless_asked(case):
     x, *parameters = case.inputs(torch.float64)
     y = case.call(x, *parameters)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         torch.autograd.grad(y, x, cotangent(y), create_graph=True)
     assert calls.of("fastgan") or len(case.ops) == 1  # the gradient of an activation that does nothing is itself
     shapes = {p.shape for p in parameters}

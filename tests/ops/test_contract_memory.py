@@ -10,7 +10,7 @@ from fastgan._util import env
 from fastgan.ops._memory_format import memory_format
 from fastgan.testing.case import cotangent, detached
 from fastgan.testing.cases import CASES
-from fastgan.testing.devices import grid
+from fastgan.testing.targets import grid
 
 IMAGES = [case for case in CASES if len(case.shape) == 4]
 MANY = 5_000 if env.flag("TRITON_INTERPRET") else 200_000  # enough for several threads
@@ -48,9 +48,9 @@ def strange(x):
     }
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64], IMAGES), ids=str)
-def test_layouts(case, place, dtype):
-    x, *parameters = case.inputs(dtype, place.device)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64], IMAGES), ids=str)
+def test_layouts(case, target, dtype):
+    x, *parameters = case.inputs(dtype, target.device)
     # Every second element of something longer.
     parameters = [torch.stack([p.detach(), p.detach() + 1], -1)[..., 0].requires_grad_() for p in parameters]
     torch.manual_seed(0)
@@ -82,8 +82,8 @@ def test_the_fake_allocates_like_the_op(case):
         assert (fake.shape, fake.dtype, fake.stride()) == (real.shape, real.dtype, real.stride()), name
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float64]), ids=str)
-def test_strange_sizes(case, place, dtype):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64]), ids=str)
+def test_strange_sizes(case, target, dtype):
     least = case.least_pixels
     shapes = [
         case.sized(case.least_images),
@@ -92,7 +92,7 @@ def test_strange_sizes(case, place, dtype):
     ]
     for shape in shapes:
         for layout in case.memory_formats:
-            inputs = case.inputs(dtype, place.device, layout, shape=shape)
+            inputs = case.inputs(dtype, target.device, layout, shape=shape)
             ours = orders(case, inputs)
             plain = orders(case, detached(inputs), case.plain)
             for got, want in zip(ours, plain, strict=True):
@@ -103,10 +103,10 @@ def test_strange_sizes(case, place, dtype):
                     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11, msg=lambda m, s=shape: f"{s}: {m}")
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
-def test_inputs_stay_as_they_are(case, place, dtype):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
+def test_inputs_stay_as_they_are(case, target, dtype):
     for layout in case.memory_formats:
-        inputs = case.inputs(dtype, place.device, layout)
+        inputs = case.inputs(dtype, target.device, layout)
         kept, versions = [t.detach().clone() for t in inputs], [t._version for t in inputs]
         y = case.call(*inputs)
         given = [*inputs, y, dy := cotangent(y)]
@@ -132,28 +132,28 @@ def poisoned():
     torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
 @pytest.mark.usefixtures("poisoned")
-def test_everything_allocated_is_written(case, place, dtype):
-    assert torch.empty(1, device=place.device).isnan().all(), "the poison does not work"
+def test_everything_allocated_is_written(case, target, dtype):
+    assert torch.empty(1, device=target.device).isnan().all(), "the poison does not work"
     for layout in case.memory_formats:
-        inputs = case.inputs(dtype, place.device, layout)
+        inputs = case.inputs(dtype, target.device, layout)
         for result in orders(case, inputs):
             assert result is None or result.isfinite().all()
 
 
-@pytest.mark.parametrize(("case", "place", "dtype"), grid([torch.float32]), ids=str)
-def test_results_repeat_bit_for_bit(case, place, dtype, monkeypatch):
+@pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
+def test_results_repeat_bit_for_bit(case, target, dtype, monkeypatch):
     # The library's convolutions repeat only when they are asked to.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     images = MANY // case.inputs()[0][0].numel()
     threads = torch.get_num_threads()
     for layout in case.memory_formats:
-        inputs = case.inputs(dtype, place.device, layout, shape=case.sized(images))
+        inputs = case.inputs(dtype, target.device, layout, shape=case.sized(images))
         results = []
         try:
             # Plain PyTorch's sums depend on the number of threads, and the reference is plain PyTorch.
-            for count in (1, 2, 3) if place.backend == "cpp" and not case.library else (threads, threads):
+            for count in (1, 2, 3) if target.backend == "cpp" and not case.library else (threads, threads):
                 torch.set_num_threads(count)
                 y = case.call(*inputs)
                 dy = cotangent(y)

@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
 from fastgan.ops._memory_format import channels_last_strides
-from fastgan.testing.record import Recorder
+from fastgan.testing.op_recorder import OpRecorder
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
 
@@ -68,7 +68,7 @@ def test_a_penalty_through_a_discriminator_runs_exactly_the_passes_it_must(depth
     layers = [(torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)) for _ in range(depth)]
     weights = [w for w, _ in layers]
     x = torch.randn(2, 4, 32, 32, requires_grad=True)
-    with Recorder() as calls:
+    with OpRecorder() as calls:
         (gradient,) = torch.autograd.grad(discriminator(layers, x).sum(), x, create_graph=True)
         assert calls.counts() == {"conv": depth, "bias_act": depth, "bias_act_grad": depth, "conv_dgrad": depth}
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()

@@ -1,4 +1,4 @@
-"""Groups of weights at every place: what an OpCase, which iterates nothing and has three layers, does not reach."""
+"""Groups of weights at every target: what an OpCase, which iterates nothing and has three layers, does not reach."""
 
 import itertools
 
@@ -8,11 +8,11 @@ import torch
 from fastgan.ops._library import registry
 from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
-from fastgan.testing.devices import places
+from fastgan.testing.targets import targets
 from fastgan.testing.tolerances import assert_as_good_as
 
-PLACES = [place for place in places() if place.backend != "reference"]
-TRITON = [place for place in PLACES if place.backend == "triton"]
+PLACES = [target for target in targets() if target.backend != "reference"]
+TRITON = [target for target in PLACES if target.backend == "triton"]
 FAST, CHANNELS = torch.contiguous_format, torch.channels_last
 
 # Shape, dimension of the rows, layout.
@@ -38,7 +38,7 @@ CRITIC = [
 GROUPS = {"strange": STRANGE, "discriminator": CRITIC}
 
 
-def make(group, place, dtype=torch.float32, seed=0):
+def make(group, target, dtype=torch.float32, seed=0):
     """weights, uv, dims"""
     generator = torch.Generator().manual_seed(seed)
 
@@ -52,10 +52,10 @@ def make(group, place, dtype=torch.float32, seed=0):
         for size in (rows, w.numel() // rows):
             x = normal(size)
             vectors.append(x / x.norm())
-        w = w.to(place.device, dtype)
+        w = w.to(target.device, dtype)
         weights.append(w.contiguous(memory_format=layout) if w.dim() == 4 else w)
         dims.append(dim)
-    return weights, torch.cat(vectors).to(place.device, dtype), dims
+    return weights, torch.cat(vectors).to(target.device, dtype), dims
 
 
 def double(tensors):
@@ -67,9 +67,9 @@ def double(tensors):
 @pytest.mark.parametrize(
     ("group", "iterations"), [("strange", 0), ("strange", 1), ("discriminator", 1), ("discriminator", 3)]
 )
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_iterations_are_as_good_as_the_reference(place, group, iterations, v_first, dtype):
-    weights, uv, dims = make(GROUPS[group], place, dtype)
+@pytest.mark.parametrize("target", PLACES, ids=str)
+def test_iterations_are_as_good_as_the_reference(target, group, iterations, v_first, dtype):
+    weights, uv, dims = make(GROUPS[group], target, dtype)
     options = dims, iterations, v_first, 1e-12
     plain = reference.power_iteration(weights, uv, *options)
     truth = reference.power_iteration(double(weights), uv.double(), *options)
@@ -83,11 +83,11 @@ def test_iterations_are_as_good_as_the_reference(place, group, iterations, v_fir
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_scaling_and_gradient_are_as_good_as_the_reference(place, group, dtype):
-    weights, uv, dims = make(GROUPS[group], place, dtype)
+@pytest.mark.parametrize("target", PLACES, ids=str)
+def test_scaling_and_gradient_are_as_good_as_the_reference(target, group, dtype):
+    weights, uv, dims = make(GROUPS[group], target, dtype)
     uv, sigma = power_iteration(weights, uv, dims)
-    dy = make(GROUPS[group], place, dtype, seed=1)[0]
+    dy = make(GROUPS[group], target, dtype, seed=1)[0]
     leaves = [w.requires_grad_() for w in weights]
     scaled = spectral_scale(leaves, uv, sigma, dims)
     gradients = torch.autograd.grad(scaled, leaves, dy)
@@ -104,9 +104,9 @@ def test_scaling_and_gradient_are_as_good_as_the_reference(place, group, dtype):
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # Triton's interpreter is NumPy
 @pytest.mark.parametrize("iterations", [0, 1, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(place, value, iterations):
-    weights, uv, dims = make(CRITIC, place)
+@pytest.mark.parametrize("target", PLACES, ids=str)
+def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(target, value, iterations):
+    weights, uv, dims = make(CRITIC, target)
     clean, clean_sigma = power_iteration(weights, uv, dims, iterations=iterations)
     bad = 3
     weights[bad].view(-1)[7:8].fill_(value) if weights[bad].is_contiguous() else weights[bad][0, 1, 2, 3].fill_(value)
@@ -119,19 +119,19 @@ def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(plac
 
 
 @pytest.mark.parametrize("v_first", [False, True])
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_eps_limits_the_norms(place, v_first):
-    weights, uv, dims = make(CRITIC, place, torch.float64)
+@pytest.mark.parametrize("target", PLACES, ids=str)
+def test_eps_limits_the_norms(target, v_first):
+    weights, uv, dims = make(CRITIC, target, torch.float64)
     for eps in (2.0, 1e3):
         got = power_iteration(weights, uv, dims, v_first=v_first, eps=eps)
         want = reference.power_iteration(weights, uv, dims, 1, v_first, eps)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_results_repeat_bit_for_bit(place):
-    weights, uv, dims = make(CRITIC, place)
-    dy = make(CRITIC, place, seed=1)[0]
+@pytest.mark.parametrize("target", PLACES, ids=str)
+def test_results_repeat_bit_for_bit(target):
+    weights, uv, dims = make(CRITIC, target)
+    dy = make(CRITIC, target, seed=1)[0]
     runs = []
     for _ in range(2):
         new, sigma = power_iteration(weights, uv, dims, iterations=2)
@@ -150,8 +150,8 @@ class Counted:
         return self.kernel[grid]
 
 
-@pytest.mark.parametrize("place", TRITON, ids=str)
-def test_launches_do_not_grow_with_the_layers(place, monkeypatch):
+@pytest.mark.parametrize("target", TRITON, ids=str)
+def test_launches_do_not_grow_with_the_layers(target, monkeypatch):
     from fastgan.ops.spectral_norm import triton_kernels
 
     launches = []
@@ -159,7 +159,7 @@ def test_launches_do_not_grow_with_the_layers(place, monkeypatch):
         if name.endswith("_kernel"):
             monkeypatch.setattr(triton_kernels, name, Counted(getattr(triton_kernels, name), launches))
     for layers, iterations in itertools.product((1, len(CRITIC)), (0, 1, 3)):
-        weights, uv, dims = make(CRITIC[:layers], place)
+        weights, uv, dims = make(CRITIC[:layers], target)
         found = []
         uv, sigma = power_iteration(weights, uv, dims, iterations=iterations)
         found.append(len(launches))
@@ -171,12 +171,12 @@ def test_launches_do_not_grow_with_the_layers(place, monkeypatch):
         launches.clear()
 
 
-@pytest.mark.parametrize("place", TRITON, ids=str)
-def test_rows_of_the_table_are_as_the_kernels_read_them(place):
+@pytest.mark.parametrize("target", TRITON, ids=str)
+def test_rows_of_the_table_are_as_the_kernels_read_them(target):
     from fastgan.ops.spectral_norm import triton_kernels
 
-    u, v = ([f"{name}.{field}" for field in back_end.Vector._fields] for name in "uv")
-    fields = ["w", "dy", "out", *back_end.Layer._fields[:-2], *u, *v]
+    u, v = ([f"{name}.{field}" for field in back_end.VectorLayout._fields] for name in "uv")
+    fields = ["w", "dy", "out", *back_end.WeightLayout._fields[:-2], *u, *v]
     for at, field in enumerate(fields):
         first, _, second = field.upper().partition(".")
         number = getattr(triton_kernels, first).value + (getattr(triton_kernels, second).value if second else 0)
@@ -184,10 +184,10 @@ def test_rows_of_the_table_are_as_the_kernels_read_them(place):
     assert triton_kernels.FIELDS.value == len(fields)
 
 
-@pytest.mark.parametrize("place", TRITON, ids=str)
-def test_what_triton_leaves_to_others_is_said(place):
-    w = torch.zeros(2, 3, 4, 5, device=place.device).contiguous(memory_format=CHANNELS)
-    uv, sigma = torch.zeros(34, device=place.device), torch.ones(1, device=place.device)
+@pytest.mark.parametrize("target", TRITON, ids=str)
+def test_what_triton_leaves_to_others_is_said(target):
+    w = torch.zeros(2, 3, 4, 5, device=target.device).contiguous(memory_format=CHANNELS)
+    uv, sigma = torch.zeros(34, device=target.device), torch.ones(1, device=target.device)
     for dim, expected in ((0, None), (1, None), (2, "rows along dimension 2"), (3, "rows along dimension 3")):
         for kernel, args in (
             (back_end.POWER_ITERATION, ([w], uv, [dim], 1, False, 1e-12)),
@@ -201,7 +201,7 @@ def test_what_triton_leaves_to_others_is_said(place):
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_channels_last_weights_with_rows_along_any_dimension(dim):
-    weights, uv, dims = make([((2, 3, 4, 5), dim, CHANNELS)], places()[0], torch.float64)
+    weights, uv, dims = make([((2, 3, 4, 5), dim, CHANNELS)], targets()[0], torch.float64)
     got = power_iteration(weights, uv, dims)
     want = reference.power_iteration(weights, uv, dims, 1, False, 1e-12)
     torch.testing.assert_close(got, want)
@@ -213,7 +213,7 @@ def test_channels_last_weights_with_rows_along_any_dimension(dim):
 
 
 def test_a_sigma_with_gaps():
-    weights, uv, dims = make(CRITIC, places()[0])
+    weights, uv, dims = make(CRITIC, targets()[0])
     uv, sigma = power_iteration(weights, uv, dims)
     wide = torch.stack([sigma, torch.full_like(sigma, 1e30)], 1)[:, 0]
     torch.testing.assert_close(spectral_scale(weights, uv, wide, dims), spectral_scale(weights, uv, sigma, dims))

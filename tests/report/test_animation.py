@@ -1,4 +1,4 @@
-"""The fixed panel as a moving picture."""
+"""The "fixed" sample grid as an animation."""
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ def save(run, step, level, size=32):
     save_png(np.full((size, size, 3), level, np.uint8), run / "samples" / f"fixed-{step:08d}.png")
 
 
-def test_frames_come_in_order_and_the_last_one_rests(tmp_path):
+def test_frames_come_in_order_and_the_last_one_is_longer(tmp_path):
     for step, level in ((900, 240), (20, 40), (100, 140)):
         save(tmp_path, step, level)
     save(tmp_path, 200, 0, size=16)
@@ -41,7 +41,7 @@ def test_long_runs_are_thinned(tmp_path):
     assert len(frames(write_animation(tmp_path))) == FRAMES
 
 
-def test_one_panel_does_not_move(tmp_path):
+def test_one_grid_makes_no_animation(tmp_path):
     assert write_animation(tmp_path) is None
     save(tmp_path, 5, 100)
     assert write_animation(tmp_path) is None

@@ -1,4 +1,4 @@
-"""The pages in a real browser: the slider moves the pictures, nothing complains, nothing is wider than a phone."""
+"""The pages in a real browser: the slider works, the console has no errors, no page is wider than a phone."""
 
 import io
 import shutil
@@ -30,29 +30,31 @@ def browser():
 
 
 def shown(browser):
-    """Which of the first moving figure's pictures is to be seen, and how the figure looks."""
-    moments = browser.run("[...document.querySelector('.moving').querySelectorAll('.moment')].map((m) => !m.hidden)")
-    browser.center(".moving .panel")
+    """Which of the first figure's pictures are visible, and a screenshot of the figure."""
+    snapshots = browser.run(
+        "[...document.querySelector('.over-time').querySelectorAll('.snapshot')].map((s) => !s.hidden)"
+    )
+    browser.center(".over-time .sample-grid")
     box = browser.run(
         "(({x, y, width, height}) => [x + scrollX, y + scrollY, width, height])"
-        "(document.querySelector('.moving .panel').getBoundingClientRect())"
+        "(document.querySelector('.over-time .sample-grid').getBoundingClientRect())"
     )
     picture = np.asarray(Image.open(io.BytesIO(browser.screenshot(box))).convert("L")).astype(int)
-    return moments, picture
+    return snapshots, picture
 
 
-def use_the_slider(browser, moments):
+def use_the_slider(browser, snapshots):
     before, last = shown(browser)
-    assert before == [*[False] * (moments - 1), True]
+    assert before == [*[False] * (snapshots - 1), True]
     x, y = browser.center("input[type=range]")
     browser.click(x, y)  # its middle
     middle, half = shown(browser)
-    assert middle == [i == moments // 2 for i in range(moments)]
+    assert middle == [i == snapshots // 2 for i in range(snapshots)]
     browser.press("Home", 36)
     first, begin = shown(browser)
-    assert first == [i == 0 for i in range(moments)]
+    assert first == [i == 0 for i in range(snapshots)]
     browser.press("ArrowRight", 39)
-    assert shown(browser)[0] == [i == 1 for i in range(moments)]
+    assert shown(browser)[0] == [i == 1 for i in range(snapshots)]
     assert last.shape == half.shape == begin.shape
     assert np.abs(last - half).mean() > 1
     assert np.abs(begin - half).mean() > 1
@@ -63,7 +65,7 @@ def test_the_page_of_a_run(browser, run, width):
     browser.open(write_report(run), width)
     use_the_slider(browser, 3)
     assert browser.run("document.querySelector('output').value") == "1500"
-    assert browser.run("document.querySelector('.moving .at').textContent") == "step 1500"
+    assert browser.run("document.querySelector('.over-time .at').textContent") == "step 1500"
     # A pointer over a curve reads it off, and gives the last values back when it leaves.
     rest = browser.run("document.querySelector('.chart .value').textContent")
     browser.click(*browser.center(".chart .plot"))
@@ -75,7 +77,7 @@ def test_the_page_of_a_run(browser, run, width):
 def test_the_page_that_a_training_leaves(browser, tmp_path):
     """Nothing made up: a pair is trained on the embedded images for some steps, with a page at its end."""
     images = open_source("embedded")
-    config = Config(latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3)
+    config = Config.from_flags(latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3)
     torch.manual_seed(0)
     pair = models.build("dcgan", resolution=28, channels=1, latent=8, width=8)
     trainer = Trainer(*pair, config=config, out=tmp_path / "run")
@@ -92,7 +94,9 @@ def test_the_page_of_two_runs(browser, run, tmp_path, width):
     shutil.copytree(run, other)
     browser.open(write_comparison([run, other], tmp_path / "compare.html"), width)
     use_the_slider(browser, 3)
-    assert browser.run("[...document.querySelectorAll('.moving .at')].map((a) => a.textContent)") == ["step 1500"] * 2
+    assert (
+        browser.run("[...document.querySelectorAll('.over-time .at')].map((a) => a.textContent)") == ["step 1500"] * 2
+    )
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.complaints == []
 

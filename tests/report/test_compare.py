@@ -1,4 +1,4 @@
-"""Runs side by side: curves in one frame, panels at one step, what differs; a sentence for what cannot be compared."""
+"""Comparison of runs: shared charts, sample grids at the same step, differences; errors for what cannot be compared."""
 
 import json
 import re
@@ -11,13 +11,13 @@ from fastgan.errors import UsageError
 from fastgan.report.compare import labels, write_comparison
 from fastgan.report.images import save_png
 
-from .test_figures import found
+from .test_view import found
 from .test_page import Page, change
 
 
 @pytest.fixture
 def runs(run):
-    """The small run, and one that differs: other steps, another rate, judged, collapsed."""
+    """The small run, and one that differs: other steps, another rate, evaluated, collapsed."""
     other = run.with_name("other_one")
     shutil.copytree(run, other)
     config = json.loads((run / "config.json").read_text())["config"]
@@ -46,7 +46,7 @@ def rows(html):
     return {name: re.findall(r"<td>([^<]*)</td>", cells) for name, cells in found}
 
 
-def test_curves_lie_in_one_frame(runs, tmp_path):
+def test_curves_share_charts(runs, tmp_path):
     _, html = compared(runs, tmp_path / "c.html")
     charts = {re.search(r"<h3>([^<]*)", chart)[1]: chart for chart in html.split('<figure class="chart"')[1:]}
     assert list(charts) == ["Losses: discriminator", "Losses: generator", "Losses: extra", "Speed: images per second"]
@@ -60,13 +60,13 @@ def test_curves_lie_in_one_frame(runs, tmp_path):
     assert [line["steps"][-1] for line in data] == [3000, 2000]
 
 
-def test_panels_are_aligned_by_step(runs, tmp_path):
+def test_sample_grids_are_aligned_by_step(runs, tmp_path):
     _, html = compared(runs, tmp_path / "c.html")
     assert 'data-steps="500 1000 1500 2000 3000"' in html
-    first, second = re.findall(r'<figure class="moving" data-moments="([^"]*)">(.*?)</figure>', html, re.S)
+    first, second = re.findall(r'<figure class="over-time" data-indices="([^"]*)">(.*?)</figure>', html, re.S)
     assert first[0] == "0 0 1 1 2"
     assert re.findall(r'data-step="(\d+)"', first[1]) == ["500", "1500", "3000"]
-    # It has nothing at 500, and its last panel stays.
+    # It has nothing at 500, and its last grid stays.
     assert second[0] == "0 1 1 2 2"
     assert "None was saved yet." in second[1]
     assert re.findall(r'data-step="(\d+)"( hidden)?', second[1]) == [("1000", " hidden"), ("2000", "")]
@@ -86,21 +86,21 @@ def test_what_differs_and_what_came_out(runs, tmp_path):
     assert table["kid5k_digits (lower) against mnist"] == ["–", "0.5 ± 0.25"]
     assert "it collapsed" in page.text
     assert "failed at step 2000 of 3000" in page.text
-    assert page.text.count("nothing wrong was noticed") == 2
+    assert page.text.count("healthy") == 2
     assert "://" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
 
 
 def test_the_same_twice_and_a_bare_one(run, tmp_path):
-    twin = run.with_name("twin")
-    shutil.copytree(run, twin)
-    page, _ = compared((run, twin), tmp_path / "c.html")
+    copy = run.with_name("copy")
+    shutil.copytree(run, copy)
+    page, _ = compared((run, copy), tmp_path / "c.html")
     assert "Nothing is configured differently." in page.text
-    assert "No run was judged yet" in page.text
+    assert "No run was evaluated yet" in page.text
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
     page, _ = compared((tmp_path / "a", tmp_path / "b"), tmp_path / "c.html")
-    assert "No sample panels were saved." in page.text
+    assert "No sample grids were saved." in page.text
     assert "No metrics were logged." in page.text
 
 
@@ -113,12 +113,12 @@ def test_names_are_escaped(run, tmp_path):
     assert "<i>" not in html
 
 
-def test_labels_tell_runs_apart(tmp_path):
+def test_labels_differ(tmp_path):
     assert labels([tmp_path / "a" / "run", tmp_path / "b"]) == ["run", "b"]
     assert labels([tmp_path / "a" / "run", tmp_path / "b" / "run"]) == ["a/run", "b/run"]
 
 
-def test_what_cannot_be_compared_is_a_sentence(run, tmp_path):
+def test_usage_errors(run, tmp_path):
     out = tmp_path / "c.html"
     for paths, said in (
         ([run], r"^runs: expected two or more to compare, got 1$"),
@@ -127,6 +127,6 @@ def test_what_cannot_be_compared_is_a_sentence(run, tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             write_comparison(paths, out)
-    with pytest.raises(UsageError, match=r"^out: expected a file in a folder that is there"):
+    with pytest.raises(UsageError, match=r"^out: expected a file in an existing folder"):
         write_comparison([run, tmp_path], tmp_path / "nowhere" / "c.html")
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""A run directory is read whole where it is whole, and in words where it is not."""
+"""A run directory is read completely; a note names each file that is damaged."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_a_whole_run(run: Path):
     assert record.name == "demo"
     assert record.config["steps"] == 3000
     assert [row["step"] for row in record.metrics] == [500, 1000, 1500, 2000, 2500, 3000]
-    assert list(record.panels) == ["fixed", "fresh"]
-    assert list(record.panels["fixed"]) == list(record.panels["fresh"]) == [500, 1500, 3000]
+    assert list(record.sample_grids) == ["fixed", "fresh"]
+    assert list(record.sample_grids["fixed"]) == list(record.sample_grids["fresh"]) == [500, 1500, 3000]
     assert record.notes == []
 
 
@@ -36,7 +36,7 @@ def test_a_damaged_config(run: Path, text: str):
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 3500, "loss/gen', b'{"step": 3500, "note/\xc3', b"17", b"{}"])
-def test_a_half_written_last_line_is_skipped_in_silence(run: Path, tail: bytes):
+def test_a_half_written_last_line_is_skipped_without_a_note(run: Path, tail: bytes):
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(tail)
     record = read_run(run)
@@ -53,7 +53,7 @@ def test_a_damaged_line_in_the_middle_is_named(run: Path):
     assert record.notes == ["1 line of metrics.jsonl could not be read and is left out."]
 
 
-def test_a_resumed_run_forgets_what_it_went_back_behind(run: Path):
+def test_a_resumed_run_drops_the_rows_after_its_checkpoint(run: Path):
     with (run / "metrics.jsonl").open("a") as file:
         for step in (2000, 2100):
             file.write(json.dumps({"step": step, "loss/generator": 9.0}) + "\n")
@@ -68,7 +68,7 @@ def test_a_damaged_record_is_named(run: Path, name: str):
     assert read_run(run).notes == [f"{name} could not be read and is left out."]
 
 
-def test_only_panels_count_as_panels(run: Path):
+def test_only_complete_png_files_are_sample_grids(run: Path):
     for name in ("fixed-latest.png", ".fixed-00004000.png.part", "fixed-00000700.txt"):
         (run / "samples" / name).write_bytes(b"")
-    assert list(read_run(run).panels["fixed"]) == [500, 1500, 3000]
+    assert list(read_run(run).sample_grids["fixed"]) == [500, 1500, 3000]

@@ -23,7 +23,7 @@ from fastgan.errors import CheckpointError
 from fastgan.train import checkpoint, rng_state
 
 KILLS = 20
-CONFIG = Config(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
+CONFIG = Config.from_flags(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
                 keep_checkpoints=1, compile="off")  # fmt: skip
 
 

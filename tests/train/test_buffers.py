@@ -65,10 +65,10 @@ def test_one_bad_batch_costs_one_update(tmp_path, capfd, bad):
 
     def batches():
         for step in range(8):
-            rates.append([g["lr"] for u in t.updates.values() for g in u.optimizer.param_groups])
+            rates.append([g["lr"] for u in t.state.updates.values() for g in u.optimizer.param_groups])
             yield torch.full((6, 5), bad) if step == 2 else torch.rand(6, 5)
 
-    config = Config(steps=8, log_every=2, sample_every=100, checkpoint_every=4, compile="off", lr_g=1e-3, lr_d=2e-3)
+    config = Config.from_flags(steps=8, log_every=2, sample_every=100, checkpoint_every=4, compile="off", lr_g=1e-3, lr_d=2e-3)
     t = Trainer(*networks(), config=config, latent_shape=(4,), out=tmp_path)
     t._save_panels = lambda: None  # these images are vectors
     look = t.guard.look
@@ -83,7 +83,7 @@ def test_one_bad_batch_costs_one_update(tmp_path, capfd, bad):
     assert spoilt == [False, True, False, False]  # without mending, it would stay so
     assert all(finite(t).values())
     assert t.guard.skipped == 1
-    assert [u.skipped.item() for u in t.updates.values()] == [0, 1]
+    assert [u.skipped.item() for u in t.state.updates.values()] == [0, 1]
     assert rates == [[1e-3, 2e-3]] * 4 + [[5e-4, 1e-3]] * 2 + [[1e-3, 2e-3]] * 2
     said = capfd.readouterr().err
     assert "not finite at step 4, set back: discriminator.1.running_mean and 1 more" in said
@@ -98,10 +98,10 @@ def test_one_bad_batch_costs_one_update(tmp_path, capfd, bad):
 
 
 def test_bad_latents_spoil_the_average_for_one_interval_only(tmp_path):
-    config = Config(steps=6, log_every=2, sample_every=100, checkpoint_every=100, compile="off")
+    config = Config.from_flags(steps=6, log_every=2, sample_every=100, checkpoint_every=100, compile="off")
     t = Trainer(*networks(), config=config, latent_shape=(4,))
     draw, at = t.noise.latents, []
     t.noise.latents = lambda n: draw(n) * (math.nan if at.append(0) or len(at) in (3, 4) else 1.0)
     t.fit(torch.rand(6, 5) for _ in range(6))
-    assert [u.skipped.item() for u in t.updates.values()] == [1, 1]
+    assert [u.skipped.item() for u in t.state.updates.values()] == [1, 1]
     assert all(finite(t).values())

@@ -12,7 +12,7 @@ from fastgan.errors import UsageError
 from fastgan.testing.batches import Resumable
 from fastgan.train import compile_policy, pace
 from fastgan.train.compile_policy import Steps
-from fastgan.train.options import check_resumed
+from fastgan.train.config import check_resumed
 from fastgan.train.pace import Pace
 
 SMALL = {"latent": 8, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 2, "sample_every": 4}
@@ -35,7 +35,7 @@ def trained(compile="auto", out=None, resume=False, discriminator=None, **option
     torch.manual_seed(0)
     generator, own = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
     game = options.pop("game", "non-saturating")
-    trainer = Trainer(generator, discriminator or own, game, Config(**SMALL | options, compile=compile), out=out)
+    trainer = Trainer(generator, discriminator or own, game, Config.from_flags(**SMALL | options, compile=compile), out=out)
     trainer.fit(Images(), resume=resume)
     return trainer
 
@@ -90,7 +90,7 @@ def test_a_lazy_part_counts_as_often_as_it_comes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options", [{"game": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "penalty_interval": 2, "accumulate": 2}]
+    "options", [{"loss": "wgan-gp", "d_steps": 2}, {"r1_weight": 1.0, "penalty_interval": 2, "accumulate": 2}]
 )
 def test_compiled_training_is_eager_training(options):
     compiled, eager = (trained(compile, **options) for compile in ("on", "off"))

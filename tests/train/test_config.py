@@ -11,7 +11,7 @@ from fastgan.train.presets import COSTS, PRESETS, about, preset
 
 
 def test_json_round_trip():
-    config = Config(steps=7, game="wgan-gp", resolution=32)
+    config = Config.from_flags(steps=7, loss="wgan-gp", resolution=32)
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -23,22 +23,22 @@ def test_json_round_trip():
         ({"beta1": 1.0}, "beta1"),
         ({"channels": 2}, "channels: expected 1 or 3, got 2"),
         ({"d_norm": "layer"}, "d_norm: expected none, batch or spectral, got 'layer'"),
-        ({"game": "wgan-gp", "d_norm": "batch"}, "batch norm ties the samples"),
+        ({"loss": "wgan-gp", "d_norm": "batch"}, "batch norm ties the samples"),
         ({"r1_weight": 1.0, "d_norm": "batch"}, "batch norm ties the samples"),
         (
-            {"model": "progan", "game": "wgan"},
+            {"model": "progan", "loss": "wgan"},
             "weight_clip: progan draws its weights from .*; use another game than wgan",
         ),
-        ({"game": "wgangp"}, "did you mean 'wgan-gp'"),
+        ({"loss": "wgangp"}, "did you mean 'wgan-gp'"),
         ({"model": "dcgn"}, "did you mean 'dcgan'"),
     ],
 )
 def test_bad_values_are_named(values, named):
     with pytest.raises(UsageError, match=named):
-        Config(**values)
+        Config.from_flags(**values)
 
 
-OLD = {"game": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5,
+OLD = {"loss": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5,
        "beta2": 0.999, "d_steps": 1}  # fmt: skip
 
 
@@ -46,15 +46,15 @@ def test_a_config_of_an_older_version_means_what_it_meant():
     config = Config.from_dict(OLD)
     assert config.penalties(ADVERSARIAL["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
     assert config.penalty_interval == 4
-    config = Config.from_dict({**OLD, "game": "wgan-gp", "gp_weight": 3.0})
+    config = Config.from_dict({**OLD, "loss": "wgan-gp", "gp_weight": 3.0})
     assert config.penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
     assert config.settled(ADVERSARIAL["wgan-gp"]).lr_g == 1e-3
 
 
 def test_penalties_add_to_a_games_own():
-    assert Config(game="wgan-gp").penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
-    assert Config(game="wgan-gp", gp_weight=0.0).penalties(ADVERSARIAL["wgan-gp"]) == {}
-    asked = Config(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
+    assert Config.from_flags(loss="wgan-gp").penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
+    assert Config.from_flags(loss="wgan-gp", gp_weight=0.0).penalties(ADVERSARIAL["wgan-gp"]) == {}
+    asked = Config.from_flags(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
     assert asked.penalties(ADVERSARIAL["non-saturating"]) == {
         "gradient_penalty": 2.0, "zero_centered_gp": 3.0, "dragan": 4.0, "r1": 5.0, "r2": 6.0
     }  # fmt: skip

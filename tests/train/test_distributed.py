@@ -20,13 +20,13 @@ from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL
-from fastgan.report.diagnostics import Verdict
+from fastgan.report.diagnostics import Diagnosis
 from fastgan.train import checkpoint, distributed
 from fastgan.train.compile_policy import Choice, Steps
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.monitor import Monitor
-from fastgan.train.options import check_resumed
-from fastgan.train.statistics import synchronize
+from fastgan.train.config import check_resumed
+from fastgan.train.sync_batch_norm import synchronize
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 SMALL = {"latent": 8, "width": 4, "steps": 6, "log_every": 2, "sample_every": 6, "checkpoint_every": 3, "device": "cpu",
          "compile": "off"}  # fmt: skip
 CASES = {
-    "wgan-gp": {"game": "wgan-gp", "d_steps": 2},
+    "wgan-gp": {"loss": "wgan-gp", "d_steps": 2},
     "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "penalty_interval": 2, "clip": 0.5},
     "accumulate": {"accumulate": 2},
     "together": {"d_norm": "batch", "sync_statistics": True},
@@ -118,7 +118,7 @@ class Doubles:
 
 def train(world, images, options, out=None, resume=False, at=0):
     """Train in double, 16 images in the world's batch. Returns the trainer and what `fit` returned."""
-    config = Config(**SMALL | {"batch": 16 // world.size} | options)
+    config = Config.from_flags(**SMALL | {"batch": 16 // world.size} | options)
     # On another rank other weights: they must become rank 0's.
     torch.manual_seed(world.rank)
     generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
@@ -137,7 +137,7 @@ def paired(world):
     generator = nn.Sequential(nn.Conv2d(1, 4, 3, 1, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3, 1, 1), nn.Tanh()).double()
     generator.source_channels = 1
     torch.manual_seed(0)
-    config = Config(**SMALL | {"l1_weight": 10.0, "r1_weight": 1.0, "accumulate": 2})
+    config = Config.from_flags(**SMALL | {"l1_weight": 10.0, "r1_weight": 1.0, "accumulate": 2})
     trainer = Trainer(generator, Beside().double(), config=config, world=world)
 
     def batches():
@@ -154,7 +154,7 @@ def paired(world):
 def uneven(world):
     """Train with batches of another size on each rank."""
     _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
-    Trainer(Generator(), discriminator, config=Config(**SMALL), world=world).fit(
+    Trainer(Generator(), discriminator, config=Config.from_flags(**SMALL), world=world).fit(
         iter([torch.rand(4 + world.rank, 1, 28, 28)])
     )
 
@@ -162,7 +162,7 @@ def uneven(world):
 def spoilt(world):
     """Train with synchronized batch norms; the last rank's images are not finite."""
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="batch")
-    config = Config(**SMALL | CASES["together"] | {"max_skipped": 3})
+    config = Config.from_flags(**SMALL | CASES["together"] | {"max_skipped": 3})
     bad = torch.full((4, 1, 28, 28), float("nan") if world.rank == world.size - 1 else 0.5)
     Trainer(*networks, config=config, world=world).fit(itertools.repeat(bad))
 
@@ -173,13 +173,13 @@ def restored(world, images, out):
 
     def finds(self, row, say):
         judge(self, row, say)
-        if world.rank == 0 and row["step"] == 5 and not self._trainer.restore.history:
-            return Verdict("divergence", 4, 5, "made up", ())
+        if world.rank == 0 and row["step"] == 5 and not self._trainer.state.rollbacks:
+            return Diagnosis("divergence", 4, 5, "made up", ())
         return None
 
     Monitor.judge = finds
     try:
-        return train(world, images, {"on_collapse": "restore", "log_every": 1, "checkpoint_every": 2}, out)[0]
+        return train(world, images, {"on_collapse": "rollback", "log_every": 1, "checkpoint_every": 2}, out)[0]
     finally:
         Monitor.judge = judge
 
@@ -232,7 +232,7 @@ def play(folder, images):
     with joined("cpu") as world:
         for name, options in CASES.items():
             trainer, last = train(world, images, options)
-            result[name] = tensors(trainer), last, trainer.images
+            result[name] = tensors(trainer), last, trainer.state.images
             result[name, "seed"] = torch.initial_seed()
 
         trainer, last = paired(world)
@@ -246,7 +246,7 @@ def play(folder, images):
             result["stopped"] = True
 
         trainer = restored(world, images, folder / "restored")
-        result["restored"] = tensors(trainer), trainer.restore.history[0]["rates"], trainer.images
+        result["restored"] = tensors(trainer), trainer.state.rollbacks[0]["rates"], trainer.state.images
 
         pairs = ("on", "off"), ("off", "graph"), ("graph", "on"), ("on", "on")
         result["ways"] = [differing(world, images, ways) for ways in pairs]
@@ -336,7 +336,7 @@ def test_two_ranks_are_one_of_twice_the_batch(played, images, case):
     trainer, last = train(World(), images, CASES[case])
     found, their_last, their_images = played[0][0][case]
     assert_close(found, tensors(trainer))
-    assert their_images == trainer.images
+    assert their_images == trainer.state.images
     for name in ("loss/generator", "loss/discriminator", "logit/fake", "gradient/generator"):
         assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
 
@@ -475,8 +475,8 @@ def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
 
 def test_batches_must_stay_of_one_size():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    trainer = Trainer(*networks, config=Config(**SMALL), world=World(0, 2, CPU))
-    trainer.seen = {"real": torch.zeros(8, 1)}
+    trainer = Trainer(*networks, config=Config.from_flags(**SMALL), world=World(0, 2, CPU))
+    trainer.state.batch = {"real": torch.zeros(8, 1)}
     batch = trainer._next(iter([torch.zeros(8, 1)]))
     assert {name: len(tensor) for name, tensor in batch.items()} == {"real": 8}
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
@@ -493,7 +493,7 @@ def test_only_torchs_own_batch_norms_can_be_synchronized():
 
 def test_resuming_keeps_the_images_of_an_update():
     def config(**options):
-        return Config(**options).settled(ADVERSARIAL["non-saturating"])  # as a run writes it
+        return Config.from_flags(**options).settled(ADVERSARIAL["non-saturating"])  # as a run writes it
 
     facts = {"config": config(batch=16).to_dict()}
     check_resumed(config(batch=16), facts, 1)

@@ -31,7 +31,7 @@ def test_ten_steps(name, game):
     images = torch.rand(8, *generator.image_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     batch = (images, torch.arange(8) % generator.classes) if generator.classes else images
     before = [{n: w.detach().clone() for n, w in net.named_parameters()} for net in (generator, discriminator)]
-    config = Config(game=game, batch=8, steps=10, log_every=10, d_steps=1, compile="off")
+    config = Config.from_flags(loss=game, batch=8, steps=10, log_every=10, d_steps=1, compile="off")
     trainer = Trainer(generator, discriminator, game, config)
     last = trainer.fit(itertools.repeat(batch))
     assert all(math.isfinite(value) for value in last.values())

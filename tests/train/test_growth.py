@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from fastgan import Config, Trainer, models
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
-from fastgan.report.diagnostics import Verdict
+from fastgan.report.diagnostics import Diagnosis
 from fastgan.runtime.session import Session
 from fastgan.train import checkpoint
 from fastgan.train.growth import Growth, level_at
-from fastgan.train.load import load_discriminator, load_generator
+from fastgan.train.networks import load_discriminator, load_generator
 
 SMALL = {"latent": 4, "batch": 4, "grow_images": 8, "log_every": 1, "sample_every": 100, "checkpoint_every": 100,
          "compile": "off", "lr_g": 1e-2, "lr_d": 1e-2}  # fmt: skip
@@ -48,7 +48,7 @@ class Batches:
 
 def made(steps, out=None, about=None, pair=None, **options):
     """A progan of 16×16, or another pair, in a Trainer."""
-    config = Config(**SMALL | {"steps": steps, "model": "progan", "width": 4} | options)
+    config = Config.from_flags(**SMALL | {"steps": steps, "model": "progan", "width": 4} | options)
     torch.manual_seed(0)
     asked = {} if config.condition == "none" else {"classes": config.classes, "condition": config.condition}
     build = [models.build("progan", resolution=16, channels=c, latent=4, width=4, **asked) for c in (1, config.pack)]
@@ -100,7 +100,7 @@ def watched(trainer):
         before(*args)
         networks = trainer.generator, trainer.ema.module, trainer.discriminator
         stages, alphas = {network.stage for network in networks}, {network.alpha for network in networks}
-        lines.append((stages.pop(), alphas.pop(), trainer.seen["real"].shape[-1]))
+        lines.append((stages.pop(), alphas.pop(), trainer.state.batch["real"].shape[-1]))
         assert not stages | alphas, "the networks are not alike"
 
     trainer.iterate = iterate
@@ -112,7 +112,7 @@ def everything(trainer):
     found = {}
     for part, network in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
         found |= {f"{part}.{name}": value for name, value in network.state_dict().items()}
-    for player, update in trainer.updates.items():
+    for player, update in trainer.state.updates.items():
         found |= checkpoint.optimizer_tensors(update.optimizer, player)
     return {name: value.numpy().tobytes() for name, value in found.items()}
 
@@ -170,7 +170,7 @@ def test_the_discriminator_is_shown_them():
     batches.at -= 1
     last = F.avg_pool2d(next(batches), 2)
     means = F.interpolate(F.avg_pool2d(last, 2), scale_factor=2)
-    torch.testing.assert_close(trainer.seen["real"], (last + means) / 2)
+    torch.testing.assert_close(trainer.state.batch["real"], (last + means) / 2)
 
 
 # --- who learns -----------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_levels_learn_from_when_they_are_there(options):
     for phase, here in enumerate(({"0"}, {"0", "1"}, {"0", "1"}, {"0", "1", "2"})):
         for _ in range(2):
             trainer.iterate(Batches(), _Means(), lambda sentence: None)
-        for net, update in zip(networks, trainer.updates.values(), strict=True):
+        for net, update in zip(networks, trainer.state.updates.values(), strict=True):
             known = {name for name, weight in net.named_parameters() if weight in update.optimizer.state}
             layers = {name.split(".")[1] for name in known if name.startswith(("to_image", "from_image"))}
             assert layers == here, phase
@@ -204,7 +204,7 @@ class _Means:
 @pytest.mark.parametrize(
     "options",
     [
-        {"game": "wgan-gp", "d_steps": 1, "accumulate": 2},
+        {"loss": "wgan-gp", "d_steps": 1, "accumulate": 2},
         {"condition": "auxiliary", "classes": 3, "precision": "bf16", "r1_weight": 1.0, "penalty_interval": 2},
         {"condition": "concat", "classes": 3, "feature_matching": 1.0, "optimizer": "rmsprop"},
         {"pack": 2, "augment": "color+translation+cutout", "ada_target": 0.6, "instance_noise": 0.1},
@@ -243,7 +243,7 @@ def test_compiled_steps_are_those_of_the_level_and_of_every_alpha(capture, backe
     for asked in ("off", "on"):
         torch._dynamo.utils.counters.clear()
         trainer = made(6, pair=own_pair(), grow_images=12, compile=asked)
-        trainer.images = 12  # the first level is over
+        trainer.state.images = 12  # the first level is over
         before = trainer.iterate
         trainer.iterate = lambda *args, t=trainer, before=before: (before(*args), steps.append(t.steps))
         trainer.fit(Batches(side=28))
@@ -290,13 +290,13 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path, saved, killed, leve
 
 
 def test_back_to_a_smaller_level(tmp_path, monkeypatch):
-    trainer = made(10, tmp_path / "run", on_collapse="restore", checkpoint_every=3)
+    trainer = made(10, tmp_path / "run", on_collapse="rollback", checkpoint_every=3)
     lines = watched(trainer)
-    verdict = Verdict("divergence", 4, 5, "made up", ())
+    verdict = Diagnosis("divergence", 4, 5, "made up", ())
     monkeypatch.setattr(
         trainer.monitor,
         "judge",
-        lambda row, say: verdict if row["step"] == 5 and not trainer.restore.history else None,
+        lambda row, say: verdict if row["step"] == 5 and not trainer.state.rollbacks else None,
     )
     trainer.fit(Batches())
     assert [line[:2] for line in lines[3:8]] == [(1, 0.5), (1, 1), (1, 0.5), (1, 1), (1, 1)]
@@ -393,7 +393,7 @@ class Viewing(Own):
 def test_each_level_has_its_own_memory_format():
     trainer = made(6, pair=(Viewing(channels=3), Viewing(judges=True, channels=3)))
     seen, before = [], trainer.iterate
-    trainer.iterate = lambda *args: (before(*args), seen.append(trainer.seen["real"].is_contiguous()))
+    trainer.iterate = lambda *args: (before(*args), seen.append(trainer.state.batch["real"].is_contiguous()))
     trainer.fit(iter(lambda: torch.rand(4, 3, 28, 28), None))
     assert seen == [False] * 2 + [True] * 4
 
@@ -401,7 +401,7 @@ def test_each_level_has_its_own_memory_format():
 def test_networks_of_ones_own_grow():
     trainer = made(9, pair=own_pair())
     trainer.fit(Batches(side=28))
-    assert trainer.generator.image_shape == trainer.seen["real"].shape[1:] == (1, 28, 28)
+    assert trainer.generator.image_shape == trainer.state.batch["real"].shape[1:] == (1, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -432,4 +432,4 @@ def test_images_that_are_smaller_than_what_it_grows_to():
 )
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(UsageError, match=message):
-        Config(**options)
+        Config.from_flags(**options)

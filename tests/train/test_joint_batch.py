@@ -9,7 +9,7 @@ from torch import nn
 from fastgan import Config, models
 from fastgan.losses import ADVERSARIAL
 from fastgan.nn import MinibatchStdDev
-from fastgan.train.joint_batch import why_not_together
+from fastgan.train.prepare import why_not_joint
 from fastgan.train.step import Players
 
 
@@ -126,7 +126,7 @@ def test_together_is_apart_for_logits_of_any_shape(end):
     network = discriminator(end=end)
     z = torch.randn(6, 4)
     results = [
-        Players(generator, network, ADVERSARIAL["hinge"], Config(game="hinge"), together).d_step(REAL, z, None)
+        Players(generator, network, ADVERSARIAL["hinge"], Config.from_flags(loss="hinge"), together).d_step(REAL, z, None)
         for together in (False, True)
     ]
     torch.testing.assert_close(*results)

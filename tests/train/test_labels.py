@@ -12,7 +12,7 @@ from fastgan import Config, Trainer
 from fastgan.data.imageset import ImageSet
 from fastgan.data.stream import BatchStream
 from fastgan.errors import UsageError
-from fastgan.train.diagnose import first_bad_layer
+from fastgan.train.nonfinite import first_bad_layer
 
 CLASSES = 3
 CPU = torch.device("cpu")
@@ -72,9 +72,9 @@ def images(labels=True):
     return ImageSet(x, y if labels else None, "rows", "none")
 
 
-def trainer(discriminator=Discriminator, out=None, game="non-saturating", **options):
+def trainer(discriminator=Discriminator, out=None, loss="non-saturating", **options):
     torch.manual_seed(0)
-    return Trainer(Generator(), discriminator(), game, Config(**SMALL | options), out=out)
+    return Trainer(Generator(), discriminator(), game, Config.from_flags(**SMALL | options), out=out)
 
 
 def stream(**options):
@@ -141,7 +141,7 @@ def test_an_auxiliary_classifier_written_out(together):
     ],
 )
 def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
-    whole = trainer(discriminator, game=game, steps=4, **options)
+    whole = trainer(discriminator, loss=game, steps=4, **options)
     whole.fit(stream())
     trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(stream())
     again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
@@ -175,7 +175,7 @@ def test_what_is_wrong_with_labels_is_said():
         with pytest.raises(UsageError, match=f"{said} classes, got labels {came}"):
             trainer(steps=1).fit(iter([wrong]))
     with pytest.raises(UsageError, match=r"classes: unconditional networks take no labels; .* --condition"):
-        Config(classes=3)
+        Config.from_flags(classes=3)
 
 
 def test_labels_that_nobody_asked_for_are_not_used():
@@ -184,7 +184,7 @@ def test_labels_that_nobody_asked_for_are_not_used():
         nn.Sequential(nn.Linear(4, 16), nn.Unflatten(1, (1, 4, 4))),
         nn.Sequential(nn.Flatten(), nn.Linear(16, 1)),
     )
-    t = Trainer(*networks, config=Config(steps=1, compile="off"), latent_shape=(4,))
+    t = Trainer(*networks, config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     t.fit(stream())
     assert t.seen.keys() == {"real", "z"}
 

@@ -44,7 +44,7 @@ class Batches(Resumable):
 
 def trained(network, out=None, steps=4, resume=False):
     torch.manual_seed(0)
-    config = Config(steps=steps, batch=5, log_every=2, checkpoint_every=2, sample_every=100, compile="off", lr_d=0.01)
+    config = Config.from_flags(steps=steps, batch=5, log_every=2, checkpoint_every=2, sample_every=100, compile="off", lr_d=0.01)
     trainer = Trainer(generator(), network(), "non-saturating", config, latent_shape=(4,), out=out)
     trainer.fit(Batches(), resume=resume)
     return trainer
@@ -57,7 +57,7 @@ def weights(trainer):
 def test_convolutions_run_in_channels_last():
     trainer = trained(discriminator)
     assert trainer.discriminator[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert trainer.seen["real"].is_contiguous(memory_format=torch.channels_last)
+    assert trainer.state.batch["real"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_latent_s_projection_stays_contiguous():
@@ -72,7 +72,7 @@ def test_a_latent_s_projection_stays_contiguous():
 def test_what_cannot_stays_as_it_was():
     trainer = trained(Viewing)
     assert trainer.discriminator.conv.weight.is_contiguous()
-    assert trainer.seen["real"].is_contiguous()
+    assert trainer.state.batch["real"].is_contiguous()
 
 
 def test_resumed_equals_never_stopped_bit_for_bit(tmp_path):
@@ -105,7 +105,7 @@ class Seen(TorchDispatchMode):
 def test_nothing_leaves_the_format(name, channels):
     """Images of one channel and 1×1 kernels are in both formats: they must not lead out of it, copy by copy."""
     pair = models.build(name, resolution=16, channels=channels, latent=8, width=16)
-    config = Config(batch=4, steps=1, latent=8, compile="off", r1_weight=1.0)
+    config = Config.from_flags(batch=4, steps=1, latent=8, compile="off", r1_weight=1.0)
     trainer = Trainer(*pair, "non-saturating", config)
     images = torch.rand(4, channels, 16, 16)
     trainer.fit(iter(lambda: images, None))

@@ -10,7 +10,7 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer
 from fastgan.errors import CollapseError, UsageError
-from fastgan.train.monitor import statistics
+from fastgan.tasks.measures import statistics
 
 
 def test_statistics_are_what_their_names_say():
@@ -56,8 +56,8 @@ def weights(t):
 def test_looking_changes_nothing():
     trained = []
     for every in (1, 12):
-        t = Trainer(*networks(nn.utils.parametrizations.spectral_norm), "wgan-gp", Config(
-            game="wgan-gp", steps=12, log_every=every, compile="off"), latent_shape=(4,))  # fmt: skip
+        t = Trainer(*networks(nn.utils.parametrizations.spectral_norm), "wgan-gp", Config.from_flags(
+            loss="wgan-gp", steps=12, log_every=every, compile="off"), latent_shape=(4,))  # fmt: skip
         t.fit(batches(), held_out=torch.randn(8, 2))
         trained.append(weights(t))
     assert torch.equal(*trained)
@@ -65,7 +65,7 @@ def test_looking_changes_nothing():
 
 def test_the_closer_look_holds_what_it_promises(tmp_path):
     norm = nn.utils.parametrizations.spectral_norm
-    config = Config(game="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
+    config = Config.from_flags(loss="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
     t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(batches(), held_out=torch.randn(8, 2))
     names = {"update/generator", "update/discriminator", "latent/path", "latent/ends", "slope/mean", "slope/deviation",
@@ -87,7 +87,7 @@ def test_held_out_images_may_be_more_than_a_batch():
     seen = []
     discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
     discriminator.register_forward_pre_hook(lambda module, args: None if module.training else seen.append(len(args[0])))
-    t = Trainer(networks()[0], discriminator, config=Config(steps=1, compile="off"), latent_shape=(4,))
+    t = Trainer(networks()[0], discriminator, config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     held_out = torch.randn(40, 2)
     last = t.fit(batches(), held_out=held_out)
     real, unseen = (discriminator(x).flatten() for x in (t.seen["real"], held_out))
@@ -99,7 +99,7 @@ def test_memory_is_one_where_the_discriminator_knows_what_it_saw():
     torch.manual_seed(0)
     discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
     nn.init.ones_(discriminator[0].weight)
-    t = Trainer(networks()[0], discriminator, "hinge", Config(game="hinge", steps=1, compile="off"), latent_shape=(4,))
+    t = Trainer(networks()[0], discriminator, "hinge", Config.from_flags(loss="hinge", steps=1, compile="off"), latent_shape=(4,))
     last = t.fit(iter([torch.ones(16, 2)]), held_out=-torch.ones(4, 2))
     assert last["auroc/train_held_out"] == 1.0
 
@@ -114,7 +114,7 @@ class Sides(nn.Module):
 
 def test_a_classifier_counts_modes(tmp_path):
     t = Trainer(
-        *networks(), config=Config(steps=2, log_every=1, compile="off"), latent_shape=(4,), out=tmp_path / "run"
+        *networks(), config=Config.from_flags(steps=2, log_every=1, compile="off"), latent_shape=(4,), out=tmp_path / "run"
     )
     classifier = Sides()
     last = t.fit(batches(), classifier=classifier)
@@ -143,7 +143,7 @@ class Dead(nn.Module):
 
 @pytest.mark.parametrize("do", ["warn", "stop"])
 def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
-    config = Config(steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do)
+    config = Config.from_flags(steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do)
     t = Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
     if do == "warn":
         t.fit(batches())
@@ -161,7 +161,7 @@ def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
 
 def test_a_resumed_run_remembers_what_it_saw(tmp_path):
     def run(steps):
-        config = Config(steps=steps, log_every=1, sample_every=100, checkpoint_every=16, compile="off")
+        config = Config.from_flags(steps=steps, log_every=1, sample_every=100, checkpoint_every=16, compile="off")
         return Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
 
     run(32).fit(batches())
@@ -172,20 +172,20 @@ def test_a_resumed_run_remembers_what_it_saw(tmp_path):
 
 
 def test_all_ranks_stop_where_one_does(monkeypatch):
-    t = Trainer(*networks(), config=Config(steps=9, log_every=1, compile="off"), latent_shape=(4,))
+    t = Trainer(*networks(), config=Config.from_flags(steps=9, log_every=1, compile="off"), latent_shape=(4,))
     monkeypatch.setattr(t.world, "any", lambda mine: mine or t.step == 3)
     with pytest.raises(CollapseError, match="stopped at step 3: another rank has found"):
         t.fit(batches())
 
 
 def test_held_out_images_are_like_the_others():
-    t = Trainer(*networks(), config=Config(steps=1, compile="off"), latent_shape=(4,))
+    t = Trainer(*networks(), config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     with pytest.raises(UsageError, match=r"held_out: expected images like the batches', \[M, 2\], got \[8, 3\]"):
         t.fit(batches(), held_out=torch.randn(8, 3))
 
 
 def test_what_is_not_finite_is_no_figure(tmp_path):
-    t = Trainer(Dead(), networks()[1], config=Config(steps=2, log_every=1, compile="off"), out=tmp_path / "run")
+    t = Trainer(Dead(), networks()[1], config=Config.from_flags(steps=2, log_every=1, compile="off"), out=tmp_path / "run")
     with torch.no_grad():
         t.ema.module.picture.fill_(float("nan"))
     t.fit(batches())
@@ -195,9 +195,9 @@ def test_what_is_not_finite_is_no_figure(tmp_path):
 
 def test_a_step_that_is_not_finite_is_a_verdict(tmp_path, capsys):
     bad = iter([torch.randn(4, 2), torch.full((4, 2), float("nan")), torch.randn(4, 2), torch.randn(4, 2)])
-    config = Config(steps=4, log_every=1, compile="off")
+    config = Config.from_flags(steps=4, log_every=1, compile="off")
     t = Trainer(*networks(), config=config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(bad)
     assert "non-finite since step 2" in capsys.readouterr().err
     assert t.monitor.verdicts == []  # it is over
-    assert fastgan.Config(on_collapse="stop").on_collapse == "stop"
+    assert fastgan.Config.from_flags(on_collapse="stop").on_collapse == "stop"

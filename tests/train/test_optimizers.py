@@ -7,7 +7,7 @@ from torch import nn
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss, Defaults
-from fastgan.train.optimizers import RMSprop
+from fastgan.train.optim import RMSprop
 
 
 def test_rmsprop_is_pytorchs():
@@ -45,17 +45,17 @@ def batches():
 
 
 def test_the_games_own_optimizers_where_nothing_is_set():
-    t = Trainer(*pair(), "wgan", Config(steps=3, log_every=3, compile="off"), latent_shape=(4,))
-    assert [type(update.optimizer) for update in t.updates.values()] == [RMSprop, RMSprop]
-    assert t.updates["discriminator"].optimizer.param_groups[0]["lr"] == 5e-5
+    t = Trainer(*pair(), "wgan", Config.from_flags(steps=3, log_every=3, compile="off"), latent_shape=(4,))
+    assert [type(update.optimizer) for update in t.state.updates.values()] == [RMSprop, RMSprop]
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == 5e-5
     t.fit(batches())
     assert t.images == 3 * 5 * 8  # five discriminator steps
     # Arjovsky et al. 2017: the discriminator's weights, and only they, are clipped to 0.01.
     assert largest(t.discriminator) == pytest.approx(0.01)
     assert largest(t.generator) > 0.1
 
-    t = Trainer(*pair(), "wgan-gp", Config(lr_g=3e-3), latent_shape=(4,))
-    generator, discriminator = (update.optimizer.param_groups[0] for update in t.updates.values())
+    t = Trainer(*pair(), "wgan-gp", Config.from_flags(lr_g=3e-3), latent_shape=(4,))
+    generator, discriminator = (update.optimizer.param_groups[0] for update in t.state.updates.values())
     assert (generator["lr"], discriminator["lr"], discriminator["betas"]) == (3e-3, 1e-4, (0.0, 0.9))
     assert (t.config.d_steps, t.config.weight_clip) == (5, 0.0)
     t = Trainer(*pair(), config=Config(), latent_shape=(4,))
@@ -72,19 +72,19 @@ def test_a_game_of_ones_own_is_a_few_lines():
         penalties={"r1": 1.0},
         defaults=Defaults(lr_g=1e-4, lr_d=4e-4),
     )
-    t = Trainer(*pair(), game, Config(steps=2, compile="off", penalty_interval=2), latent_shape=(4,))
-    assert t.updates["discriminator"].optimizer.param_groups[0]["lr"] == 4e-4
+    t = Trainer(*pair(), game, Config.from_flags(steps=2, compile="off", penalty_interval=2), latent_shape=(4,))
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == 4e-4
     assert "penalty/r1" in t.fit(batches())  # at every step
     assert t.players.penalties(False) == {"r1": 1.0}
     networks = pair()[0], nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
     with pytest.raises(UsageError, match="d_norm: batch norm ties"):
-        Trainer(*networks, game, Config(d_norm="batch"), latent_shape=(4,))
+        Trainer(*networks, game, Config.from_flags(d_norm="batch"), latent_shape=(4,))
 
 
 def test_what_is_asked_for_comes_before_the_game():
     options = {"optimizer": "adam", "d_steps": 2, "weight_clip": 0.0}
-    t = Trainer(*pair(), "wgan", Config(steps=2, compile="off", **options), latent_shape=(4,))
+    t = Trainer(*pair(), "wgan", Config.from_flags(steps=2, compile="off", **options), latent_shape=(4,))
     t.fit(batches())
-    assert isinstance(t.updates["generator"].optimizer, torch.optim.Adam)
+    assert isinstance(t.state.updates["generator"].optimizer, torch.optim.Adam)
     assert t.images == 2 * 2 * 8
     assert largest(t.discriminator) > 0.1

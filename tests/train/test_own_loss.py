@@ -34,17 +34,17 @@ def run(tmp_path):
 def test_the_run_says_what_was_played(run, tmp_path):
     facts = json.loads((run / "config.json").read_text())
     assert facts["game"] == "least-distance"
-    assert read_run(run).config["game"] == "least-distance"
+    assert read_run(run).config["loss"] == "least-distance"
     assert "least-distance" in (run / "report.html").read_text()
-    text = json.dumps(facts | {"game": "hinge", "config": facts["config"] | {"game": "hinge"}})
+    text = json.dumps(facts | {"loss": {"name": "hinge", "unbounded": False}, "config": facts["config"] | {"game": "hinge"}})
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(text)
     write_comparison([run, other], tmp_path / "compare.html")
     assert "least-distance" in (tmp_path / "compare.html").read_text()
-    del facts["game"]  # of an older version
+    del facts["game"], facts["loss"]  # of an older version
     (other / "config.json").write_text(json.dumps(facts))
-    assert read_run(other).config["game"] == "non-saturating"
+    assert read_run(other).config["loss"] == "non-saturating"
 
 
 def test_its_generator_is_loaded_and_the_command_line_does_not_play_on_with_another_game(run):

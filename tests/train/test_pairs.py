@@ -12,13 +12,13 @@ from torch.nn.functional import avg_pool2d, interpolate, softplus
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.errors import UsageError
-from fastgan.report.diagnostics import verdicts
+from fastgan.report.diagnostics import diagnoses
 from fastgan.report.page import write_report
 from fastgan.testing.batches import Resumable
 from fastgan.train import samples
-from fastgan.train.diagnose import first_bad_layer
-from fastgan.train.monitor import statistics
-from fastgan.train.regularization.history import History
+from fastgan.train.nonfinite import first_bad_layer
+from fastgan.tasks.measures import statistics
+from fastgan.regularization.history import History
 
 SMALL = {
     "batch": 8,
@@ -73,9 +73,9 @@ class Pairs(Resumable):
         return avg_pool2d(target, 2), target
 
 
-def trainer(discriminator=Discriminator, out=None, game="non-saturating", dropout=0.0, **options):
+def trainer(discriminator=Discriminator, out=None, loss="non-saturating", dropout=0.0, **options):
     torch.manual_seed(0)
-    return Trainer(Upscaler(dropout=dropout), discriminator(), game, Config(**SMALL | options), out=out)
+    return Trainer(Upscaler(dropout=dropout), discriminator(), game, Config.from_flags(**SMALL | options), out=out)
 
 
 def weights(t):
@@ -104,7 +104,7 @@ def test_the_generators_loss_written_out():
 @pytest.mark.parametrize("together", [False, True])
 def test_the_discriminators_loss_written_out(together):
     """Both are judged beside their source; penalties differentiate in the image, the source stays what it is."""
-    t, (source, target) = trainer(game="wgan-gp", r1_weight=2.0), next(Pairs())
+    t, (source, target) = trainer(loss="wgan-gp", r1_weight=2.0), next(Pairs())
     t.players.together = together
     epsilon, discriminator = torch.rand(8, 1, 1, 1), t.discriminator
     _, gradients = t.players.d_step(target, source, epsilon, lazy=True, y=source)
@@ -167,7 +167,7 @@ def _among(part, whole):
     ],
 )
 def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
-    whole = trainer(discriminator, game=game, steps=4, **options)
+    whole = trainer(discriminator, loss=game, steps=4, **options)
     whole.fit(Pairs())
     trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(Pairs())
     again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
@@ -210,7 +210,7 @@ def test_an_upscaler_comes_closer_than_bicubic():
             yield avg_pool2d(target, 2), target
 
     torch.manual_seed(0)
-    config = Config(steps=200, l1_weight=100.0, lr_g=5e-3, ema_images=500, log_every=50, compile="off")
+    config = Config.from_flags(steps=200, l1_weight=100.0, lr_g=5e-3, ema_images=500, log_every=50, compile="off")
     t = Trainer(Upscaler(16), Discriminator(8), config=config)
     last = t.fit(batches(), held_out=held_out)
     source, target = held_out
@@ -228,7 +228,7 @@ def test_a_generator_that_does_not_look_at_its_source_has_collapsed():
         made = target + 0.1 if step < 20 else alike
         found = statistics(target, made, torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 2, 2))
         rows.append({"step": step, **{name: float(value) for name, value in found.items()}})
-    (verdict,) = verdicts(rows)
+    (verdict,) = diagnoses(rows)
     assert verdict.name == "mode collapse"
     assert verdict.since == 20
     assert "latents" not in verdict.sentence()
@@ -289,7 +289,7 @@ class Viewing(Upscaler):
 
 
 def test_sources_that_cannot_be_in_channels_last_stay_as_they_are():
-    t = Trainer(Viewing(), of_images(), config=Config(**SMALL, steps=2))
+    t = Trainer(Viewing(), of_images(), config=Config.from_flags(**SMALL, steps=2))
     t.fit(iter(lambda: (torch.rand(8, 2, 4, 4), torch.rand(8, 1, 8, 8)), None))
     assert t.seen["z"].is_contiguous()
 
@@ -298,7 +298,7 @@ def test_looking_draws_nothing_of_the_runs(tmp_path):
     """A generator that is random in its average too, as one with noise in every layer is."""
     noisy = Upscaler()
     noisy.register_forward_hook(lambda module, args, made: made + torch.randn_like(made))
-    t = Trainer(noisy, Discriminator(), config=Config(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
+    t = Trainer(noisy, Discriminator(), config=Config.from_flags(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
     t.fit(Pairs(), held_out=next(Pairs()))
     before = torch.get_rng_state()
     samples.save_all(t, tmp_path)
@@ -339,7 +339,7 @@ class Colored(Discriminator):
 )  # fmt: skip
 def test_what_does_not_go_with_pairs_is_refused(generator, discriminator, options, said):
     with pytest.raises(UsageError, match=said):
-        Trainer(generator(), discriminator(), config=Config(**options))
+        Trainer(generator(), discriminator(), config=Config.from_flags(**options))
 
 
 def test_latents_do_not_go_with_sources():
@@ -347,7 +347,7 @@ def test_latents_do_not_go_with_sources():
     with pytest.raises(
         UsageError, match=r"l1_weight: .* what is made of latents has none; give a generator of sources"
     ):
-        Trainer(*networks, config=Config(l1_weight=1.0))
+        Trainer(*networks, config=Config.from_flags(l1_weight=1.0))
     with pytest.raises(
         UsageError, match=r"source_channels: expected the generator's 0 in the discriminator too, .*, got 1"
     ):

@@ -17,9 +17,9 @@ from fastgan.train.step import Players
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 GAMES_TRIED = {
-    "wgan-gp": {"game": "wgan-gp", "d_steps": 1},
-    "hinge, spectral norm": {"game": "hinge"},
-    "non-saturating, R1": {"game": "non-saturating", "r1_weight": 2.0},
+    "wgan-gp": {"loss": "wgan-gp", "d_steps": 1},
+    "hinge, spectral norm": {"loss": "hinge"},
+    "non-saturating, R1": {"loss": "non-saturating", "r1_weight": 2.0},
 }
 N = 6
 
@@ -48,7 +48,7 @@ def draws(seed=0):
 def players(kind, precision="fp32", seed=0, **options):
     """As a user has them: fused."""
     generator, discriminator = networks(kind, seed)
-    config = Config(precision=precision, **GAMES_TRIED[kind], **options)
+    config = Config.from_flags(precision=precision, **GAMES_TRIED[kind], **options)
     return Players(fastgan.fuse(generator), fastgan.fuse(discriminator), ADVERSARIAL[config.game], config)
 
 
@@ -164,7 +164,7 @@ def test_penalties_unscale_before_they_square(kind):
 
 def trained(kind, monkeypatch, first_scale, steps=40, **options):
     monkeypatch.setattr(update_module, "FIRST_SCALE", first_scale)
-    config = Config(steps=steps, log_every=4, compile="off", precision="fp16", **GAMES_TRIED[kind], **options)
+    config = Config.from_flags(steps=steps, log_every=4, compile="off", precision="fp16", **GAMES_TRIED[kind], **options)
     t = Trainer(*networks(kind), config.game, config, latent_shape=(8,))
     torch.manual_seed(1)
     before = [w.detach().clone() for n in (t.generator, t.discriminator) for w in n.parameters()]
@@ -180,7 +180,7 @@ def trained(kind, monkeypatch, first_scale, steps=40, **options):
 def test_a_scale_far_too_large_backs_off_and_training_goes_on(kind, monkeypatch):
     t, last, moved = trained(kind, monkeypatch, 2.0**36)
     assert sum(moved) >= len(moved) - 1  # WGAN's last bias cancels between real and fake
-    for update in t.updates.values():
+    for update in t.state.updates.values():
         assert 0 < update.skipped < 30
         assert update.in_a_row == 0
         assert update.scale == 2.0 ** (36 - int(update.skipped))
@@ -223,7 +223,7 @@ def test_a_run_asks_for_its_products(precision):
             seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
             yield torch.rand(N, 3, 16, 16)
 
-    config = Config(steps=2, compile="off", precision=precision)
+    config = Config.from_flags(steps=2, compile="off", precision=precision)
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(batches())
     assert set(seen) == {(precision == "tf32",) * 2}
 
@@ -231,7 +231,7 @@ def test_a_run_asks_for_its_products(precision):
 @pytest.mark.parametrize("has_it", [True, False])
 def test_a_cpu_that_emulates_half_precision_is_told_of(has_it, monkeypatch, capsys):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
-    config = Config(steps=1, compile="off", precision="bf16")
+    config = Config.from_flags(steps=1, compile="off", precision="bf16")
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16)]))
     assert ("bf16 is emulated on this CPU" in capsys.readouterr().err) is not has_it
     assert why_slow("fp32", torch.device("cpu")) == why_slow("bf16", torch.device("cuda")) == ""

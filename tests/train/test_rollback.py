@@ -9,14 +9,14 @@ from torch import nn
 
 from fastgan import Config, Trainer
 from fastgan.errors import CollapseError, UsageError
-from fastgan.report.diagnostics import GRAVE, Verdict
+from fastgan.report.diagnostics import SEVERE, Diagnosis
 from fastgan.train import checkpoint, rundir
 from fastgan.train.rollback import SLOWED
 
 #: How loud generators hear their latents: all copies of them.
 LOUDNESS = [1.0]
 FIELDS = {"log_every": 1, "sample_every": 100, "checkpoint_every": 2, "keep_checkpoints": 1, "compile": "off",
-          "on_collapse": "restore"}  # fmt: skip
+          "on_collapse": "rollback"}  # fmt: skip
 
 
 class Hearing(nn.Sequential):
@@ -56,7 +56,7 @@ class Batches:
 def trainer(out, steps=40, **fields):
     torch.manual_seed(0)
     discriminator = nn.Sequential(nn.Linear(2, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
-    return Trainer(Hearing(), discriminator, config=Config(**FIELDS | {"steps": steps} | fields), out=out)
+    return Trainer(Hearing(), discriminator, config=Config.from_flags(**FIELDS | {"steps": steps} | fields), out=out)
 
 
 def lines(run):
@@ -89,7 +89,7 @@ def test_a_collapsed_run_goes_back_and_recovers(whole):
     assert [row["step"] for row in lines(run)] == list(range(1, 41))
     assert [(past["left"], past["to"], past["since"]) for past in t.restore.history] == [(24, 20, 21)] * 2
     assert batches.position == 48  # never the same batch twice
-    rates = {player: update.optimizer.param_groups[0]["lr"] for player, update in t.updates.items()}
+    rates = {player: update.optimizer.param_groups[0]["lr"] for player, update in t.state.updates.items()}
     assert rates == {"generator": t.config.lr_g / 4, "discriminator": t.config.lr_d}
     assert t.images == 40 * 16
     assert t.monitor.verdicts == []
@@ -186,22 +186,22 @@ def test_it_stops_where_there_is_nothing_to_go_back_to(tmp_path):
 
 
 def test_a_divergence_slows_both(tmp_path, monkeypatch):
-    assert set(SLOWED) == set(GRAVE)
+    assert set(SLOWED) == set(SEVERE)
     t = trainer(tmp_path / "run", 9)
     judge, told = t.monitor.judge, []
 
     def once(row, say):
         judge(row, say)
         if row["step"] == 5 and not told:
-            told.append(Verdict("divergence", 5, 5, "made up", ("none",)))
+            told.append(Diagnosis("divergence", 5, 5, "made up", ("none",)))
             return told[0]
         return None
 
     monkeypatch.setattr(t.monitor, "judge", once)
     t.fit(Batches())
     assert t.restore.history[0]["to"] == 4
-    assert t.updates["generator"].optimizer.param_groups[0]["lr"] == t.config.lr_g / 2
-    assert t.updates["discriminator"].optimizer.param_groups[0]["lr"] == t.config.lr_d / 2
+    assert t.state.updates["generator"].optimizer.param_groups[0]["lr"] == t.config.lr_g / 2
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == t.config.lr_d / 2
 
 
 def test_ranks_do_as_the_first_one_says(tmp_path, monkeypatch):
@@ -210,4 +210,4 @@ def test_ranks_do_as_the_first_one_says(tmp_path, monkeypatch):
     monkeypatch.setattr(t.world, "broadcast_", lambda tensors: tensors[0].copy_(torch.tensor([6, 1])))
     assert t.restore.decide(None) == (False, 6, "divergence")
     monkeypatch.setattr(t.world, "broadcast_", lambda tensors: tensors[0].copy_(torch.tensor([-2, 0])))
-    assert t.restore.decide(Verdict("mode collapse", 5, 5, "", ())) == (False, None, "mode collapse")
+    assert t.restore.decide(Diagnosis("mode collapse", 5, 5, "", ())) == (False, None, "mode collapse")

@@ -11,7 +11,7 @@ from torch import nn
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
 from fastgan.train import samples
-from fastgan.train.nearest import AMONG, Neighbors
+from fastgan.train.samples import AMONG, Neighbors
 
 SIDE = 66  # of an image of 64 pixels and its margin
 
@@ -39,7 +39,7 @@ def drawn(tmp_path, classes=0, reference=None):
     """A trainer after save_all at step 7, and the levels of each panel's images [rows, columns]."""
     trainer = Trainer(Gray(classes), nn.Sequential(nn.Flatten(), nn.Linear(4096, 1)), out=tmp_path)
     trainer.step = 7
-    trainer.seen["real"] = torch.linspace(-1, 1, 20).view(20, 1, 1, 1).expand(20, 1, 64, 64)
+    trainer.state.batch["real"] = torch.linspace(-1, 1, 20).view(20, 1, 1, 1).expand(20, 1, 64, 64)
     if reference is not None:
         trainer.neighbors = Neighbors(reference)
     samples.save_all(trainer, tmp_path)
@@ -104,7 +104,7 @@ def test_drawing_takes_no_random_number_of_the_run(tmp_path):
 def test_what_makes_no_pictures_gets_no_panels(tmp_path):
     points = nn.Linear(2, 2)
     points.latent = 2
-    Trainer(points, nn.Linear(2, 1), config=Config(steps=1, compile="off"), out=tmp_path / "run").fit(
+    Trainer(points, nn.Linear(2, 1), config=Config.from_flags(steps=1, compile="off"), out=tmp_path / "run").fit(
         itertools.repeat(torch.randn(4, 2))
     )
     assert not (tmp_path / "run" / "samples").exists()

@@ -54,15 +54,15 @@ class Normed(nn.Module):
 def made(out, **options):
     torch.manual_seed(0)
     _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
-    return Trainer(Normed(), discriminator, config=Config(**SMALL | options), out=out)
+    return Trainer(Normed(), discriminator, config=Config.from_flags(**SMALL | options), out=out)
 
 
 def everything(trainer):
     """All that a checkpoint must bring back."""
-    found = {"counters": (trainer.step, trainer.images, trainer.guard.back_off, trainer.guard.skipped)}
+    found = {"counters": (trainer.step, trainer.state.images, trainer.state.back_off, trainer.state.skipped)}
     for name, network in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
         found |= {f"{name}.{key}": value.numpy().tobytes() for key, value in network.state_dict().items()}
-    for player, update in trainer.updates.items():
+    for player, update in trainer.state.updates.items():
         tensors = checkpoint.optimizer_tensors(update.optimizer, player)
         tensors |= {f"update.{player}.{name}": value for name, value in update.tensors().items()}
         found |= {name: value.numpy().tobytes() for name, value in tensors.items()}
@@ -117,7 +117,7 @@ def test_what_an_older_version_did_not_keep(half, tmp_path):
     said = []
     trainer, batches = made(tmp_path / "run"), Batches()
     state.load(trainer, batches, said.append)
-    assert (trainer.step, trainer.guard.back_off, trainer.guard.skipped) == (3, 1.0, 0)
+    assert (trainer.step, trainer.state.back_off, trainer.state.skipped) == (3, 1.0, 0)
     assert "the batches cannot be restored" in said[0]
     trainer.fit(batches, resume=True)
     assert trainer.step == 6
@@ -214,7 +214,7 @@ def test_norms_that_iterate_once_a_step_go_on_as_they_would_have(tmp_path, fused
         _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
         discriminator = spectral_norm(discriminator, every="step")
         discriminator = fuse(discriminator) if fused else discriminator
-        return Trainer(Normed(), discriminator, config=Config(**SMALL | {"compile": "off"} | options), out=out)
+        return Trainer(Normed(), discriminator, config=Config.from_flags(**SMALL | {"compile": "off"} | options), out=out)
 
     whole = norming(tmp_path / "whole")
     whole.fit(Batches())

@@ -6,10 +6,10 @@ from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL, r1
 
 
-def trainer(game="non-saturating", **options):
+def trainer(loss="non-saturating", **options):
     torch.manual_seed(0)
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
-    return Trainer(*networks, game, Config(latent=8, **options))
+    return Trainer(*networks, game, Config.from_flags(latent=8, **options))
 
 
 def draws(t, n=4):
@@ -31,8 +31,8 @@ def test_each_step_moves_its_own_player_only(game):
     real, z, epsilon = draws(t)
     log, gradients = t.players.d_step(real, z, epsilon)
     assert not any(moved(t.discriminator, d_before))  # a step only computes
-    t.updates["discriminator"].add(log["loss/discriminator"], gradients)
-    t.updates["discriminator"].apply()
+    t.state.updates["discriminator"].add(log["loss/discriminator"], gradients)
+    t.state.updates["discriminator"].apply()
     *rest, last_bias = moved(t.discriminator, d_before)
     assert all(rest)
     if game != "relativistic":  # there it cancels but for rounding, which Adam does not tell from a gradient
@@ -43,8 +43,8 @@ def test_each_step_moves_its_own_player_only(game):
 
     d_before = snapshot(t.discriminator)
     log, gradients = t.players.g_step(z, real=real)
-    t.updates["generator"].add(log["loss/generator"], gradients)
-    t.updates["generator"].apply()
+    t.state.updates["generator"].add(log["loss/generator"], gradients)
+    t.state.updates["generator"].apply()
     assert all(moved(t.generator, g_before))
     assert not any(moved(t.discriminator, d_before))
     assert all(q.grad is None for q in t.discriminator.parameters())

@@ -23,7 +23,7 @@ def images(images_npz):
 
 
 def trainer(out=None, **options):
-    config = Config(**SMALL | options)
+    config = Config.from_flags(**SMALL | options)
     torch.manual_seed(config.seed)
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
     return Trainer(*networks, config.game, config, out=out)
@@ -61,7 +61,7 @@ def test_a_run_leaves_all_that_it_promises(tmp_path, images):
     assert "finished" in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("options", [{}, {"game": "wgan-gp", "d_steps": 2}, {"d_norm": "spectral", "r1_weight": 1.0}])
+@pytest.mark.parametrize("options", [{}, {"loss": "wgan-gp", "d_steps": 2}, {"d_norm": "spectral", "r1_weight": 1.0}])
 def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, images, options):
     whole = trainer(tmp_path / "whole", **options)
     whole.fit(stream(images, whole.config))
@@ -193,7 +193,7 @@ def test_a_users_own_modules_on_a_users_own_iterator():
     """Latents and logits of other shapes than ours, no run directory."""
     generator = nn.Sequential(nn.ConvTranspose2d(6, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2), nn.Tanh())
     discriminator = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4))
-    t = Trainer(generator, discriminator, "wgan-gp", Config(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1))
+    t = Trainer(generator, discriminator, "wgan-gp", Config.from_flags(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1))
     before = weights(t).clone()
     last = t.fit(torch.rand(5, 3, 8, 8) for _ in range(3))
     assert not torch.equal(weights(t), before)
@@ -206,18 +206,18 @@ def test_frozen_layers_stay_frozen():
     discriminator[1].requires_grad_(False)
     frozen, free = discriminator[1].weight.clone(), discriminator[3].weight.clone()
     generator, _ = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    Trainer(generator, discriminator, config=Config(**SMALL)).fit(torch.rand(8, 1, 28, 28) for _ in range(6))
+    Trainer(generator, discriminator, config=Config.from_flags(**SMALL)).fit(torch.rand(8, 1, 28, 28) for _ in range(6))
     assert torch.equal(discriminator[1].weight, frozen)
     assert not torch.equal(discriminator[3].weight, free)
 
 
 def test_the_configuration_says_which_game_was_played(tmp_path):
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    t = Trainer(*networks, "wgan-gp", Config(**SMALL, d_steps=1), out=tmp_path / "run")
+    t = Trainer(*networks, "wgan-gp", Config.from_flags(**SMALL, d_steps=1), out=tmp_path / "run")
     t.fit(torch.rand(8, 1, 28, 28) for _ in range(6))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["game"] == "wgan-gp"
     with pytest.raises(UsageError, match="batch norm ties"):
-        Trainer(*networks, "wgan-gp", Config(d_norm="batch"))
+        Trainer(*networks, "wgan-gp", Config.from_flags(d_norm="batch"))
 
 
 def test_an_iterator_that_ends_early_says_so():
@@ -230,10 +230,10 @@ def test_unknown_games_and_devices():
     with pytest.raises(UsageError, match="did you mean 'wgan-gp'"):
         Trainer(*networks, "wgan-pg")
     with pytest.raises(UsageError, match="device: expected auto, cpu, cuda or cuda:N, got 'gpu'"):
-        Trainer(*networks, config=Config(device="gpu"))
+        Trainer(*networks, config=Config.from_flags(device="gpu"))
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="device: cuda is not there"):
-            Trainer(*networks, config=Config(device="cuda"))
+            Trainer(*networks, config=Config.from_flags(device="cuda"))
 
 
 def test_a_run_that_broke_off_within_an_update_begins_the_next_one_anew():
@@ -241,8 +241,8 @@ def test_a_run_that_broke_off_within_an_update_begins_the_next_one_anew():
     batch = torch.zeros(8, 1, 28, 28)
     with pytest.raises(UsageError, match="batches: ended after 0 of 1 steps"):
         t.fit(iter([batch, batch]))
-    seen, apply = [], t.updates["discriminator"].apply
-    update = t.updates["discriminator"]
+    seen, apply = [], t.state.updates["discriminator"].apply
+    update = t.state.updates["discriminator"]
     update.apply = lambda **options: (seen.append(len(update._losses)), apply(**options))[1]
     t.fit(itertools.repeat(batch))
     assert seen == [3]

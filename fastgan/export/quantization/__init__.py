@@ -1,1 +1,4 @@
-"""int8 quantization: calibration ranges, layer sensitivity, QDQ nodes."""
+"""int8 quantization of ONNX files: calibration, ranges, layer sensitivity, QDQ nodes.
+
+Why not a library: benchmarks/quantizers.py compares it with `onnxruntime.quantization` and NNCF; see docs/export.md.
+"""

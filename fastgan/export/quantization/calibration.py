@@ -1,4 +1,4 @@
-"""Images of a user's as a network takes them, to see over what range its numbers run. numpy and Pillow only."""
+"""The user's images as calibration inputs. numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from fastgan.errors import UsageError
 from fastgan.runtime.spec import Spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-#: Pixels of a side: of larger images the middle is taken. And how many images: the first ones by name, spread evenly.
+#: Larger images are cropped to their center of SIDE pixels a side. COUNT images are taken, evenly spaced by name.
 SIDE, COUNT = 256, 64
 
 
-class Pictures:
-    """The images at `path` (a file, or a folder of them): float32 [1, C, H, W] in spec.range, one at a time, again at
-    every iteration. Raises UsageError where there are none; while reading, for one that is damaged or too small."""
+class CalibrationImages:
+    """The images at `path` (a file or a folder), as float32 [1, C, H, W] in spec.range; can be iterated repeatedly.
+
+    Raises UsageError where there are none, and while iterating for an image that is damaged or too small.
+    """
 
     def __init__(self, path: Path, spec: Spec):
         self._spec = spec

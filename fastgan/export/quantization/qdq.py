@@ -1,4 +1,4 @@
-"""The graph of an ONNX file as quantization sees it: which layers can be quantized, and how they are written in QDQ."""
+"""Operations on an ONNX graph for quantization: finding layers, equalizing channels, inserting QDQ nodes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 from fastgan.errors import UsageError
 
 if TYPE_CHECKING:
-    from fastgan.export.quantization.ranges import Seen
+    from fastgan.export.quantization.ranges import ObservedRanges
 
 #: op → (axis of output channels, axis of input channels) of its weight.
 AXES = {"Conv": (0, 1), "ConvTranspose": (1, 0), "Gemm": (1, 0), "MatMul": (1, 0)}
-#: Functions for which f(s·x) = s·f(x) for s > 0, channel by channel, and their input is their first.
+#: Operators with f(s·x) = s·f(x) for s > 0, channel by channel, of their first input.
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu")
-#: By how much of the exponent a channel's scale follows the activation, the rest follows the next layer's weights. Of
-#: 0.3, 0.5, 0.7 it kept most of SRVGGNetCompact.
-FOLLOW = 0.7
+#: The exponent of the activation's range in a channel's scale; the weights' range has the rest (alpha of SmoothQuant).
+#: Of 0.3, 0.5 and 0.7, this gave the best PSNR for SRVGGNetCompact.
+ALPHA = 0.7
 
 
 @dataclass(frozen=True)
-class Layer:
-    """y = op(x, weight): names of the node and of its tensors. out_axis, in_axis: of the weight's channels."""
+class QuantizableLayer:
+    """A node y = op(x, weight, bias), by the names of its tensors. out_axis, in_axis: channel axes of the weight."""
 
     name: str
     op: str
@@ -37,10 +37,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Step:
-    """8 bits of a tensor: value = scale · (integer − zero), integers from 0 to 255, or −127 to 127 if signed.
+class Int8Parameters:
+    """value = scale · (integer − zero), with integers from 0 to 255, or from −127 to 127 if signed.
 
-    uint8 is what CPUs multiply with int8 weights; OpenVINO gave wrong images for an RRDBNet with signed activations.
+    Unsigned is the default: CPUs multiply uint8 activations with int8 weights, and OpenVINO computed wrong images for
+    an RRDBNet with signed activations.
     """
 
     scale: float
@@ -48,17 +49,17 @@ class Step:
     signed: bool = False
 
     def zero_point(self) -> np.ndarray:
-        """The zero as a scalar of the integer type."""
+        """The zero point as a scalar of the integer type."""
         return np.array(self.zero, np.int8 if self.signed else np.uint8)
 
     def rounded(self, values: np.ndarray) -> np.ndarray:
-        """What becomes of values in 8 bits and back."""
+        """Values quantized and dequantized."""
         low, high = (-127, 127) if self.signed else (0, 255)
         return (np.clip(np.rint(values / self.scale) + self.zero, low, high) - self.zero) * self.scale
 
 
 def read(source: Path) -> Any:
-    """The model of a float32 file, all nodes named. Raises UsageError."""
+    """The model of a float32 file, with a name for every node. Raises UsageError."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -81,7 +82,7 @@ def read(source: Path) -> Any:
     return model
 
 
-def layers(model: Any) -> list[Layer]:
+def layers(model: Any) -> list[QuantizableLayer]:
     """Layers with constant float32 weights, in the order of the graph."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
@@ -101,16 +102,18 @@ def layers(model: Any) -> list[Layer]:
             continue
         bias = node.input[2] if len(node.input) > 2 else ""
         found.append(
-            Layer(node.name, node.op_type, node.input[0], node.input[1], bias, node.output[0], out_axis, in_axis)
+            QuantizableLayer(
+                node.name, node.op_type, node.input[0], node.input[1], bias, node.output[0], out_axis, in_axis
+            )
         )
     return found
 
 
-def equalize(model: Any, candidates: list[Layer], seen: Seen) -> int:
-    """Move channels' scales between convolutions that follow each other, in the model and in what was seen.
+def equalize(model: Any, candidates: list[QuantizableLayer], observed: ObservedRanges) -> int:
+    """Rescale the channels between consecutive convolutions, in the model and in the observed ranges.
 
-    The activation between them, and what comes before its ReLU, leaky ReLU or PReLU, then fills one range evenly.
-    Returns how many activations. The function that the network computes stays the same, but for rounding.
+    The channels of the activation between them, before and after a ReLU, leaky ReLU or PReLU, then have similar ranges.
+    The network computes the same function up to rounding. Returns the number of rescaled activations.
     """
     named = {layer.name: layer for layer in candidates}
     consumers = _consumers(model)
@@ -133,23 +136,23 @@ def equalize(model: Any, candidates: list[Layer], seen: Seen) -> int:
         shared = [consumers[name] for name in (layer.weight, after.weight, layer.bias) if name]
         if any(len(users) > 1 for users in shared) or (layer.bias and layer.bias not in weights):
             continue
-        largest = np.max([np.abs(seen.low_high[name]).max(0) for name in between], axis=0)
+        largest = np.max([np.abs(observed.low_high[name]).max(0) for name in between], axis=0)
         weight = np.abs(weights[after.weight]).max(tuple(i for i in range(4) if i != after.in_axis))
-        scale = _floored(largest) ** FOLLOW / _floored(weight) ** (1 - FOLLOW)
+        scale = _floored(largest) ** ALPHA / _floored(weight) ** (1 - ALPHA)
         scale = (scale / np.exp(np.log(scale).mean())).astype(np.float32)
         weights.multiply(layer.weight, 1 / scale, layer.out_axis)
         if layer.bias:
             weights.multiply(layer.bias, 1 / scale, 0)
         weights.multiply(after.weight, scale, after.in_axis)
         for name in between:
-            seen.low_high[name] = seen.low_high[name] / scale
+            observed.low_high[name] = observed.low_high[name] / scale
         count += 1
     weights.store()
     return count
 
 
 def quantized_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """int8 from −127 to 127, and float32 scales, one per channel of that axis."""
+    """The weight in int8 from −127 to 127, and float32 scales, one per channel of `axis`."""
     largest = np.abs(weight).max(tuple(i for i in range(weight.ndim) if i != axis))
     scales = (np.where(largest > 0, largest, 1) / 127).astype(np.float32)
     shape = [1] * weight.ndim
@@ -157,11 +160,11 @@ def quantized_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndar
     return np.clip(np.rint(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
 
-def insert(model: Any, chosen: list[Layer], steps: dict[str, Step]) -> None:
-    """Write the chosen layers in QDQ: weights as int8, inputs and outputs through 8 bits.
+def insert(model: Any, chosen: list[QuantizableLayer], parameters: dict[str, Int8Parameters]) -> None:
+    """Quantize the chosen layers: weights stored as int8, inputs and outputs through QuantizeLinear, DequantizeLinear.
 
-    Outputs too, before any activation function, for ONNX Runtime computes in int8 only between two quantizations;
-    but not the network's own.
+    Outputs too, before the activation function, because ONNX Runtime computes in int8 only between two quantizations;
+    but not the output of the network.
     """
     from onnx import NodeProto, helper, numpy_helper
 
@@ -173,10 +176,10 @@ def insert(model: Any, chosen: list[Layer], steps: dict[str, Step]) -> None:
     added: list[Any] = []
 
     def rounding(name: str) -> list[Any]:
-        step = steps[name]
+        own = parameters[name]
         scale, zero, whole = f"{name}/scale", f"{name}/zero", f"{name}/int8"
-        added.append(numpy_helper.from_array(np.array(step.scale, np.float32), scale))
-        added.append(numpy_helper.from_array(step.zero_point(), zero))
+        added.append(numpy_helper.from_array(np.array(own.scale, np.float32), scale))
+        added.append(numpy_helper.from_array(own.zero_point(), zero))
         return [
             helper.make_node("QuantizeLinear", [name, scale, zero], [whole], f"{name}/quantize"),
             helper.make_node("DequantizeLinear", [whole, scale, zero], [f"{name}/rounded"], f"{name}/dequantize"),
@@ -220,7 +223,7 @@ def insert(model: Any, chosen: list[Layer], steps: dict[str, Step]) -> None:
 
 
 class _Weights:
-    """Initializers as arrays; what was changed is stored at the end."""
+    """The initializers as arrays; `store` writes the changed ones into the model."""
 
     def __init__(self, model: Any):
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -248,7 +251,7 @@ class _Weights:
 
 
 def _consumers(model: Any) -> dict[str, list[Any]]:
-    """The nodes that read a tensor; None stands for the network's user."""
+    """The nodes that read each tensor; None for an output of the network."""
     consumers: dict[str, list[Any]] = {value.name: [None] for value in model.graph.output}
     for node in model.graph.node:
         for name in node.input:
@@ -266,6 +269,6 @@ def _attribute(node: Any, name: str, default: int) -> int:
 
 
 def _floored(values: np.ndarray) -> np.ndarray:
-    # Dead channels must not take a scale of 0 or infinity; no step of 8 bits sees a channel of 1e-3 of the largest.
+    # Avoids scales of 0 and infinity for dead channels; below 1e-3 of the largest, 8 bits hold nothing of a channel.
     largest = float(values.max())
     return np.maximum(values.astype(np.float64), 1e-3 * largest) if largest > 0 else np.ones(values.shape)

@@ -1,48 +1,109 @@
-"""ONNX files of standard operators: written, stamped with what they are, and opened in ONNX Runtime on the CPU."""
+"""ONNX files of standard operators, verified in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
+import itertools
 import logging
+import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from fastgan.errors import ExportError, UsageError
-from fastgan.export.verify import Run
+from fastgan.errors import ExportError
+from fastgan.export.targets.base import Target, register
+from fastgan.runtime.session import latents
 from fastgan.runtime.spec import KEY, Spec
 
-#: What one protobuf file can hold. Larger networks would need their weights in files beside it.
-LARGEST = 2**31 - 2**20
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from fastgan.export.prepare import Prepared
+    from fastgan.export.verify import Run
+
+#: The largest protobuf file, bytes. Larger networks would need their weights in files beside it.
+MAX_BYTES = 2**31 - 2**20
+#: int8: images for calibration; how many of them, cropped to how many pixels a side, are compared.
+CALIBRATION_IMAGES, COMPARED_IMAGES, COMPARED_SIDE = 64, 3, 256
 
 
-def need_packages() -> None:
-    """Raise UsageError with the command that installs what is missing."""
-    for name in ("onnx", "onnxscript", "onnxruntime"):
+@register
+class Onnx(Target):
+    """An ONNX file with dynamic batch and, for image models, dynamic height and width."""
+
+    name = "onnx"
+    help = "an ONNX file; batch, height and width stay dynamic"
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    install = "pip install 'fastgan[onnx]'"
+    precisions = ("fp32", "fp16", "bf16", "int8")
+    #: int8 activations with zero point 0.
+    symmetric = False
+
+    def write(self, prepared: Prepared, path: Path, calibration: Iterable[np.ndarray] | None) -> dict[str, Any]:
+        import torch
+
+        from fastgan.export.half_emulation import float32_emulation
+        from fastgan.export.verify import measure_speed
+
+        dtype, spec = prepared.precision.dtype, prepared.spec
+        write(prepared.network, prepared.inputs, path, spec, prepared.precision.opset, prepared.smallest)
+        quantization: dict[str, Any] = {}
+        if prepared.precision.name == "int8":
+            quantization = {"quantization": self._quantize(prepared, path, calibration)}
+        facts = {**prepared.facts, "opset": opset_of(path)}
+        write_metadata(path, spec, facts)
+        report: dict[str, Any] = {**facts, "bytes": path.stat().st_size, "verified_by": "ONNX Runtime, CPU"}
+        if dtype is not torch.bfloat16:  # ONNX Runtime has no bf16 convolution on the CPU
+            run = open_file(path)
+            report |= prepared.reference.compare(run)
+            report["runtime"] = {"provider": "CPUExecutionProvider", **measure_speed(run, spec)}
+        if dtype is not torch.float32:
+            # The emulation rounds more often than ONNX Runtime does, so its errors replace the others in the report.
+            report |= prepared.reference.compare(open_file(float32_emulation(path)))
+            report["verified_by"] += ", with every operator's result rounded to the file's precision"
+        return report | quantization
+
+    def _quantize(self, prepared: Prepared, path: Path, calibration: Iterable[np.ndarray] | None) -> dict[str, Any]:
+        """Replace the float32 file at `path` by an int8 file, and prepared.reference by one for it."""
+        from fastgan.export.quantization.quantize import quantize
+        from fastgan.export.verify import Reference
+
+        spec = prepared.spec
+        if calibration is None:
+            calibration = [latents(8, spec.latent_shape, seed) for seed in range(1000, 1016)]
+        elif spec.kind == "image":
+            # Compared on images like the calibrated ones: ranges do not fit noise or drawings.
+            calibration = list(itertools.islice(calibration, CALIBRATION_IMAGES))
+            images = [x[:1, :, :COMPARED_SIDE, :COMPARED_SIDE] for x in calibration[:COMPARED_IMAGES]]
+            prepared.reference = Reference.of(prepared.exact, spec, "int8", inputs=[(x,) for x in images])
+        # An error of the export itself must not pass within the larger limit of int8.
+        Reference.of(prepared.exact, spec).compare(open_file(path), "the model before quantization")
+        source = path.with_name(path.name + ".fp32.onnx")
+        os.replace(path, source)
         try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UsageError(f"{name} is not installed; install it with: pip install 'fastgan[onnx]'") from None
+            return quantize(source, path, spec, calibration, symmetric=self.symmetric)
+        finally:
+            source.unlink(missing_ok=True)
 
 
 def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opset: int, smallest: int = 1) -> None:
     """Write a network as ONNX, with a dynamic batch and, from images to images, dynamic height and width.
 
     sample: inputs on which it is traced, no size being 1. smallest: least height and width in units of spec.multiple.
-    The inputs are named `z` (and `y`) or `images`, the output `images` or `upscaled`. Raises ExportError for what
-    cannot be traced or expressed in standard operators, and for networks of 2 GB and more.
+    The inputs are named `z` (and `y`) or `images`, the output `images` or `upscaled`. Raises ExportError for a network
+    that cannot be traced or expressed in standard operators, and for networks of 2 GB and more.
     """
+    import torch
+
     weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
-    if weights > LARGEST:
+    if weights > MAX_BYTES:
         raise ExportError(f"the network's weights take {weights / 1e9:.1f} GB; an ONNX file holds less than 2 GB")
-    made = "images" if spec.kind == "latent" else "upscaled"
+    output = "images" if spec.kind == "latent" else "upscaled"
     with _quiet():
         try:
             program = torch.export.export(network, tuple(sample), dynamic_shapes=_dynamic(spec, smallest))
@@ -50,22 +111,24 @@ def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opse
             if any(node.target in references for node in program.graph.nodes):
                 program = program.run_decompositions(references)
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, input_names=spec.inputs, output_names=[made], verbose=False
+                program, dynamo=True, opset_version=opset, input_names=spec.inputs, output_names=[output], verbose=False
             )  # fmt: skip
         except Exception as error:  # of many classes, torch's own and python's
             raise ExportError(f"the network cannot be exported: {_reason(error)}") from error
     assert exported is not None
     model = exported.model
-    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.all_nodes() if n.domain not in ("", "ai.onnx")})
-    if foreign or model.functions:
-        what = foreign or [str(identifier) for identifier in model.functions]
-        raise ExportError(f"the exported model is not of standard ONNX operators alone: {', '.join(what)}")
+    custom = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.all_nodes() if n.domain not in ("", "ai.onnx")})
+    if custom or model.functions:
+        what = custom or [str(identifier) for identifier in model.functions]
+        raise ExportError(f"the exported model has operators outside of the ONNX standard: {', '.join(what)}")
     if model.opset_imports[""] != opset:
-        raise ExportError(f"the exporter wrote opset {model.opset_imports['']}, asked for was {opset}")
+        raise ExportError(f"the exporter wrote opset {model.opset_imports['']}, expected {opset}")
     exported.save(path, external_data=False)
 
 
 def _dynamic(spec: Spec, smallest: int) -> tuple[dict[int, Any], ...]:
+    import torch
+
     batch = torch.export.Dim("batch")
     shape: dict[int, Any] = {0: batch}
     if spec.kind == "image":
@@ -78,14 +141,14 @@ def _dynamic(spec: Spec, smallest: int) -> tuple[dict[int, Any], ...]:
 
 
 def _references() -> dict[Any, Any]:
-    # Only of ours: PyTorch's own operators are what the exporter knows best (PRelu, DepthToSpace), whole.
+    # fastgan's operations only: the exporter knows PyTorch's own operators, such as PRelu, and must see them whole.
     from fastgan.ops._library import registry
 
     return {op.overload: op.reference for op in registry.values()}
 
 
-def stamp(path: Path, spec: Spec, facts: dict[str, Any]) -> None:
-    """Write spec and facts into a file's metadata, in place."""
+def write_metadata(path: Path, spec: Spec, facts: dict[str, Any]) -> None:
+    """Write spec and facts into the metadata of a file, in place."""
     import onnx
 
     model = onnx.load(path)
@@ -101,14 +164,14 @@ def opset_of(path: Path) -> int:
     import onnx
 
     model = onnx.load(path)
-    foreign = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
-    if foreign:
-        raise ExportError(f"the exported model is not of standard ONNX operators alone: {', '.join(foreign)}")
+    custom = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.node if n.domain not in ("", "ai.onnx")})
+    if custom:
+        raise ExportError(f"the exported model has operators outside of the ONNX standard: {', '.join(custom)}")
     return next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def open_file(model: Path | bytes) -> Run:
-    """A file (or its bytes) in ONNX Runtime, on the CPU. Raises ExportError where it cannot be opened."""
+    """Open a file, or the bytes of one, in ONNX Runtime on the CPU. Raises ExportError where it cannot be opened."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -127,7 +190,7 @@ def open_file(model: Path | bytes) -> Run:
 
 
 def _reason(error: BaseException) -> str:
-    """The sentence that says most, out of exporters' long texts."""
+    """One line from an exporter's error: of its cause, if the error is a wrapper."""
     while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
         error = error.__cause__
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
@@ -140,7 +203,7 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The exporter reports its progress on every channel there is; its failures are exceptions and still come through.
+    # The exporter reports progress on stdout, in logs and in warnings. Its failures are exceptions.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

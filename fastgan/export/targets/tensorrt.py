@@ -1,4 +1,4 @@
-"""TensorRT engines from ONNX files, through its Python package; where that is absent, the command for one."""
+"""TensorRT engines, built from ONNX files by the package tensorrt. Without it, the error has the command to use."""
 
 from __future__ import annotations
 
@@ -10,19 +10,52 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastgan._util.env import cache_dir
 from fastgan._util.files import write_whole
 from fastgan.errors import ExportError, UsageError
+from fastgan.export.targets.base import register, write_report
+from fastgan.export.targets.onnx import Onnx
+from fastgan.runtime.backends.tensorrt import make_logger
 from fastgan.runtime.spec import Spec
+
+if TYPE_CHECKING:
+    from fastgan.export.prepare import Prepared
+
+
+@register
+class TensorRT(Onnx):
+    """An engine for the GPU of this computer. The verified ONNX file that it was built from stays beside it, NAME.onnx.
+
+    The report is that of the ONNX file (NAME.onnx.json), with the facts of the engine under "engine". The engine itself
+    is not compared with the network. `fastgan.runtime.Session` opens it.
+    """
+
+    name = "tensorrt"
+    help = "an engine for this GPU, and the ONNX file it was built from beside it"
+    suffixes = (".engine", ".plan")
+    symmetric = True  # TensorRT requires it
+
+    def verified_file(self, out: Path) -> Path:
+        return out.with_suffix(".onnx")
+
+    def publish(self, written: Path, out: Path, prepared: Prepared, report: dict[str, Any]) -> None:
+        super().publish(written, out, prepared, report)
+        file = self.verified_file(out)
+        report["engine"] = build(file, out, prepared.spec)
+        write_report(file, report)
+
+    @classmethod
+    def why_not(cls) -> str | None:
+        return cls.missing_package() or why_not()
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What shapes an engine takes: (least, the one it is tuned for, most) of the batch, height and width.
+    """The optimization profile of an engine: (least, the one it is tuned for, most) of batch, height and width.
 
-    Height and width are of images to images; they are rounded up to multiples of what the network takes.
+    Height and width are of image models' inputs; they are rounded up to multiples of spec.multiple.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -30,7 +63,7 @@ class Sizes:
     width: tuple[int, int, int] = (32, 640, 1920)
 
 
-#: For generators from latents: cheap enough that batches are tuned for.
+#: For generators from latents: tuned for a batch of 16.
 LATENT_SIZES = Sizes(batch=(1, 16, 64))
 
 
@@ -41,8 +74,8 @@ def why_not() -> str | None:
     except ImportError as error:
         return f"the Python package tensorrt is not installed ({error})"
     missing = [name for name in ("Builder", "OnnxParser", "Logger") if not hasattr(trt, name)]
-    if missing:  # such as a package without NVIDIA's libraries
-        return f"the Python package tensorrt {getattr(trt, '__version__', '')} here has no {missing[0]}"
+    if missing:  # the package is there, but not NVIDIA's libraries
+        return f"the Python package tensorrt {getattr(trt, '__version__', '')} has no {missing[0]}"
     try:
         _gpu()
     except ExportError as error:
@@ -51,29 +84,29 @@ def why_not() -> str | None:
 
 
 def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> dict[str, Any]:
-    """Build an engine from an ONNX file and write it to `out`. Returns what it is of, and whether it was cached.
+    """Build an engine from an ONNX file and write it to `out`. Returns its GPU, driver, TensorRT version and shapes.
 
-    The network is strongly typed: precisions are those of the file. The engine fits this GPU, driver and version of
-    TensorRT only, so it is cached under all three and the file's checksum, together with the timings of its kernels.
-    Raises UsageError, with the command that builds it elsewhere, where TensorRT or a GPU is absent; ExportError with
-    TensorRT's reason where it takes the file or the sizes not; WriteError for `out`. `onnx` stays as it is.
+    The network is strongly typed: precisions are those of the file. An engine depends on the GPU, the driver and the
+    version of TensorRT, so the cache's key has all three and the file's checksum; kernel timings are cached too.
+    Raises UsageError, with the command that builds it elsewhere, where TensorRT or a GPU is missing; ExportError with
+    TensorRT's reason where it refuses the file or the sizes; WriteError for `out`. `onnx` is not changed.
     """
-    sizes = _fitting(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    sizes = _rounded(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
     data = _read(onnx)
     shapes = _shapes(spec, sizes)
     why = why_not()
     if why is not None:
         raise UsageError(
-            f"to: a TensorRT engine cannot be built here: {why}. On a machine with it, build one from {onnx}:\n"
+            f"to: a TensorRT engine cannot be built here: {why}. Where TensorRT is installed, build one from {onnx}:\n"
             f"  {command(onnx, out, spec, sizes=sizes)}"
         )
     trt = importlib.import_module("tensorrt")
-    machine = {**_gpu(), "tensorrt": str(trt.__version__)}
-    facts = {**machine, "shapes": shapes}
+    hardware = {**_gpu(), "tensorrt": str(trt.__version__)}
+    facts = {**hardware, "shapes": shapes}
     key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
     cache = cache_dir() / "tensorrt"
     engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"
-    timings = cache / f"{_slug(*machine.values())}.timing"
+    timings = cache / f"{_slug(*hardware.values())}.timing"
     cached = engine.is_file()
     if not cached:
         cache.mkdir(parents=True, exist_ok=True)
@@ -83,8 +116,8 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
 
 
 def command(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> str:
-    """The line that builds the same engine with TensorRT's own program."""
-    sizes = _fitting(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    """The command line that builds the same engine with TensorRT's program trtexec."""
+    sizes = _rounded(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped", f"--saveEngine={out}"]
     for kind, shapes in _shapes(spec, sizes).items():
         given = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
@@ -93,52 +126,37 @@ def command(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) ->
 
 
 def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, dict[str, list[int]]], timings: Path) -> bytes:
-    logger = _logger(trt)
+    logger = make_logger(trt)
     builder = trt.Builder(logger)
-    # Before version 11 this had to be asked for; since then there is no other kind, and the flag says nothing.
+    # Needed before version 11, which knows no other kind.
     strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly is None else 1 << int(strongly))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(data):
         reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise ExportError(f"TensorRT {trt.__version__} cannot read {onnx}: {'; '.join(reasons) or logger.last}")
+        raise ExportError(f"TensorRT {trt.__version__} cannot read {onnx}: {'; '.join(reasons) or logger.last_error}")
     profile = builder.create_optimization_profile()
     for i, name in enumerate(shapes["min"]):
         profile.set_shape(network.get_input(i).name, *(tuple(of[name]) for of in shapes.values()))
     config = builder.create_builder_config()
     if config.add_optimization_profile(profile) < 0:
-        raise ExportError(f"TensorRT {trt.__version__} does not take the sizes {shapes}: {logger.last}")
+        raise ExportError(f"TensorRT {trt.__version__} refuses the sizes {shapes}: {logger.last_error}")
     known = timings.read_bytes() if timings.is_file() else b""
     timing = config.create_timing_cache(known)
-    config.set_timing_cache(timing, False)  # False: not where it is of another GPU or version
+    config.set_timing_cache(timing, False)  # False: ignore timings of another GPU or version
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise ExportError(f"TensorRT {trt.__version__} cannot build an engine of {onnx}: {logger.last}")
+        raise ExportError(f"TensorRT {trt.__version__} cannot build an engine of {onnx}: {logger.last_error}")
     write_whole(timings, bytes(timing.serialize()))
     return bytes(engine)
 
 
-def _logger(trt: Any) -> Any:
-    """A logger of TensorRT's that keeps its last error, for the sentence."""
-
-    class Logger(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # theirs must be called by name
-            self.last = "it gave no reason"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
-                self.last = " ".join(message.split())
-
-    return Logger()
-
-
 def _gpu() -> dict[str, str]:
-    """Name, compute capability and driver of the GPU that an engine would be for. Raises ExportError."""
+    """Name, compute capability and driver version of the current GPU. Raises ExportError where there is none."""
     try:
         import torch
     except ImportError as error:
-        raise ExportError(f"the GPU is asked for through PyTorch, which is not here: {error}") from error
+        raise ExportError(f"PyTorch, which is needed to find the GPU, cannot be imported: {error}") from error
     if not torch.cuda.is_available():
         raise ExportError("there is no GPU that PyTorch can use")
     major, minor = torch.cuda.get_device_capability()
@@ -150,7 +168,7 @@ def _gpu() -> dict[str, str]:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's driver, as it says itself."""
+    """The version of NVIDIA's driver, from its files or from nvidia-smi. Raises ExportError."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
     except OSError:
@@ -166,7 +184,7 @@ def _driver() -> str:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
         if done.returncode == 0 and done.stdout.strip():
             return done.stdout.split()[0]
-    raise ExportError("the version of NVIDIA's driver cannot be found, and an engine fits one only")
+    raise ExportError("the version of NVIDIA's driver, on which an engine depends, cannot be found")
 
 
 def _read(onnx: Path) -> bytes:
@@ -176,8 +194,8 @@ def _read(onnx: Path) -> bytes:
         raise UsageError(f"onnx: {onnx} cannot be read: {error.strerror or error}") from error
 
 
-def _fitting(sizes: Sizes, spec: Spec) -> Sizes:
-    """Rounded to what the network takes. Raises UsageError for sizes that are none."""
+def _rounded(sizes: Sizes, spec: Spec) -> Sizes:
+    """Height and width rounded up to multiples of spec.multiple. Raises UsageError for sizes out of order."""
     for name in ("batch", "height", "width"):
         least, best, most = getattr(sizes, name)
         if not 1 <= least <= best <= most:
@@ -191,7 +209,7 @@ def _fitting(sizes: Sizes, spec: Spec) -> Sizes:
 
 
 def _shapes(spec: Spec, sizes: Sizes) -> dict[str, dict[str, list[int]]]:
-    """The least, best and largest shape of each input."""
+    """The "min", "opt" and "max" shape of each input."""
     shapes: dict[str, dict[str, list[int]]] = {}
     for i, kind in enumerate(("min", "opt", "max")):
         rest = spec.latent_shape

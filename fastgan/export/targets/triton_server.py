@@ -7,18 +7,36 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastgan._util.files import failure, sync, write_whole
 from fastgan.errors import UsageError
+from fastgan.export.targets.base import register, report_path, write_report
+from fastgan.export.targets.onnx import Onnx
+from fastgan.runtime.backends.tensorrt import TensorRT
 from fastgan.runtime.spec import Spec
 
-#: How long the server may hold a request back to fill a batch, microseconds.
+if TYPE_CHECKING:
+    from fastgan.export.prepare import Prepared
+
+#: How long the server may delay a request to fill a batch, microseconds.
 DELAY_US = 2000
-#: Largest batch by kind of network, where none is asked for.
+#: Largest batch by kind of network, by default.
 MAX_BATCH = {"latent": 64, "image": 8}
 
-#: How files of TensorRT engines end.
-_ENGINES = (".engine", ".plan")
+
+@register
+class TritonServer(Onnx):
+    """A model repository REPOSITORY/NAME with the verified ONNX file; the report is REPOSITORY/NAME.json."""
+
+    name = "triton"
+    help = "a folder REPOSITORY/NAME for NVIDIA Triton Inference Server"
+    suffixes = ()
+
+    def publish(self, written: Path, out: Path, prepared: Prepared, report: dict[str, Any]) -> None:
+        write_repository(written, out.parent, out.name, prepared.spec)
+        report_path(out).unlink(missing_ok=True)
+        write_report(out, report)
 
 
 def write_repository(
@@ -26,11 +44,12 @@ def write_repository(
 ) -> Path:
     """Write folder/name/{config.pbtxt, 1/model.onnx}, and return folder/name. Other models in `folder` stay.
 
-    model: an ONNX file of ours, or a TensorRT engine (.engine, .plan; of the server's own TensorRT).
-    name: by which clients ask for it: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by default
-    64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime hands the
-    network to TensorRT, which builds an engine at the first request of each shape.
-    Raises UsageError for these, WriteError where it cannot be written; an older folder/name is replaced as a whole.
+    model: an ONNX file that export wrote, or a TensorRT engine (.engine, .plan) built with the server's version.
+    name: of the model for the server's clients: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by
+    default 64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime
+    runs the network in TensorRT, which builds an engine at the first request of each shape.
+    Raises UsageError for wrong arguments, WriteError where it cannot be written. An older folder/name is replaced as a
+    whole.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
         raise UsageError(
@@ -39,43 +58,43 @@ def write_repository(
     max_batch = MAX_BATCH[spec.kind] if max_batch is None else max_batch
     if max_batch < 1:
         raise UsageError(f"max_batch: expected 1 or more, got {max_batch}")
-    engine = model.suffix.lower() in _ENGINES
+    engine = model.suffix.lower() in TensorRT.suffixes
     backend, file = ("tensorrt", "model.plan") if engine else ("onnxruntime", "model.onnx")
     if tensorrt and engine:
         raise UsageError(f"tensorrt: {model} is an engine already")
     if not model.is_file():
         raise UsageError(f"model: {model} is not a file")
-    place = folder / name
-    if place.exists() and not (place / "config.pbtxt").is_file():
-        raise UsageError(f"folder: {place} exists and is no model of a repository; it is left as it is")
-    tensors = [] if engine else _tensors(model, spec)  # an engine's the server reads itself
+    target = folder / name
+    if target.exists() and not (target / "config.pbtxt").is_file():
+        raise UsageError(f"folder: {target} exists and is no model of a repository; it is not replaced")
+    tensors = [] if engine else _tensors(model, spec)  # the server reads those of an engine itself
     text = _configuration(name, backend, tensors, max_batch, tensorrt=tensorrt)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as work:
             new, old = Path(work) / "new", Path(work) / "old"
             (new / "1").mkdir(parents=True)
-            new.chmod(0o755)  # the server is another user
+            new.chmod(0o755)  # the server runs as another user
             shutil.copyfile(model, new / "1" / file)
             sync(new / "1" / file)
             write_whole(new / "config.pbtxt", text.encode())
-            if place.exists():
-                os.replace(place, old)
+            if target.exists():
+                os.replace(target, old)
             try:
-                os.replace(new, place)
+                os.replace(new, target)
             except OSError:
                 if old.exists():
-                    os.replace(old, place)
+                    os.replace(old, target)
                 raise
         sync(folder)
     except OSError as error:
-        raise failure(place, error) from error
-    return place
+        raise failure(target, error) from error
+    return target
 
 
 def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, *, tensorrt: bool) -> str:
     """The text of config.pbtxt: ModelConfig of the server's model_config.proto."""
-    # Half the largest and the largest: what falls between waits at most DELAY_US.
+    # Half the largest and the largest: other batches wait at most DELAY_US.
     preferred = sorted({max(1, max_batch // 2), max_batch})
     lines = [
         f'name: "{name}"',
@@ -91,7 +110,7 @@ def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, 
         "version_policy { latest { num_versions: 1 } }",
     ]
     if tensorrt:
-        # Precision is that of the file; engines are kept beside the model, for the next start.
+        # The precision is that of the file. Engines are stored for the next start of the server.
         options = {"trt_engine_cache_enable": "true", "trt_engine_cache_path": f"/tmp/{name}"}
         lines += ["optimization { execution_accelerators { gpu_execution_accelerator [ {", '  name: "tensorrt"']
         lines += [f'  parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items()]
@@ -102,7 +121,7 @@ def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, 
 def _tensors(model: Path, spec: Spec) -> list[str]:
     """Lines for the inputs and the output of an ONNX file. dims leave out the batch; −1 is any size.
 
-    They are the file's own: where it says 64 the server does not take −1.
+    They are the file's own: the server refuses −1 where the file has a number.
     """
     try:
         import onnx
@@ -126,7 +145,7 @@ def _tensors(model: Path, spec: Spec) -> list[str]:
             if field == "input" and spec.kind == "latent" and i == 0 and tuple(dims[1:]) != spec.latent_shape:
                 raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
             lines += [f"{field} [ {{", f'  name: "{value.name}"']
-            if i:  # a label: a tensor of nothing but a batch, which the server knows as one of [1]
+            if i:  # labels [N]: the server needs a dimension beside the batch, [N, 1]
                 lines += ["  data_type: TYPE_INT64", "  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
             else:
                 lines += ["  data_type: TYPE_FP32", f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]

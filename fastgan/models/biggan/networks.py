@@ -1,4 +1,4 @@
-"""BigGAN's pair (tables 4 to 6 of the paper; 32×32 and 64×64 as in BigGAN-PyTorch)."""
+"""The networks of BigGAN (arXiv:1809.11096, tables 4 to 6; 32×32 and 64×64 as in BigGAN-PyTorch)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.labels import LabelHead, Labels, refuse
+from fastgan.models.labels import LabelHead, Labels, reject_labels
 from fastgan.models.residual import DownBlock, UpBlock, check_norm
 from fastgan.nn import ConvBlock, LinearBlock, SelfAttention, group_spectral_norms, initialize
 from fastgan.ops import bias_act
 
-#: resolution → multiples of the width: at 4×4, and after each block of the generator.
+#: resolution → channels as multiples of the width: at 4×4, and after each block of the generator.
 UP = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
@@ -21,7 +21,7 @@ UP = {
     256: (16, 16, 8, 8, 4, 2, 1),
     512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
-#: resolution → multiples of the width after each block of the discriminator, and how many of them halve the side.
+#: resolution → (multiples of the width after each block of the discriminator, number of blocks that halve the side)
 DOWN = {
     32: ((4, 4, 4, 4), 2),
     64: ((1, 2, 4, 8, 16), 4),
@@ -34,9 +34,10 @@ DOWN = {
 class Generator(nn.Module):
     """z [N, latent] (and labels y [N]) → images [N, channels, side, side] in [-1, 1].
 
-    z is split into as many parts as there are blocks, and one more: the first goes into the 4×4 map, the others, each
-    beside the embedding of the label that all blocks share, into the conditional batch norms. Spectral norms on
-    all weights but the embedding's. attention: the side of the feature map with self-attention; 0 leaves it out.
+    z is split into one part for the first layer and one for each block. A block's part, concatenated to the embedding
+    of the label (one embedding for all blocks), is the condition of its batch norms. All weights but the embedding
+    have spectral norm. embedding: size of the label's embedding. attention: side of the feature map with
+    self-attention, in pixels; 0 omits it.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         if self.shared is None:
-            refuse(y)
+            reject_labels(y)
             return self.from_embedding(z, None)
         if y is None:
             raise UsageError(f"y: expected labels, int64 [N] below {self.classes}, got none")
         return self.from_embedding(z, self.shared(y))
 
     def from_embedding(self, z: Tensor, embedding: Tensor | None) -> Tensor:
-        """Images of z [N, latent] and rows of `shared` [N, embedding], or mixtures of them: between the classes."""
+        """Images from z [N, latent] and embeddings [N, embedding]: rows of `shared`, or interpolations of them."""
         first, *parts = z.split(self.part, 1)
         x = self.linear(first).unflatten(1, (-1, 4, 4))
         for level, part in zip(self.blocks, parts, strict=True):
@@ -86,9 +87,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, side, side] (and labels y [N]) → logits [N], labels by projection.
+    """Images [N, channels, side, side] (and labels y [N]) → logits [N]; labels enter by projection.
 
-    norm: "spectral" as in the paper, or "none".
+    norm: "spectral" as in the paper, or "none". attention: side of the feature map with self-attention; 0 omits it.
     """
 
     auxiliary = False
@@ -112,7 +113,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         if not self.classes:
-            refuse(y)
+            reject_labels(y)
         for level in self.blocks:
             for layer in level.children():
                 x = layer(x)
@@ -132,15 +133,17 @@ def build(
     attention: int | None = None,
     condition: str | None = None,
 ) -> tuple[Generator, Discriminator]:
-    """width: of both networks, the paper's ch (96, or 64). d_norm: the paper's is "spectral".
+    """A generator and a discriminator.
 
-    embedding: numbers of the shared class embedding. attention: side of the feature maps with self-attention, 0 for
-    none; left out, 64 for images of 128 and more, else none. condition: "projection", which is all that biggan knows.
+    width: of both networks, "ch" in the paper (96 or 64). d_norm: "spectral" as in the paper, or "none". embedding:
+    size of the class embedding that the generator's blocks share. attention: side of the feature maps with
+    self-attention, in pixels; 0 omits it; None means 64 for images of 128×128 and more, else 0. condition:
+    "projection", the only one supported. Raises UsageError for unsupported sizes or options.
     """
     if resolution not in UP:
-        raise UsageError(f"resolution: biggan makes images of {', '.join(map(str, UP))}, got {resolution}")
+        raise UsageError(f"resolution: biggan supports {', '.join(map(str, UP))}, got {resolution}")
     check_norm("biggan", d_norm)
-    Labels.of("biggan", classes, condition, ("projection",))
+    Labels.create("biggan", classes, condition, ("projection",))
     if embedding < 1:
         raise UsageError(f"embedding: expected a number >= 1, got {embedding}")
     if attention is None:
@@ -153,7 +156,7 @@ def build(
 
 
 def _check_attention(resolution: int, attention: int) -> None:
-    # What both networks have: the discriminator looks at no map smaller than its last.
+    # Sides of feature maps that both networks have; the discriminator has none smaller than its last.
     smallest = max(8, resolution >> DOWN[resolution][1])
     sides = [side for side in (8, 16, 32, 64, 128, 256) if smallest <= side < resolution]
     if attention not in (0, *sides):

@@ -1,13 +1,13 @@
-"""Super-resolution: the networks of ESRGAN and Real-ESRGAN, with the layouts of their public checkpoints.
+"""Super-resolution networks of ESRGAN and Real-ESRGAN, with the state dict names of their public checkpoints.
 
-`RRDBNet` is the generator of Wang et al. 2018 (arXiv:1809.00219), `SRVGGNetCompact` the small one that came with Wang
-et al. 2021 (arXiv:2107.10833). Both map images [N, channels, H, W] in [0, 1] to [N, channels, scale·H, scale·W], about
-in [0, 1] (to be clipped), and say of themselves:
+`RRDBNet` is the generator of ESRGAN (Wang et al. 2018, arXiv:1809.00219), `SRVGGNetCompact` the small network of
+Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833). Both map images float [N, channels, H, W] in [0, 1] to
+[N, channels, scale·H, scale·W] in about [0, 1] (clip the output). Their attributes:
 
-scale, channels: as above. multiple: H and W have to be multiples of it. range: (0, 1). reach: an output pixel depends
-on input pixels at most so many away from the one it lies in, counted along rows and columns; the bound is attained.
+scale, channels: as above. multiple: H and W must be multiples of it. range: (0, 1), of the values. reach: radius of the
+receptive field in input pixels, along rows and columns: an output pixel depends on input pixels up to this far away.
 
-`load` opens a file of weights and makes the network that fits them.
+`load` opens a weight file and builds the network that it belongs to; `from_state` does so from a state dict.
 """
 
 from fastgan.models.esrgan.files import load

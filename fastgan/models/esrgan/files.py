@@ -1,4 +1,4 @@
-"""Files of weights, of the kinds in which these networks are passed on."""
+"""Opens weight files of super-resolution networks: safetensors, PyTorch checkpoints, ncnn models."""
 
 from __future__ import annotations
 
@@ -17,35 +17,38 @@ from fastgan.models.esrgan.from_ncnn import from_ncnn
 from fastgan.models.esrgan.state import from_state
 from fastgan.models.ncnn import read_pair
 
-#: Under which of them the weights lie, the averaged ones first.
-_WRAPPERS = ("params_ema", "params")
+#: Keys of a checkpoint that may hold the state dict, in order of preference: averaged weights first.
+_STATE_KEYS = ("params_ema", "params")
 
 
 def load(path: str | Path) -> nn.Module:
-    """The network whose weights a file holds, an RRDBNet or a SRVGGNetCompact: eval mode, float32, on the CPU.
+    """The RRDBNet or SRVGGNetCompact of a weight file, in eval mode, float32, on the CPU.
 
-    path: a safetensors file; a torch file, of which nothing but tensors is read, in a dict that may lie under
-    "params_ema" (taken first) or "params"; or either file of an ncnn pair NAME.param, NAME.bin. What the file is shows
-    in its content, except for the pair. Half precision becomes float32. Raises UsageError where there is no such file,
-    DataError (naming it, and what is wrong) where it is damaged, of another network or of another kind.
+    path: a safetensors file; a PyTorch file (read with weights_only=True) with a state dict, or with one under
+    "params_ema" (preferred) or "params"; or one of the two files of an ncnn model, NAME.param and NAME.bin. The format
+    is recognized by the content, except for ncnn. Half precision is converted to float32. Raises UsageError if there is
+    no such file, DataError (with the path and the reason) if it is damaged, of another network or of another format.
     """
     path = Path(path)
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "not there"
-        raise UsageError(f"weights: expected a file, got {path}, which is {what}")
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"weights: expected a file, got {path}, which {problem}")
     try:
         with path.open("rb") as file:
             start = file.read(16)
         if not start:
             raise DataError("is empty")
-        # A safetensors file begins with the length of a JSON text, so with any two bytes: it is looked for first.
+        # A safetensors file begins with the length of its JSON header, so its first bytes can equal those of the other
+        # formats: it is tested first.
         if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
             return from_state(_safetensors(path))
-        if start.startswith((b"PK", b"\x80")):  # zip, and the pickle of before torch 1.6
-            return from_state(_weights_in(_torch_file(path)))
+        if start.startswith((b"PK", b"\x80")):  # zip, and the pickle format before PyTorch 1.6
+            return from_state(_state_in(_torch_file(path)))
         if path.suffix in (".param", ".bin"):
             return from_ncnn(read_pair(path))
-        raise DataError("expected a safetensors file, a torch file, or a pair of ncnn's .param and .bin, got neither")
+        raise DataError(
+            "expected a safetensors file, a PyTorch file, or the .param and .bin of an ncnn model, got none of them"
+        )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error.__cause__
     except OSError as error:
@@ -65,31 +68,31 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles of other kinds than torch's; they fail or do not
+            warnings.simplefilter("ignore")  # about pickles that PyTorch did not write
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own text begins with the advice to trust the file.
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        # PyTorch's message suggests weights_only=False, so it is not shown.
+        requested = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise DataError(
-            f"this torch file asks for {asked[1] if asked else 'something unknown'}, and nothing but tensors is read"
-            " from one, since it could run anything; have whoever made it save the state dict alone, or as safetensors"
+            f"this PyTorch file loads {requested[1] if requested else 'an unknown object'}, which could run any"
+            " code: only tensors are read; save its state dict alone, or as safetensors"
         ) from error
-    except Exception as error:  # a damaged file can make the reader fail in any way
+    except Exception as error:  # a damaged file can raise any exception
         text = str(error).strip().splitlines()
-        raise DataError(f"this torch file cannot be read ({text[0] if text else type(error).__name__})") from error
+        raise DataError(f"this PyTorch file cannot be read ({text[0] if text else type(error).__name__})") from error
 
 
-def _weights_in(content: Any) -> Mapping[str, Tensor]:
-    for name in _WRAPPERS:
+def _state_in(content: Any) -> Mapping[str, Tensor]:
+    for name in _STATE_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
     if not isinstance(content, Mapping):
-        raise DataError(f"expected a dict of weights in this torch file, got {type(content).__name__}")
+        raise DataError(f"expected a dict of weights in this PyTorch file, got {type(content).__name__}")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DataError(
-                f"expected a dict of weights, or one under {' or '.join(_WRAPPERS)}, got a {type(value).__name__} under"
-                f" {key!r}"
+                f"expected a dict of weights, or one under {' or '.join(_STATE_KEYS)}, got a {type(value).__name__}"
+                f" under {key!r}"
             )
     return content

@@ -1,4 +1,4 @@
-"""RRDBNet: dense blocks within residual blocks, two nearest-neighbor doublings (ESRGAN, arXiv:1809.00219)."""
+"""RRDBNet, the generator of ESRGAN (Wang et al. 2018, arXiv:1809.00219): residual-in-residual dense blocks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 
-#: Slope of every leaky ReLU, and what every residual is multiplied with.
+#: Negative slope of every leaky ReLU, and factor of every residual.
 SLOPE = RESIDUAL = 0.2
-#: scale → side of the squares of pixels that become channels before the trunk, which always enlarges by 4.
+#: scale → factor of the pixel unshuffle before the network, which itself upsamples by 4.
 UNSHUFFLE = {1: 4, 2: 2, 4: 1}
 
 
 class DenseBlock(nn.Module):
-    """[N, width, H, W] → the same. Five convolutions, each on all that came before; the last one is the residual."""
+    """[N, width, H, W] → the same: x + 0.2 · (five convolutions, each of the input and all outputs before it)."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -26,8 +26,9 @@ class DenseBlock(nn.Module):
         self.conv5 = _conv(width + 4 * growth, width)
         for conv in self.children():
             assert isinstance(conv, nn.Conv2d)
-            # Small at the start, so that the block begins near the identity (section 3.1 of the paper). Uniform, of
-            # the normal one's variance: that one imports half of torch when a network is made without its weights.
+            # A tenth of the usual weights, so that the block starts near the identity (section 3.1 of the paper).
+            # Uniform with the variance of the normal distribution: on the "meta" device the normal one imports
+            # much of PyTorch.
             nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
             with torch.no_grad():
                 conv.weight.mul_(0.1)
@@ -43,7 +44,7 @@ class DenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks and a residual around them."""
+    """[N, width, H, W] → [N, width, H, W]: x + 0.2 · (three dense blocks)."""
 
     def __init__(self, width: int, growth: int):
         super().__init__()
@@ -56,11 +57,11 @@ class RRDB(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Images [N, channels, H, W] → [N, channels, scale·H, scale·W] in float32, [0, 1] (clip: it may leave the range).
+    """Images [N, channels, H, W] → [N, channels, scale·H, scale·W] float32 in about [0, 1] (clip the output).
 
-    scale: 1, 2 or 4. The trunk always enlarges by 4; for 2 and 1 the squares of 2×2 or 4×4 pixels become channels
-    first, so H and W are multiples of 2 or 4 (`multiple`). width: feature maps. growth: what each convolution of a
-    dense block adds. blocks: RRDBs in the trunk. Raises UsageError.
+    scale: 1, 2 or 4. The network upsamples by 4; for scales 2 and 1 a pixel unshuffle by 2 or 4 comes first, so H and
+    W must be multiples of 2 or 4 (`multiple`). width: channels of the feature maps. growth: channels that each
+    convolution of a dense block adds. blocks: number of RRDBs. Raises UsageError for another scale.
     """
 
     range = (0.0, 1.0)
@@ -70,7 +71,8 @@ class RRDBNet(nn.Module):
         if scale not in UNSHUFFLE:
             raise UsageError(f"scale: expected 1, 2 or 4, got {scale}")
         self.scale, self.channels, self.multiple = scale, channels, UNSHUFFLE[scale]
-        # Pixels of the trunk: one for each convolution before the doublings (15 in an RRDB), two for those behind.
+        # In pixels after the unshuffle: 1 for each convolution before the upsampling (15 in an RRDB), 2 for those
+        # after it.
         self.reach = self.multiple * (15 * blocks + 4)
         self.conv_first = _conv(channels * self.multiple**2, width)
         self.body = nn.Sequential(*(RRDB(width, growth) for _ in range(blocks)))

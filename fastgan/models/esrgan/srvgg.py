@@ -1,4 +1,4 @@
-"""SRVGGNetCompact: convolutions at the input's size alone, one pixel shuffle (Real-ESRGAN, arXiv:2107.10833)."""
+"""SRVGGNetCompact, the small network of Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fastgan.models.esrgan.bicubic import Bicubic
 
 
 class SRVGGNetCompact(nn.Module):
-    """Images [N, channels, H, W] → [N, channels, scale·H, scale·W] in float32, [0, 1] (clip: it may leave the range).
+    """Images [N, channels, H, W] → [N, channels, scale·H, scale·W] float32 in about [0, 1] (clip the output).
 
-    Convolutions with PReLU, then one convolution whose channels become `shuffle`×`shuffle` pixels, added to the input
-    enlarged by repetition. blocks: convolutions between the first and the last, 16 or 32 in the public files.
+    Convolutions with PReLU at the input's resolution and a pixel shuffle by `shuffle`, added to the nearest-neighbor
+    upsampled input. blocks: convolutions between the first and the last; 16 or 32 in the public files.
 
-    shuffle: `scale` when left out. Where it is larger, a bicubic reduction to `scale` follows: ncnn's files
-    realesr-animevideov3-x2 and -x3 are the network for ×4 with such a layer behind it (there is one set of weights; the
-    PyTorch release is ×4 too), and compute here what they compute in ncnn. The reduction is no weight: a state dict of
-    such a network is one of the ×4 network, and is loaded as that. Raises UsageError.
+    shuffle: None means `scale`. If it is larger than `scale`, a bicubic downsampling to `scale` follows. The ncnn
+    models realesr-animevideov3-x2 and -x3 are the ×4 network with such a layer. The downsampling has no weights, so
+    the state dict of such a network is loaded as a ×4 network unless its scale is given. Raises UsageError unless 1 <=
+    scale <= shuffle.
     """
 
     multiple = 1
@@ -37,7 +37,7 @@ class SRVGGNetCompact(nn.Module):
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]
         self.body = nn.Sequential(*layers, nn.Conv2d(width, channels * shuffle**2, 3, padding=1))
         self.reduce = Bicubic(channels, shuffle, scale) if shuffle > scale else None
-        # One pixel for each convolution, and one where the reduction reaches into the squares of the pixels beside.
+        # 1 for each convolution, and 1 if the downsampling overlaps neighboring pixels of the input.
         self.reach = blocks + 2 + (self.reduce is not None and self.reduce.overlaps)
 
     def forward(self, x: Tensor) -> Tensor:

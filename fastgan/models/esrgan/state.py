@@ -1,4 +1,4 @@
-"""From the names and shapes of weights to the network that they are of."""
+"""Builds the network that a state dict belongs to, from the names and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from fastgan.errors import DataError
 from fastgan.models.esrgan.rrdb import UNSHUFFLE, RRDBNet
 from fastgan.models.esrgan.srvgg import SRVGGNetCompact
 
-#: Older layouts of RRDBNet, as patterns of keys and what they are called now. The first is ESRGAN's own release, the
-#: second the one before it, whose layers had numbers.
-_OLDER = (
+#: Names of older RRDBNet checkpoints → current names: those of ESRGAN's release, then those of the release before it.
+_OLD_NAMES = (
     (r"RRDB_trunk\.(\d+)\.RDB([1-3])\.(conv[1-5])\.(weight|bias)", r"body.\1.rdb\2.\3.\4"),
     (r"trunk_conv\.(weight|bias)", r"conv_body.\1"),
     (r"upconv([12])\.(weight|bias)", r"conv_up\1.\2"),
@@ -33,35 +32,34 @@ _OLDER = (
 def from_state(state: Mapping[str, Tensor], *, scale: int | None = None) -> RRDBNet | SRVGGNetCompact:
     """The RRDBNet or SRVGGNetCompact with these weights, in eval mode and float32, on the CPU.
 
-    Scale, channels, width, growth and the number of blocks are read from names and shapes. Older layouts of ESRGAN's
-    keys and the prefix "module." are known. Raises DataError: for other networks, for a key that is missing or too
-    many, for a shape that does not fit the others, for weights that are not finite or no floating point.
-
-    scale: of an SRVGGNetCompact with a reduction behind its pixel shuffle, which weights do not tell of.
+    Scale, channels, width, growth and the number of blocks follow from names and shapes. Names of older ESRGAN
+    checkpoints and the prefix "module." are supported. scale: of an SRVGGNetCompact with a bicubic downsampling after
+    its pixel shuffle, which has no weights; None means no downsampling. Raises DataError for another network, a
+    missing or unexpected key, a wrong shape, and weights that are not finite or not floating point.
     """
-    state = {_today(key): value for key, value in state.items()}
+    state = {_current_name(key): value for key, value in state.items()}
     if "conv_first.weight" in state:
         make: Callable[[], RRDBNet | SRVGGNetCompact] = _rrdb(state)
     elif "body.0.weight" in state:
         make = _srvgg(state, scale)
     else:
-        some = ", ".join(list(state)[:3]) or "none at all"
+        first = ", ".join(list(state)[:3]) or "none"
         raise DataError(
             "expected the keys of RRDBNet (conv_first.weight, ...) or SRVGGNetCompact (body.0.weight, ...);"
-            f" its first ones are: {some}"
+            f" the first keys are: {first}"
         )
-    with torch.device("meta"):  # nothing is drawn and nothing allocated for weights that are replaced at once
+    with torch.device("meta"):  # no allocation and no random numbers for weights that are replaced
         network = make()
     _check(state, network)
     if scale not in (None, network.scale):
-        raise DataError(f"scale: these weights are of a network for ×{network.scale}, not ×{scale}")
+        raise DataError(f"scale: expected {scale}, got weights of a ×{network.scale} network")
     network.load_state_dict({key: state[key].detach().float() for key in network.state_dict()}, assign=True)
     return network.eval()
 
 
-def _today(key: str) -> str:
+def _current_name(key: str) -> str:
     key = key.removeprefix("module.")
-    for pattern, name in _OLDER:
+    for pattern, name in _OLD_NAMES:
         if match := re.fullmatch(pattern, key):
             return match.expand(name)
     return key
@@ -75,9 +73,10 @@ def _rrdb(state: Mapping[str, Tensor]) -> Callable[[], RRDBNet]:
     if first not in scales:
         expected = ", ".join(f"{n} (×{scale})" for n, scale in scales.items())
         raise DataError(
-            f"conv_first.weight takes {first} channels and conv_last.weight gives {channels}: expected {expected}"
+            f"conv_first.weight has {first} input channels and conv_last.weight {channels} outputs: expected"
+            f" {expected} inputs"
         )
-    # Distinct numbers, not the highest: a stray key must not make a network of any size.
+    # Count distinct numbers rather than take the highest: one wrong key must not build a huge network.
     blocks = len({key.split(".")[1] for key in state if key.startswith("body.")})
     return lambda: RRDBNet(scales[first], channels, width, growth, blocks)
 
@@ -91,32 +90,32 @@ def _srvgg(state: Mapping[str, Tensor], scale: int | None) -> Callable[[], SRVGG
     out = _shape(state, last)[0]
     shuffle = isqrt(out // channels)
     if shuffle < 1 or out != channels * shuffle**2:
-        raise DataError(f"{last} gives {out} channels: expected {channels} times the square of a scale")
+        raise DataError(f"{last} has {out} output channels: expected {channels} times the square of a scale")
     return lambda: SRVGGNetCompact(scale or shuffle, channels, width, (layers - 3) // 2, shuffle)
 
 
 def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
-    """The shape of a convolution's weight."""
+    """The shape [out, in, height, width] of a convolution's weight. Raises DataError for another shape."""
     if key not in state:
         raise DataError(f"{key} is missing")
     shape = tuple(state[key].shape)
     if len(shape) != 4 or 0 in shape:
-        raise DataError(f"{key} has shape {list(shape)}: expected that of a convolution, [out, in, 3, 3]")
+        raise DataError(f"{key} has shape {list(shape)}: expected [out, in, 3, 3]")
     return shape
 
 
 def _check(state: Mapping[str, Tensor], network: nn.Module) -> None:
     kind = type(network).__name__
     expected = network.state_dict()
-    for problem, keys in (("is missing", expected.keys() - state), ("is not of this network", state.keys() - expected)):
+    for problem, keys in (("is missing", expected.keys() - state), ("is unexpected", state.keys() - expected)):
         if keys:
             more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise DataError(f"{min(keys)}{more} {problem}: the others make a {kind}")
+            raise DataError(f"{min(keys)}{more} {problem} in a {kind}")
     for key, parameter in expected.items():
         value = state[key]
         if value.shape != parameter.shape:
             raise DataError(f"{key} has shape {list(value.shape)}: expected {list(parameter.shape)} in this {kind}")
         if not value.is_floating_point():
-            raise DataError(f"{key} holds {value.dtype} numbers: expected floating point")
+            raise DataError(f"{key} has dtype {value.dtype}: expected floating point")
         if not value.float().isfinite().all():
-            raise DataError(f"{key} holds numbers that are not finite")
+            raise DataError(f"{key} has values that are NaN or infinite")

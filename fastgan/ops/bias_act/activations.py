@@ -1,5 +1,5 @@
-"""The activation table. It drives the reference, the kernels and the tests; adding an activation is adding a row here
-(and its formulas to the kernels).
+"""The activation table. The reference, the kernels and the tests read it. A new activation is a row here and its
+formulas in the kernels.
 
 value(p, alpha) of the pre-activation p. The derivatives d1, d2, d3 are with respect to the pre-activation (d1) and then
 to u, where u is p if `saves` is "input" and value(p) if it is "output". All are differentiable PyTorch expressions.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Activation:
-    """One row of the table. code is the number by which the kernels know it (csrc/include/fastgan/bias_act.h)."""
+    """One row of the table. code: its number in the kernels (csrc/include/fastgan/bias_act.h)."""
 
     code: int
     value: Callable[[Tensor, float], Tensor]
@@ -27,7 +27,7 @@ class Activation:
 
     @property
     def piecewise_linear(self) -> bool:
-        """Whether the second derivative is zero almost everywhere, hence undefined rather than a tensor of zeros."""
+        """Whether the second derivative is zero almost everywhere, so that ops return it as None, not as zeros."""
         return self.d2 is None
 
 
@@ -48,7 +48,7 @@ def _silu_derivative(p: Tensor, order: int) -> Tensor:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    # Cloned, because an op must return a fresh tensor even where nothing changes.
+    # Cloned, because an op must return a new tensor.
     "linear": Activation(0, lambda p, a: p.clone(), lambda u, a: torch.ones_like(u)),
     "relu": Activation(1, lambda p, a: torch.relu(p), lambda u, a: (u > 0).to(u.dtype)),
     "leaky_relu": Activation(

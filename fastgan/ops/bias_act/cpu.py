@@ -1,4 +1,4 @@
-"""bias_act on the CPU: fastgan._cpu, float and double. Allocates, passes addresses, keeps nothing."""
+"""bias_act on the CPU: launches the kernels of fastgan._cpu, for float and double."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def bias_act(x, bias, act, alpha, gain, clamp):
 
 
 def bias_act_(y, bias, act, alpha, gain, clamp):
-    """The same in place, on a dense tensor that nobody else has seen yet."""
+    """bias_act in place of y, a dense tensor that nothing else refers to."""
     kernels, *described = _describe(y, memory_format(y), act, alpha, gain, clamp)
     bias = _dense_bias(bias, y.dtype)
     kernels.bias_act(*described, y.data_ptr(), _address(bias), y.data_ptr())
 
 
 def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
-    """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
+    """bias_act_grad in place of dy, which nothing else refers to. dy and saved are dense in that layout. Returns db."""
     db = dy.new_empty(dy.shape[1] if bias_grad else 0)
     kernels, *described = _describe(dy, layout, act, alpha, gain, clamp)
     kernels.bias_act_grad(

@@ -1,4 +1,4 @@
-"""Specification of bias_act and its gradients, in plain PyTorch. Every other back-end is judged by this file.
+"""Specification of bias_act and its gradients, in plain PyTorch. The other back-ends are tested against it.
 
 y = clamp(activation(x + b) · gain, −clamp, +clamp)
 
@@ -10,9 +10,9 @@ x [N, C, *] of any floating dtype, b [C] in x's dtype or float32. The steps, wit
 4. v is limited to [−clamp, clamp] where a clamp is given; NaN stays NaN
 5. y = v rounded once to x's dtype
 
-Results are dense, contiguous or channels_last as `fastgan.ops._memory_format.memory_format` chooses from the first tensor.
-The derivative at a kink belongs to its left side, and is zero on the clamp. Piecewise-linear activations save y and
-read the side of the kink from its sign, for which gain > 0 and alpha >= 0.
+Results are dense, contiguous or channels_last as `_memory_format.memory_format` chooses from the first tensor. The
+derivative at a kink is the left one, and it is zero on the clamp. Piecewise-linear activations save y and read the side
+of the kink from its sign, which requires gain > 0 and alpha >= 0.
 
 Fusing these follows the bias_act of StyleGAN2 (Karras et al. 2020, arXiv:1912.04958, appendix B).
 """

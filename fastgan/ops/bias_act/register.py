@@ -1,4 +1,4 @@
-"""bias_act as a family of three ops, each the derivative of the one before:
+"""bias_act as a family of three ops. Each is the derivative of the previous one:
 
 bias_act → bias_act_grad → (piecewise linear) bias_act_grad again, or (curved) bias_act_grad_grad → plain PyTorch
 """
@@ -45,7 +45,7 @@ def _forward_formula(ctx, dy):
 
 
 def output_to_save(output: Tensor, options: Sequence[Any]) -> Tensor | None:
-    """What backward needs of the output. Nothing where the slope is a constant: the output may then be overwritten."""
+    """The output if backward needs it. None if the slope is a constant: the output may then be overwritten."""
     act, _, _, clamp = options
     return None if act == "linear" and clamp is None else output
 
@@ -53,7 +53,7 @@ def output_to_save(output: Tensor, options: Sequence[Any]) -> Tensor | None:
 def pre_activation_grad(
     dy: Tensor, saved: Tensor | None, bias: Tensor | None, options: Sequence[Any], bias_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """bias_act_grad; where the activation does nothing, no copy of dy is written only to sum it. db is None unasked."""
+    """bias_act_grad, without copying dy where the activation is the identity. db is None unless bias_grad."""
     if saved is None and options[2] == 1:
         dims = [0, *range(2, dy.dim())]
         return dy, dy.sum(dims, dtype=reference.accumulation_dtype(dy.dtype)) if bias_grad else None
@@ -99,7 +99,7 @@ def _grad_formula(ctx, ddx, ddb):
 
 
 def _bias_gradient(bias: Tensor | None, dsaved: Tensor) -> Tensor | None:
-    # Where the input is saved with its bias, the formula depends on their sum alone.
+    # Where input and bias are saved, the formula depends on their sum only.
     if bias is None:
         return None
     dims = [0, *range(2, dsaved.dim())]
@@ -130,7 +130,7 @@ def _save_grad_grad(ctx, inputs, output):
 
 
 def _grad_grad_formula(ctx, dddy, ddsaved):
-    # Third order and above: nobody trains with it, so plain PyTorch, which differentiates by itself from here on.
+    # Third order and above is not used in training: plain PyTorch, which differentiates itself.
     ddx, dy, saved, bias = ctx.saved_tensors
     first, second, third = (reference.slope(saved, bias, ctx.options, order) for order in (1, 2, 3))
     a = 0.0 if dddy is None else dddy
@@ -189,7 +189,7 @@ def bias_act(
 
 
 def check_options(act: str, alpha: float, gain: float, clamp: float | None) -> None:
-    """ValueError naming the option that is out of its range."""
+    """Raises ValueError naming the option that is out of its range."""
     if act not in ACTIVATIONS:
         raise bad("act", f"one of {', '.join(ACTIVATIONS)}", repr(act))
     if not alpha >= 0:
@@ -201,7 +201,7 @@ def check_options(act: str, alpha: float, gain: float, clamp: float | None) -> N
 
 
 def check_bias(x: Tensor, bias: Tensor) -> None:
-    """TypeError or ValueError unless the bias lies beside x, in x's dtype or, under half precision, in float32."""
+    """Raises TypeError or ValueError unless the bias is on x's device, in x's dtype or (x not double) in float32."""
     if bias.device != x.device:
         raise bad("bias", f"on x's device {x.device}", bias.device)
     if bias.dtype != x.dtype and (bias.dtype != torch.float32 or x.dtype == torch.float64):

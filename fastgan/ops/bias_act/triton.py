@@ -1,18 +1,18 @@
-"""bias_act in Triton: launches the kernels of triton_kernels.py, which is imported at the first launch only."""
+"""bias_act in Triton: launches the kernels of triton_kernels.py, which is imported at the first launch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FUSED, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format, view_ncs
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_TILE = 2048  # elements a program holds at a time
-_REPEATS = 8  # tiles a program of the gradient walks, so that few partial sums remain
+_TILE = 2048  # elements that a program loads at a time
+_REPEATS = 8  # tiles that a program of the gradient processes, so that there are few partial sums
 
 
 def why_not(x: Tensor, *_) -> str | None:
@@ -26,9 +26,9 @@ def _kernels():
 
 
 def tile(channels: int, rows: int, channel_is_fast: bool) -> tuple[int, int]:
-    """(rows, channels) that a program holds: a pure function of the shape, so that results repeat.
+    """(rows, channels) of a program's tile: a pure function of the shape, so that results are reproducible.
 
-    With the channel fast in memory a program owns whole channel blocks; else it owns pixels of one channel.
+    If the channel is the fast axis, a tile spans a block of channels; else it spans pixels of one channel.
     """
     if not channel_is_fast:
         return min(_TILE, power_of_two(rows)), 1
@@ -37,7 +37,7 @@ def tile(channels: int, rows: int, channel_is_fast: bool) -> tuple[int, int]:
 
 
 def act_constants(act: str, alpha: float, gain: float, clamp: float | None):
-    """The activation and its numbers, as constants of a kernel."""
+    """The activation and its parameters, as constants of a kernel."""
     return {
         "ACT": ACTIVATIONS[act].code,
         "ALPHA": float(alpha),
@@ -49,7 +49,7 @@ def act_constants(act: str, alpha: float, gain: float, clamp: float | None):
 
 
 def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
-    """Sizes for a kernel, and its constants."""
+    """(rows, channels, pixels) for a kernel, and its constants."""
     images, channels, pixels = view_ncs(x)
     fast = layout is torch.channels_last or pixels == 1
     rows = images * pixels
@@ -60,7 +60,7 @@ def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gai
         "DOUBLE": x.dtype == torch.float64,
         "BLOCK_K": block_k,
         "BLOCK_C": block_c,
-        **FUSED,
+        **FP_FUSION,
     }
     return (rows, channels, pixels), constants
 
@@ -73,7 +73,7 @@ def bias_act(x, bias, act, alpha, gain, clamp):
 
 
 def bias_act_(y, bias, act, alpha, gain, clamp):
-    """The same in place, on a dense tensor that nobody else has seen yet."""
+    """bias_act in place of y, a dense tensor that nothing else refers to."""
     _forward(y, bias, y, memory_format(y), act, alpha, gain, clamp)
 
 
@@ -102,7 +102,7 @@ def bias_act_grad(dy, saved, bias, act, alpha, gain, clamp, bias_grad):
 
 
 def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
-    """bias_act_grad in place of dy, which nobody else has seen yet; both dense in that layout. Returns db alone."""
+    """bias_act_grad in place of dy, which nothing else refers to. dy and saved are dense in that layout. Returns db."""
     return _gradient(dy, saved, None, dy, layout, act, alpha, gain, clamp, bias_grad)
 
 
@@ -122,18 +122,18 @@ def _gradient(dy, saved, bias, dx, layout, act, alpha, gain, clamp, bias_grad):
 
 
 def partial_sums(x: Tensor, parts: int, wanted: bool) -> Tensor:
-    """[parts, C] for the sums of a kernel's programs over their share of x [N, C, *]; [0, 0] where nobody asked."""
+    """[parts, C] for the partial sums of a kernel's programs over x [N, C, *]; [0, 0] if they are not wanted."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.empty((parts, x.shape[1]) if wanted else (0, 0), dtype=dtype, device=x.device)
 
 
 def sums(partial: Tensor) -> Tensor:
-    """The sum of the rows of partial, in a fixed order. Runs on the device that is current."""
+    """The sum of the rows of partial, in a fixed order. Launches on the current device."""
     parts, channels = partial.shape
     total = partial.new_empty(channels)
     if channels:
         _kernels().sum_rows_kernel[(blocks(channels, 16),)](
-            partial, total, parts, channels, BLOCK_K=64, BLOCK_C=16, **FUSED
+            partial, total, parts, channels, BLOCK_K=64, BLOCK_C=16, **FP_FUSION
         )
     return total
 

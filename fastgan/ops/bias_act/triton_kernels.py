@@ -1,7 +1,7 @@
 """The Triton kernels of bias_act. A tensor [N, C, *] is seen as rows k = (n, pixel) by channels c, in either layout.
 
-Memory floor: forward 2 tensors, gradient 3, second gradient 5. Sums are float32 (float64 for double), one partial sum
-per program, added in order by a second kernel: no atomics, so that results repeat bit for bit.
+Memory traffic: forward 2 tensors, gradient 3, second gradient 5. Sums are float32 (float64 for double). Each program
+stores a partial sum, and a second kernel adds them in order, without atomics, so that results repeat bit for bit.
 
 Options are compile-time constants: there are few of them in a network, and as kernel arguments they would be rounded to
 float32 even where the tensors are double.
@@ -91,7 +91,7 @@ def _value(p, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
 
 @triton.jit
 def _d1(u, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
-    # Two bare numbers would make a float32 tensor, in double too.
+    # Two Python numbers would make a float32 tensor, also where the input is double.
     zero = tl.zeros_like(u)
     if ACT == RELU:
         return tl.where(u > 0, zero + 1.0, zero)
@@ -132,7 +132,7 @@ def wide(x, DOUBLE: tl.constexpr):
 
 @triton.jit
 def _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST: tl.constexpr):
-    """Offsets and mask of the tile k [BLOCK_K] by c [BLOCK_C]. Offsets are 64 bits: big tensors are ordinary."""
+    """Offsets and mask of the tile k [BLOCK_K] by c [BLOCK_C]. Offsets are 64 bits wide, for large tensors."""
     inside = (k < rows)[:, None] & (c < channels)[None, :]
     k = k.to(tl.int64)
     c = c.to(tl.int64)
@@ -172,7 +172,7 @@ def _clamped_to_zero(factor, saved, u, ACT: tl.constexpr, ALPHA: tl.constexpr, G
 @triton.jit
 def activated(p, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr,
               CLAMP: tl.constexpr, DOUBLE: tl.constexpr):  # fmt: skip
-    """clamp(activation(p) · gain): what an epilogue does to the pre-activation."""
+    """clamp(activation(p) · gain): the epilogue of a convolution."""
     v = _value(p, ACT, ALPHA, DOUBLE) * GAIN
     if HAS_CLAMP:
         v = tl.where(v > CLAMP, CLAMP, tl.where(v < -CLAMP, -CLAMP, v))
@@ -251,7 +251,7 @@ def bias_act_bwd_bwd_kernel(ddx, dy, saved, bias, ddy, dsaved, rows, channels, p
     s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
     u = _argument(s, bias_row(bias, c, channels, HAS_BIAS, DOUBLE), ACT, INVERSE_GAIN)
     first = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
-    # Where the output is saved its gain and the derivative's cancel.
+    # Where the output is saved, its gain and that of the derivative cancel.
     second = _d2(u, ACT) * GAIN if ACT == SILU else _d2(u, ACT)
     first = _clamped_to_zero(first, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
     second = _clamped_to_zero(second, s, u, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)

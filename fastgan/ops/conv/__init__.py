@@ -1,12 +1,12 @@
-"""Convolutions as a closed gradient family; the library's convolutions do the arithmetic where ours are not faster."""
+"""Convolutions as a closed gradient family. PyTorch's convolutions compute them wherever our kernels are not faster."""
 
 from fastgan.ops.conv.block import conv2d_bias_act
 from fastgan.ops.conv.conv1d import conv1d, conv_transpose1d
 from fastgan.ops.conv.register import conv2d, conv_transpose2d
-from fastgan.ops.conv.stack import Layer, conv2d_stack
+from fastgan.ops.conv.stack import ConvLayer, conv2d_stack
 
 __all__ = [
-    "Layer",
+    "ConvLayer",
     "conv1d",
     "conv2d",
     "conv2d_bias_act",

@@ -1,4 +1,4 @@
-"""A convolution with its neighbor bias_act in one op, in both directions.
+"""A convolution and the bias_act after it as one op, forward and backward.
 
 conv_bias_act   → bias_act_grad, conv_dgrad, conv_wgrad
 conv_dgrad_act  → bias_act_grad, conv, conv_wgrad
@@ -125,7 +125,7 @@ def conv2d_bias_act(
     gain: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    """clamp(activation(x ∗ weight + bias) · gain) as one op, with gradients of every order: the block of most networks.
+    """clamp(activation(x ∗ weight + bias) · gain) as one op, with gradients of every order.
 
     x: [N, C, H, W] floating. weight: [K, C/groups, R, S] in x's dtype. bias: [K] in x's dtype or float32, or None. The
     other arguments as in `conv2d` and `bias_act`. Returns [N, K, P, Q], channels_last where x or weight is. Under
@@ -135,7 +135,7 @@ def conv2d_bias_act(
     """
     check_options(act, alpha, gain, clamp)
     if ACTIVATIONS[act].saves == "input":
-        # The derivative needs the pre-activation, which the block would not have kept.
+        # The derivative needs the pre-activation, which the fused op does not store.
         z = conv2d(x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return bias_act(z, bias, act, alpha=alpha, gain=gain, clamp=clamp)
     x, weight, conv = checked_block(x, x.shape, weight, bias, stride, padding, dilation, groups)
@@ -152,9 +152,9 @@ def checked_block(
     dilation: int | Sequence[int],
     groups: int,
 ) -> tuple[Tensor, Tensor, tuple[list[int], list[int], list[int], int]]:
-    """x and weight as autocast wants them, and stride, padding, dilation, groups; TypeError or ValueError if bad.
+    """x and weight cast for autocast, and (stride, padding, dilation, groups). Raises TypeError or ValueError.
 
-    shape: what comes into the block, which has x's dtype and device.
+    shape: of the block's input, which has x's dtype and device.
     """
     x, weight = cast(x, weight)
     stride, padding, dilation = checked(x, weight, stride, padding, dilation, groups)

@@ -1,4 +1,4 @@
-"""Convolutions along a line, for audio and series: images one pixel high, so that there is one gradient family."""
+"""One-dimensional convolutions, as two-dimensional ones on images one pixel high: the gradient family is the same."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def conv1d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """One-dimensional convolution without bias, whose gradients of every order run no wasted pass.
+    """One-dimensional convolution without bias. Its gradients of every order compute nothing that is not used.
 
     x: [N, C, L] floating. weight: [K, C/groups, R] in x's dtype. stride, padding, dilation: a number or a sequence of
-    one. Returns [N, K, P]. Under autocast both are cast to its dtype. The bias belongs into the `bias_act` that
-    follows. A backward pass computes only the gradients that are asked for.
+    one. Returns [N, K, P]. Under autocast both are cast to its dtype. Add the bias by the `bias_act` that
+    follows. A backward pass computes only the gradients that are requested.
 
     Raises TypeError or ValueError naming the argument.
     """
     options = {
-        "stride": _beside(stride, "stride", 1),
-        "padding": _beside(padding, "padding", 0),
-        "dilation": _beside(dilation, "dilation", 1),
+        "stride": _pair(stride, "stride", 1),
+        "padding": _pair(padding, "padding", 0),
+        "dilation": _pair(dilation, "dilation", 1),
     }
     return conv2d(_image(x, "x"), _image(weight, "weight"), **options, groups=groups).squeeze(2)
 
@@ -51,23 +51,23 @@ def conv_transpose1d(
     L = (P − 1)·stride − 2·padding + dilation·(R − 1) + output_padding + 1. The rest as for `conv1d`.
     """
     options = {
-        "stride": _beside(stride, "stride", 1),
-        "padding": _beside(padding, "padding", 0),
-        "output_padding": _beside(output_padding, "output_padding", 0),
-        "dilation": _beside(dilation, "dilation", 1),
+        "stride": _pair(stride, "stride", 1),
+        "padding": _pair(padding, "padding", 0),
+        "output_padding": _pair(output_padding, "output_padding", 0),
+        "dilation": _pair(dilation, "dilation", 1),
     }
     return conv_transpose2d(_image(x, "x"), _image(weight, "weight"), **options, groups=groups).squeeze(2)
 
 
-def _image(line: Tensor, name: str) -> Tensor:
-    if line.dim() != 3:
-        raise bad(name, "[N, C, L]" if name == "x" else "[K, C/groups, R]", list(line.shape))
-    return line.unsqueeze(2)
+def _image(x: Tensor, name: str) -> Tensor:
+    if x.dim() != 3:
+        raise bad(name, "[N, C, L]" if name == "x" else "[K, C/groups, R]", list(x.shape))
+    return x.unsqueeze(2)
 
 
-def _beside(value: int | Sequence[int], name: str, upright: int) -> list[int]:
-    """(what the one pixel of height needs, value); ValueError where value is not one number."""
+def _pair(value: int | Sequence[int], name: str, height: int) -> list[int]:
+    """[height, value]: the option of both dimensions. Raises ValueError unless value is one number."""
     numbers = [value] if isinstance(value, int) else list(value)
     if len(numbers) != 1:
         raise bad(name, "a whole number, or one in a sequence", value)
-    return [upright, *numbers]
+    return [height, *numbers]

@@ -1,5 +1,5 @@
-"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation where it has it, else our C++ epilogue
-in place; and our own kernel for the input gradient of a first layer, whose few channels oneDNN is slow at."""
+"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation where oneDNN has it, else with our C++
+epilogue in place; and our own kernel for input gradients with few channels (of first layers), where oneDNN is slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastgan.ops._memory_format import dense
 from fastgan.ops.bias_act import cpu as bias_act_cpu
 from fastgan.ops.conv import reference
 
-#: Our names of the activations that oneDNN applies to the accumulator, and its own. Its relu would turn NaN into 0.
+#: The activations that oneDNN applies to its accumulator: our name → its name. Its relu would turn NaN into 0.
 _POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
 
 
@@ -66,9 +66,9 @@ def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
         return reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
     dy, weight = dense(dy, layout), weight.permute(2, 3, 1, 0).contiguous()
     shape = (dy.shape[0], channels, *size)
-    # One channel is contiguous in both layouts, and then called so.
-    called = layout if channels > 1 else torch.contiguous_format
-    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=called)
+    # With one channel both layouts are the same memory, and the fake says contiguous.
+    declared = layout if channels > 1 else torch.contiguous_format
+    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=declared)
     kernels.conv_thin_grad(
         shape, (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads(),
         dy.data_ptr(), weight.data_ptr(), dx.data_ptr(),

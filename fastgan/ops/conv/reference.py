@@ -1,25 +1,25 @@
 """Specification of the convolution family, in plain PyTorch.
 
-Three ops, each linear in both of its tensors and each the derivative of the others, and three with
-`bias_act` in them, so that it costs no pass over memory of its own:
+Three ops, each linear in both of its tensors and each the derivative of the others, and three that contain `bias_act`,
+so that it needs no pass over memory of its own:
 
     conv        y  [N, K, P, Q] = x [N, C, H, W] ∗ w [K, C/groups, R, S]
-    conv_dgrad  dx [N, C, H, W]: dy carried back through w, the gradient of conv with respect to x; as a forward pass it
-                is the transposed convolution
+    conv_dgrad  dx [N, C, H, W]: the gradient of conv with respect to x, for the cotangent dy; as a forward pass it is
+                the transposed convolution
     conv_wgrad  dw [K, C/groups, R, S]: the gradient of conv with respect to w
 
     conv_bias_act   bias_act(conv(x, w), b): a block of a network; its steps are rounded as in bias_act, but between the
                     two the result may stay in the accumulation dtype
-    conv_stack      conv_bias_act, one upon the other; the outputs of all of them
-    conv_dgrad_act  bias_act_grad(conv_dgrad(dy, w), saved): from the pre-activation of a block to that of the block
-                    below, whose output is `saved`
+    conv_stack      a chain of conv_bias_act; it returns the outputs of all blocks
+    conv_dgrad_act  bias_act_grad(conv_dgrad(dy, w), saved): from the pre-activation gradient of a block to that of the
+                    block before, whose output is `saved`
 
-The library's convolutions (oneDNN, cuDNN) do the arithmetic, in the tensors' dtype with the library's own accumulation.
+PyTorch's convolutions (oneDNN, cuDNN) do the arithmetic, in the tensors' dtype with their own accumulation.
 Results are dense: activations in channels_last when either operand is, weights as `channels_last` says.
 
-That they form a closed family is what keeps wasted passes out of penalties: PyTorch's own double backward of a
-convolution always computes all its outputs, and its weight gradient there is an oddly shaped convolution, much slower
-than conv_wgrad.
+Since the family is closed, a gradient penalty computes only the gradients that it needs. PyTorch's own double backward
+of a convolution always computes all its outputs, and computes the weight gradient as a convolution with a kernel as
+large as the image, much slower than conv_wgrad.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Pair = list[int]
 
 
 def activation_layout(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """channels_last when either operand is: the libraries then compute in it anyway."""
+    """channels_last if either operand is: oneDNN and cuDNN then compute in it."""
     both = (memory_format(x), weight_format(weight))
     return torch.channels_last if torch.channels_last in both else torch.contiguous_format
 
@@ -79,11 +79,11 @@ def conv_wgrad(
     """dy [N, K, P, Q], x [N, C, H, W], kernel (R, S) → [K, C/groups, R, S]."""
     shape = torch.Size([dy.shape[1], x.shape[1] // groups, *kernel])
     if dy.device.type == "cpu" and not channels_last and shape.numel() > x.numel():
-        # Given channels_last images oneDNN's gradient of a big weight would have to be turned round; turning the small
-        # images round is cheaper.
+        # Given channels_last images, oneDNN computes the weight gradient in channels_last. Converting the images, which
+        # are smaller here, is cheaper than converting the gradient.
         dy, x = dy.contiguous(), x.contiguous()
-    # Only its shape and layout are looked at. Expanding one element would do, but oneDNN makes it dense, and in the
-    # layout of the images: a copy as large as the weight.
+    # Only its shape and layout are used. An expanded element would do, but oneDNN would make it dense, in the layout of
+    # the images: a copy as large as the weight.
     like = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=activation_layout(dy, x))
     mask = [False, True, False]
     _, dw, _ = torch.ops.aten.convolution_backward(
@@ -129,7 +129,7 @@ def each_block(
     groups: list[int],
     *act: Any,
 ) -> list[Tensor]:
-    """What the blocks of a stack return, each a call of `block` with the arguments of conv_bias_act."""
+    """The outputs of a stack, each from a call of `block` with the arguments of conv_bias_act."""
     outputs = []
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
@@ -151,8 +151,8 @@ def conv_stack(
     gain: float,
     clamp: float | None,
 ) -> list[Tensor]:
-    """x [N, C, H, W]; a weight and (unless there are none) a bias for each block; two numbers for each block in stride,
-    padding and dilation, one in groups. Returns what each block returns."""
+    """x [N, C, H, W]; for each block a weight, a bias (or no biases at all), two numbers in stride, padding and
+    dilation, and one in groups. Returns the output of each block."""
     return each_block(
         conv_bias_act, x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp
     )  # fmt: skip
@@ -172,7 +172,7 @@ def conv_dgrad_act(
     clamp: float | None,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dy [N, K, P, Q], weight [K, C/groups, R, S], saved [N, C, H, W], the output of the block below, piecewise linear.
+    """dy [N, K, P, Q], weight [K, C/groups, R, S], saved [N, C, H, W]: the output of the previous block.
 
     Returns dx like saved, in the layout of conv_dgrad, and db [C] as bias_act_grad does.
     """

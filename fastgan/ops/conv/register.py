@@ -65,7 +65,7 @@ conv_op = define_op(
 )
 
 
-# --- dx = dy carried back through w ----------------------------------------------------------------------------------
+# --- dx, the input gradient ------------------------------------------------------------------------------------------
 
 
 def _dgrad_formula(ctx, ddx):
@@ -126,11 +126,11 @@ def conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Two-dimensional convolution without bias, whose gradients of every order run no wasted pass.
+    """Two-dimensional convolution without bias. Its gradients of every order compute nothing that is not used.
 
     x: [N, C, H, W] floating. weight: [K, C/groups, R, S] in x's dtype. stride, padding, dilation: a number or (height,
-    width). Returns [N, K, P, Q], channels_last where x or weight is. Under autocast both are cast to its dtype. The
-    bias belongs into the `bias_act` that follows. A backward pass computes only the gradients that are asked for.
+    width). Returns [N, K, P, Q], channels_last where x or weight is. Under autocast both are cast to its dtype. Add the
+    bias by the `bias_act` that follows. A backward pass computes only the gradients that are requested.
 
     Raises TypeError or ValueError naming the argument.
     """
@@ -204,7 +204,7 @@ def checked(
 
 
 def checked_input(shape: Sequence[int], weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> None:
-    """ValueError unless x of that shape has the channels and at least the pixels that the weight takes."""
+    """Raises ValueError unless an x of that shape has the channels and at least the pixels that the weight takes."""
     if shape[1] != weight.shape[1] * groups:
         takes = f"{weight.shape[1] * groups} channels, as weight {list(weight.shape)} with groups={groups} takes"
         raise bad("x", takes, shape[1])
@@ -216,7 +216,7 @@ def checked_input(shape: Sequence[int], weight: Tensor, padding: list[int], dila
 
 def cast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # autocast does not cast double
         return x, weight
     dtype = torch.get_autocast_dtype(device)
     return x.to(dtype), weight.to(dtype)

@@ -1,7 +1,7 @@
-"""Blocks one upon the other as one op, so that nothing but convolutions runs between two of them in either direction.
+"""A chain of convolution blocks as one op, so that only convolutions run between the blocks, forward and backward.
 
-Going back, the input gradient of a block steps through the activation of the block below and sums its bias gradient. As
-separate ops the blocks could not do this: each would have to know that nobody else looks at what lies between.
+In the backward pass, the input gradient of a block also applies the slope of the previous block's activation and sums
+its bias gradient. Separate ops cannot do this: other operations may use the tensor between two blocks.
 
 conv_stack → bias_act_grad, conv_dgrad_act, conv_dgrad, conv_wgrad
 """
@@ -42,7 +42,7 @@ def _formula(ctx, cotangents):
     dx: Tensor | None = None
     dws: list[Tensor | None] = [None] * blocks
     dbs: list[Tensor | None] = [None] * len(ctx.bias_dtypes)
-    dz: Tensor | None = None  # gradient of the pre-activation of block i, db that of its bias
+    dz: Tensor | None = None  # gradient of the pre-activation of block i; db: of its bias
     for i in reversed(range(blocks)):
         if dz is None:
             if cotangents[i] is None:
@@ -59,7 +59,7 @@ def _formula(ctx, cotangents):
             dx = conv_dgrad_op(dz, weights[0], x.shape[2:], *options)
         elif cotangents[i - 1] is None:
             dz, db = conv_dgrad_act_op(dz, weights[i], outputs[i - 1], *options, *ctx.act, bias_needed[i - 1])
-        else:  # an inner output has a cotangent of its own only in second gradients of the weights
+        else:  # inner outputs have cotangents of their own only in second gradients of the weights
             dy = conv_dgrad_op(dz, weights[i], outputs[i - 1].shape[2:], *options) + cotangents[i - 1]
             dz, db = bias_act_grad_op(dy, outputs[i - 1], None, *ctx.act, bias_needed[i - 1])
     return dx, dws, dbs, *(None,) * 8
@@ -83,8 +83,8 @@ conv_stack_op = define_op(
 )
 
 
-class Layer(NamedTuple):
-    """The weights of one block of a stack, and how it convolves; as in `conv2d_bias_act`."""
+class ConvLayer(NamedTuple):
+    """The weights and options of one block of a stack, as in `conv2d_bias_act`."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -96,18 +96,18 @@ class Layer(NamedTuple):
 
 def conv2d_stack(
     x: Tensor,
-    layers: Sequence[Layer],
+    layers: Sequence[ConvLayer],
     act: str = "leaky_relu",
     *,
     alpha: float = 0.2,
     gain: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    """Blocks of `conv2d_bias_act` one upon the other, with one piecewise-linear activation: linear, relu or leaky_relu.
+    """A chain of `conv2d_bias_act` with one piecewise-linear activation: linear, relu or leaky_relu.
 
-    x: [N, C, H, W] floating. layers: from the first to the last, all with a bias or all without. Equal to the
-    blocks one by one, with less traffic: going back, the input gradient of a block steps through the activation of the
-    block below and sums its bias gradient in the same pass. Returns the output of the last block.
+    x: [N, C, H, W] floating. layers: from the first to the last, all with a bias or all without. Equal to the blocks
+    one by one, with less memory traffic: in the backward pass, the input gradient of a block applies the slope of the
+    previous block's activation and sums its bias gradient in the same pass. Returns the output of the last block.
 
     Raises TypeError or ValueError naming the argument.
     """
@@ -133,8 +133,8 @@ def conv2d_stack(
         [n for _, _, dilation, _ in options for n in dilation],
         [groups for _, _, _, groups in options],
     ]
-    # The libraries convolve faster in channels_last, and inside a stack nobody sees it: two small copies at its ends
-    # against a conversion in every pass. (They do nothing for double, which is for checking gradients.)
+    # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
+    # in every pass. Double, which is for checking gradients, stays as it is.
     outside = activation_layout(x, weights[0])
     if len(layers) > 1 and x.dtype != torch.float64:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""Convolutions on a GPU: our Triton kernels or the library's convolution, whichever was faster here.
+"""Convolutions on a GPU: our Triton kernels or PyTorch's convolution, whichever was measured to be faster.
 
-Ours take one group and activations in channels_last; everything else is the library's convolution with the Triton
-kernels of bias_act in place of its result. FASTGAN_BACKEND=triton insists on ours, and converts contiguous tensors.
+Our kernels take one group and activations in channels_last. Everything else is PyTorch's convolution followed by the
+Triton kernels of bias_act, in place. FASTGAN_BACKEND=triton forces our kernels, and converts contiguous tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgan._util import env
 from fastgan.ops import _autotune
-from fastgan.ops._launch import FUSED, blocks, on, power_of_two
+from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense
 from fastgan.ops.bias_act import triton as epilogue
@@ -24,7 +24,7 @@ from fastgan.ops.conv import reference
 
 
 class Config(NamedTuple):
-    """How a kernel cuts its work. Any config is right for any shape."""
+    """The tile sizes and launch options of a kernel. Any config is correct for any shape."""
 
     block_m: int
     block_n: int
@@ -36,7 +36,7 @@ class Config(NamedTuple):
         return f"{self.block_m}x{self.block_n}x{self.block_k}w{self.warps}s{self.stages}"
 
 
-#: For 16-bit numbers; wider ones take as many bytes of a row. The tiles of all stages fit into 99 KB of shared memory,
+#: For 16-bit numbers; block_k of wider ones is as many bytes. The tiles of all stages fit into 99 KB of shared memory
 #: and the accumulators into registers: doubles get a quarter of the largest tile.
 CONFIGS = (
     Config(128, 128, 64, 8, 3),
@@ -47,13 +47,15 @@ CONFIGS = (
     Config(128, 16, 64, 4, 4),
     Config(32, 16, 64, 2, 5),
 )
-_INTERPRETED = Config(1024, 64, 64, 1, 1)  # the interpreter takes a millisecond for a program, whatever its size
-_FLATTENED = 16  # fewer channels than this share an index with the taps: tl.dot takes 16 at least
-_BUSY = 132  # programs that keep a big GPU busy
+_INTERPRETED = Config(
+    1024, 64, 64, 1, 1
+)  # few large programs: the interpreter takes a millisecond for each, whatever its size
+_FLATTENED = 16  # fewer channels than this share an index with the taps: tl.dot takes at least 16
+_BUSY = 132  # the number of programs that occupies a large GPU
 
 
 def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
-    """The candidates for a product with that many rows and columns, the likely best first. Pure, so results repeat."""
+    """The candidates for a product of that many rows and columns, probably best first. A pure function."""
     width = min(128, max(16, power_of_two(outputs)))
     accumulators = 128 * 128 if dtype != torch.float64 else 64 * 64
     fit = [c for c in CONFIGS if width // 2 <= c.block_n <= width and c.block_m * c.block_n <= accumulators]
@@ -63,15 +65,15 @@ def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
     return tuple(c._replace(block_k=max(16, c.block_k * 2 // dtype.itemsize)) for c in ordered)
 
 
-# --- whether ours can run --------------------------------------------------------------------------------------------
+# --- support ---------------------------------------------------------------------------------------------------------
 
 
 def _forced() -> bool:
     return env.read("FASTGAN_BACKEND") == "triton"
 
 
-def _why_not_ours(x: Tensor, weight: Tensor, groups: int) -> str | None:
-    """x: the activation that is gathered."""
+def _why_not_triton(x: Tensor, weight: Tensor, groups: int) -> str | None:
+    """Why our kernels do not run, or None. x: the input activation."""
     if groups != 1:
         return f"the Triton convolutions take one group, not {groups}"
     if x.is_cuda and not _forced() and reference.activation_layout(x, weight) is not torch.channels_last:
@@ -82,16 +84,16 @@ def _why_not_ours(x: Tensor, weight: Tensor, groups: int) -> str | None:
 
 
 def _plain(groups_at: int) -> Callable[..., str | None]:
-    """why_not of an op that the library computes alone."""
+    """why_not of an op without epilogue."""
 
     def why_not(x: Tensor, *rest: Any) -> str | None:
-        return epilogue.why_not(x) or _why_not_ours(x, rest[0], rest[groups_at - 1])
+        return epilogue.why_not(x) or _why_not_triton(x, rest[0], rest[groups_at - 1])
 
     return why_not
 
 
 def _fused(groups_at: int) -> Callable[..., str | None]:
-    """why_not of an op with an epilogue, which serves the library's convolution too."""
+    """why_not of an op with an epilogue, which can follow PyTorch's convolution too."""
     plain = _plain(groups_at)
 
     def why_not(x: Tensor, *rest: Any) -> str | None:
@@ -105,16 +107,19 @@ def _why_not_stack(x: Tensor, *rest: Any) -> str | None:
     if reason or not _forced():
         return reason
     weights, groups = rest[0], rest[5]
-    return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_ours(x, w, g))), None)
+    return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_triton(x, w, g))), None)
 
 
-def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], rows: int, outputs: int,
+def _run_fastest(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], rows: int, outputs: int,
             groups: int, library: Callable[[], Any], ours: Callable[[Config], Any]) -> Any:  # fmt: skip
-    """The result of the library or of ours with one of its configs; tensors and options are what the choice knows."""
+    """The result of PyTorch's convolution or of our kernel with one of its configs, whichever is faster.
+
+    tensors, options: what the selection depends on. rows, outputs: the sizes of the matrix product.
+    """
     x, weight, *_ = tensors
     assert x is not None
     assert weight is not None
-    if rows >= 2**30 or _why_not_ours(x, weight, groups) is not None:  # our kernels count rows in 32 bits
+    if rows >= 2**30 or _why_not_triton(x, weight, groups) is not None:  # our kernels count rows in 32 bits
         return library()
     candidates = configs(rows, outputs, x.dtype)
     if not x.is_cuda:
@@ -123,7 +128,7 @@ def _served(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, .
         return ours(candidates[0])
     runs: dict[str, Callable[[], Any]] = {_autotune.LIBRARY: library}
     runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
-    return _autotune.fastest(x.device, _autotune.question(name, tensors, (*options, _precision(x))), runs)
+    return _autotune.fastest(x.device, _autotune.selection_key(name, tensors, (*options, _precision(x))), runs)
 
 
 # --- launchers -------------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def _precision(x: Tensor) -> str:
 
 
 def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, config: Config) -> dict[str, Any]:
-    """What both kernels need; a product sums over so many channels, and taps of one output pixel."""
+    """Constants of both kernels. summed, taps: the channels and the taps of an output pixel that are summed over."""
     few = summed if 0 < summed < _FLATTENED else 0
     depth = summed * taps if few else summed
     return {
@@ -153,7 +158,7 @@ def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, con
         "DILATION_H": dilation[0],
         "DILATION_W": dilation[1],
         "FEW": few,
-        # Triton's interpreter would multiply the bits of bfloat16.
+        # Triton's interpreter multiplies bfloat16 wrongly: by its bits.
         "WIDEN": x.dtype == torch.bfloat16 and not x.is_cuda,
         "PRECISION": _precision(x),
         "DOUBLE": x.dtype == torch.float64,
@@ -162,18 +167,18 @@ def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, con
         "BLOCK_K": min(config.block_k, max(16, power_of_two(depth))),
         "num_warps": config.warps,
         "num_stages": config.stages,
-        **FUSED,
+        **FP_FUSION,
     }
 
 
 def _result(x: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
-    """An uninitialized tensor of that shape whose channel is the fast axis, in that layout where it can be."""
-    narrow = shape[1] == 1 or shape[2:] == (1, 1)  # both layouts are one: the strides are the asked one's
+    """An uninitialized tensor of that shape in channels_last; in `layout` if both layouts are the same memory."""
+    narrow = shape[1] == 1 or shape[2:] == (1, 1)  # then only the strides differ
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout if narrow else torch.channels_last)
 
 
 def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config):
-    """conv_bias_act of one group by our kernel."""
+    """conv_bias_act of one group, by our kernel."""
     layout = reference.activation_layout(x, weight)
     shape = _forward_shape(x, weight, stride, padding, dilation)
     y = _result(x, shape, layout)
@@ -213,7 +218,7 @@ def backward(dy, weight, size, stride, padding, dilation, config, saved=None, ac
         return dense(dx, layout), partial.sum(0)
     dy, weight = (dense(t, torch.channels_last) for t in (dy, weight))
     gcds = [math.gcd(stride[i], dilation[i]) for i in (0, 1)]
-    steps = [stride[i] // gcds[i] for i in (0, 1)]  # taps that reach the same pixel are that far apart
+    steps = [stride[i] // gcds[i] for i in (0, 1)]  # the distance of taps that reach the same pixel
     taps = math.prod(blocks(weight.shape[2 + i], steps[i]) for i in (0, 1))
     constants = {
         **_constants(dy, weight, dy.shape[1], taps, stride, padding, dilation, config),
@@ -233,7 +238,7 @@ def backward(dy, weight, size, stride, padding, dilation, config, saved=None, ac
 
 
 def _phases(dy, size, stride):
-    """Pixels of the largest phase of dx over all images, and how many phases there are."""
+    """The pixels of the largest phase of dx over all images, and the number of phases."""
     return dy.shape[0] * blocks(size[0], stride[0]) * blocks(size[1], stride[1]), stride[0] * stride[1]
 
 
@@ -247,7 +252,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
         return y
 
     images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
-    return _served(
+    return _run_fastest(
         "conv_bias_act", (x, weight, bias), (stride, padding, dilation, act, alpha, gain, clamp),
         images * math.prod(size), outputs, groups, library,
         lambda config: forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config),
@@ -260,7 +265,7 @@ def conv_stack(x, *rest):
 
 def conv(x, weight, stride, padding, dilation, groups):
     images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
-    return _served(
+    return _run_fastest(
         "conv", (x, weight), (stride, padding, dilation), images * math.prod(size), outputs, groups,
         lambda: reference.conv(x, weight, stride, padding, dilation, groups),
         lambda config: forward(x, weight, None, stride, padding, dilation, "linear", 0.0, 1.0, None, config),
@@ -269,7 +274,7 @@ def conv(x, weight, stride, padding, dilation, groups):
 
 def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     rows, phases = _phases(dy, size, stride)
-    return _served(
+    return _run_fastest(
         "conv_dgrad", (dy, weight), (size, stride, padding, dilation), rows * phases, weight.shape[1], groups,
         lambda: reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups),
         lambda config: backward(dy, weight, size, stride, padding, dilation, config)[0],
@@ -290,7 +295,7 @@ def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, al
         )
 
     rows, phases = _phases(dy, size, stride)
-    return _served(
+    return _run_fastest(
         "conv_dgrad_act", (dy, weight, saved), (stride, padding, dilation, act, alpha, gain, clamp, bias_grad),
         rows * phases, weight.shape[1], groups, library, ours,
     )  # fmt: skip

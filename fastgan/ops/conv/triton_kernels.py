@@ -1,18 +1,18 @@
 """Convolutions as matrix products whose left operand is gathered while it is loaded (implicit GEMM).
 
-All activations and weights lie in memory with the channel fast: x [N, H, W, C], weights [K, R, S, C]. A row of the
-product is an output pixel, a column an output channel, and the sum runs over (tap, input channel). Forward and input
-gradient are the same sum with other numbers: tap t of an output pixel reads the input pixel
+All activations and weights are channels_last in memory: x [N, H, W, C], weights [K, R, S, C]. A row of the product is
+an output pixel, a column an output channel, and the sum runs over (tap, input channel). Forward and input gradient are
+the same sum with other offsets: tap t of an output pixel reads the input pixel
 
     forward         h = p · stride − padding + t · dilation                         taps r = t
     input gradient  p = h' + const − t · dilation / gcd                             taps r = first + t · stride / gcd
 
-where gcd is that of stride and dilation, and h = h' · stride + phase. Pixels of one phase are hit by the same taps, so
-the input gradient of a strided convolution is stride² dense problems, and no product is with an inserted zero. One
-launch runs all phases.
+where gcd is that of stride and dilation, and h = h' · stride + phase. The same taps reach all pixels of a phase, so the
+input gradient of a strided convolution is stride² dense problems without multiplications by inserted zeros. One launch
+runs all phases.
 
-Sums are float32 (float64 for double). Sums over pixels leave one row per program, which sum_rows_kernel of bias_act
-adds up in a fixed order.
+Sums are float32 (float64 for double). Each program stores its sum over pixels as a row, and sum_rows_kernel of bias_act
+adds the rows in a fixed order.
 """
 
 import triton

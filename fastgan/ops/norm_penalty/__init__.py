@@ -1,4 +1,4 @@
-"""The penalty on the norm of each sample's gradient, in one reduction."""
+"""The penalty on the norm of each sample's gradient, as one reduction."""
 
 from fastgan.ops.norm_penalty.register import norm_penalty
 

@@ -23,7 +23,7 @@ def _penalty_formula(ctx, dvalue, dslope, dsize):
     terms = []
     if dvalue is not None:
         terms.append(slope * dvalue)
-    # Slope and size have cotangents of their own only in third orders and above.
+    # Slope and size have cotangents only in third and higher orders.
     if dslope is not None and ctx.target is not None:
         terms.append(torch.where(size == 0, 0.0, 2 * ctx.target * dslope / size**3))
     if dsize is not None:

@@ -1,18 +1,18 @@
-"""norm_penalty in Triton: launches the kernels of triton_kernels.py, which is imported at the first launch only."""
+"""norm_penalty in Triton: launches the kernels of triton_kernels.py, which is imported at the first launch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FUSED, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops.norm_penalty.reference import accumulation_dtype
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_BLOCK = 1024  # numbers a program holds at a time
-_REPEATS = 8  # blocks a program of a sum walks, so that few partial sums remain
+_BLOCK = 1024  # elements that a program loads at a time
+_REPEATS = 8  # blocks that a program of a sum processes, so that there are few partial sums
 
 
 def _why_not(x: Tensor, *_) -> str | None:
@@ -31,13 +31,13 @@ def _wide(x: Tensor, *size: int) -> Tensor:
 
 
 def _partial_dots(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-    """[N, chunks] and the block that adds them; a and b are dense in one layout."""
+    """Partial sums [N, chunks] and the block size that adds them. a and b are dense in one layout."""
     samples, size = a.shape[0], a[0].numel()
     chunks = blocks(size, _BLOCK * _REPEATS)
     partial = _wide(a, samples, chunks)
     if chunks:
         _kernels().sample_dot_kernel[(chunks, samples)](
-            a, b, partial, size, chunks, REPEATS=_REPEATS, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FUSED
+            a, b, partial, size, chunks, REPEATS=_REPEATS, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
         )
     return partial, min(_BLOCK, power_of_two(chunks))
 
@@ -51,7 +51,7 @@ def norm_penalty(g, target):
             partial, block = _partial_dots(g, g)
             _kernels().penalty_finish_kernel[(samples,)](
                 partial, value, slope, size, partial.shape[1],
-                HAS_TARGET=target is not None, TARGET=float(target or 0), BLOCK=block, **FUSED,
+                HAS_TARGET=target is not None, TARGET=float(target or 0), BLOCK=block, **FP_FUSION,
             )  # fmt: skip
     return value, slope, size
 
@@ -63,7 +63,7 @@ def sample_scale(a, c):
         size = a[0].numel()
         with on(a):
             _kernels().sample_scale_kernel[(blocks(size, _BLOCK), a.shape[0])](
-                a, c, y, size, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FUSED
+                a, c, y, size, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
             )
     return y
 
@@ -75,7 +75,7 @@ def sample_dot(a, b):
     if a.shape[0]:
         with on(a):
             partial, block = _partial_dots(a, b)
-            _kernels().dot_finish_kernel[(a.shape[0],)](partial, result, partial.shape[1], BLOCK=block, **FUSED)
+            _kernels().dot_finish_kernel[(a.shape[0],)](partial, result, partial.shape[1], BLOCK=block, **FP_FUSION)
     return result
 
 

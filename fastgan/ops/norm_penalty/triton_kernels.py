@@ -1,7 +1,7 @@
-"""The Triton kernels of norm_penalty. A sample is a run of `size` numbers; a program owns a chunk of one sample.
+"""The Triton kernels of norm_penalty. A sample is `size` contiguous numbers; a program processes a chunk of one sample.
 
-Memory floor: the sums read their operands once, the scaling reads one tensor and writes one. Partial sums are added in
-a fixed order by a second kernel: no atomics, so that results repeat bit for bit.
+The sums read their operands once; the scaling reads one tensor and writes one. A second kernel adds the partial sums in
+a fixed order, without atomics, so that results repeat bit for bit.
 """
 
 import triton

@@ -29,12 +29,12 @@ def _empty(x: Tensor) -> Tensor:
 
 
 def _layers(kernels, weights: list[Tensor], dims: list[int]):
-    """How each dense weight lies in memory, for csrc/include/fastgan/spectral_norm.h: its rows in segments."""
+    """The memory layout of each dense weight, as csrc/include/fastgan/spectral_norm.h describes it."""
     layers, at = [], 0
     for weight, dim in zip(weights, dims, strict=True):
         rows = weight.shape[dim]
         columns = weight.numel() // rows
-        pixels = 1  # of a channels_last weight, whose columns lie in another order than v's
+        pixels = 1  # > 1 for a channels_last weight, whose columns are in another order than v's
         transposed = False
         segments, length = math.prod(weight.shape[:dim]), math.prod(weight.shape[dim + 1 :])
         if memory_format(weight) is torch.channels_last:

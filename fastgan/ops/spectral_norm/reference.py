@@ -1,8 +1,8 @@
 """Specification of spectral normalization (Miyato et al. 2018, arXiv:1802.05957), in plain PyTorch.
 
-A group is L weights of one dtype on one device. Weight l of any shape is seen as a matrix W [rows, columns]: dimension
+A group is L weights of one dtype on one device. Weight l of any shape is a matrix W [rows, columns]: dimension
 `dims[l]` (the outputs: 0, or 1 of a transposed convolution) gives the rows, the others in their order the columns.
-u [rows] and v [columns] are its singular vectors as known so far. All stand in one flat tensor uv: u_0, v_0, u_1, ...
+u [rows] and v [columns] are the current estimates of its singular vectors. All are in one flat tensor uv: u_0, v_0, ...
 
     power_iteration  from u and v, `iterations` times: u = W v / ‖W v‖, v = Wᵀu / ‖Wᵀu‖ (v before u, if `v_first`),
                      with norms of at least eps; then sigma = uᵀ W v
@@ -60,7 +60,7 @@ def power_iteration(
 
 
 def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]) -> list[Tensor]:
-    """W / sigma for each weight, dense in the layout that `memory_format` chooses. uv is there for the gradient."""
+    """W / sigma for each weight, dense in the layout that `memory_format` chooses. uv is used by the gradient."""
     return [dense(weight / sigma[i], memory_format(weight)) for i, weight in enumerate(weights)]
 
 

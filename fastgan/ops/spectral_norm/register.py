@@ -23,7 +23,7 @@ def _save_nothing(ctx, inputs, output):
 
 
 def _constant(ctx, duv, dsigma):
-    # By definition: u and v are held constant, and what sigma owes to the weights is in spectral_scale's gradient.
+    # By definition: u and v are held constant, and spectral_scale's gradient contains the derivative of sigma.
     return [None] * len(ctx.needs_input_grad[0]), None, None, None, None, None
 
 
@@ -151,7 +151,7 @@ def power_iteration(
 def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]) -> list[Tensor]:
     """weights / sigma, for all at once, with the gradient through sigma.
 
-    uv, sigma: what `power_iteration` returned for these very weights: the gradient takes sigma = uᵀ W v for granted.
+    uv, sigma: as `power_iteration` returned them for these weights: the gradient assumes sigma = uᵀ W v.
     Returns tensors like the weights, in their layouts.
     """
     _check(weights, uv, dims)

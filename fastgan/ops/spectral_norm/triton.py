@@ -1,6 +1,6 @@
-"""Spectral normalization in Triton: launches the kernels of triton_kernels.py, as many for one weight as for fifty.
+"""Spectral normalization in Triton: launches the kernels of triton_kernels.py, each for all weights of a group at once.
 
-The kernels find the weights through a table on the device: a row of addresses, sizes and strides for each.
+The kernels read a table on the device with the addresses, sizes and strides of each weight.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 from fastgan._util import env
-from fastgan.ops._launch import FUSED, blocks, on, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, on, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops._tables import tables
 
 _FLOATS = (torch.float32, torch.float64)
-_BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program holds at a time
-_REPEATS = 8  # such blocks that it walks, so that few partial sums remain
+_BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program loads at a time
+_REPEATS = 8  # such blocks that a program processes, so that there are few partial sums
 _BLOCK_P = 8  # partial sums that are added at a time
-_VECTOR = 1024  # entries of a vector that the last launch of an iteration holds at a time
-_TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
-_CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **FUSED}
+_VECTOR = 1024  # entries of a vector that the last launch of an iteration loads at a time
+_TILE = {"BLOCK_R": _BLOCK_R, "BLOCK_C": _BLOCK_C, "REPEATS": _REPEATS, **FP_FUSION}
+_CHUNK = {"CHUNK": _BLOCK_R * _BLOCK_C, "REPEATS": _REPEATS, **FP_FUSION}
 
 
-class Vector(NamedTuple):
-    """u or v of a layer, and the launch that multiplies to it."""
+class VectorLayout(NamedTuple):
+    """u or v of a weight, and the launch whose product it receives."""
 
     items: int  # the first program of that launch for this layer
     at: int  # the vector in uv
@@ -38,8 +38,8 @@ class Vector(NamedTuple):
     parts: int
 
 
-class Layer(NamedTuple):
-    """A weight as a matrix in memory, for the kernels: triton_kernels.py says how M, its rows and columns lie."""
+class WeightLayout(NamedTuple):
+    """A weight as the matrix M in memory; triton_kernels.py describes the fields."""
 
     rows: int
     columns: int
@@ -51,15 +51,15 @@ class Layer(NamedTuple):
     v_outer: int
     tiles: int  # the first program of a launch over tiles of M, and of one over chunks of memory
     chunks: int
-    u: Vector
-    v: Vector
+    u: VectorLayout
+    v: VectorLayout
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """What the shapes of a group decide."""
+class LaunchPlan:
+    """Layouts and launch sizes of a group of weights: a function of their shapes."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[WeightLayout, ...]
     scratch: int  # entries of all partial sums
     u_items: int  # programs of each launch
     v_items: int
@@ -67,16 +67,16 @@ class Plan:
     chunks: int
 
 
-class Shape(NamedTuple):
-    """What is asked of a weight: its sizes, the dimension of its rows, and whether it is channels_last."""
+class WeightShape(NamedTuple):
+    """The sizes of a weight, the dimension of its rows, and whether it is channels_last."""
 
     sizes: torch.Size
     dim: int
     channels_last: bool
 
 
-def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
-    """The fields of Layer from rows to v_outer."""
+def _matrix_layout(shape: WeightShape) -> tuple[int, int, bool, int, int, int, int, int]:
+    """The fields of WeightLayout from `rows` to `v_outer`."""
     sizes, dim, channels_last = shape
     rows = sizes[dim]
     columns = math.prod(sizes) // rows
@@ -90,35 +90,37 @@ def _in_memory(shape: Shape) -> tuple[int, int, bool, int, int, int, int, int]:
 
 
 @functools.lru_cache(maxsize=256)
-def make_plan(shapes: tuple[Shape, ...]) -> Plan:
+def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
     layers = []
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
-        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _in_memory(shape)
+        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _matrix_layout(shape)
         across, down = blocks(columns, _BLOCK_C * _REPEATS), blocks(rows, _BLOCK_R * _REPEATS)
         # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
         left = rows, across, blocks(rows, _BLOCK_R) * across
         right = columns, down, blocks(columns, _BLOCK_C) * down
         (u_size, u_parts, u_more), (v_size, v_parts, v_more) = (right, left) if transposed else (left, right)
-        u = Vector(u_items, at, u_size, scratch, u_parts)
+        u = VectorLayout(u_items, at, u_size, scratch, u_parts)
         scratch += u_size * u_parts
-        v = Vector(v_items, at + u_size, v_size, scratch, v_parts)
+        v = VectorLayout(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(Layer(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v))
+        layers.append(
+            WeightLayout(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v)
+        )
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += blocks(rows, _BLOCK_R) * across
         chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
-    return Plan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
+    return LaunchPlan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
 
 
-def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[Shape, ...]:
+def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[WeightShape, ...]:
     return tuple(
-        Shape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
+        WeightShape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
     )
 
 
 @functools.lru_cache(maxsize=256)
-def _unserved(shapes: tuple[Shape, ...]) -> str | None:
+def _unsupported(shapes: tuple[WeightShape, ...]) -> str | None:
     for i, (sizes, dim, channels_last) in enumerate(shapes):
         if channels_last and dim > 1:
             return f"weight {i} is channels_last and has its rows along dimension {dim}, not 0 or 1"
@@ -130,8 +132,8 @@ def _unserved(shapes: tuple[Shape, ...]) -> str | None:
 def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
     reason = why_no_triton(weights[0], _FLOATS)
     if reason is None and weights[0].is_cuda and env.flag("TRITON_INTERPRET"):
-        reason = "Triton's interpreter cannot follow addresses on a GPU"
-    return reason or _unserved(_shapes(weights, dims))
+        reason = "Triton's interpreter cannot read addresses of a GPU"
+    return reason or _unsupported(_shapes(weights, dims))
 
 
 def _kernels():
@@ -148,8 +150,8 @@ def _empty(x: Tensor) -> Tensor:
     return empty(x, memory_format(x))
 
 
-def _table(plan: Plan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
-    """The rows of the layers. Kernels that use no DY or OUT get the weights in their place."""
+def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
+    """The table: a row for each weight. Kernels that use no DY or OUT get the weights' addresses there."""
     addresses = tuple((w.data_ptr(), g.data_ptr(), y.data_ptr()) for w, g, y in zip(weights, dy, out, strict=True))
 
     def numbers() -> list[int]:
@@ -159,16 +161,16 @@ def _table(plan: Plan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor
     return tables.get(weights[0].device, (plan, addresses), numbers)
 
 
-def _layers(plan: Plan) -> dict[str, int]:
+def _layers(plan: LaunchPlan) -> dict[str, int]:
     return {"layers": len(plan.layers), "LAYERS": 1 << (len(plan.layers) - 1).bit_length()}
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights, uv = [_dense(w) for w in weights], uv.contiguous()
     sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
     kernels = _kernels()
-    vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **FUSED}
+    vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **FP_FUSION}
 
     def product(table: Tensor, vector: Tensor, to_u: bool, from_sums: bool) -> None:
         grid = (plan.u_items if to_u else plan.v_items,)
@@ -193,7 +195,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
 
 def spectral_scale(weights, uv, sigma, dims):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
     scaled = [_empty(w) for w in weights]
     with on(sigma):
@@ -203,7 +205,7 @@ def spectral_scale(weights, uv, sigma, dims):
 
 
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
-    plan = make_plan(_shapes(weights, dims))
+    plan = make_launch_plan(_shapes(weights, dims))
     weights = [_dense(w) for w in weights]
     dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
     dw = [_empty(w) for w in weights]

@@ -1,20 +1,20 @@
 """The Triton kernels of spectral normalization, each for all weights of a group at once.
 
-A program finds its layer and its part of it in a table on the device, a row per layer (triton.py makes it). In memory
-lies M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that neighboring columns are neighbors in memory: row r,
-column j = a · INNER + b is at r · PITCH + a · OUTER + b, and is entry a · V_OUTER + b · V_INNER of the vector over the
-columns. The vector over the rows is in their order.
+A program reads its layer and its part of the layer from a table on the device, with a row per layer (made in
+triton.py). The memory of a weight is a matrix M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that adjacent
+columns are adjacent in memory: row r, column j = a · INNER + b is at r · PITCH + a · OUTER + b, and is entry
+a · V_OUTER + b · V_INNER of the vector over the columns. The vector over the rows is in their order.
 
-An iteration reads the weights twice, from L2 the second time where they fit. Its second product takes the first as it
-is, and the norm is divided out afterwards: so norms need no launch of their own, and sigma² must be within the range of
-the dtype, as PyTorch's norm wants too. No atomics: partial sums go to memory and are added in a fixed order, so that
-results repeat bit for bit. Everything is computed in the weights' dtype.
+An iteration reads the weights twice, the second time from L2 if they fit. The second product uses the first one before
+it is normalized, and the norm is divided out afterwards, so that norms need no launch of their own. sigma² must be
+within the range of the dtype, as for PyTorch's norm. There are no atomics: partial sums are stored and added in a fixed
+order, so that results repeat bit for bit. All arithmetic is in the weights' dtype.
 """
 
 import triton
 import triton.language as tl
 
-# Fields of a row, in the order of triton.Layer.
+# Fields of a row, in the order of triton.WeightLayout.
 W = tl.constexpr(0)
 DY = tl.constexpr(1)
 OUT = tl.constexpr(2)
@@ -32,7 +32,7 @@ U = tl.constexpr(13)
 V = tl.constexpr(18)
 FIELDS = tl.constexpr(23)
 
-# Fields of a vector, counted from U or V, in the order of triton.Vector.
+# Fields of a vector, counted from U or V, in the order of triton.VectorLayout.
 ITEMS = tl.constexpr(0)
 AT = tl.constexpr(1)
 SIZE = tl.constexpr(2)
@@ -42,8 +42,8 @@ PARTS = tl.constexpr(4)
 
 @triton.jit
 def _find(table, layers, FIRST: tl.constexpr, LAYERS: tl.constexpr):
-    """The layer that this program serves, its row, and the program's number within it. FIRST is the field that holds
-    the first program of each layer."""
+    """This program's layer, its row of the table, and the program's number within the layer. FIRST: the field with the
+    first program of each layer."""
     item = tl.program_id(0)
     n = tl.arange(0, LAYERS)
     first = tl.load(table + n * FIELDS + FIRST, mask=n < layers, other=0)
@@ -64,13 +64,13 @@ def _address(row, FIELD: tl.constexpr, like):
 
 @triton.jit
 def _strides(row):
-    """The numbers that _columns wants: loaded once, since the compiler moves no load out of a loop."""
+    """The strides for _columns, loaded once, since the compiler moves no load out of a loop."""
     return _int(row, INNER), tl.load(row + OUTER), tl.load(row + V_INNER), tl.load(row + V_OUTER)
 
 
 @triton.jit
 def _columns(j, inner, outer, v_inner, v_outer):
-    """Where columns j are in memory, and their places in the vector."""
+    """The offsets of columns j in memory, and their positions in the vector."""
     a = j // inner
     b = j - a * inner
     return a * outer + b, a * v_outer + b * v_inner
@@ -78,18 +78,18 @@ def _columns(j, inner, outer, v_inner, v_outer):
 
 @triton.jit
 def _parts(vector, sums):
-    """Where the partial sums of a vector begin, the length of each, and how many there are."""
+    """The first partial sum of a vector, the length of each, and their number."""
     return sums + tl.load(vector + SUMS), tl.load(vector + SIZE), _int(vector, PARTS)
 
 
 @triton.jit
-def _sum_of_parts(first, size, parts, places, inside, BLOCK_P: tl.constexpr):
-    """The entries of a vector at those places."""
-    total = tl.zeros(places.shape, first.dtype.element_ty)
+def _sum_of_parts(first, size, parts, positions, inside, BLOCK_P: tl.constexpr):
+    """The entries of a vector at those positions."""
+    total = tl.zeros(positions.shape, first.dtype.element_ty)
     for start in range(0, parts, BLOCK_P):
         p = start + tl.arange(0, BLOCK_P)
         mask = (p < parts)[:, None] & inside[None, :]
-        total += tl.sum(tl.load(first + (p * size)[:, None] + places[None, :], mask=mask, other=0.0), axis=0)
+        total += tl.sum(tl.load(first + (p * size)[:, None] + positions[None, :], mask=mask, other=0.0), axis=0)
     return total
 
 
@@ -102,16 +102,16 @@ def _source(vector, uv, sums, FROM_SUMS: tl.constexpr):
 
 
 @triton.jit
-def _entries(first, size, parts, places, inside, FROM_SUMS: tl.constexpr, BLOCK_P: tl.constexpr):
+def _entries(first, size, parts, positions, inside, FROM_SUMS: tl.constexpr, BLOCK_P: tl.constexpr):
     if FROM_SUMS:
-        return _sum_of_parts(first, size, parts, places, inside, BLOCK_P)
+        return _sum_of_parts(first, size, parts, positions, inside, BLOCK_P)
     else:
-        return tl.load(first + places, mask=inside, other=0.0)
+        return tl.load(first + positions, mask=inside, other=0.0)
 
 
 @triton.jit
-def _forth(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
-           BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+def _product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+             BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of M · source: a block of rows, REPEATS blocks of columns."""
     rows, columns = _int(row, ROWS), _int(row, COLUMNS)
     inner, outer, v_inner, v_outer = _strides(row)
@@ -120,20 +120,20 @@ def _forth(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
     r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
     part = item % across
     begin = part * (BLOCK_C * REPEATS)
-    lines = _address(row, W, uv) + (r * tl.load(row + PITCH))[:, None]
+    row_starts = _address(row, W, uv) + (r * tl.load(row + PITCH))[:, None]
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
         j = start + tl.arange(0, BLOCK_C)
-        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
-        x = _entries(x_first, x_size, x_parts, places, j < columns, FROM_SUMS, BLOCK_P)
+        offsets, positions = _columns(j, inner, outer, v_inner, v_outer)
+        x = _entries(x_first, x_size, x_parts, positions, j < columns, FROM_SUMS, BLOCK_P)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
-        total += tl.load(lines + offsets[None, :], mask=inside, other=0.0) * x[None, :]
+        total += tl.load(row_starts + offsets[None, :], mask=inside, other=0.0) * x[None, :]
     tl.store(y_first + part * y_size + r, tl.sum(total, axis=1), mask=r < rows)
 
 
 @triton.jit
-def _back(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
-          BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+def _transposed_product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+                        BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of Mᵀ · source: a block of columns, REPEATS blocks of rows."""
     rows, columns = _int(row, ROWS), _int(row, COLUMNS)
     inner, outer, v_inner, v_outer = _strides(row)
@@ -142,16 +142,16 @@ def _back(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
     j = item // down * BLOCK_C + tl.arange(0, BLOCK_C)
     part = item % down
     begin = part * (BLOCK_R * REPEATS)
-    offsets, places = _columns(j, inner, outer, v_inner, v_outer)
-    lines = _address(row, W, uv) + offsets[None, :]
+    offsets, positions = _columns(j, inner, outer, v_inner, v_outer)
+    column_starts = _address(row, W, uv) + offsets[None, :]
     pitch = tl.load(row + PITCH)
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(rows, begin + BLOCK_R * REPEATS), BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
         x = _entries(x_first, x_size, x_parts, r, r < rows, FROM_SUMS, BLOCK_P)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
-        total += tl.load(lines + (r * pitch)[:, None], mask=inside, other=0.0) * x[:, None]
-    tl.store(y_first + part * y_size + places, tl.sum(total, axis=0), mask=j < columns)
+        total += tl.load(column_starts + (r * pitch)[:, None], mask=inside, other=0.0) * x[:, None]
+    tl.store(y_first + part * y_size + positions, tl.sum(total, axis=0), mask=j < columns)
 
 
 @triton.jit
@@ -162,20 +162,20 @@ def spectral_product_kernel(table, layers, uv, sums, TO_U: tl.constexpr, FROM_SU
     if TO_U:
         _, row, item = _find(table, layers, U + ITEMS, LAYERS)
         source, target = row + V, row + U
-        forth = tl.load(row + TRANSPOSED) == 0
+        untransposed = tl.load(row + TRANSPOSED) == 0
     else:
         _, row, item = _find(table, layers, V + ITEMS, LAYERS)
         source, target = row + U, row + V
-        forth = tl.load(row + TRANSPOSED) != 0
-    if forth:
-        _forth(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+        untransposed = tl.load(row + TRANSPOSED) != 0
+    if untransposed:
+        _product(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
     else:
-        _back(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+        _transposed_product(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
 
 
 @triton.jit
 def _divide(a, b):
-    # Triton's division of float32 is approximate; an error in a norm would stand in every entry.
+    # Triton's division of float32 is approximate; an error in a norm would be in every entry.
     if b.dtype == tl.float32:
         return tl.div_rn(a, b)
     else:
@@ -220,10 +220,10 @@ def _write(vector, sums, factor, old, new, good, GUARDED: tl.constexpr, BLOCK: t
 @triton.jit
 def spectral_finish_kernel(table, sums, old, new, sigma, U_FIRST: tl.constexpr, LAST: tl.constexpr, EPS: tl.constexpr,
                            BLOCK: tl.constexpr, BLOCK_P: tl.constexpr):  # fmt: skip
-    """Ends an iteration, a program per layer: divides the norms out of both products, into new.
+    """The end of an iteration, a program per layer: divides the norms out of both products, into new.
 
-    After the LAST, sigma, and the old vectors where it is not finite. Not before: what an earlier iteration met, the
-    later ones inherit.
+    The LAST one also stores sigma, and keeps the old vectors where it is not finite. Earlier ones need not: later
+    iterations are not finite either.
     """
     layer = tl.program_id(0)
     row = table + layer * FIELDS
@@ -235,8 +235,8 @@ def spectral_finish_kernel(table, sums, old, new, sigma, U_FIRST: tl.constexpr, 
     eps = tl.full((), EPS, sums.dtype.element_ty)
     size = _norm(first, sums, one, BLOCK, BLOCK_P)
     first_factor = _inverse(tl.where(size > eps, size, eps))
-    # The second product was made from the first as it was. uᵀ W v is then the norm of what is about to be normalized,
-    # or less where eps limits it.
+    # The second product was computed from the first before its normalization. uᵀ W v is then the norm of the second, or
+    # less where eps limits it.
     size = _norm(second, sums, first_factor, BLOCK, BLOCK_P)
     second_factor = _inverse(tl.where(size > eps, size, eps)) * first_factor
     value = tl.where(size > eps, size, size * _divide(size, eps))
@@ -279,7 +279,7 @@ def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.
 @triton.jit
 def spectral_inner_kernel(table, layers, partial, LAYERS: tl.constexpr, CHUNK: tl.constexpr,
                           REPEATS: tl.constexpr):  # fmt: skip
-    """partial[program] = Σ DY · W over the program's chunk: they lie alike in memory."""
+    """partial[program] = Σ DY · W over the program's chunk; both have the same memory layout."""
     _, row, item = _find(table, layers, CHUNKS, LAYERS)
     w, dy = _address(row, W, partial), _address(row, DY, partial)
     elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
@@ -317,13 +317,13 @@ def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr
     inner, outer, v_inner, v_outer = _strides(row)
     across = tl.cdiv(columns, BLOCK_C * REPEATS)
     r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
-    lines = (r * tl.load(row + PITCH))[:, None]
+    row_starts = (r * tl.load(row + PITCH))[:, None]
     left = factor * tl.load(uv + left_at + r, mask=r < rows, other=0.0)
     begin = item % across * (BLOCK_C * REPEATS)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
         j = start + tl.arange(0, BLOCK_C)
-        offsets, places = _columns(j, inner, outer, v_inner, v_outer)
-        right = tl.load(uv + right_at + places, mask=j < columns, other=0.0)
+        offsets, positions = _columns(j, inner, outer, v_inner, v_outer)
+        right = tl.load(uv + right_at + positions, mask=j < columns, other=0.0)
         inside = (r < rows)[:, None] & (j < columns)[None, :]
-        g = tl.load(dy + lines + offsets[None, :], mask=inside, other=0.0)
-        tl.store(out + lines + offsets[None, :], (g - left[:, None] * right[None, :]) * scale, mask=inside)
+        g = tl.load(dy + row_starts + offsets[None, :], mask=inside, other=0.0)
+        tl.store(out + row_starts + offsets[None, :], (g - left[:, None] * right[None, :]) * scale, mask=inside)

@@ -1,93 +1,84 @@
-"""The back-ends that run a generator, each in a file; their libraries are imported when one is opened."""
+"""Back-ends: the libraries that run a generator. One file each, found by listing this folder.
+
+To add one, write a file with a subclass of `base.Backend` decorated with `base.register`. Session, the choices of the
+command line, `fastgan doctor` and the error messages all read this registry.
+"""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
+import importlib
+import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastgan.errors import UsageError
-
-if TYPE_CHECKING:
-    from fastgan.runtime.backends.base import Backend
-
-#: What runs a model, by what the model is: the suffix of its file, or "" for a torch module.
-RUNS = {".onnx": ("onnxruntime", "openvino"), ".pt2": ("aoti",), "": ("torch", "compile")}
-NAMES = tuple(name for names in RUNS.values() for name in names)
-#: The package that a back-end needs, and how a user gets it.
-_NEEDS = {
-    "onnxruntime": ("onnxruntime", "pip install 'fastgan[onnx]'"),
-    "openvino": ("openvino", "pip install 'fastgan[openvino]'"),
-    "torch": ("torch", "pip install torch"),
-    "compile": ("torch", "pip install torch"),
-    "aoti": ("torch", "pip install torch"),
-}
+from fastgan.runtime.backends import base
+from fastgan.runtime.backends.base import MODULE, Backend
+from fastgan.runtime.hardware import installed
 
 
-def why_not(name: str, device: str) -> str | None:
-    """Why a back-end cannot run on "auto", "cpu" or "cuda[:N]", or None if it may. Imports nothing that is heavy."""
-    package, install = _NEEDS[name]
-    try:
-        found = importlib.util.find_spec(package) is not None
-    except ValueError:  # sys.modules[package] is None, or a module without a spec
-        found = False
-    if not found:
-        return f"{package} is not installed; install it with: {install}"
-    if name == "openvino" and device.startswith("cuda"):
-        return "OpenVINO runs on the CPU, not on NVIDIA's GPUs"
-    return None
+@functools.cache
+def registry() -> dict[str, type[Backend]]:
+    """All back-ends by name, in alphabetical order. Their modules are imported, the libraries behind them are not."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(base._registered.items()))
+
+
+def suffixes() -> tuple[str, ...]:
+    """The suffixes of the files that some back-end runs, ".onnx" for example."""
+    return tuple(sorted({suffix for backend in registry().values() for suffix in backend.suffixes} - {MODULE}))
+
+
+def versions() -> dict[str, str]:
+    """The installed distributions behind all back-ends, with their versions."""
+    names = {name for backend in registry().values() for name in backend.distributions or (backend.package,)}
+    return {name: version for name in sorted(names) if (version := installed(name))}
+
+
+def that_run(suffix: str) -> dict[str, type[Backend]]:
+    """The back-ends that run files of a suffix, or torch modules (MODULE), by name."""
+    return {name: backend for name, backend in registry().items() if suffix in backend.suffixes}
 
 
 def open_backend(name: str, model: Any, device: str, threads: int | None) -> Backend:
-    """Open a model: the path of a file, or a torch module.
+    """Open a model, the path of a file or a torch module, in a back-end.
 
-    Raises UsageError when the back-end cannot run here or not on that device, BackendError when it cannot open the
+    Raises UsageError where the back-end cannot run here or not on that device, BackendError where it cannot open the
     model.
     """
-    if reason := why_not(name, device):
+    backend = registry()[name]
+    if reason := backend.why_not(device):
         raise UsageError(f"backend: {name} cannot run here: {reason}")
-    if name == "onnxruntime":
-        from fastgan.runtime.backends.onnxruntime import OnnxRuntime
-
-        return OnnxRuntime(model, device, threads)
-    if name == "openvino":
-        from fastgan.runtime.backends.openvino import OpenVino
-
-        return OpenVino(model, device, threads)
-    if name == "aoti":
-        from fastgan.runtime.backends.torch import Package
-
-        return Package(model, device, threads)
-    from fastgan.runtime.backends.torch import Network
-
-    return Network(model, device, threads, compiled=name == "compile")
+    return backend(model, device, threads)
 
 
 def candidates(
-    model: Any, kind: str, backend: str, device: str, threads: int | None
+    model: Any, suffix: str, backend: str, device: str, threads: int | None
 ) -> tuple[dict[str, Callable[[], Backend]], dict[str, str]]:
-    """What opens a model, by back-end, and why others do not take part.
+    """Functions that open a model, by the name of the back-end, and the reasons why the other back-ends are left out.
 
-    kind: a key of RUNS. Raises UsageError when a back-end is asked for that does not run that kind, or none is left.
+    suffix: of the file, or MODULE. backend: a name, or "auto". Raises UsageError where the named back-end does not run
+    such models, or none is left.
     """
-    possible = RUNS[kind]
+    possible = that_run(suffix)
     if backend != "auto" and backend not in possible:
-        what = f"{kind} files" if kind else "torch modules"
+        what = "torch modules" if suffix == MODULE else f"{suffix} files"
         raise UsageError(f"backend: {backend} does not run {what}; expected {' or '.join(possible)}")
-    wanted = possible if backend == "auto" else (backend,)
-    reasons = {name: reason for name in wanted if (reason := why_not(name, device))}
-    if backend == "auto" and "compile" in wanted and not _on_gpu(device):
-        reasons["compile"] = "compiling for a CPU takes up to a minute in each process; ask for it to have it"
+    reasons = {}
+    for name in possible if backend == "auto" else (backend,):
+        reason = possible[name].why_not(device)
+        if reason is None and backend == "auto":
+            reason = possible[name].why_not_automatic(device)
+        if reason is not None:
+            reasons[name] = reason
     opens: dict[str, Callable[[], Backend]] = {
-        name: functools.partial(open_backend, name, model, device, threads) for name in wanted if name not in reasons
+        name: functools.partial(open_backend, name, model, device, threads)
+        for name in possible
+        if name not in reasons and backend in ("auto", name)
     }
     if not opens:
-        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise UsageError(f"{'model' if backend == 'auto' else 'backend'}: nothing runs it here: {said}")
+        text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UsageError(f"{'model' if backend == 'auto' else 'backend'}: no back-end can run it here: {text}")
     return opens, reasons
-
-
-def _on_gpu(device: str) -> bool:
-    return device.startswith("cuda") or (device == "auto" and sys.modules["torch"].cuda.is_available())

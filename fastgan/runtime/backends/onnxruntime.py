@@ -1,4 +1,4 @@
-"""ONNX Runtime: on TensorRT, CUDA or the CPU, whichever comes first of those that run here."""
+"""ONNX files in ONNX Runtime: on its TensorRT, CUDA or CPU execution provider, the first that runs here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from fastgan._util import env
 from fastgan.errors import BackendError, UsageError
 from fastgan.runtime import onnx_pixels, pixel_conversion
-from fastgan.runtime.backends.base import Backend, Port, first_line
-from fastgan.runtime.hardware import usable_cores
+from fastgan.runtime.backends.base import Backend, Port, first_line, register
+from fastgan.runtime.hardware import installed, usable_cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +20,19 @@ _TENSORRT, _CUDA, _CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
+@register
 class OnnxRuntime(Backend):
-    """A file in ONNX Runtime.
+    """An ONNX file in ONNX Runtime.
 
-    device: "auto" takes the first of TensorRT, CUDA and CPU that runs, "cuda[:N]" one of the former two, "cpu" the CPU.
-    threads: of the CPU, the usable cores without.
+    device: "auto" takes the first of TensorRT, CUDA and CPU that runs, "cuda[:N]" TensorRT or CUDA, "cpu" the CPU.
+    threads: of the CPU; None for all usable cores.
     """
 
     name = "onnxruntime"
+    suffixes = (".onnx",)
+    package = "onnxruntime"
+    install = "pip install 'fastgan[onnx]'"
+    distributions = ("onnxruntime", "onnxruntime-gpu")
 
     def __init__(self, path: Path, device: str, threads: int | None):
         import onnxruntime
@@ -38,12 +43,24 @@ class OnnxRuntime(Backend):
         self.title = f"ONNX Runtime {onnxruntime.__version__}"
         self.threads = threads or usable_cores()
         self.notes = []
-        self._session = self._on_first(str(path), device)
+        self._session = self._open_on_first(str(path), device)
         self.provider = self._session.get_providers()[0]
         self.device = "cpu" if self.provider == _CPU else f"cuda:{self._index}"
         self.inputs, self.outputs = _ports(self._session.get_inputs()), _ports(self._session.get_outputs())
-        self._pixels: Any = None  # a session of the edited model; False where numpy converts
+        self._pixels: Any = None  # a session of the model with pixels; False where numpy converts
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    @classmethod
+    def status(cls) -> str:
+        import onnxruntime
+
+        text = f"ONNX Runtime {onnxruntime.__version__} with {', '.join(onnxruntime.get_available_providers())}"
+        if installed("onnxruntime") and installed("onnxruntime-gpu"):
+            text += (
+                "; onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then"
+                " install one"
+            )
+        return text
 
     def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
         if not pixels:
@@ -51,14 +68,14 @@ class OnnxRuntime(Backend):
             if y is not None:
                 given[self.inputs[1].name] = y
             return self._session.run(None, given)[0].astype(np.float32, copy=False)
-        if session := self._session_of_pixels():
+        if session := self._session_for_pixels():
             return session.run(None, {onnx_pixels.FRAMES: x})[0]
         return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits)), self.limits)
 
     def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
         import torch
 
-        session = self._session_of_pixels() if pixels else self._session
+        session = self._session_for_pixels() if pixels else self._session
         if not session:
             return super().run_tensor(x, pixels=True)
         given, dtype = x.device, x.dtype
@@ -69,7 +86,7 @@ class OnnxRuntime(Backend):
             result = super().run_tensor(x, y, pixels=pixels)
             self._shapes[*x.shape, pixels] = tuple(result.shape)
             return result.to(given)
-        # The tensors' own memory, so that nothing passes through the host.
+        # Bound to the tensors' memory: no copy through the host.
         kind, name = self.device.partition(":")[0], session.get_outputs()[0].name
         out = torch.empty(
             shape, dtype=torch.uint8 if pixels else getattr(torch, self.outputs[0].dtype), device=x.device
@@ -85,7 +102,7 @@ class OnnxRuntime(Backend):
         session.run_with_iobinding(binding)
         return out.to(given, dtype)
 
-    def _session_of_pixels(self) -> Any:
+    def _session_for_pixels(self) -> Any:
         if self._pixels is None:
             reason = onnx_pixels.why_not()
             try:
@@ -99,8 +116,8 @@ class OnnxRuntime(Backend):
                 self.notes.append(f"pixels are converted by numpy, outside of the graph: {reason}")
         return self._pixels
 
-    def _on_first(self, path: str, device: str) -> Any:
-        """A session on the first provider that runs, and notes on those that do not."""
+    def _open_on_first(self, path: str, device: str) -> Any:
+        """A session on the first provider that runs; the reasons why earlier ones do not are added to the notes."""
         available = self._library.get_available_providers()
         wanted = {"auto": (_TENSORRT, _CUDA, _CPU), "cpu": (_CPU,)}.get(device, (_TENSORRT, _CUDA))
         reasons = {}
@@ -108,26 +125,26 @@ class OnnxRuntime(Backend):
             if first not in available:
                 reasons[first] = "this build of ONNX Runtime does not have it"
                 continue
-            # What the first cannot do, the next ones do; the CPU does everything.
+            # Operators that the first provider does not have run on the next ones; the CPU has all of them.
             chain = [*(name for name in wanted[i:] if name in available), *([] if _CPU in wanted else [_CPU])]
             session = self._open(path, chain)
             if session.get_providers()[0] == first:
                 self.notes += [f"{name} is not used: {reason}" for name, reason in reasons.items()]
                 return session
-            reasons[first] = "its libraries (CUDA, cuDNN, TensorRT) cannot be loaded or do not fit"
-        said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise UsageError(f"device: {device} cannot run in ONNX Runtime {self._library.__version__}: {said}")
+            reasons[first] = "its libraries (CUDA, cuDNN, TensorRT) cannot be loaded or have another version"
+        text = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UsageError(f"device: {device} cannot run in ONNX Runtime {self._library.__version__}: {text}")
 
     def _open(self, model: str | bytes, providers: list[str]) -> Any:
         options = self._library.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # Threads wait for work by spinning within a run, which is quick. After it they stop, for the cores have other
-        # things to do: decode and encode, or run another session.
+        # Threads spin while they wait for work within a run, which is fast. After the run they stop: decoding, encoding
+        # and other sessions need the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if _CUDA in providers and hasattr(self._library, "preload_dlls"):
-            self._library.preload_dlls()  # CUDA and cuDNN may lie in Python packages, where no loader looks
+            self._library.preload_dlls()  # CUDA and cuDNN may be in Python packages, where the loader does not look
         try:
             return self._library.InferenceSession(
                 model,

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: on Intel's the strongest, above all with int8 files."""
+"""ONNX files in OpenVINO, on the CPU."""
 
 from __future__ import annotations
 
@@ -9,25 +9,31 @@ from typing import Any
 import numpy as np
 
 from fastgan.errors import BackendError
-from fastgan.runtime.backends.base import Backend, Port, first_line
+from fastgan.runtime.backends.base import Backend, Port, first_line, register
 from fastgan.runtime.hardware import usable_cores
 from fastgan.runtime.pixel_conversion import scaling
 
 
 @functools.cache
 def _core() -> Any:
-    """One for all, never let go. Each takes over the stack on which this thread handles signals and, when it goes, puts
-    back the one it found: where that was an earlier one's which has gone, the next Ctrl-C ends the process (2026.4).
+    """One Core for the process, never destroyed.
+
+    Each Core replaces the stack on which this thread handles signals, and restores the previous one when it is
+    destroyed. If the previous one belonged to a Core that no longer exists, the next Ctrl-C ends the process (2026.4).
     """
     import openvino
 
     return openvino.Core()
 
 
+@register
 class OpenVino(Backend):
-    """A file in OpenVINO. threads: the usable cores without."""
+    """An ONNX file in OpenVINO. threads: None for all usable cores."""
 
     name = "openvino"
+    suffixes = (".onnx",)
+    package = "openvino"
+    install = "pip install 'fastgan[openvino]'"
 
     def __init__(self, path: Path, device: str, threads: int | None):
         import openvino
@@ -48,6 +54,20 @@ class OpenVino(Backend):
         self._pixels: Any = None
         self.provider = f"CPU, {self._core.get_property('CPU', 'FULL_DEVICE_NAME').strip()}"
 
+    @classmethod
+    def why_not(cls, device: str) -> str | None:
+        if reason := super().why_not(device):
+            return reason
+        return "OpenVINO runs on the CPU, not on NVIDIA's GPUs" if device.startswith("cuda") else None
+
+    @classmethod
+    def status(cls) -> str:
+        import openvino
+
+        core = _core()
+        devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME').strip()})" for name in core.available_devices]
+        return f"OpenVINO {openvino.__version__.partition('-')[0]} on {', '.join(devices)}; sessions use its CPU"
+
     def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
         if pixels:
             if self._pixels is None:
@@ -55,7 +75,7 @@ class OpenVino(Backend):
             request = self._pixels
         else:
             request, x = self._request, np.ascontiguousarray(x, self.inputs[0].dtype)
-        # Copied out, for the request writes its next result into the same memory.
+        # Not shared: the request writes its next result into the same memory.
         given = {0: x} if y is None else {0: x, 1: y}
         result = request.infer(given, share_inputs=True, share_outputs=False)[0]
         return result.astype(np.uint8 if pixels else np.float32, copy=False)
@@ -65,16 +85,16 @@ class OpenVino(Backend):
             model,
             "CPU",
             {
-                # The default precision was seen 1.8 times slower, and may be less exact. The integer layers of an int8
+                # The default precision measured 1.8 times slower, and may be less exact. The integer layers of an int8
                 # file stay integer.
                 "INFERENCE_PRECISION_HINT": "f32",
-                # One call at a time on all threads; THROUGHPUT is for callers that keep several in flight.
+                # One call at a time on all threads; THROUGHPUT is for several calls at once.
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": self.threads,
-                # Decoding and encoding share the cores; the system may move what a pin would hold.
+                # Decoding and encoding share the cores: threads must be free to move.
                 "ENABLE_CPU_PINNING": False,
-                # No CACHE_DIR: it halves the time to open (2.5 s of 5 s for RRDBNet), but a damaged file in it was seen
-                # to give other pixels without a word.
+                # No CACHE_DIR: it halves the time to open (2.5 s of 5 s for RRDBNet), but with a damaged file in it
+                # OpenVINO computed other pixels without an error.
             },
         )
 
@@ -92,15 +112,16 @@ class OpenVino(Backend):
         x = ops.add(ops.multiply(x, step), low)
         if image.get_element_type() != openvino.Type.f32:
             x = ops.convert(x, image.get_element_type().get_type_name())
-        for taker in image.output(0).get_target_inputs():
-            taker.replace_source_output(x.output(0))
+        for consumer in image.output(0).get_target_inputs():
+            consumer.replace_source_output(x.output(0))
         y = ops.convert(result.input(0).get_source_output(), "f32")
         y = ops.divide(ops.subtract(y, low), step)
         zero = ops.constant(np.float32(0))
-        y = ops.select(ops.greater_equal(y, zero), y, zero)  # a NaN compares as false
+        # Not select(y >= 0, y, 0): on some CPUs OpenVINO compares as "not less", which is true for NaN.
+        y = ops.maximum(ops.select(ops.is_nan(y), zero, y), zero)
         y = ops.round(ops.minimum(y, np.float32(255)), "half_to_even")
         y = ops.transpose(ops.convert(y, "u8"), np.array([0, 2, 3, 1]))
-        return openvino.Model([ops.result(y)], [frames], f"{model.get_friendly_name()} of pixels")
+        return openvino.Model([ops.result(y)], [frames], f"{model.get_friendly_name()} on pixels")
 
 
 def _ports(values: Any) -> list[Port]:

@@ -1,1 +1,1 @@
-"""Image files: read with all that is beside the pixels, enlarged through a network of any channels, written whole."""
+"""Image files: read with their metadata, upscaled by networks of any channels, written atomically."""

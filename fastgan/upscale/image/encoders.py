@@ -1,9 +1,7 @@
-"""Threads that write pictures while the network works on the next."""
+"""Threads that write images while the network works on the next one."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,125 +11,81 @@ from pathlib import Path
 import numpy as np
 
 from fastgan.errors import FastganError, UsageError
-from fastgan.upscale.image.read import Picture
+from fastgan.upscale.image.read import DecodedImage
 from fastgan.upscale.image.write import write
+from fastgan.upscale.thread_pipeline import BoundedQueue
 
-ENCODERS = 2  # threads: PNG takes as long to write as a fast network to compute
-_STRIPS = 2  # of one picture, computed and not yet written
+ENCODERS = 2  # threads: encoding a PNG takes as long as a fast network
+_STRIPS = 2  # of one image, computed and not yet written
+
+StripQueue = BoundedQueue[np.ndarray]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A file to read and the file to write."""
+    """The file to read and the file to write."""
 
     source: Path
     out: Path
 
 
 @dataclass
-class Settled:
-    """A job that is done, with what could not be kept; or one that failed."""
+class JobResult:
+    """A finished job: notes on what the format could not keep, or the error."""
 
     job: Job
     notes: list[str]
     error: FastganError | MemoryError | None = None
 
 
-class Strips:
-    """The rows of one picture on their way from the network to the thread that writes them."""
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(_STRIPS)
-        self._left, self._cancelled = threading.Event(), threading.Event()
-
-    def put(self, rows: np.ndarray | None) -> bool:
-        """Waits for room. False where the writer has left."""
-        if self._left.is_set():
-            return False
-        self._queue.put(rows)  # a writer that leaves makes room
-        return True
-
-    def end(self) -> None:
-        """All rows have come."""
-        self.put(None)
-
-    def cancel(self) -> None:
-        """No more rows will come: what was written is worth nothing."""
-        self._cancelled.set()
-        self._empty()
-        self.put(None)
-
-    def leave(self) -> None:
-        """The writer takes no more."""
-        self._left.set()
-        self._empty()
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        while True:
-            rows = self._queue.get()
-            if self._cancelled.is_set():
-                raise CancelledError
-            if rows is None:
-                return
-            yield rows
-
-    def _empty(self) -> None:
-        while True:
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                return
-
-
-class CancelledError(Exception):
-    """The picture's rows ended before it was whole."""
-
-
-class Encoders:
-    """Threads that write pictures. When its block is left, all are written or given up."""
+class EncoderPool:
+    """A context manager with threads that write images; jobs that are unfinished at its end are cancelled."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="fastgan-encode")
-        self._pending: deque[tuple[Job, Strips, Future[list[str]]]] = deque()
+        self._pending: deque[tuple[Job, StripQueue, Future[list[str]]]] = deque()
 
-    def __enter__(self) -> Encoders:
+    def __enter__(self) -> EncoderPool:
         return self
 
     def __exit__(self, *error: object) -> None:
         for _, strips, _ in self._pending:
             strips.cancel()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
-    def begin(self, job: Job, height: int, width: int, picture: Picture) -> Strips:
-        """Start the file of one picture, to which rows are then given."""
-        strips = Strips()
+    def start(self, job: Job, height: int, width: int, source: DecodedImage) -> StripQueue:
+        """Start to write an image of that size; returns the queue for its rows, in strips [h, width, C].
+
+        source: the image that it is made from (see `write`).
+        """
+        strips: StripQueue = BoundedQueue(_STRIPS)
 
         def work() -> list[str]:
             try:
                 try:
                     job.out.parent.mkdir(parents=True, exist_ok=True)
                 except OSError as error:
-                    raise UsageError(f"out: {job.out.parent} cannot be made: {error.strerror or error}") from error
-                return picture.notes + write(job.out, height, width, strips, picture)
+                    raise UsageError(f"out: {job.out.parent} cannot be created: {error.strerror or error}") from error
+                return source.notes + write(job.out, height, width, strips, source)
             finally:
-                strips.leave()
+                strips.close()
 
         self._pending.append((job, strips, self._pool.submit(work)))
         return strips
 
-    def forget(self) -> None:
-        """The last picture begun will not be whole: leave no file of it."""
+    def cancel_last(self) -> None:
+        """Cancel the job started last, whose rows are incomplete: no file of it remains."""
         _, strips, future = self._pending.pop()
         strips.cancel()
         future.cancel()
 
-    def settled(self, most: int) -> Iterator[Settled]:
-        """Wait for the oldest until no more than `most` are being written."""
-        while len(self._pending) > most:
+    def results(self, max_pending: int) -> Iterator[JobResult]:
+        """Wait for the oldest jobs until at most `max_pending` are left."""
+        while len(self._pending) > max_pending:
             job, _, future = self._pending[0]
             try:
-                settled = Settled(job, future.result())
+                result = JobResult(job, future.result())
             except (FastganError, MemoryError) as error:
-                settled = Settled(job, [], error)
+                result = JobResult(job, [], error)
             self._pending.popleft()
-            yield settled
+            yield result

@@ -1,4 +1,4 @@
-"""What there is to do in a folder of images."""
+"""The images of a folder: which are upscaled to which files."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from pathlib import Path
 from fastgan.errors import DataError, UsageError
 from fastgan.upscale.image import read
 from fastgan.upscale.image.encoders import Job
-from fastgan.upscale.image.write import FORMATS, is_whole
+from fastgan.upscale.image.write import FORMATS, is_complete
 
 
 @dataclass
-class Report:
-    """What became of a folder.
+class FolderReport:
+    """The result of `upscale_folder`.
 
-    done, skipped: how many files were written, and were there already. failed: the others, with the reason. notes: what
-    could not be kept, and for how many files. others: how many files were no images. seconds: of everything.
+    done, skipped: number of images that were written, and that existed already. failed: the other images, with the
+    reason. notes: what could not be kept → number of images. ignored: number of files that are not images. seconds:
+    total time.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
-    others: int = 0
+    ignored: int = 0
     seconds: float = 0.0
 
 
 def check_folders(source: Path, out: Path, format: str | None) -> None:
-    """Raise UsageError where a folder cannot be upscaled into another, or not as that format."""
+    """Raise UsageError where `source` is no folder, `out` is unusable or `format` is unknown."""
     if not source.is_dir():
         raise UsageError(f"source: expected a folder, got {source}")
     if out.exists() and not out.is_dir():
@@ -40,9 +41,9 @@ def check_folders(source: Path, out: Path, format: str | None) -> None:
 
 
 def jobs_of(
-    scale: int, source: Path, out: Path, overwrite: bool, suffix: str, format: str | None, report: Report
+    scale: int, source: Path, out: Path, overwrite: bool, suffix: str, format: str | None, report: FolderReport
 ) -> list[Job]:
-    """What is to be done in a folder; what needs no doing goes into the report."""
+    """The jobs of a folder; images that are skipped or fail already are entered into the report."""
     check_folders(source, out, format)
     jobs: dict[Path, Job] = {}
     for file in sorted(source.rglob("*")):
@@ -53,22 +54,22 @@ def jobs_of(
             continue
         try:
             if read.image_format(file) is None and file.suffix.lower() not in FORMATS:
-                report.others += 1
+                report.ignored += 1
                 continue
         except DataError as error:
             if file.suffix.lower() in FORMATS:
                 report.failed.append((file, str(error)))
             else:
-                report.others += 1
+                report.ignored += 1
             continue
         job = Job(file, out / inner.parent / written_name(inner.name, suffix, format))
         if job.out in jobs:
             raise UsageError(f"source: {file} and {jobs[job.out].source} would both become {job.out}")
         jobs[job.out] = job
-    return [job for job in jobs.values() if _is_to_do(scale, job, overwrite, report)]
+    return [job for job in jobs.values() if _is_pending(scale, job, overwrite, report)]
 
 
-def _is_to_do(scale: int, job: Job, overwrite: bool, report: Report) -> bool:
+def _is_pending(scale: int, job: Job, overwrite: bool, report: FolderReport) -> bool:
     if overwrite or not job.out.exists():
         return True
     try:
@@ -80,19 +81,19 @@ def _is_to_do(scale: int, job: Job, overwrite: bool, report: Report) -> bool:
         size = read.read_size(job.out)
     except DataError:
         return True
-    if not is_whole(job.out):
+    if not is_complete(job.out):
         return True
     if size == (height * scale, width * scale):
         report.skipped += 1
     else:
         report.failed.append(
-            (job.source, f"{job.out} is there with another size, {size[1]}×{size[0]}; --overwrite replaces it")
+            (job.source, f"{job.out} exists with another size, {size[1]}×{size[0]}; --overwrite replaces it")
         )
     return False
 
 
 def written_name(name: str, suffix: str = "", format: str | None = None) -> str:
-    """The name of an image's result: its own, where its format can be written."""
+    """The file name of the result: the same, where its format can be written, else as PNG."""
     path = Path(name)
     ending = f".{format}" if format else path.suffix if path.suffix.lower() in FORMATS else ".png"
     return f"{path.stem}{suffix}{ending}"

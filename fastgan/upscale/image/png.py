@@ -1,4 +1,4 @@
-"""PNG files written strip by strip: Pillow needs the whole picture in memory, and has no colors of 16 bits.
+"""Write PNG files strip by strip: Pillow needs the whole image in memory, and has no RGB of 16 bits.
 
 The format is that of "Portable Network Graphics (PNG) Specification (Third Edition)", W3C.
 """
@@ -13,18 +13,18 @@ from typing import BinaryIO
 import numpy as np
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: The last bytes of every whole PNG file.
+#: The last bytes of every complete PNG file.
 END = b"\0\0\0\0IEND\xaeB`\x82"
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by the number of channels
 _IDAT = 1 << 18  # bytes of a data chunk
-_BLOCK = 1 << 18  # bytes that are filtered at a time: what a core's cache holds
+_BLOCK = 1 << 18  # bytes that are filtered at a time: fits into the cache of a core
 
 
 class PngWriter:
     """Writes a PNG of known size into an open file: `write` rows from top to bottom, then `close`.
 
     channels: 1 (gray), 2 (gray and alpha), 3 (RGB), 4 (RGB and alpha). depth: bits of a sample, 8 or 16.
-    chunks: further ones by name, such as (b"iCCP", ...), in the order they are to stand in.
+    chunks: further chunks by name, such as (b"iCCP", ...), in the order to write.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PngWriter:
             self._chunk(name, data)
 
     def write(self, rows: np.ndarray) -> None:
-        """The next rows: uint8 or uint16 [h, width, channels]."""
+        """Write the next rows: uint8 or uint16 [h, width, channels]."""
         assert len(rows) <= self._left
         self._left -= len(rows)
         if rows.dtype == np.uint16:
@@ -65,7 +65,7 @@ class PngWriter:
                 self._flush()
 
     def close(self) -> None:
-        """The end of the file; all rows must have come."""
+        """Write the end of the file, after all rows."""
         assert self._left == 0
         self._data += self._compress.flush()
         self._flush()
@@ -80,14 +80,15 @@ class PngWriter:
 
 
 def icc_chunk(profile: bytes) -> tuple[bytes, bytes]:
-    """A color profile as a chunk."""
+    """The chunk of an ICC profile."""
     return b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)
 
 
 def _filtered(lines: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
-    """Rows of bytes [h, n] with the filter that makes each small, its number before it: uint8 [h, 1 + n].
+    """Filter rows of bytes [h, n], each with the best filter, whose number comes first: uint8 [h, 1 + n].
 
-    The choice is the specification's: least sum of absolute differences. `Average` is left out: it wins few rows.
+    The choice is the specification's heuristic: least sum of absolute differences. `Average` is omitted: it is rarely
+    the best.
     """
     left, corner = np.zeros_like(lines), np.zeros_like(lines)
     left[:, pixel:], corner[:, pixel:] = lines[:, :-pixel], above[:, :-pixel]
@@ -101,7 +102,7 @@ def _filtered(lines: np.ndarray, above: np.ndarray, pixel: int) -> np.ndarray:
 
 
 def _paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Whichever of the three neighbors is nearest to left + above − corner."""
+    """The Paeth predictor: the neighbor that is nearest to left + above − corner."""
     a, b, c = left.astype(np.int16), above.astype(np.int16), corner.astype(np.int16)
     far_a, far_b = np.abs(b - c), np.abs(a - c)
     far_c = np.abs(a + b - 2 * c)

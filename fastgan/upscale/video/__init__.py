@@ -1,13 +1,14 @@
-"""Videos through a network, and frames into videos: PyAV (extra `video`), loaded at the first use.
+"""Upscale videos, and write frames as videos, with PyAV (extra `video`), which is imported at first use.
 
-upscale_video   pipeline.py: decode, to RGB, network, to YUV and encode, at the same time
-VideoWriter     writer.py: frames of any origin into a file
-decode.py       a source: its facts, and its frames in order with their times
-color.py       from the source's YUV to RGB and back
-encode.py       which codec, container and pixel format; an encoder
-segments.py     what is done already, in pieces that survive the process
-join.py         pieces and the source's sound into one file, without encoding anything again
-line.py         stages as threads with short queues between them
+pipeline.py     upscale_video: arguments, settings, resuming and stopping
+stages.py       decoding, conversion to RGB, network, conversion to YUV and encoding as a thread pipeline
+writer.py       VideoWriter: write frames as a video, GIF or WebP
+decode.py       VideoSource: properties of a video file, and its frames with their times
+color.py        conversion from the source's YUV to RGB and back
+encode.py       choice of codec, container and pixel format; the encoder
+segments.py     finished segments of the result on disk, for resuming
+join.py         mux segments and the source's audio into one file
+pyav.py         import of PyAV, conversion of its errors
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"VideoWriter": "fastgan.upscale.video.writer", "upscale_video": "fastgan.upscale.video.pipeline"}
+_MODULES = {"VideoWriter": "fastgan.upscale.video.writer", "upscale_video": "fastgan.upscale.video.pipeline"}
 
 __all__ = ["VideoWriter", "upscale_video"]
 
@@ -25,6 +26,6 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'fastgan.upscale.video' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,145 +1,151 @@
-"""Pieces and the source's sound into one file: packets are moved, nothing is encoded again."""
+"""Mux segments and the source's audio and subtitles into one file: packets are copied, nothing is re-encoded."""
 
 from __future__ import annotations
 
 import heapq
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from fastgan._util.files import sync
 from fastgan.errors import DataError
-from fastgan.upscale.video.decode import Source
-from fastgan.upscale.video.encode import Look, container_of, describe
-from fastgan.upscale.video.library import address, load, reading, writing
-from fastgan.upscale.video.segments import Note, Parts
+from fastgan.upscale.video.decode import VideoSource
+from fastgan.upscale.video.encode import EncodeSettings, container_of, set_display_properties
+from fastgan.upscale.video.pyav import file_url, load, read_errors, write_errors
+from fastgan.upscale.video.segments import Segment, SegmentStore
 
-#: What the muxers write themselves.
+_logger = logging.getLogger(__name__)
+
+#: Metadata that the muxers write themselves.
 _OWN = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
 
 
-def join(
-    parts: Parts, source: Source, look: Look, out: Path, *, scale: int, whole: bool, say: Callable[[str], object]
+def join_segments(
+    store: SegmentStore, source: VideoSource, settings: EncodeSettings, out: Path, *, scale: int, complete: bool
 ) -> None:
-    """Write `out` from all whole pieces, whole or not at all. Raises WriteError.
+    """Write `out` from all complete segments, atomically.
 
-    Sound, subtitles, chapters and titles are the source's, as far as the container takes them; what it does not take is
-    said. whole: False cuts the sound where the pieces end.
+    Audio, subtitles, chapters and metadata are copied from the source where the container supports them; what is left
+    out is logged. scale: of the upscaling, for the display matrix. complete: whether the segments cover the whole
+    source; otherwise the audio ends with them. Raises WriteError, and DataError for a damaged segment.
     """
-    end = None if whole else _end(parts.notes, len(parts.notes) - 1, look) * look.time_base
-    aside = out.with_name(f".{out.name}.part")
+    end = None if complete else _end(store.segments, len(store.segments) - 1, settings) * settings.time_base
+    temporary = out.with_name(f".{out.name}.part")
     try:
-        with writing(out):
-            _write(parts, source, look, aside, container_of(out), out.suffix, scale, end, say)
-            sync(aside)
-            os.replace(aside, out)
+        with write_errors(out):
+            _write(store, source, settings, temporary, container_of(out), out.suffix, scale, end)
+            sync(temporary)
+            os.replace(temporary, out)
             sync(out.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _write(
-    parts: Parts,
-    source: Source,
-    look: Look,
-    aside: Path,
+    store: SegmentStore,
+    source: VideoSource,
+    settings: EncodeSettings,
+    temporary: Path,
     container: str,
     suffix: str,
     scale: int,
     end: Fraction | None,
-    say: Callable[[str], object],
 ) -> None:
     options = {}
     if container in ("mp4", "mov"):
-        # The index in front, so that a browser can begin at once; a clock in which the first frame's time is exact.
-        options = {"movflags": "+faststart", "movie_timescale": str(look.time_base.denominator)}
+        # The index at the start, for streaming; a time scale in which the first frame's time is exact.
+        options = {"movflags": "+faststart", "movie_timescale": str(settings.time_base.denominator)}
     with (
-        load().open(address(aside), "w", format=container, options=options) as result,
-        load().open(address(parts.path(0))) as first,
+        load().open(file_url(temporary), "w", format=container, options=options) as result,
+        load().open(file_url(store.path(0))) as first,
         source.open() as origin,
     ):
         template = first.streams.video[0]
         video = result.add_stream_from_template(template, opaque=True)
-        video.time_base = look.time_base
-        # Said again, for not every codec's own stream has a place for all of it.
-        describe(video.codec_context, look)
-        if look.aspect not in (None, 1) and look.codec in ("vp9", "av1") and container in ("matroska", "webm"):
-            say(f"the pixel aspect of {look.aspect} has no place in a {suffix} file of {look.codec}; .mp4 keeps it")
-        if look.codec == "hevc" and container in ("mp4", "mov"):
-            video.codec_context.codec_tag = "hvc1"  # the one of two that Apple's players know
+        video.time_base = settings.time_base
+        # Again, for the streams of some codecs do not carry all of them.
+        set_display_properties(video.codec_context, settings)
+        if settings.aspect not in (None, 1) and settings.codec in ("vp9", "av1") and container in ("matroska", "webm"):
+            _logger.warning(
+                "a %s file of %s cannot store the pixel aspect of %s; .mp4 can", suffix, settings.codec, settings.aspect
+            )
+        if settings.codec == "hevc" and container in ("mp4", "mov"):
+            video.codec_context.codec_tag = "hvc1"  # the tag that Apple's players support
         if source.matrix is not None:
-            # The last column but one of the matrix moves the turned picture back into view, in pixels.
+            # Elements 6 and 7 are the translation in pixels.
             video.set_display_matrix([n * scale if i in (6, 7) else n for i, n in enumerate(source.matrix)])
-        _copy_facts(origin, result, source.video(origin), video)
-        others = {s.index: other for s in origin.streams if (other := _taken(s, result, suffix, say)) is not None}
-        tracks: list[Iterable[tuple[Fraction, Any]]] = [_pieces(parts, video, look, template)]
+        _copy_metadata(origin, result, source.video(origin), video)
+        others = {s.index: copy for s in origin.streams if (copy := _copied_stream(s, result, suffix)) is not None}
+        tracks: list[Iterable[tuple[Fraction, Any]]] = [_video_packets(store, video, settings, template)]
         if others:
-            tracks.append(_others(origin, others, source, end))
+            tracks.append(_other_packets(origin, others, source, end))
         for _, packet in heapq.merge(*tracks, key=lambda item: item[0]):
             result.mux(packet)
 
 
-def _copy_facts(origin: Any, result: Any, source: Any, video: Any) -> None:
+def _copy_metadata(origin: Any, result: Any, source: Any, video: Any) -> None:
     for name, value in origin.metadata.items():
         if name.lower() not in _OWN:
             result.metadata[name] = value
-    _copy_title(source, video)
+    _copy_stream_metadata(source, video)
     if chapters := origin.chapters():
         result.set_chapters(chapters)
 
 
-def _copy_title(source: Any, target: Any) -> None:
+def _copy_stream_metadata(source: Any, target: Any) -> None:
     target.metadata.update({name: value for name, value in source.metadata.items() if name.lower() not in _OWN})
     target.disposition = source.disposition
 
 
-def _taken(stream: Any, result: Any, suffix: str, say: Callable[[str], object]) -> Any:
-    """The stream of the result into which one of the source goes; None where it cannot, which is said."""
+def _copied_stream(stream: Any, result: Any, suffix: str) -> Any:
+    """The output stream for a stream of the source; None where it is left out, which is logged."""
     if stream.type == "video":
         return None
     codec = stream.codec_context and stream.codec_context.codec.canonical_name
-    what = f"stream {stream.index} ({stream.type}, {codec or 'unknown codec'})"
+    name = f"stream {stream.index} ({stream.type}, {codec or 'unknown codec'})"
     if stream.type not in ("audio", "subtitle"):
-        say(f"{what} of the source is left out")
+        _logger.warning("%s of the source is left out", name)
         return None
     if codec is None or stream.codec_context.name not in result.supported_codecs:
-        say(f"{what} of the source does not go into a {suffix} file and is left out; .mkv takes most")
+        _logger.warning("%s of the source is left out: a %s file cannot contain it; .mkv often can", name, suffix)
         return None
-    other = result.add_stream_from_template(stream)
-    _copy_title(stream, other)
-    return other
+    copy = result.add_stream_from_template(stream)
+    _copy_stream_metadata(stream, copy)
+    return copy
 
 
-def _pieces(parts: Parts, video: Any, look: Look, template: Any) -> Iterator[tuple[Fraction, Any]]:
-    """The packets of all pieces, with the times that the frames had in the source.
+def _video_packets(
+    store: SegmentStore, video: Any, settings: EncodeSettings, template: Any
+) -> Iterator[tuple[Fraction, Any]]:
+    """The packets of all segments, with the times of the source, each after its decoding time in seconds.
 
-    Encoders reorder frames; a packet's time of decoding must increase and be no later than that of its display. Each
-    encoder began anew with its piece, so these times are set here: packet i of all is decoded when frame i − delay of
-    all is shown.
+    Encoders reorder frames; decoding times (dts) must increase and not exceed the presentation times (pts). Since every
+    segment has its own encoder, dts are computed here: the dts of packet i is the pts of frame i − delay.
     """
-    time_base = look.time_base
-    delay = max(note.delay for note in parts.notes)
+    time_base = settings.time_base
+    delay = max(segment.delay for segment in store.segments)
     before: list[int] = []
-    for index, note in enumerate(parts.notes):
-        path = parts.path(index)
-        with reading(path), load().open(address(path)) as container:
+    for index, segment in enumerate(store.segments):
+        path = store.path(index)
+        with read_errors(path), load().open(file_url(path)) as container:
             stream = container.streams.video[0]
             if stream.codec_context.extradata != template.codec_context.extradata:
-                raise DataError(f"{path} was encoded in another way than the first; remove {parts.folder}")
+                raise DataError(f"{path} was encoded with other settings than the first segment; delete {store.folder}")
             packets = [packet for packet in container.demux(stream) if packet.size]
-            # NUT counts in a whole fraction of our unit, and knows no durations.
+            # NUT's time base is an integer fraction of ours, and it has no durations.
             units = round(time_base / stream.time_base)
-            shown = [note.first + packet.pts // units for packet in packets]
+            shown = [segment.first + packet.pts // units for packet in packets]
             times = sorted(shown)
-            if len(times) != note.frames or times[-1] != note.last:
-                raise DataError(f"{path} is damaged; remove {parts.folder}")
+            if len(times) != segment.frames or times[-1] != segment.last:
+                raise DataError(f"{path} is damaged; delete {store.folder}")
             if not before:
                 step = times[1] - times[0] if len(times) > 1 else 1
                 before = [times[0] - step * (delay - i) for i in range(delay)]
             decoded = before + times
-            ends = dict(zip(times, [*times[1:], _end(parts.notes, index, look)], strict=True))
+            ends = dict(zip(times, [*times[1:], _end(store.segments, index, settings)], strict=True))
             for i, packet in enumerate(packets):
                 packet.stream = video
                 packet.time_base = time_base
@@ -149,19 +155,19 @@ def _pieces(parts: Parts, video: Any, look: Look, template: Any) -> Iterator[tup
             before = decoded[len(decoded) - delay :]
 
 
-def _end(notes: list[Note], index: int, look: Look) -> int:
-    """When the last frame of a piece ends: with the next piece, or after as long as the source says."""
-    if index + 1 < len(notes):
-        return notes[index + 1].first
-    return notes[index].last + (notes[index].duration or round(1 / look.rate / look.time_base))
+def _end(segments: list[Segment], index: int, settings: EncodeSettings) -> int:
+    """The end time of a segment: the start of the next one, or the last frame's time and duration."""
+    if index + 1 < len(segments):
+        return segments[index + 1].first
+    return segments[index].last + (segments[index].duration or round(1 / settings.rate / settings.time_base))
 
 
-def _others(
-    origin: Any, others: dict[int, Any], source: Source, end: Fraction | None
+def _other_packets(
+    origin: Any, others: dict[int, Any], source: VideoSource, end: Fraction | None
 ) -> Iterator[tuple[Fraction, Any]]:
-    """Packets of the source's other streams, up to `end`."""
+    """Packets of the source's other streams before `end`, each after its decoding time in seconds."""
     streams = [origin.streams[index] for index in others]
-    with reading(source.path, ", in its sound"):
+    with read_errors(source.path, ", in its audio or subtitles"):
         for packet in origin.demux(streams):
             if packet.dts is None:
                 continue

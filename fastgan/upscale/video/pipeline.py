@@ -1,42 +1,36 @@
-"""A video through a network: decode, to RGB, network, to YUV and encode at the same time, in pieces that survive."""
+"""`upscale_video`: arguments, settings, resuming and stopping; the work itself is done by `Stages`."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastgan._util.progress import Progress
 from fastgan.errors import DataError, UsageError
-from fastgan.upscale.video.color import MATRICES, PC, ToRGB, ToYUV
-from fastgan.upscale.video.decode import Shot, Source
-from fastgan.upscale.video.encode import Look, check_crf, choose_codec, pixel_format
-from fastgan.upscale.video.join import join
-from fastgan.upscale.video.segments import Parts, Piece, identity
-from fastgan.upscale.video.threads import Aborted, Gone, Line, Queue
+from fastgan.upscale.video.color import MATRICES, PC
+from fastgan.upscale.video.decode import VideoSource
+from fastgan.upscale.video.encode import EncodeSettings, check_crf, choose_codec, pixel_format
+from fastgan.upscale.video.join import join_segments
+from fastgan.upscale.video.segments import SegmentStore, identity
+from fastgan.upscale.video.stages import Stages
 
-#: Pieces are about this long: what a kill costs at most, and how often the encoder begins anew.
-PIECE_SECONDS = 4
-_MAX_PIECE = 240  # frames
-#: An automatic batch has about this many pixels: small frames do not fill a machine one at a time.
+_logger = logging.getLogger(__name__)
+
+#: Approximate length of a segment: the work that a kill loses at most; each segment starts with a key frame.
+SEGMENT_SECONDS = 4
+_MAX_SEGMENT = 240  # frames
+#: Approximate number of pixels of an automatic batch: single small frames do not use the hardware fully.
 BATCH_PIXELS = 1_000_000
 _MAX_BATCH = 16
-#: Frames that may wait for conversion, and batches that may wait at either side of the network.
-_FRAMES, _BATCHES = 4, 2
-
-
-class Batch(NamedTuple):
-    """pixels: uint8 [n, H, W, 3], of the network's input or output; shots: the frames' places in time."""
-
-    pixels: np.ndarray
-    shots: list[Shot]
 
 
 def upscale_video(
@@ -49,191 +43,79 @@ def upscale_video(
     crf: int | None = None,
     overwrite: bool = False,
     model: str = "",
-    say: Callable[[str], object] = print,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> dict[str, Any]:
-    """Upscale a video; sound, subtitles, times, colors, pixel aspect and rotation stay as they are.
+    """Upscale a video; audio, subtitles, times, colors, pixel aspect and rotation are kept.
 
-    session: has `spec` (an image network of 3 channels) and `pixels(uint8 [N, H, W, 3]) → uint8 [N, s·H, s·W, 3]`.
-    out: ends in .mp4, .mkv, .mov or .webm. batch: frames that the network takes at once; "auto": by their size.
-    codec: h264, hevc, av1, vp9; "auto": the first that container and PyAV take. crf: constant quality, 0 is the best.
-    model: what tells this model from others, such as its checksum: parts made with another one are not continued.
-    say: called with what a user should know. progress: called with the frames that are through the network and how
-    many there are (about; None: not known); without one, a line on stderr counts them.
+    session: has `spec` (an image network of 3 channels) and `pixels`, from uint8 [N, H, W, 3] to [N, s·H, s·W, 3].
+    out: ends in .mp4, .mkv, .mov or .webm. batch: number of frames that the network takes at once, "auto": by their
+    size. codec: h264, hevc, av1, vp9; "auto": the first that container and PyAV support. crf: constant rate factor, 0
+    is the best; None: the codec's default. overwrite: replace an existing file. model: identifies the model, such as
+    its checksum; a run with another one is not resumed. progress: called with the number of finished frames and the
+    approximate total (None: unknown), instead of the progress bar.
 
-    Returns frames (in the file), resumed (of them, done before), seconds and fps of this call, and busy: the share of
-    that time for which each stage worked.
+    Returns a dictionary: "frames" (in the file), "resumed" (of them, finished by earlier runs), "seconds" and "fps" of
+    this call, and "busy": the fraction of that time in which each stage worked.
 
-    The work is kept in OUT.parts, in pieces of some seconds. After a kill, the same call goes on from there, and its
-    result is the same. Ctrl-C or SIGTERM finishes the piece in progress, writes what there is as OUT.partial (with
-    OUT's suffix) and raises KeyboardInterrupt; a second Ctrl-C ends at once. A source that is damaged further on raises
-    DataError, with the frames before in OUT.partial. OUT itself is whole or not there.
-    Raises UsageError for arguments that do not fit, DataError for a source that cannot be used, WriteError where
-    something cannot be written; then the parts stay.
+    The work is stored in the folder OUT.parts, in segments of some seconds. After a kill, the same call resumes it,
+    with the same result. Ctrl-C or SIGTERM finishes the current segment, writes the finished frames as OUT.partial
+    (with OUT's suffix) and raises KeyboardInterrupt; a second Ctrl-C stops at once. A source that is damaged further on
+    raises DataError, with the frames before the damage in OUT.partial. OUT itself is written atomically.
+    Raises UsageError for wrong arguments, DataError for a source that cannot be used, WriteError where a file cannot be
+    written; OUT.parts is then kept.
     """
     start = time.perf_counter()
     source, out = Path(source), Path(out)
     _check_arguments(session.spec, source, out, overwrite)
-    codec = choose_codec(codec, out, say)
-    video = Source(source)
-    look = _look(video, session.spec.scale, codec, check_crf(crf, codec), say)
-    size = _batch(batch, video)
-    length = _piece_length(video, size)
+    scale = session.spec.scale
+    codec = choose_codec(codec, out)
+    video = VideoSource(source)
+    settings = _encode_settings(video, scale, codec, check_crf(crf, codec))
+    size = _batch_size(batch, video)
+    length = _segment_length(video, size)
     state = {
         "source": identity(source),
         "model": [model, asdict(session.spec)],
-        "result": look.facts(),
+        "result": settings.as_json(),
         "batch": size,
-        "piece": length,
+        "segment": length,
     }
     for note in video.notes:
-        say(note)
-    parts = Parts(out)
-    with parts.alone():
-        parts.begin(state, say)
-        before = parts.frames
-        meter = _Progress(source.name, before)
-        try:
-            with _stopping() as stop:
-                run = _Run(session, video, look, parts, size, length, stop, progress or meter)
-                run.go()
-        except DataError as error:
-            raise _with_partial(error, parts, video, look, session.spec.scale, say) from error
-        finally:
-            meter.close()
-        if not run.complete:
-            _say_partial(parts, video, look, session.spec.scale, say)
+        _logger.info("%s", note)
+    store = SegmentStore(out)
+    with store.locked():
+        store.load(state)
+        resumed = store.frames
+        with _stop_on_signals() as stop, _reporting(progress, source.name, video.total, resumed) as report:
+            stages = Stages(session, video, settings, store, size, length, stop, report)
+            try:
+                stages.run()
+            except DataError as error:
+                raise _with_partial(error, store, video, settings, scale) from error
+        if not stages.complete:
+            if partial := _write_partial(store, video, settings, scale):
+                _logger.info("stopped after %s frames, written to %s; repeat to resume", store.frames, partial)
+            else:
+                _logger.info("stopped before the first frame was finished")
             raise KeyboardInterrupt
         if video.damaged:
-            say(f"{video.damaged} frame(s) of the source are damaged; they are upscaled as the decoder patched them up")
-        join(parts, video, look, out, scale=session.spec.scale, whole=True, say=say)
-        parts.remove()
+            _logger.warning("%s frames of the source have errors, which the decoder concealed", video.damaged)
+        join_segments(store, video, settings, out, scale=scale, complete=True)
+        store.remove()
         partial_path(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
-    done = parts.frames - before
     return {
-        "frames": parts.frames,
-        "resumed": before,
+        "frames": store.frames,
+        "resumed": resumed,
         "seconds": seconds,
-        "fps": done / seconds,
-        "busy": {name: busy / run.seconds for name, busy in run.line.busy.items()},
+        "fps": (store.frames - resumed) / seconds,
+        "busy": {name: busy / stages.seconds for name, busy in stages.pipeline.busy_seconds.items()},
     }
 
 
 def partial_path(out: Path) -> Path:
-    """Where the frames go that are done when the work is stopped: clip.mp4 → clip.partial.mp4."""
+    """The file for the finished frames of a stopped run: clip.mp4 → clip.partial.mp4."""
     return out.with_name(f"{out.stem}.partial{out.suffix}")
-
-
-class _Run:
-    """One go through the stages. The network runs in the caller's thread: runtimes keep settings by thread."""
-
-    def __init__(
-        self,
-        session: Any,
-        video: Source,
-        look: Look,
-        parts: Parts,
-        batch: int,
-        length: int,
-        stop: threading.Event,
-        progress: Callable[[int, int | None], object],
-    ):
-        self._session, self._video, self._look, self._parts = session, video, look, parts
-        self._batch, self._length, self._stop, self._progress = batch, length, stop, progress
-        self.line = Line()
-        self.seconds = 0.0
-        self.complete = False
-
-    def go(self) -> None:
-        """Until the source ends, or one is asked to stop. Whole frames are in pieces then, whatever was raised."""
-        start = time.perf_counter()
-        shots = self.line.stage("decode", self._decode, None, room=_FRAMES)
-        batches = self.line.stage("to RGB", self._to_rgb, shots, room=_BATCHES)
-        self.line.busy["network"] = 0.0
-        done: Queue[Batch] = Queue(_BATCHES)
-        frames = self.line.stage("to YUV", self._to_yuv, done, room=_FRAMES)
-        written = self.line.stage("encode", self._encode, frames, room=1)
-        error: BaseException | None = None
-        try:
-            self._through_network(batches, done)
-        except Gone:
-            pass  # the encoder has failed; it says why below
-        except BaseException as came:
-            error = came
-        # What is through the network is kept; a second Ctrl-C does not wait for that.
-        done.end(Aborted() if isinstance(error, KeyboardInterrupt) else None)
-        batches.leave()
-        try:
-            for _ in written:
-                pass
-        except Aborted:
-            pass
-        finally:
-            self.line.join()
-            self.seconds = time.perf_counter() - start
-        if error is not None:
-            raise error
-
-    def _through_network(self, batches: Iterable[Batch], done: Queue[Batch]) -> None:
-        for pixels, shots in batches:
-            if self._stop.is_set():
-                return
-            start = time.perf_counter()
-            result = self._session.pixels(pixels)
-            self.line.busy["network"] += time.perf_counter() - start
-            done.put(Batch(result, shots))
-            self._progress(shots[-1].number + 1, self._video.total)
-        self.complete = True
-
-    def _decode(self, _: Iterator[Any]) -> Iterator[Shot]:
-        return self._video.frames(self._parts.place)
-
-    def _to_rgb(self, shots: Iterator[Shot]) -> Iterator[Batch]:
-        convert = ToRGB(self._video.color)
-        gathered: list[Shot] = []
-        size = (self._batch, self._video.height, self._video.width, 3)
-        pixels = np.empty(size, np.uint8)
-        damage: DataError | None = None
-        while True:
-            try:
-                shot = next(shots, None)
-            except DataError as error:
-                shot, damage = None, error
-            if shot is not None and shot.frame is not None:
-                pixels[len(gathered)] = convert(shot.frame)
-                shot.frame = None
-                gathered.append(shot)
-            if gathered and (shot is None or len(gathered) == self._batch):
-                yield Batch(pixels[: len(gathered)], gathered)
-                gathered, pixels = [], np.empty(size, np.uint8)
-            if damage is not None:
-                raise damage
-            if shot is None:
-                return
-
-    def _to_yuv(self, batches: Iterator[Batch]) -> Iterator[tuple[Any, Shot]]:
-        convert = ToYUV(self._look.color, self._look.pixels)
-        for pixels, shots in batches:
-            for picture, shot in zip(pixels, shots, strict=True):
-                yield convert(picture), shot
-
-    def _encode(self, frames: Iterator[tuple[Any, Shot]]) -> Iterator[None]:
-        piece: Piece | None = None
-        try:
-            for frame, shot in frames:
-                piece = piece or Piece(self._parts, self._look)
-                piece.write(frame, shot)
-                if piece.frames == self._length:
-                    piece.close()
-                    piece = None
-            if piece is not None:
-                piece.close()
-                piece = None
-        finally:
-            if piece is not None:
-                piece.drop()
-        yield from ()
 
 
 def _check_arguments(spec: Any, source: Path, out: Path, overwrite: bool) -> None:
@@ -246,44 +128,44 @@ def _check_arguments(spec: Any, source: Path, out: Path, overwrite: bool) -> Non
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"out: {out} is the source itself")
     if out.exists() and not overwrite:
-        raise UsageError(f"out: {out} exists already; say overwrite to replace it")
+        raise UsageError(f"out: {out} exists already; overwrite replaces it")
 
 
-def _look(video: Source, scale: int, codec: str, crf: int, say: Callable[[str], object]) -> Look:
+def _encode_settings(video: VideoSource, scale: int, codec: str, crf: int) -> EncodeSettings:
     width, height = scale * video.width, scale * video.height
-    # Enlarged twice, 4:2:0 has as many chroma samples as the whole source had.
-    full = scale == 1 and not ("420" in video.pixels or video.pixels.startswith(("nv12", "p010", "gray")))
-    pixels = pixel_format(codec, width, height, full)
+    # From ×2 on, 4:2:0 has at least as many chroma samples as a 4:4:4 source.
+    subsampled = "420" in video.pixel_format or video.pixel_format.startswith(("nv12", "p010", "gray"))
+    pixels = pixel_format(codec, width, height, full_chroma=scale == 1 and not subsampled)
     if width % 2 or height % 2:
-        say(
-            f"the result is {width}×{height}, and 4:2:0 takes even sizes only: it is written as {pixels},"
-            " which keeps every pixel but does not play in all hardware"
-        )
+        _logger.warning(
+            "the result is %s×%s, and 4:2:0 needs even sizes: it is written as %s, which not all hardware plays",
+            width, height, pixels,
+        )  # fmt: skip
     color = video.color
-    say(
-        f"{video.path.name}: {video.width}×{video.height} {video.codec} {video.pixels} → {width}×{height} {codec}"
+    _logger.info(
+        f"{video.path.name}: {video.width}×{video.height} {video.codec} {video.pixel_format} → {width}×{height} {codec}"
         f" {pixels}, {MATRICES[color.matrix]}, {'full' if color.range == PC else 'limited'} range"
     )
-    return Look(codec, width, height, pixels, video.time_base, video.rate, color, video.aspect, crf)
+    return EncodeSettings(codec, width, height, pixels, video.time_base, video.rate, color, video.aspect, crf)
 
 
-def _batch(asked: int | str, video: Source) -> int:
-    if asked == "auto":
+def _batch_size(batch: int | str, video: VideoSource) -> int:
+    if batch == "auto":
         return int(np.clip(BATCH_PIXELS // (video.width * video.height), 1, _MAX_BATCH))
-    if isinstance(asked, str) or asked < 1:
-        raise UsageError(f"batch: expected auto or a number from 1, got {asked!r}")
-    return asked
+    if isinstance(batch, str) or batch < 1:
+        raise UsageError(f"batch: expected auto or a number from 1, got {batch!r}")
+    return batch
 
 
-def _piece_length(video: Source, batch: int) -> int:
-    """Frames, a multiple of the batch: after a resume the network gets the same batches as without."""
-    frames = min(_MAX_PIECE, max(1, round(PIECE_SECONDS * video.rate)))
+def _segment_length(video: VideoSource, batch: int) -> int:
+    """Frames in a segment: a multiple of the batch, so that a resumed run has the same batches."""
+    frames = min(_MAX_SEGMENT, max(1, round(SEGMENT_SECONDS * video.rate)))
     return -(-frames // batch) * batch
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Set by Ctrl-C or a scheduler's polite end; a second Ctrl-C raises. Only the main thread can listen."""
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets; a second Ctrl-C raises. Only the main thread can handle signals."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -302,41 +184,41 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _say_partial(parts: Parts, video: Source, look: Look, scale: int, say: Callable[[str], object]) -> None:
-    if not parts.notes:
-        say("stopped before the first frame was done")
+@contextmanager
+def _reporting(
+    progress: Callable[[int, int | None], object] | None, name: str, total: int | None, resumed: int
+) -> Iterator[Callable[[int, int | None], object]]:
+    """`progress`, or where it is None, a function that updates a progress bar."""
+    if progress is not None:
+        yield progress
         return
-    partial = partial_path(parts.out)
-    join(parts, video, look, partial, scale=scale, whole=False, say=lambda sentence: None)
-    say(f"stopped after {parts.frames} frames: {partial} has them, and the same command goes on from there")
+    bar = Progress(f"upscaling {name}", total, unit="frames", before=resumed)
+    finished = resumed
+
+    def update(done: int, _: int | None) -> None:
+        nonlocal finished
+        bar.add(done - finished)
+        finished = done
+
+    try:
+        yield update
+    finally:
+        bar.close()
+
+
+def _write_partial(store: SegmentStore, video: VideoSource, settings: EncodeSettings, scale: int) -> Path | None:
+    """Write the finished frames to OUT.partial; None where there are none."""
+    if not store.segments:
+        return None
+    path = partial_path(store.out)
+    join_segments(store, video, settings, path, scale=scale, complete=False)
+    return path
 
 
 def _with_partial(
-    error: DataError, parts: Parts, video: Source, look: Look, scale: int, say: Callable[[str], object]
+    error: DataError, store: SegmentStore, video: VideoSource, settings: EncodeSettings, scale: int
 ) -> DataError:
-    """The same error, with where the frames before the damage are. A damaged source has no use for its parts."""
-    if not parts.notes:
-        parts.remove()
-        return error
-    partial = partial_path(parts.out)
-    join(parts, video, look, partial, scale=scale, whole=False, say=lambda sentence: None)
-    parts.remove()
-    return DataError(f"{error}; the {parts.frames} frames before that are in {partial}")
-
-
-class _Progress:
-    """A line on stderr with the rate and, where the length is known, the time left."""
-
-    def __init__(self, name: str, before: int):
-        self._name, self._done = name, before
-        self._counter: Progress | None = None
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if self._counter is None:
-            self._counter = Progress(f"upscaling {self._name}", total, unit="frames", before=self._done)
-        self._counter.add(done - self._done)
-        self._done = done
-
-    def close(self) -> None:
-        if self._counter is not None:
-            self._counter.close()
+    """The error of a damaged source, with the file of the frames before the damage. The segments are removed."""
+    partial = _write_partial(store, video, settings, scale)
+    store.remove()
+    return DataError(f"{error}; the {store.frames} frames before that are in {partial}") if partial else error

@@ -1,16 +1,17 @@
-"""What is done already, beside the result: closed pieces of video, each whole once its note exists.
+"""Finished segments of an upscaled video, in a folder beside the result, so that an interrupted run can be resumed.
 
-OUT.parts/state.json       what the pieces were made from and how
-OUT.parts/00000.nut        a piece: times count from its first frame
-OUT.parts/00000.json       its note, written last: whoever finds it finds the piece whole
+OUT.parts/state.json       source, model and settings of the segments
+OUT.parts/00000.nut        a segment: encoded frames, with times relative to its first frame
+OUT.parts/00000.json       its `Segment`, written after it: the segment is complete where this file exists
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,85 +19,93 @@ from typing import Any
 
 from fastgan._util.files import sync, write_whole
 from fastgan.errors import UsageError
-from fastgan.upscale.video.decode import Place, Shot
-from fastgan.upscale.video.encode import Encoder, Look
-from fastgan.upscale.video.library import address, load, writing
+from fastgan.upscale.video.decode import ResumePoint, TimedFrame
+from fastgan.upscale.video.encode import Encoder, EncodeSettings
+from fastgan.upscale.video.pyav import file_url, load, write_errors
 
-_ENDS = 1 << 20  # bytes at either end of a source that tell it from others
+_logger = logging.getLogger(__name__)
+
+_ENDS = 1 << 20  # bytes at both ends of a source file that its identity hashes
 
 
 @dataclass(frozen=True)
-class Note:
-    """A whole piece. frames: in it; first, last: times of its first and last frame, duration of the last; delay: by how
-    many frames its encoder reorders; stamp, mark: of the last frame; near: the stamp of the first one."""
+class Segment:
+    """A complete segment.
+
+    frames: their number. first, last: times of the first and the last frame. duration: of the last frame. delay: number
+    of frames by which the encoder reorders. source_pts, checksum: of the last frame (see TimedFrame). seek_pts: source
+    time stamp of the first frame.
+    """
 
     frames: int
     first: int
     last: int
     duration: int
     delay: int
-    stamp: int | None
-    mark: int
-    near: int | None
+    source_pts: int | None
+    checksum: int
+    seek_pts: int | None
 
 
-class Parts:
-    """The folder of pieces. notes: of the whole ones, in order."""
+class SegmentStore:
+    """The folder of segments of `out`. segments: the complete ones, in order."""
 
     def __init__(self, out: Path):
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
-        self.notes: list[Note] = []
+        self.segments: list[Segment] = []
 
     @property
     def frames(self) -> int:
-        """How many are done."""
-        return sum(note.frames for note in self.notes)
+        """The number of finished frames."""
+        return sum(segment.frames for segment in self.segments)
 
     @property
-    def place(self) -> Place | None:
-        """Behind the last whole piece."""
-        if not self.notes:
+    def resume_point(self) -> ResumePoint | None:
+        """The last finished frame; None where there is none."""
+        if not self.segments:
             return None
-        last = self.notes[-1]
-        return Place(self.frames - 1, last.last, last.stamp, last.mark, last.near)
+        last = self.segments[-1]
+        return ResumePoint(self.frames - 1, last.last, last.source_pts, last.checksum, last.seek_pts)
 
     def path(self, index: int) -> Path:
+        """The file of a segment."""
         return self.folder / f"{index:05d}.nut"
 
-    def begin(self, state: dict[str, Any], say: Callable[[str], object]) -> None:
-        """Take over the pieces that were made from the same in the same way; remove others. Raises WriteError."""
+    def load(self, state: dict[str, Any]) -> None:
+        """Load the segments of an earlier run with the same state; remove those of others. Raises WriteError."""
         state = json.loads(json.dumps(state))
-        found = _read(self.folder / "state.json")
+        found = _read_json(self.folder / "state.json")
         if found == state:
-            while (note := _read(self.path(len(self.notes)).with_suffix(".json"))) is not None:
-                self.notes.append(Note(**note))
-            if self.notes:
-                say(f"going on after {self.frames} frames that are done already, from {self.folder}")
+            while (segment := _read_json(self.path(len(self.segments)).with_suffix(".json"))) is not None:
+                self.segments.append(Segment(**segment))
+            if self.segments:
+                _logger.info("resuming after %s finished frames in %s", self.frames, self.folder)
             return
         if found is not None:
-            changed = [name for name in state if found.get(name) != state[name]]
-            say(f"{self.folder} holds parts of another run ({', '.join(changed)} differ); they are removed")
-        with writing(self.folder):
+            changed = ", ".join(name for name in state if found.get(name) != state[name])
+            _logger.info("removing the segments of another run in %s (different: %s)", self.folder, changed)
+        with write_errors(self.folder):
             for file in self.folder.iterdir():
                 if file.name != "lock":
                     file.unlink()
             write_whole(self.folder / "state.json", json.dumps(state, indent=1).encode())
 
-    def commit(self, note: Note) -> None:
-        """The piece that has just been written is whole."""
-        path = self.path(len(self.notes))
-        with writing(path):
+    def commit(self, segment: Segment) -> None:
+        """Mark the segment file written last as complete."""
+        path = self.path(len(self.segments))
+        with write_errors(path):
             sync(path)
-        write_whole(path.with_suffix(".json"), json.dumps(asdict(note)).encode())
-        self.notes.append(note)
+        write_whole(path.with_suffix(".json"), json.dumps(asdict(segment)).encode())
+        self.segments.append(segment)
 
     def remove(self) -> None:
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Make the folder and hold its lock. Raises UsageError where it cannot be made or another process holds it."""
+    def locked(self) -> Iterator[None]:
+        """Create the folder and hold its lock. Raises UsageError where it cannot be created or is locked already."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / "lock").open("a")
@@ -110,61 +119,70 @@ class Parts:
             except BlockingIOError:
                 raise UsageError(f"out: another process is writing {self.out}") from None
             except ImportError:
-                pass  # a system without this kind of lock
+                pass  # a system without file locks
             yield
 
 
-class Piece:
-    """One piece being written."""
+class SegmentWriter:
+    """Encodes frames into the next segment of a store."""
 
-    def __init__(self, parts: Parts, look: Look):
-        self._parts, self._path = parts, parts.path(len(parts.notes))
-        self._stamps: list[int] = []  # the packets' times, in the order of decoding
+    def __init__(self, store: SegmentStore, settings: EncodeSettings):
+        self._store, self._path = store, store.path(len(store.segments))
+        self._packet_pts: list[int] = []  # in decoding order
         self.frames = 0
-        with writing(self._path):
-            # Times count from the first frame, for NUT knows none below zero; and they must stay as they are.
+        with write_errors(self._path):
+            # NUT has no negative times: these are relative to the first frame, and must not be shifted by the muxer.
             self._container = load().open(
-                address(self._path), "w", format="nut", options={"avoid_negative_ts": "disabled"}
+                file_url(self._path), "w", format="nut", options={"avoid_negative_ts": "disabled"}
             )
-            self._encoder = Encoder(self._container, look)
+            self._encoder = Encoder(self._container, settings)
 
-    def write(self, frame: Any, shot: Shot) -> None:
-        """Encode and store a frame. Raises WriteError."""
+    def write(self, frame: Any, timed: TimedFrame) -> None:
+        """Encode and mux a converted frame with the time of `timed`. Raises WriteError."""
         if not self.frames:
-            self._first = shot
-        self._last = shot
+            self._first = timed
+        self._last = timed
         self.frames += 1
-        with writing(self._path):
-            self._store(self._encoder.write(frame, shot.time - self._first.time))
+        with write_errors(self._path):
+            self._mux(self._encoder.write(frame, timed.time - self._first.time))
 
     def close(self) -> None:
-        """Finish the piece and note that it is whole. Raises WriteError."""
-        with writing(self._path):
-            self._store(self._encoder.finish())
+        """Finish the segment and commit it to the store. Raises WriteError."""
+        with write_errors(self._path):
+            self._mux(self._encoder.finish())
             self._container.close()
-        rank = {stamp: i for i, stamp in enumerate(sorted(self._stamps))}
-        delay = max(i - rank[stamp] for i, stamp in enumerate(self._stamps))
+        rank = {pts: i for i, pts in enumerate(sorted(self._packet_pts))}
+        delay = max(i - rank[pts] for i, pts in enumerate(self._packet_pts))
         first, last = self._first, self._last
-        self._parts.commit(
-            Note(self.frames, first.time, last.time, last.duration, delay, last.stamp, last.mark, first.stamp)
+        self._store.commit(
+            Segment(
+                self.frames,
+                first.time,
+                last.time,
+                last.duration,
+                delay,
+                last.source_pts,
+                last.checksum,
+                first.source_pts,
+            )
         )
 
-    def drop(self) -> None:
-        """Leave off, in the middle."""
+    def discard(self) -> None:
+        """Delete the incomplete segment."""
         try:
             self._container.close()
         except load().error.FFmpegError:
-            pass  # it is removed all the same, and the reason is on its way already
+            pass  # the file is removed anyway, and an error has been raised already
         self._path.unlink(missing_ok=True)
 
-    def _store(self, packets: list[Any]) -> None:
+    def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
-            self._stamps.append(packet.pts)
+            self._packet_pts.append(packet.pts)
             self._container.mux(packet)
 
 
 def identity(path: Path) -> dict[str, Any]:
-    """What tells a source from others, wherever it lies: its size, and the checksum of its ends."""
+    """Identifies a source file independently of its path: its size, and the SHA-256 of its first and last MiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_ENDS))
@@ -173,8 +191,8 @@ def identity(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256_of_ends": digest.hexdigest()}
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no whole one."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None where there is none."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,10 +1,9 @@
-"""Frames of any origin into a video file, whole or not at all."""
+"""Write frames as a video, GIF or WebP file, atomically."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -20,24 +19,24 @@ from fastgan.upscale.video.color import BT709, TV, Color, ToYUV
 from fastgan.upscale.video.encode import (
     CONTAINERS,
     Encoder,
-    Look,
+    EncodeSettings,
     check_crf,
     choose_codec,
     container_of,
     pixel_format,
 )
-from fastgan.upscale.video.library import address, load, writing
+from fastgan.upscale.video.pyav import file_url, load, write_errors
 
-#: Moving pictures that Pillow writes; their frames are held until the end.
-PICTURES = {".gif": "GIF", ".webp": "WEBP"}
+#: Animations that Pillow writes; their frames are kept in memory until the end.
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP"}
 
 
 class VideoWriter:
-    """Writes uint8 RGB frames; use it with `with`, and the file is there when the block ends without an error.
+    """A context manager that writes uint8 RGB frames; the file exists once the block ends without an error.
 
-    path: ends in .mp4, .mkv, .mov, .webm (PyAV), .gif or .webp (Pillow, endless loops). size: (height, width).
-    fps: frames per second. codec, crf: as for `upscale_video`. say: called with what a user should know.
-    Raises UsageError for arguments that do not fit, WriteError where the file cannot be written.
+    path: ends in .mp4, .mkv, .mov, .webm (PyAV), .gif or .webp (Pillow, endless loops). size: (height, width) in
+    pixels. fps: frames per second. codec, crf: as in `upscale_video`.
+    Raises UsageError for wrong arguments, WriteError where the file cannot be written.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class VideoWriter:
         *,
         codec: str = "auto",
         crf: int | None = None,
-        say: Callable[[str], object] = print,
     ):
         self.path, self.size = Path(path), (int(size[0]), int(size[1]))
         if min(self.size) < 1:
@@ -59,16 +57,16 @@ class VideoWriter:
             raise UsageError(f"path: expected a file to write, got the directory {self.path}")
         self.frames = 0
         rate = Fraction(fps).limit_denominator(1001)
-        self._sink: _Pillow | _Stream
-        if self.path.suffix.lower() in PICTURES:
-            self._sink = _Pillow(self.path, rate)
+        self._sink: _PillowSink | _AvSink
+        if self.path.suffix.lower() in ANIMATIONS:
+            self._sink = _PillowSink(self.path, rate)
         elif self.path.suffix.lower() in CONTAINERS:
-            self._sink = _Stream(self.path, self.size, rate, codec, crf, say)
+            self._sink = _AvSink(self.path, self.size, rate, codec, crf)
         else:
-            raise UsageError(f"path: expected a file that ends in {', '.join((*CONTAINERS, *PICTURES))}, got {path}")
+            raise UsageError(f"path: expected a file that ends in {', '.join((*CONTAINERS, *ANIMATIONS))}, got {path}")
 
     def write(self, frames: np.ndarray) -> None:
-        """Add frames: uint8 [N, H, W, 3], or one [H, W, 3]."""
+        """Add frames, uint8 [N, H, W, 3] or [H, W, 3]. Raises UsageError for others, WriteError on a full disk."""
         batch = frames[None] if frames.ndim == 3 else frames
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*self.size, 3):
             height, width = self.size
@@ -80,9 +78,9 @@ class VideoWriter:
             self.frames += 1
 
     def close(self) -> None:
-        """Finish the file and give it its name."""
+        """Finish the file. Raises UsageError where it has no frame, WriteError where it cannot be written."""
         if not self.frames:
-            self._sink.drop()
+            self._sink.discard()
             raise UsageError(f"frames: expected at least one before {self.path} is finished, got none")
         self._sink.close()
 
@@ -95,11 +93,11 @@ class VideoWriter:
         if kind is None:
             self.close()
         else:
-            self._sink.drop()
+            self._sink.discard()
 
 
-class _Stream:
-    """Through PyAV, into a file aside."""
+class _AvSink:
+    """Writes with PyAV into a temporary file."""
 
     def __init__(
         self,
@@ -108,27 +106,26 @@ class _Stream:
         rate: Fraction,
         codec: str,
         crf: int | None,
-        say: Callable[[str], object],
     ):
-        codec = choose_codec(codec, path, say)
+        codec = choose_codec(codec, path)
         height, width = size
         pixels = pixel_format(codec, width, height, full_chroma=False)
         color = Color(BT709, TV, BT709, BT709)
-        look = Look(codec, width, height, pixels, 1 / rate, rate, color, None, check_crf(crf, codec))
+        settings = EncodeSettings(codec, width, height, pixels, 1 / rate, rate, color, None, check_crf(crf, codec))
         self._path, self._aside = path, path.with_name(f".{path.name}.part")
         self._to_yuv = ToYUV(color, pixels)
-        with writing(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = load().open(address(self._aside), "w", format=container_of(path))
-            self._encoder = Encoder(self._container, look)
+            self._container = load().open(file_url(self._aside), "w", format=container_of(path))
+            self._encoder = Encoder(self._container, settings)
 
     def write(self, frame: np.ndarray, number: int) -> None:
-        with writing(self._path):
+        with write_errors(self._path):
             self._mux(self._encoder.write(self._to_yuv(frame), number))
 
     def close(self) -> None:
         try:
-            with writing(self._path):
+            with write_errors(self._path):
                 self._mux(self._encoder.finish())
                 self._container.close()
                 sync(self._aside)
@@ -137,11 +134,11 @@ class _Stream:
         finally:
             self._aside.unlink(missing_ok=True)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         try:
             self._container.close()
         except load().error.FFmpegError:
-            pass  # the file is removed all the same, and the reason is on its way already
+            pass  # the file is removed anyway, and an error has been raised already
         self._aside.unlink(missing_ok=True)
 
     def _mux(self, packets: list[Any]) -> None:
@@ -149,8 +146,8 @@ class _Stream:
             self._container.mux(packet)
 
 
-class _Pillow:
-    """Through Pillow, which wants all frames at once."""
+class _PillowSink:
+    """Writes with Pillow, which takes all frames at once."""
 
     def __init__(self, path: Path, rate: Fraction):
         self._path, self._rate = path, rate
@@ -161,14 +158,14 @@ class _Pillow:
 
     def close(self) -> None:
         first, *rest = self._images
-        # Beginnings are rounded, not durations, so that the whole keeps its length. A GIF counts in hundredths.
+        # Start times are rounded, not durations, so that the total is exact. A GIF counts in hundredths of a second.
         unit = 10 if self._path.suffix.lower() == ".gif" else 1
-        begins = [unit * round(1000 * i / self._rate / unit) for i in range(len(self._images) + 1)]
-        durations = [after - before for before, after in pairwise(begins)]
+        starts = [unit * round(1000 * i / self._rate / unit) for i in range(len(self._images) + 1)]
+        durations = [after - before for before, after in pairwise(starts)]
         file = io.BytesIO()
         first.save(
             file,
-            PICTURES[self._path.suffix.lower()],
+            ANIMATIONS[self._path.suffix.lower()],
             save_all=True,
             append_images=rest,
             duration=durations,
@@ -181,5 +178,5 @@ class _Pillow:
             raise failure(self._path, error) from error
         write_whole(self._path, file.getvalue())
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         self._images.clear()

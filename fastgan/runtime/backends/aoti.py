@@ -1,0 +1,134 @@
+"""Packages (.pt2) of PyTorch's ahead-of-time compiler AOTInductor, as `fastgan export --to aoti` writes them.
+
+A package holds native code for one kind of hardware. Opening one runs that code: open only files that you trust.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgan.errors import ExportError, UsageError
+from fastgan.runtime import labels
+from fastgan.runtime.backends.base import first_line, register
+from fastgan.runtime.backends.torch import TensorBackend
+from fastgan.runtime.spec import KEY, Spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+#: Instruction sets of x86 as torch.backends.cpu names them; code compiled for one runs on the later ones.
+_X86_LEVELS = ("DEFAULT", "AVX2", "AVX512")
+
+
+@register
+class AOTInductor(TensorBackend):
+    """A package, on the device that it was compiled for."""
+
+    name = "aoti"
+    suffixes = (".pt2",)
+
+    def __init__(self, path: Path, device: str, threads: int | None):
+        import torch
+
+        package = load(path)
+        self._set_function(package, package.device, torch.float32, threads)
+        self.stated = package.spec, package.facts
+        self.title += ", AOTInductor"
+
+
+class Package:
+    """The network in a .pt2 file. spec: its inputs and outputs. facts: what export wrote beside the spec."""
+
+    def __init__(self, call: Any, spec: Spec, facts: dict[str, Any]):
+        import torch
+
+        self._call = call
+        self.spec, self.facts = spec, facts
+        self.device = torch.device(facts["device"])
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Latents [N, *latent_shape] or images [N, C, H, W], float32 on self.device → images float32.
+
+        y: labels int64 [N] of a conditional generator. Raises UsageError for other shapes, dtypes and devices: the
+        native code checks sizes only, and would read beyond the memory of other tensors.
+        """
+        import torch
+
+        spec = self.spec
+        if spec.kind == "latent":
+            wanted = f"[N, {', '.join(map(str, spec.latent_shape))}]"
+            fits = x.dim() >= 1 and tuple(x.shape[1:]) == spec.latent_shape
+        else:
+            wanted = f"[N, {spec.channels}, H, W]"
+            if spec.multiple > 1:
+                wanted += f" with H and W multiples of {spec.multiple}"
+            fits = x.dim() == 4 and x.shape[1] == spec.channels
+            fits = fits and not any(n % spec.multiple for n in x.shape[2:])
+        if not fits or 0 in x.shape or x.dtype != torch.float32 or x.device.type != self.device.type:
+            got = f"{list(x.shape)}, {str(x.dtype).removeprefix('torch.')} on {x.device}"
+            raise UsageError(f"x: expected {wanted}, float32 on {self.device}, got {got}")
+        if (y is not None) != bool(spec.classes):
+            raise UsageError(f"y: expected labels of {spec.classes} classes, got {'none' if y is None else 'some'}")
+        if y is None:
+            return self._call(x.contiguous())
+        labels.check(y, len(x), spec.classes)
+        return self._call(x.contiguous(), y.contiguous())
+
+
+def load(path: Path) -> Package:
+    """Open a package; this runs native code from the file.
+
+    Raises UsageError where there is no such file, ExportError for another kind of file or other hardware.
+    """
+    import torch
+
+    spec, facts = _read_metadata(path)
+    device = torch.device(facts.get("device", "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ExportError(f"model: {path} was compiled for a GPU ({facts.get('machine')}), there is none here")
+    compiled, here = str(facts.get("machine")), hardware_name(device)
+    if compiled in _X86_LEVELS and here in _X86_LEVELS:
+        fits = _X86_LEVELS.index(compiled) <= _X86_LEVELS.index(here)
+    else:
+        fits = compiled == here
+    if not fits:
+        raise ExportError(f"model: {path} was compiled for {compiled}, this computer has {here}; export it again here")
+    from torch._inductor import aoti_load_package
+
+    try:
+        call = aoti_load_package(str(path))
+    except Exception as error:  # torch's, and those of the loader of shared objects
+        made = "" if facts.get("torch") == torch.__version__ else f" (PyTorch {facts.get('torch')} compiled it)"
+        raise ExportError(f"model: {path} cannot be opened{made}: {first_line(error)}") from error
+    return Package(call, spec, facts)
+
+
+def hardware_name(device: torch.device) -> str:
+    """What a package for this device depends on: the GPU's compute capability, or the CPU's instruction set."""
+    import torch
+
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return "no GPU"
+        return "compute capability {}.{}".format(*torch.cuda.get_device_capability(device))
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _read_metadata(path: Path) -> tuple[Spec, dict[str, Any]]:
+    """Spec and facts in a package, read without running its code."""
+    if not path.is_file():
+        raise UsageError(f"model: {path} is not a file")
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                if name.endswith("_metadata.json"):
+                    entries = json.loads(file.read(name))
+                    if isinstance(entries, dict) and KEY in entries:
+                        return Spec.from_json(entries[KEY])
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ExportError(f"model: {path} is no package of PyTorch's compiler, or is damaged: {error}") from error
+    raise ExportError(f"model: {path} was not written by fastgan export (its metadata is missing)")

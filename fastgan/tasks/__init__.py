@@ -1,0 +1,10 @@
+"""Tasks: what the losses of discriminator and generator are computed from. One file each.
+
+A task of one's own is a subclass of `Task`; docs/tasks.md shows one.
+"""
+
+from fastgan.tasks.base import Batch, Loss, Noise, Task
+from fastgan.tasks.generation import Generation
+from fastgan.tasks.paired import Paired
+
+__all__ = ["Batch", "Generation", "Loss", "Noise", "Paired", "Task"]

@@ -1,0 +1,117 @@
+"""The interface of a task: two pure functions of tensors. The trainer does everything else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from fastgan._util.random import Random
+from fastgan.tasks.batches import any_tensors
+
+#: Tensors by name, all of one length along their first axis.
+Batch = dict[str, Tensor]
+#: What a step takes beside its batch: random numbers and other tensors by name, and flags by which steps differ. In
+#: fp16 "loss_scale" is the factor that the loss is multiplied by before the backward pass.
+Noise = dict[str, Any]
+
+AnyTask = TypeVar("AnyTask", bound="Task")
+
+
+class Loss(NamedTuple):
+    """value: the scalar that is differentiated. log: scalars to log, by name. outputs: tensors for `Task.update`."""
+
+    value: Tensor
+    log: dict[str, Tensor] = {}  # noqa: RUF012 (never changed)
+    outputs: dict[str, Tensor] = {}  # noqa: RUF012
+
+
+class Task:
+    """Two pure functions of tensors; everything else is the trainer's.
+
+    generator, discriminator: any modules; a ModuleDict for several. A subclass defines `discriminator_loss` and
+    `generator_loss`, and where its steps need random numbers `draw`. Neither loss may draw random numbers itself,
+    change a weight or wait for the device, so that a step can be compiled whole or become a CUDA graph.
+    """
+
+    #: The entry of a batch that holds the real images: its length counts as the number of images.
+    real = "real"
+    #: Whether the losses have no lower bound, as Wasserstein losses: a large value does not show divergence then.
+    unbounded = False
+    #: Every how many steps the noise of a network's step has its flag "lazy" set.
+    intervals: Mapping[str, int] = MappingProxyType({"discriminator": 1, "generator": 1})
+    #: Whether real and fake images go through the discriminator as one batch, in tasks that know both ways.
+    joint = False
+    #: What the forward passes of the discriminator in its step are of, in order: for the diagnosis of what is not finite.
+    passes: tuple[str, ...] = ()
+
+    def __init__(self, generator: nn.Module, discriminator: nn.Module):
+        self.generator, self.discriminator = generator, discriminator
+
+    # --- a subclass defines ---------------------------------------------------------------------------------------
+
+    def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
+        """What the discriminator minimizes on a batch."""
+        raise NotImplementedError(f"{type(self).__name__} defines no discriminator_loss(batch, noise)")
+
+    def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
+        """What the generator minimizes on a batch, with a discriminator that stays as it is."""
+        raise NotImplementedError(f"{type(self).__name__} defines no generator_loss(batch, noise)")
+
+    # --- a subclass may define ------------------------------------------------------------------------------------
+
+    def collate(self, batch: Any, name: str = "batches") -> Batch:
+        """A batch as the data gives it, as a dictionary. Raises UsageError, which begins with `name`.
+
+        Here: a mapping of tensors as it is, a tensor as {"real": ...}, a pair as {"real": ..., "labels": ...}.
+        """
+        return any_tensors(batch, self.real, name)
+
+    def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
+        """The noise of one step. network: "generator" or "discriminator", whose step it is. step: counts from 0.
+
+        Draw only from `random`, so that resumed runs and several ranks see the same numbers.
+        """
+        return {}
+
+    def update(self, loss: Loss, batch: Batch, images: int, random: Random) -> None:
+        """After each discriminator step, for tasks with state of their own. images: how many all ranks saw."""
+
+    @property
+    def draws_depend_on_steps(self) -> str:
+        """Why the noise of an iteration cannot be drawn before its first step, or ""."""
+        return ""
+
+    def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
+        """Sample grids by name: images [N, C, H, W] in [-1, 1], or pairs of those and the columns of their grid.
+
+        The generator is the averaged one, in eval mode; random numbers are restored afterwards.
+        """
+        return {}
+
+    def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
+        """Scalars by name, once a log interval. The generator is the averaged one; random numbers are restored afterwards."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state of the task for a checkpoint, beside the networks."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+
+    # --- the same for all -----------------------------------------------------------------------------------------
+
+    def with_generator(self: AnyTask, generator: nn.Module) -> AnyTask:
+        """The same task with another generator, such as the averaged one."""
+        other = copy.copy(self)
+        other.generator = generator
+        return other
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
+    return [weight for weight in network.parameters() if weight.requires_grad]

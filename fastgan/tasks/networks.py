@@ -1,0 +1,76 @@
+"""How tasks call a discriminator: with labels or sources or without, real and fake apart or as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
+from fastgan.regularization.features import collected_features
+
+#: Layers whose output for one sample depends on the other samples of the batch, or on random numbers: in training mode,
+#: and always. The latter depend on the batch hardly at all before they are trained, so that running them does not show.
+COUPLED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+COMPARING = (MinibatchDiscrimination, MinibatchStdDev)
+
+
+class Output(NamedTuple):
+    """A discriminator's logits of any shape, and the class logits [N, classes] of an auxiliary classifier or None."""
+
+    logits: Tensor
+    classes: Tensor | None
+
+
+def discriminate(
+    network: nn.Module, images: Tensor, condition: Tensor | None = None, weights: Mapping[str, Tensor] | None = None
+) -> Output:
+    """What a discriminator returns for images [N, ...] with labels int64 [N] or sources, or None for neither.
+
+    weights: in place of the network's own, by name; its buffers then stay as they are.
+    """
+    args = (images,) if condition is None or getattr(network, "auxiliary", False) else (images, condition)
+    if weights is None:
+        output: Any = network(*args)
+    else:
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        output = torch.func.functional_call(network, {**weights, **buffers}, args)
+    return Output(*output) if isinstance(output, tuple) else Output(output, None)
+
+
+def discriminate_with_features(
+    network: nn.Module, images: Tensor, condition: Tensor | None, weights: Mapping[str, Tensor] | None, wanted: bool
+) -> tuple[Output, Any]:
+    """As `discriminate`, and the features that go into the last layer, or None where they are not wanted."""
+    if not wanted:
+        return discriminate(network, images, condition, weights), None
+    with collected_features(network) as found:
+        output = discriminate(network, images, condition, weights)
+    return output, found[0]
+
+
+def discriminate_jointly(
+    network: nn.Module, real: Tensor, condition: Tensor | None, fake: Tensor, fake_condition: Tensor | None
+) -> tuple[Output, Output]:
+    """The outputs for real and for fake images, which go through the network as one batch."""
+    conditions = None if condition is None or fake_condition is None else torch.cat([condition, fake_condition])
+    logits, classes = discriminate(network, torch.cat([real, fake.to(real.dtype)]), conditions)
+    of_real, of_fake = logits.chunk(2)
+    if classes is None:
+        return Output(of_real, None), Output(of_fake, None)
+    return tuple(map(Output, (of_real, of_fake), classes.chunk(2)))  # type: ignore[return-value]
+
+
+def coupling_layer(network: nn.Module) -> str:
+    """The first layer known to couple the samples of a batch: "blocks.1.norm (BatchNorm2d)", or ""."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, COMPARING) or (isinstance(layer, COUPLED) and layer.training):
+            return f"{name or 'the discriminator'} ({type(layer).__name__})"
+    return ""
+
+
+def source_channels(network: nn.Module) -> int:
+    """Channels of the source images that a network takes; 0 where it takes none."""
+    return int(getattr(network, "source_channels", 0))

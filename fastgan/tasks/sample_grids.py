@@ -1,0 +1,113 @@
+"""Sample grids: images that show how far a generator has come. Drawing them changes nothing that is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+if TYPE_CHECKING:
+    from fastgan.tasks.base import Batch
+    from fastgan.tasks.generation import Generation
+
+#: Images of a grid.
+COUNT = 64
+#: Images of the grids that compare, and rows and columns of those that interpolate or truncate.
+COMPARED, ROWS, COLUMNS = 16, 4, 8
+#: Pairs of the grids of paired images.
+PAIRS = 8
+#: By which latents are multiplied from left to right.
+TRUNCATIONS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
+CLASSES = 10
+
+
+class Grid(NamedTuple):
+    """images: float [N, C, H, W] in [-1, 1]. columns: as square as it gets where None. beside: a grid to its right."""
+
+    images: Tensor
+    columns: int | None = None
+    beside: Tensor | None = None
+
+
+def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
+    """z [64, *shape] of a grid, on the CPU, from a generator of its own for each seed and step."""
+    (mixed,) = np.random.SeedSequence((seed, step, COUNT)).generate_state(1, np.uint64)
+    source = torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+    return torch.randn(COUNT, *shape, generator=source)
+
+
+def path(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """[count, *shape]: from one set of latents to the other, both ends included.
+
+    Along the circle and not the chord: in the middle of the chord latents are shorter than any that are drawn.
+    """
+    angle = torch.linspace(0, torch.pi / 2, count, device=first.device).view(-1, *[1] * first.dim())
+    return torch.cos(angle) * first + torch.sin(angle) * second
+
+
+def images_of(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Images of a generator for z [N, *latent_shape], and labels int64 [N] where it has classes; all in turn if None."""
+    classes = int(getattr(generator, "classes", 0))
+    if not classes:
+        return generator(z)
+    return generator(z, torch.arange(len(z), device=z.device) % classes if labels is None else labels.to(z.device))
+
+
+@torch.no_grad()
+def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
+    """Images of fixed and of fresh latents, of interpolations, under truncation, by class, and beside real ones."""
+    device, shape = next(task.generator.parameters()).device, task.latent_shape
+    fixed, fresh = latents(task.seed, 0, shape), latents(task.seed, step, shape)
+
+    def draw(z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return task.enlarge(images_of(task.generator, z.to(device), labels)).float().cpu()
+
+    def rows(z: Tensor, of_row: Tensor) -> Tensor:
+        """Images of z [R, N, *latent_shape], each row of the class of its number where the generator has classes."""
+        labels = of_row % max(1, task.classes)
+        return draw(z.flatten(0, 1), labels.repeat_interleave(z.shape[1]))
+
+    made = draw(fresh)
+    found = {"fixed": Grid(draw(fixed)), "fresh": Grid(made)}
+    strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], COLUMNS).transpose(0, 1)
+    found["strips"] = Grid(rows(strips, torch.arange(ROWS)), COLUMNS)
+    truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
+    found["truncation"] = Grid(rows(truncated, torch.arange(ROWS)), len(TRUNCATIONS))
+    if task.classes:
+        # Rows of one class, columns of one latent.
+        chosen = torch.linspace(0, task.classes - 1, min(task.classes, CLASSES)).round().long()
+        same = fixed[:COLUMNS].expand(len(chosen), *fixed[:COLUMNS].shape)
+        found["classes"] = Grid(rows(same, chosen), COLUMNS)
+    real = task.enlarge(batch[task.real][:COMPARED]).float().cpu()
+    found["beside"] = Grid(real, 4, made[:COMPARED][: len(real)])
+    if task.neighbors is not None:
+        compared = made[:COMPARED]
+        found["nearest"] = Grid(torch.stack([compared, task.neighbors.of(compared)], 1).flatten(0, 1), COLUMNS)
+    return found
+
+
+@torch.no_grad()
+def of_pairs(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dict[str, Grid]:
+    """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch."""
+    found = {}
+    for kind, pairs in (("fixed", held_out), ("fresh", batch)):
+        if pairs is not None:
+            source, target = (pairs[name][:PAIRS].float().cpu() for name in ("source", "target"))
+            made = generator(pairs["source"][:PAIRS]).float().cpu()
+            found[kind] = Grid(in_rows(source, made, target), len(target))
+    return found
+
+
+def in_rows(source: Tensor, made: Tensor, target: Tensor) -> Tensor:
+    """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in color where one of them is.
+
+    Sources that are no pictures, of other than 1 or 3 channels, are left out, as are those of targets that are none.
+    """
+    rows = [made, target]
+    if source.dim() == target.dim() == 4 and {source.shape[1], target.shape[1]} <= {1, 3}:
+        rows.insert(0, interpolate(source, size=target.shape[2:]))
+    channels = max(row.shape[1] for row in rows)
+    return torch.cat([row.expand(-1, channels, *row.shape[2:]) for row in rows])

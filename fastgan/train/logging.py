@@ -1,0 +1,152 @@
+"""The lines of metrics of a run: means over intervals, and where they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan._util.files import append_whole, write_whole
+from fastgan.report.legacy import modernized_row
+from fastgan.train.config import Config
+from fastgan.train.distributed import World
+from fastgan.train.loggers import TensorBoard, Wandb
+from fastgan.train.state import TrainState
+
+
+class Metrics:
+    """`metrics.jsonl`, TensorBoard, and Weights & Biases if asked: one line per interval.
+
+    Opened at step `after`, it drops the lines beyond: they belong to steps that a resumed run takes again.
+    Raises WriteError where something cannot be written.
+    """
+
+    def __init__(self, run: Path, after: int = 0, config: Config | None = None):
+        self._run, self._config = run, config
+        self._open(after)
+
+    def _open(self, after: int) -> None:
+        path, folder = self._run / "metrics.jsonl", self._run / "tensorboard"
+        kept = []
+        if after and path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
+        write_whole(path, "".join(line + "\n" for line in kept).encode())
+        #: What earlier parts of the run logged.
+        self.kept: list[dict[str, Any]] = [modernized_row(json.loads(line)) for line in kept]
+        self._loggers: list[TensorBoard | Wandb] = [TensorBoard(folder, after + 1 if folder.exists() else None)]
+        if self._config is not None and self._config.logging.wandb:
+            self._loggers.append(Wandb(self._run, self._config.logging.wandb, self._config.to_dict()))
+        self._file = path.open("ab", buffering=0)
+
+    def back_to(self, step: int) -> None:
+        """Drop the lines beyond that step: the run takes it again."""
+        self.close()
+        self._open(step)
+
+    def write(self, line: dict[str, float]) -> None:
+        """Write one interval: `step`, `images`, `seconds` and `group/name` values."""
+        append_whole(self._file, (json.dumps(line) + "\n").encode())
+        for logger in self._loggers:
+            logger.write(int(line["step"]), {name: value for name, value in line.items() if "/" in name})
+
+    def sync(self) -> None:
+        """Let it reach the disk, before a checkpoint that counts on it."""
+        os.fsync(self._file.fileno())
+        for logger in self._loggers:
+            logger.sync()
+
+    def close(self) -> None:
+        self._file.close()
+        for logger in self._loggers:
+            logger.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # half-written by a run that was killed
+
+
+class Means:
+    """Running means of scalars, kept on the device: nothing waits for the device until `fetch`.
+
+    Values that are not finite are left out: they belong to updates that were skipped.
+    """
+
+    #: Steps whose scalars are added up at once: each addition is some launches, which small networks would wait for.
+    AT_ONCE = 64
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
+        self._waiting: dict[tuple[str, ...], list[Tensor]] = {}
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """Add one step's scalars; a step may leave some out. They must stay as they are until they are fetched."""
+        names = tuple(scalars)
+        waiting = self._waiting.setdefault(names, [])
+        waiting.extend(scalars.values())
+        if len(waiting) >= self.AT_ONCE * len(names):
+            self._add_up(names)
+
+    def _add_up(self, names: tuple[str, ...]) -> None:
+        values = torch.stack([value.float() for value in self._waiting.pop(names)]).view(-1, len(names))
+        good = values.isfinite()
+        total, count = torch.where(good, values, 0.0).sum(0), good.sum(0).float()
+        before = self._sums.get(names)
+        self._sums[names] = (total, count) if before is None else (before[0] + total, before[1] + count)
+
+    def fetch(self, world: World) -> dict[str, float]:
+        """The means since the last fetch, over all ranks, in one transfer; names without a finite value are absent."""
+        for names in list(self._waiting):
+            self._add_up(names)
+        if not self._sums:
+            return {}
+        rows = torch.cat([torch.stack(pair, 1) for pair in self._sums.values()])
+        world.mean_([rows])  # of totals and counts alike, so that their ratio is everybody's
+        sums: dict[str, tuple[float, float]] = {}
+        for name, (total, count) in zip((n for names in self._sums for n in names), rows.tolist(), strict=True):
+            # One name may come among others at some steps (a lazy penalty's) and alone at others.
+            before = sums.get(name, (0.0, 0.0))
+            sums[name] = before[0] + total, before[1] + count
+        self._sums = {}
+        return {name: total / count for name, (total, count) in sums.items() if count}
+
+
+class Interval:
+    """The steps since the last line of metrics: their time, and the line that they become."""
+
+    def __init__(self, state: TrainState):
+        self._state = state
+        self.start()
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._begun, self._images, self._step = time.perf_counter(), self._state.images, self._state.step
+        self._aside = 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs inside is no training and does not count."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._aside += time.perf_counter() - begun
+
+    def row(self, figures: dict[str, float]) -> dict[str, Any]:
+        """The line of metrics at this step; counts the interval's seconds."""
+        state = self._state
+        elapsed = time.perf_counter() - self._begun - self._aside
+        state.seconds += elapsed
+        return {
+            "step": state.step, "images": state.images, "seconds": round(state.seconds, 3), **figures,
+            "speed/images_per_second": (state.images - self._images) / elapsed, **state.growth.figures,
+        }  # fmt: skip

@@ -1,0 +1,250 @@
+"""Optimizers, and the update of a network: gradients are summed, averaged over ranks, checked, clipped and applied.
+
+Nothing waits for the device: whether an update is finite is a tensor there, and the fused optimizer reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgan.errors import UsageError
+from fastgan.regularization.average import HistoricalAverage
+from fastgan.tasks.base import Noise, trainable
+from fastgan.train.config import OptimConfig
+from fastgan.train.distributed import World
+from fastgan.train.step import Gradients
+
+#: Consecutive finite updates after which the fp16 loss scale doubles.
+GROWTH_INTERVAL = 2000
+FIRST_SCALE = 2.0**14
+
+
+def optimizer_of(config: OptimConfig, weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """The optimizer that a settled configuration names; it obeys `grad_scale` and `found_inf` as PyTorch's fused ones."""
+    if config.optimizer == "rmsprop":
+        return RMSprop(weights, lr)
+    assert config.beta1 is not None
+    assert config.beta2 is not None
+    weights = list(weights)
+    # Else PyTorch refuses to record its step in a CUDA graph.
+    capturable = all(weight.is_cuda for weight in weights)
+    return torch.optim.Adam(weights, lr, (config.beta1, config.beta2), fused=True, capturable=capturable)
+
+
+class Update:
+    """From the gradients of one network to its weights.
+
+    clip: largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
+    (Arjovsky et al. 2017, algorithm 1). historical: weight of historical averaging, 0 for none. fp16: whether losses
+    are scaled, by `scale`, which halves when gradients overflow and doubles after GROWTH_INTERVAL good updates. An
+    update with a loss or gradient that is not finite is skipped; `skipped` counts those, `in_a_row` the last ones
+    without a good one between (on the device).
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        clip: float,
+        fp16: bool,
+        weight_clip: float = 0.0,
+        historical: float = 0.0,
+    ):
+        self.optimizer = optimizer
+        self._network, self._world, self._clip, self._weight_clip = network, world, clip, weight_clip
+        self._weights = trainable(network)
+        self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
+        #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
+        self.watched: Tensor | None = None
+        self._average = HistoricalAverage(historical, self._weights) if historical > 0 else None
+        device = self._weights[0].device
+        self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
+        self._growth = torch.zeros((), dtype=torch.int32, device=device)
+        self.skipped = torch.zeros((), device=device)
+        self.in_a_row = torch.zeros((), device=device)
+        self._sum: list[Tensor | None] = []
+        self._losses: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Drop the gradients of an interrupted update. Raises UsageError where weights were frozen since."""
+        self._sum, self._losses = [], []
+        if list(map(id, trainable(self._network))) != list(map(id, self._weights)):
+            raise UsageError(
+                f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
+                " its Trainer was made; freeze weights before that"
+            )
+
+    def scaled(self, noise: Noise) -> Noise:
+        """The noise of a step with the loss scale, in fp16."""
+        return noise if self.scale is None else noise | {"loss_scale": self.scale}
+
+    def add(self, loss: Tensor, gradients: Gradients) -> None:
+        """One batch's gradients; those of several batches are averaged."""
+        # A half-precision loss would make the optimizer's divisor half precision too.
+        self._losses.append(loss.float() if loss.dtype.itemsize < 4 else loss)
+        if not self._sum:
+            self._sum = list(gradients)
+            return
+        for i, (old, new) in enumerate(zip(self._sum, gradients, strict=True)):
+            if old is not None and new is not None:
+                self._sum[i] = old + new  # not in place: a compiled step may own its outputs
+            elif old is None:
+                self._sum[i] = new
+
+    @torch.no_grad()
+    def apply(self, watch: bool = False) -> Tensor:
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `watched`."""
+        if self._average is not None:
+            # Like the other gradients: scaled, and once for each batch.
+            times = len(self._losses) if self.scale is None else self.scale * len(self._losses)
+            own = [gradient * times for gradient in self._average.gradients()]
+            # Weights that took no part have none: they are not moved either.
+            self._sum = [None if old is None else old + g for old, g in zip(self._sum, own, strict=True)]
+        weights = [w for w, g in zip(self._weights, self._sum, strict=True) if g is not None]
+        gradients = [g for g in self._sum if g is not None]
+        losses, self._sum, self._losses = self._losses, [], []
+        before = [weight.detach().clone() for weight in weights] if watch else []
+        norm, each = self._change(weights, gradients, losses)
+        if watch:
+            self.watched = self._norms(weights, before, each)
+        if self._average is not None:
+            self._average.update()
+        return norm
+
+    def _change(
+        self, weights: list[nn.Parameter], gradients: list[Tensor], losses: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The update itself; the norms of the whole gradient and of each weight's."""
+        gradients = _owned(weights, gradients)
+        loss = torch.stack(losses).mean()
+        divisor = torch.full_like(loss, len(losses)) if self.scale is None else self.scale * len(losses)
+        # The loss goes with them, so that all ranks skip the same updates.
+        self._world.mean_([*gradients, loss])
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        norms = torch.stack(torch._foreach_norm(gradients, dtype=wide))
+        norm, each = norms.norm().float() / divisor, norms.float() / divisor
+        bad = (~(norm.isfinite() & loss.isfinite())).float()
+        if self._clip > 0:
+            divisor = divisor * (norm / self._clip).clamp(min=1.0)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
+        self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        if self._weight_clip > 0:
+            for weight in self._weights:
+                weight.clamp_(-self._weight_clip, self._weight_clip)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.skipped += bad
+        self.in_a_row.add_(1).mul_(bad)
+        if self.scale is not None:
+            torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
+        return norm, each
+
+    def addresses(self) -> tuple[object, ...]:
+        """What a recorded update takes as fixed: learning rates, and where weights and moments are in memory."""
+        moments = [value for weight in self._weights for value in self.optimizer.state[weight].values()]
+        addresses = [tensor.data_ptr() for tensor in (*self._weights, *moments)]
+        return *(group["lr"] for group in self.optimizer.param_groups), *addresses
+
+    def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
+        found = torch.stack([
+            gradients,
+            torch.stack(torch._foreach_norm(before)).float(),
+            torch.stack(torch._foreach_norm(torch._foreach_sub([w.detach() for w in weights], before))).float(),
+        ])  # fmt: skip
+        if len(weights) == len(self._weights):
+            return found
+        # Weights that took no gradient did not change.
+        places = [i for i, weight in enumerate(self._weights) if any(weight is w for w in weights)]
+        every = torch.zeros(3, len(self._weights), device=found.device)
+        every[1] = torch.stack(torch._foreach_norm([weight.detach() for weight in self._weights])).float()
+        every[:, places] = found
+        return every
+
+    def match_strides(self) -> None:
+        """Give the optimizer's moments the strides of their weights, after either has changed."""
+        for weight, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == weight.shape:
+                    moments[name] = with_strides_of(value, weight)
+
+    def multiply_rates(self, factor: float) -> None:
+        """Multiply the learning rates."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the optimizer's own state."""
+        scale = torch.zeros(()) if self.scale is None else self.scale
+        kept = {"scale": scale, "growth": self._growth, "skipped": self.skipped, "in_a_row": self.in_a_row}
+        return kept if self._average is None else kept | self._average.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        if self.scale is not None and float(tensors["scale"]) > 0:
+            self.scale.copy_(tensors["scale"])
+        self._growth.copy_(tensors["growth"])
+        self.skipped.copy_(tensors["skipped"])
+        self.in_a_row.copy_(tensors["in_a_row"])
+        if self._average is not None:
+            self._average.load_tensors(tensors)
+
+
+def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """Gradients with the strides of their weights, each with memory of its own.
+
+    autograd gives weights that are added to each other one and the same tensor, and an expanded one for a sum; ranks
+    write into them, and the fused kernels divide them in place, which for two weights would be twice.
+    """
+    owned: list[Tensor] = []
+    places: set[int] = set()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        dense = with_strides_of(gradient, weight)
+        owned.append(dense.clone() if dense.data_ptr() in places else dense)
+        places.add(dense.data_ptr())
+    return owned
+
+
+def with_strides_of(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A tensor with a weight's strides.
+
+    PyTorch's fused Adam walks through memory: on the CPU, where the strides of a weight and its gradient or moments
+    differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_update.py shows it).
+    """
+    return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
+
+
+class RMSprop(torch.optim.Optimizer):
+    """w − lr · g / (√v + eps), v the running mean of g²: Hinton 2012, lecture 6e; torch.optim.RMSprop without momentum.
+
+    PyTorch's has no fused kernel, and so knows neither of the tensors by which nothing waits for the device: grad_scale
+    divides the gradients, and where found_inf is 1 nothing changes.
+    """
+
+    grad_scale: Tensor
+    found_inf: Tensor
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, alpha: float = 0.99, eps: float = 1e-8):
+        super().__init__(weights, {"lr": lr, "alpha": alpha, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        bad = self.found_inf.bool()
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["square_avg"] = torch.zeros_like(weight)
+                gradient = weight.grad / self.grad_scale.to(weight.dtype)
+                mean = state["square_avg"].lerp(gradient.square(), 1 - group["alpha"])
+                change = gradient / (mean.sqrt() + group["eps"])
+                state["square_avg"].copy_(torch.where(bad, state["square_avg"], mean))
+                weight.sub_(torch.where(bad, 0.0, change), alpha=group["lr"])

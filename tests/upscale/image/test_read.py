@@ -1,0 +1,252 @@
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+
+from fastgan.errors import DataError
+from fastgan.upscale.image import read as module
+from fastgan.upscale.image.read import image_format, read, read_size
+
+
+def pillow(pixels):
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tiff", "bmp", "gif"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_eight_bits_of_every_format(tmp_path, noise, suffix, channels):
+    if (channels in (2, 4) and suffix == "bmp") or (channels > 1 and suffix == "gif"):
+        pytest.skip("the format has no such images")
+    pixels = noise(13, 9, channels)
+    path = tmp_path / f"a.{suffix}"
+    pillow(pixels).save(path, **({"lossless": True, "exact": True} if suffix == "webp" else {}))
+    if (suffix == "webp" and channels <= 2) or suffix == "gif":  # these formats have RGB only
+        pixels = np.concatenate([pixels[..., :1]] * 3 + [pixels[..., 1:]], axis=2)
+    picture = read(path)
+    assert picture.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert read_size(path) == (13, 9)
+    assert picture.notes == []
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits_of_png(tmp_path, noise, png_bytes, channels, interlaced):
+    pixels = noise(33, 41, channels, np.uint16)
+    (tmp_path / "a.png").write_bytes(png_bytes(pixels, interlaced))
+    np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, pixels)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_of_tiff(tmp_path, noise, channels, order, compressed):
+    pixels = noise(5, 7, channels, np.uint16)
+    data = pixels.astype(f"{order}u2").tobytes()
+    data = zlib.compress(data) if compressed else data
+    tags = [(256, 4, 1, 7), (257, 4, 1, 5), (259, 3, 1, 8 if compressed else 1), (262, 3, 1, 2 if channels > 1 else 1)]
+    tags += [(277, 3, 1, channels), (278, 4, 1, 5), (279, 4, 1, len(data)), (273, 4, 1, 8)]
+    tags += [(338, 3, 1, 2)] if channels == 4 else []
+    start = 8 + len(data) + len(data) % 2
+    entries = len(tags) + 1
+    bits = start + 2 + 12 * entries + 4
+    tags.append((258, 3, channels, bits) if channels > 1 else (258, 3, 1, 16))
+    body = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", start) + data + b"\0" * (len(data) % 2)
+    body += struct.pack(f"{order}H", entries)
+    for tag, kind, count, value in sorted(tags):
+        body += struct.pack(f"{order}HHI", tag, kind, count)
+        body += struct.pack(f"{order}HH", value, 0) if (kind, count) == (3, 1) else struct.pack(f"{order}I", value)
+    body += struct.pack(f"{order}I", 0) + struct.pack(f"{order}{channels}H", *[16] * channels)
+    (tmp_path / "a.tif").write_bytes(body)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").pixels, pixels)
+
+
+def test_palettes_bilevel_and_transparent_colors(tmp_path, noise, png_bytes):
+    colors = noise(16, 1, 3)[:, 0]
+    indices = noise(8, 8, 1)[..., 0] % 16
+    image = Image.fromarray(indices)
+    image.putpalette(colors.tobytes())
+    assert image.mode == "P"
+    image.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read(tmp_path / "p.png").pixels, colors[indices])
+    image.save(tmp_path / "pt.png", transparency=3)
+    pixels = read(tmp_path / "pt.png").pixels
+    np.testing.assert_array_equal(pixels[..., 3], np.where(indices == 3, 0, 255))
+    np.testing.assert_array_equal(pixels[..., :3], colors[indices])
+
+    Image.fromarray(indices > 7).save(tmp_path / "1.png")
+    np.testing.assert_array_equal(read(tmp_path / "1.png").pixels[..., 0], np.where(indices > 7, 255, 0))
+
+    for dtype in (np.uint8, np.uint16):
+        for channels in (1, 3):
+            pixels = noise(6, 5, channels, dtype)
+            key = struct.pack(f">{channels}H", *map(int, pixels[2, 3]))
+            (tmp_path / "key.png").write_bytes(png_bytes(pixels, chunks=[(b"tRNS", key)]))
+            got = read(tmp_path / "key.png").pixels
+            assert got.dtype == dtype
+            np.testing.assert_array_equal(got[..., :-1], pixels)
+            assert got[2, 3, -1] == 0
+            assert (got[..., -1] == np.iinfo(dtype).max).sum() == 29
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+def test_orientation_is_applied(tmp_path, noise, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    image = pillow(noise(10, 6))
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    image.save(path, exif=tags.tobytes(), **({"quality": 100} if suffix == "jpg" else {}))
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    picture = read(path)
+    np.testing.assert_array_equal(picture.pixels, expected)
+    assert read_size(path) == picture.pixels.shape[:2]
+    if picture.exif:
+        left = Image.Exif()
+        left.load(picture.exif)
+        assert left[0x0112] == 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_rest_of_exif_is_kept(tmp_path, noise, exif, order):
+    data = exif(6, order)
+    pillow(noise(4, 4)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + data)
+    assert read(tmp_path / "a.jpg").exif == exif(1, order)
+
+
+@pytest.mark.parametrize("data", [b"", b"II", b"no EXIF at all", b"II*\0\xff\xff\xff\x7f", b"MM\0*\0\0\0\x08\0\x09"])
+def test_damaged_exif_data_are_unchanged(tmp_path, noise, data):
+    assert module._reset_orientation(data) == data
+    pillow(noise(4, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read(tmp_path / "a.png").pixels.shape == (4, 4, 3)
+
+
+def test_profiles_and_color_chunks(tmp_path, noise, png_bytes):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in ("png", "jpg", "webp", "tiff"):
+        pillow(noise(4, 4)).save(tmp_path / f"a.{suffix}", icc_profile=profile)
+        assert read(tmp_path / f"a.{suffix}").icc == profile
+    chunks = [(b"gAMA", struct.pack(">I", 45455)), (b"pHYs", struct.pack(">IIB", 2835, 2835, 1))]
+    (tmp_path / "g.png").write_bytes(png_bytes(noise(4, 4), chunks=[(b"tEXt", b"a\0b"), *chunks]))
+    assert read(tmp_path / "g.png").chunks == chunks
+
+
+def test_cmyk_needs_its_profile(tmp_path, noise):
+    image = Image.fromarray(noise(8, 8)).convert("CMYK")
+    image.save(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="CMYK without a color profile"):
+        read(tmp_path / "a.jpg")
+
+
+def test_cmyk_goes_through_its_profile(tmp_path, noise, monkeypatch):
+    """Without a real CMYK profile: checks the call of ImageCms and the use of its result."""
+    Image.fromarray(noise(8, 8)).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"the profile")
+    asked = []
+
+    def convert(image, source, target, outputMode):
+        asked.append((image.mode, source, outputMode))
+        return image.convert("RGB")
+
+    monkeypatch.setattr(module.ImageCms, "ImageCmsProfile", lambda file: file.read())
+    monkeypatch.setattr(module.ImageCms, "profileToProfile", convert)
+    picture = read(tmp_path / "a.jpg")
+    assert asked == [("CMYK", b"the profile", "RGB")]
+    assert picture.pixels.shape == (8, 8, 3)
+    assert picture.icc is None
+    assert "CMYK" in picture.notes[0]
+
+
+def test_animations_and_pages_are_refused(tmp_path, noise):
+    frames = [pillow(noise(8, 8, seed=i)) for i in range(3)]
+    for name in ("a.webp", "a.gif", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        with pytest.raises(DataError, match="3 frames of an animation"):
+            read(tmp_path / name)
+    frames[0].save(tmp_path / "a.tiff", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="3 pages"):
+        read(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "bmp", "gif"])
+def test_truncated_files(tmp_path, noise, suffix):
+    whole = io.BytesIO()
+    pillow(noise(64, 64)).save(whole, format={"jpg": "JPEG"}.get(suffix, suffix.upper()))
+    data = whole.getvalue()
+    path = tmp_path / f"a.{suffix}"
+    for end in (0, 1, 10, 20, 40, len(data) // 2, len(data) - 40):
+        path.write_bytes(data[:end])
+        with pytest.raises(DataError, match=str(path)):
+            read(path)
+
+
+def test_changed_bytes_are_data_errors_or_nothing(tmp_path, noise, png_bytes):
+    """A file with a few changed bytes is an image or a DataError, never another error."""
+    rng = np.random.default_rng(1)
+    for suffix, data in (("png", png_bytes(noise(9, 9, 3, np.uint16))), ("jpg", None), ("tiff", None), ("webp", None)):
+        path = tmp_path / f"a.{suffix}"
+        if data is None:
+            pillow(noise(9, 9)).save(path)
+            data = path.read_bytes()
+        for _ in range(60):
+            broken = bytearray(data)
+            for place in rng.integers(8, min(len(data), 120), 3):
+                broken[place] = rng.integers(256)
+            path.write_bytes(broken)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    read_size(path)
+                    read(path)
+                except DataError:
+                    pass
+
+
+def test_files_that_are_no_image(tmp_path):
+    (tmp_path / "a.png").write_text("a letter")
+    with pytest.raises(DataError, match="not an image in a supported format"):
+        read(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        read(tmp_path / "b.png")
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read(tmp_path / "c.png")
+    Image.new("F", (4, 4)).save(tmp_path / "f.tiff")
+    with pytest.raises(DataError, match="pixel format 'F'"):
+        read(tmp_path / "f.tiff")
+
+
+def test_the_format_is_that_of_the_content(tmp_path, noise):
+    pillow(noise(4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
+    assert image_format(tmp_path / "a.jpg") == "PNG"
+    assert read(tmp_path / "a.jpg").pixels.shape == (4, 4, 3)
+
+
+def test_huge_sizes_are_refused_before_decoding(tmp_path, noise, png_bytes, monkeypatch):
+    data = bytearray(png_bytes(noise(4, 4)))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(DataError, match=r"60000×60000 pixels; at most 1,074 megapixels are read"):
+        read(tmp_path / "a.png")
+    monkeypatch.setattr(module, "LIMIT", 1 << 40)
+    monkeypatch.setattr(module, "free_host_memory", lambda: 1 << 30)
+    with pytest.raises(DataError, match=r"reading it takes 28.8 GB, and 1.1 GB are free"):
+        read(tmp_path / "a.png")
+
+
+def test_the_size_limit_of_pillow_does_not_apply(tmp_path, noise, png_bytes, monkeypatch):
+    """Also not in Image.crop, which checks the limit too."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(module, "_STRIP", 90)
+    for channels, dtype in ((3, np.uint8), (3, np.uint16), (2, np.uint16), (1, np.uint16)):
+        pixels = noise(37, 40, channels, dtype)
+        (tmp_path / "a.png").write_bytes(png_bytes(pixels))
+        np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, pixels)
