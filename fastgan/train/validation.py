@@ -1,4 +1,4 @@
-"""Options that contradict each other, or do not fit the networks: found before anything runs, each with its remedy."""
+"""Options that conflict with each other or with the networks: each an error that says what to do instead."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     for name in model.options:
         if name not in known:
             return f"model.{name}: {model.family} takes {', '.join(known) or 'no options of its own'}; leave it out"
-    if model.options.get("minibatch_discrimination") and penalties:
+    if (kernels := model.options.get("minibatch_discrimination", 0)) < 0:
+        return f"minibatch_discrimination: expected a number >= 0, got {kernels}"
+    if kernels and penalties:
         return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or --pack with them"
     if model.family == "progan" and value("weight_clip") > 0:
         return (
