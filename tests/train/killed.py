@@ -96,14 +96,14 @@ def runs(folder, images, kills):
         steps = checkpoint.steps_in(out / "checkpoints")
         killed_at.append("finished" if done else steps[-1] if steps else None)
         forked(train, out, images, (out / "config.json").exists())
-    out, trains = folder / "again", 0
+    out, processes = folder / "again", 0
     done = False
     while not done:
-        # Longer and longer, or it might never come to the first checkpoint.
-        trains += 1
-        seconds = whole * (0.2 + 0.1 * trains * moments.random())
+        # Longer each time, or it might never reach the first checkpoint.
+        processes += 1
+        seconds = whole * (0.2 + 0.1 * processes * moments.random())
         done, _ = forked(train, out, images, (out / "config.json").exists(), kill_after=seconds)
-    return {"found": found, "trains": trains, "seconds": whole}
+    return {"killed_at": killed_at, "processes": processes, "seconds": whole}
 
 
 def parts(step):
