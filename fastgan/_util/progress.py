@@ -57,6 +57,7 @@ class Progress:
 
     def move_to(self, done: int) -> None:
         """Count on from another number, as after going back."""
+        self._before += done - self._done  # the rate counts what was done in this process
         self._done = self._bar.n = done
 
     def close(self) -> None:

@@ -101,6 +101,11 @@ class Recorder:
         """Whether the last run was a replay, in which no Python code ran."""
         return self._graph is not None and self._runs > WARM_UPS + 1
 
+    @property
+    def full(self) -> bool:
+        """Whether memory ran out in a capture, after which every run is direct."""
+        return self._full
+
     def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
         """run(given). key: everything else that it depends on: shapes, Python numbers, addresses of tensors."""
         if key != self._key:

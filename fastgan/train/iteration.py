@@ -7,7 +7,7 @@ to log come out as one tensor. Nothing else is copied.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,14 +45,16 @@ def why_not(state: TrainState, steps: Steps) -> str:
 class IterationGraph:
     """Calls `step` as it is a few times, then captures it, then replays the graph.
 
-    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. If the capture fails, `reason`
-    says why, and iterations go on as they are.
+    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without lazy
+    penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
     """
+
+    #: Kinds of iterations by shapes and flags of their inputs, each with a graph in memory.
+    MOST = 8
 
     def __init__(self, step: Callable[..., Logs], state: TrainState):
         self._step, self._state = step, state
-        self._recorder = Recorder()
-        self._names: list[list[str]] = []
+        self._variants: dict[Hashable, tuple[Recorder, list[list[str]]]] = {}
         self.reason = ""
 
     def __call__(self, d_inputs: list[list[Inputs]], g_inputs: list[Inputs], ema: float) -> Logs:
@@ -62,25 +64,39 @@ class IterationGraph:
         # A batch is the input of the discriminator's step and of the generator's: one tensor in the graph too.
         tensors = {id(value): value for value in flat if isinstance(value, Tensor)}
         order = {key: i for i, key in enumerate(tensors)}
+        variant = repr(structure), *(_fixed(value, order) for value in flat)
+        if variant not in self._variants and len(self._variants) == self.MOST:
+            return self._give_up(f"its inputs come in more than {self.MOST} kinds", d_inputs, g_inputs, ema)
+        recorder, names = self._variants.setdefault(variant, (Recorder(), []))
 
         def run(given: list[Tensor]) -> Tensor:
             inputs = [given[order[id(value)]] if id(value) in order else value for value in flat]
             logs = self._step(*tree_unflatten(inputs, structure), given[-1])
-            self._names = [list(log) for log in logs]
+            names[:] = [list(log) for log in logs]
             return torch.stack([value.float() for log in logs for value in log.values()])
 
         weight = torch.full((), ema, device=self._state.device)
+        updates = tuple(fixed for update in self._state.updates.values() for fixed in update.addresses())
         try:
-            values = self._recorder(self._key(flat, structure, order), run, [*tensors.values(), weight])
+            values = recorder(updates, run, [*tensors.values(), weight])
         except (RuntimeError, NotImplementedError) as error:
-            self.reason = str(error).splitlines()[0]
-            _logger.warning("an iteration cannot be one CUDA graph: %s", self.reason)
-            return self._step(d_inputs, g_inputs, ema)
+            return self._give_up(str(error).splitlines()[0], d_inputs, g_inputs, ema)
+        if recorder.full:
+            self._set_reason("the GPU's memory does not hold its graph")
         split = iter(values.unbind())
-        return [{name: next(split) for name in names} for names in self._names]
+        return [{name: next(split) for name in step} for step in names]
 
-    def _key(self, flat: list[Any], structure: Any, order: dict[int, int]) -> tuple[object, ...]:
-        """What a captured iteration takes as fixed."""
-        inputs = [(order[id(v)], v.shape, v.stride(), v.dtype) if isinstance(v, Tensor) else v for v in flat]
-        updates = [fixed for update in self._state.updates.values() for fixed in update.addresses()]
-        return structure, *inputs, *updates
+    def _give_up(self, reason: str, *inputs: Any) -> Logs:
+        self._set_reason(reason)
+        return self._step(*inputs)
+
+    def _set_reason(self, reason: str) -> None:
+        self.reason, self._variants = reason, {}
+        _logger.warning("an iteration cannot be one CUDA graph: %s", reason)
+
+
+def _fixed(value: Any, order: dict[int, int]) -> Hashable:
+    """What a captured iteration takes as fixed of an input."""
+    if isinstance(value, Tensor):
+        return order[id(value)], value.shape, value.stride(), value.dtype
+    return value

@@ -98,7 +98,7 @@ def go_back(
     assert state.out is not None
     assert step is not None
     left, seconds, history = state.step, state.seconds, state.rollbacks
-    rates = _rates(state)
+    rates = state.rollback_rates
     run_state.restore(state, *checkpoint.newest(state.out / "checkpoints", before=step + 1))
     state.seconds = seconds  # they were spent
     # Counted too: the second time the checkpoint may be the first time's.
@@ -113,7 +113,7 @@ def go_back(
     # Only the first rank's is written down.
     found = dataclasses.asdict(diagnosis or Diagnosis(decision.name, left, left, "", ()))
     state.rollbacks = history
-    set_history(state, [*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
+    state.set_rollbacks([*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
     state.rows[:] = [row for row in state.rows if row["step"] <= step]
     state.world.barrier()  # until nobody reads the checkpoint that is replaced now
     if metrics is not None:
@@ -124,16 +124,3 @@ def go_back(
     _logger.warning(
         "went back from step %d to step %d, with other random numbers; learning rates: %s", left, step, said
     )
-
-
-def set_history(state: TrainState, history: list[dict[str, Any]]) -> None:
-    """Go on with another history, and with its learning rates."""
-    now = _rates(state)
-    state.rollbacks = history
-    for name, rate in _rates(state).items():
-        state.multiply_rates(rate / now[name], (name,))
-
-
-def _rates(state: TrainState) -> dict[str, float]:
-    """The learning rates as parts of what they would be had the run never gone back."""
-    return state.rollbacks[-1]["rates"] if state.rollbacks else dict.fromkeys(state.updates, 1.0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastgan._util.random import Random
 from fastgan.errors import CheckpointError, UsageError
 from fastgan.nn.spectral import SpectralNorm
+from fastgan.report.legacy import modernized_row
 from fastgan.tasks.base import Batch, Noise, Task
 from fastgan.train import checkpoint, rng_state
 from fastgan.train.config import Config
@@ -73,6 +74,18 @@ class TrainState:
         """The part of `about` that holds how the steps are computed: one for each level of growing networks."""
         return self.growth.decisions(self.about)
 
+    @property
+    def rollback_rates(self) -> dict[str, float]:
+        """The learning rates as parts of what they would be without rollbacks."""
+        return self.rollbacks[-1]["rates"] if self.rollbacks else dict.fromkeys(self.updates, 1.0)
+
+    def set_rollbacks(self, rollbacks: list[dict[str, Any]]) -> None:
+        """Go on with other rollbacks, and with their learning rates."""
+        before = self.rollback_rates
+        self.rollbacks = rollbacks
+        for name, rate in self.rollback_rates.items():
+            self.multiply_rates(rate / before[name], (name,))
+
     def multiply_rates(self, factor: float, networks: tuple[str, ...] = ("generator", "discriminator")) -> None:
         """Multiply learning rates."""
         for name in networks:
@@ -129,6 +142,9 @@ def load(state: TrainState, batches: Any) -> None:
         return
     folder, facts = checkpoint.newest(directory, _logger.warning)
     restore(state, folder, facts)
+    # "restored" in older versions, with other keys.
+    past = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
+    state.set_rollbacks(modernized_row(past).get("rollbacks", []))
     try:
         _load_random(state, facts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

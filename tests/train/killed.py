@@ -1,7 +1,8 @@
-"""Runs that are killed: a program of its own, which imports once and forks a process for each life of a run.
+"""Runs that are killed: a program that imports once and forks a process for each part of a run.
 
-killed.py runs FOLDER IMAGES.npz: an unbroken run, runs that are killed once at a random moment, one that is killed
-again and again. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files. Both print JSON.
+killed.py runs FOLDER IMAGES.npz KILLS: a run that is not killed, KILLS runs that are killed once at a random moment, and
+one that is killed repeatedly. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files.
+Both print JSON.
 """
 
 import json
@@ -22,13 +23,12 @@ from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError
 from fastgan.train import checkpoint, rng_state
 
-KILLS = 20
 CONFIG = Config.from_flags(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
                 keep_checkpoints=1, compile="off")  # fmt: skip
 
 
-class Chancy(nn.Module):
-    """A discriminator that draws from torch's default generator, and no layer says so."""
+class RandomDropout(nn.Module):
+    """A discriminator that draws from torch's default generator outside of any layer."""
 
     def __init__(self, discriminator):
         super().__init__()
@@ -39,10 +39,10 @@ class Chancy(nn.Module):
 
 
 class Batches:
-    """Augmented by Python's and numpy's global generators; the fourth batch is no number, so that rates back off."""
+    """Augmented by Python's and numpy's global generators; the fourth batch is NaN, so that learning rates back off."""
 
     def __init__(self, images):
-        self.stream = BatchStream(images, CONFIG.batch, CONFIG.seed, torch.device("cpu"))
+        self.stream = BatchStream(images, CONFIG.data.batch, CONFIG.seed, torch.device("cpu"))
         self.state_dict, self.load_state_dict = self.stream.state_dict, self.stream.load_state_dict
 
     def __iter__(self):
@@ -50,20 +50,20 @@ class Batches:
 
     def __next__(self):
         batch = next(self.stream) * random.uniform(0.9, 1.0) + 0.01 * np.random.rand()  # noqa: NPY002
-        return batch * float("nan") if self.stream.position == 4 * CONFIG.batch else batch
+        return batch * float("nan") if self.stream.position == 4 * CONFIG.data.batch else batch
 
 
-def live(out, images, resume):
-    """One life of a run, in this process."""
+def train(out, images, resume):
+    """Start or resume a run in this process."""
     torch.set_num_threads(1)
     rng_state.seed(0)
     generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
-    trainer = Trainer(generator, Chancy(discriminator), config=CONFIG, out=out)
+    trainer = Trainer(generator, RandomDropout(discriminator), config=CONFIG, out=out)
     trainer.fit(Batches(open_source(images)), resume=resume)
 
 
 def forked(function, *arguments, kill_after=None):
-    """Run in a child, killed after so many seconds. Returns whether it came to its end by itself, and the seconds."""
+    """Run in a child process, killed after `kill_after` seconds. Returns whether it ended by itself, and the seconds."""
     begun = time.monotonic()
     child = os.fork()
     if not child:
@@ -79,39 +79,40 @@ def forked(function, *arguments, kill_after=None):
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise SystemExit("a life of a run ended by an error")
+        raise SystemExit("a child process ended with an error")
     return os.WIFEXITED(status), time.monotonic() - begun
 
 
-def runs(folder, images):
-    """Where each run was when it was killed: the number of its checkpoints' last step, or None without."""
-    live(folder / "warm", images, False)  # every life would import for as long as it trains
-    _, whole = forked(live, folder / "whole", images, False)
-    moments, found = random.Random(0), []
-    for i in range(KILLS):
+def runs(folder, images, kills):
+    """killed_at: for each run the step of its newest checkpoint when it was killed, or None. processes: of the last run."""
+    images, kills = Path(images), int(kills)
+    train(folder / "warm", images, False)  # imports here, once, what every process would
+    _, whole = forked(train, folder / "whole", images, False)
+    moments, killed_at = random.Random(0), []
+    for i in range(kills):
         out = folder / f"run{i:02d}"
-        # One in each twentieth of the run's life.
-        done, _ = forked(live, out, images, False, kill_after=whole * (i + moments.random()) / KILLS)
+        # One in each of as many equal parts of the run's time.
+        done, _ = forked(train, out, images, False, kill_after=whole * (i + moments.random()) / kills)
         steps = checkpoint.steps_in(out / "checkpoints")
-        found.append("finished" if done else steps[-1] if steps else None)
-        forked(live, out, images, (out / "config.json").exists())
-    out, lives = folder / "again", 0
+        killed_at.append("finished" if done else steps[-1] if steps else None)
+        forked(train, out, images, (out / "config.json").exists())
+    out, processes = folder / "again", 0
     done = False
     while not done:
-        # Longer and longer, or it might never come to the first checkpoint.
-        lives += 1
-        seconds = whole * (0.2 + 0.1 * lives * moments.random())
-        done, _ = forked(live, out, images, (out / "config.json").exists(), kill_after=seconds)
-    return {"found": found, "lives": lives, "seconds": whole}
+        # Longer each time, or it might never reach the first checkpoint.
+        processes += 1
+        seconds = whole * (0.2 + 0.1 * processes * moments.random())
+        done, _ = forked(train, out, images, (out / "config.json").exists(), kill_after=seconds)
+    return {"killed_at": killed_at, "processes": processes, "seconds": whole}
 
 
 def parts(step):
-    """What a checkpoint of that step holds."""
+    """The tensors of the checkpoint of a step."""
     return {part: {"w": torch.full((3,), float(step))} for part in checkpoint.PARTS}
 
 
 def save_and_die(folder, step, keep, operation):
-    """Save, killed before the so-manieth operation on files."""
+    """Save, killed before the operation on files with that index."""
     left = operation
 
     def watch(event, _):
@@ -126,7 +127,7 @@ def save_and_die(folder, step, keep, operation):
 
 
 def saves(folder):
-    """For each scene, what was newest after a kill before operation 0, 1, ... until none was left to kill."""
+    """For each scene the newest checkpoint after a kill before operation 0, 1, ... until a save ends by itself."""
     scenes = {"next": ([1, 2], 3, 1), "again": ([1], 1, 1), "back": ([1, 2, 3], 2, 2)}
     found = {}
     for scene, (before, step, keep) in scenes.items():
@@ -138,11 +139,11 @@ def saves(folder):
             if scene == "back":
                 (directory / "00000003" / "ema.safetensors").write_bytes(b"damaged")
             done, _ = forked(save_and_die, directory, step, keep, len(found[scene]))
-            said = []
+            warnings = []
             try:
-                at, state = checkpoint.newest(directory, said.append)
+                at, state = checkpoint.newest(directory, warnings.append)
                 value = checkpoint.load_part(at, "ema")["w"][0].item()
-                found[scene].append([state["step"], state["version"], value, len(said)])
+                found[scene].append([state["step"], state["version"], value, len(warnings)])
             except CheckpointError as error:
                 found[scene].append([str(error)])
             checkpoint.save(directory, 9, parts(9), {}, 1)
@@ -152,5 +153,5 @@ def saves(folder):
 
 
 if __name__ == "__main__":
-    what, where, *rest = sys.argv[1:]
-    print(json.dumps({"runs": runs, "saves": saves}[what](Path(where), *map(Path, rest))))
+    name, where, *rest = sys.argv[1:]
+    print(json.dumps({"runs": runs, "saves": saves}[name](Path(where), *rest)))

@@ -15,14 +15,14 @@ def parts(value):
     return {part: {"w": torch.full((3,), value)} for part in checkpoint.PARTS}
 
 
-def test_keeps_the_newest_and_reads_them_back(tmp_path):
+def test_the_newest_are_kept_and_load_again(tmp_path):
     for step in (10, 20, 30):
         checkpoint.save(tmp_path, step, parts(float(step)), {"images": step}, keep=2)
     assert checkpoint.steps_in(tmp_path) == [20, 30]
     folder, state = checkpoint.newest(tmp_path)
     assert (state["step"], state["images"]) == (30, 30)
     assert checkpoint.load_part(folder, "ema")["w"].tolist() == [30.0] * 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000020", "00000030"]  # nothing left aside
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000020", "00000030"]  # no temporary files
 
 
 FILES = [*(f"{part}.safetensors" for part in checkpoint.PARTS), "state.json", "SHA256SUMS"]
@@ -30,7 +30,7 @@ FILES = [*(f"{part}.safetensors" for part in checkpoint.PARTS), "state.json", "S
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "remove"])
-def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage, name):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, damage, name):
     for step in (1, 2):
         checkpoint.save(tmp_path, step, parts(float(step)), {"images": 8}, keep=2)
     victim = tmp_path / "00000002" / name
@@ -42,21 +42,21 @@ def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage, name):
         victim.write_bytes(data)
     else:
         victim.write_bytes(data[: len(data) // 2] if damage == "truncate" else b"")
-    said = []
-    folder, state = checkpoint.newest(tmp_path, said.append)
+    warnings = []
+    folder, state = checkpoint.newest(tmp_path, warnings.append)
     assert (folder.name, state["step"]) == ("00000001", 1)
-    assert len(said) == 1
-    assert "00000002" in said[0]
-    # Where the sums themselves are damaged, the file is named that has none any more.
-    assert name in said[0] or (name == "SHA256SUMS" and "is damaged" in said[0])
-    assert "trying the one before" in said[0]
+    (warning,) = warnings
+    assert "00000002" in warning
+    # Damage in the checksums shows at a file whose checksum is missing.
+    assert name in warning or (name == "SHA256SUMS" and "is damaged" in warning)
+    assert "trying the one before" in warning
 
 
-def test_each_byte_of_state_and_sums_is_protected(tmp_path):
+def test_a_checksum_protects_each_byte_of_state_and_checksums(tmp_path):
     folder = checkpoint.save(tmp_path, 1, parts(1.0), {"images": 8}, keep=1)
     for name in ("state.json", "SHA256SUMS"):
         data = (folder / name).read_bytes()
-        for i in range(len(data) - 1):  # the last newline ends nothing
+        for i in range(len(data) - 1):  # without the newline at the end
             (folder / name).write_bytes(data[:i] + bytes([data[i] ^ 4]) + data[i + 1 :])
             with pytest.raises(CheckpointError):
                 checkpoint.read_state(folder)
@@ -64,7 +64,7 @@ def test_each_byte_of_state_and_sums_is_protected(tmp_path):
     assert checkpoint.read_state(folder)["images"] == 8
 
 
-def test_what_is_no_checkpoint_is_passed_over(tmp_path):
+def test_other_files_and_folders_are_skipped(tmp_path):
     checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
     (tmp_path / "00000002").mkdir()
     (tmp_path / "00000003").mkdir()
@@ -72,15 +72,16 @@ def test_what_is_no_checkpoint_is_passed_over(tmp_path):
     (tmp_path / "00000004").write_text("a file")
     for name in ("latest", "²", "7"):
         (tmp_path / name).mkdir()
-    said = []
-    assert checkpoint.newest(tmp_path, said.append)[1]["step"] == 1
-    assert ["00000003: SHA256SUMS is missing" in said[0], "00000002: state.json is missing" in said[1]] == [True] * 2
-    assert len(said) == 2
+    warnings = []
+    assert checkpoint.newest(tmp_path, warnings.append)[1]["step"] == 1
+    later, earlier = warnings
+    assert "00000003: SHA256SUMS is missing" in later
+    assert "00000002: state.json is missing" in earlier
     checkpoint.save(tmp_path, 2, parts(2.0), {}, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000002", "00000004", "7", "latest", "²"]
 
 
-def test_the_same_step_again_while_the_disk_fails(tmp_path, monkeypatch):
+def test_a_failed_overwrite_of_a_step_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, parts(1.0), {"images": 1}, keep=1)
     replace = os.replace
 
@@ -99,18 +100,18 @@ def test_the_same_step_again_while_the_disk_fails(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
 
 
-def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
-    happened = []
+def test_all_files_are_synced_before_the_rename(tmp_path, monkeypatch):
+    events = []
     replace = os.replace
-    monkeypatch.setattr(checkpoint, "sync", lambda path: happened.append(("sync", path.resolve().name)))
-    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (happened.append(("rename", b.name)), replace(a, b)))
+    monkeypatch.setattr(checkpoint, "sync", lambda path: events.append(("sync", path.resolve().name)))
+    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (events.append(("rename", b.name)), replace(a, b)))
     checkpoint.save(tmp_path / "checkpoints", 1, parts(1.0), {}, keep=1)
     synced = [("sync", name) for name in (*FILES, ".00000001.part")]
     parent = ("sync", tmp_path.name)
-    assert happened == [parent, *synced, ("rename", "00000001"), ("sync", "checkpoints")]
+    assert events == [parent, *synced, ("rename", "00000001"), ("sync", "checkpoints")]
 
 
-def test_checksums_are_what_sha256sum_reads(tmp_path):
+def test_sha256sum_verifies_the_checksums(tmp_path):
     folder = checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
     done = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, capture_output=True, text=True
@@ -119,8 +120,8 @@ def test_checksums_are_what_sha256sum_reads(tmp_path):
     assert done.stdout.count(": OK") == 5
 
 
-def old_version(folder):
-    """Make of a checkpoint what version 0.1 wrote: the sums in state.json."""
+def convert_to_version_0_1(folder):
+    """Change a checkpoint to the format of version 0.1, with the checksums in state.json."""
     sums = dict(reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines())
     state = json.loads((folder / "state.json").read_text())
     sums.pop("state.json")
@@ -128,16 +129,16 @@ def old_version(folder):
     (folder / "SHA256SUMS").unlink()
 
 
-def test_an_older_versions_checkpoint(tmp_path):
+def test_a_checkpoint_of_version_0_1_loads(tmp_path):
     folder = checkpoint.save(tmp_path, 1, parts(1.0), {"images": 8}, keep=1)
-    old_version(folder)
+    convert_to_version_0_1(folder)
     assert checkpoint.read_state(folder)["images"] == 8
     (folder / "ema.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"ema.safetensors is damaged"):
         checkpoint.read_state(folder)
 
 
-def test_none_whole_and_none_at_all(tmp_path):
+def test_no_whole_checkpoint_and_no_checkpoint_are_errors(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         checkpoint.newest(tmp_path)
     checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
@@ -146,7 +147,7 @@ def test_none_whole_and_none_at_all(tmp_path):
         checkpoint.newest(tmp_path)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
 
     def full(path):
@@ -159,7 +160,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_previous_whole(tmp_path,
     assert checkpoint.read_state(tmp_path / "00000001")["step"] == 1
 
 
-def test_a_full_disk_as_safetensors_tells_it(tmp_path, monkeypatch):
+def test_a_full_disk_reported_by_safetensors_is_a_checkpoint_error(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, parts(1.0), {}, keep=1)
     (tmp_path / ".00000007.part").mkdir()  # left by a process that was killed
 
@@ -179,7 +180,7 @@ def test_tied_weights_can_be_saved(tmp_path):
     assert checkpoint.load_part(folder, "ema")["b"].tolist() == [1.0] * 3
 
 
-def test_a_damaged_later_one_makes_room_for_the_resumed_run(tmp_path):
+def test_later_checkpoints_are_deleted_when_a_resumed_run_saves(tmp_path):
     for step in (3000, 4000):
         checkpoint.save(tmp_path, step, parts(float(step)), {}, keep=2)
     (tmp_path / "00004000" / "state.json").write_text("{")
@@ -187,7 +188,7 @@ def test_a_damaged_later_one_makes_room_for_the_resumed_run(tmp_path):
     assert checkpoint.steps_in(tmp_path) == [3100]
 
 
-def test_another_network_is_refused_before_anything_changes(tmp_path):
+def test_loading_another_network_fails_before_anything_changes(tmp_path):
     network = nn.Linear(3, 2)
     tensors = {part: network.state_dict() for part in checkpoint.PARTS}
     folder = checkpoint.save(tmp_path, 1, tensors, {}, keep=1)

@@ -126,7 +126,7 @@ def train(world, images, options, out=None, resume=False, at=0):
     if config.grow_images:
         generator, discriminator = Growing(judges=False), Growing(judges=True)
     torch.manual_seed(0)
-    trainer = Trainer(generator, discriminator, config.game, config, out=out, world=world)
+    trainer = Trainer(generator, discriminator, config.loss.adversarial, config, out=out, world=world)
     stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
     return trainer, trainer.fit(Doubles(stream, at), resume=resume)
 

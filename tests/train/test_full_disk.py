@@ -1,4 +1,4 @@
-"""The disk runs full: one sentence, the previous checkpoint whole, nothing half-done left, and the run can go on."""
+"""A full disk: one error message, the previous checkpoint whole, no partial files, and the run can be resumed."""
 
 import errno
 import json
@@ -17,13 +17,14 @@ from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError, WriteError
 from fastgan.train import checkpoint, rundir
 from fastgan.train.loggers import TensorBoard
+from fastgan.train.logging import Metrics
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 1, "sample_every": 3, "checkpoint_every": 2}
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 6 MB of its own, where we may mount one."""
+    """A separate file system of 6 MB, where the tests may mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     try:
@@ -31,7 +32,7 @@ def small_disk(tmp_path):
             ["mount", "-t", "tmpfs", "-o", "size=6m", "none", place], capture_output=True, check=False
         )
     except OSError:
-        pytest.skip("no mount here")
+        pytest.skip("no program mount")
     if done.returncode:
         pytest.skip("may not mount a file system")
     yield place
@@ -42,7 +43,7 @@ class Filling:
     """Batches; before batch `at`, the disk is filled but for so many bytes."""
 
     def __init__(self, images, config, at, place, left):
-        self.stream = BatchStream(images, config.batch, config.seed, torch.device("cpu"))
+        self.stream = BatchStream(images, config.data.batch, config.seed, torch.device("cpu"))
         self.state_dict, self.load_state_dict = self.stream.state_dict, self.stream.load_state_dict
         self.at, self.place, self.left = at, place, left
 
@@ -69,7 +70,7 @@ def trained(images_npz, out, batches=None, resume=False, **options):
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=config, out=out)
     images = open_source(images_npz)
-    batches = batches or BatchStream(images, config.batch, 0, torch.device("cpu"))
+    batches = batches or BatchStream(images, config.data.batch, 0, torch.device("cpu"))
     trainer.fit(batches, resume=resume)
     return trainer
 
@@ -83,10 +84,10 @@ def weights(run, step=6):
     return [(folder / f"{part}.safetensors").read_bytes() for part in checkpoint.PARTS]
 
 
-def test_not_one_byte_is_left(small_disk, images_npz):
+def test_a_disk_without_free_space(small_disk, images_npz):
     run = small_disk / "run"
     batches = Filling(open_source(images_npz), Config.from_flags(**SMALL), 3, small_disk, 0)
-    # Lines go on until one needs another page of the disk.
+    # Lines fit until one needs another page of the disk.
     with pytest.raises(
         WriteError, match=r"(metrics.jsonl|events.out.tfevents.*) could not be written: No space left on"
     ):
@@ -117,11 +118,11 @@ def test_a_checkpoint_that_does_not_fit(small_disk, tmp_path, images_npz):
     assert weights(run) == weights(tmp_path / "whole")
 
 
-def test_the_command_line_says_so_in_one_sentence(small_disk, command, images_npz):
+def test_the_command_line_prints_one_sentence(small_disk, command, images_npz):
     base = ["train", "demo", "--data", images_npz, "--width", 16, "--latent", 8, "--batch", 8, "--checkpoint-every", 2,
             "--log-every", 2, "--sample-every", 2]  # fmt: skip
     assert command(*base, "--out", small_disk / "run", "--steps", 2).returncode == 0
-    # Room for the panels and the page, not for the checkpoint after them.
+    # Space for the sample grids and the report, not for the checkpoint after them.
     fill(small_disk, 600_000)
     done = command("train", "--resume", "--out", small_disk / "run", "--steps", 4)
     assert done.returncode == 1
@@ -131,7 +132,7 @@ def test_the_command_line_says_so_in_one_sentence(small_disk, command, images_np
 
 
 @pytest.mark.parametrize("name", ["fixed-00000003.png", "real.png", "report.html", "config.json", "metrics.jsonl"])
-def test_a_file_that_finds_no_space_is_named(tmp_path, images_npz, monkeypatch, name):
+def test_a_file_that_cannot_be_written_is_named(tmp_path, images_npz, monkeypatch, name):
     replace, begun = os.replace, []
 
     def full(aside, path):
@@ -153,12 +154,12 @@ def test_a_file_that_finds_no_space_is_named(tmp_path, images_npz, monkeypatch, 
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
 
 
-def test_a_run_whose_last_page_finds_no_space_has_not_finished(tmp_path, images_npz, monkeypatch):
+def test_a_run_whose_last_report_cannot_be_written_has_failed(tmp_path, images_npz, monkeypatch):
     replace, pages = os.replace, []
 
     def full(aside, path):
         pages.append(path.name)
-        if pages.count("report.html") == 3:  # after two panels
+        if pages.count("report.html") == 3:  # after two sample grids
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(aside, path)
 
@@ -179,8 +180,8 @@ def no_file_above():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_line_is_whole_or_not_there(tmp_path, no_file_above):
-    metrics = rundir.Metrics(tmp_path)
+def test_a_line_of_metrics_is_whole_or_absent(tmp_path, no_file_above):
+    metrics = Metrics(tmp_path)
     metrics.write({"step": 1, "loss/generator": 0.5})
     path = tmp_path / "metrics.jsonl"
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -201,7 +202,7 @@ def test_a_line_is_whole_or_not_there(tmp_path, no_file_above):
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_the_last_words_find_space_where_there_is_none(tmp_path, monkeypatch):
+def test_the_last_status_is_written_on_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "status.json"
     rundir.write_json(path, {"state": "running", "message": "x" * 100})
 

@@ -49,7 +49,7 @@ def test_the_games_own_optimizers_where_nothing_is_set():
     assert [type(update.optimizer) for update in t.state.updates.values()] == [RMSprop, RMSprop]
     assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == 5e-5
     t.fit(batches())
-    assert t.images == 3 * 5 * 8  # five discriminator steps
+    assert t.state.images == 3 * 5 * 8  # five discriminator steps
     # Arjovsky et al. 2017: the discriminator's weights, and only they, are clipped to 0.01.
     assert largest(t.discriminator) == pytest.approx(0.01)
     assert largest(t.generator) > 0.1
@@ -86,5 +86,5 @@ def test_what_is_asked_for_comes_before_the_game():
     t = Trainer(*pair(), "wgan", Config.from_flags(steps=2, compile="off", **options), latent_shape=(4,))
     t.fit(batches())
     assert isinstance(t.state.updates["generator"].optimizer, torch.optim.Adam)
-    assert t.images == 2 * 2 * 8
+    assert t.state.images == 2 * 2 * 8
     assert largest(t.discriminator) > 0.1

@@ -1,7 +1,8 @@
-"""What a checkpoint holds of a run, and what a run makes of a checkpoint that holds less."""
+"""What checkpoints keep of a run, and resuming from checkpoints of older versions, which kept less."""
 
 import hashlib
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 1, "sampl
 
 
 class Batches:
-    """The same batches every time; those named in `bad` are no numbers."""
+    """The same batches every time; those listed in `bad` are NaN."""
 
     def __init__(self, bad=(), more=None):
         self.at, self.bad, self.more = 0, bad, more
@@ -39,7 +40,7 @@ class Batches:
 
 
 class Normed(nn.Module):
-    """A generator with running statistics, of both kinds of numbers."""
+    """A generator with running statistics, of floating and of integer dtype."""
 
     latent = 8
 
@@ -58,20 +59,20 @@ def made(out, **options):
 
 
 def everything(trainer):
-    """All that a checkpoint must bring back."""
+    """All that a checkpoint must restore."""
     found = {"counters": (trainer.step, trainer.state.images, trainer.state.back_off, trainer.state.skipped)}
-    for name, network in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
-        found |= {f"{name}.{key}": value.numpy().tobytes() for key, value in network.state_dict().items()}
-    for player, update in trainer.state.updates.items():
-        tensors = checkpoint.optimizer_tensors(update.optimizer, player)
-        tensors |= {f"update.{player}.{name}": value for name, value in update.tensors().items()}
+    for name, module in (("g", trainer.generator), ("d", trainer.discriminator), ("ema", trainer.ema.module)):
+        found |= {f"{name}.{key}": value.numpy().tobytes() for key, value in module.state_dict().items()}
+    for network, update in trainer.state.updates.items():
+        tensors = checkpoint.optimizer_tensors(update.optimizer, network)
+        tensors |= {f"update.{network}.{name}": value for name, value in update.tensors().items()}
         found |= {name: value.numpy().tobytes() for name, value in tensors.items()}
-        found[f"{player}.lr"] = [group["lr"].hex() for group in update.optimizer.param_groups]
-    return found | {name: source.get_state().tolist() for name, source in state.random_sources(trainer).items()}
+        found[f"{network}.lr"] = [group["lr"].hex() for group in update.optimizer.param_groups]
+    return found | {name: source.get_state().tolist() for name, source in state._generators(trainer.state).items()}
 
 
-def test_all_of_it_comes_back_bit_for_bit(tmp_path):
-    bad = (5, 6)  # the rates are halved twice, and the run ends before they are back
+def test_everything_is_restored_bit_for_bit(tmp_path):
+    bad = (5, 6)  # the learning rates are halved twice, and the run ends before they have recovered
     whole = made(tmp_path / "whole")
     whole.fit(Batches(bad))
     kept = everything(whole)
@@ -81,9 +82,9 @@ def test_all_of_it_comes_back_bit_for_bit(tmp_path):
     made(tmp_path / "run", steps=5, checkpoint_every=5).fit(Batches(bad))
     torch.rand(3)
     resumed = made(tmp_path / "run")
-    state.load(resumed, Batches(bad), lambda sentence: None)
-    assert resumed.guard.back_off == 0.5
-    assert [u.optimizer.param_groups[0]["lr"] for u in resumed.updates.values()] == [1e-4, 1e-4]
+    state.load(resumed.state, Batches(bad))
+    assert resumed.state.back_off == 0.5
+    assert [u.optimizer.param_groups[0]["lr"] for u in resumed.state.updates.values()] == [1e-4, 1e-4]
     resumed.fit(Batches(bad), resume=True)
     again = everything(resumed)
     assert [name for name in kept if again[name] != kept[name]] == []
@@ -91,7 +92,7 @@ def test_all_of_it_comes_back_bit_for_bit(tmp_path):
 
 
 def rewrite(folder, change, tensors=None):
-    """Change state.json, or the optimizers' tensors, as another version would have written them: with right sums."""
+    """Change state.json, or the optimizers' tensors, as another version could have written them, with valid checksums."""
     text = json.loads((folder / "state.json").read_text())
     change(text)
     (folder / "state.json").write_text(json.dumps(text))
@@ -104,33 +105,34 @@ def rewrite(folder, change, tensors=None):
 
 @pytest.fixture
 def half(tmp_path):
-    """A run that was ended at step 3, and the folder of its checkpoint."""
+    """The checkpoint's folder of a run that ended at step 3."""
     made(tmp_path / "run", steps=3).fit(Batches())
     return tmp_path / "run" / "checkpoints" / "00000003"
 
 
-def test_what_an_older_version_did_not_keep(half, tmp_path):
+def test_values_that_an_older_version_did_not_keep(half, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     tensors = checkpoint.load_part(half, "optimizer")
     old = {name: value for name, value in tensors.items() if not name.startswith("update.")}
     assert len(old) < len(tensors)
     rewrite(half, lambda text: [text.pop(name) for name in ("skipped", "back_off", "global_random", "batches")], old)
-    said = []
+    caplog.clear()
     trainer, batches = made(tmp_path / "run"), Batches()
-    state.load(trainer, batches, said.append)
+    state.load(trainer.state, batches)
     assert (trainer.step, trainer.state.back_off, trainer.state.skipped) == (3, 1.0, 0)
-    assert "the batches cannot be restored" in said[0]
+    assert "the batches cannot be restored" in caplog.messages[0]
     trainer.fit(batches, resume=True)
     assert trainer.step == 6
 
 
 @pytest.mark.parametrize("name", ["images", "seconds", "random", "step"])
-def test_what_no_run_can_do_without(half, tmp_path, name):
+def test_a_missing_value_that_a_run_needs_is_an_error(half, tmp_path, name):
     rewrite(half, lambda text: text.pop(name))
     with pytest.raises(CheckpointError, match=rf"00000003: state.json is of another version: KeyError\('{name}'\)"):
         made(tmp_path / "run").fit(Batches(), resume=True)
 
 
-def test_random_numbers_of_another_version(half, tmp_path):
+def test_rng_states_of_another_version_are_an_error(half, tmp_path):
     rewrite(half, lambda text: text["random"].update({"default.cpu": "AAAA"}))
     with pytest.raises(
         CheckpointError, match=r"state.json is of another version: RuntimeError.*(wrong size|state size)"
@@ -146,14 +148,15 @@ def test_random_numbers_of_another_version(half, tmp_path):
         ((1, 2), "lists instead of tuples"),
     ],
 )
-def test_batches_that_no_checkpoint_can_hold_are_refused_at_once(tmp_path, more, expected):
+def test_batches_whose_state_is_no_json_are_an_error_at_once(tmp_path, more, expected):
     with pytest.raises(UsageError, match=f"batches: their state_dict.. .*{expected}"):
         made(tmp_path / "run").fit(Batches(more=more))
     assert not (tmp_path / "run").exists()
     made(None, steps=1).fit(Batches(more=more))  # nothing is written
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, capfd):
+def test_a_run_killed_before_its_first_checkpoint_starts_at_step_0(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     whole = made(tmp_path / "whole")
     whole.fit(Batches())
     run = tmp_path / "run"
@@ -164,15 +167,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, capfd):
         first.fit(Batches(), resume=True)
     again = made(run)
     again.fit(Batches(), resume=True)
-    assert f"{run} has no checkpoint yet: it begins anew at step 0" in capfd.readouterr().err
+    assert f"{run} has no checkpoint yet: it begins anew at step 0" in caplog.messages
     kept, mine = everything(whole), everything(again)
     assert [name for name in kept if mine[name] != kept[name]] == []
     lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == [1, 2, 3, 4, 5, 6]
 
 
-def test_killed_before_there_was_a_run(tmp_path):
-    """Of which there is not even a configuration: begun again, not resumed."""
+def test_a_run_killed_before_its_configuration_is_started_again(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in (".writable", ".config.json.part"):
@@ -183,7 +185,7 @@ def test_killed_before_there_was_a_run(tmp_path):
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
-def test_killed_at_the_very_end_it_only_tidies(half, tmp_path):
+def test_resuming_a_finished_run_only_removes_temporary_files(half, tmp_path):
     run = tmp_path / "run"
     left = [run / ".report.html.part", run / ".status.json.part", run / "samples" / ".fixed-00000003.png.part"]
     for path in left:
@@ -191,24 +193,24 @@ def test_killed_at_the_very_end_it_only_tidies(half, tmp_path):
     (half.parent / ".00000002.gone.part").mkdir()
     before = (half / "ema.safetensors").read_bytes()
     (run / "report.html").unlink()
-    (run / ".notes.part").touch()  # not ours
+    (run / ".notes.part").touch()  # a user's file
     made(run, steps=3).fit(Batches(), resume=True)
     assert [path.name for path in run.rglob(".*")] == [".notes.part"]
     assert "finished" in (run / "report.html").read_text()
     assert (half / "ema.safetensors").read_bytes() == before
 
 
-def test_the_generators_of_all_devices_are_kept(monkeypatch):
+def test_the_rng_states_of_all_devices_are_kept(monkeypatch):
     generators = tuple(torch.Generator() for _ in range(3))
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
-    noise = SimpleNamespace(random=torch.Generator())
-    found = state.random_sources(SimpleNamespace(device=torch.device("cuda:1"), noise=noise))
+    random = SimpleNamespace(generator=torch.Generator())
+    found = state._generators(SimpleNamespace(device=torch.device("cuda:1"), random=random))
     assert list(found) == ["latents.cuda", "default.cpu", "default.cuda:0", "default.cuda", "default.cuda:2"]
     assert found["default.cuda"] is generators[1]
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_norms_that_iterate_once_a_step_go_on_as_they_would_have(tmp_path, fused):
+def test_spectral_norms_that_iterate_once_a_step_resume_bit_for_bit(tmp_path, fused):
     def norming(out, **options):
         torch.manual_seed(0)
         _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)

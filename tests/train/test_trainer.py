@@ -1,3 +1,4 @@
+import html
 import itertools
 import json
 import math
@@ -25,12 +26,12 @@ def images(images_npz):
 def trainer(out=None, **options):
     config = Config.from_flags(**SMALL | options)
     torch.manual_seed(config.seed)
-    networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
-    return Trainer(*networks, config.game, config, out=out)
+    networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.model.d_norm)
+    return Trainer(*networks, config.loss.adversarial, config, out=out)
 
 
 def stream(images, config):
-    return BatchStream(images, config.batch, config.seed, torch.device("cpu"))
+    return BatchStream(images, config.data.batch, config.seed, torch.device("cpu"))
 
 
 def weights(t):
@@ -39,7 +40,7 @@ def weights(t):
     )
 
 
-def test_a_run_leaves_all_that_it_promises(tmp_path, images):
+def test_a_run_writes_everything_that_is_documented(tmp_path, images):
     t = trainer(tmp_path / "run")
     last = t.fit(stream(images, t.config), reference=images.images)
     run = tmp_path / "run"
@@ -51,8 +52,8 @@ def test_a_run_leaves_all_that_it_promises(tmp_path, images):
     assert checkpoint.steps_in(run / "checkpoints") == [3, 6]
     names = {p.name for p in (run / "samples").iterdir()}
     kinds = ("beside", "fixed", "fresh", "nearest", "strips", "truncation")
-    panels = {f"{kind}-{step:08d}.png" for kind in kinds for step in (3, 6)}
-    assert names == {*panels, "real.png", "fixed.webp"}
+    grids = {f"{kind}-{step:08d}.png" for kind in kinds for step in (3, 6)}
+    assert names == {*grids, "real.png", "fixed.webp"}
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
     config = json.loads((run / "config.json").read_text())
     assert Config.from_dict(config["config"]) == t.config
@@ -79,7 +80,7 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, images, options):
     assert lines[0][-1]["loss/generator"] == lines[1][-1]["loss/generator"]
 
 
-def test_seeds_repeat_and_differ(images):
+def test_a_seed_repeats_a_run_and_another_seed_differs(images):
     runs = [trainer(seed=seed) for seed in (0, 0, 1)]
     for t in runs:
         t.fit(stream(images, t.config))
@@ -87,11 +88,11 @@ def test_seeds_repeat_and_differ(images):
     assert not torch.equal(weights(runs[0]), weights(runs[2]))
 
 
-def test_drawing_pictures_does_not_change_what_is_trained(tmp_path, images):
-    plain, drawn = trainer(), trainer(tmp_path / "run", sample_every=1)
-    for t in (plain, drawn):
+def test_sample_grids_do_not_change_what_is_trained(tmp_path, images):
+    plain, sampling = trainer(), trainer(tmp_path / "run", sample_every=1)
+    for t in (plain, sampling):
         t.fit(stream(images, t.config))
-    assert torch.equal(weights(plain), weights(drawn))
+    assert torch.equal(weights(plain), weights(sampling))
 
 
 class Loader:
@@ -115,7 +116,7 @@ def test_a_loader_with_a_state_resumes_too(tmp_path, images):
 
 
 class Interrupting:
-    """Sends this process a signal while batch `at` is taken."""
+    """Sends this process a signal while batch `at` is read."""
 
     def __init__(self, batches, at, number):
         self.batches, self.at, self.number = batches, at, number
@@ -147,13 +148,13 @@ def test_an_interrupt_finishes_the_step_and_leaves_a_resumable_checkpoint(tmp_pa
     assert torch.equal(weights(whole), weights(again))
 
 
-def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path, images):
+def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, images):
     t = trainer(tmp_path / "run", max_skipped=2)
     batches = itertools.chain(
         itertools.islice(stream(images, t.config), 4), iter([torch.full((8, 1, 28, 28), math.nan)] * 9)
     )
     said = (
-        "in 2 updates in a row, up to step 6; first bad: the batch of real images .*; the checkpoint of step 3 is whole"
+        "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
     )
     with pytest.raises(NonFiniteError, match=said):
         t.fit(batches)
@@ -161,10 +162,10 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_checkpoint(tmp_path, 
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed"
     assert "start anew with other images" in status["message"]
-    assert "first bad: the batch of real images" in (tmp_path / "run" / "report.html").read_text()
+    assert "first bad: the batch" in html.unescape((tmp_path / "run" / "report.html").read_text())
 
 
-def test_nothing_is_overwritten_unasked(tmp_path, images):
+def test_nothing_is_overwritten_without_overwrite(tmp_path, images):
     t = trainer(tmp_path / "run")
     t.fit(stream(images, t.config))
     (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -189,7 +190,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, images):
         trainer(tmp_path / "nowhere").fit(stream(images, t.config), resume=True)
 
 
-def test_a_users_own_modules_on_a_users_own_iterator():
+def test_custom_modules_on_a_custom_iterator():
     """Latents and logits of other shapes than ours, no run directory."""
     generator = nn.Sequential(nn.ConvTranspose2d(6, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2), nn.Tanh())
     discriminator = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4))
@@ -211,21 +212,21 @@ def test_frozen_layers_stay_frozen():
     assert not torch.equal(discriminator[3].weight, free)
 
 
-def test_the_configuration_says_which_game_was_played(tmp_path):
+def test_the_configuration_names_the_adversarial_loss(tmp_path):
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     t = Trainer(*networks, "wgan-gp", Config.from_flags(**SMALL, d_steps=1), out=tmp_path / "run")
     t.fit(torch.rand(8, 1, 28, 28) for _ in range(6))
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["game"] == "wgan-gp"
-    with pytest.raises(UsageError, match="batch norm ties"):
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["loss"]["adversarial"] == "wgan-gp"
+    with pytest.raises(UsageError, match="batch norm couples"):
         Trainer(*networks, "wgan-gp", Config.from_flags(d_norm="batch"))
 
 
-def test_an_iterator_that_ends_early_says_so():
+def test_an_iterator_that_ends_early_is_an_error():
     with pytest.raises(UsageError, match="batches: ended after 2 of 6 steps"):
         trainer().fit(torch.rand(8, 1, 28, 28) for _ in range(2))
 
 
-def test_unknown_games_and_devices():
+def test_unknown_losses_and_devices():
     networks = models.build("mlp", resolution=28, channels=1, latent=4, width=4)
     with pytest.raises(UsageError, match="did you mean 'wgan-gp'"):
         Trainer(*networks, "wgan-pg")
@@ -236,19 +237,19 @@ def test_unknown_games_and_devices():
             Trainer(*networks, config=Config.from_flags(device="cuda"))
 
 
-def test_a_run_that_broke_off_within_an_update_begins_the_next_one_anew():
+def test_an_interrupted_update_starts_again():
     t = trainer(accumulate=3, steps=1)
     batch = torch.zeros(8, 1, 28, 28)
     with pytest.raises(UsageError, match="batches: ended after 0 of 1 steps"):
         t.fit(iter([batch, batch]))
     seen, apply = [], t.state.updates["discriminator"].apply
     update = t.state.updates["discriminator"]
-    update.apply = lambda **options: (seen.append(len(update._losses)), apply(**options))[1]
+    update.apply = lambda *watch: (seen.append(len(update._losses)), apply(*watch))[1]
     t.fit(itertools.repeat(batch))
     assert seen == [3]
 
 
-def test_weights_frozen_after_the_trainer_was_made_are_an_error():
+def test_weights_frozen_after_construction_are_an_error():
     t = trainer()
     next(t.discriminator.parameters()).requires_grad_(False)
     with pytest.raises(UsageError, match=r"network: the weights of .* freeze weights before that"):
@@ -259,6 +260,6 @@ def test_weights_frozen_after_the_trainer_was_made_are_an_error():
     ("batch", "came"),
     [(torch.zeros(8, 1, 28, 28, dtype=torch.uint8), "a tensor of torch.uint8"), ([[0.0] * 28] * 8, "list")],
 )
-def test_batches_of_another_kind_are_named(batch, came):
+def test_batches_of_another_type_are_named(batch, came):
     with pytest.raises(UsageError, match=f"batches: expected float tensors .*, got {came}"):
         trainer().fit(itertools.repeat(batch))
