@@ -14,14 +14,14 @@ import tempfile
 from pathlib import Path
 
 import torch
+from fastgan.metrics.modes import accuracy, judge, train_classifier
+from fastgan.train.load import build_networks
 
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.metrics.modes import accuracy, judge, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
-from fastgan.train.load import build_networks
 from fastgan.train.presets import preset
 
 SAMPLES = 10_000

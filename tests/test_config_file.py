@@ -59,7 +59,9 @@ def test_fields_may_be_in_tables(tmp_path, name, text):
 
 
 def test_the_config_of_a_run_gives_the_same_configuration(tmp_path):
-    config = Config.from_flags(loss="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(ADVERSARIAL["hinge"])
+    config = Config.from_flags(loss="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(
+        ADVERSARIAL["hinge"]
+    )
     content = {"config": config.to_dict(), "world": 1}
     (tmp_path / "config.json").write_text(json.dumps(content))
     YAML(typ="safe", pure=True).dump(content, tmp_path / "config.yaml")

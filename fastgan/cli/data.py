@@ -52,7 +52,7 @@ _SUBCOMMANDS: Any = (
 
 def data(argv: list[str]) -> None:
     """fastgan data list | fetch NAME | info SOURCE"""
-    options = parse(_SUBCOMMANDS, argv, "data", default=tyro.MISSING)
+    options = parse(_SUBCOMMANDS, argv, "data")
     if isinstance(options, _List):
         _list()
     elif isinstance(options, _Fetch):

@@ -143,7 +143,7 @@ def load(state: TrainState, batches: Any) -> None:
     folder, facts = checkpoint.newest(directory, _logger.warning)
     restore(state, folder, facts)
     # "restored" in older versions, with other keys.
-    past = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
+    past: dict[str, Any] = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
     state.set_rollbacks(modernized_row(past).get("rollbacks", []))
     try:
         _load_random(state, facts)

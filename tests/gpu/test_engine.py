@@ -13,8 +13,7 @@ from fastgan import Config, Trainer, models
 from fastgan.engine.capture import preserved
 from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.train.distributed import World
-from fastgan.train.optim import optimizer_of
-from fastgan.train.optim import Update
+from fastgan.train.optim import Update, optimizer_of
 
 pytestmark = pytest.mark.gpu
 

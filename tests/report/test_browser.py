@@ -77,7 +77,9 @@ def test_the_page_of_a_run(browser, run, width):
 def test_the_page_that_a_training_leaves(browser, tmp_path):
     """Nothing made up: a pair is trained on the embedded images for some steps, with a page at its end."""
     images = open_source("embedded")
-    config = Config.from_flags(latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3)
+    config = Config.from_flags(
+        latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3
+    )
     torch.manual_seed(0)
     pair = models.build("dcgan", resolution=28, channels=1, latent=8, width=8)
     trainer = Trainer(*pair, config=config, out=tmp_path / "run")

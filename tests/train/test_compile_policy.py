@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fastgan.train.pace import Pace
 from torch import nn
 
 from fastgan import Config, Trainer, models
@@ -13,7 +14,6 @@ from fastgan.testing.batches import Resumable
 from fastgan.train import compile_policy, pace
 from fastgan.train.compile_policy import Steps
 from fastgan.train.config import check_resumed
-from fastgan.train.pace import Pace
 
 SMALL = {"latent": 8, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 2, "sample_every": 4}
 
@@ -35,7 +35,9 @@ def trained(compile="auto", out=None, resume=False, discriminator=None, **option
     torch.manual_seed(0)
     generator, own = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
     game = options.pop("game", "non-saturating")
-    trainer = Trainer(generator, discriminator or own, game, Config.from_flags(**SMALL | options, compile=compile), out=out)
+    trainer = Trainer(
+        generator, discriminator or own, game, Config.from_flags(**SMALL | options, compile=compile), out=out
+    )
     trainer.fit(Images(), resume=resume)
     return trainer
 

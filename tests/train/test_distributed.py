@@ -23,9 +23,9 @@ from fastgan.losses import ADVERSARIAL
 from fastgan.report.diagnostics import Diagnosis
 from fastgan.train import checkpoint, distributed
 from fastgan.train.compile_policy import Choice, Steps
+from fastgan.train.config import check_resumed
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.monitor import Monitor
-from fastgan.train.config import check_resumed
 from fastgan.train.sync_batch_norm import synchronize
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")

@@ -215,9 +215,7 @@ def test_inputs_of_many_kinds_are_not_captured(captures, monkeypatch):
     made = captures(captured)
     for one in (eager, captured):
         draw = one.task.draw
-        monkeypatch.setattr(
-            one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True
-        )
+        monkeypatch.setattr(one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True)
     each = [(eager, started(eager)), (captured, started(captured))]
     captured._graph = IterationGraph(captured.train_step, captured.state)
     for _ in range(12):

@@ -216,7 +216,9 @@ def test_spectral_norms_that_iterate_once_a_step_resume_bit_for_bit(tmp_path, fu
         _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
         discriminator = spectral_norm(discriminator, every="step")
         discriminator = fuse(discriminator) if fused else discriminator
-        return Trainer(Normed(), discriminator, config=Config.from_flags(**SMALL | {"compile": "off"} | options), out=out)
+        return Trainer(
+            Normed(), discriminator, config=Config.from_flags(**SMALL | {"compile": "off"} | options), out=out
+        )
 
     whole = norming(tmp_path / "whole")
     whole.fit(Batches())
