@@ -86,10 +86,8 @@ class CompilePolicy:
     def _measured(self) -> Steps:
         """What is fastest, as far as the remaining steps amortize finding out."""
         plain = self._graphs() if self._device.type == "cuda" else self._eager
-        remaining, known = self._seconds(plain) * self._iterations, self._store.get(self._key)
-        saving, cost = (
-            (known["saving"], known["seconds"]) if known else (EXPECTED_SAVING[self._device.type], LEAST_SECONDS)
-        )
+        remaining, known = self._seconds(plain) * self._iterations, self._known()
+        saving, cost = known or (EXPECTED_SAVING[self._device.type], LEAST_SECONDS)
         if remaining * saving <= cost:
             plain.about += (
                 f": {remaining:.0f} s remain, and compiling takes {'' if known else 'at least '}{cost:.0f} s to save"
@@ -107,6 +105,14 @@ class CompilePolicy:
         chosen = compiled if saving > 0 else plain
         chosen.about += f": {1000 * now:.1f} ms an iteration, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
         return chosen
+
+    def _known(self) -> tuple[float, float] | None:
+        """What compiling saved, as a fraction, and the seconds it took, where that was measured before."""
+        try:
+            known = self._store.get(self._key) or {}
+            return float(known["saving"]), float(known["seconds"])
+        except (KeyError, TypeError, ValueError):  # not measured, or a damaged entry
+            return None
 
     def _graphs(self) -> Steps:
         """As CUDA graphs without a compiler; eagerly where that is impossible or slower."""

@@ -23,44 +23,42 @@ def test_json_round_trip():
         ({"beta1": 1.0}, "beta1"),
         ({"channels": 2}, "channels: expected 1 or 3, got 2"),
         ({"d_norm": "layer"}, "d_norm: expected none, batch or spectral, got 'layer'"),
-        ({"loss": "wgan-gp", "d_norm": "batch"}, "batch norm ties the samples"),
-        ({"r1_weight": 1.0, "d_norm": "batch"}, "batch norm ties the samples"),
+        ({"loss": "wgan-gp", "d_norm": "batch"}, "batch norm couples the samples"),
+        ({"r1_weight": 1.0, "d_norm": "batch"}, "batch norm couples the samples"),
         (
             {"model": "progan", "loss": "wgan"},
-            "weight_clip: progan draws its weights from .*; use another game than wgan",
+            "weight_clip: progan draws its weights from .*; use another loss than wgan",
         ),
         ({"loss": "wgangp"}, "did you mean 'wgan-gp'"),
         ({"model": "dcgn"}, "did you mean 'dcgan'"),
     ],
 )
-def test_bad_values_are_named(values, named):
+def test_invalid_values_are_named(values, named):
     with pytest.raises(UsageError, match=named):
         Config.from_flags(**values)
 
 
-OLD = {"loss": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5,
+OLD = {"game": "hinge", "gp_weight": 10.0, "r1_weight": 1.0, "r1_interval": 4, "lr_g": 1e-3, "lr_d": 1e-3, "beta1": 0.5,
        "beta2": 0.999, "d_steps": 1}  # fmt: skip
 
 
-def test_a_config_of_an_older_version_means_what_it_meant():
+def test_a_config_of_an_older_version_keeps_its_meaning():
     config = Config.from_dict(OLD)
-    assert config.penalties(ADVERSARIAL["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
-    assert config.penalty_interval == 4
-    config = Config.from_dict({**OLD, "loss": "wgan-gp", "gp_weight": 3.0})
-    assert config.penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
-    assert config.settled(ADVERSARIAL["wgan-gp"]).lr_g == 1e-3
+    assert config.loss.all_penalties(ADVERSARIAL["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
+    assert config.loss.penalty_interval == 4
+    config = Config.from_dict({**OLD, "game": "wgan-gp", "gp_weight": 3.0})
+    assert config.loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
+    assert config.settled(ADVERSARIAL["wgan-gp"]).optim.lr_g == 1e-3
 
 
-def test_penalties_add_to_a_games_own():
-    assert Config.from_flags(loss="wgan-gp").penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
-    assert Config.from_flags(loss="wgan-gp", gp_weight=0.0).penalties(ADVERSARIAL["wgan-gp"]) == {}
-    asked = Config.from_flags(
-        gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0
-    )
-    assert asked.penalties(ADVERSARIAL["non-saturating"]) == {
+def test_penalties_are_added_to_those_of_the_loss():
+    assert Config.from_flags(loss="wgan-gp").loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
+    assert Config.from_flags(loss="wgan-gp", gp_weight=0.0).loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {}
+    asked = Config.from_flags(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
+    assert asked.loss.all_penalties(ADVERSARIAL["non-saturating"]) == {
         "gradient_penalty": 2.0, "zero_centered_gp": 3.0, "dragan": 4.0, "r1": 5.0, "r2": 6.0
     }  # fmt: skip
-    assert Config().penalties(ADVERSARIAL["non-saturating"]) == {}
+    assert Config().loss.all_penalties(ADVERSARIAL["non-saturating"]) == {}
 
 
 def test_unknown_fields_and_presets_suggest_the_nearest():
@@ -74,11 +72,11 @@ def test_every_preset_is_a_valid_configuration():
     for name in PRESETS:
         assert isinstance(preset(name), Config)
         assert 30 < len(about(name)) <= 110
-    # One number that a preset leaves to its game.
-    assert preset("wgan-gp-64").settled(ADVERSARIAL["wgan-gp"]).d_steps == 5
+    # A number that a preset leaves to its loss.
+    assert preset("wgan-gp-64").settled(ADVERSARIAL["wgan-gp"]).optim.d_steps == 5
 
 
-def test_what_presets_cost_is_what_was_measured():
+def test_costs_of_presets_are_the_measured_ones():
     table = Path(__file__).parents[2] / "benchmarks" / "results" / "presets.csv"
     with table.open(newline="") as file:
         measured = {row["preset"]: row for row in csv.DictReader(file)}
@@ -86,5 +84,5 @@ def test_what_presets_cost_is_what_was_measured():
     for name, (hours, megabytes) in COSTS.items():
         assert hours == float(measured[name]["hours"])
         assert megabytes == int(measured[name]["peak_MB"])
-        # Of the steps that it has today.
+        # With as many steps as the preset has now.
         assert preset(name).steps == int(measured[name]["steps"])

@@ -1,4 +1,4 @@
-"""Two ranks of batch N are one rank of batch 2N. This file run as a script is one rank: `play` is what it does."""
+"""Two ranks of batch N equal one rank of batch 2N. This file run as a script is one rank, which calls `run_rank`."""
 
 import itertools
 import json
@@ -22,8 +22,9 @@ from fastgan.errors import FastganError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL
 from fastgan.report.diagnostics import Diagnosis
 from fastgan.train import checkpoint, distributed
-from fastgan.train.compile_policy import Choice, Steps
+from fastgan.train.compile_policy import CompilePolicy, Steps
 from fastgan.train.config import check_resumed
+from fastgan.train.data import Batches
 from fastgan.train.distributed import World, buckets, joined
 from fastgan.train.monitor import Monitor
 from fastgan.train.sync_batch_norm import synchronize
@@ -37,8 +38,8 @@ CASES = {
     "wgan-gp": {"loss": "wgan-gp", "d_steps": 2},
     "spectral": {"d_norm": "spectral", "r1_weight": 1.0, "penalty_interval": 2, "clip": 0.5},
     "accumulate": {"accumulate": 2},
-    "together": {"d_norm": "batch", "sync_statistics": True},
-    "apart": {"d_norm": "batch"},
+    "synchronized": {"d_norm": "batch", "sync_statistics": True},
+    "not synchronized": {"d_norm": "batch"},
     "growing": {"grow_images": 32},
 }
 
@@ -58,11 +59,11 @@ class Growing(nn.Module):
 
     stages = 2
 
-    def __init__(self, judges):
+    def __init__(self, classifies):
         super().__init__()
-        self.judges, self.stage = judges, 1
+        self.classifies, self.stage = classifies, 1
         sizes = (14**2, 28**2)
-        self.layers = nn.ModuleList(nn.Linear(*((n, 1) if judges else (8, n))) for n in sizes).double()
+        self.layers = nn.ModuleList(nn.Linear(*((n, 1) if classifies else (8, n))) for n in sizes).double()
 
     def grow(self, stage, alpha):
         self.stage = stage
@@ -73,10 +74,10 @@ class Growing(nn.Module):
 
     def forward(self, x):
         y = self.layers[self.stage](x.double().flatten(1))
-        return y if self.judges else y.view(-1, *self.image_shape)
+        return y if self.classifies else y.view(-1, *self.image_shape)
 
 
-class Doubled(nn.Module):
+class InDouble(nn.Module):
     """A network in double precision, for latents in single."""
 
     def __init__(self, network):
@@ -87,8 +88,8 @@ class Doubled(nn.Module):
         return self.network(z.double())
 
 
-class Beside(nn.Sequential):
-    """A discriminator that sees an image and its source."""
+class Conditional(nn.Sequential):
+    """A discriminator of an image and its source."""
 
     source_channels = 1
 
@@ -99,7 +100,7 @@ class Beside(nn.Sequential):
         return super().forward(torch.cat([image, source], 1))
 
 
-class Doubles:
+class DoubleBatches:
     """The stream's batches in double precision; sends this process a signal at batch `at`."""
 
     def __init__(self, stream, at=0):
@@ -119,16 +120,16 @@ class Doubles:
 def train(world, images, options, out=None, resume=False, at=0):
     """Train in double, 16 images in the world's batch. Returns the trainer and what `fit` returned."""
     config = Config.from_flags(**SMALL | {"batch": 16 // world.size} | options)
-    # On another rank other weights: they must become rank 0's.
+    # On another rank other weights: they are replaced by rank 0's.
     torch.manual_seed(world.rank)
-    generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.d_norm)
-    generator, discriminator = Doubled(generator if config.d_norm == "batch" else Generator()), discriminator.double()
+    generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm=config.model.d_norm)
+    generator, discriminator = InDouble(generator if config.model.d_norm == "batch" else Generator()), discriminator.double()
     if config.grow_images:
-        generator, discriminator = Growing(judges=False), Growing(judges=True)
+        generator, discriminator = Growing(classifies=False), Growing(classifies=True)
     torch.manual_seed(0)
     trainer = Trainer(generator, discriminator, config.loss.adversarial, config, out=out, world=world)
-    stream = BatchStream(images, config.batch, config.seed, CPU, rank=world.rank, world=world.size)
-    return trainer, trainer.fit(Doubles(stream, at), resume=resume)
+    stream = BatchStream(images, config.data.batch, config.seed, CPU, rank=world.rank, world=world.size)
+    return trainer, trainer.fit(DoubleBatches(stream, at), resume=resume)
 
 
 def paired(world):
@@ -138,7 +139,7 @@ def paired(world):
     generator.source_channels = 1
     torch.manual_seed(0)
     config = Config.from_flags(**SMALL | {"l1_weight": 10.0, "r1_weight": 1.0, "accumulate": 2})
-    trainer = Trainer(generator, Beside().double(), config=config, world=world)
+    trainer = Trainer(generator, Conditional().double(), config=config, world=world)
 
     def batches():
         random, n = torch.Generator().manual_seed(0), 16 // world.size
@@ -159,43 +160,43 @@ def uneven(world):
     )
 
 
-def spoilt(world):
+def not_finite(world):
     """Train with synchronized batch norms; the last rank's images are not finite."""
     networks = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="batch")
-    config = Config.from_flags(**SMALL | CASES["together"] | {"max_skipped": 3})
+    config = Config.from_flags(**SMALL | CASES["synchronized"] | {"max_skipped": 3})
     bad = torch.full((4, 1, 28, 28), float("nan") if world.rank == world.size - 1 else 0.5)
     Trainer(*networks, config=config, world=world).fit(itertools.repeat(bad))
 
 
-def restored(world, images, out):
+def rolled_back(world, images, out):
     """Train; the first rank alone finds at step 5 that the run diverged at step 4."""
-    judge = Monitor.judge
+    diagnose = Monitor.diagnose
 
-    def finds(self, row, say):
-        judge(self, row, say)
-        if world.rank == 0 and row["step"] == 5 and not self._trainer.state.rollbacks:
+    def once(self, row):
+        diagnose(self, row)
+        if world.rank == 0 and row["step"] == 5 and not self._state.rollbacks:
             return Diagnosis("divergence", 4, 5, "made up", ())
         return None
 
-    Monitor.judge = finds
+    Monitor.diagnose = once
     try:
         return train(world, images, {"on_collapse": "rollback", "log_every": 1, "checkpoint_every": 2}, out)[0]
     finally:
-        Monitor.judge = judge
+        Monitor.diagnose = diagnose
 
 
-def differing(world, images, ways):
-    """Train where each rank finds another way to compute its steps, by rank; the way that this one took."""
+def decided_mode(world, images, modes):
+    """Train where the compile policy of each rank finds another mode, by rank. Returns the mode of this rank."""
 
-    def compiled(self, way):
-        chosen = ways[world.rank] if way == "on" else way
-        return Steps(self._players.d_step, self._players.g_step, chosen, ""), 0.0
+    def compiled(self, mode):
+        found = modes[world.rank] if mode == "on" else mode
+        return Steps(self._steps.discriminator, self._steps.generator, found, ""), 0.0
 
-    real, Choice._compiled = Choice._compiled, compiled
+    own, CompilePolicy._compiled = CompilePolicy._compiled, compiled
     try:
-        return train(world, images, {"compile": "on", "steps": 2})[0].steps.way
+        return train(world, images, {"compile": "on", "steps": 2})[0].steps.mode
     finally:
-        Choice._compiled = real
+        CompilePolicy._compiled = own
 
 
 def tensors(trainer):
@@ -226,8 +227,8 @@ def batch_norm():
     return norm
 
 
-def play(folder, images):
-    """Everything that two ranks do here, in one pair of processes; what came of it goes to folder/RANK.pt."""
+def run_rank(folder, images):
+    """Everything that two ranks compute for these tests, in one pair of processes; the results go to folder/RANK.pt."""
     result = {}
     with joined("cpu") as world:
         for name, options in CASES.items():
@@ -245,11 +246,11 @@ def play(folder, images):
         except KeyboardInterrupt:
             result["stopped"] = True
 
-        trainer = restored(world, images, folder / "restored")
-        result["restored"] = tensors(trainer), trainer.state.rollbacks[0]["rates"], trainer.state.images
+        trainer = rolled_back(world, images, folder / "rolled-back")
+        result["rolled back"] = tensors(trainer), trainer.state.rollbacks[0]["rates"], trainer.state.images
 
         pairs = ("on", "off"), ("off", "graph"), ("graph", "on"), ("on", "on")
-        result["ways"] = [differing(world, images, ways) for ways in pairs]
+        result["modes"] = [decided_mode(world, images, modes) for modes in pairs]
 
         distributed.BUCKET_BYTES = 64
         result["mean"] = some_tensors(world.rank)
@@ -267,7 +268,7 @@ def play(folder, images):
         for name, broken in {
             "flags": lambda: train(world, images, {"lr_g": 1e-4 * (1 + world.rank)}),
             "batches": lambda: uneven(world),
-            "not finite": lambda: spoilt(world),
+            "not finite": lambda: not_finite(world),
             "tensors": lambda: world.mean_([torch.zeros(2)] * (1 + world.rank)),
         }.items():
             try:
@@ -312,9 +313,9 @@ def images(pixels):
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory, pixels, images):
-    """What both ranks found, and the folder of their runs."""
-    folder = tmp_path_factory.mktemp("played")
+def results(tmp_path_factory, pixels, images):
+    """The results of both ranks, and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("results")
     train(World(), images, {"steps": 3}, folder / "one-two")
     processes = start([__file__, folder, pixels], folder)
     for process in processes:
@@ -331,19 +332,19 @@ def assert_close(one, other, limit=1e-9):
     assert worst <= limit, worst
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name != "apart"])
-def test_two_ranks_are_one_of_twice_the_batch(played, images, case):
+@pytest.mark.parametrize("case", [name for name in CASES if name != "not synchronized"])
+def test_two_ranks_equal_one_of_twice_the_batch(results, images, case):
     trainer, last = train(World(), images, CASES[case])
-    found, their_last, their_images = played[0][0][case]
+    found, their_last, their_images = results[0][0][case]
     assert_close(found, tensors(trainer))
     assert their_images == trainer.state.images
     for name in ("loss/generator", "loss/discriminator", "logit/fake", "gradient/generator"):
         assert their_last[name] == pytest.approx(last[name], rel=1e-5, abs=1e-6)
 
 
-def test_two_ranks_on_pairs_are_one_of_twice_the_batch(played):
+def test_two_ranks_on_pairs_equal_one_of_twice_the_batch(results):
     trainer, last = paired(World())
-    (one, their_last), (other, _) = (rank["paired"] for rank in played[0])
+    (one, their_last), (other, _) = (rank["paired"] for rank in results[0])
     assert_close(one, tensors(trainer))
     assert_close(one, other, 0.0)
     for name in ("l1/batch", "loss/generator", "loss/discriminator"):
@@ -351,8 +352,8 @@ def test_two_ranks_on_pairs_are_one_of_twice_the_batch(played):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ranks_are_identical_bit_for_bit(played, case):
-    (one, last, _), (other, their_last, _) = (rank[case] for rank in played[0])
+def test_ranks_are_identical_bit_for_bit(results, case):
+    (one, last, _), (other, their_last, _) = (rank[case] for rank in results[0])
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
@@ -361,34 +362,34 @@ def test_ranks_are_identical_bit_for_bit(played, case):
     }
 
 
-def test_all_ranks_go_back_where_the_first_one_does(played):
-    (one, rates, images), (other, their_rates, _) = (rank["restored"] for rank in played[0])
+def test_all_ranks_roll_back_when_rank_0_does(results):
+    (one, rates, images), (other, their_rates, _) = (rank["rolled back"] for rank in results[0])
     for name in one:
         assert torch.equal(one[name], other[name]), name
     assert rates == their_rates == {"generator": 0.5, "discriminator": 0.5}
     assert images == 6 * 16
-    told = [json.loads(line) for line in (played[1] / "restored" / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], "restored" in line) for line in told] == [(i, i == 3) for i in range(1, 7)]
+    rows = [json.loads(line) for line in (results[1] / "rolled-back" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], "rollbacks" in row) for row in rows] == [(i, i == 3) for i in range(1, 7)]
 
 
-def test_all_ranks_compute_in_the_same_way(played):
-    for result in played[0]:
-        assert result["ways"] == ["off", "off", "graph", "on"]
+def test_compile_modes_are_identical_on_all_ranks(results):
+    for result in results[0]:
+        assert result["modes"] == ["off", "off", "graph", "on"]
 
 
-def test_batch_statistics_of_each_rank_are_other_ones(played, images):
+def test_batch_statistics_differ_between_ranks_without_sync_statistics(results, images):
     with pytest.raises(AssertionError):
-        assert_close(played[0][0]["apart"][0], tensors(train(World(), images, CASES["apart"])[0]), 1e-4)
+        assert_close(results[0][0]["not synchronized"][0], tensors(train(World(), images, CASES["not synchronized"])[0]), 1e-4)
 
 
-def test_default_random_numbers_differ(played):
-    one, other = ([rank[case, "seed"] for case in CASES] for rank in played[0])
+def test_default_rng_seeds_differ_between_ranks(results):
+    one, other = ([rank[case, "seed"] for case in CASES] for rank in results[0])
     assert all(a != b for a, b in zip(one, other, strict=True))
 
 
-def test_a_run_goes_on_in_a_larger_and_in_a_smaller_world(played, images):
+def test_a_run_resumes_on_more_and_on_fewer_ranks(results, images):
     whole = tensors(train(World(), images, {})[0])
-    (rank, _), folder = played
+    (rank, _), folder = results
     assert_close(rank["resumed"], whole)
     assert_close(tensors(train(World(), images, {}, folder / "two-one", resume=True)[0]), whole)
     assert json.loads((folder / "one-two" / "config.json").read_text())["world"] == 2
@@ -396,16 +397,16 @@ def test_a_run_goes_on_in_a_larger_and_in_a_smaller_world(played, images):
     assert [line["images"] for line in lines] == [32, 48, 64, 96]
 
 
-def test_a_signal_to_one_rank_ends_all_at_the_same_step(played):
-    ranks, folder = played
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(results):
+    ranks, folder = results
     assert [rank.get("stopped") for rank in ranks] == [True, True]
     # Sent in step 2; the ranks agree where they pause, at step 3 for a checkpoint.
     assert checkpoint.steps_in(folder / "stopped" / "checkpoints") == [3]
     assert json.loads((folder / "stopped" / "status.json").read_text())["state"] == "interrupted"
 
 
-def test_means_over_several_buckets(played):
-    for rank in played[0]:
+def test_means_over_several_buckets(results):
+    for rank in results[0]:
         for found, *each in zip(rank["mean"], some_tensors(0), some_tensors(1), strict=True):
             assert torch.equal(found, (each[0] + each[1]) / 2)
         for found, sent in zip(rank["broadcast"], [*some_tensors(0), torch.tensor(True)], strict=True):
@@ -413,7 +414,7 @@ def test_means_over_several_buckets(played):
         assert rank["any"] == [False, True]
 
 
-def test_buckets_hold_one_type_and_no_more_than_they_should(monkeypatch):
+def test_a_bucket_holds_one_dtype_and_at_most_bucket_bytes(monkeypatch):
     monkeypatch.setattr(distributed, "BUCKET_BYTES", 64)
     sizes = [[(t.dtype, t.numel()) for t in bucket] for bucket in buckets(some_tensors(0))]
     single, double, half = torch.float32, torch.float64, torch.bfloat16
@@ -423,11 +424,11 @@ def test_buckets_hold_one_type_and_no_more_than_they_should(monkeypatch):
     ]  # fmt: skip
 
 
-def test_second_derivatives_through_synchronized_statistics(played):
+def test_second_derivatives_through_synchronized_statistics(results):
     x = torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(0)).double()
     norm = batch_norm()
     dx, dweight = second_order(norm, x, 1.0)
-    (one, other), _ = played
+    (one, other), _ = results
     torch.testing.assert_close(torch.cat([one["second order"][0], other["second order"][0]]), dx)
     torch.testing.assert_close(one["second order"][1] + other["second order"][1], dweight)
     assert list(one["state"]) == list(norm.state_dict())
@@ -435,21 +436,21 @@ def test_second_derivatives_through_synchronized_statistics(played):
         torch.testing.assert_close(one["state"][name], value)
 
 
-def test_ranks_that_differ_say_so(played):
-    for rank in played[0]:
+def test_ranks_that_differ_are_an_error(results):
+    for rank in results[0]:
         assert rank["flags"] == "UsageError: lr_g: expected the same on all ranks, got 0.0001 to 0.0002"
         assert rank["batches"] == "UsageError: batches: expected the same on all ranks, got 4 to 5"
         assert rank["tensors"] == "UsageError: tensors: expected the same on all ranks, got 1 to 2"
 
 
-def test_all_ranks_tell_which_of_them_has_what_is_not_finite(played):
-    first, second = (result["not finite"] for result in played[0])
-    said = "3 updates in a row, up to step 3; first bad: the batch of real images (3136 of 3136 values are not finite)"
-    assert f"NonFiniteError: the discriminator's loss or gradient was not finite in {said} on rank 1;" in first
+def test_all_ranks_name_the_rank_whose_batch_is_not_finite(results):
+    first, second = (result["not finite"] for result in results[0])
+    message = "3 updates in a row, up to step 3; first bad: the batch's 'real' (3136 of 3136 values are not finite)"
+    assert f"NonFiniteError: the discriminator's loss or gradient was not finite in {message} on rank 1;" in first
     assert second == first
 
 
-def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
+def test_a_world_of_one_needs_no_process_group_and_a_larger_one_all_ranks(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     with joined("cpu") as world:
@@ -473,17 +474,17 @@ def test_a_world_of_one_is_free_and_another_must_be_whole(monkeypatch):
         pass
 
 
-def test_batches_must_stay_of_one_size():
+def test_batches_of_another_size_are_an_error_on_several_ranks():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     trainer = Trainer(*networks, config=Config.from_flags(**SMALL), world=World(0, 2, CPU))
     trainer.state.batch = {"real": torch.zeros(8, 1)}
-    batch = trainer._next(iter([torch.zeros(8, 1)]))
+    batch = next(Batches([torch.zeros(8, 1)], trainer.state))
     assert {name: len(tensor) for name, tensor in batch.items()} == {"real": 8}
     with pytest.raises(UsageError, match=r"expected 8 images each time on several ranks, got 3; .*drop_last"):
-        trainer._next(iter([torch.zeros(3, 1)]))
+        next(Batches([torch.zeros(3, 1)], trainer.state))
 
 
-def test_only_torchs_own_batch_norms_can_be_synchronized():
+def test_only_pytorchs_batch_norms_can_be_synchronized():
     class Mine(nn.BatchNorm2d):
         pass
 
@@ -511,7 +512,7 @@ TRAIN += ["--compile", "off"]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_that_is_killed_ends_the_other_with_one_sentence(tmp_path, pixels, victim):
+def test_a_killed_rank_ends_the_other_with_one_sentence(tmp_path, pixels, victim):
     words = [*TRAIN, "--data", pixels, "--batch", 4, "--steps", 10**6, "--checkpoint-every", 5, "--out", "run"]
     processes = start(words, tmp_path)
     kept, deadline = tmp_path / "run" / "checkpoints", time.monotonic() + 120
@@ -563,4 +564,4 @@ def test_torchrun(tmp_path, pixels, command):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    play(Path(sys.argv[1]), open_source(sys.argv[2]))
+    run_rank(Path(sys.argv[1]), open_source(sys.argv[2]))

@@ -83,7 +83,10 @@ def captures(monkeypatch):
     def watch(trainer):
         graphs = []
 
-        def recorded(device, run):
+        pools = []
+
+        def recorded(device, run, pool=None):
+            assert pool == "pool"
             graph = Replayed(trainer, run)
             own = tensors(trainer)
             kept, rng = [tensor.detach().clone() for tensor in own], torch.get_rng_state()
@@ -96,6 +99,9 @@ def captures(monkeypatch):
             return graph, graph.result
 
         monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
+        monkeypatch.setattr(
+            torch.cuda, "graph_pool_handle", lambda: pytest.fail("two pools") if pools else pools.append(1) or "pool"
+        )
         monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
         return graphs
 
@@ -105,7 +111,7 @@ def captures(monkeypatch):
 def started(trainer, nan_at=()):
     """The batches of a trainer whose steps are prepared."""
     batches = Batches(images(nan_at), trainer.state)
-    trainer.steps, _ = prepare(trainer.state, batches, trainer.loss.name)
+    trainer.steps, _ = prepare(trainer.state, batches)
     return batches
 
 
@@ -193,7 +199,7 @@ def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, 
     captures(captured)
     tried = []
 
-    def fail(device, run):
+    def fail(device, run, pool=None):
         tried.append(device)
         raise error
 

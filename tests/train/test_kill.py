@@ -120,6 +120,7 @@ def test_the_command_line_resumes_after_a_kill(command, images_npz, tmp_path):
     assert mine["metrics.jsonl"] == whole["metrics.jsonl"]
 
 
+@pytest.mark.full  # tests/train/test_state.py has it in one process
 def test_a_run_killed_before_its_first_checkpoint_starts_at_step_0(command, images_npz, tmp_path):
     base = ["train", "demo", "--data", images_npz, "--width", 4, "--latent", 8, "--batch", 8, "--steps", 2]
     assert command(*base, "--out", "run", env=ONE_THREAD).returncode == 0

@@ -104,7 +104,7 @@ def points(folder):
 
 
 def test_a_row_is_on_disk_before_the_next_one(tmp_path):
-    """A run that is killed now loses nothing: another process reads the row from the file."""
+    """A run that is killed now loses no row: another process reads it from the file."""
     logger = loggers.TensorBoard(tmp_path)
     logger.write(1, {"loss/generator": 0.5, "loss/discriminator": 2.0})
     assert points(tmp_path) == [(1, 0.5)]

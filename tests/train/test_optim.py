@@ -1,20 +1,18 @@
-"""What becomes of gradients: guarded, clipped, averaged, unscaled. Judged by PyTorch's own optimizer and clipping."""
+"""Updates: gradients are checked, clipped, averaged and unscaled. Compared with PyTorch's own optimizers and clipping."""
 
-import contextlib
 import copy
 import math
 
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
-from fastgan import Trainer
-from fastgan.engine import cuda_graphs
+from fastgan import Config, Trainer
 from fastgan.errors import UsageError
-from fastgan.train import update as update_module
+from fastgan.losses import AdversarialLoss, Defaults
+from fastgan.train import optim
 from fastgan.train.distributed import World
-from fastgan.train.optim import FIRST_SCALE, Update
+from fastgan.train.optim import FIRST_SCALE, RMSprop, Update
 
 
 def network():
@@ -40,31 +38,31 @@ def same(one, other):
     return all(map(torch.equal, one, other))
 
 
-FINE = torch.tensor(1.0)
+LOSS = torch.tensor(1.0)
 
 
-def spoilt(net, value):
+def gradients_with(net, value):
     bad = gradients(net)
     bad[2].view(-1)[1] = value
     return bad
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e25])
-def test_a_bad_gradient_is_skipped_and_counted(value):
-    """1e25 is finite, its square is not: Adam's second moment would be infinite for ever, and that weight stand."""
+def test_an_update_with_a_non_finite_gradient_is_skipped_and_counted(value):
+    """1e25 is finite, its square is not: Adam's second moment would stay infinite, and that weight would not change."""
     net = network()
     update = updating(net)
-    update.add(FINE, gradients(net))
+    update.add(LOSS, gradients(net))
     update.apply()
     kept, state = weights(net), copy.deepcopy(update.optimizer.state_dict())
     for n in (1, 2):
-        update.add(FINE, spoilt(net, value))
+        update.add(LOSS, gradients_with(net, value))
         assert not update.apply().isfinite()
         assert (update.skipped, update.in_a_row) == (n, n)
     assert same(weights(net), kept)
     for old, new in zip(state["state"].values(), update.optimizer.state_dict()["state"].values(), strict=True):
         assert all(torch.equal(old[name], new[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
-    update.add(FINE, gradients(net, 2))
+    update.add(LOSS, gradients(net, 2))
     update.apply()
     assert (update.skipped, update.in_a_row) == (2, 0)
     assert not same(weights(net), kept)
@@ -72,10 +70,10 @@ def test_a_bad_gradient_is_skipped_and_counted(value):
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
-def test_a_bad_loss_is_skipped_though_its_gradient_is_finite(value):
+def test_an_update_with_a_non_finite_loss_is_skipped(value):
     net = network()
     kept, update = weights(net), updating(net)
-    update.add(FINE, gradients(net))
+    update.add(LOSS, gradients(net))
     update.add(torch.tensor(value), gradients(net))
     assert update.apply().isfinite()
     assert (update.skipped, update.in_a_row) == (1, 1)
@@ -83,18 +81,18 @@ def test_a_bad_loss_is_skipped_though_its_gradient_is_finite(value):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 100.0])
-def test_clipping_and_adam_are_pytorchs(clip):
+def test_clipping_and_adam_equal_pytorchs(clip):
     ours, plain = network(), network()
     update = updating(ours, clip)
     adam = torch.optim.Adam(plain.parameters(), 0.1, (0.5, 0.9), foreach=False)
     for seed in range(4):
-        update.add(FINE, gradients(ours, seed))
+        update.add(LOSS, gradients(ours, seed))
         norm = update.apply()
         for weight, gradient in zip(plain.parameters(), gradients(plain, seed), strict=True):
             weight.grad = gradient
         torch.testing.assert_close(norm, torch.nn.utils.clip_grad_norm_(plain.parameters(), clip or math.inf))
         adam.step()
-        # Adam divides the size of a gradient out, but for the moments' memory of sizes before.
+        # Adam cancels the scale of gradients, so clipping shows in the moments of several updates.
         torch.testing.assert_close(weights(ours), weights(plain))
 
 
@@ -104,7 +102,7 @@ def loss_and_gradients(net, x):
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_two_batches_are_one_of_twice_the_size(clip):
+def test_two_accumulated_batches_equal_one_of_twice_the_size(clip):
     torch.manual_seed(1)
     x = torch.randn(8, 5)
     nets = network(), network()
@@ -120,39 +118,39 @@ def test_two_batches_are_one_of_twice_the_size(clip):
     torch.testing.assert_close(*map(weights, nets))
 
 
-def test_adding_changes_nobodys_gradient():
-    """A compiled step may own what it returned, and hand out the same memory again."""
+def test_add_does_not_change_gradients_in_place():
+    """A compiled step may own the tensors that it returned, and reuse their memory."""
     net = network()
     update, first, second = updating(net), gradients(net, 1), gradients(net, 2)
-    update.add(FINE, first)
-    update.add(FINE, second)
+    update.add(LOSS, first)
+    update.add(LOSS, second)
     update.apply()
     assert same(first, gradients(net, 1))
     assert same(second, gradients(net, 2))
 
 
-def test_the_fp16_scale_halves_doubles_and_comes_out_again(monkeypatch):
-    monkeypatch.setattr(update_module, "GROWTH_INTERVAL", 3)
+def test_the_fp16_scale_halves_and_doubles_and_does_not_change_updates(monkeypatch):
+    monkeypatch.setattr(optim, "GROWTH_INTERVAL", 3)
     ours, plain = network(), network()
     update, reference = updating(ours, clip=1.0, fp16=True), updating(plain, clip=1.0)
     assert update.scale == FIRST_SCALE
 
-    def good(seed):
-        for _ in range(2):  # accumulated, so that both divisors are in play
-            update.add(FINE, gradients(ours, seed, float(update.scale)))
-            reference.add(FINE, gradients(plain, seed))
+    def update_both(seed):
+        for _ in range(2):  # accumulated, so that both divisors matter
+            update.add(LOSS, gradients(ours, seed, float(update.scale)))
+            reference.add(LOSS, gradients(plain, seed))
         torch.testing.assert_close(update.apply(), reference.apply())
         torch.testing.assert_close(weights(ours), weights(plain))
 
-    good(0)
-    update.add(FINE, spoilt(ours, math.inf))
+    update_both(0)
+    update.add(LOSS, gradients_with(ours, math.inf))
     update.apply()
     assert update.scale == FIRST_SCALE / 2
     scales = []
     for seed in range(1, 7):
-        good(seed)
+        update_both(seed)
         scales.append(float(update.scale / FIRST_SCALE))
-    assert scales == [0.5, 0.5, 1.0, 1.0, 1.0, 2.0]  # the overflow began the count anew
+    assert scales == [0.5, 0.5, 1.0, 1.0, 1.0, 2.0]  # the overflow reset the count
     assert update.skipped == 1
 
 
@@ -160,7 +158,7 @@ def test_the_fp16_scale_halves_doubles_and_comes_out_again(monkeypatch):
 def test_a_gradient_of_exactly_zero(clip):
     net = network()
     kept, update = weights(net), updating(net, clip)
-    update.add(FINE, gradients(net, scale=0.0))
+    update.add(LOSS, gradients(net, scale=0.0))
     assert update.apply() == 0
     assert update.skipped == 0
     assert same(weights(net), kept)
@@ -173,8 +171,8 @@ def test_frozen_weights_and_weights_without_a_gradient():
     update = updating(ours)
     adam = torch.optim.Adam(plain.parameters(), 0.1, (0.5, 0.9), foreach=False)
     first, second, third = gradients(ours)
-    update.add(FINE, (first, None, third))
-    update.add(FINE, (first, second, None))  # in one batch, not in the other: half of it
+    update.add(LOSS, (first, None, third))
+    update.add(LOSS, (first, second, None))  # in one of two batches: half of it
     update.apply()
     for weight, gradient in zip(
         [w for w in plain.parameters() if w.requires_grad], (first, second / 2, third / 2), strict=True
@@ -183,27 +181,27 @@ def test_frozen_weights_and_weights_without_a_gradient():
     adam.step()
     torch.testing.assert_close(weights(ours), weights(plain))
     kept = ours[0].bias.detach().clone()
-    update.add(FINE, (None, second, third))
+    update.add(LOSS, (None, second, third))
     update.apply()
     assert torch.equal(ours[0].bias, kept)  # no gradient, no step by the moments either, as in PyTorch
     assert update.skipped == 0
 
 
-def test_nothing_to_train_is_said():
-    said = "expected a network with a parameter that requires a gradient, got"
-    with pytest.raises(UsageError, match=f"discriminator: {said} Sequential"):
+def test_a_network_without_trainable_parameters_is_an_error():
+    message = "expected a network with a parameter that requires a gradient, got"
+    with pytest.raises(UsageError, match=f"discriminator: {message} Sequential"):
         Trainer(network(), network().requires_grad_(False))
-    with pytest.raises(UsageError, match=f"generator: {said} Tanh"):
+    with pytest.raises(UsageError, match=f"generator: {message} Tanh"):
         Trainer(nn.Tanh(), network())
 
 
 @pytest.mark.parametrize("fp16", [False, True])
-def test_what_a_checkpoint_keeps_comes_back_bit_for_bit(fp16, monkeypatch):
-    monkeypatch.setattr(update_module, "GROWTH_INTERVAL", 4)
+def test_the_state_in_a_checkpoint_is_restored_bit_for_bit(fp16, monkeypatch):
+    monkeypatch.setattr(optim, "GROWTH_INTERVAL", 4)
     net = network()
     update = updating(net, fp16=fp16)
     for value in (math.nan, 1.0, 2.0, math.nan, 1.0, 1.0):
-        update.add(FINE, spoilt(net, value))
+        update.add(LOSS, gradients_with(net, value))
         update.apply()
     again_net = copy.deepcopy(net)
     again = updating(again_net, fp16=fp16)
@@ -213,23 +211,23 @@ def test_what_a_checkpoint_keeps_comes_back_bit_for_bit(fp16, monkeypatch):
         assert torch.equal(again.tensors()[name], value), name
         assert again.tensors()[name].dtype == value.dtype, name
     assert update.skipped == 2
-    for step in range(3):  # the count of good updates came along: the scale grows at the same one
+    for step in range(3):  # the count of finite updates is restored: the scale doubles at the same one
         for one, n in ((update, net), (again, again_net)):
-            one.add(FINE, gradients(n, step))
+            one.add(LOSS, gradients(n, step))
             one.apply()
         assert same(weights(net), weights(again_net))
         assert same(update.tensors().values(), again.tensors().values())
 
 
-def test_backing_off_multiplies_the_rates():
+def test_multiply_rates_multiplies_the_learning_rates():
     update = updating(network())
-    update.back_off(0.5)
-    update.back_off(0.5)
+    update.multiply_rates(0.5)
+    update.multiply_rates(0.5)
     assert [g["lr"] for g in update.optimizer.param_groups] == [0.025]
 
 
-def test_gradients_and_moments_of_another_layout_are_not_mixed_up(tmp_path):
-    """PyTorch's fused Adam pairs the wrong numbers where strides differ; ours never hands it such."""
+def test_gradients_of_other_strides_are_applied_to_the_right_weights():
+    """PyTorch's fused Adam pairs the wrong elements where strides differ, so Update converts gradients and moments."""
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
@@ -270,7 +268,7 @@ def test_weights_that_share_a_gradient_are_divided_once_each(clip, fp16):
     torch.testing.assert_close(net.a.detach(), torch.full((3,), 1 - 0.1 * gradient / (gradient + 1)))
 
 
-def test_ranks_can_write_into_an_expanded_gradient():
+def test_ranks_can_average_an_expanded_gradient_in_place():
     class Two(World):
         def mean_(self, tensors):
             for tensor in tensors:
@@ -284,104 +282,108 @@ def test_ranks_can_write_into_an_expanded_gradient():
     assert not torch.equal(net.c, torch.ones(3))
 
 
-def test_an_update_that_was_broken_off_leaves_nothing_to_the_next():
+def test_reset_drops_the_gradients_of_an_interrupted_update():
     net, other = network(), network()
     update, fresh = updating(net), updating(other)
-    update.add(FINE, gradients(net, seed=7))
+    update.add(LOSS, gradients(net, seed=7))
     for one, n in ((update, net), (fresh, other)):
-        one.begin()
-        one.add(FINE, gradients(n))
+        one.reset()
+        one.add(LOSS, gradients(n))
         one.apply()
     assert same(weights(net), weights(other))
 
 
-def test_weights_that_were_frozen_since_are_named():
+def test_weights_frozen_after_construction_are_an_error():
     net = network()
     update = updating(net)
     net[0].requires_grad_(False)
     with pytest.raises(UsageError, match="the weights of Sequential that require a gradient are others"):
-        update.begin()
+        update.reset()
 
 
-# --- recorded as CUDA graphs ----------------------------------------------------------------------------------------
+# --- RMSprop and the optimizers of a configuration -----------------------------------------------------------------
 
 
-class Replayed:
-    """What a CUDA graph is to `Recorder`, on the CPU: Python's part runs at the recording, the rest at each replay."""
-
-    def __init__(self, run):
-        self.run, self.result, self.replays = run, torch.zeros(()), 0
-
-    def replay(self):
-        self.replays += 1
-        hooks = dict(_global_optimizer_post_hooks)
-        if self.replays > 1:
-            _global_optimizer_post_hooks.clear()
-        try:
-            self.result.copy_(self.run())
-        finally:
-            _global_optimizer_post_hooks.update(hooks)
-
-
-@pytest.fixture
-def recordings(monkeypatch):
-    """The graphs that are recorded; a recording itself changes no tensor."""
-    made = []
-
-    def recorded(device, run):
-        made.append(Replayed(run))
-        return made[-1], made[-1].result
-
-    monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    return made
+def test_rmsprop_equals_pytorchs():
+    torch.manual_seed(0)
+    start = torch.randn(5, 3)
+    ours, plain = (nn.Parameter(start.clone()) for _ in range(2))
+    own, reference = RMSprop([ours], 1e-2), torch.optim.RMSprop([plain], 1e-2)
+    own.found_inf = torch.tensor(0.0)
+    for scale in (1.0, 8.0, 0.5, 1.0):
+        gradient = torch.randn(5, 3)
+        ours.grad, plain.grad, own.grad_scale = gradient * scale, gradient, torch.tensor(scale)
+        own.step()
+        reference.step()
+        torch.testing.assert_close(ours, plain)
+    before, mean = ours.detach().clone(), own.state[ours]["square_avg"].clone()
+    ours.grad, own.found_inf = torch.full((5, 3), float("nan")), torch.tensor(1.0)
+    own.step()
+    assert torch.equal(ours, before)
+    assert torch.equal(own.state[ours]["square_avg"], mean)
 
 
-def test_recorded_updates_are_the_eager_ones(recordings):
-    """Also where one is skipped, watched, of another learning rate or of other weights, or the moments have moved."""
-    networks = [network(), network()]
-    eager, records = (updating(net, clip=0.5, fp16=True) for net in networks)
-    records.records = True
-    steps = []
-    handle = register_optimizer_step_post_hook(lambda optimizer, *_: steps.append(optimizer))
-    try:
-        for i in range(40):
-            given = spoilt(networks[0], math.nan) if i == 8 else gradients(networks[0], seed=i)
-            given = (None, *given[1:]) if i >= 30 else given
-            norms = []
-            for update in (eager, records):
-                if i == 14:
-                    update.back_off(0.5)
-                if i == 22:
-                    for moments in update.optimizer.state.values():
-                        moments.update({name: value.clone() for name, value in moments.items()})
-                update.add(FINE, tuple(None if g is None else g.clone() for g in given))
-                norms.append(update.apply(watch=i == 11))
-            assert torch.equal(*norms) or i == 8
-            assert same(*map(weights, networks)), i
-            assert same(
-                (eager.scale, eager.skipped, eager.in_a_row), (records.scale, records.skipped, records.in_a_row)
-            )
-    finally:
-        handle.remove()
-    # One after the moments are there, and one after each change; a watched update is none of the graph's.
-    assert [graph.replays for graph in recordings] == [14 - 4 - 1, 22 - 14 - 3, 30 - 22 - 3, 40 - 30 - 3]
-    assert steps.count(records.optimizer) == steps.count(eager.optimizer) == 40
-    assert records.seen is not None
+def pair():
+    torch.manual_seed(0)
+    return nn.Linear(4, 2), nn.Sequential(nn.Linear(2, 8), nn.LeakyReLU(0.2), nn.Linear(8, 1))
 
 
-def test_memory_that_holds_no_recording_means_eager_updates(recordings, monkeypatch):
-    def full(device, run):
-        recordings.append("tried")
-        raise torch.OutOfMemoryError("no more")
+def largest(network):
+    return max(p.abs().max().item() for p in network.parameters())
 
-    monkeypatch.setattr(cuda_graphs, "_recorded", full)
-    networks = [network(), network()]
-    eager, records = map(updating, networks)
-    records.records = True
-    for i in range(10):
-        for update, net in zip((eager, records), networks, strict=True):
-            update.add(FINE, gradients(net, seed=i))
-            update.apply()
-    assert same(*map(weights, networks))
-    assert recordings == ["tried"]
+
+def batches():
+    source = torch.Generator().manual_seed(1)
+    while True:
+        yield torch.randn(8, 2, generator=source)
+
+
+def test_optimizers_of_the_loss_by_default():
+    t = Trainer(*pair(), "wgan", Config.from_flags(steps=3, log_every=3, compile="off"), latent_shape=(4,))
+    assert [type(update.optimizer) for update in t.state.updates.values()] == [RMSprop, RMSprop]
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == 5e-5
+    t.fit(batches())
+    assert t.state.images == 3 * 5 * 8  # five discriminator steps
+    # Arjovsky et al. 2017: the discriminator's weights, and only they, are clipped to 0.01.
+    assert largest(t.discriminator) == pytest.approx(0.01)
+    assert largest(t.generator) > 0.1
+
+    t = Trainer(*pair(), "wgan-gp", Config.from_flags(lr_g=3e-3), latent_shape=(4,))
+    generator, discriminator = (update.optimizer.param_groups[0] for update in t.state.updates.values())
+    assert (generator["lr"], discriminator["lr"], discriminator["betas"]) == (3e-3, 1e-4, (0.0, 0.9))
+    assert (t.config.optim.d_steps, t.config.optim.weight_clip) == (5, 0.0)
+    t = Trainer(*pair(), config=Config(), latent_shape=(4,))
+    assert (t.config.optim.lr_d, t.config.optim.beta1, t.config.optim.beta2, t.config.optim.d_steps) == (
+        2e-4,
+        0.5,
+        0.999,
+        1,
+    )
+    # config.json holds the values that were used.
+    assert None not in t.config.to_dict()["optim"].values()
+
+
+def test_a_custom_adversarial_loss():
+    loss = AdversarialLoss(
+        "least-distance",
+        d_loss=lambda real, fake: (fake - real).mean() + 0.1 * (real**2 + fake**2).mean(),
+        g_loss=lambda fake: -fake.mean(),
+        penalties={"r1": 1.0},
+        defaults=Defaults(lr_g=1e-4, lr_d=4e-4),
+    )
+    t = Trainer(*pair(), loss, Config.from_flags(steps=2, compile="off", penalty_interval=2), latent_shape=(4,))
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == 4e-4
+    assert "penalty/r1" in t.fit(batches())  # at every step
+    assert t.config.loss.penalties(loss, lazy=False) == {"r1": 1.0}
+    networks = pair()[0], nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    with pytest.raises(UsageError, match="d_norm: batch norm couples"):
+        Trainer(*networks, loss, Config.from_flags(d_norm="batch"), latent_shape=(4,))
+
+
+def test_options_override_the_defaults_of_the_loss():
+    options = {"optimizer": "adam", "d_steps": 2, "weight_clip": 0.0}
+    t = Trainer(*pair(), "wgan", Config.from_flags(steps=2, compile="off", **options), latent_shape=(4,))
+    t.fit(batches())
+    assert isinstance(t.state.updates["generator"].optimizer, torch.optim.Adam)
+    assert t.state.images == 2 * 2 * 8
+    assert largest(t.discriminator) > 0.1

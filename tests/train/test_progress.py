@@ -1,6 +1,15 @@
-import io
+"""How a run shows its progress: a line with each interval, or one bar in a terminal."""
 
-from fastgan.train.progress import Progress, clock
+import io
+import itertools
+import logging
+import re
+
+import torch
+
+from fastgan import Config, Trainer, models
+from fastgan._util.progress import Progress
+from fastgan.report.diagnostics import Diagnosis
 
 
 class Terminal(io.StringIO):
@@ -8,36 +17,78 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_clock():
-    assert [clock(s) for s in (0, 61.4, 3599.7, 7322)] == ["0:00", "1:01", "1:00:00", "2:02:02"]
+def trained(steps, out=None, resume=False, diagnoses=()):
+    """Train; after each line the monitor finds these diagnoses."""
+    torch.manual_seed(0)
+    networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
+    flags = {
+        "steps": steps,
+        "batch": 8,
+        "log_every": 50,
+        "checkpoint_every": 100,
+        "sample_every": 100,
+        "compile": "off",
+    }
+    trainer = Trainer(*networks, config=Config.from_flags(**flags), out=out)
+
+    def diagnose(row):
+        trainer.monitor.diagnoses = list(diagnoses)
+
+    trainer.monitor.diagnose = diagnose
+    trainer.fit(itertools.repeat(torch.zeros(8, 1, 28, 28)), resume=resume)
 
 
-def test_a_terminal_gets_one_live_line():
+def lines(caplog):
+    return [message for message in caplog.messages if message.startswith("training:")]
+
+
+def test_each_interval_is_a_line_with_speed_and_losses(caplog):
+    caplog.set_level(logging.INFO)
+    trained(100)
+    first, last = lines(caplog)
+    number = r"[+-]\d+\.\d{3}"
+    assert re.fullmatch(
+        r"training: 50 of 100 steps, [\d,.]+ per second, \d+:\d\d left  \d+ images/s  healthy"
+        rf"  D {number}  G {number}",
+        first,
+    )
+    assert last.startswith("training: 100 of 100 steps, ")
+
+
+def test_diagnoses_replace_healthy(caplog):
+    caplog.set_level(logging.INFO)
+    found = [Diagnosis(name, 1, 1, "", ()) for name in ("mode collapse", "vanishing generator gradient")]
+    trained(50, diagnoses=found)
+    assert "  mode collapse, vanishing generator gradient  D " in lines(caplog)[0]
+
+
+def test_a_resumed_run_counts_from_where_it_was(caplog, tmp_path):
+    trained(100, tmp_path / "run")
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    trained(150, tmp_path / "run", resume=True)
+    (line,) = lines(caplog)
+    assert line.startswith("training: 150 of 150 steps, ")
+
+
+def test_a_terminal_shows_one_bar_and_no_lines(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
     stream = Terminal()
-    progress = Progress(100, stream)
-    progress.show(1, 812.4, 75, {"D": 1.25, "G": -0.5}, [])
-    progress.show(2, 9, 5, {"D": 1.0}, [])
-    progress.close()
-    first, second = stream.getvalue().split("\r")[1:]
-    assert first == "step 1/100  812 img/s  1:15 left  nothing wrong  D +1.250  G -0.500"
-    # Nothing of the old is left.
-    assert second == "step 2/100  9 img/s  0:05 left  nothing wrong  D +1.000".ljust(len(first)) + "\n"
+    monkeypatch.setattr("sys.stderr", stream)
+    trained(100)
+    monkeypatch.undo()
+    assert "100/100" in stream.getvalue()
+    assert "images/s  healthy  D" in stream.getvalue()
+    assert lines(caplog) == []
 
 
-def test_a_file_gets_a_line_now_and_then_and_always_the_last():
-    stream = io.StringIO()
-    progress = Progress(100, stream)
-    for step in (*range(1, 50), 100):
-        progress.show(step, 1, 1, {}, [])
-    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/100", "100/100"]
-
-
-def test_the_live_line_says_what_is_wrong_and_never_wraps(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    stream = Terminal()
-    progress = Progress(100, stream)
-    progress.show(1, 812.4, 75, {"D": 1.25}, [])
-    progress.show(2, 812.4, 75, {"D": 1.25}, ["mode collapse", "vanishing generator gradient"])
-    first, second = stream.getvalue().split("\r")[1:]
-    assert first == "step 1/100  812 img/s  1:15 left  nothing wrong  D +1.250"
-    assert second == "step 2/100  812 img/s  1:15 left  mode collapse, vanishing"[:59].ljust(len(first))
+def test_going_back_does_not_make_the_rate_negative(caplog):
+    caplog.set_level(logging.INFO)
+    shown = Progress("training", 100, io.StringIO(), unit="steps", every=0)
+    shown.add(24)
+    shown.move_to(4)
+    shown.add(1, note="healthy")
+    shown.close()
+    (line,) = caplog.messages
+    assert line.startswith("training: 5 of 100 steps, ")
+    assert "-" not in line
