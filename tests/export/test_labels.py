@@ -65,8 +65,8 @@ def test_int8_is_calibrated_with_every_class(conditional, tmp_path, monkeypatch)
 
 
 def test_a_triton_servers_configuration(conditional, tmp_path):
-    place = triton_server.write_repository(conditional[1], tmp_path / "models", "c", SPEC)
-    text = " ".join((place / "config.pbtxt").read_text().split())
+    repository = triton_server.write_repository(conditional[1], tmp_path / "models", "c", SPEC)
+    text = " ".join((repository / "config.pbtxt").read_text().split())
     assert 'input [ { name: "z" data_type: TYPE_FP32 dims: [ 5 ] } ]' in text
     assert 'input [ { name: "y" data_type: TYPE_INT64 dims: [ 1 ] reshape { shape: [ ] } } ]' in text
     assert 'output [ { name: "images" data_type: TYPE_FP32 dims: [ 3, 4, 4 ] } ]' in text

@@ -78,9 +78,9 @@ def test_help_and_doctor_know_it(add, capsys):
     add()
     with pytest.raises(SystemExit):
         cli.run(["export", "--help"])
-    said = capsys.readouterr().out
-    assert "--to {aoti,made-up,onnx,tensorrt,triton}" in said
-    assert "a text file with the network's name" in " ".join(said.replace("│", " ").split())
+    output = capsys.readouterr().out
+    assert "--to {aoti,made-up,onnx,tensorrt,triton}" in output
+    assert "a text file with the network's name" in " ".join(output.replace("│", " ").split())
     assert cli.run(["doctor"]) == 0
     assert "✓ made-up: paper and pencil" in capsys.readouterr().out
 
