@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from iterations import Iterations
 from networks import LATENT
 from plain import plain_pytorch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 import fastgan
 from fastgan.data import ImageSet
 from fastgan.data.stream import BatchStream
-from fastgan.train.rundir import Means
+from fastgan.train.step import TaskSteps
 
 
 def stream(batch: int, side: int, device: str) -> BatchStream:
@@ -49,7 +51,8 @@ class Contestant:
     about = ""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
-        self.generator, self.discriminator, self.config = generator, discriminator, config
+        self.generator, self.discriminator = generator, discriminator
+        self.config, self.flags = config, SimpleNamespace(**config.flags())
         self.device = next(generator.parameters()).device
         self.spent: dict[str, float] | None = None
 
@@ -87,15 +90,16 @@ class Eager(Contestant):
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         super().__init__(generator, discriminator, config)
         self.average = copy.deepcopy(generator)
-        options: dict[str, Any] = {"betas": (config.beta1, config.beta2), "capturable": self.capturable}
-        self.g_optimizer = torch.optim.Adam(generator.parameters(), config.lr_g, **options)
-        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), config.lr_d, **options)
-        self.d_loss, self.g_loss = LOSSES[config.game]
+        flags = self.flags
+        options: dict[str, Any] = {"betas": (flags.beta1, flags.beta2), "capturable": self.capturable}
+        self.g_optimizer = torch.optim.Adam(generator.parameters(), flags.lr_g, **options)
+        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), flags.lr_d, **options)
+        self.d_loss, self.g_loss = LOSSES[flags.loss]
         self.run_generator, self.run_discriminator = generator, discriminator
 
     def iterate(self) -> None:
         with plain_pytorch():
-            for _ in range(self.config.d_steps):
+            for _ in range(self.flags.d_steps):
                 real = self.phase("data", lambda: self.prepared(next(self.batches)))
                 self.phase("discriminator", lambda real=real: self.discriminator_backward(real))
                 self.phase("update", self.d_optimizer.step)
@@ -106,24 +110,24 @@ class Eager(Contestant):
         return real
 
     def discriminator_backward(self, real: Tensor, z: Tensor | None = None, epsilon: Tensor | None = None) -> None:
-        config = self.config
+        flags = self.flags
         z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
         self.d_optimizer.zero_grad()
         with self.autocast():
             with torch.no_grad():
                 fake = self.run_generator(z)
             loss = self.d_loss(self.run_discriminator(real), self.run_discriminator(fake))
-            if config.game == "wgan-gp":
+            if flags.loss == "wgan-gp":
                 epsilon = torch.rand(len(real), 1, 1, 1, device=self.device) if epsilon is None else epsilon
                 points = torch.lerp(real, fake.to(real.dtype), epsilon).requires_grad_()
                 norm = self.slope(points).flatten(1).norm(dim=1)
-                loss = loss + config.gp_weight * (norm - 1).square().mean()
-            if config.r1_weight:
+                loss = loss + flags.gp_weight * (norm - 1).square().mean()
+            if flags.r1_weight:
                 points = real.detach().requires_grad_()
-                loss = loss + 0.5 * config.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
-            if config.r2_weight:
+                loss = loss + 0.5 * flags.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
+            if flags.r2_weight:
                 points = fake.detach().requires_grad_()
-                loss = loss + 0.5 * config.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
+                loss = loss + 0.5 * flags.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
         loss.backward()
 
     def slope(self, points: Tensor) -> Tensor:
@@ -136,8 +140,8 @@ class Eager(Contestant):
         self.g_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            paired = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
-            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *paired)
+            beside = [self.run_discriminator(real)] if self.flags.loss == "relativistic" else []
+            loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
         loss.backward()
         self.discriminator.requires_grad_(True)
 
@@ -181,14 +185,14 @@ class Compiled(ChannelsLast):
         self.run_generator, self.run_discriminator = torch.compile(generator), torch.compile(discriminator)
 
 
-class GraphByHand(ChannelsLast):
-    """The eager iteration as one hand-written CUDA graph (expert baseline)."""
+class HandWrittenGraph(ChannelsLast):
+    """The eager iteration as one CUDA graph, captured by hand-written code: an expert baseline."""
 
     capturable = True
 
     def use(self, batches: Iterator[Tensor]) -> None:
         self.source = batches
-        self.static = [self.prepared(next(batches)).clone() for _ in range(self.config.d_steps)]
+        self.static = [self.prepared(next(batches)).clone() for _ in range(self.flags.d_steps)]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def iterate(self) -> None:
@@ -209,9 +213,10 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer. Without compiler, a discriminator with a penalty or spectral norms is fused.
+    """fastgan's Trainer.
 
-    fuse: whether the networks are plain PyTorch, not of fastgan's families.
+    fuse: whether the networks are plain ones. Their discriminator is then fused, unless a compiler is used or it has
+    batch norm.
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config, fuse: bool):
@@ -222,36 +227,38 @@ class Ours(Contestant):
         ):
             discriminator = fastgan.fuse(discriminator)
         super().__init__(generator, discriminator, config)
-        self.trainer = fastgan.Trainer(self.generator, self.discriminator, config.game, config, latent_shape=(LATENT,))
-        self.means = Means()
+        networks = self.generator, self.discriminator
+        self.trainer = fastgan.Trainer(*networks, self.flags.loss, config, latent_shape=(LATENT,))
+
+    def use(self, batches: Iterator[Tensor]) -> None:
+        self.iterations = Iterations(self.trainer, batches)
 
     def iterate(self) -> None:
-        self.trainer.iterate(self.batches, self.means, lambda sentence: None)
+        self.iterations()
         assert self.trainer.steps is not None
         self.about = self.trainer.steps.about
 
     def watch(self) -> None:
-        """Time the phases from now on."""
-        trainer = self.trainer
+        """From now on phases are timed, in iterations that are not one CUDA graph."""
+        trainer, trainer._graph = self.trainer, None
         assert trainer.steps is not None
-        steps, stream = trainer.steps, self.batches
-        d_step, g_step = steps.d_step, steps.g_step
-        steps.d_step = lambda *a, **k: self.phase("discriminator", lambda: d_step(*a, **k))
-        steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
+        steps, stream = trainer.steps, self.iterations.batches
+        d_step, g_step = steps.discriminator, steps.generator
+        steps.discriminator = lambda *a: self.phase("discriminator", lambda: d_step(*a))
+        steps.generator = lambda *a: self.phase("generator", lambda: g_step(*a))
         for update in trainer.state.updates.values():
             apply = update.apply
-            update.apply = lambda apply=apply, **k: self.phase("update", lambda: apply(**k))  # type: ignore[method-assign, misc]
+            update.apply = lambda *a, apply=apply: self.phase("update", lambda: apply(*a))  # type: ignore[method-assign, misc]
         follow = trainer.ema.update
         trainer.ema.update = lambda *a: self.phase("update", lambda: follow(*a))  # type: ignore[method-assign]
-        self.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))
+        self.iterations.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))  # type: ignore[assignment]
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
         """As Eager.gradients."""
         real, z, epsilon = draws(side, self.generator)
-        players = self.trainer.players
-        lazy = self.config.r1_weight > 0
-        _, discriminator = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
-        _, generator = players.g_step(z, real=real if players.beside else None)
+        steps, noise = TaskSteps(self.trainer.task), {"z": z, "epsilon": epsilon, "lazy": True}
+        _, discriminator = steps.discriminator({"real": real}, noise)
+        _, generator = steps.generator({"real": real}, noise)
         return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (discriminator, generator))  # type: ignore[return-value]
 
 
@@ -277,8 +284,8 @@ def _vector(network: nn.Module) -> Tensor:
 
 
 def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str, str]:
-    """Milliseconds of each phase of an iteration. Synchronization between phases makes their sum exceed its time."""
-    if isinstance(contestant, GraphByHand):
+    """Milliseconds of each phase in an iteration; waiting between them, so that they add up to more than it takes."""
+    if isinstance(contestant, HandWrittenGraph):
         return {}
     if isinstance(contestant, Ours):
         contestant.watch()

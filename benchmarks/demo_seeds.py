@@ -20,8 +20,10 @@ from fastgan.train.load import build_networks
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
+from fastgan.metrics.classifier import accuracy, class_distribution, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
+from fastgan.train.networks import build_networks
 from fastgan.train.presets import preset
 
 SAMPLES = 10_000
@@ -37,17 +39,17 @@ def trained_classifier():
 def demo(seed: int, out: Path):
     """Train the demo preset with that seed, exactly as `fastgan train demo --seed N` does."""
     config = dataclasses.replace(preset("demo"), seed=seed)
-    images = open_source(config.data)
+    images = open_source(config.data.source)
     torch.manual_seed(seed)
     networks = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*networks, config.game, config, out=out)
-    trainer.fit(BatchStream(images, config.batch, seed, trainer.device))
+    trainer = Trainer(*networks, config.loss.adversarial, config, out=out)
+    trainer.fit(BatchStream(images, config.data.batch, seed, trainer.device))
     return trainer
 
 
 def samples(trainer, n: int = SAMPLES):
     """n samples of the averaged generator as uint8 [n, C, H, W]."""
-    z = torch.from_numpy(latents(n, trainer.noise.latent_shape, seed=1)).split(500)
+    z = torch.from_numpy(latents(n, trainer.task.latent_shape, seed=1)).split(500)
     return to_uint8(torch.cat([torch.from_numpy(trainer.sample(part)) for part in z]).numpy())
 
 
@@ -61,7 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     network, own = trained_classifier()
     names = open_source("embedded").class_names or ()
-    print(f"the classifier on real images: {judge(network, open_source('embedded').images, own).describe(names)}")
+    real = class_distribution(network, open_source("embedded").images, own)
+    print(f"the classifier on real images: {real.describe(names)}")
     rows = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -69,11 +72,11 @@ def main() -> None:
             images = samples(trainer)
         if arguments.grids:
             save_grid(images[:64], arguments.grids / f"demo_seed{seed}.png", scale=2)
-        classes = judge(network, images, own)
-        speed = trainer.images / trainer.seconds
-        print(f"seed {seed}: {trainer.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
+        classes = class_distribution(network, images, own)
+        speed = trainer.state.images / trainer.state.seconds
+        print(f"seed {seed}: {trainer.state.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
         rows.append(
-            {"seed": seed, "seconds": round(trainer.seconds, 1), "images_per_second": round(speed),
+            {"seed": seed, "seconds": round(trainer.state.seconds, 1), "images_per_second": round(speed),
              "classifier_accuracy": round(own, 4), "mean_confidence": round(classes.confidence, 4),
              "smallest_share": round(float(classes.share.min()), 4), "samples": SAMPLES,
              **{name: round(float(share), 4) for name, share in zip(names, classes.share, strict=True)},

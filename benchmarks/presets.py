@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from iterations import Iterations
 from run import write
 
 from fastgan import Config, Trainer
@@ -28,16 +29,16 @@ from fastgan.data import ImageSet, open_source
 from fastgan.data.stream import BatchStream
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, preset
-from fastgan.train.rundir import Means
 
 COLUMNS = ("preset", "steps", "images_per_second", "hours", "peak_MB", "threads", "cpu", "torch")
 
 
 def images_of(config: Config) -> ImageSet:
     """The embedded images, or noise for presets that need the user's images."""
-    if config.resolution is None:
-        return open_source(config.data)
-    shape = (1024, config.channels or 3, config.resolution, config.resolution)
+    data = config.data
+    if data.resolution is None:
+        return open_source(data.source)
+    shape = (1024, data.channels or 3, data.resolution, data.resolution)
     return ImageSet(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "noise", "none")
 
 
@@ -47,12 +48,12 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     images = images_of(config)
     torch.manual_seed(0)
     pair = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0, compile="off"))
-    stream, means = BatchStream(images, config.batch, 0, trainer.device), Means()
-    trainer.iterate(stream, means, lambda sentence: None)
+    trainer = Trainer(*pair, config.loss.adversarial, dataclasses.replace(config, grow_images=0, compile="off"))
+    iterate = Iterations(trainer, BatchStream(images, config.data.batch, 0, trainer.device))
+    iterate()
     start, first, shown = time.perf_counter(), trainer.step, trainer.state.images
     while time.perf_counter() - start < seconds:
-        trainer.iterate(stream, means, lambda sentence: None)
+        iterate()
     elapsed = time.perf_counter() - start
     return {
         "preset": name,
