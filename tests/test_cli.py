@@ -1,5 +1,6 @@
 """The command line. Signals, tracebacks, environment variables and missing packages are tested in processes."""
 
+import importlib
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastgan import cli as cli_package
 from fastgan._util import native
 
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 6, "--log-every", 2, "--sample-every", 3,
@@ -283,3 +285,18 @@ def test_sampling_an_onnx_file_needs_no_torch(command, images_npz, tmp_path):
     done = command("sample", "run/generator.onnx", "--n", 4, "--out", "grid.png", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "grid.png").exists()
+
+
+def test_no_module_hides_a_function_of_the_package():
+    for module, function, _ in cli_package.COMMANDS.values():
+        assert callable(getattr(importlib.import_module(module), function))
+    assert all(callable(function) for function in (cli_package.main, cli_package.run))
+
+
+def test_a_command_imports_only_what_it_needs():
+    code = (
+        "import sys; from fastgan.cli import run; run(['upscale', '--help'])\n"
+        "print([m for m in sys.modules if m in ('torch', 'jinja2') or m.startswith(('fastgan.train', 'fastgan.data'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -11,8 +11,8 @@ from fastgan.errors import UsageError
 from fastgan.report.compare import labels, write_comparison
 from fastgan.report.images import save_png
 
-from .test_view import found
 from .test_page import Page, change
+from .test_view import found
 
 
 @pytest.fixture

@@ -36,7 +36,8 @@ def test_the_run_says_what_was_played(run, tmp_path):
     assert facts["game"] == "least-distance"
     assert read_run(run).config["loss"] == "least-distance"
     assert "least-distance" in (run / "report.html").read_text()
-    text = json.dumps(facts | {"loss": {"name": "hinge", "unbounded": False}, "config": facts["config"] | {"game": "hinge"}})
+    hinge = {"name": "hinge", "unbounded": False}
+    text = json.dumps(facts | {"loss": hinge, "config": facts["config"] | {"game": "hinge"}})
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(text)
