@@ -45,7 +45,7 @@ class Run:
 
     name: str
     outcome: str
-    game: str
+    loss: str
     data: str
     seed: int
     options: dict[str, Any] = field(default_factory=dict)
@@ -157,13 +157,13 @@ def networks(run: Run, config: Config) -> tuple[nn.Module, nn.Module]:
 def train(run: Run, steps: int) -> list[dict[str, Any]]:
     """The rows that the run logs."""
     config = Config(
-        game=run.game, seed=run.seed, steps=steps, log_every=steps // 60,
+        game=run.loss, seed=run.seed, steps=steps, log_every=steps // 60,
         sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32,
         **COMMON | run.options,
     )  # fmt: skip
     generator, discriminator = networks(run, config)
     scale = [run.latent_scale]
-    trainer = Trainer(ScaledLatents(generator, scale), discriminator, run.game, config)
+    trainer = Trainer(ScaledLatents(generator, scale), discriminator, run.loss, config)
 
     def change() -> None:
         scale[0] = run.from_half.get("latent_scale", scale[0])
@@ -192,7 +192,7 @@ def check(run: Run) -> dict[str, object]:
     steps = 480 if run.data == "images" else 1800
     start = time.perf_counter()
     rows = train(run, steps)
-    found = diagnoses(rows, ADVERSARIAL[run.game].unbounded)
+    found = diagnoses(rows, ADVERSARIAL[run.loss].unbounded)
     names = [diagnosis.name for diagnosis in found]
     expected = EXPECTED[run.outcome]
     # A run that diverged may also have collapsed; one that only collapsed has not diverged.

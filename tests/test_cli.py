@@ -69,7 +69,7 @@ def test_resume_from_the_command_line(cli, images_npz, tmp_path):
     assert cli("train", "demo", *base, "--out", "run", "--steps", 3).returncode == 0
     fails(cli("train", "demo", *base, "--out", "run"), 2, "already holds a run", "--resume", "--overwrite")
     fails(cli("train", "--resume", "--out", "run", "--lr-g", 0.1), 2, "lr_g: 0.1 differs from the run's 0.0")
-    # The run's own values may be said again.
+    # The run's own values may be repeated.
     done = cli("train", "--resume", "--out=run", "--steps", 6, "--width", 4)
     assert done.returncode == 0, done.stderr
     assert "resumed run at step 3" in done.stderr
@@ -110,10 +110,10 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "interrupted at step" in said
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted at step" in stderr
+    assert "Traceback" not in stderr
     step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"{step:08d}"]
     done = command("train", "--resume", "--out", "run", "--steps", step + 2)
