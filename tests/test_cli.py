@@ -1,5 +1,6 @@
 """The command line. Signals, tracebacks, environment variables and missing packages are tested in processes."""
 
+import importlib
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastgan import cli as cli_package
 from fastgan._util import native
 
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 6, "--log-every", 2, "--sample-every", 3,
@@ -67,7 +69,7 @@ def test_resume_from_the_command_line(cli, images_npz, tmp_path):
     assert cli("train", "demo", *base, "--out", "run", "--steps", 3).returncode == 0
     fails(cli("train", "demo", *base, "--out", "run"), 2, "already holds a run", "--resume", "--overwrite")
     fails(cli("train", "--resume", "--out", "run", "--lr-g", 0.1), 2, "lr_g: 0.1 differs from the run's 0.0")
-    # The run's own values may be said again.
+    # The run's own values may be repeated.
     done = cli("train", "--resume", "--out=run", "--steps", 6, "--width", 4)
     assert done.returncode == 0, done.stderr
     assert "resumed run at step 3" in done.stderr
@@ -108,10 +110,10 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "interrupted at step" in said
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "interrupted at step" in stderr
+    assert "Traceback" not in stderr
     step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"{step:08d}"]
     done = command("train", "--resume", "--out", "run", "--steps", step + 2)
@@ -245,3 +247,18 @@ def test_sampling_an_onnx_file_needs_no_torch(command, images_npz, tmp_path):
     done = command("sample", "run/generator.onnx", "--n", 4, "--out", "grid.png", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "grid.png").exists()
+
+
+def test_no_module_hides_a_function_of_the_package():
+    for module, function, _ in cli_package.COMMANDS.values():
+        assert callable(getattr(importlib.import_module(module), function))
+    assert all(callable(function) for function in (cli_package.main, cli_package.run))
+
+
+def test_a_command_imports_only_what_it_needs():
+    code = (
+        "import sys; from fastgan.cli import run; run(['upscale', '--help'])\n"
+        "print([m for m in sys.modules if m in ('torch', 'jinja2') or m.startswith(('fastgan.train', 'fastgan.data'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

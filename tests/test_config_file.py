@@ -25,7 +25,7 @@ def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
         "color+cutout",
     )
     assert (config.steps, out.name) == (9, "here")
-    assert config.lr_d is None  # the game's
+    assert config.lr_d is None  # the loss's default
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "run.yml"])
