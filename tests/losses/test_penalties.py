@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastgan.errors import UsageError
-from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
+from fastgan.losses import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
 
 REAL, FAKE = torch.randn(2, 6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -222,3 +222,30 @@ def test_compiles_whole():
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         got = torch.compile(step, fullgraph=True, backend="aot_eager")(REAL, REAL)
     torch.testing.assert_close(got, step(REAL, REAL), rtol=1e-10, atol=1e-12)
+
+
+def test_penalties_by_name():
+    """Penalties of a discriminator 3x₁ + 4x₂, whose gradient norm is 5 everywhere."""
+
+    def discriminator(x, y):
+        assert y == "label"
+        return x @ torch.tensor([3.0, 4.0])
+
+    real, fake = torch.randn(6, 2), torch.randn(6, 2)
+    expected = {"gradient_penalty": 16, "zero_centered_gp": 25, "dragan": 16, "r1": 12.5, "r2": 12.5}
+    assert expected.keys() == PENALTIES.keys()
+    for name, value in expected.items():
+        penalty = PENALTIES[name](discriminator, real, fake, "label", weight=1.0, epsilon=None, scale=1.0)
+        assert penalty.item() == pytest.approx(value, rel=1e-4), name
+
+
+def test_r1_uses_real_and_r2_fake_images():
+    def discriminator(x):
+        return x.square().sum(1) / 2  # slope x
+
+    real, fake = torch.full((4, 2), 2.0), torch.full((4, 2), 3.0)
+    found = {
+        name: PENALTIES[name](discriminator, real, fake, weight=1.0, epsilon=None, scale=1.0) for name in ("r1", "r2")
+    }
+    assert found["r1"].item() == pytest.approx(4)
+    assert found["r2"].item() == pytest.approx(9)

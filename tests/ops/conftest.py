@@ -15,11 +15,19 @@ def pytest_collection_modifyitems(items):
         target = params.get("target")
         if "cuda" in getattr(target, "device", params.get("device", "")):  # no target: the list of targets is empty
             item.add_marker(pytest.mark.gpu)
-        # Triton's interpreter is slow: by default it takes float32, and one core case for each op.
-        if str(target) == "cpu-triton" and (
-            params.get("dtype", torch.float32) is not torch.float32 or params.get("case", cases[0]) not in cases
-        ):
+        if str(target) == "cpu-triton" and not in_default_run(params, cases):
             item.add_marker(pytest.mark.full)
+
+
+def in_default_run(params, cases):
+    """Triton's interpreter is slow: by default it takes float32 and one core case for each op."""
+    return (
+        params.get("dtype", torch.float32) is torch.float32
+        and params.get("case", cases[0]) in cases
+        and params.get("group") != "discriminator"
+        and params.get("iterations", 1) == 1
+        and not params.get("v_first")
+    )
 
 
 def cases_covering_all_ops():
