@@ -14,8 +14,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from fastgan.metrics.modes import accuracy, judge, train_classifier
-from fastgan.train.load import build_networks
 
 from fastgan import Trainer
 from fastgan.data import fetch, open_source

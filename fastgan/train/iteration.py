@@ -46,8 +46,8 @@ def why_not(state: TrainState, steps: Steps) -> str:
 class IterationGraph:
     """Calls `step` as it is a few times, then captures it, then replays the graph.
 
-    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without lazy
-    penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
+    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without
+    lazy penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
     """
 
     #: Kinds of iterations by shapes and flags of their inputs, each with a graph in memory.

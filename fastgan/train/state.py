@@ -30,11 +30,12 @@ _logger = logging.getLogger(__name__)
 class TrainState:
     """Everything that a run is at a step.
 
-    updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, how the
-    steps are computed among them. loss: the name of the adversarial loss. step, images, seconds: done so far; images are those of all ranks. batch, noise: of
-    the last discriminator step. held_out: a batch that is not trained on. back_off: the learning rates as a part of the
-    configured ones, lowered while updates are skipped; skipped: how many were. rollbacks: where the run went back, in
-    plain values. rows: the lines of metrics so far, on rank 0.
+    updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, among
+    them how the steps are computed. loss: the name of the adversarial loss, or of a task of one's own. step, images,
+    seconds: done so far; images are those of all ranks. batch, noise: of the last discriminator step. held_out: a batch
+    that is not trained on. back_off: the learning rates as a part of the configured ones, lowered while updates are
+    skipped; skipped: how many were. rollbacks: where the run went back, in plain values. rows: the lines of metrics so
+    far, on rank 0.
     """
 
     config: Config

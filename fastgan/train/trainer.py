@@ -46,12 +46,13 @@ class Trainer:
     """Trains a generator against a discriminator: any modules, any task, any iterator of batches.
 
     generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
-    AdversarialLoss; of a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`; its topics data and model describe
-    sets and networks by name and are not used here. task: a subclass of `fastgan.Task`, or a function of both networks
-    that returns a Task; left out, `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else
-    `fastgan.tasks.Generation`. latent_shape: of one z, for generation; (generator.latent,) where it has that attribute,
-    else (config.model.latent,). out: the run directory, or None to write nothing. about: more facts for `config.json`.
-    world: this process among those that train together, from `fastgan.train.distributed.joined`; rank 0 writes.
+    AdversarialLoss; for a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`;
+    its topics data and model describe sets and networks by name and are not used here. task: a subclass of
+    `fastgan.Task`, or a function of both networks that returns a Task; left out, `fastgan.tasks.Paired` for a generator
+    with the attribute `source_channels`, else `fastgan.tasks.Generation`. latent_shape: of one z, for generation;
+    (generator.latent,) where it has that attribute, else (config.model.latent,). out: the run directory, or None to
+    write nothing. about: more facts for `config.json`. world: this process among those that train together, from
+    `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -191,8 +192,8 @@ class Trainer:
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not
         trained on, to measure how far the discriminator overfits, and of pairs the distance to their targets.
         classifier: a module from images to logits [N, classes], by which modes are counted. reference: what batches are
-        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample; neither of both
-        for pairs. overwrite: replace the run in `out`.
+        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample. Both are for
+        generation alone. overwrite: replace the run in `out`.
 
         Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
         gradient is not finite is skipped; raises NonFiniteError after config.optim.max_skipped of them in a row, naming

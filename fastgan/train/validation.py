@@ -91,8 +91,8 @@ def check_own_task(config: Config) -> None:
             usual = RegularizationConfig if options is regularization else LossConfig
             if (value := getattr(options, field.name)) != getattr(usual(), field.name):
                 raise UsageError(
-                    f"{field.name}: the built-in tasks compute it, and this task is your own; leave {value!r} out and add"
-                    " it to its losses"
+                    f"{field.name}: the built-in tasks compute it, and this task is your own; leave {value!r} out and"
+                    " add it to its losses"
                 )
 
 
