@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from fastgan import Config, Trainer
+from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.models import build
-from fastgan.testing.batches import Resumable
-from fastgan.train.distributed import World
-from fastgan.train.networks import build_networks
-from fastgan._util.random import Random
 from fastgan.regularization.augment import augment, translation
 from fastgan.regularization.features import last_layer
 from fastgan.regularization.history import History
 from fastgan.regularization.packing import packed
+from fastgan.testing.batches import Resumable
+from fastgan.train.distributed import World
+from fastgan.train.networks import build_networks
 from fastgan.train.optim import Update
 from fastgan.train.step import TaskSteps
 
@@ -31,7 +31,9 @@ def trainer(loss="non-saturating", out=None, world=None, **options):
     pack = options.get("pack", 1)
     generator = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
     discriminator = nn.Sequential(nn.Conv2d(pack, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64, 1))
-    return Trainer(generator, discriminator, loss, Config.from_flags(**SMALL | options), latent_shape=(4,), out=out, world=world)
+    return Trainer(
+        generator, discriminator, loss, Config.from_flags(**SMALL | options), latent_shape=(4,), out=out, world=world
+    )
 
 
 def given(t, step=0):
@@ -310,7 +312,10 @@ def test_compiled_steps_are_the_eager_ones(options):
     [
         ({"pack": 3}, "pack: a batch of 8 is not divisible by 3; give a --batch that is"),
         ({"pack": 2, "condition": "concat"}, "pack: a conditional discriminator takes one label for each image"),
-        ({"label_smoothing": 0.1, "loss": "hinge"}, "label_smoothing: hinge has no target value for real images; use it with minimax"),
+        (
+            {"label_smoothing": 0.1, "loss": "hinge"},
+            "label_smoothing: hinge has no target value for real images; use it with minimax",
+        ),
         ({"label_smoothing": 0.6}, r"label_smoothing: expected a number in \[0, 0.5\), got 0.6"),
         ({"augment": "colour"}, "augment: expected none, or some of color, translation, cutout joined by .*'colour'"),
         ({"augment": "cutout+cutout"}, "each once"),

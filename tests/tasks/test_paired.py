@@ -13,15 +13,15 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
+from fastgan.regularization.history import History
 from fastgan.report.diagnostics import diagnoses
 from fastgan.report.page import write_report
-from fastgan.testing.batches import Resumable
 from fastgan.tasks import sample_grids
+from fastgan.tasks.measures import statistics
+from fastgan.testing.batches import Resumable
 from fastgan.train import samples
 from fastgan.train.nonfinite import first_bad_layer
 from fastgan.train.step import TaskSteps
-from fastgan.tasks.measures import statistics
-from fastgan.regularization.history import History
 
 SMALL = {
     "batch": 8,
@@ -283,7 +283,12 @@ def test_rows_of_sources_with_other_channels():
 
 
 def test_sources_are_left_out_where_targets_are_no_pictures():
-    assert sample_grids.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (4, 2, 8, 8)
+    assert sample_grids.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (
+        4,
+        2,
+        8,
+        8,
+    )
 
 
 class Viewing(Upscaler):

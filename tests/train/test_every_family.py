@@ -12,7 +12,15 @@ from fastgan.testing.families import FAMILIES, family
 
 #: One of each family, and every way for labels to enter.
 #: Wasserstein with clipping is refused for progan: its weights are scaled where they are used.
-NETWORKS = ["mlp original", "dcgan", "dcgan concat", "resnet auxiliary", "biggan projection", "progan", "r3gan projection"]
+NETWORKS = [
+    "mlp original",
+    "dcgan",
+    "dcgan concat",
+    "resnet auxiliary",
+    "biggan projection",
+    "progan",
+    "r3gan projection",
+]
 
 
 def test_all_families_are_tested():
@@ -37,7 +45,9 @@ def test_ten_steps(name, loss):
     assert all(math.isfinite(value) for value in last.values())
     assert last["skipped/generator"] == last["skipped/discriminator"] == 0
     for net, old in zip((generator, discriminator), before, strict=True):
-        stage = f".{net.stage}." if hasattr(net, "grow") else "."  # networks that grow have layers for their other stages
+        stage = (
+            f".{net.stage}." if hasattr(net, "grow") else "."
+        )  # networks that grow have layers for their other stages
         for weight_name, weight in net.named_parameters():
             if net is discriminator and loss in free and weight_name in last_bias:
                 continue

@@ -232,7 +232,9 @@ def test_a_run_that_stops_names_the_layer_in_status_and_report(tmp_path):
             return self.net(x) * (1e38 * 1e38 if self.seen > 4 else 1.0)
 
     options = {"latent": 8, "batch": 16, "steps": 20, "log_every": 2, "checkpoint_every": 2, "max_skipped": 3}
-    t = Trainer(generator, Growing(), "non-saturating", Config.from_flags(**options, compile="off"), out=tmp_path / "run")
+    t = Trainer(
+        generator, Growing(), "non-saturating", Config.from_flags(**options, compile="off"), out=tmp_path / "run"
+    )
     with pytest.raises(NonFiniteError, match=r"; the checkpoint of step \d is whole; start anew with lower") as stopped:
         t.fit(torch.rand(16, 1, 28, 28) for _ in range(20))
     first = "first bad: discriminator (its output of real images is not finite, its input reaches 1e+00)"

@@ -54,5 +54,7 @@ def test_the_run_records_the_name_of_the_loss(run, tmp_path):
 
 def test_its_generator_is_loaded_and_the_command_line_does_not_resume_it_with_another_loss(run):
     assert load_generator(run).step == 1
-    with pytest.raises(UsageError, match="resume: the run has an adversarial loss of your own, 'least-distance'; resume"):
+    with pytest.raises(
+        UsageError, match="resume: the run has an adversarial loss of your own, 'least-distance'; resume"
+    ):
         _options(["--resume", "--out", str(run), "--steps", "2"])

@@ -10,8 +10,6 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer
 from fastgan.errors import NonFiniteError
-from fastgan.losses import ADVERSARIAL
-from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization, RegularizationConfig
 from fastgan.tasks import Generation
 from fastgan.train import optim

@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from torch import nn
-
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgan import Config, Trainer, models
@@ -46,7 +45,9 @@ REAL = torch.rand(6, 3, 7, 7)
 
 def task(network, generator=None):
     regularization = Regularization(RegularizationConfig(), torch.device("cpu"))
-    return Generation(generator or nn.Identity(), network, ADVERSARIAL["hinge"], LossConfig("hinge"), regularization, (4,))
+    return Generation(
+        generator or nn.Identity(), network, ADVERSARIAL["hinge"], LossConfig("hinge"), regularization, (4,)
+    )
 
 
 def reason(network, real=REAL):
@@ -187,7 +188,9 @@ class Images(Resumable):
 
 def trained(network, out=None, steps=4, resume=False):
     torch.manual_seed(0)
-    config = Config.from_flags(steps=steps, batch=5, log_every=2, checkpoint_every=2, sample_every=100, compile="off", lr_d=0.01)
+    config = Config.from_flags(
+        steps=steps, batch=5, log_every=2, checkpoint_every=2, sample_every=100, compile="off", lr_d=0.01
+    )
     trainer = Trainer(upsampling(), network(), "non-saturating", config, latent_shape=(4,), out=out)
     trainer.fit(Images(), resume=resume)
     return trainer
