@@ -370,8 +370,8 @@ def test_an_exported_generator_has_the_level_of_the_checkpoint(tmp_path, command
 
 def test_a_run_that_is_too_short_to_grow_logs_a_warning(caplog):
     made(7).fit(Batches())
-    said = "grow_images: the networks are fully grown after 32 real images, and the run has 28; it ends with smaller"
-    assert said in caplog.text
+    message = "grow_images: the networks are fully grown after 32 real images, and the run has 28; it ends with smaller"
+    assert message in caplog.text
 
 
 # --- networks of one's own, and errors ------------------------------------------------------------------------------

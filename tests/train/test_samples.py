@@ -136,6 +136,6 @@ def test_a_reference_of_another_type_is_an_error(reference):
 
 def test_a_reference_of_another_size_is_an_error(tmp_path):
     trainer = Trainer(Gray(), nn.Sequential(nn.Flatten(), nn.Linear(4096, 1)), out=tmp_path / "run")
-    said = r"reference: expected images like the batches', \[1, 64, 64\], got \[1, 8, 8\]"
-    with pytest.raises(UsageError, match=said):
+    message = r"reference: expected images like the batches', \[1, 64, 64\], got \[1, 8, 8\]"
+    with pytest.raises(UsageError, match=message):
         trainer.fit(itertools.repeat(torch.zeros(4, 1, 64, 64)), reference=np.zeros((9, 1, 8, 8), np.uint8))
