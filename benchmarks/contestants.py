@@ -17,7 +17,9 @@ from torch import Tensor, nn
 import fastgan
 from fastgan.data import ImageSet
 from fastgan.data.stream import BatchStream
-from fastgan.train.rundir import Means
+from fastgan.train.data import Batches
+from fastgan.train.logging import Means
+from fastgan.train.step import TaskSteps
 
 
 def stream(batch: int, side: int, device: str) -> BatchStream:
@@ -87,15 +89,15 @@ class Eager(Contestant):
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         super().__init__(generator, discriminator, config)
         self.average = copy.deepcopy(generator)
-        options: dict[str, Any] = {"betas": (config.beta1, config.beta2), "capturable": self.capturable}
-        self.g_optimizer = torch.optim.Adam(generator.parameters(), config.lr_g, **options)
-        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), config.lr_d, **options)
-        self.d_loss, self.g_loss = LOSSES[config.game]
+        options: dict[str, Any] = {"betas": (config.optim.beta1, config.optim.beta2), "capturable": self.capturable}
+        self.g_optimizer = torch.optim.Adam(generator.parameters(), config.optim.lr_g, **options)
+        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), config.optim.lr_d, **options)
+        self.d_loss, self.g_loss = LOSSES[config.loss.adversarial]
         self.run_generator, self.run_discriminator = generator, discriminator
 
     def iterate(self) -> None:
         with plain_pytorch():
-            for _ in range(self.config.d_steps):
+            for _ in range(self.config.optim.d_steps):
                 real = self.phase("data", lambda: self.prepared(next(self.batches)))
                 self.phase("discriminator", lambda real=real: self.discriminator_backward(real))
                 self.phase("update", self.d_optimizer.step)
@@ -113,17 +115,17 @@ class Eager(Contestant):
             with torch.no_grad():
                 fake = self.run_generator(z)
             loss = self.d_loss(self.run_discriminator(real), self.run_discriminator(fake))
-            if config.game == "wgan-gp":
+            if config.loss.adversarial == "wgan-gp":
                 epsilon = torch.rand(len(real), 1, 1, 1, device=self.device) if epsilon is None else epsilon
                 points = torch.lerp(real, fake.to(real.dtype), epsilon).requires_grad_()
                 norm = self.slope(points).flatten(1).norm(dim=1)
-                loss = loss + config.gp_weight * (norm - 1).square().mean()
-            if config.r1_weight:
+                loss = loss + config.loss.gp_weight * (norm - 1).square().mean()
+            if config.loss.r1_weight:
                 points = real.detach().requires_grad_()
-                loss = loss + 0.5 * config.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
-            if config.r2_weight:
+                loss = loss + 0.5 * config.loss.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
+            if config.loss.r2_weight:
                 points = fake.detach().requires_grad_()
-                loss = loss + 0.5 * config.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
+                loss = loss + 0.5 * config.loss.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
         loss.backward()
 
     def slope(self, points: Tensor) -> Tensor:
@@ -136,7 +138,7 @@ class Eager(Contestant):
         self.g_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            beside = [self.run_discriminator(real)] if self.config.game == "relativistic" else []
+            beside = [self.run_discriminator(real)] if self.config.loss.adversarial == "relativistic" else []
             loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
         loss.backward()
         self.discriminator.requires_grad_(True)
@@ -182,13 +184,13 @@ class Compiled(ChannelsLast):
 
 
 class GraphByHand(ChannelsLast):
-    """The eager iteration captured as one CUDA graph by who knows how."""
+    """The eager iteration as a hand-written CUDA graph (expert baseline)."""
 
     capturable = True
 
     def use(self, batches: Iterator[Tensor]) -> None:
         self.source = batches
-        self.static = [self.prepared(next(batches)).clone() for _ in range(self.config.d_steps)]
+        self.static = [self.prepared(next(batches)).clone() for _ in range(self.config.optim.d_steps)]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def iterate(self) -> None:
@@ -222,11 +224,15 @@ class Ours(Contestant):
         ):
             discriminator = fastgan.fuse(discriminator)
         super().__init__(generator, discriminator, config)
-        self.trainer = fastgan.Trainer(self.generator, self.discriminator, config.game, config, latent_shape=(LATENT,))
+        loss = config.loss.adversarial
+        self.trainer = fastgan.Trainer(self.generator, self.discriminator, loss, config, latent_shape=(LATENT,))
         self.means = Means()
 
+    def use(self, batches: Iterator[Tensor]) -> None:
+        self.batches = Batches(batches, self.trainer.state)
+
     def iterate(self) -> None:
-        self.trainer.iterate(self.batches, self.means, lambda sentence: None)
+        self.trainer.iterate(self.batches, self.means)
         assert self.trainer.steps is not None
         self.about = self.trainer.steps.about
 
@@ -234,24 +240,25 @@ class Ours(Contestant):
         """From now on phases are timed."""
         trainer = self.trainer
         assert trainer.steps is not None
+        trainer._graph = None  # an iteration that is one graph has no phases
         steps, stream = trainer.steps, self.batches
-        d_step, g_step = steps.d_step, steps.g_step
-        steps.d_step = lambda *a, **k: self.phase("discriminator", lambda: d_step(*a, **k))
-        steps.g_step = lambda *a, **k: self.phase("generator", lambda: g_step(*a, **k))
+        discriminator, generator = steps.discriminator, steps.generator
+        steps.discriminator = lambda *a: self.phase("discriminator", lambda: discriminator(*a))
+        steps.generator = lambda *a: self.phase("generator", lambda: generator(*a))
         for update in trainer.state.updates.values():
             apply = update.apply
-            update.apply = lambda apply=apply, **k: self.phase("update", lambda: apply(**k))  # type: ignore[method-assign, misc]
-        follow = trainer.ema.update
-        trainer.ema.update = lambda *a: self.phase("update", lambda: follow(*a))  # type: ignore[method-assign]
+            update.apply = lambda *a, apply=apply: self.phase("update", lambda: apply(*a))  # type: ignore[method-assign, misc]
+        average = trainer.ema.update
+        trainer.ema.update = lambda *a: self.phase("update", lambda: average(*a))  # type: ignore[method-assign]
         self.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
         """As Eager.gradients."""
         real, z, epsilon = draws(side, self.generator)
-        players = self.trainer.players
-        lazy = self.config.r1_weight > 0
-        _, discriminator = players.d_step(real, z, epsilon if self.config.game == "wgan-gp" else None, lazy=lazy)
-        _, generator = players.g_step(z, real=real if players.beside else None)
+        steps, batch = TaskSteps(self.trainer.task), {"real": real}
+        noise = {"z": z, "epsilon": epsilon, "lazy": True}
+        _, discriminator = steps.discriminator(batch, noise)
+        _, generator = steps.generator(batch, noise)
         return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (discriminator, generator))  # type: ignore[return-value]
 
 

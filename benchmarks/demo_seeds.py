@@ -9,7 +9,6 @@ are classified.
 
 import argparse
 import csv
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from fastgan.data.stream import BatchStream
 from fastgan.metrics.modes import accuracy, judge, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
-from fastgan.train.load import build_networks
+from fastgan.train.networks import build_networks
 from fastgan.train.presets import preset
 
 SAMPLES = 10_000
@@ -36,18 +35,18 @@ def trained_classifier():
 
 def demo(seed: int, out: Path):
     """Train the demo preset with that seed, exactly as `fastgan train demo --seed N` does."""
-    config = dataclasses.replace(preset("demo"), seed=seed)
-    images = open_source(config.data)
+    config = preset("demo").with_flags(seed=seed)
+    images = open_source(config.data.source)
     torch.manual_seed(seed)
     networks = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*networks, config.game, config, out=out)
-    trainer.fit(BatchStream(images, config.batch, seed, trainer.device))
+    trainer = Trainer(*networks, config.loss.adversarial, config, out=out)
+    trainer.fit(BatchStream(images, config.data.batch, seed, trainer.device))
     return trainer
 
 
 def samples(trainer, n: int = SAMPLES):
     """n samples of the averaged generator as uint8 [n, C, H, W]."""
-    z = torch.from_numpy(latents(n, trainer.noise.latent_shape, seed=1)).split(500)
+    z = torch.from_numpy(latents(n, trainer.task.latent_shape, seed=1)).split(500)
     return to_uint8(torch.cat([torch.from_numpy(trainer.sample(part)) for part in z]).numpy())
 
 
@@ -70,10 +69,10 @@ def main() -> None:
         if arguments.grids:
             save_grid(images[:64], arguments.grids / f"demo_seed{seed}.png", scale=2)
         classes = judge(network, images, own)
-        speed = trainer.images / trainer.seconds
-        print(f"seed {seed}: {trainer.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
+        speed = trainer.state.images / trainer.state.seconds
+        print(f"seed {seed}: {trainer.state.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
         rows.append(
-            {"seed": seed, "seconds": round(trainer.seconds, 1), "images_per_second": round(speed),
+            {"seed": seed, "seconds": round(trainer.state.seconds, 1), "images_per_second": round(speed),
              "classifier_accuracy": round(own, 4), "mean_confidence": round(classes.confidence, 4),
              "smallest_share": round(float(classes.share.min()), 4), "samples": SAMPLES,
              **{name: round(float(share), 4) for name, share in zip(names, classes.share, strict=True)},

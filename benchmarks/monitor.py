@@ -19,7 +19,9 @@ import torch
 from run import write
 
 from fastgan import Config, Trainer, models
-from fastgan.train import rundir, step
+from fastgan.tasks import measures
+from fastgan.train.data import Batches
+from fastgan.train.logging import Means
 
 COLUMNS = (
     "preset",
@@ -55,15 +57,16 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     side, channels = networks["resolution"], networks["channels"]
     batch = torch.rand(flags["batch"], channels, side, side) * 2 - 1
     contestants = {which: trainer(networks, loss, flags) for which in ("with", "without")}
+    streams = {which: Batches(iter(lambda: batch, None), t.state) for which, t in contestants.items()}
     times: dict[str, list[float]] = {"with": [], "without": [], "interval_end": []}
 
     def iterate(which: str) -> float:
         bare = (
-            mock.patch.object(step, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
+            mock.patch.object(measures, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
         )
         with bare:
             start = time.perf_counter()
-            contestants[which].iterate(iter(lambda: batch, None), rundir.Means(), lambda sentence: None)
+            contestants[which].iterate(streams[which], Means())
             return time.perf_counter() - start
 
     for which in ("with", "without") * 3:
@@ -73,7 +76,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
             times[which].append(iterate(which))
         if i % 5 == 0:
             start = time.perf_counter()
-            contestants["with"].monitor.look()
+            contestants["with"].monitor.measure()
             times["interval_end"].append(time.perf_counter() - start)
     both, without, interval_end = (1000 * sorted(found)[len(found) // 2] for found in times.values())
     cost = 100 * (both + interval_end / INTERVAL - without) / without

@@ -11,7 +11,6 @@ to fastgan/train/presets.py; a test compares the two.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import resource
 import subprocess
@@ -26,18 +25,20 @@ from run import write
 from fastgan import Config, Trainer
 from fastgan.data import ImageSet, open_source
 from fastgan.data.stream import BatchStream
+from fastgan.train.data import Batches
+from fastgan.train.logging import Means
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, preset
-from fastgan.train.rundir import Means
 
 COLUMNS = ("preset", "steps", "images_per_second", "hours", "peak_MB", "threads", "cpu", "torch")
 
 
 def images_of(config: Config) -> ImageSet:
     """The embedded images, or noise for presets that need the user's images."""
-    if config.resolution is None:
-        return open_source(config.data)
-    shape = (1024, config.channels or 3, config.resolution, config.resolution)
+    data = config.data
+    if data.resolution is None:
+        return open_source(data.source)
+    shape = (1024, data.channels or 3, data.resolution, data.resolution)
     return ImageSet(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "noise", "none")
 
 
@@ -47,12 +48,13 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     images = images_of(config)
     torch.manual_seed(0)
     pair = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*pair, config.game, dataclasses.replace(config, grow_images=0, compile="off"))
-    stream, means = BatchStream(images, config.batch, 0, trainer.device), Means()
-    trainer.iterate(stream, means, lambda sentence: None)
+    trainer = Trainer(*pair, config.loss.adversarial, config.with_flags(grow_images=0, compile="off"))
+    means = Means()
+    batches = Batches(BatchStream(images, config.data.batch, 0, trainer.device), trainer.state)
+    trainer.iterate(batches, means)
     start, first, shown = time.perf_counter(), trainer.step, trainer.state.images
     while time.perf_counter() - start < seconds:
-        trainer.iterate(stream, means, lambda sentence: None)
+        trainer.iterate(batches, means)
     elapsed = time.perf_counter() - start
     return {
         "preset": name,

@@ -464,7 +464,7 @@ def test_a_world_of_one_needs_no_process_group_and_a_larger_one_all_ranks(monkey
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     with pytest.raises(UsageError, match="world: torchrun has started 2 ranks"):
         Trainer(*networks)
-    assert Trainer(*networks, world=World()).world.size == 1
+    assert Trainer(*networks, world=World()).state.world.size == 1
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(RankError, match=r"rank 0 of 2 did not meet .*MASTER_ADDR expected"), joined("cpu"):
@@ -544,7 +544,7 @@ def test_torchrun(tmp_path, pixels, command):
 
     done = launch()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 ranks × batch 4 = 8 images per update") == 1
+    assert done.stderr.count("2 ranks × batch 4 = 8 images per update") == 1
     assert done.stdout.count("trained 4 steps, 32 images") == 1
     assert done.stderr.count("discriminator: real and fake images") == 1
     assert checkpoint.steps_in(run / "checkpoints") == [4]
