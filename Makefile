@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO := runs/demo
 
-.PHONY: demo test test-fast test-gpu dev lint format docs bench bench-training clean
+.PHONY: demo test test-fast test-all test-gpu dev lint format docs bench bench-training clean
 
 demo: $(BIN)/python
 	$(PIP) install -q -c constraints.txt '.[onnx]'
@@ -20,14 +20,26 @@ demo: $(BIN)/python
 # Two processes with one thread each: with more threads than cores, a busy test makes the others wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+# What a change should pass before it is committed.
 test: dev
-	$(PYTEST) -m 'not gpu'
+	$(PYTEST) -m '$(DEFAULT)'
 
+# The same without what starts processes, compiles, or runs whole trainings.
 test-fast: dev
-	$(PYTEST) -m 'not gpu and not slow and not network'
+	$(PYTEST) -m '$(DEFAULT)' $(FAST)
+
+# Everything that needs no GPU: all cases and dtypes, all compile targets, studies, demo, wheel, downloads.
+# Records what it passed for, so that .ci/run can tell whether a full run is due.
+test-all: dev
+	$(PYTEST) -m 'not gpu'
+	.ci/sources > .ci/full-run
 
 test-gpu: dev
 	$(BIN)/pytest -m gpu
+
+DEFAULT := not gpu and not full and not slow and not network
+FAST := tests/_util tests/data tests/losses tests/metrics tests/models tests/nn tests/ops tests/regularization tests/report \
+	tests/tasks tests/test_imports.py
 
 dev: $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev,docs]'

@@ -1,9 +1,9 @@
 """Builds the native parts. Nothing here imports torch: one binary serves every PyTorch.
 
-fastgan._cpu   always tried; without a working compiler the package installs all the same and runs on plain PyTorch
-fastgan._cuda  tried where nvcc is found; FASTGAN_CUDA=0 skips it, FASTGAN_CUDA=1 makes a failure an error
-               FASTGAN_CUDA_ARCHS chooses the architectures, by default "80;90a;100"
-FASTGAN_BUILD_JOBS is how many files are compiled at once, by default one for each core
+fastgan._cpu   always built; without a working compiler the package installs without it and runs on plain PyTorch
+fastgan._cuda  built if nvcc is found; FASTGAN_CUDA=0 skips it, FASTGAN_CUDA=1 makes a failure an error
+               FASTGAN_CUDA_ARCHS sets the architectures, by default "80;90a;100"
+FASTGAN_BUILD_JOBS: how many files are compiled at once, by default one for each core
 """
 
 import os
@@ -22,7 +22,7 @@ CUDA_ARCHS = os.environ.get("FASTGAN_CUDA_ARCHS", "80;90a;100").split(";")
 
 
 def find_nvcc() -> Path | None:
-    """nvcc under CUDA_HOME, on the path, or in its usual place."""
+    """The path of nvcc: under CUDA_HOME, in PATH, or in its default location; None if it is not found."""
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates = [Path(home) / "bin" / "nvcc" for home in homes if home]
     if found := shutil.which("nvcc"):
@@ -32,12 +32,12 @@ def find_nvcc() -> Path | None:
 
 
 def sources(*patterns: str) -> list[str]:
-    """Paths relative to this file, as setuptools wants them, in a fixed order."""
+    """Sorted paths relative to this file, as setuptools requires."""
     return sorted(path.as_posix() for pattern in patterns for path in Path("csrc").glob(pattern))
 
 
 class BuildNative(build_ext):
-    """Adds nvcc for .cu files. Extensions are optional: what does not compile costs speed, not the installation."""
+    """Compiles .cu files by nvcc. Extensions are optional: if one does not compile, the package installs without it."""
 
     def build_extension(self, ext):
         if ext.name == "fastgan._cuda":
@@ -56,14 +56,14 @@ class BuildNative(build_ext):
         flags = ["-O3", "-std=c++17", "-Icsrc/include", "-Xcompiler", "-fPIC,-fvisibility=hidden", "--cudart=static"]
         for arch in CUDA_ARCHS:
             flags.append(f"-gencode=arch=compute_{arch},code=sm_{arch}")
-        # PTX of the newest listed architecture lets the driver translate for GPUs that come later.
+        # The driver compiles the PTX of the newest listed architecture for later GPUs.
         newest = CUDA_ARCHS[-1]
         flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
         for source in sources("cuda/*.cu"):
             target = objects / (Path(source).stem + ".o")
             subprocess.run([str(nvcc), *flags, "-c", source, "-o", str(target)], check=True)
             ext.extra_objects.append(str(target))
-        # The real file, not a link to it: the static runtime lies beside the compiler it came with.
+        # Links are resolved: the static runtime is next to the compiler that it belongs to.
         home = nvcc.resolve().parent.parent
         roots = [home, Path("/usr/local/cuda")]
         static = next((p for root in roots for p in root.glob("**/libcudart_static.a")), None)
@@ -75,12 +75,12 @@ class BuildNative(build_ext):
             ext.include_dirs.append(str(headers))
 
 
-# What a change of must rebuild, and what a source distribution carries.
+# A change of these causes a rebuild, and source distributions contain them.
 HEADERS = sources("include/fastgan/*.h")
-# Without -fno-trapping-math GCC 12 leaves the AVX2 clones scalar: a select might hide a trap (measured: 10 to 20 times
-# slower).
+# Without -fno-trapping-math GCC 12 does not vectorize the AVX2 clones, since a select might hide a trap: 10 to 20 times
+# slower.
 VECTOR = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-OPTIMISE = VECTOR if sys.platform != "win32" else ["/O2"]
+OPTIMIZE = VECTOR if sys.platform != "win32" else ["/O2"]
 OPENMP = ["-fopenmp"] if sys.platform.startswith("linux") else []
 
 extensions = [
@@ -89,7 +89,7 @@ extensions = [
         ["csrc/bind_cpu.cpp", *sources("cpu/*.cpp")],
         include_dirs=["csrc/include"],
         depends=HEADERS,
-        extra_compile_args=OPTIMISE + OPENMP,
+        extra_compile_args=OPTIMIZE + OPENMP,
         extra_link_args=OPENMP,
         cxx_std=17,
         optional=True,

@@ -1,15 +1,17 @@
-"""What end_to_end.py compares: training iterations in plain PyTorch, and fastgan's own."""
+"""The training iterations that end_to_end.py compares: in plain PyTorch, and fastgan's."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from iterations import Iterations
 from networks import LATENT
 from plain import plain_pytorch
 from torch import Tensor, nn
@@ -17,8 +19,6 @@ from torch import Tensor, nn
 import fastgan
 from fastgan.data import ImageSet
 from fastgan.data.stream import BatchStream
-from fastgan.train.data import Batches
-from fastgan.train.logging import Means
 from fastgan.train.step import TaskSteps
 
 
@@ -43,20 +43,21 @@ LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[..., Tensor
 
 
 class Contestant:
-    """Trains a pair, an iteration at a time; the time of its phases adds up in `spent` where asked.
+    """Trains a generator and a discriminator, one iteration at a time. `spent` accumulates the time of the phases.
 
-    about: how it computes, where it decided that itself.
+    about: how the steps run, if the contestant selects that itself.
     """
 
     about = ""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
-        self.generator, self.discriminator, self.config = generator, discriminator, config
+        self.generator, self.discriminator = generator, discriminator
+        self.config, self.flags = config, SimpleNamespace(**config.flags())
         self.device = next(generator.parameters()).device
         self.spent: dict[str, float] | None = None
 
     def use(self, batches: Iterator[Tensor]) -> None:
-        """Take real images from there."""
+        """Set the source of real images."""
         self.batches = batches
 
     def iterate(self) -> None:
@@ -79,7 +80,7 @@ class Contestant:
 
 
 class Eager(Contestant):
-    """As public code has it: autograd's double backward, Adam as it comes, a loop for the average.
+    """In the style of public code: autograd's double backward, Adam with its defaults, a loop for the EMA.
 
     The networks are plain ones, or a family of ours that `plain_pytorch` built.
     """
@@ -89,15 +90,16 @@ class Eager(Contestant):
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         super().__init__(generator, discriminator, config)
         self.average = copy.deepcopy(generator)
-        options: dict[str, Any] = {"betas": (config.optim.beta1, config.optim.beta2), "capturable": self.capturable}
-        self.g_optimizer = torch.optim.Adam(generator.parameters(), config.optim.lr_g, **options)
-        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), config.optim.lr_d, **options)
-        self.d_loss, self.g_loss = LOSSES[config.loss.adversarial]
+        flags = self.flags
+        options: dict[str, Any] = {"betas": (flags.beta1, flags.beta2), "capturable": self.capturable}
+        self.g_optimizer = torch.optim.Adam(generator.parameters(), flags.lr_g, **options)
+        self.d_optimizer = torch.optim.Adam(discriminator.parameters(), flags.lr_d, **options)
+        self.d_loss, self.g_loss = LOSSES[flags.loss]
         self.run_generator, self.run_discriminator = generator, discriminator
 
     def iterate(self) -> None:
         with plain_pytorch():
-            for _ in range(self.config.optim.d_steps):
+            for _ in range(self.flags.d_steps):
                 real = self.phase("data", lambda: self.prepared(next(self.batches)))
                 self.phase("discriminator", lambda real=real: self.discriminator_backward(real))
                 self.phase("update", self.d_optimizer.step)
@@ -108,28 +110,28 @@ class Eager(Contestant):
         return real
 
     def discriminator_backward(self, real: Tensor, z: Tensor | None = None, epsilon: Tensor | None = None) -> None:
-        config = self.config
+        flags = self.flags
         z = torch.randn(len(real), LATENT, device=self.device) if z is None else z
         self.d_optimizer.zero_grad()
         with self.autocast():
             with torch.no_grad():
                 fake = self.run_generator(z)
             loss = self.d_loss(self.run_discriminator(real), self.run_discriminator(fake))
-            if config.loss.adversarial == "wgan-gp":
+            if flags.loss == "wgan-gp":
                 epsilon = torch.rand(len(real), 1, 1, 1, device=self.device) if epsilon is None else epsilon
                 points = torch.lerp(real, fake.to(real.dtype), epsilon).requires_grad_()
                 norm = self.slope(points).flatten(1).norm(dim=1)
-                loss = loss + config.loss.gp_weight * (norm - 1).square().mean()
-            if config.loss.r1_weight:
+                loss = loss + flags.gp_weight * (norm - 1).square().mean()
+            if flags.r1_weight:
                 points = real.detach().requires_grad_()
-                loss = loss + 0.5 * config.loss.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
-            if config.loss.r2_weight:
+                loss = loss + 0.5 * flags.r1_weight * self.slope(points).square().flatten(1).sum(1).mean()
+            if flags.r2_weight:
                 points = fake.detach().requires_grad_()
-                loss = loss + 0.5 * config.loss.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
+                loss = loss + 0.5 * flags.r2_weight * self.slope(points).square().flatten(1).sum(1).mean()
         loss.backward()
 
     def slope(self, points: Tensor) -> Tensor:
-        # The network itself, not what torch.compile made of it: that has no double backward.
+        # The uncompiled network: torch.compile has no double backward.
         logits = self.discriminator(points)
         return torch.autograd.grad(logits.float().sum(), points, create_graph=True)[0].float()
 
@@ -138,7 +140,7 @@ class Eager(Contestant):
         self.g_optimizer.zero_grad()
         self.discriminator.requires_grad_(False)
         with self.autocast():
-            beside = [self.run_discriminator(real)] if self.config.loss.adversarial == "relativistic" else []
+            beside = [self.run_discriminator(real)] if self.flags.loss == "relativistic" else []
             loss = self.g_loss(self.run_discriminator(self.run_generator(z)), *beside)
         loss.backward()
         self.discriminator.requires_grad_(True)
@@ -176,21 +178,21 @@ class ChannelsLast(Eager):
 
 
 class Compiled(ChannelsLast):
-    """torch.compile of both networks where it can: everywhere but under a penalty, which has no compiled gradient."""
+    """torch.compile of both networks, except under a penalty, for which it has no double backward."""
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config):
         super().__init__(generator, discriminator, config)
         self.run_generator, self.run_discriminator = torch.compile(generator), torch.compile(discriminator)
 
 
-class GraphByHand(ChannelsLast):
-    """The eager iteration as a hand-written CUDA graph (expert baseline)."""
+class HandWrittenGraph(ChannelsLast):
+    """The eager iteration as one CUDA graph, captured by hand-written code: an expert baseline."""
 
     capturable = True
 
     def use(self, batches: Iterator[Tensor]) -> None:
         self.source = batches
-        self.static = [self.prepared(next(batches)).clone() for _ in range(self.config.optim.d_steps)]
+        self.static = [self.prepared(next(batches)).clone() for _ in range(self.flags.d_steps)]
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def iterate(self) -> None:
@@ -211,9 +213,10 @@ class GraphByHand(ChannelsLast):
 
 
 class Ours(Contestant):
-    """fastgan's Trainer, on a fused discriminator where it takes a penalty or has a spectral norm and no compiler is asked.
+    """fastgan's Trainer.
 
-    fuse: whether the networks are plain ones, and not of our own families.
+    fuse: whether the networks are plain ones. Their discriminator is then fused, unless a compiler is used or it has
+    batch norm.
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module, config: fastgan.Config, fuse: bool):
@@ -224,41 +227,38 @@ class Ours(Contestant):
         ):
             discriminator = fastgan.fuse(discriminator)
         super().__init__(generator, discriminator, config)
-        loss = config.loss.adversarial
-        self.trainer = fastgan.Trainer(self.generator, self.discriminator, loss, config, latent_shape=(LATENT,))
-        self.means = Means()
+        networks = self.generator, self.discriminator
+        self.trainer = fastgan.Trainer(*networks, self.flags.loss, config, latent_shape=(LATENT,))
 
     def use(self, batches: Iterator[Tensor]) -> None:
-        self.batches = Batches(batches, self.trainer.state)
+        self.iterations = Iterations(self.trainer, batches)
 
     def iterate(self) -> None:
-        self.trainer.iterate(self.batches, self.means)
+        self.iterations()
         assert self.trainer.steps is not None
         self.about = self.trainer.steps.about
 
     def watch(self) -> None:
-        """From now on phases are timed."""
-        trainer = self.trainer
+        """From now on phases are timed, in iterations that are not one CUDA graph."""
+        trainer, trainer._graph = self.trainer, None
         assert trainer.steps is not None
-        trainer._graph = None  # an iteration that is one graph has no phases
-        steps, stream = trainer.steps, self.batches
-        discriminator, generator = steps.discriminator, steps.generator
-        steps.discriminator = lambda *a: self.phase("discriminator", lambda: discriminator(*a))
-        steps.generator = lambda *a: self.phase("generator", lambda: generator(*a))
+        steps, stream = trainer.steps, self.iterations.batches
+        d_step, g_step = steps.discriminator, steps.generator
+        steps.discriminator = lambda *a: self.phase("discriminator", lambda: d_step(*a))
+        steps.generator = lambda *a: self.phase("generator", lambda: g_step(*a))
         for update in trainer.state.updates.values():
             apply = update.apply
             update.apply = lambda *a, apply=apply: self.phase("update", lambda: apply(*a))  # type: ignore[method-assign, misc]
-        average = trainer.ema.update
-        trainer.ema.update = lambda *a: self.phase("update", lambda: average(*a))  # type: ignore[method-assign]
-        self.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))
+        follow = trainer.ema.update
+        trainer.ema.update = lambda *a: self.phase("update", lambda: follow(*a))  # type: ignore[method-assign]
+        self.iterations.batches = _Timed(lambda: self.phase("data", lambda: next(stream)))  # type: ignore[assignment]
 
     def gradients(self, side: int) -> tuple[Tensor, Tensor]:
         """As Eager.gradients."""
         real, z, epsilon = draws(side, self.generator)
-        steps, batch = TaskSteps(self.trainer.task), {"real": real}
-        noise = {"z": z, "epsilon": epsilon, "lazy": True}
-        _, discriminator = steps.discriminator(batch, noise)
-        _, generator = steps.generator(batch, noise)
+        steps, noise = TaskSteps(self.trainer.task), {"z": z, "epsilon": epsilon, "lazy": True}
+        _, discriminator = steps.discriminator({"real": real}, noise)
+        _, generator = steps.generator({"real": real}, noise)
         return tuple(torch.cat([g.flatten() for g in found if g is not None]) for found in (discriminator, generator))  # type: ignore[return-value]
 
 
@@ -271,7 +271,7 @@ class _Timed:
 
 
 def draws(side: int, network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Real images, z and epsilon, always the same, on the network's device and in its dtype."""
+    """Fixed real images, z and epsilon, on the network's device and in its dtype."""
     like = next(network.parameters())
     generator = torch.Generator().manual_seed(1)
     real = torch.rand(8, 3, side, side, generator=generator) * 2 - 1
@@ -285,7 +285,7 @@ def _vector(network: nn.Module) -> Tensor:
 
 def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str, str]:
     """Milliseconds of each phase in an iteration; waiting between them, so that they add up to more than it takes."""
-    if isinstance(contestant, GraphByHand):
+    if isinstance(contestant, HandWrittenGraph):
         return {}
     if isinstance(contestant, Ours):
         contestant.watch()
@@ -298,7 +298,7 @@ def phases(contestant: Contestant, device: str, iterations: int = 3) -> dict[str
 
 
 def peak_megabytes(contestant: Contestant, device: str) -> str:
-    """Most memory that PyTorch's allocator gave out during an iteration, weights and the like left out."""
+    """The peak memory that PyTorch's allocator gave out during an iteration, without weights and optimizer states."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

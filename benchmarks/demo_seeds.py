@@ -9,6 +9,7 @@ are classified.
 
 import argparse
 import csv
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from fastgan import Trainer
 from fastgan.data import fetch, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.metrics.modes import accuracy, judge, train_classifier
+from fastgan.metrics.classifier import accuracy, class_distribution, train_classifier
 from fastgan.report.images import save_grid, to_uint8
 from fastgan.runtime.session import latents
 from fastgan.train.networks import build_networks
@@ -35,7 +36,7 @@ def trained_classifier():
 
 def demo(seed: int, out: Path):
     """Train the demo preset with that seed, exactly as `fastgan train demo --seed N` does."""
-    config = preset("demo").with_flags(seed=seed)
+    config = dataclasses.replace(preset("demo"), seed=seed)
     images = open_source(config.data.source)
     torch.manual_seed(seed)
     networks = build_networks(config, (images.channels, *images.resolution))
@@ -60,7 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     network, own = trained_classifier()
     names = open_source("embedded").class_names or ()
-    print(f"the classifier on real images: {judge(network, open_source('embedded').images, own).describe(names)}")
+    real = class_distribution(network, open_source("embedded").images, own)
+    print(f"the classifier on real images: {real.describe(names)}")
     rows = []
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +70,7 @@ def main() -> None:
             images = samples(trainer)
         if arguments.grids:
             save_grid(images[:64], arguments.grids / f"demo_seed{seed}.png", scale=2)
-        classes = judge(network, images, own)
+        classes = class_distribution(network, images, own)
         speed = trainer.state.images / trainer.state.seconds
         print(f"seed {seed}: {trainer.state.seconds:.0f} s, {speed:.0f} img/s, {classes.describe(names)}", flush=True)
         rows.append(

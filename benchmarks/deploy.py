@@ -1,12 +1,15 @@
-"""Times trained generators the ways they can run here, side by side, in alternating rounds; what is wrong is not timed.
+"""Times trained generators in PyTorch, fastgan's back-ends and ncnn, in alternating rounds.
 
     python benchmarks/deploy.py [--case SUBSTRING] [--photos FOLDER] [--out benchmarks/results/deploy.csv]
     python benchmarks/deploy.py --device cuda [--out benchmarks/results/deploy_cuda.csv]
 
-On the CPU: eager PyTorch of the same network in both layouts and compiled, fastgan's back-ends (fp32, and int8 with its
-PSNR on photographs), and ncnn on the same weights. On a GPU: latency of a small generator, frames per second in fp16.
-Both: a video from file to file against the network alone. Arrays lie in host memory, on a GPU in its own; `pixels` rows
-take and give bytes in host memory, as a video does. --quick: small networks and sizes, to see that all of it runs.
+Outputs are compared with eager PyTorch first; a provider whose outputs differ is not timed.
+
+On the CPU: eager PyTorch of the same network in both memory formats and compiled, fastgan's back-ends (fp32, and int8
+with its PSNR on photographs), and ncnn with the same weights. On a GPU: latency of a small generator, frames per second
+in fp16. Both: a video from file to file against the network alone. Inputs and outputs are in host memory, or in the
+GPU's; `pixels` rows have bytes in host memory as inputs and outputs, as for a video. --quick: small networks and sizes,
+to test the script.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ COLUMNS = (
     "fps", "ratio_vs_eager", "max_error", "psnr_dB", "runs", "weights", "library", "torch", "fastgan", "python",
     "cpu_features", "note",
 )  # fmt: skip
-#: fp32 may differ from eager by this share of the values' range, for sums of other orders; the rest by their PSNR.
+#: Largest error in fp32 against eager, relative to the range of values; least PSNR in dB of other precisions.
 FP32_LIMIT, PSNR_FLOOR = 1e-3, 30.0
 Row = dict[str, Any]
 
@@ -55,7 +58,7 @@ class Ready:
 
 
 def measure(case: Case, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    """The rows of a case: all providers in the same rounds, eager's the first."""
+    """The rows of a case: all providers in the same rounds, eager PyTorch first."""
     torch._dynamo.reset()
     case.open()
     x, calibration = inputs(case, options)
@@ -64,7 +67,7 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> Iterator[R
     ready: dict[tuple[str, str], Ready] = {}
     builders = providers(case, calibration, folder, options)
     for key, build in builders.items():
-        say(options, f"{case.name} batch {case.shape[0]}: {' '.join(key)}")
+        log(options, f"{case.name} batch {case.shape[0]}: {' '.join(key)}")
         found = prepare(build, case, key[1], options.device, x, wanted)
         if isinstance(found, Ready):
             ready[key] = found
@@ -85,25 +88,25 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> Iterator[R
 def prepare(
     build: Callable[[], Any], case: Case, precision: str, device: str, x: np.ndarray, wanted: np.ndarray
 ) -> Ready | dict[str, object]:
-    """A provider that computes the right thing, or columns that say why there is none."""
+    """A provider whose outputs agree with `wanted`, or columns with the reason why there is none."""
     try:
         call = build()
         opened = call if isinstance(call, Session) else None
         call = of_session(call) if opened else call
         got = call(x)
-    except Exception as error:  # what a compiler, a package or a device cannot do is a result too
+    except Exception as error:  # that a compiler, a package or a device fails is a result too
         reason = next(iter(str(error).strip().splitlines()), "")
         kind = "" if isinstance(error, (CannotRun, FastganError)) else f"{type(error).__name__}: "
         return {"note": f"not available: {kind}{reason[:160]}"}
     if got.shape != wanted.shape:
-        return {"note": f"WRONG, not timed: {list(got.shape)} in place of {list(wanted.shape)}"}
+        return {"note": f"WRONG, not timed: {list(got.shape)}, expected {list(wanted.shape)}"}
     low, high = case.spec.range
     error, psnr = float(np.abs(got - wanted).max()), decibels(wanted, got, case.spec.range)
     notes: Row = {"max_error": f"{error:.1e}", "psnr_dB": f"{psnr:.1f}"}
-    # On a GPU PyTorch rounds the products of float32 convolutions to TF32, unless it is told otherwise.
+    # On a GPU PyTorch rounds float32 convolutions to TF32 by default.
     exact = precision == "fp32" and device == "cpu"
     if not (error <= FP32_LIMIT * (high - low) if exact else psnr >= PSNR_FLOOR):
-        return {**notes, "note": "WRONG, not timed: too far from eager"}
+        return {**notes, "note": "WRONG, not timed: differs too much from eager"}
     if opened:
         notes["library"] = f"{opened.title} on {opened.provider}"
     return Ready(call, notes, opened)
@@ -124,7 +127,7 @@ def side_by_side(calls: dict[Any, Callable[[], object]], seconds: float) -> dict
 def pixels(
     case: Case, x: np.ndarray, ready: dict[tuple[str, str], Ready], options: argparse.Namespace
 ) -> Iterator[Row]:
-    """Bytes in, bytes out, both in host memory."""
+    """uint8 frames to uint8 frames, both in host memory."""
     frames = to_bytes(x, case.spec.range)
     sessions = {key: one.session for key, one in ready.items() if one.session is not None}
     for one in sessions.values():
@@ -135,7 +138,7 @@ def pixels(
 
 
 def video(case: Case, x: np.ndarray, ready: dict[tuple[str, str], Ready], options: argparse.Namespace) -> Iterator[Row]:
-    """A clip from file to file against the network alone on as many frames, in turns."""
+    """A video from file to file against the network alone on as many frames, in alternating rounds."""
     key = next(
         (k for k in (("openvino", "int8"), ("fastgan compile", "fp16"), ("onnxruntime", "fp32")) if k in ready), None
     )
@@ -155,8 +158,8 @@ def video(case: Case, x: np.ndarray, ready: dict[tuple[str, str], Ready], option
         (8 if options.quick else 48 if options.device == "cpu" else 240),
         (2 if options.device == "cpu" else 4),
     )
-    with tempfile.TemporaryDirectory() as place:
-        clip, out = Path(place) / "clip.mp4", Path(place) / "larger.mp4"
+    with tempfile.TemporaryDirectory() as folder:
+        clip, out = Path(folder) / "clip.mp4", Path(folder) / "larger.mp4"
         write_clip(av, clip, to_bytes(x, case.spec.range)[0], count)
         frames = np.repeat(to_bytes(x, case.spec.range), batch, 0)
         values = np.repeat(x, batch, 0)
@@ -195,7 +198,7 @@ def _nothing(*_: object) -> None:
 
 
 def write_clip(av: Any, path: Path, picture: np.ndarray, count: int) -> None:
-    """A camera that moves over a picture."""
+    """A video of a camera that moves over an image."""
     height, width = (side // 2 * 2 for side in picture.shape[:2])
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=24)
@@ -258,7 +261,7 @@ def print_table(rows: list[Row]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def say(options: argparse.Namespace, text: str) -> None:
+def log(options: argparse.Namespace, text: str) -> None:
     print(f"{time.perf_counter() - options.began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
@@ -268,11 +271,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose name contains this")
     parser.add_argument("--only", nargs="+", default=[], metavar="PROVIDER", help="only these providers")
     parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="pictures to judge (the first) and calibrate with"
+        "--photos", type=Path, metavar="FOLDER", help="images to compare on (the first) and calibrate with"
     )
     parser.add_argument("--threads", type=int, default=usable_cores(), help="CPU threads (default: the usable cores)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="time spent on each figure")
-    parser.add_argument("--quick", action="store_true", help="small networks and sizes: does it run?")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for each row")
+    parser.add_argument("--quick", action="store_true", help="small networks and sizes, to test the script")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -286,13 +289,13 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     torch.set_num_threads(options.threads)
-    say(
+    log(
         options,
         f"{options.device_name} ({', '.join(cpu_features())}), {options.threads} threads,"
         f" photographs: {options.source}",
     )
     if os.getloadavg()[0] > 0.5:
-        say(options, "this machine is busy: what is timed now says little")
+        log(options, "other processes are running: the times are not reliable")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(options):
@@ -300,7 +303,7 @@ def main() -> int:
                 rows += measure(case, options, Path(folder))
             except ImportError as error:
                 rows.append({"case": case.name, "note": f"not available: {error}"})
-            if options.out:  # every time, so that a run that is cut off leaves what it found
+            if options.out:  # after each case, so that an interrupted run leaves its rows
                 write(options.out, rows, COLUMNS)
     print_table(rows)
     wrong = any("WRONG" in str(row.get("note", "")) for row in rows)

@@ -150,8 +150,8 @@ def builders(preset: Preset, batch: int, device: str) -> dict[tuple[str, str], C
     if device == "cuda":
         found |= {
             ("compile", "bf16"): lambda: plain(contestants.Compiled, "bf16"),
-            ("hand-written graph", single): lambda: plain(contestants.GraphByHand, single),
-            ("hand-written graph", "bf16"): lambda: plain(contestants.GraphByHand, "bf16"),
+            ("hand-written graph", single): lambda: plain(contestants.HandWrittenGraph, single),
+            ("hand-written graph", "bf16"): lambda: plain(contestants.HandWrittenGraph, "bf16"),
             ("fastgan graph", single): lambda: ours(single, "graph"),
             ("fastgan graph", "bf16"): lambda: ours("bf16", "graph"),
             ("fastgan", "bf16"): lambda: ours("bf16", "off"),

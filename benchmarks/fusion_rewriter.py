@@ -34,7 +34,8 @@ from fastgan.nn.fusion import fused_classes
 
 COLUMNS = (
     "network", "penalty", "compiled", "batch", "side", "plain_ms", "modules_ms", "rewriter_ms",
-    "modules_vs_plain", "rewriter_vs_plain", "rewriter_vs_modules", "saved_percent", "clock", "threads", "torch", "fastgan",
+    "modules_vs_plain", "rewriter_vs_plain", "rewriter_vs_modules", "saved_percent",
+    "clock", "threads", "torch", "fastgan",
 )  # fmt: skip
 
 

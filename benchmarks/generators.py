@@ -1,4 +1,4 @@
-"""The generators that deploy.py times, and what they are run on: trained ones and photographs where they can be had."""
+"""The generators that deploy.py times, and their inputs: pretrained networks and photographs if they are available."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Build = Callable[[], tuple[nn.Module, str]]
 
 @dataclass
 class Case:
-    """A network and what it is timed on. build: network, and words on its weights. shape: of what goes in, batch first.
+    """A network and its inputs. build: the network and a description of its weights. shape: of the input, batch first.
 
     pretrained: the name of ncnn's files with the same weights. halves: also in fp16, on a GPU. int8: also in int8, on a
     CPU. video: also from file to file.
@@ -48,7 +48,7 @@ class Case:
 def dcgan(width: int = 64) -> tuple[nn.Module, str]:
     torch.manual_seed(0)
     network = networks.dcgan_generator(64, width)
-    network(torch.randn(64, networks.LATENT))  # the norms' statistics
+    network(torch.randn(64, networks.LATENT))  # sets the batch norms' statistics
     return network, "random"
 
 
@@ -67,7 +67,7 @@ def rrdbnet(**options: int) -> tuple[nn.Module, str]:
 
 
 def trained(name: str, otherwise: Build) -> Build:
-    """What makes the pretrained network, or a random one of that kind where it cannot be fetched."""
+    """A function that makes the pretrained network, or one with random weights if it cannot be fetched."""
 
     def build() -> tuple[nn.Module, str]:
         from fastgan.errors import FastganError
@@ -103,18 +103,18 @@ def cases(options: argparse.Namespace) -> list[Case]:
         found = [
             Case("dcgan-64", dcgan, (1, z)),
             Case("dcgan-64", dcgan, (64, z)),
-            # The pretrained network for ×2 is the one for ×4 with a reduction behind it; this one is ×2 itself.
+            # The pretrained network for ×2 is the one for ×4 followed by downsampling; this one is ×2 itself.
             Case("srvgg-x2", lambda: srvgg(2), (1, 3, 180, 320), video=True),
             Case("srvgg-x2-animevideo", trained(names[0], lambda: srvgg(2, shuffle=4)), (1, 3, 180, 320), names[0]),
             Case("srvgg-x4-animevideo", trained(names[1], lambda: srvgg(4)), (1, 3, 180, 320), names[1], video=True),
-            # Trying 351 layers one by one in int8 takes longer than all the rest.
+            # The int8 sensitivity analysis of 351 layers takes longer than all the rest.
             Case("rrdbnet-x4", trained(names[2], rrdbnet), (1, 3, 128, 128), names[2], int8=False),
         ]
     return [case for case in found if options.case in case.name]
 
 
 def photographs(folder: Path | None) -> tuple[list[np.ndarray], str]:
-    """Pictures uint8 [H, W, 3], and where they come from."""
+    """Images uint8 [H, W, 3], and their source."""
     from PIL import Image
 
     if folder:
@@ -135,7 +135,7 @@ def photographs(folder: Path | None) -> tuple[list[np.ndarray], str]:
 
 
 def crops(pictures: list[np.ndarray], shape: tuple[int, ...], count: int) -> list[np.ndarray]:
-    """`count` pieces uint8 [H, W, 3] of half-size pictures, from all of them in turn."""
+    """`count` crops uint8 [H, W, 3] of half-size images, from all images in turn."""
     from PIL import Image
 
     _, _, height, width = shape
@@ -150,7 +150,7 @@ def crops(pictures: list[np.ndarray], shape: tuple[int, ...], count: int) -> lis
 
 
 def inputs(case: Case, options: argparse.Namespace) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What is run and compared, and what int8 is calibrated with: other pieces, the last of other pictures."""
+    """The inputs that are timed and compared, and the calibration inputs of int8, which are other crops."""
     if case.spec.kind == "latent":
         return latents(case.shape[0], case.spec.latent_shape, 0), [
             latents(16, case.spec.latent_shape, i) for i in (1, 2)
@@ -159,7 +159,7 @@ def inputs(case: Case, options: argparse.Namespace) -> tuple[np.ndarray, list[np
         rng = np.random.default_rng(0)
         return rng.random(case.shape, dtype=np.float32), []
     batch = case.shape[0]
-    judged, others = options.pictures[:1], options.pictures[1:] or options.pictures
-    x = np.stack(crops(judged, case.shape, batch)).transpose(0, 3, 1, 2).astype(np.float32) / 255
+    compared, others = options.pictures[:1], options.pictures[1:] or options.pictures
+    x = np.stack(crops(compared, case.shape, batch)).transpose(0, 3, 1, 2).astype(np.float32) / 255
     rest = [piece.transpose(2, 0, 1)[None].astype(np.float32) / 255 for piece in crops(others, case.shape, 16)]
     return np.ascontiguousarray(x), rest

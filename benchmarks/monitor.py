@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from iterations import Iterations
 from run import write
 
 from fastgan import Config, Trainer, models
 from fastgan.tasks import measures
-from fastgan.train.data import Batches
-from fastgan.train.logging import Means
 
 COLUMNS = (
     "preset",
@@ -56,17 +56,15 @@ def measure(name: str, rounds: int) -> dict[str, object]:
     networks, loss, flags = PRESETS[name]
     side, channels = networks["resolution"], networks["channels"]
     batch = torch.rand(flags["batch"], channels, side, side) * 2 - 1
-    contestants = {which: trainer(networks, loss, flags) for which in ("with", "without")}
-    streams = {which: Batches(iter(lambda: batch, None), t.state) for which, t in contestants.items()}
+    trainers = {which: trainer(networks, loss, flags) for which in ("with", "without")}
+    iterations = {which: Iterations(each, itertools.repeat(batch)) for which, each in trainers.items()}
     times: dict[str, list[float]] = {"with": [], "without": [], "interval_end": []}
 
     def iterate(which: str) -> float:
-        bare = (
-            mock.patch.object(measures, "statistics", return_value={}) if which == "without" else contextlib.nullcontext()
-        )
-        with bare:
+        without = mock.patch.object(measures, "statistics", return_value={})
+        with without if which == "without" else contextlib.nullcontext():
             start = time.perf_counter()
-            contestants[which].iterate(streams[which], Means())
+            iterations[which]()
             return time.perf_counter() - start
 
     for which in ("with", "without") * 3:
@@ -76,7 +74,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
             times[which].append(iterate(which))
         if i % 5 == 0:
             start = time.perf_counter()
-            contestants["with"].monitor.measure()
+            trainers["with"].monitor.measure()
             times["interval_end"].append(time.perf_counter() - start)
     both, without, interval_end = (1000 * sorted(found)[len(found) // 2] for found in times.values())
     cost = 100 * (both + interval_end / INTERVAL - without) / without

@@ -1,4 +1,4 @@
-"""The pairs that end_to_end.py trains, in plain PyTorch as anybody would write them from the papers."""
+"""The generators and discriminators that end_to_end.py trains, in plain PyTorch, after the papers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def dcgan_generator(side: int, width: int = 64) -> nn.Sequential:
 
 
 def dcgan_discriminator(side: int, batch_norm: bool, width: int = 64) -> nn.Sequential:
-    """Its mirror: strided convolutions down to 4×4, then one logit an image."""
+    """DCGAN's discriminator: strided convolutions down to 4×4, then one logit for each image."""
     channels, layers = 3, []
     for i in range((side // 4).bit_length() - 1):
         out = width << i
@@ -51,7 +51,7 @@ class UpBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual block of its discriminator; halves the side where asked. The first of a discriminator has no ReLU before it."""
+    """Residual block of SNGAN's discriminator. halve: halves the side. first: without a ReLU before the block."""
 
     def __init__(self, channels: int, out: int, halve: bool, first: bool = False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""fastgan's networks as plain PyTorch: what end_to_end.py compares them with.
+"""fastgan's networks as plain PyTorch, the baseline of end_to_end.py.
 
 Within `plain_pytorch()` the networks of fastgan.models are built and run from PyTorch's own convolutions, activations
 (in place where the public code of these papers has them so) and spectral norms, and nothing of ours is in their graphs.
@@ -37,7 +37,7 @@ def _act(x: Tensor, act: str, alpha: float = 0.2, gain: float = 1.0, inplace: bo
 
 
 def _bias_act(x: Tensor, bias: Tensor | None = None, act: str = "leaky_relu", **options: Any) -> Tensor:
-    # x may be a skip connection's, too, so not in place.
+    # Not in place, since x may also be used by a skip connection.
     if bias is None:
         return _act(x, act, **options, inplace=False)
     return _act(x + bias.view(-1, *[1] * (x.dim() - 2)), act, **options)
@@ -72,7 +72,7 @@ def _nothing(*args: Any, **options: Any) -> None:
     pass
 
 
-#: The name in our modules, what stands there, and what stands in for it.
+#: Name in fastgan's modules → (fastgan's function, its replacement).
 _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "bias_act": (fastgan.ops.bias_act, _bias_act),
     "conv2d": (fastgan.ops.conv2d, _conv2d),
@@ -80,7 +80,7 @@ _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "conv2d_bias_act": (fastgan.ops.conv2d_bias_act, _conv2d_bias_act),
     "spectral_norm": (fastgan.nn.spectral_norm, parametrizations.spectral_norm),
     "group_spectral_norms": (fastgan.nn.group_spectral_norms, _nothing),
-    "initialize": (fastgan.nn.initialize, _nothing),  # weights come with a state dict
+    "initialize": (fastgan.nn.initialize, _nothing),  # weights come from a state dict
 }
 _METHODS: list[tuple[type, Any]] = [
     (ConvBlock, _conv_block), (LinearBlock, _linear_block), (ConvStack, nn.Sequential.forward),
@@ -96,7 +96,7 @@ def _modules() -> list[Any]:
     return [importlib.import_module(name) for name in names]
 
 
-_PLACES = [
+_REPLACEMENTS = [
     (module, name, ours, plain)
     for module in _modules()
     for name, (ours, plain) in _FUNCTIONS.items()
@@ -106,16 +106,16 @@ _PLACES = [
 
 @contextmanager
 def plain_pytorch() -> Iterator[None]:
-    """Networks are built and run from PyTorch's own layers within."""
+    """A context in which networks are built from and run on PyTorch's layers."""
     kept = [(kind, kind.forward) for kind, _ in _METHODS]
-    for module, name, _, plain in _PLACES:
+    for module, name, _, plain in _REPLACEMENTS:
         setattr(module, name, plain)
     for kind, forward in _METHODS:
         kind.forward = forward  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        for module, name, ours, _ in _PLACES:
+        for module, name, ours, _ in _REPLACEMENTS:
             setattr(module, name, ours)
         for kind, forward in kept:
             kind.forward = forward  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ COLORS = {
 GRAY = "#8a8f98"
 #: Text stays text, in the reader's own font; the same table always gives the same file.
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "fastgan", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False}  # fmt: skip
+         "axes.spines.right": False, "text.parse_math": False}  # fmt: skip
 
 Row = dict[str, str]
 #: A measured case, and (provider, ratio) for each of its bars.

@@ -11,6 +11,7 @@ to fastgan/train/presets.py; a test compares the two.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import subprocess
@@ -20,13 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from iterations import Iterations
 from run import write
 
 from fastgan import Config, Trainer
 from fastgan.data import ImageSet, open_source
 from fastgan.data.stream import BatchStream
-from fastgan.train.data import Batches
-from fastgan.train.logging import Means
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, preset
 
@@ -48,13 +48,12 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     images = images_of(config)
     torch.manual_seed(0)
     pair = build_networks(config, (images.channels, *images.resolution))
-    trainer = Trainer(*pair, config.loss.adversarial, config.with_flags(grow_images=0, compile="off"))
-    means = Means()
-    batches = Batches(BatchStream(images, config.data.batch, 0, trainer.device), trainer.state)
-    trainer.iterate(batches, means)
+    trainer = Trainer(*pair, config.loss.adversarial, dataclasses.replace(config, grow_images=0, compile="off"))
+    iterate = Iterations(trainer, BatchStream(images, config.data.batch, 0, trainer.device))
+    iterate()
     start, first, shown = time.perf_counter(), trainer.step, trainer.state.images
     while time.perf_counter() - start < seconds:
-        trainer.iterate(batches, means)
+        iterate()
     elapsed = time.perf_counter() - start
     return {
         "preset": name,

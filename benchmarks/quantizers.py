@@ -1,4 +1,4 @@
-"""Compares int8 quantizers of ONNX files: fastgan's, ONNX Runtime's (static, QDQ, per channel) and, if installed, NNCF's.
+"""Compares int8 quantizers of ONNX files: fastgan's, ONNX Runtime's (static, QDQ, per channel) and NNCF's.
 
     fastgan train demo --out runs/demo
     python benchmarks/quantizers.py --run runs/demo [--photos FOLDER] [--out benchmarks/results/quantizers.csv]
@@ -55,8 +55,13 @@ def of_onnxruntime(
 ) -> None:
     """keep_first: the layers that read the network's input stay in float32, as in fastgan's quantizer."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
-    from onnxruntime.quantization import quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     (name,) = case.spec.inputs

@@ -1,7 +1,7 @@
 """Times every OpCase that has benchmark shapes (fastgan, plain PyTorch, torch.compile of it, the reference) and the
-steps of steps.py (a plain discriminator against its fused copy, each also compiled whole), side by side in one process, in
-alternating rounds. What is not correct is not timed. On a GPU also as CUDA graphs: what Python and launches cost, which
-is most of what such small operations take, is not in those.
+steps of steps.py (a plain discriminator and its fused copy, each also compiled as a whole), in one process and in
+alternating rounds. A case with wrong results is not timed. On a GPU also as CUDA graphs, which exclude the cost of
+Python and launches, the largest part of such small operations.
 
     python benchmarks/run.py [--whole] [--device cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
 """
@@ -56,7 +56,7 @@ def reference_of(case: OpCase) -> Function:
 
 
 def providers(case: OpCase) -> dict[str, Function]:
-    """What is compared."""
+    """The functions that are compared, by provider."""
     torch._dynamo.reset()
     compiled = torch.compile(case.plain, fullgraph=True)
     return dict(zip(PROVIDERS, (case.call, case.plain, compiled, reference_of(case)), strict=True))
@@ -69,7 +69,7 @@ def layouts(shape: Shape) -> dict[str, torch.memory_format]:
 
 
 def prepared(builders: dict[str, Callable[[], Function]]) -> tuple[dict, dict[str, str]]:
-    """A step for each provider that can, and the reason for each that cannot."""
+    """A step for each provider that runs, and the reason for each that does not."""
     ready, notes = {}, {}
     for name, build in builders.items():
         try:
@@ -79,13 +79,13 @@ def prepared(builders: dict[str, Callable[[], Function]]) -> tuple[dict, dict[st
             ready.pop(name, None)
             if "compile" not in name and "graph" not in name:
                 raise
-            # What a compiler or a graph cannot do is a result too.
+            # That a compiler or CUDA graph fails is a result too.
             notes[name] = f"not available: {str(error).strip().splitlines()[0][:120]}"
     return ready, notes
 
 
 def key(options: argparse.Namespace, dtype: torch.dtype) -> Row:
-    """The part of a row's key that the machine and the dtype give."""
+    """The part of a row's key that hardware and dtype determine."""
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "device": options.device_name,
@@ -121,7 +121,7 @@ def measure(case: OpCase, shape: Shape, dtype: torch.dtype, layout: str, options
 
 
 def _eager(times: dict[str, Timing], name: str) -> Timing:
-    """What a provider is compared with: a graph with eager's graph."""
+    """The timing that a provider is compared with: a CUDA graph with eager's CUDA graph."""
     return times.get("eager" + GRAPH, times["eager"]) if name.endswith(GRAPH) else times["eager"]
 
 
@@ -156,7 +156,7 @@ def measure_step(what: Step, dtype: torch.dtype, batch: int, options: argparse.N
 
 
 def figures(time: Timing | None, eager: Timing, least: int | None) -> Row:
-    """The measured columns. GB/s counts the bytes that must move, so that it compares with the memory's own speed."""
+    """The measured columns. GB/s counts the bytes that must be moved, to be compared with the memory's bandwidth."""
     if time is None:
         return {}
     return {
@@ -169,7 +169,7 @@ def figures(time: Timing | None, eager: Timing, least: int | None) -> Row:
 
 
 def print_table(rows: list[Row]) -> None:
-    """One line for each case, mode and layout, the providers beside one another: milliseconds and times eager."""
+    """Prints one line for each case, mode and layout, with milliseconds and speed-up over eager for each provider."""
     head = ("case", "shape", "dtype", "mode", "layout")
     groups: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
@@ -203,9 +203,9 @@ def main() -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     if os.getloadavg()[0] > 0.5 and torch.get_num_threads() > 1:
-        # Seen on a busy machine: every parallel region takes the scheduler's 8 ms, and ratios count regions.
-        print("this machine is busy: threads will wait for one another; --threads 1 tells more", file=sys.stderr)
-    # A graph that is kept for timing the backward pass alone may not give its buffers away.
+        # With other programs on the CPU, each parallel region takes a time slice of 8 ms, and ratios count regions.
+        print("other programs use the CPU: threads will wait; --threads 1 gives better ratios", file=sys.stderr)
+    # The backward pass is timed on a graph that is kept, whose buffers must not be donated.
     torch._functorch.config.donated_buffer = False
     rows: list[Row] = []
     wrong = 0
@@ -216,14 +216,14 @@ def main() -> int:
         except AssertionError as error:
             wrong += 1
             print(f"NOT TIMED, wrong: {name}: {error}", file=sys.stderr, flush=True)
-        if options.out:  # every time, so that a run that is cut off leaves what it found
+        if options.out:  # after each case, so that an interrupted run leaves its results
             write(options.out, rows)
     print_table(rows)
     return 1 if wrong or not rows else 0
 
 
 def plan(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
-    """What is to be measured: a name, and what does it."""
+    """The measurements: name and function of each."""
     for case in CASES if options.only != "steps" else ():
         for shape in case.bench_shapes if options.case in case.name else ():
             for dtype in DTYPES[options.device]:

@@ -1,4 +1,4 @@
-"""The ways to run a generator that deploy.py compares: PyTorch's own, fastgan's back-ends, ncnn."""
+"""The providers that deploy.py compares: PyTorch, fastgan's back-ends, ncnn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Call = Callable[[np.ndarray], np.ndarray]
 
 
 class CannotRun(Exception):
-    """Why a provider has no figures here."""
+    """The reason why a provider has no figures."""
 
 
 def eager(case: Case, device: str, dtype: torch.dtype = torch.float32, layout: Any = torch.contiguous_format) -> Call:
@@ -40,7 +40,7 @@ def _tensors(network: Callable[..., torch.Tensor], device: str, dtype: torch.dty
             return network(given).float().numpy()
 
     def prepared(x: np.ndarray) -> Callable[[], object]:
-        """On a GPU the tensor lies there, and so does the result."""
+        """On a GPU, input and result stay on it."""
         given = torch.from_numpy(x).to(device, dtype)
         given = given.contiguous(memory_format=layout) if given.ndim == 4 else given
 
@@ -62,7 +62,7 @@ def _fetch(network: Callable[..., torch.Tensor], x: torch.Tensor) -> np.ndarray:
 
 
 class OnGpu:
-    """A call whose arguments can be brought to the GPU beforehand."""
+    """A call whose arguments can be copied to the GPU beforehand."""
 
     def __init__(self, prepared: Callable[[np.ndarray], Callable[[], object]], call: Call):
         self.prepared = prepared
@@ -96,7 +96,7 @@ def of_session(one: Session) -> Any:
 
 
 def ncnn(case: Case, options: argparse.Namespace) -> Call:
-    """ncnn on its own files of the same weights, in float32."""
+    """ncnn with files of the same weights, in float32."""
     if not case.pretrained:
         raise CannotRun("the network is not one that ncnn's files are at hand of")
     if case.weights != case.pretrained:
@@ -143,7 +143,7 @@ def exported(case: Case, precision: str, calibration: list[np.ndarray], folder: 
 def providers(
     case: Case, calibration: list[np.ndarray], folder: Path, options: argparse.Namespace
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """(provider, precision) → what makes it ready, "eager" first."""
+    """(provider, precision) → a function that prepares it, "eager" first."""
     device = options.device
     last = torch.channels_last
     opens = functools.partial(session, case=case, options=options)
@@ -153,7 +153,7 @@ def providers(
         ("compile", "fp32"): lambda: compiled(case, device),
         ("fastgan torch", "fp32"): lambda: opens(case.network, backend="torch"),
     }
-    if device == "cpu" or not case.halves:  # on a GPU compilers take their time, and fp16 is what counts
+    if device == "cpu" or not case.halves:  # on a GPU compilation is slow, and fp16 is the relevant precision
         found["fastgan compile", "fp32"] = lambda: opens(case.network, backend="compile")
     if device == "cuda" and case.halves:
         half = torch.float16

@@ -1,4 +1,4 @@
-"""Steps of a discriminator that run.py times beside the ops: what a user of `fastgan.fuse` and the penalties gains.
+"""Discriminator steps that run.py times besides the ops: the gain of `fastgan.fuse` and the penalties.
 
 Every step is built from one plain PyTorch network: eager runs it as it is, fastgan runs a fused copy of it.
 """
@@ -24,7 +24,7 @@ Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def conv_discriminator(blocks: list[tuple[int, int, int]], channels: int = 3, side: int = 64) -> nn.Sequential:
-    """(width, kernel, stride) for each convolution + leaky ReLU, then a linear head, as anybody would write it."""
+    """(width, kernel, stride) for each convolution + leaky ReLU, then a linear head."""
     layers: list[nn.Module] = []
     for width, kernel, stride in blocks:
         layers += [nn.Conv2d(channels, width, kernel, stride, 1), nn.LeakyReLU(0.2, inplace=True)]
@@ -76,7 +76,7 @@ def hinge(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 
 
 class Weights(nn.Module):
-    """Reads the normalized weight of every layer, and nothing else: what spectral normalization itself costs."""
+    """Reads the normalized weight of every layer and does nothing else, to time spectral normalization alone."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -84,11 +84,11 @@ class Weights(nn.Module):
         self.dy: list[Tensor] | None = None
 
     def forward(self, *_: Tensor) -> Tensor:
-        # Not by hasattr: that reads the weight, and every reading normalizes.
+        # Not by hasattr, which reads the weight: every read normalizes.
         weights = [layer.weight for layer in self.network if isinstance(layer, nn.Conv2d | nn.Linear)]
         if self.dy is None:
             self.dy = [torch.randn_like(weight) for weight in weights]
-        # A backward pass with these cotangents, without arithmetic of its own.
+        # A backward pass with these cotangents, without other arithmetic.
         return _Cotangents.apply(self.dy, *weights)
 
 
@@ -109,7 +109,7 @@ def weights_alone(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table. batches: by device. side: of the images. optimizer: whether its step belongs to it."""
+    """One row of the table. batches: by device. side: of the images. optimizer: whether its step is included."""
 
     name: str
     network: Callable[[], nn.Module]
@@ -118,7 +118,7 @@ class Step:
     side: int = 64
     optimizer: bool = False
     whole: bool = True
-    """Whether a compiler can take the whole step, the autograd calls in it included."""
+    """Whether the whole step, with its autograd calls, can be compiled."""
 
     def images(self, dtype: torch.dtype, device: str, layout: torch.memory_format, batch: int) -> tuple[Tensor, Tensor]:
         """Real and fake."""
@@ -147,7 +147,7 @@ def networks(step: Step, device: str, dtype: torch.dtype, layout: torch.memory_f
     plain = step.network().to(device, dtype)
     with torch.no_grad():
         for parameter in plain.parameters():
-            parameter.mul_(3)  # gradients of the size that training has, so that a wrong one shows
+            parameter.mul_(3)  # gradients as large as in training, so that the comparison detects wrong ones
     fused = fastgan.fuse(copy.deepcopy(plain))
     if isinstance(plain, Weights):
         plain.dy = fused.dy = None
@@ -155,7 +155,7 @@ def networks(step: Step, device: str, dtype: torch.dtype, layout: torch.memory_f
 
 
 def gradients(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
-    """Of the loss, for the same draws every time; of a copy, for a norm moves on with every run."""
+    """The gradients of the loss for fixed random numbers, of a copy, since spectral norms iterate in every run."""
     network = copy.deepcopy(network)
     torch.manual_seed(1)
     weights = list(network.parameters())
@@ -167,7 +167,7 @@ def verify(step: Step, device: str, layout: torch.memory_format) -> None:
     """AssertionError unless fastgan's gradients are the eager network's, in float32."""
     pair = networks(step, device, torch.float32, layout)
     real, fake = step.images(torch.float32, device, layout, 8)
-    # Both in true float32: TF32 rounds the operands, and the two would differ by that.
+    # Without TF32, which rounds the operands.
     with torch.backends.cudnn.flags(allow_tf32=False):
         got, want = (gradients(step, network, real, fake) for network in pair.values())
     for g, w in zip(got, want, strict=True):
@@ -178,7 +178,7 @@ def verify(step: Step, device: str, layout: torch.memory_format) -> None:
 def providers(
     step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int, whole: bool
 ) -> dict[str, Callable[[], Callable[[], object]]]:
-    """For each of those that are compared, what builds its function without arguments; building may fail.
+    """For each provider, a function that builds its step, which may fail.
 
     whole: also the step compiled as one graph.
     """
@@ -189,7 +189,7 @@ def providers(
         if whole and step.whole:
             found[f"{name}+compile"] = functools.partial(_compiled, step, network, real, fake)
         if device == "cuda":
-            # What is left when no launch costs the host anything.
+            # The time without the cost of launches.
             build = functools.partial(_run, step, copy.deepcopy(network), real, fake, capturable=True)
             found[f"{name}+graph"] = functools.partial(recorded, build)
     return found
@@ -200,7 +200,7 @@ def _optimizer(step: Step, network: nn.Module, capturable: bool = False) -> torc
 
 
 def _run(step: Step, network: nn.Module, real: Tensor, fake: Tensor, capturable: bool = False) -> Callable[[], None]:
-    """Loss, backward pass, and the optimizer where it belongs to the step."""
+    """Loss, backward pass, and the optimizer step if it is included."""
     optimizer = _optimizer(step, network, capturable)
 
     def run() -> None:

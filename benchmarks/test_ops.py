@@ -16,16 +16,16 @@ TIMED = [(case, shape, layout) for case in CASES for shape in case.bench_shapes 
 
 @pytest.fixture(scope="module")
 def correct():
-    """Inputs of a case, judged once: what is wrong is not timed."""
-    judged = {}
+    """Inputs of a case, checked once: a case with wrong results is not timed."""
+    checked = {}
 
     def inputs(case, shape, layout):
         key = (case.name, shape, layout)
-        if key not in judged:
-            judged.clear()  # inputs are large, and the tests of one case follow one another
-            judged[key] = case.inputs(torch.float32, DEVICE, layout, shape=shape)
-            assert_correct(case, judged[key])
-        return judged[key]
+        if key not in checked:
+            checked.clear()  # inputs are large, and the tests of one case run consecutively
+            checked[key] = case.inputs(torch.float32, DEVICE, layout, shape=shape)
+            assert_correct(case, checked[key])
+        return checked[key]
 
     return inputs
 

@@ -1,10 +1,9 @@
-"""How far a super-resolution network sees in practice: what cutting a picture changes, by the distance from the cut.
+"""How cropping an image changes the output of super-resolution networks, by distance from the edge of the crop.
 
     python benchmarks/tiles.py --photos FOLDER [--out benchmarks/results/tiles.csv]
 
-Each network runs on a piece of 192×96 pixels of every photograph, and on its left half alone, whose right edge then
-sees padding. The difference, in levels of 255, is what a tile's margin has to be deep enough for
-(fastgan/upscale/tiles.py).
+Each network runs on a crop of 192×96 pixels of every photograph, and on the left half of the crop, at whose right edge
+it sees padding. From the difference, in levels of 255, follows the overlap of tiles (fastgan/upscale/tiles.py).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ DISTANCES = (0, 4, 8, 12, 16, 18, 24, 32, 40, 48, 56, 64, 72, 80)
 
 
 def differences(network: torch.nn.Module, photo: Path) -> list[tuple[int, float, float]]:
-    """(distance, largest difference from there on, root mean square there) for DISTANCES."""
+    """(distance, largest difference at this distance or more, root mean square at it) for DISTANCES."""
     with Image.open(photo) as image:
         left, top = (image.width - WIDTH) // 2, (image.height - HEIGHT) // 2
         pixels = np.array(image.convert("RGB").crop((left, top, left + WIDTH, top + HEIGHT)))

@@ -16,6 +16,7 @@ from torch.nn.functional import avg_pool2d, relu
 
 import fastgan
 from fastgan.report.images import save_grid
+from fastgan.tasks import Loss
 
 
 def batches(size=64):
@@ -61,21 +62,24 @@ class Discriminator(nn.Module):
 class DiscsByRadius(fastgan.Task):
     """Hinge losses (Lim and Ye 2017, arXiv:1705.02894), summed over two discriminators."""
 
+    real = "image"  # the entry of a batch with the real images
+
+    def draw(self, network, batch, random, step):
+        return {"z": random.normal(len(batch["radius"]), 16)}
+
     def discriminator_loss(self, batch, noise):
-        real, radius = batch["image"], batch["radius"]
         with torch.no_grad():
-            fake = self.generator(noise.latents(len(real)), radius)
-        on_real, on_fake = self.logits(real, radius), self.logits(fake, radius)
+            fake = self.generator(noise["z"], batch["radius"])
+        on_real, on_fake = self.logits(batch["image"], batch["radius"]), self.logits(fake, batch["radius"])
         losses = {
             f"loss/discriminator_{name}": relu(1 - on_real[name]).mean() + relu(1 + on_fake[name]).mean()
             for name in on_real
         }
-        return fastgan.Loss(sum(losses.values()), log=losses)
+        return Loss(sum(losses.values()), losses)
 
     def generator_loss(self, batch, noise):
-        radius = batch["radius"]
-        fake = self.generator(noise.latents(len(radius)), radius)
-        return fastgan.Loss(sum(-logits.mean() for logits in self.logits(fake, radius).values()))
+        fake = self.generator(noise["z"], batch["radius"])
+        return Loss(sum(-logits.mean() for logits in self.logits(fake, batch["radius"]).values()))
 
     def logits(self, image: Tensor, radius: Tensor) -> dict[str, Tensor]:
         """What each of the two discriminators returns for the images."""
@@ -84,17 +88,16 @@ class DiscsByRadius(fastgan.Task):
             "coarse": self.discriminator["coarse"](avg_pool2d(image, 2), radius),
         }
 
-    def samples(self, batch):
-        radius = batch["radius"]
-        z = torch.randn(len(radius), 16, generator=torch.Generator().manual_seed(0)).to(radius.device)
-        return {"real": batch["image"], "fake": self.generator(z, radius)}
+    def samples(self, batch, held_out, step):
+        z = torch.randn(len(batch["radius"]), 16, generator=torch.Generator().manual_seed(0))
+        return {"fresh": self.generator(z.to(batch["radius"].device), batch["radius"])}
 
 
 def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     discriminators = nn.ModuleDict({"fine": Discriminator(16), "coarse": Discriminator(8)})
-    config = fastgan.Config.from_flags(steps=steps, latent=16, lr_g=2e-4, lr_d=4e-4, beta1=0.0, beta2=0.9)
-    trainer = fastgan.Trainer(Generator(), discriminators, config=config, task=DiscsByRadius())
+    config = fastgan.Config.from_flags(steps=steps, lr_g=2e-4, lr_d=4e-4, beta1=0.0, beta2=0.9)
+    trainer = fastgan.Trainer(Generator(), discriminators, config=config, task=DiscsByRadius)
     trainer.fit(batches())
 
     generator = trainer.ema.module.cpu().eval()

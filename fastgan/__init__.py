@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Config": "fastgan.train.config",
+    "Loss": "fastgan.tasks",
     "Session": "fastgan.runtime.session",
     "Task": "fastgan.tasks",
     "Trainer": "fastgan.train.trainer",
@@ -38,7 +39,9 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "Loss",
     "Session",
+    "Task",
     "Trainer",
     "__version__",
     "compile",
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.runtime.session import Session
+    from fastgan.tasks import Loss, Task
     from fastgan.train.config import Config
     from fastgan.train.trainer import Trainer
 

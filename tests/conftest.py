@@ -1,4 +1,4 @@
-"""Shared by all tests: a small image set, the command line as a process, pretrained networks and a photograph."""
+"""Shared by all tests: images small enough to train on in seconds, and the command line, in this process or its own."""
 
 import os
 import subprocess
@@ -19,6 +19,22 @@ def images_npz(tmp_path):
     path = tmp_path / "images.npz"
     np.savez(path, images=images)
     return path
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Runs `fastgan ...` in this process, in tmp_path, and returns what `command` does."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path / "cache"))
+
+    def run(*words):
+        from fastgan import cli
+
+        capsys.readouterr()
+        code = cli.run([str(word) for word in words])
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

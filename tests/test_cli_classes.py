@@ -1,4 +1,4 @@
-"""A conditional run and its export on the command line: the same pictures, of the classes that are asked for."""
+"""A conditional run and its export on the command line: the same images, of the requested classes."""
 
 import numpy as np
 import pytest
@@ -45,9 +45,9 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     assert run(["bench", ONNX, "--backends", "onnxruntime", "--batches", "1,20", "--seconds", "0.01"]) == 0
     for source in ("run", ONNX):
         assert run(["eval", source, "--against", "embedded", "--metrics", "cas", "--n", "200"]) == 0
-    assert capsys.readouterr().out.count("cas100_test100_cnn16") == 2  # not "taught": by the labels asked for
+    assert capsys.readouterr().out.count("cas100_test100_cnn16") == 2  # not "taught": by the requested labels
 
-    for words, said in (
+    for words, message in (
         (["sample", "run", "--class", "10"], "class: expected a number from 0 to 9, got 10"),
         (["sample", ONNX, "--class", "-1"], "class: expected a number from 0 to 9, got -1"),
         (["run", ONNX, "--class", "10"], "class: expected a number from 0 to 9, got 10"),
@@ -55,4 +55,4 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
         (["sample", "run", "--keep-best", "0.5"], "condition is concat"),
     ):
         assert run(words) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""fastgan eval as a person meets it."""
+"""fastgan eval on runs, exported models and folders."""
 
 import json
 
@@ -8,16 +8,10 @@ import pytest
 from fastgan.cli.sample import sample
 from fastgan.errors import UsageError
 
+from .test_cli import fails
+
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 2, "--log-every", 2, "--sample-every", 2,
          "--checkpoint-every", 2]  # fmt: skip
-
-
-def fails(done, code, *words):
-    assert done.returncode == code, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in last, last
 
 
 @pytest.fixture
@@ -31,15 +25,15 @@ def labeled_npz(tmp_path):
     return path
 
 
-def test_a_run_and_its_export(command, labeled_npz, tmp_path):
-    done = command("train", "demo", "--data", labeled_npz, "--out", "run", "--held-out", 20, *QUICK)
+def test_a_run_and_its_export(cli, labeled_npz, tmp_path):
+    done = cli("train", "demo", "--data", labeled_npz, "--out", "run", "--held-out", 20, *QUICK)
     assert done.returncode == 0, done.stderr
     (line,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert 0 <= line["auroc/train_held_out"] <= 1
-    done = command("export", "run")
+    done = cli("export", "run")
     assert done.returncode == 0, done.stderr
     words = ["--against", labeled_npz, "--n", 60, "--metrics", "fid,kid,pr,copies"]
-    done = command("eval", "run", *words)
+    done = cli("eval", "run", *words)
     assert done.returncode == 0, done.stderr
     assert "60 samples of run at step 2 against labeled" in done.stdout
     assert "on 30 others" in done.stdout  # the classifier's own accuracy
@@ -52,15 +46,15 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     assert kept["step"] == 2
     assert kept["extractor_accuracy"] > 0.6
 
-    done = command("eval", "run/generator.onnx", *words, "--out", "onnx.json")
+    done = cli("eval", "run/generator.onnx", *words, "--out", "onnx.json")
     assert done.returncode == 0, done.stderr
     onnx = json.loads((tmp_path / "onnx.json").read_text())
     for row in onnx["rows"]:  # the same latents, the same figures
         assert row["value"] == pytest.approx(rows[row["name"]], rel=0.02, abs=0.02), row
 
     # The same again replaces; other figures are kept beside.
-    assert command("eval", "run", *words).returncode == 0
-    done = command("eval", "run", *words[:-1], "spectral,c2st,cas")
+    assert cli("eval", "run", *words).returncode == 0
+    done = cli("eval", "run", *words[:-1], "spectral,c2st,cas")
     assert done.returncode == 0, done.stderr
     assert "cas30_test30_pseudolabels_cnn16" in done.stdout
     assert (tmp_path / "run" / "c2st.png").stat().st_size > 1000
@@ -69,7 +63,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     assert f"<td>fid60_{protocol}</td>" in page
     assert "60 samples of step 2 against 60 images of labeled" in page
 
-    done = command("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
+    done = cli("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr
     assert "effect of keeping 0.5 of the samples: coverage 0." in done.stdout
     assert "(300 samples against as many real images), in features of a classifier of 270 images" in done.stdout
@@ -81,7 +75,7 @@ def test_a_run_and_its_export(command, labeled_npz, tmp_path):
     [
         (
             ["model.onnx", "--keep-best", "0.5"],
-            "keep_best: the discriminator judges, and model.onnx has none; give the run",
+            "keep_best: samples are ranked by the discriminator, which model.onnx does not contain; give its run",
         ),
         (["run", "--keep-best", "1"], "keep_best: expected a fraction from 0.01 to below 1, got 1.0"),
     ],
@@ -91,13 +85,13 @@ def test_what_cannot_be_kept(words, message):
         sample(words)
 
 
-def test_a_folder_of_another_size(command, labeled_npz, tmp_path):
+def test_a_folder_of_another_size(cli, labeled_npz, tmp_path):
     from PIL import Image
 
     (tmp_path / "samples").mkdir()
     for i, image in enumerate(np.random.default_rng(1).integers(0, 256, (12, 14, 14), dtype=np.uint8)):
         Image.fromarray(image).save(tmp_path / "samples" / f"{i}.png")
-    done = command("eval", "samples", "--against", labeled_npz, "--metrics", "spectral,copies")
+    done = cli("eval", "samples", "--against", labeled_npz, "--metrics", "spectral,copies")
     assert done.returncode == 0, done.stderr
     assert "spectral12_ref300_db" in done.stdout
     assert "the real images were [1, 28, 28]; cropped and resized (LANCZOS) to [1, 14, 14]" in done.stdout
@@ -105,17 +99,18 @@ def test_a_folder_of_another_size(command, labeled_npz, tmp_path):
     assert "extractor" not in done.stdout  # none was needed
 
 
-def test_bad_words(command, labeled_npz, tmp_path):
-    fails(command("eval", labeled_npz), 2, "against: expected the real images")
-    fails(command("eval", labeled_npz, "--against", labeled_npz, "--metrics", "fod"), 2, "expected some of fid, kid")
-    fails(command("eval", labeled_npz, "--against", labeled_npz, "--extractor", "vgg"), 2, "a file of weights, got")
-    fails(command("eval", "nowhere", "--against", labeled_npz), 1, "no such source")
+def test_bad_words(cli, labeled_npz, tmp_path):
+    fails(cli("eval", labeled_npz), 2, "Missing from fastgan eval: --against STR")
+    fails(cli("eval"), 2, "required")
+    fails(cli("eval", labeled_npz, "--against", labeled_npz, "--metrics", "fod"), 2, "expected some of fid, kid")
+    fails(cli("eval", labeled_npz, "--against", labeled_npz, "--extractor", "vgg"), 2, "a file of weights, got")
+    fails(cli("eval", "nowhere", "--against", labeled_npz), 1, "no such source")
     (tmp_path / "weights.pth").write_bytes(b"x")
     fails(
-        command("eval", labeled_npz, "--against", labeled_npz, "--extractor", "weights.pth"),
+        cli("eval", labeled_npz, "--against", labeled_npz, "--extractor", "weights.pth"),
         1,
         "weights.pth is not a readable weight file",
     )
-    done = command("eval", "--help")
+    done = cli("eval", "--help")
     assert done.returncode == 0
     assert "--against" in done.stdout

@@ -19,7 +19,7 @@ def test_demo_shows_every_class_clearly(tmp_path, capsys):
     network, own = demo_seeds.trained_classifier()
     assert own >= 0.88
     trainer = demo_seeds.demo(seed=0, out=tmp_path / "run")
-    classes = demo_seeds.judge(network, demo_seeds.samples(trainer), own)
+    classes = demo_seeds.class_distribution(network, demo_seeds.samples(trainer), own)
     with capsys.disabled():
         print(f"\ndemo: {classes.describe()}")
     assert classes.share.min() >= 0.02, classes.describe()

@@ -1,4 +1,4 @@
-"""Where a compiler works, the C++ kernels must be there: otherwise every test of them would be left out in silence."""
+"""If a compiler works, the C++ kernels must have been built: otherwise their tests would be skipped silently."""
 
 import os
 import shlex
@@ -29,7 +29,7 @@ def test_the_cpp_kernels_were_built():
     assert native.cpu().instruction_set()
 
 
-def test_a_missing_module_is_a_sentence(monkeypatch):
+def test_a_missing_module_has_a_reason(monkeypatch):
     native._load.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "fastgan._cpu", None)
     try:

@@ -1,4 +1,4 @@
-"""The package as it is installed where there is no compiler, no Triton and no GPU."""
+"""The package installed without compiler, Triton and GPU."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def without_compiler(tmp_path_factory):
     return wheel, base / "site"
 
 
-# An editable install would lend the wheel the modules that it lacks.
+# An editable install would provide modules that the wheel lacks.
 ALONE = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in str(f)]\n"
 
 
@@ -44,7 +44,7 @@ def run(site, code, cwd):
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_what_it_needs_and_nothing_more(without_compiler):
+def test_the_wheel_contains_the_package_and_nothing_else(without_compiler):
     names = zipfile.ZipFile(without_compiler[0]).namelist()
     for name in ("fastgan/py.typed", "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
                  "fastgan/data/embedded/t10k-images-idx3-ubyte.gz",
@@ -54,7 +54,7 @@ def test_the_wheel_carries_what_it_needs_and_nothing_more(without_compiler):
 
 
 @pytest.mark.slow
-def test_it_works_without_compiler_and_triton_and_says_what_is_missing(without_compiler, tmp_path):
+def test_it_works_without_compiler_and_triton_and_reports_what_is_missing(without_compiler, tmp_path):
     site = without_compiler[1]
     code = (
         "import sys; sys.modules['triton'] = None\n"

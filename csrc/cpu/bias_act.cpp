@@ -1,7 +1,7 @@
-// CPU kernels of bias_act: one pass over memory each, both layouts, vectorized for the processor at hand.
+// CPU kernels of bias_act: one pass over memory each, for both layouts, vectorized for the processor at run time.
 //
-// Reductions are the same for any number of threads: the parts summed alone are fixed by the shape, float sums are
-// short and flushed into double, and partial sums are added in order.
+// Reductions do not depend on the number of threads: the parts of a sum are fixed by the shape, float sums are short and
+// flushed into double, and partial sums are added in order.
 #include "fastgan/bias_act.h"
 
 #include <vector>
@@ -115,15 +115,15 @@ struct Formula {
 
   FASTGAN_INLINE T forward(T x, T b) const { return limit(Row::value(x + b, alpha) * gain, clamp); }
 
-  // What d1 and d2 take, and whether the element was inside the clamp.
+  // The argument u of d1 and d2, and whether the element was inside the clamp.
   FASTGAN_INLINE T argument(T saved, T b) const { return Row::saves_input ? saved + b : saved * inverse_gain; }
   FASTGAN_INLINE bool inside(T saved, T u) const {
-    // Without a clamp infinity and NaN are inside too, so that their gradients show.
+    // Without a clamp infinity and NaN are inside too, so that their gradients are not hidden.
     return unlimited | (absolute(Row::saves_input ? Row::value(u, alpha) * gain : saved) < clamp);
   }
 
-  // The clamp chooses the slope, not the product: NaN in dy passes through, and the compiler makes no masked load of
-  // dy, which took twice the time of the whole loop on Zen 4.
+  // The clamp selects the slope, not the product: NaN in dy passes through, and the compiler emits no masked load of dy,
+  // which took twice the time of the whole loop on Zen 4.
   FASTGAN_INLINE T grad(T dy, T saved, T b) const {
     const T u = argument(saved, b);
     const T slope = gain * Row::d1(u, alpha);
@@ -137,7 +137,7 @@ struct Formula {
     return inside(saved, u) ? value : T(0);
   }
 
-  // By value, and both results before the first store: else saved is read and its exponential computed twice.
+  // By value, and both results before the first store: otherwise saved is read and its exponential computed twice.
   FASTGAN_INLINE void grad_grad(T ddx, T dy, T saved, T b, T& ddy, T& dsaved) const {
     const T first = grad(ddx, saved, b);
     const T second = ddx * dy * curvature(saved, b);
@@ -277,7 +277,7 @@ FASTGAN_INLINE void grad_grad_rows(const BiasActGradGrad& p, int64_t begin, int6
   }
 }
 
-// Calls Body<act>::run: the switch stands outside every loop.
+// Calls Body<act>::run: the switch is outside every loop.
 #define FASTGAN_FOR_ACT(act_value, CALL)     \
   switch (act_value) {                       \
     case Act::linear: CALL(Act::linear)      \

@@ -1,5 +1,5 @@
-// oneDNN is slow where an input gradient has three channels: its tiles are made for many. Here the long side, the output
-// channels, lies along the vector, and the few sums of a pixel stay in registers over all taps.
+// oneDNN is slow for input gradients with three channels, because its tiles are made for many. This kernel vectorizes over
+// the output channels, and keeps the few sums of a pixel in registers over all taps.
 // Measured by benchmarks/run.py --case to_image.
 #include "fastgan/conv_thin.h"
 
@@ -37,15 +37,15 @@ FASTGAN_INLINE float total(const Lanes& x) {
   return lanes[0];
 }
 
-// The tap that leads from input position `at` through kernel position k, if there is one.
+// The output position that input position `at` reaches through kernel position k, if there is one.
 FASTGAN_INLINE bool tap(const ConvThinGrad& p, int axis, int64_t at, int64_t k, int64_t size, int64_t& out) {
   const int64_t moved = at + p.padding[axis] - k * p.dilation[axis];
   out = moved / p.stride[axis];
   return moved >= 0 && moved % p.stride[axis] == 0 && out < size;
 }
 
-// J pixels of a row, `stride` apart, so that the same taps reach them: a weight is loaded once for all. All taps of all
-// pixels must lie inside unless J is 1.
+// J pixels of a row, `stride` apart, so that the same taps reach them and a weight is loaded once for all. Unless J is 1,
+// all taps of all pixels must be inside the image.
 template <int C, int J>
 FASTGAN_INLINE void pixels(const ConvThinGrad& p, const float* dy, int64_t h, int64_t w, float* dx) {
   Lanes sums[J][C];
@@ -71,7 +71,7 @@ FASTGAN_INLINE void pixels(const ConvThinGrad& p, const float* dy, int64_t h, in
     for (int c = 0; c < C; ++c) dx[j * p.stride[1] * C + c] = total(sums[j][c]);
 }
 
-// The pixels w of a phase (w = phase + stride * j) whose taps all lie inside: first and end of j.
+// The range of j in which all taps of the pixels w = phase + stride * j are inside the image.
 FASTGAN_INLINE void interior(const ConvThinGrad& p, int64_t phase, int64_t count, int64_t& first, int64_t& end) {
   first = 0;
   end = count;

@@ -1,4 +1,4 @@
-// CPU kernels of norm_penalty: a thread takes whole samples, so that sums do not depend on the number of threads.
+// CPU kernels of norm_penalty. A thread processes whole samples, so that sums do not depend on the number of threads.
 #include "fastgan/norm_penalty.h"
 
 #include <cmath>

@@ -1,7 +1,7 @@
-// CPU kernels of spectral normalization. Bound by reading the weights: an iteration reads each once, because Wᵀ(W v)
-// needs a row of W only while it is in the cache, and the norm of W v can be divided out afterwards.
+// CPU kernels of spectral normalization. They are bound by reading the weights. An iteration reads each weight once: both
+// products of Wᵀ(W v) use a row of W while it is in the cache, and the norm of W v is divided out afterwards.
 //
-// Sums do not depend on the number of threads: the parts that are summed alone are fixed by the shape.
+// Sums do not depend on the number of threads: the parts of a sum are fixed by the shape.
 #include "fastgan/spectral_norm.h"
 
 #include <cmath>
@@ -15,9 +15,9 @@ namespace fastgan {
 namespace {
 
 constexpr int64_t kParts = 16;    // independent parts of a sum over rows
-constexpr int64_t kChunk = 32768;  // elements that are summed, or scaled, by one thread at a time
+constexpr int64_t kChunk = 32768;  // elements that one thread sums or scales at a time
 
-// M as it lies in memory.
+// The matrix M in memory.
 template <class T>
 struct Matrix {
   const T* data;
@@ -32,7 +32,7 @@ struct Matrix {
   FASTGAN_INLINE const T* run(int64_t row, int64_t segment) const { return data + (segment * rows + row) * length; }
 };
 
-// A row of M against a vector of its columns.
+// The dot product of a row of M and a vector over its columns.
 template <class T>
 FASTGAN_INLINE double dot_row(const Matrix<T>& m, int64_t row, const T* right) {
   double total = 0;
@@ -132,7 +132,7 @@ void divide(std::vector<T>& x, double by) {
   for (T& value : x) value = static_cast<T>(value / by);
 }
 
-// The iteration of one layer, in terms of M: left is over its rows, right over its columns as they lie in memory.
+// The iteration of one layer, in terms of M: left is over its rows, right over its columns in memory order.
 template <class T>
 class Iteration {
  public:
@@ -200,7 +200,7 @@ class Iteration {
   void left_then_right() {
     forth(left_, true);
     gather();
-    // The rows were added with M right as it is: its norm is divided out here.
+    // The rows were added with M right before its normalization: its norm is divided out here.
     const double size = std::max(norm(left_), eps_);
     divide(left_, size);
     divide(right_, size);
@@ -218,7 +218,7 @@ class Iteration {
     finish(left_);
   }
 
-  // The last half step: uᵀ W v is the norm of what it is about to normalize.
+  // The last half step: uᵀ W v is the norm of the vector that it normalizes.
   void finish(std::vector<T>& last) {
     const double size = norm(last);
     divide(last, std::max(size, eps_));
@@ -262,7 +262,7 @@ void spectral_scale(const SpectralScale& p) {
   }
 }
 
-// One layer after the other: the second look at dy finds it in the cache.
+// One layer after the other: the second read of dy finds it in the cache.
 template <class T>
 void spectral_scale_grad(const SpectralScaleGrad& p) {
   for (size_t l = 0; l < p.layers.size(); ++l) {
@@ -271,7 +271,7 @@ void spectral_scale_grad(const SpectralScaleGrad& p) {
     const T* const dy = static_cast<const T*>(p.dy[l]);
     const T* const u = static_cast<const T*>(p.uv) + layer.at;
     const T *const left = layer.transposed ? u + layer.rows : u, *const right = layer.transposed ? u : u + layer.rows;
-    std::vector<T> columns(m.columns());  // as they lie in memory
+    std::vector<T> columns(m.columns());  // in memory order
     const int64_t channels = m.columns() / layer.pixels;
     for (int64_t c = 0; c < channels; ++c)
       for (int64_t i = 0; i < layer.pixels; ++i) columns[i * channels + c] = right[c * layer.pixels + i];

@@ -1,4 +1,4 @@
-// What `fastgan doctor` asks of the GPU: which devices are there, and does this binary carry code that they can run.
+// For `fastgan doctor`: the GPUs of the host, and whether this binary contains code that they can run.
 #include "fastgan/device.h"
 
 #include <cuda_runtime_api.h>
@@ -23,7 +23,7 @@ int cuda_driver_version() {
 std::vector<CudaDevice> cuda_devices() {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess) {
-    cudaGetLastError();  // no driver is an answer, not a failure to remember
+    cudaGetLastError();  // clears the error state: a missing driver is a valid answer
     return {};
   }
   std::vector<CudaDevice> devices;

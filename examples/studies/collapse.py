@@ -16,7 +16,7 @@ import study
 from modes import draw
 from points import LATENT, RING, samples, trained
 
-from fastgan.report.diagnostics import verdicts
+from fastgan.report.diagnostics import diagnoses
 
 BASE = {"loss": "non-saturating", "lr_g": 3e-3, "lr_d": 3e-4, "beta1": 0.5, "beta2": 0.999}
 RUNS: dict[str, dict[str, Any]] = {
@@ -45,9 +45,9 @@ def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     )  # fmt: skip
     points = samples(trainer)
     modes, quality = RING.found(points)
-    diagnoses = verdicts(trainer.monitor.rows)
-    told = "; ".join(f"{found.name}, steps {found.since} to {found.until}" for found in diagnoses) or "healthy"
-    collapsed = sum(found.until - found.since for found in diagnoses if found.name == "mode collapse") / steps
+    diagnosed = diagnoses(trainer.state.rows)
+    told = "; ".join(f"{found.name}, steps {found.since} to {found.until}" for found in diagnosed) or "healthy"
+    collapsed = sum(found.until - found.since for found in diagnosed if found.name == "mode collapse") / steps
     row = {
         "data": "ring", "run": name, "collapsed": f"{collapsed:.2f}", "modes": modes, "of": 8,
         "high_quality": f"{quality:.3f}", "diagnosis": told,

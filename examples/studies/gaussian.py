@@ -83,7 +83,7 @@ def measure(trainer: fastgan.Trainer) -> tuple[dict[str, float], dict[str, np.nd
     kernel = torch.exp(-((x[:, None] - generated[None]) ** 2) / (2 * width**2)) / (width * math.sqrt(2 * math.pi))
     fake = kernel.mean(1)
     optimal = real / (real + fake)
-    tail = trainer.monitor.rows[-20:]
+    tail = trainer.state.rows[-20:]
     figures = {
         "mean": float(generated.mean()), "deviation": float(generated.std()),
         "D_within_2_deviations": float(learned[near].mean()),
@@ -109,12 +109,12 @@ def draw(trainer: fastgan.Trainer, drawn: dict[str, np.ndarray], path: Path) -> 
     left.plot(drawn["x"], drawn["learned"], color="#2a8a57", label="learned discriminator")
     left.set(xlabel="x", ylim=(0, 1), title="densities and discriminators")
     left.legend(fontsize=8)
-    steps = [row["step"] for row in trainer.monitor.rows]
+    steps = [row["step"] for row in trainer.state.rows]
     for name, label, color, value in (
         ("loss/discriminator", "discriminator", "#2a8a57", math.log(4)),
         ("loss/generator", "generator", "#0b6bcb", math.log(2)),
     ):
-        right.plot(steps, [row[name] for row in trainer.monitor.rows], color=color, label=label)
+        right.plot(steps, [row[name] for row in trainer.state.rows], color=color, label=label)
         right.axhline(value, color=color, linestyle=":", linewidth=1)
     right.set(xlabel="step", ylim=(0, 2.5), title="losses, and ln 4 and ln 2")
     right.legend(fontsize=8)

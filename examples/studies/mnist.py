@@ -44,7 +44,8 @@ def run(name: str, options: dict[str, Any]) -> tuple[study.Row, np.ndarray]:
     seconds = time.perf_counter() - start
     made = pixels(trainer.ema.module.eval(), 5000)
     found = {word: f"{value:.3g}" for word, value in figures(made).items()}
-    return {"run": name, "images": trainer.images, "steps": options["steps"], "seconds": f"{seconds:.0f}"} | found, made
+    row = {"run": name, "images": trainer.state.images, "steps": options["steps"], "seconds": f"{seconds:.0f}"}
+    return row | found, made
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:

@@ -117,7 +117,7 @@ def run(folder: Path, name: str, options: dict[str, Any]) -> tuple[study.Row, np
     average = trainer.ema.module.eval()
     counts = read(samples(average, SAMPLES))
     row = row_of(name, int((counts > 0).sum()), divergence(counts))
-    return row | {"images": trainer.images, "seconds": f"{trainer.seconds:.0f}"}, pixels(average, 500)
+    return row | {"images": trainer.state.images, "seconds": f"{trainer.state.seconds:.0f}"}, pixels(average, 500)
 
 
 def row_of(name: str, modes: float, kl: float) -> study.Row:

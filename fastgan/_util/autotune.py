@@ -188,7 +188,7 @@ def select(
     Raises NoCandidate if none runs, ValueError for a comparison without a reference.
     """
     if reference is None and (compare or postpone):
-        raise ValueError("reference: expected the name of a candidate beside compare and postpone, got None")
+        raise ValueError("reference: expected the name of a candidate with compare and postpone, got None")
     stored = stored_selection(key, store, reference)
     if stored is not None and stored.name in candidates:
         return stored

@@ -200,17 +200,17 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     An existing `target` (damaged, or finished by another process meanwhile) is moved away first and then deleted.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        yield aside
+        yield temporary
         try:
-            aside.rename(target)
+            temporary.rename(target)
         except OSError:
-            old = aside.with_suffix(".old")
+            old = temporary.with_suffix(".old")
             target.rename(old)
-            aside.rename(target)
+            temporary.rename(target)
             shutil.rmtree(old)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)

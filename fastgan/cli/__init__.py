@@ -12,7 +12,8 @@ from fastgan.errors import FastganError, UsageError
 
 #: Each command's module, its function of the remaining words, and what the command does. A command's module is imported
 #: when it is called, and is no tyro subcommand: `fastgan upscale` must import neither torch nor fastgan.data nor
-#: fastgan.train, and tyro needs the dataclasses of all subcommands, Config among them, before it can parse one.
+#: fastgan.train, and tyro needs the dataclasses of all subcommands, Config among them, before it can parse one. No
+#: module may have the name of a function of this one: importing it would replace the function.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": (
         "fastgan.cli.train", "train",
@@ -31,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]",
     ),
     "run": (
-        "fastgan.cli.run", "run",
+        "fastgan.cli.run_model", "run",
         "images, a grid or a latent walk from an exported file: fastgan run MODEL.onnx --out walk.mp4",
     ),
     "bench": (

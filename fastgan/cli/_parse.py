@@ -44,7 +44,9 @@ def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any
     that torchrun starts, only rank 0 prints.
     """
     first = env.read("RANK") == "0"
-    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", default=default, console_outputs=first)
+    # Subcommands take no default: None would become one of them.
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", console_outputs=first, **given)
 
 
 def positional(argv: list[str], command: str, what: str, kind: type) -> tuple[str, list[str]]:

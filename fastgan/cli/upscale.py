@@ -1,21 +1,23 @@
-"""fastgan upscale: an image, a folder of images or a video, made larger."""
+"""fastgan upscale: upscale an image, a folder of images or a video."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastgan.cli._parse import parse, positional
+import tyro
+
+from fastgan.cli._parse import parse
 from fastgan.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from fastgan.runtime.session import Session
 
 _VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".y4m")
-# How videos begin: MP4 and its kin, Matroska, AVI, Ogg, MPEG program streams, Flash, Windows Media, raw frames.
-_VIDEO_BEGINNINGS = (
+# Signatures and their offsets: MP4 and MOV, Matroska, AVI, Ogg, MPEG program streams, Flash, Windows Media, YUV4MPEG.
+_VIDEO_SIGNATURES = (
     (b"ftyp", 4),
     (b"\x1aE\xdf\xa3", 0),
     (b"AVI ", 8),
@@ -25,38 +27,43 @@ _VIDEO_BEGINNINGS = (
     (b"0&\xb2u", 0),
     (b"YUV4MPEG2", 0),
 )
-# Still pictures in MP4's clothes.
-_STILL = (b"avif", b"heic", b"heix", b"mif1")
+# Still images in MP4's container format.
+_STILL_BRANDS = (b"avif", b"heic", b"heix", b"mif1")
 
 
 @dataclass
 class _Upscale:
     """Upscale an image, a folder of images or a video with a super-resolution network."""
 
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """image, folder of images or video"""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """file or folder to write"""
     model: str = "realesr-animevideov3-x4"
-    """a name that `fastgan models` lists, weights, or a file of fastgan export; this one is quick, and for drawings;
-    realesrgan-x4plus is for photographs, and takes some thirty times as long"""
+    """a name that `fastgan models list` prints, weights, or a file of fastgan export; the default is fast and for
+    drawings; realesrgan-x4plus is for photographs, and about thirty times slower"""
     tile: str = "auto"
-    """images: side of the tiles in pixels; 0 for none; auto: what the free memory allows"""
+    """images: side of the tiles in pixels; 0: no tiles; auto: by the free memory"""
     overwrite: bool = False
-    """replace files that are there; otherwise a folder's are skipped where they are whole"""
+    """replace existing files; otherwise complete files of a folder are skipped"""
     suffix: str = ""
-    """folders: added to every name, before its ending"""
+    """folders: appended to the stem of every file name"""
     format: str | None = None
-    """folders: png, jpg, webp, tiff or bmp for all images; otherwise each keeps its own"""
+    """folders: png, jpg, webp, tiff or bmp for all images; by default each keeps its own"""
     batch: str = "auto"
-    """videos: frames that the network takes at once"""
+    """videos: number of frames that the network takes at once"""
     codec: str = "auto"
     """videos: h264, hevc, av1 or vp9"""
     crf: int | None = None
-    """videos: constant quality, 0 being the best"""
+    """videos: constant rate factor, 0 is the best quality"""
     backend: str = "auto"
-    """library that runs the network: onnxruntime, openvino, torch, compile; auto: the fastest, measured once"""
+    """library that runs the network: onnxruntime, openvino, torch, compile; auto: the fastest, by a measurement"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..."""
 
 
-_FOR = {
+# Options for some kinds of input only.
+_KINDS = {
     "tile": ("image", "folder"),
     "suffix": ("folder",),
     "format": ("folder",),
@@ -68,28 +75,25 @@ _FOR = {
 
 def upscale(argv: list[str]) -> None:
     """fastgan upscale IN OUT [--model NAME|FILE] [--tile N] [--overwrite] ..."""
-    word, rest = positional(argv, "upscale", "IN OUT", _Upscale)
-    source = Path(word)
-    word, rest = positional(rest, "upscale", "IN and OUT", _Upscale)
-    out = Path(word)
-    options = parse(_Upscale, rest, "upscale")
+    options = parse(_Upscale, argv, "upscale")
+    source = options.source
     kind = kind_of(source)
     for option in fields(_Upscale):
-        kinds = _FOR.get(option.name, (kind,))
+        kinds = _KINDS.get(option.name, (kind,))
         if kind not in kinds and getattr(options, option.name) != option.default:
-            raise UsageError(f"{option.name}: is for {'s and '.join(kinds)}s, and {source} is none")
-    {"image": _image, "folder": _folder, "video": _video}[kind](source, out, options)
+            raise UsageError(f"{option.name}: is for {'s and '.join(kinds)}s only, got the {kind} {source}")
+    {"image": _image, "folder": _folder, "video": _video}[kind](options)
 
 
 def kind_of(source: Path) -> str:
-    """ "image", "folder" or "video", by content; the name counts only where that says nothing.
+    """The kind of the input: "image", "folder" or "video", by content, and where that is unknown by the suffix.
 
-    Raises UsageError where there is nothing, DataError for a file that is neither.
+    Raises UsageError where it does not exist, DataError for any other file.
     """
     if source.is_dir():
         return "folder"
     if not source.exists():
-        raise UsageError(f"source: there is no {source}")
+        raise UsageError(f"source: {source} does not exist")
     from fastgan.upscale.image.read import image_format
     from fastgan.upscale.image.write import FORMATS
 
@@ -97,39 +101,39 @@ def kind_of(source: Path) -> str:
         return "image"
     with source.open("rb") as file:
         start = file.read(16)
-    if start[4:8] == b"ftyp" and start[8:12] in _STILL:
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
         raise DataError(
-            f"{source} is an {start[8:12].decode().upper()} picture, which is not supported; convert it to PNG"
+            f"{source} is an {start[8:12].decode().upper()} image, which is not supported; convert it to PNG"
         )
-    if any(start[at : at + len(word)] == word for word, at in _VIDEO_BEGINNINGS):
+    if any(start[at : at + len(word)] == word for word, at in _VIDEO_SIGNATURES):
         return "video"
     suffix = source.suffix.lower()
     if suffix in FORMATS:
-        return "image"  # a damaged one: reading it says so
+        return "image"  # damaged: reading it raises an error
     if suffix in _VIDEO_SUFFIXES:
         return "video"
-    raise DataError(f"{source} is neither an image nor a video that is known here")
+    raise DataError(f"{source} is neither an image nor a video in a supported format")
 
 
-def _image(source: Path, out: Path, options: _Upscale) -> None:
+def _image(options: _Upscale) -> None:
     from fastgan.upscale.images import destination, upscale_image
 
     tile = _number("tile", options.tile)
-    destination(source, out, options.overwrite)  # before the model is opened, which may take its time
+    destination(options.source, options.out, options.overwrite)  # before the model is opened, which may take long
     session = _open(options)
-    done = upscale_image(session, source, out, tile=tile, overwrite=options.overwrite)
+    done = upscale_image(session, options.source, options.out, tile=tile, overwrite=options.overwrite)
     sizes = [f"{width}×{height}" for height, width in (done["size"], done["scaled_size"])]
-    how = f", {done['tiles']} tiles of {done['tile'][1]}×{done['tile'][0]}" if done["tiles"] > 1 else ""
+    tiles = f", {done['tiles']} tiles of {done['tile'][1]}×{done['tile'][0]}" if done["tiles"] > 1 else ""
     for note in done["notes"]:
         print(f"note: {note}", file=sys.stderr)
-    print(f"{sizes[0]} → {sizes[1]} in {done['seconds']:.1f} s{how} ({_where(session)}): {done['out']}")
+    print(f"{sizes[0]} → {sizes[1]} in {done['seconds']:.1f} s{tiles} ({_runtime(session)}): {done['out']}")
 
 
-def _folder(source: Path, out: Path, options: _Upscale) -> None:
+def _folder(options: _Upscale) -> None:
     from fastgan.upscale.image.folder import check_folders
     from fastgan.upscale.images import upscale_folder
 
-    tile = _number("tile", options.tile)
+    source, out, tile = options.source, options.out, _number("tile", options.tile)
     check_folders(source, out, options.format)
     session = _open(options)
     report = upscale_folder(
@@ -139,17 +143,17 @@ def _folder(source: Path, out: Path, options: _Upscale) -> None:
         print(f"note: {note} ({count} images)", file=sys.stderr)
     for path, reason in report.failed:
         print(f"failed: {path}: {reason}", file=sys.stderr)
-    there = f", {report.skipped} were there" if report.skipped else ""
-    others = f", {report.others} other files left alone" if report.others else ""
-    print(f"{report.done} images in {report.seconds:.1f} s{there}{others} ({_where(session)}): {out}")
+    skipped = f", {report.skipped} skipped" if report.skipped else ""
+    ignored = f", {report.ignored} other files ignored" if report.ignored else ""
+    print(f"{report.done} images in {report.seconds:.1f} s{skipped}{ignored} ({_runtime(session)}): {out}")
     if report.failed:
         names = ", ".join(str(path) for path, _ in report.failed[:3]) + (", ..." if len(report.failed) > 3 else "")
         raise DataError(f"{len(report.failed)} of the images could not be upscaled: {names}")
     if not report.done and not report.skipped:
-        raise DataError(f"there is no image in {source}")
+        raise DataError(f"{source} contains no image")
 
 
-def _video(source: Path, out: Path, options: _Upscale) -> None:
+def _video(options: _Upscale) -> None:
     from fastgan._util.hashing import file_sha256
     from fastgan.upscale.video import upscale_video
 
@@ -158,15 +162,15 @@ def _video(source: Path, out: Path, options: _Upscale) -> None:
     model = file_sha256(session.model) if isinstance(session.model, Path) else options.model
     done = upscale_video(
         session,
-        source,
-        out,
+        options.source,
+        options.out,
         batch=batch,
         codec=options.codec,
         crf=options.crf,
         overwrite=options.overwrite,
         model=model,
     )
-    print(f"{done['frames']} frames at {done['fps']:.1f} per second ({_where(session)}): {out}")
+    print(f"{done['frames']} frames at {done['fps']:.1f} per second ({_runtime(session)}): {options.out}")
 
 
 def _open(options: _Upscale) -> Session:
@@ -175,12 +179,12 @@ def _open(options: _Upscale) -> Session:
     return open_upscaler(options.model, backend=options.backend, device=options.device)
 
 
-def _where(session: Session) -> str:
+def _runtime(session: Session) -> str:
     return f"{session.backend}, {session.provider}"
 
 
 def _number(name: str, word: str) -> int | str:
-    """ "auto", or a number."""
+    """The value of an option that is "auto" or an integer."""
     if word == "auto":
         return word
     try:

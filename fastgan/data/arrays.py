@@ -32,7 +32,7 @@ def read_npz(path: Path) -> ImageSet:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as start:
                 raise DataError(
-                    pickled if start.read(1) == _PICKLE else f"{path} is not a whole .npz file; download it again"
+                    pickled if start.read(1) == _PICKLE else f"{path} is not a complete .npz file; download it again"
                 )
         with np.load(path, allow_pickle=False) as file:
             images = _find_images(file, path)
@@ -57,8 +57,8 @@ def read_idx_images(path: Path) -> ImageSet:
         hint = "labels: pass the file of images" if images.ndim == 1 else "not images"
         raise DataError(f"{path} has {images.ndim} axes, so it holds {hint}; expected [N, H, W]")
     images = _to_nchw(images, path)
-    beside = _labels_beside(path)
-    labels = None if beside is None else _check_labels(read_idx(beside), images, beside)
+    labels_path = _labels_path(path)
+    labels = None if labels_path is None else _check_labels(read_idx(labels_path), images, labels_path)
     return ImageSet(images, labels, path.name.removesuffix(".gz"), NOT_STATED)
 
 
@@ -153,7 +153,7 @@ def _check_labels(labels: np.ndarray, images: np.ndarray, path: Path) -> np.ndar
     return labels.reshape(-1).astype(np.int64)
 
 
-def _labels_beside(path: Path) -> Path | None:
+def _labels_path(path: Path) -> Path | None:
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     if name == path.name:
         return None

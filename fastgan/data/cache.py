@@ -90,28 +90,28 @@ def _try(folder: Path) -> ImageSet | None:
 
 def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
     """Build in a temporary folder and rename it; returns the names of the images that cannot be read."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        aside.mkdir()
-        built = build(source, aside, key["resolution"], key["channels"])
+        temporary.mkdir()
+        built = build(source, temporary, key["resolution"], key["channels"])
         meta = {
             "name": source.name,
             "class_names": built.class_names,
             "source": key,
-            "splits": {"main": split_facts(aside, "main", built.shape, NOT_STATED)},
+            "splits": {"main": split_facts(temporary, "main", built.shape, NOT_STATED)},
             "skipped": built.skipped,
         }
-        write_meta(aside, meta)
+        write_meta(temporary, meta)
         _remove_outdated(folder, key)
         try:
-            aside.rename(folder)
+            temporary.rename(folder)
         except OSError:
             # Without file locks another process may have built the same pack meanwhile. Otherwise it is a damaged one.
             if _try(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
-                aside.rename(folder)
+                temporary.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return built.skipped
 
 

@@ -85,10 +85,13 @@ class CudaGraph:
 class Recorder:
     """Runs a function with permanent effects, such as an optimizer step: first directly, then as a CUDA graph.
 
-    Nothing is run twice or undone. The graph is valid while the key stays the same; another key starts anew.
+    Nothing is run twice or undone. The graph is valid while the key stays the same; another key starts anew. pool:
+    called at the first capture, gives the memory pool to capture in; several recorders may share one, since results
+    are copied out of it after each replay.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Callable[[], Any] = lambda: None) -> None:
+        self._pool = pool
         self._key: Hashable = None
         self._runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -127,7 +130,7 @@ class Recorder:
     def _record(self, device: torch.device, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> None:
         with torch.cuda.device(device):
             self._given = [torch.empty_like(t) for t in given]
-            self._graph, self._result = _recorded(device, lambda: run(self._given))
+            self._graph, self._result = _recorded(device, lambda: run(self._given), self._pool())
 
 
 @functools.cache
@@ -147,12 +150,12 @@ def _side_stream(device: torch.device) -> Iterator[None]:
         torch.cuda.current_stream(device).wait_stream(_stream(device))
 
 
-def _recorded(device: torch.device, run: Callable[[], R]) -> tuple[torch.cuda.CUDAGraph, R]:
-    """A CUDA graph of what `run` launches, and what `run` returned."""
+def _recorded(device: torch.device, run: Callable[[], R], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, R]:
+    """A CUDA graph of what `run` launches, and what `run` returned. pool: of memory, one of its own if None."""
     graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     try:
         # thread_local: other threads, such as a data loader's, may copy meanwhile.
-        with torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, _stream(device), "thread_local"):
             result = run()
     except BaseException:
         # If the capture fails, PyTorch leaves its stream the current one.

@@ -1,6 +1,6 @@
 """Adversarial losses: what discriminator and generator minimize, as functions of logits of any shape.
 
-Each function returns a scalar. Those with `smoothing` have a target value for real images, which is moved by `smoothing`
+Each function returns a scalar. Those with `smoothing` have a target value for real images, which is moved by that much
 toward the fake one: one-sided label smoothing (Salimans et al. 2016, arXiv:1606.03498, section 3.4). A new adversarial
 loss is one `AdversarialLoss`, in `ADVERSARIAL` or given to the Trainer.
 """

@@ -1,13 +1,14 @@
 """Penalties on the discriminator's gradient with respect to its input. Exact, differentiable, scalar.
 
-The gradient is a backward pass; the derivative of the penalty passes through the discriminator once more as a tangent. What
-the discriminator's layers owe to the second order (a sigmoid, a layer norm) is computed; what is zero almost everywhere costs
-nothing where the layers are fastgan's (`fastgan.fuse`).
+The gradient is a backward pass, and the derivative of the penalty contains a tangent pass through the discriminator.
+Second derivatives of its layers (of a sigmoid or a layer norm) are computed. Derivatives that are zero almost
+everywhere cost nothing if the layers are fastgan's (`fastgan.fuse`).
 
-All discriminators are called as discriminator(images, *args, **kwargs) and return one or more logits per image, of any shape. Labels
-and other arguments are passed through as they are. Squares are summed in float32 at least (float64 for double): in half
-precision they would overflow. With a loss scaler, `scale` multiplies the logits before the first backward pass, which
-runs in half precision, and is divided out again in float32 before anything is squared; the penalty itself is unscaled.
+All discriminators are called as discriminator(images, *args, **kwargs) and return one or more logits per image, of any
+shape. Labels and other arguments are passed through. Squares are summed in float32 at least (float64 for double), since
+they would overflow in half precision. With a loss scaler, `scale` multiplies the logits before the first backward pass,
+which runs in half precision, and the gradient is divided by it in float32 before it is squared. The penalty itself is
+unscaled.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ def gradient_penalty(
 ) -> Tensor:
     """weight · E (‖∇ D(x̂)‖ − target)² on points between real and fake images: WGAN-GP (arXiv:1704.00028, equation 3).
 
-    real, fake: [N, ...] of one shape and device, taken as constants; the points have real's dtype (under autocast a
-    generator's images are in half precision). args, kwargs: further arguments of the
-    discriminator. epsilon: the paper's ε, a weight of the fake image for each pair, [N, 1, ...]; left out, it is drawn
-    uniformly from [0, 1), from `generator` (on real's device) if that is given. scale: see above. Returns a scalar in
-    float32 (float64 for double inputs). Where a gradient vanishes its norm counts as having the derivative zero.
+    real, fake: [N, ...] of one shape and device, treated as constants; the points have real's dtype (under autocast a
+    generator's images are in half precision). args, kwargs: further arguments of the discriminator. epsilon: the
+    paper's ε, the weight of the fake image in each pair, [N, 1, ...]; by default it is drawn uniformly from [0, 1),
+    from `generator` (on real's device) if given. scale: see above. Returns a scalar in float32 (float64 for double
+    inputs). The derivative of the norm of a zero gradient is zero.
     """
     points = _between(real, fake, generator, epsilon)
     return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
@@ -80,8 +81,8 @@ def dragan(
 ) -> Tensor:
     """weight · E (‖∇ D(x + δ)‖ − target)² around real images: DRAGAN, Kodali et al. 2017 (arXiv:1705.07215).
 
-    δ is as the authors' own code draws it: uniform in [0, 1) per element, times `noise`, times the standard deviation
-    of the whole batch, with one weight in [0, 1) per image. real: [N, ...], taken as constant. The rest as for
+    δ is drawn as in the authors' code: uniform in [0, 1) per element, times `noise`, times the standard deviation of
+    the whole batch, with one weight in [0, 1) per image. real: [N, ...], treated as constant. The rest as for
     `gradient_penalty`.
     """
     real = _images(real, "real").detach()
@@ -100,8 +101,8 @@ def r1(
 ) -> Tensor:
     """weight/2 · E ‖∇ D(x)‖² on real images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
 
-    real: [N, ...], taken as constant. args, kwargs: further arguments of the discriminator. scale: see above. Returns a scalar
-    in float32 (float64 for double inputs).
+    real: [N, ...], treated as constant. args, kwargs: further arguments of the discriminator. scale: see above. Returns
+    a scalar in float32 (float64 for double inputs).
     """
     points = _images(real, "real").detach()
     return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
@@ -117,7 +118,7 @@ def r2(
 ) -> Tensor:
     """weight/2 · E ‖∇ D(G(z))‖² on generated images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
 
-    fake: [N, ...], taken as constant. The rest as for `r1`.
+    fake: [N, ...], treated as constant. The rest as for `r1`.
     """
     points = _images(fake, "fake").detach()
     return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
@@ -132,7 +133,7 @@ def _images(images: Tensor, name: str) -> Tensor:
 
 
 def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsilon: Tensor | None) -> Tensor:
-    """A point on the line between each real image and its fake one."""
+    """A point between each real image and its fake one."""
     _images(real, "real")
     _images(fake, "fake")
     for what in ("shape", "device"):
@@ -156,9 +157,9 @@ def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:
 def _gradient(
     discriminator: Discriminator, points: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float | Tensor
 ) -> Tensor:
-    """∇ D at the points, like them, differentiable; wide enough to be unscaled where a scale is given."""
+    """∇ D at the points, differentiable; in float32 at least if there is a scale."""
     points = points.detach().requires_grad_()
-    # A penalty exists to be differentiated, also where the caller has switched gradients off to log it.
+    # Also under no_grad, in which a caller may compute a penalty for its logs.
     with torch.enable_grad():
         logits = discriminator(points, *args, **kwargs)
         if not isinstance(logits, Tensor) or not logits.requires_grad:

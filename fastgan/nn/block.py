@@ -1,4 +1,4 @@
-"""Convolution or linear layer, optional normalization, activation: the block of which adversarial networks are made."""
+"""ConvBlock and LinearBlock: convolution or linear layer, optional normalization, activation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NORMS = ("none", "batch", "spectral")
 class ConvBlock(nn.Module):
     """Convolution (or transposed convolution) → norm → activation, on [N, C, H, W].
 
-    Without batch norm bias and activation are part of the convolution's op. The state dict holds `conv.weight`,
-    `conv.bias` and `norm.*` (batch norm), as the plain modules would; with spectral norm it holds the keys of
-    `torch.nn.utils.parametrizations.spectral_norm`. A network of such blocks ends its constructor with
-    `group_spectral_norms(self)`, so that they are computed together.
+    Without batch norm, bias and activation are part of the convolution's op. The state dict is that of the plain
+    modules: `conv.weight`, `conv.bias` and `norm.*` (batch norm); with spectral norm it has the keys of
+    `torch.nn.utils.parametrizations.spectral_norm`. A network of such blocks should call `group_spectral_norms(self)`
+    at the end of its constructor, so that all spectral norms are computed as one group.
 
     norm: "none", "batch" or "spectral". act: see `fastgan.ops.ACTIVATIONS`.
     """
@@ -41,7 +41,7 @@ class ConvBlock(nn.Module):
         super().__init__()
         _check_norm(norm)
         self.stride, self.padding, self.act = stride, padding, act
-        with_bias = norm != "batch"  # batch norm has a bias of its own
+        with_bias = norm != "batch"  # batch norm adds a bias itself
         self.conv: nn.Conv2d | nn.ConvTranspose2d
         if transposed:
             self.conv = nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding, bias=with_bias)
@@ -52,7 +52,7 @@ class ConvBlock(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels) if norm == "batch" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not bare(self.conv):  # hooks of the user's own must see the layer run
+        if not bare(self.conv):  # the layer has hooks of the user, which run when it is called
             x = self.conv(x)
             return bias_act(x if self.norm is None else self.norm(x), None, self.act)
         prepare(self.conv)
@@ -67,7 +67,7 @@ class ConvBlock(nn.Module):
 
     @property
     def fusable(self) -> bool:
-        """Whether the block is one op: a convolution with nothing between it and its activation."""
+        """Whether the block is one op: a convolution directly followed by its activation."""
         return self.norm is None and isinstance(self.conv, nn.Conv2d)
 
     def extra_repr(self) -> str:
@@ -75,9 +75,9 @@ class ConvBlock(nn.Module):
 
 
 class ConvStack(nn.Sequential):
-    """ConvBlocks one upon the other. Neighbors that are one op each, with one activation, become one op together.
+    """A sequence of ConvBlocks. Consecutive fusable blocks with the same activation run as one op.
 
-    The state dict is that of nn.Sequential. A block with hooks runs on its own, so that they see what they should.
+    The state dict is that of nn.Sequential. A block with hooks runs by itself, so that the hooks see its tensors.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class ConvStack(nn.Sequential):
 
     @staticmethod
     def _joins(block: nn.Module) -> bool:
-        # Not isinstance: a subclass may do something else, which only its own forward knows.
+        # Not isinstance: a subclass may have another forward.
         if type(block) is not ConvBlock or not block.fusable or not ACTIVATIONS[block.act].piecewise_linear:
             return False
         return bare(block) and bare(block.conv) and not block._forward_pre_hooks
@@ -119,11 +119,11 @@ class LinearBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        if not bare(self.linear):  # hooks of the user's own must see the layer run
+        if not bare(self.linear):  # the layer has hooks of the user, which run when it is called
             x = self.linear(x)
             return bias_act(x if self.norm is None else self.norm(x), None, self.act)
         prepare(self.linear)
-        # With its bias: the library adds it in the product's own pass.
+        # PyTorch's matrix product adds the bias in the same pass.
         x = F.linear(x, self.linear.weight, self.linear.bias)
         if self.norm is not None:
             x = self.norm(x)

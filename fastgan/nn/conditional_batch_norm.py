@@ -1,4 +1,4 @@
-"""Batch norm that knows what it makes: gain and bias come from a condition of each sample."""
+"""Conditional batch norm: gain and bias are linear functions of a condition of each sample."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from fastgan.nn.spectral_group import spectral_norm
 
 
 class ConditionalBatchNorm(nn.Module):
-    """x [N, C] or [N, C, H, W], c [N, features] → (1 + W c) · normalize(x) + V c, without learned numbers besides.
+    """x [N, C] or [N, C, H, W], c [N, features] → (1 + W c) · normalize(x) + V c, without further parameters.
 
     With c one-hot vectors of labels, W and V are one gain and one bias for each class (Dumoulin et al. 2017,
-    arXiv:1610.07629); with an embedding of the label beside a part of z, BigGAN's (Brock et al. 2019,
-    arXiv:1809.11096). It starts as a batch norm without condition, but for spectral=True, which puts spectral norms on
-    W and V. State dict: `norm.running_mean`, `norm.running_var`, `gain.weight` [C, features], `bias.weight`.
+    arXiv:1610.07629). With an embedding of the label concatenated to a part of z, it is BigGAN's (Brock et al. 2019,
+    arXiv:1809.11096). Initially it equals a batch norm without condition, except with spectral=True, which puts
+    spectral norms on W and V. State dict: `norm.running_mean`, `norm.running_var`, `gain.weight` [C, features],
+    `bias.weight`.
     """
 
     def __init__(self, channels: int, features: int, *, spectral: bool = False):
@@ -24,7 +25,7 @@ class ConditionalBatchNorm(nn.Module):
         self.bias = nn.Linear(features, channels, bias=False)
         for layer in (self.gain, self.bias):
             if spectral:
-                spectral_norm(layer)  # of zeros there is no direction to iterate from
+                spectral_norm(layer)  # power iteration cannot start from zeros
             else:
                 nn.init.zeros_(layer.weight)
 

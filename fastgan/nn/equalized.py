@@ -1,7 +1,7 @@
 """Equalized learning rate (Karras et al. 2018, arXiv:1710.10196, section 4.1).
 
-Weights are kept at N(0, 1) and multiplied by He's constant when used. Adam, whose steps do not depend on the size of a
-gradient, then moves all layers at the same relative speed.
+Weights are initialized from N(0, 1) and multiplied by He's constant when used. Adam, whose steps do not depend on the
+scale of gradients, then changes all layers at the same relative rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parametrizations and spectral norms multiplied into plain weights, for export."""
+"""Replaces parametrizations and spectral norms by plain weights, for export."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastgan.nn.spectral import TorchHook
-from fastgan.nn.spectral_group import detach
+from fastgan.nn.spectral_group import remove_group_hooks
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """A copy of a network in eval mode whose weights are plain parameters; the original stays as it is.
+    """A copy of a network in eval mode whose weights are plain parameters. The original is not changed.
 
-    Spectral norms of either kind, torch's and ours, and all other parametrizations are computed once, as eval mode
-    computes them, and leave nothing behind but their result.
+    Spectral norms (PyTorch's and fastgan's) and all other parametrizations are computed once, as in eval mode, and
+    replaced by their results.
     """
     plain: dict[int, Any] = {}
     for layer in module.modules():
-        # The older hook leaves a tensor with a graph behind it as an attribute, which cannot be copied.
+        # The older spectral norm stores a tensor with a grad_fn as an attribute, which cannot be copied.
         weight = layer.__dict__.get("weight")
         if isinstance(weight, Tensor) and not weight.is_leaf:
             plain[id(weight)] = weight.detach()
     folded = copy.deepcopy(module, plain).eval()
     for layer in folded.modules():
-        detach(layer)
+        remove_group_hooks(layer)
         for hook in [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, TorchHook)]:
             torch.nn.utils.remove_spectral_norm(layer, hook.name)
         if parametrize.is_parametrized(layer):
@@ -37,7 +37,7 @@ def fold(module: nn.Module) -> nn.Module:
 
 
 def _unparametrize(layer: nn.Module) -> None:
-    # parametrize.remove_parametrizations would do it to the original, too: it takes the property from the class, which
+    # parametrize.remove_parametrizations would change the original too: it deletes the property of the class, which
     # copies share.
     with torch.no_grad():
         values = {name: getattr(layer, name) for name in cast(nn.ModuleDict, layer.parametrizations)}

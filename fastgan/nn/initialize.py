@@ -1,4 +1,4 @@
-"""First weights of a network, also below spectral norms."""
+"""Initial weights of a network, also of layers with spectral norms."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fastgan.ops import power_iteration
 
 @torch.no_grad()
 def initialize(network: nn.Module, fill: Callable[[Tensor], Any]) -> None:
-    """fill(weight) for every convolution, linear layer and embedding, in place, and zero biases."""
+    """Call fill(weight), in place, for every convolution, linear layer and embedding, and zero the biases."""
     for layer in network.modules():
         if isinstance(layer, LAYERS):
             fill(raw_weight(layer))
             if getattr(layer, "bias", None) is not None:
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            _settle(layer)
+            _update_vectors(layer)
 
 
-def _settle(layer: nn.Module) -> None:
-    """The spectral norm's vectors belong to the weights before: in eval mode they would say anything."""
+def _update_vectors(layer: nn.Module) -> None:
+    """Update the spectral norm's singular vectors, which eval mode does not, to the new weights."""
     norm = norm_of(layer) if parametrize.is_parametrized(layer, "weight") else None
     weight = raw_weight(layer)
     if isinstance(norm, SpectralNorm) and weight.device.type != "meta":

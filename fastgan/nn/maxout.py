@@ -1,4 +1,4 @@
-"""Layers that learn their activation as the largest of several lines (Goodfellow et al. 2013, arXiv:1302.4389)."""
+"""Maxout: the maximum of several linear functions as an activation (Goodfellow et al. 2013, arXiv:1302.4389)."""
 
 from __future__ import annotations
 

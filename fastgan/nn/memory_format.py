@@ -8,9 +8,9 @@ from fastgan.ops._memory_format import weight_format
 
 
 def match_weight_format(x: Tensor, weight: Tensor) -> Tensor:
-    """x [N, C, H, W] in the memory format that a convolution's weight stands for.
+    """x [N, C, H, W] in the memory format of a convolution's weight.
 
-    What a network makes its first feature map of (a linear layer, a learned map, one channel) has no format of its own,
-    and a chain of skip connections keeps the one that it begins with.
+    A first feature map (from a linear layer, a constant, an image of one channel) is not in channels_last by itself,
+    and a chain of skip connections keeps the format of its first tensor.
     """
     return x.contiguous(memory_format=weight_format(weight))

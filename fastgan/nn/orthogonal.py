@@ -13,10 +13,10 @@ from fastgan.nn.spectral_group import LAYERS
 
 
 def orthogonal_regularizer(network: nn.Module, weight: float = 1e-4) -> Tensor:
-    """weight · Σ ‖W Wᵀ ∘ (1 − I)‖² over all layers, a scalar: the rows of W are to be orthogonal, of any length.
+    """weight · Σ ‖W Wᵀ ∘ (1 − I)‖² over all layers, a scalar: it makes the rows of W orthogonal, of any length.
 
-    network: its convolutions and linear layers count, each flattened to [outputs, inputs], under a spectral norm as
-    they are before it; embeddings do not. The paper's equation 3; its public PyTorch implementation adds half of this
+    network: its convolutions and linear layers are included, each weight flattened to [outputs, inputs] and without its
+    spectral norm; embeddings are not. The paper's equation 3; its public PyTorch implementation adds half of this
     gradient. Raises UsageError where there is no such layer.
     """
     terms = []
@@ -31,7 +31,7 @@ def orthogonal_regularizer(network: nn.Module, weight: float = 1e-4) -> Tensor:
 
 
 def raw_weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as the optimizer sees it: before spectral norm and other parametrizations."""
+    """A layer's weight parameter, before spectral norm and other parametrizations."""
     if parametrize.is_parametrized(layer, "weight"):
         return cast(Any, layer.parametrizations)["weight"].original
     return cast(Tensor, layer.weight)

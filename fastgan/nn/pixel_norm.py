@@ -1,4 +1,4 @@
-"""Feature vectors of length √C at every pixel (Karras et al. 2018, arXiv:1710.10196, section 4.2)."""
+"""Normalizes the feature vector of every pixel to length √C (Karras et al. 2018, arXiv:1710.10196, section 4.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where our ops may stand in for PyTorch's."""
+"""Decides whether fastgan's ops may replace PyTorch's for a tensor."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
-#: Fake tensors stand for plain ones while a graph is taken.
-_ORDINARY = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
+#: Including the types that represent plain tensors while a graph is captured.
+_PLAIN = (Tensor, nn.Parameter, FakeTensor, FunctionalTensor)
 
 
 def is_plain_tensor(x: Any) -> bool:
-    """Whether our ops take x as PyTorch's would: no subclass, no transform of torch.func, no forward-mode tangent.
+    """Whether x is a dense floating tensor without subclass, torch.func transform or forward-mode tangent.
 
-    Under torch.jit.trace neither: what it writes down is meant to run without us.
+    False under torch.jit.trace, since a traced module should run without fastgan.
     """
-    if type(x) not in _ORDINARY or not x.is_floating_point() or x.layout is not torch.strided:
+    if type(x) not in _PLAIN or not x.is_floating_point() or x.layout is not torch.strided:
         return False
     if torch.compiler.is_compiling():
         return True

@@ -1,7 +1,7 @@
-"""Halving and doubling of images through the binomial filter (1, 3, 3, 1), zeros beyond the border.
+"""Downsampling and upsampling by 2 with the binomial filter (1, 3, 3, 1) and zero padding.
 
-The filter of Karras et al. 2020 (arXiv:1912.04958) and of R3GAN (arXiv:2501.05441): it keeps high frequencies from
-folding into low ones, and no checkerboard is left behind.
+The filter of Karras et al. 2020 (arXiv:1912.04958) and of R3GAN (arXiv:2501.05441): it
+prevents aliasing and checkerboard artifacts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Upsample(_Resample):
     """x [N, C, H, W] → [N, C, 2·H, 2·W]."""
 
     def __init__(self) -> None:
-        super().__init__(total=4.0)  # three zeros in four: what is in between
+        super().__init__(total=4.0)  # compensates for the inserted zeros, three of four pixels
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_transpose2d(x, self.weight(x), stride=2, padding=1, groups=x.shape[1])

@@ -1,4 +1,4 @@
-"""Attention of every pixel to all others (Zhang et al. 2019, arXiv:1805.08318)."""
+"""Self-attention over pixels (Zhang et al. 2019, arXiv:1805.08318)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SelfAttention(nn.Module):
     """x [N, C, H, W] → x + gamma · o(attention of theta(x) to phi(x) over g(x)), the same shape.
 
     As in BigGAN: an eighth of the channels for queries and keys, half of them for values, keys and values at half the
-    side. gamma is 0 at first, so that the block starts as the identity. Memory goes with H²W²/4.
+    side. gamma is initially 0, so that the block starts as the identity. Memory is proportional to H²W²/4.
     """
 
     def __init__(self, channels: int, *, spectral: bool = False):
@@ -34,5 +34,5 @@ class SelfAttention(nn.Module):
         key = F.max_pool2d(conv2d(x, self.phi.weight), 2).flatten(2)
         value = F.max_pool2d(conv2d(x, self.g.weight), 2).flatten(2)
         attention = torch.softmax(query.transpose(1, 2) @ key, dim=-1)  # [N, HW, HW/4]
-        seen = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
-        return x + self.gamma * conv2d(seen, self.o.weight)
+        attended = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
+        return x + self.gamma * conv2d(attended, self.o.weight)

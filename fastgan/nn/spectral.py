@@ -1,8 +1,8 @@
-"""Spectral normalization (Miyato et al. 2018, arXiv:1802.05957) of one layer, as the layer carries it.
+"""Spectral normalization (Miyato et al. 2018, arXiv:1802.05957) of one layer.
 
-The state dicts are those of PyTorch's two kinds, the parametrization (`SpectralNorm`) and the older hook
-(`HookedSpectralNorm`). Read on its own, `layer.weight` is normalized on its own; in a network a group does it for all
-layers at once (spectral_group.py) and leaves each weight in its norm's slot.
+The state dicts are those of PyTorch's two implementations, the parametrization (`SpectralNorm`) and the older hook
+(`HookedSpectralNorm`). Reading `layer.weight` of a single layer normalizes it alone. When a network runs, a group
+normalizes all its layers at once (spectral_group.py) and stores each weight in its norm's slot.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ EVERY = ("forward", "step")
 
 
 class Slot:
-    """What a group has ready for a norm, and what the norm has taken and not yet written into its buffers."""
+    """The values that a group has computed for a norm, and those that were used but not yet written to the buffers."""
 
     def __init__(self) -> None:
-        self.ready: tuple[Tensor, Tensor, Tensor] | None = None  # the normalized weight, u, v
-        self.taken: tuple[Tensor, Tensor] | None = None  # u, v
+        self.computed: tuple[Tensor, Tensor, Tensor] | None = None  # the normalized weight, u, v
+        self.pending: tuple[Tensor, Tensor] | None = None  # u, v
         self.fresh = False  # every="step": iterated since the optimizer's last step
 
     def __getstate__(self) -> dict[str, bool]:
-        # A copy, or a pickle, starts between two runs: what is ready belongs to the original's.
+        # Computed values belong to the current run of the original, not to a copy or pickle.
         return {"fresh": self.fresh}
 
     def __setstate__(self, state: dict[str, bool]) -> None:
@@ -45,7 +45,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Options:
-    """What all norms of a group agree on. every: "forward" or "step". v_first: the order of the older hook."""
+    """Options that all norms of a group share. every: "forward" or "step". v_first: the order of the older hook."""
 
     n_power_iterations: int
     eps: float
@@ -53,7 +53,7 @@ class Options:
     v_first: bool = False
 
     def due(self, slots: list[Slot]) -> int:
-        """How many iterations these norms need before they are used in training; they then have had them."""
+        """The number of iterations that these norms need before the next use in training. Marks them as iterated."""
         if self.every == "forward":
             return self.n_power_iterations
         due = 0 if all(slot.fresh for slot in slots) else self.n_power_iterations
@@ -65,25 +65,26 @@ class Options:
 def normalize(
     names: list[str], weights: list[Tensor], vectors: list[Tensor], dims: list[int], iterations: int, options: Options
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(weight / sigma, u, v) for each. RuntimeError naming the layer whose weight cannot be normalized."""
+    """(weight / sigma, u, v) for each. Raises RuntimeError naming a layer whose weight is not finite."""
     if not all(is_plain_tensor(weight) for weight in weights):
         return [
-            _plainly(*one, iterations, options) for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
+            _normalize_plain(*one, iterations, options)
+            for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
         ]
     uv, sigma = power_iteration(
         weights, torch.cat(vectors), dims, iterations=iterations, v_first=options.v_first, eps=options.eps
     )
-    # On a GPU this would wait for the device; there NaN goes on into the loss, and the buffers keep their values too.
+    # On a GPU this would wait for the device: there the loss becomes NaN, and the buffers keep their values too.
     if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
         _check(names, sigma)
     parts = uv.split([len(vector) for vector in vectors])
     return list(zip(spectral_scale(weights, uv, sigma, dims), parts[::2], parts[1::2], strict=True))
 
 
-def _plainly(
+def _normalize_plain(
     weight: Tensor, u: Tensor, v: Tensor, dim: int, iterations: int, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in plain PyTorch, for what our ops cannot take: the transforms of torch.func, torch.jit.trace."""
+    """`normalize` of one weight in plain PyTorch, under transforms of torch.func and torch.jit.trace."""
     matrix = weight.movedim(dim, 0).flatten(1)
     with torch.no_grad():
         for i in range(2 * iterations):
@@ -109,24 +110,24 @@ def _check(names: list[str], sigma: Tensor) -> None:
 
 
 class _Norm:
-    """What the two kinds of norm share: a weight comes from the slot, or is normalized alone."""
+    """Base of both kinds of norm: the weight comes from the slot, or is normalized alone."""
 
-    label: str = "the layer"  # for errors; a group knows better
+    label: str = "the layer"  # for errors; a group sets the layer's name
     dim: int
     options: Options
     slot: Slot
     group: Any = None
-    """A group of one, which nothing else would keep alive; larger ones hang on their network."""
+    """A group of one member, which has no other reference; the hooks of a network refer to larger ones."""
 
     def weight_of(self, weight: Tensor, u: Tensor, v: Tensor, iterate: bool) -> Tensor:
         slot = self.slot
-        if slot.ready is not None:
-            scaled, *new = slot.ready
-            slot.ready, slot.taken = None, (new[0], new[1]) if iterate else None
+        if slot.computed is not None:
+            scaled, *new = slot.computed
+            slot.computed, slot.pending = None, (new[0], new[1]) if iterate else None
             return scaled
-        if slot.taken is not None:  # read a second time in one run: the buffers must be up to date first
-            write([(u, v)], [slot.taken])
-            slot.taken = None
+        if slot.pending is not None:  # a second read in one run: the buffers must be updated first
+            write([(u, v)], [slot.pending])
+            slot.pending = None
         iterations = self.options.due([slot]) if iterate else 0
         ((scaled, *new),) = normalize([self.label], [weight], [u, v], [self.dim], iterations, self.options)
         if iterations:
@@ -140,12 +141,12 @@ def write(buffers: list[tuple[Tensor, Tensor]], values: list[tuple[Tensor, Tenso
 
 
 class SpectralNorm(_Norm, nn.Module):
-    """The parametrization: weight → weight / sigma, with one step of power iteration whenever it is read in training.
+    """The parametrization: weight → weight / sigma, with power iteration whenever it is read in training mode.
 
-    weight: what it will normalize, two dimensions or more. n_power_iterations: per reading. dim: the dimension of the
-    outputs. eps: least norm that a vector is divided by. every: "forward", or "step" (see `spectral_norm`).
+    weight: the weight to normalize, of two or more dimensions. n_power_iterations: per read. dim: the dimension of the
+    outputs. eps: the least norm that a vector is divided by. every: "forward", or "step" (see `spectral_norm`).
 
-    Buffers `_u` and `_v` as in torch.nn.utils.parametrizations.spectral_norm, to which it is equal up to rounding.
+    Equal to torch.nn.utils.parametrizations.spectral_norm up to rounding, with the same buffers `_u` and `_v`.
     """
 
     _u: Tensor
@@ -173,7 +174,7 @@ class SpectralNorm(_Norm, nn.Module):
 
     @classmethod
     def adopt(cls, norm: TorchParametrization) -> SpectralNorm:
-        """Ours in place of torch's, with its very buffers."""
+        """fastgan's norm in place of PyTorch's, with the same buffer tensors."""
         own = cls.__new__(cls)
         nn.Module.__init__(own)
         own.dim = norm.dim
@@ -196,7 +197,7 @@ class SpectralNorm(_Norm, nn.Module):
 
 
 class HookedSpectralNorm(_Norm, TorchHook):  # type: ignore[misc, valid-type]
-    """In place of the hook of torch.nn.utils.spectral_norm: the same buffers, numbers and order of the iteration."""
+    """Replaces the hook of torch.nn.utils.spectral_norm, with the same buffers, numbers and order of the iteration."""
 
     def __init__(self, hook: Any) -> None:
         super().__init__(hook.name, hook.n_power_iterations, hook.dim, hook.eps)
@@ -204,6 +205,6 @@ class HookedSpectralNorm(_Norm, TorchHook):  # type: ignore[misc, valid-type]
         self.slot = Slot()
 
     def compute_weight(self, module: nn.Module, do_power_iteration: bool) -> Tensor:
-        """What the hook sets as `weight` before the layer runs."""
+        """The normalized weight, which the hook sets as `weight` before the layer runs."""
         weight, u, v = (getattr(module, self.name + suffix) for suffix in ("_orig", "_u", "_v"))
         return self.weight_of(weight, u, v, do_power_iteration)

@@ -1,7 +1,7 @@
 """The spectral norms of a network as one group: one power iteration, one scaling and one gradient for all of them.
 
-Before the network runs, the group normalizes all weights and leaves each in its norm's slot; the layers take theirs
-from there; after the run the singular vectors of those that did are written into their buffers.
+Before the network runs, the group normalizes all weights and stores each in its norm's slot, from which the layers read
+it. After the run, the singular vectors of the layers that ran are written to their buffers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED, nn.Linear, nn.Embedding)
 
 @dataclass(frozen=True)
 class Member:
-    """A norm in its network. owner holds the weight and the buffers: the parametrization list, or the layer itself."""
+    """A norm of a layer. owner: the module with the weight and buffers, a parametrization list or the layer itself."""
 
     name: str
     norm: SpectralNorm | HookedSpectralNorm
@@ -43,7 +43,7 @@ class Member:
 
     @property
     def installed(self) -> bool:
-        """Whether the layer still has its norm: PyTorch's own functions may have removed it."""
+        """Whether the layer still has its norm, which PyTorch's functions may have removed."""
         if isinstance(self.norm, SpectralNorm):
             return "parametrizations" in self.layer._modules
         return f"{self.norm.name}_orig" in self.layer._parameters
@@ -66,7 +66,7 @@ class Member:
 
 
 class Group:
-    """Norms that are computed together whenever the network runs."""
+    """Norms that are computed as one operation whenever the network runs."""
 
     def __init__(self, members: list[Member]) -> None:
         self.members, self.options = members, members[0].norm.options
@@ -75,13 +75,13 @@ class Group:
         _groups.add(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Copies and unpickled groups hear of optimizer steps too.
+        # Copies and unpickled groups are notified of optimizer steps too.
         self.__dict__.update(state)
         _groups.add(self)
 
     def attach(self, root: nn.Module) -> None:
-        """From now on the norms are computed when root runs."""
-        # First of all hooks, for another might look at a weight; and last, also after an exception.
+        """Register the hooks that compute the norms when root runs."""
+        # Before all other hooks, which may read a weight; and after the run, also if it raises.
         root.register_forward_pre_hook(self.before, prepend=True)
         root.register_forward_hook(self.after, always_call=True)
 
@@ -91,28 +91,28 @@ class Group:
         weights = [member.weight for member in members]
         kinds = {(weight.dtype, weight.device) for weight in weights}
         if len(training) != 1 or len(kinds) != 1:
-            return  # each alone
+            return  # each layer then normalizes its own weight
         iterations = self.options.due([member.norm.slot for member in members]) if training.pop() else 0
         vectors = [vector for member in members for vector in member.vectors]
         names, dims = [member.norm.label for member in members], [member.norm.dim for member in members]
         found = normalize(names, weights, vectors, dims, iterations, self.options)
         for member, values in zip(members, found, strict=True):
-            member.norm.slot.ready, member.norm.slot.taken = values, None
+            member.norm.slot.computed, member.norm.slot.pending = values, None
 
     def after(self, root: nn.Module, inputs: Any, output: Any) -> None:
         buffers, values = [], []
         for member in self.members:
             slot = member.norm.slot
-            if slot.taken is not None and member.installed:
+            if slot.pending is not None and member.installed:
                 buffers.append(member.vectors)
-                values.append(slot.taken)
-            # A layer that did not run keeps its vectors, as it would alone.
-            slot.ready = slot.taken = None
+                values.append(slot.pending)
+            # A layer that did not run keeps its vectors, as without a group.
+            slot.computed = slot.pending = None
         if buffers:
             write(buffers, values)
 
     def holds(self, parameters: set[int]) -> bool:
-        """Whether one of its weights is among these (by id)."""
+        """Whether one of its weights is among these, given by id."""
         return any(member.installed and id(member.weight) in parameters for member in self.members)
 
 
@@ -129,23 +129,23 @@ def _after_optimizer_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                     member.norm.slot.fresh = False
 
 
-# PyTorch offers no other way to learn of a step: versions of tensors are invisible to a compiled graph, and a hook on
-# one optimizer would be the user's to put there. It costs nothing where no norm has every="step".
+# A global hook, because a compiled graph cannot read the versions of tensors, and a hook on one optimizer would have to
+# be registered by the user. It costs nothing if no norm has every="step".
 register_optimizer_step_post_hook(_after_optimizer_step)
 
 
 def _before_capture() -> Callable[[], None]:
-    # A graph stands for a step of the optimizer: it holds the iteration that such a step brings.
+    # A graph is replayed once per optimizer step, so it must contain the iteration that follows a step.
     waiting = [group for group in _groups if group.options.every == "step"]
     held = [(member.norm.slot, member.norm.slot.fresh) for group in waiting for member in group.members]
     for slot, _ in held:
         slot.fresh = False
 
-    def take_back() -> None:
+    def restore() -> None:
         for slot, fresh in held:
             slot.fresh = fresh
 
-    return take_back
+    return restore
 
 
 on_capture(_before_capture)
@@ -162,12 +162,12 @@ def spectral_norm(
     module: a network, or one layer; changed in place and returned. All its layers form one group, whose power
     iteration, scaling and gradient are one operation each. n_power_iterations: >= 1. eps: least norm that a vector is
     divided by. every: "forward" iterates at each run in training mode, as torch.nn.utils.parametrizations.spectral_norm
-    does, whose numbers and state dict are the same; "step" once per step of the optimizer (any torch.optim.Optimizer)
-    that holds the weights, however often the network runs: in a discriminator's step, which runs it two or three times, the
-    cheaper and steadier choice. In eval mode nothing iterates and nothing changes.
+    does, whose numbers and state dict are the same; "step" iterates once per step of the optimizer (any
+    torch.optim.Optimizer) that holds the weights, however often the network runs, which is cheaper for a discriminator
+    that runs two or three times a step. In eval mode nothing iterates.
 
-    Raises UsageError where no layer is found, or a layer has a spectral norm already; RuntimeError, on the CPU, in the
-    run that meets a weight with NaN or infinity in it, naming the layer.
+    Raises UsageError where no layer is found, or a layer has a spectral norm already; RuntimeError, on the CPU, in a
+    run in which a weight contains NaN or infinity, naming the layer.
     """
     found = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, LAYERS)]
     if not found:
@@ -184,17 +184,17 @@ def spectral_norm(
 
 
 def group_spectral_norms(module: nn.Module) -> dict[str, str]:
-    """Gather all spectral norms of a network, torch's of both kinds and ours, into groups that are computed at once.
+    """Put all spectral norms of a network, PyTorch's two kinds and fastgan's, into groups that are computed at once.
 
     module: changed in place; its numbers, state dict and buffers stay. Norms with the same options form one group.
-    Returns for each layer that has a spectral norm "" or the reason why it was left.
+    Returns for each layer that has a spectral norm "", or the reason why it is in no group.
     """
-    verdicts = why_ungrouped(module)
+    reasons = why_ungrouped(module)
     groups: dict[Options, list[Member]] = {}
     for name, layer in module.named_modules():
-        # A group stands where the network is called: an inner one gives its members to the outer.
-        detach(layer)
-        if verdicts.get(name) == "":
+        # The group belongs to the outermost module: its members may come from groups of inner modules.
+        remove_group_hooks(layer)
+        if reasons.get(name) == "":
             member = _adopted(name, layer, norm_of(layer))
             groups.setdefault(member.norm.options, []).append(member)
     for members in groups.values():
@@ -203,13 +203,13 @@ def group_spectral_norms(module: nn.Module) -> dict[str, str]:
             group.attach(module)
         else:
             members[0].norm.group = group
-    return verdicts
+    return reasons
 
 
 def why_ungrouped(module: nn.Module) -> dict[str, str]:
-    """For each layer below a module that has a spectral norm: "" if a group can hold it, else why not."""
+    """For each layer of a module that has a spectral norm: "" if it can be in a group, else the reason why not."""
     norms = {name: (layer, norm_of(layer)) for name, layer in module.named_modules()}
-    return {name: _why_left(layer, norm) for name, (layer, norm) in norms.items() if norm is not None}
+    return {name: _why_ungrouped(layer, norm) for name, (layer, norm) in norms.items() if norm is not None}
 
 
 def norm_of(layer: nn.Module) -> Any:
@@ -225,12 +225,12 @@ def _chain(layer: nn.Module) -> parametrize.ParametrizationList:
     return cast(nn.ModuleDict, layer.parametrizations)["weight"]  # type: ignore[return-value]
 
 
-def _why_left(layer: nn.Module, norm: Any) -> str:
+def _why_ungrouped(layer: nn.Module, norm: Any) -> str:
     if isinstance(norm, SpectralNorm | TorchParametrization):
         if len(_chain(layer)) > 1:
-            return "other parametrizations stand beside the spectral norm"
+            return "the weight has other parametrizations besides the spectral norm"
         if _chain(layer).original.dim() < 2:
-            return "a weight of one dimension needs no iteration"
+            return "the weight has one dimension"
     return ""
 
 
@@ -247,8 +247,8 @@ def _adopted(name: str, layer: nn.Module, norm: Any) -> Member:
     return Member(name, norm, layer, layer)
 
 
-def detach(layer: nn.Module) -> None:
-    """Take the hooks of groups from a module."""
+def remove_group_hooks(layer: nn.Module) -> None:
+    """Remove the hooks of groups from a module."""
     for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(getattr(hook, "__self__", None), Group)]:
             del hooks[key]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
 #: Batches between two adjustments, as in the paper.
 INTERVAL = 4
 

@@ -40,6 +40,7 @@ def last_layer(discriminator: nn.Module) -> nn.Module:
             last = module
     if last is None:
         raise UsageError(
-            f"feature_matching: expected a discriminator with a linear layer or a convolution, got {type(discriminator).__name__}"
+            "feature_matching: expected a discriminator with a linear layer or a convolution, got"
+            f" {type(discriminator).__name__}"
         )
     return last

@@ -38,6 +38,8 @@ GROUPS = {
     "metric": ("Metric", "quality and variety of samples"),
     "range": ("Output range", "extremes of pixel values"),
     "auroc": ("AUROC", "of the discriminator's logits; 0.5: the two sets cannot be distinguished"),
+    "modes": ("Modes", "classes among generated images, and the entropy of their shares in nats"),
+    "augment": ("Augmentation", "probability p of adaptive augmentation, and the mean sign of real logits"),
     "nearest": ("Nearest neighbors", "distance of an image to its nearest neighbor in the batch"),
     "spread": ("Spread", "distance of two images of a batch"),
     "latent": ("Latents", "distance of images along the path from one latent to another, and of its two ends"),

@@ -83,7 +83,7 @@ def current(rows: Rows, unbounded: bool = False) -> list[Diagnosis]:
 
 
 def last_healthy_step(rows: Rows, unbounded: bool = False) -> int:
-    """The last step before the rows that look severe now, even if they are too few for a diagnosis; 0 if none is left."""
+    """The last step before the rows that look severe now, even if too few for a diagnosis; 0 if none is left."""
     table, bad = _Table(rows, unbounded), 0
     for rule in RULES:
         if rule.name in SEVERE and (found := _stretches(_bad(rule, table))) and found[-1][1] == table.length - 1:
@@ -241,7 +241,8 @@ RULES = (
             f"its AUROC of real against fake images is {t('auroc/real_fake')[i]:.4f}, the generator's loss is"
             f" {figure(t('loss/generator')[i])}"
         ),
-        ("a lower learning rate of the discriminator (--lr-d)", "a gradient penalty (--r1-weight)", "--d-norm spectral"),
+        ("a lower learning rate of the discriminator (--lr-d)", "a gradient penalty (--r1-weight)",
+         "--d-norm spectral"),
     ),
     _Rule(
         "vanishing generator gradient", 5, _vanishing,

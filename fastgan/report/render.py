@@ -1,4 +1,4 @@
-"""Renders view models with the Jinja2 templates of this package into one HTML file that loads nothing from elsewhere."""
+"""Renders view models by Jinja2 templates of this package into one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 

@@ -45,10 +45,11 @@ class Selector:
     def fastest(
         self, inputs: Callable[[Backend], list[Inputs]], store: Callable[[], tuple[Store, str]]
     ) -> tuple[Backend, Selection | None]:
-        """The fastest and, if there were several candidates, their times.
+        """The fastest back-end, and the times where there were several candidates.
 
-        inputs: from small to realistic, for a model that is open; the last whose time is bearable is measured. store:
-        where the selection is kept, and its key; called only if there are several candidates.
+        inputs: from an open back-end, inputs from small to realistic; the last that is expected to take less than
+        SINGLE_CALL seconds is timed. store: the store of results and the key; called only where there are several
+        candidates.
         """
         if len(self._opens) == 1:
             return self.first_that_opens(), None
@@ -57,17 +58,17 @@ class Selector:
         if stored and stored.name in self._opens and (backend := self._open(stored.name)):
             return backend, stored
         trials = inputs(self.first_that_opens())
-        # What was stored but does not open any more is no candidate, so that select measures again.
+        # A stored back-end that no longer opens is no candidate, so that `select` measures again.
         names = [name for name in self._opens if name not in self.unavailable]
         once: dict[str, float] = {}
 
-        def first(name: str) -> None:
+        def run_once(name: str) -> None:
             if backend := self._open(name):
                 once[name] = self._once(backend, trials[0])
             else:
                 raise self._errors[name]
 
-        runs = {name: functools.partial(first, name) for name in names}
+        runs = {name: functools.partial(run_once, name) for name in names}
         try:
             selection = select(
                 key, runs, lambda working: self._measure(list(working), trials, once), opened_store,
@@ -80,7 +81,7 @@ class Selector:
         return self._ready[selection.name], selection
 
     def _measure(self, names: list[str], trials: list[Inputs], once: dict[str, float]) -> dict[str, float | Exception]:
-        """Milliseconds of each, or its exception. once: those of one run on the first of the trials."""
+        """Milliseconds of each, or its exception. once: milliseconds of one run of each on trials[0]."""
         took = {name: once[name] for name in names}
         failed: dict[str, float | Exception] = {}
         last = trials[0]
@@ -102,7 +103,7 @@ class Selector:
 
     @staticmethod
     def _once(backend: Backend, given: Inputs) -> float:
-        """Milliseconds of one run, warmed up. Raises BackendError if it fails."""
+        """Milliseconds of one run after the warm-up. Raises BackendError where it fails."""
         try:
             for _ in range(backend.warm_ups):
                 backend.run(*given)
@@ -120,7 +121,7 @@ class Selector:
 
 
 def store(model: str, device: str, threads: int) -> tuple[Store, str]:
-    """The store of this hardware and these libraries, and the key of a model, by its digest."""
+    """The store for this hardware and these library versions, and the key of a model, by its digest."""
     hardware = {
         "device": " ".join((cpu_name(), *gpu_names())),
         "features": " ".join(cpu_features()),

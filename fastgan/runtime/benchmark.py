@@ -266,7 +266,10 @@ def picture(rows: Sequence[Row]) -> str:
     batches = sorted({batch for points in curves.values() for batch, _ in points})
     several = len(batches) > 1
     heights = [1 + 0.35 * len(found) for _, found in latencies] + ([3.5] if several else [])
-    style = {"svg.fonttype": "none", "svg.hashsalt": "fastgan", "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {
+        "svg.fonttype": "none", "svg.hashsalt": "fastgan", "text.parse_math": False, "axes.spines.top": False,
+        "axes.spines.right": False,
+    }  # fmt: skip
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9, 0.5 + sum(heights)), layout="constrained")
         axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]

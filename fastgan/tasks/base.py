@@ -45,7 +45,7 @@ class Task:
     intervals: Mapping[str, int] = MappingProxyType({"discriminator": 1, "generator": 1})
     #: Whether real and fake images go through the discriminator as one batch, in tasks that know both ways.
     joint = False
-    #: What the forward passes of the discriminator in its step are of, in order: for the diagnosis of what is not finite.
+    #: What the forward passes of the discriminator in its step are of, in order: for messages about what is not finite.
     passes: tuple[str, ...] = ()
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module):
@@ -93,7 +93,8 @@ class Task:
         return {}
 
     def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
-        """Scalars by name, once a log interval. The generator is the averaged one; random numbers are restored afterwards."""
+        """Scalars by name, once a log interval. The generator is the averaged one; random numbers are restored after
+        it."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -35,15 +35,9 @@ class Generation(Task):
     enlarge: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
 
     def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        loss: AdversarialLoss,
-        config: LossConfig,
-        regularization: Regularization,
-        latent_shape: tuple[int, ...] = (),
-        seed: int = 0,
-    ):
+        self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss, config: LossConfig,
+        regularization: Regularization, latent_shape: tuple[int, ...] = (), seed: int = 0,
+    ):  # fmt: skip
         super().__init__(generator, discriminator)
         self.loss, self.config, self.regularization = loss, config, regularization
         self.latent_shape, self.seed = latent_shape, seed
@@ -58,8 +52,7 @@ class Generation(Task):
         with torch.no_grad():
             made = self.generate(z, condition)
         if made.shape != images.shape:
-            came, wanted = list(made.shape), list(images.shape)
-            raise ValueError(f"generator: expected images like the real ones {wanted}, got {came}")
+            raise ValueError(f"generator: expected images like the real ones {[*images.shape]}, got {[*made.shape]}")
         past, fake_condition = with_past(made, condition, noise)
         real = self.regularization.apply(images, "real", noise), condition
         fake = self.regularization.apply(past, "fake", noise), fake_condition

@@ -49,7 +49,7 @@ def path(first: Tensor, second: Tensor, count: int) -> Tensor:
 
 
 def images_of(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Images of a generator for z [N, *latent_shape], and labels int64 [N] where it has classes; all in turn if None."""
+    """Images of a generator for z [N, *latent_shape], and labels int64 [N] where it has classes; in turn if None."""
     classes = int(getattr(generator, "classes", 0))
     if not classes:
         return generator(z)

@@ -1,1 +1,1 @@
-"""What the tests and the benchmarks share: cases, tolerances by rule, recording, timing. Needs PyTorch alone."""
+"""Shared by tests and benchmarks: op cases, tolerances, op recorder, timing. Needs only PyTorch."""

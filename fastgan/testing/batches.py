@@ -8,13 +8,13 @@ import torch
 
 
 class Resumable:
-    """Endless batches, the i-th always the same, that go on from where a run left off. A test says what they are."""
+    """An endless, reproducible stream of batches whose position can be restored. Subclasses define `batch`."""
 
     def __init__(self) -> None:
         self.at = 0
 
     def batch(self, source: torch.Generator) -> Any:
-        """A batch drawn from a generator that is seeded with its number."""
+        """A batch, drawn from a generator that is seeded with the number of the batch."""
         raise NotImplementedError
 
     def __iter__(self) -> Resumable:

@@ -1,4 +1,4 @@
-"""The modes in which an op is timed, as functions without arguments."""
+"""The modes in which the benchmark times an op."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODES = ("forward", "backward", "forward+backward", "penalty")
 
 
 def step(function: Callable[..., Tensor], inputs: Inputs, mode: str) -> Callable[[], object]:
-    """One step of that mode.
+    """A function without arguments that runs the op once in that mode.
 
     backward is the backward pass alone, over a graph that is kept. penalty is the gradient, its squared norm, and the
     gradient of that: the double backward of a discriminator.
@@ -27,7 +27,7 @@ def step(function: Callable[..., Tensor], inputs: Inputs, mode: str) -> Callable
     if mode == "forward+backward":
         return lambda: torch.autograd.grad(function(*inputs), inputs, dy)
     if mode == "penalty":
-        # dy leads back to a leaf, as it does to the weights of a network: through it the second order always exists.
+        # dy requires a gradient, as it does in a network, so that a second-order gradient always exists.
         dy.requires_grad_()
 
         def penalty() -> object:
@@ -39,7 +39,7 @@ def step(function: Callable[..., Tensor], inputs: Inputs, mode: str) -> Callable
 
 
 def least_bytes(case: OpCase, inputs: Inputs, mode: str) -> int | None:
-    """Bytes that must move in that mode; None where nobody counted them."""
+    """The least bytes of memory traffic in that mode; None if the case does not give them."""
     cost = case.cost(inputs)
     parts = mode.split("+")
     return sum(cost[part].bytes for part in parts) if all(part in cost for part in parts) else None

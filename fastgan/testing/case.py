@@ -1,4 +1,4 @@
-"""OpCase: all that the contract tests and the benchmark need to know about an operation, in one entry."""
+"""OpCase: the description of an operation for the contract tests and the benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLOATS = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Cost:
-    """The least work that any implementation must do: bytes read and written once, and arithmetic."""
+    """The least work of any implementation: bytes read and written once, and floating-point operations."""
 
     bytes: int
     flops: int
@@ -33,13 +33,13 @@ class OpCase:
 
     name: str
     ops: tuple[str, ...]
-    """Names in fastgan.ops._library.registry that run within two orders of gradients."""
+    """The names (in fastgan.ops._library.registry) of the ops that run in two orders of gradients."""
     make: Callable[[Normal, Shape], Inputs]
-    """make(normal, shape of x): the inputs in double, normal(*size) being a draw from the normal distribution."""
+    """make(normal, shape of x): the inputs in double, where normal(*size) draws from the normal distribution."""
     call: Callable[..., Tensor]
     """The public function, of the inputs."""
     plain: Callable[..., Tensor]
-    """The same as anybody would write it in plain PyTorch. In double it is the truth that errors are measured from."""
+    """The same in plain PyTorch. In double it is the exact result from which errors are measured."""
     shape: Shape
     """x in the tests: odd sizes."""
     curved: bool
@@ -47,25 +47,25 @@ class OpCase:
     cost: Callable[[Inputs], Mapping[str, Cost]]
     """The cost of "forward" and "backward" for these inputs."""
     penalty_calls: Mapping[str, int]
-    """How often each op runs in a gradient penalty through two of them, its backward pass included."""
+    """How often each op runs in a gradient penalty through two uses of the operation, with the backward pass."""
     bench_shapes: tuple[Shape, ...] = ()
-    """Shapes worth timing; none leaves the case to the tests."""
+    """Shapes that the benchmark times; if there are none, only the tests use the case."""
     mixed: bool = True
-    """Whether parameters may be float32 beside an activation in half precision."""
+    """Whether parameters may be float32 with an activation in half precision."""
     couples: bool = False
-    """Whether every gradient holds a sum over the whole output, as that through a norm does."""
+    """Whether every gradient contains a sum over the whole output, as that of a norm does."""
     library: bool = False
-    """Whether the library's convolutions are in it, whose sums depend on the number of threads."""
+    """Whether it contains PyTorch's convolutions, whose sums depend on the number of threads."""
     least_images: int = 0
     """The smallest N that the op takes."""
     least_pixels: int = 1
     """The smallest side of an image that the op takes."""
     core: bool = True
-    """Whether the case runs where each costs seconds: in Triton, in compilers and exporters."""
+    """Whether the case is used in slow tests: in Triton, compilers and exporters."""
     dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(
         default_factory=lambda: {"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES}
     )
-    """The back-ends and what they promise to run."""
+    """The dtypes that each back-end supports."""
 
     def __str__(self) -> str:
         return self.name

@@ -1,4 +1,4 @@
-"""CASES: one entry and the contract tests and the benchmark know the op. An op without a case fails the tests."""
+"""CASES: the operations that the contract tests and the benchmark run. A test fails for an op without a case."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": F.tanh,
     "sigmoid": F.sigmoid,
     "silu": F.silu,
-    # PyTorch's default threshold would make it linear from 20 on, an error of 2e-9 that double sees.
+    # With PyTorch's default threshold it is linear from 20 on, an error of 2e-9, which tests in double detect.
     "softplus": functools.partial(F.softplus, threshold=1000.0),
 }
 
-# Arithmetic per element, an exponential counted as 16.
+# Floating-point operations per element, an exponential counted as 16.
 _FLOPS = {"linear": 2, "relu": 3, "leaky_relu": 4, "tanh": 24, "sigmoid": 20, "silu": 24, "softplus": 36}
 
 _BENCH = {
@@ -74,8 +74,8 @@ def _bias_act_plain(
 
 
 def _away_from_clamp(normal: Normal, shape: Shape, make: Callable[..., Inputs], act: str, options: _Options) -> Inputs:
-    # A value that rounds onto the clamp has slope 0 in our op and 1 in plain PyTorch, and the truth may be either.
-    # With such values a test in half precision would compare luck.
+    # A value that rounds to the clamp has slope 0 in our op and 1 in plain PyTorch, and the exact slope may be either,
+    # so that a test in half precision with such values would be random.
     x, *parameters = make(normal, shape)
     clamp = options["clamp"]
     v = _bias_act_plain(x, *parameters, act=act, gain=options.get("gain", 1.0)).abs()
@@ -99,7 +99,7 @@ def _bias_act_cases() -> Iterator[OpCase]:
     }
     for act, activation in ACTIVATIONS.items():
         curved = not activation.piecewise_linear
-        # The last op's own slope is asked twice, unless it is made from the input or is a constant: then nothing
+        # The slope of the last op is computed twice, unless it is a function of the input or a constant: then nothing
         # depends on the output.
         calls = {"bias_act": 2, "bias_act_grad": 4 if activation.saves == "output" else 3}
         if curved:
@@ -108,7 +108,7 @@ def _bias_act_cases() -> Iterator[OpCase]:
             name = act + variant
             counts = calls
             if act == "linear" and "clamp" not in options:
-                # A constant slope asks for no output; one of 1 for nothing at all.
+                # A constant slope does not need the output; a slope of 1 needs no op at all.
                 counts = {"bias_act": 2, "bias_act_grad": 3} if "gain" in options else {"bias_act": 2}
             if "clamp" in options:
                 make = functools.partial(_away_from_clamp, make=make, act=act, options=options)
@@ -149,7 +149,7 @@ def _conv_cases() -> Iterator[OpCase]:
     }
     for name, (shape, out, kernel, options) in variants.items():
         groups = options.get("groups", 1)
-        # The Triton kernels take one group, meet 1×1 in a block, and know no first layers.
+        # The Triton kernels take one group; blocks test 1×1; first layers are not special in Triton.
         core = groups == 1 and kernel > 1 and not name.startswith("first")
         forward = functools.partial(_x_and_weight, size=(out, shape[1] // groups, kernel, kernel))
         backward = functools.partial(_x_and_weight, size=(shape[1], out // groups, kernel, kernel))
@@ -157,7 +157,7 @@ def _conv_cases() -> Iterator[OpCase]:
         yield _conv_case(
             f"conv_transpose2d-{name}", backward, conv_transpose2d, F.conv_transpose2d, shape, options, core
         )
-    # The last layer of a generator; as an input gradient the first layer of a discriminator, which every penalty runs.
+    # The last layer of a generator, and the input gradient of a discriminator's first layer, which penalties compute.
     name, options = "conv_transpose2d-to_image", {"stride": 2, "padding": 1}
     case = _conv_case(name, _to_image, conv_transpose2d, F.conv_transpose2d, (2, 16, 5, 7), options, core=False)
     yield dataclasses.replace(case, bench_shapes=((32, 64, 32, 32),))
@@ -180,8 +180,8 @@ def _conv_case(
         shape=shape,
         curved=False,
         cost=_no_cost,
-        # Forward and input gradient of both layers, the tangent through the first (behind the second nothing depends
-        # on it), one weight gradient each: nothing else.
+        # Forward and input gradient of both layers, the tangent through the first (nothing depends on it after the
+        # second), and one weight gradient each.
         penalty_calls={forward: 3, backward: 2, "conv_wgrad": 2},
         dtypes=_CONV_DTYPES,
         mixed=False,
@@ -196,7 +196,7 @@ def _x_and_weight(normal: Normal, shape: Shape, size: Shape) -> Inputs:
 
 
 def _no_cost(inputs: Inputs) -> dict[str, Cost]:
-    return {}  # the library's own arithmetic; never timed as an op
+    return {}  # PyTorch's own convolution: not timed as an op
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def _no_cost(inputs: Inputs) -> dict[str, Cost]:
 def _block_cases() -> Iterator[OpCase]:
     three, four = {"padding": 1}, {"stride": 2, "padding": 1}
     leaky, halved = {"act": "leaky_relu"}, {"act": "relu", "gain": 0.5, "clamp": 0.75}
-    # As for convolutions, with a tangent through both: bias_act_grad lies behind the second.
+    # As for convolutions, with a tangent through both: bias_act_grad comes after the second.
     single = {"conv_bias_act": 2, "bias_act_grad": 4, "conv_dgrad": 2, "conv": 2, "conv_wgrad": 2}
     plain = {"conv_bias_act": 2, "conv_dgrad": 2, "conv": 1, "conv_wgrad": 2}
     curved = {**single, "bias_act_grad_grad": 2, "conv_dgrad": 4, "conv_wgrad": 4}
@@ -279,7 +279,7 @@ def _stack_plain(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
 
 
 def _spectral_cases() -> Iterator[OpCase]:
-    # dims of the group, its x, and the weights beside x.
+    # dims of the group, shape of x, and shapes of the other weights.
     groups: dict[str, tuple[list[int], Shape, list[Shape]]] = {
         "convolution": ([0], (6, 5, 4, 3), []),
         "transposed": ([1], (6, 5, 4, 3), []),
@@ -305,7 +305,7 @@ def _spectral_cases() -> Iterator[OpCase]:
 
 
 def _vectors(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Unit vectors u and v that depend on the shape alone: only then are they constants to finite differences."""
+    """Unit vectors u and v that depend only on the shape, so that finite differences treat them as constants."""
     rows = weight.shape[dim]
     found = []
     for size in (rows, weight.numel() // rows):
@@ -319,7 +319,7 @@ def _weights(normal: Normal, shape: Shape, dims: list[int], others: list[Shape])
     for size, dim in zip([shape, *others], dims, strict=True):
         w = normal(*size)
         u, v = _vectors(w, dim)
-        # A large singular value that belongs to these vectors: else sigma could be near zero.
+        # A large singular value for these vectors, without which sigma could be near zero.
         rest = [n for d, n in enumerate(size) if d != dim]
         weights.append(w + 8 * torch.outer(u, v).view(size[dim], *rest).movedim(0, dim))
     return tuple(weights)
@@ -341,7 +341,7 @@ def _spectral_norm_plain(*weights: Tensor, dims: list[int]) -> Tensor:
 
 
 def _with_one_of(x: Tensor, others: list[Tensor]) -> Tensor:
-    # One element of each is added to an element of x: no sum of PyTorch's, which would depend on the threads.
+    # One element of each is added to an element of x: PyTorch's sums would depend on the number of threads.
     for other in others:
         x = x + F.pad(other.flatten()[1:2], (0, x.numel() - 1)).view(x.shape)
     return x
@@ -361,7 +361,7 @@ def _penalty_cases() -> Iterator[OpCase]:
             shape=(5, 3, 4, 7),
             curved=True,
             cost=_norm_penalty_cost,
-            # Through the slope there is one way more where a target makes it vary.
+            # With a target the slope varies, which adds one term.
             penalty_calls={"norm_penalty": 2, "sample_scale": 6 if target else 5, "sample_dot": 2},
             dtypes={"reference": FLOATS, "cpp": FLOATS, "triton": FLOATS},
             mixed=False,

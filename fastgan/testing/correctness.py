@@ -1,4 +1,4 @@
-"""A case against plain PyTorch: the contract tests ask it, and no benchmark starts before it agrees."""
+"""Compares an OpCase with plain PyTorch. Contract tests use it, and benchmarks check it before they time a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def gradients(function: Callable[..., Tensor], inputs: Inputs, dy: Tensor) -> tu
 
 
 def assert_correct(case: OpCase, inputs: Inputs) -> None:
-    """AssertionError unless output and first gradients are as near the truth as plain PyTorch's, by the rule."""
+    """Raises AssertionError unless output and first gradients are as exact as plain PyTorch's (see tolerances.py)."""
     __tracebackhide__ = True
     dy = cotangent(case.call(*inputs))
     y, ours = gradients(case.call, inputs, dy)

@@ -1,4 +1,4 @@
-"""Two networks compared in every order that training uses."""
+"""Compares two networks: outputs, gradients, and gradients of a gradient penalty."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def outputs_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor | None]:
-    """Output, gradients of the input and the parameters, and those of a gradient penalty; None where there is none."""
+    """Output, gradients of input and parameters, a gradient penalty and its gradients; None for missing gradients."""
     x = x.detach().requires_grad_()
     parameters = [p for p in network.parameters() if p.requires_grad]
     y = network(x)
@@ -23,7 +23,7 @@ def outputs_and_gradients(network: nn.Module, x: Tensor) -> list[Tensor | None]:
 def assert_same(
     got: Sequence[Tensor | None], want: Sequence[Tensor | None], rtol: float = 1e-10, atol: float = 1e-12
 ) -> None:
-    """Equal, where None and zeros are the same: PyTorch makes zeros of gradients that do not exist."""
+    """Raises AssertionError unless equal. None equals zeros, since PyTorch returns zeros for some missing gradients."""
     __tracebackhide__ = True
     assert len(got) == len(want)
     for i, (a, b) in enumerate(zip(got, want, strict=True)):

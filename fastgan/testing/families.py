@@ -1,4 +1,4 @@
-"""Every family of networks small, with and without labels: what a step, a compiler and an exporter have to take."""
+"""Small networks of every family, with and without labels, for tests of steps, compilers and exporters."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ SIZES = {"resolution": 16, "channels": 3, "latent": 8, "width": 8}
 
 
 def family(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
-    """The small pair of that name, the same at every call."""
+    """The small generator and discriminator of that name, with the same weights at every call."""
     torch.manual_seed(0)
     return models.build(**SIZES | FAMILIES[name] | options)
 
 
 def latents_and_labels(generator: Any, n: int) -> tuple[Tensor, ...]:
-    """What a generator takes: (z,) or (z, y), all classes among them."""
+    """The arguments of a generator: (z,) or (z, y). y contains all classes if n is large enough."""
     z = torch.randn(n, generator.latent)
     return (z, torch.arange(n) % generator.classes) if generator.classes else (z,)
 
 
 def total_logits(discriminator: Any, x: Tensor, *labels: Tensor) -> Tensor:
-    """One number an image, of all that the discriminator says: what a loss would look at."""
+    """One number for each image: the logit, plus that of the label's class for an auxiliary classifier."""
     if not discriminator.auxiliary:
         return discriminator(x, *labels)
     logits, classes = discriminator(x)

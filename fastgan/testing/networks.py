@@ -1,4 +1,4 @@
-"""Networks as people write them, small: what `fuse` has to take."""
+"""Small networks in the styles of public code, for tests of `fuse`."""
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ def dcgan(norm=nn.BatchNorm2d, last=nn.Sigmoid):
 
 
 def plain_discriminator():
-    """Nothing but blocks: one stack, and a head."""
+    """One stack of convolution blocks, and a head."""
     layers = []
     for i in range(3):
         layers += [nn.Conv2d(4 if i else 3, 4, 3, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
@@ -57,7 +57,7 @@ class ResNetDiscriminator(nn.Module):
 
 
 class TorchvisionBlock(nn.Module):
-    """conv, norm and the in-place activation line by line, and the skip added in place."""
+    """Convolution, norm and in-place activation as separate statements; the skip connection is added in place."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Recording what runs: the calls of operators below autograd, in order."""
+"""OpRecorder: records the operators that run below autograd, in order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Without name space and overload."""
+        """The name without namespace and overload."""
         return self.overload._schema.name.split("::")[1]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """The tensors in what it returned."""
+        """The tensors that it returned."""
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
 
@@ -48,15 +48,15 @@ class OpRecorder(TorchDispatchMode):
         return result
 
     def of(self, namespace: str) -> list[Call]:
-        """The calls of one name space."""
+        """The calls of one namespace."""
         return [call for call in self.calls if call.overload.namespace == namespace]
 
     def counts(self, namespace: str = "fastgan") -> dict[str, int]:
-        """How often each op of a name space ran."""
+        """How often each op of a namespace ran."""
         return dict(Counter(call.name for call in self.of(namespace)))
 
     def zeros(self, numel: int) -> list[Call]:
-        """The calls that made a tensor of zeros with at least that many elements."""
+        """The calls that created a tensor of zeros with at least that many elements."""
         return [
             call
             for call in self.calls

@@ -1,4 +1,4 @@
-"""Two ops in a little discriminator, and its gradient penalty: where a wrong second order shows."""
+"""A small discriminator of two ops and its gradient penalty, for tests of second-order gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastgan.testing.case import Inputs, OpCase
 
 
 def discriminator_weights(case: OpCase, y: Tensor, x: Tensor, convolve: bool = True) -> list[Tensor]:
-    """Weights of the two mixings, in x's dtype: 3×3 convolutions where the op keeps the shape of an image."""
+    """The weights of both mixing layers, in x's dtype: 3×3 convolutions if the op keeps the shape of an image."""
     generator = torch.Generator().manual_seed(2)
 
     def draw(*size: int) -> Tensor:
@@ -28,7 +28,7 @@ def discriminator_weights(case: OpCase, y: Tensor, x: Tensor, convolve: bool = T
 def discriminator(
     function: Callable[..., Tensor], x: Tensor, parameters: list[Inputs], weights: list[Tensor]
 ) -> Tensor:
-    """mix → op → mix → op → sum per image."""
+    """mixing layer → op → mixing layer → op → sum for each image."""
     h = x
     for own, w in zip(parameters, weights, strict=True):
         h = F.conv2d(h, w, padding=1) if w.dim() == 4 else F.linear(h.flatten(1), w).view(x.shape)

@@ -1,4 +1,4 @@
-"""Where a case can run in this process: pairs of a device and a back-end."""
+"""The pairs of a device and a back-end that can run in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastgan.testing.cases import CASES
 
 @dataclass(frozen=True)
 class Target:
-    """A device and the name of the back-end that is forced there."""
+    """A device and the name of the back-end that is forced on it."""
 
     device: str
     backend: str
@@ -25,17 +25,17 @@ class Target:
 
 
 def devices() -> list[str]:
-    """ "cpu", and "cuda" where there is one."""
+    """ "cpu", and "cuda" if there is a GPU."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def targets() -> list[Target]:
-    """All that run here. The environment variable FASTGAN_BACKEND leaves one back-end.
+    """All targets of this process. The environment variable FASTGAN_BACKEND restricts them to one back-end.
 
     Triton on the CPU means its interpreter, which is slow and must be chosen before triton is imported.
     """
     found = [Target("cpu", "reference")]
-    if native.why_not("_cpu") is None:  # tests/test_native.py insists on it where a compiler works
+    if native.why_not("_cpu") is None:  # tests/test_native.py fails if it is missing although a compiler works
         found.append(Target("cpu", "cpp"))
     if env.flag("TRITON_INTERPRET"):
         found.append(Target("cpu", "triton"))
@@ -50,7 +50,7 @@ def targets() -> list[Target]:
 def grid(
     dtypes: Iterable[torch.dtype] | None = None, cases: Iterable[OpCase] = CASES
 ) -> list[tuple[OpCase, Target, torch.dtype]]:
-    """Every case at every target in every dtype that the case promises there, of `dtypes` if given.
+    """Every case on every target in every dtype that the back-end supports, restricted to `dtypes` if given.
 
     Triton gets the core cases only: it compiles a kernel for each, and its interpreter is slow.
     """

@@ -1,4 +1,4 @@
-"""Timing side by side: the contestants take turns, so that what disturbs one disturbs all."""
+"""Timing of several functions in alternating rounds, so that a disturbance slows down all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastgan._util.timing import alternate, quantile, rounds_in, watch
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds: the median and the quantiles at 20 and 80 per cent."""
+    """Milliseconds: the median and the 20 % and 80 % quantiles."""
 
     median: float
     q20: float
@@ -21,14 +21,14 @@ class Timing:
 
 
 class Clock:
-    """Times one call. On a GPU by events, after clearing its L2 cache, without waiting in between."""
+    """Times one call. On a GPU by events, after clearing its L2 cache, without synchronizing."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
         self.flush = torch.empty(256 * 2**20, dtype=torch.int8, device="cuda") if self.cuda else None
 
     def __call__(self, function: Callable[[], object]) -> Callable[[], float]:
-        """Run function. The result, called once everything has run, is its time in milliseconds."""
+        """Run function. Returns a function that, called after all runs, returns its milliseconds."""
         if self.flush is None:
             return watch(function)
         self.flush.zero_()
@@ -61,10 +61,10 @@ def side_by_side(
 
 
 def recorded(build: Callable[[], Callable[[], object]]) -> Callable[[], None]:
-    """What it builds, as a CUDA graph: without what Python and launches cost. Keeps what it runs on alive."""
+    """The function that `build` returns, as a CUDA graph, without the cost of Python and launches."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    # Also what it runs while it is built: a backward pass runs on the stream of its forward pass.
+    # Build it on this stream too: a backward pass runs on the stream of its forward pass.
     with torch.cuda.stream(side):
         run = build()
         for _ in range(3):

@@ -142,7 +142,9 @@ class CompilePolicy:
             steps.inner = self._eager
         else:
             steps.about = f"steps run compiled, captured by {', '.join(captured)}"
-            d_inner, g_inner = (CompiledStep(s, "default", cuda_graph=False) for s in (own.discriminator, own.generator))
+            d_inner, g_inner = (
+                CompiledStep(s, "default", cuda_graph=False) for s in (own.discriminator, own.generator)
+            )
             steps.inner = Steps(d_inner, g_inner, mode, "")
         return steps, d_step.seconds + g_step.seconds
 

@@ -6,6 +6,7 @@ to log come out as one tensor. Nothing else is copied.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,8 @@ def why_not(state: TrainState, steps: Steps) -> str:
 class IterationGraph:
     """Calls `step` as it is a few times, then captures it, then replays the graph.
 
-    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without lazy
-    penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
+    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without
+    lazy penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
     """
 
     #: Kinds of iterations by shapes and flags of their inputs, each with a graph in memory.
@@ -67,7 +68,7 @@ class IterationGraph:
         variant = repr(structure), *(_fixed(value, order) for value in flat)
         if variant not in self._variants and len(self._variants) == self.MOST:
             return self._give_up(f"its inputs come in more than {self.MOST} kinds", d_inputs, g_inputs, ema)
-        recorder, names = self._variants.setdefault(variant, (Recorder(), []))
+        recorder, names = self._variants.setdefault(variant, (Recorder(self._pool), []))
 
         def run(given: list[Tensor]) -> Tensor:
             inputs = [given[order[id(value)]] if id(value) in order else value for value in flat]
@@ -85,6 +86,14 @@ class IterationGraph:
             self._set_reason("the GPU's memory does not hold its graph")
         split = iter(values.unbind())
         return [{name: next(split) for name in step} for step in names]
+
+    @functools.cached_property
+    def _pool_handle(self) -> Any:
+        return torch.cuda.graph_pool_handle()
+
+    def _pool(self) -> Any:
+        """The one memory pool of all graphs of the run."""
+        return self._pool_handle
 
     def _give_up(self, reason: str, *inputs: Any) -> Logs:
         self._set_reason(reason)

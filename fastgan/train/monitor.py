@@ -20,6 +20,9 @@ from fastgan.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
 
+#: Losses that the progress bar shows, by their short names.
+_SHOWN = {"D": "loss/discriminator", "G": "loss/generator"}
+
 
 class Monitor:
     """layers: a row for each weight, of the last look. diagnoses: of the last line, the most severe first."""
@@ -57,6 +60,12 @@ class Monitor:
             if (diagnosis.name, diagnosis.since) not in before:
                 _logger.warning("step %d: %s", row["step"], diagnosis.sentence())
         return next((diagnosis for diagnosis in self.diagnoses if diagnosis.name in SEVERE), None)
+
+    def summary(self, row: dict[str, Any]) -> str:
+        """A line of metrics for the progress bar: speed, what is wrong, and losses."""
+        losses = (f"{short} {row[name]:+.3f}" for short, name in _SHOWN.items() if name in row)
+        wrong = ", ".join(diagnosis.name for diagnosis in self.diagnoses) or "healthy"
+        return "  ".join([f"{row['speed/images_per_second']:.0f} images/s", wrong, *losses])
 
     def _held_out(self) -> dict[str, Tensor] | None:
         """The held-out batch in the size of networks that grow."""

@@ -24,7 +24,7 @@ FIRST_SCALE = 2.0**14
 
 
 def optimizer_of(config: OptimConfig, weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The optimizer that a settled configuration names; it obeys `grad_scale` and `found_inf` as PyTorch's fused ones."""
+    """The optimizer that a settled configuration names; it obeys `grad_scale` and `found_inf` as fused ones do."""
     if config.optimizer == "rmsprop":
         return RMSprop(weights, lr)
     assert config.beta1 is not None
@@ -85,7 +85,8 @@ class Update:
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""
-        self._losses.append(loss)
+        # A half-precision loss would make the optimizer's divisor half precision too.
+        self._losses.append(loss.float() if loss.dtype.itemsize < 4 else loss)
         if not self._sum:
             self._sum = list(gradients)
             return

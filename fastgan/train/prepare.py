@@ -23,10 +23,10 @@ from fastgan.train.step import TaskSteps
 _logger = logging.getLogger(__name__)
 
 
-def prepare(state: TrainState, batches: Batches, loss: str) -> tuple[Steps, str]:
+def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
     """The steps of a run as the next batch decides, and why an iteration of them is not one CUDA graph, or "".
 
-    Called before the first iteration, and before the first one of each level of growing networks. loss: its name.
+    Called before the first iteration, and before the first one of each level of growing networks.
     """
     task = state.task
     batch = batches.peek()
@@ -44,7 +44,7 @@ def prepare(state: TrainState, batches: Batches, loss: str) -> tuple[Steps, str]
         batch = in_channels_last(batch)
     if isinstance(task, Generation):
         _decide_joint(state, task, batch)
-    steps = _decide_steps(state, plain, batch, noise, loss)
+    steps = _decide_steps(state, plain, batch, noise)
     reason = why_not_one_graph(state, steps)
     if steps.compiled and state.device.type == "cuda" and reason:
         _logger.info("each step is a graph of its own: %s", reason)
@@ -62,7 +62,7 @@ def _decide_joint(state: TrainState, task: Generation, batch: Batch) -> None:
     _logger.info("discriminator: %s", passes)
 
 
-def _decide_steps(state: TrainState, plain: TaskSteps, batch: Batch, noise: dict[str, Noise], loss: str) -> Steps:
+def _decide_steps(state: TrainState, plain: TaskSteps, batch: Batch, noise: dict[str, Noise]) -> Steps:
     config, world = state.config, state.world
     iterations = (config.steps - state.step) * config.optim.accumulate
     shown = len(batch[state.task.real]) * world.size * (config.optim.d_steps or 1)
@@ -70,7 +70,7 @@ def _decide_steps(state: TrainState, plain: TaskSteps, batch: Batch, noise: dict
         _logger.warning("%s", short)
     iterations = int(min(iterations, state.growth.left(state.images) / shown))
     d_inputs, g_inputs = ((batch, state.updates[name].scaled(noise[name])) for name in ("discriminator", "generator"))
-    policy = CompilePolicy(plain, config, d_inputs, g_inputs, iterations, loss)
+    policy = CompilePolicy(plain, config, d_inputs, g_inputs, iterations, state.loss)
     exchanging = config.sync_statistics and world.size > 1
     # Ranks that exchange within a step must all take as many, so none of them measures; nor could it be captured.
     steps = policy.decide("off" if exchanging else config.compile, state.decisions.get("compiled"))

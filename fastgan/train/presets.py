@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastgan.errors import UsageError
 from fastgan._util.checks import unknown
+from fastgan.errors import UsageError
 from fastgan.train.config import Config
 
 

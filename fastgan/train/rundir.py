@@ -8,7 +8,6 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,10 @@ from fastgan._util.files import write_whole
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
+from fastgan.tasks import Generation
+from fastgan.tasks.networks import source_channels
 from fastgan.train import checkpoint
+from fastgan.train.logging import Metrics
 from fastgan.train.state import TrainState
 
 #: The first is what makes a folder a run.
@@ -130,23 +132,30 @@ def _commit() -> str | None:
         return None
 
 
-def write_config(state: TrainState, loss: dict[str, Any], more: dict[str, Any]) -> None:
-    """`config.json`: the configuration, and the facts that reproduce and explain the run. loss: name and `unbounded`."""
+def write_config(state: TrainState) -> None:
+    """`config.json`: the configuration, and the facts that reproduce and explain the run."""
     if state.run is None:
         return
+    task = state.task
 
     def describe(network: nn.Module) -> dict[str, Any]:
         return {"name": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
 
     facts = {
         "config": state.config.to_dict(),
-        "loss": loss,
-        "task": type(state.task).__name__,
+        "loss": {"name": state.loss, "unbounded": task.unbounded},
+        "task": type(task).__name__,
         "world": state.world.size,
         "environment": environment(state.device),
         "networks": {name: describe(state.networks[name]) for name in ("generator", "discriminator")},
     }
-    write_json(state.run / "config.json", facts | more | state.about)
+    if source := source_channels(task.generator):
+        facts["source_channels"] = source
+    elif isinstance(task, Generation):
+        facts["latent_shape"] = list(task.latent_shape)
+        if task.neighbors is not None:
+            facts["neighbors"] = task.neighbors.about
+    write_json(state.run / "config.json", facts | state.about)
 
 
 def write_status(state: TrainState, name: str, message: str = "") -> None:
@@ -165,8 +174,8 @@ def write_pages(state: TrainState, layers: list[dict[str, float | str]]) -> None
         write_report(state.run)
 
 
-def finish(state: TrainState, name: str, close: Callable[[], None], message: str = "") -> None:
-    """The last status, animation and report; `close` closes the metrics."""
+def finish(state: TrainState, name: str, metrics: Metrics | None, message: str = "") -> None:
+    """Close the metrics; the last status, animation and report."""
     run = state.run
 
     def pages() -> None:
@@ -178,6 +187,7 @@ def finish(state: TrainState, name: str, close: Callable[[], None], message: str
             write_report(run)
 
     # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
+    close = metrics.close if metrics is not None else lambda: None
     for write in (lambda: write_status(state, name, message), close, pages, report):
         with contextlib.suppress(*[OSError] * (name != "finished")):
             write()

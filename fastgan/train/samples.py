@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.metrics.neighbors import nearest
-from fastgan.metrics.neighbors import thumbnails
+from fastgan.metrics.neighbors import nearest, thumbnails
 from fastgan.report.images import beside, grid, save_grid, save_png, to_uint8
 from fastgan.tasks.sample_grids import COMPARED, Grid, images_of
 from fastgan.train import rng_state

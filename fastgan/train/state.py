@@ -30,11 +30,12 @@ _logger = logging.getLogger(__name__)
 class TrainState:
     """Everything that a run is at a step.
 
-    updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, how the
-    steps are computed among them. step, images, seconds: done so far; images are those of all ranks. batch, noise: of
-    the last discriminator step. held_out: a batch that is not trained on. back_off: the learning rates as a part of the
-    configured ones, lowered while updates are skipped; skipped: how many were. rollbacks: where the run went back, in
-    plain values. rows: the lines of metrics so far, on rank 0.
+    updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, among
+    them how the steps are computed. loss: the name of the adversarial loss, or of a task of one's own. step, images,
+    seconds: done so far; images are those of all ranks. batch, noise: of the last discriminator step. held_out: a batch
+    that is not trained on. back_off: the learning rates as a part of the configured ones, lowered while updates are
+    skipped; skipped: how many were. rollbacks: where the run went back, in plain values. rows: the lines of metrics so
+    far, on rank 0.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class TrainState:
     growth: Growth
     out: Path | None
     about: dict[str, Any]
+    loss: str = ""
     step: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -142,7 +144,7 @@ def load(state: TrainState, batches: Any) -> None:
     folder, facts = checkpoint.newest(directory, _logger.warning)
     restore(state, folder, facts)
     # "restored" in older versions, with other keys.
-    past = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
+    past: dict[str, Any] = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
     state.set_rollbacks(modernized_row(past).get("rollbacks", []))
     try:
         _load_random(state, facts)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,15 +14,13 @@ from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
 from fastgan._util.progress import Progress
-from fastgan._util.random import Random
+from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
-from fastgan.regularization import Regularization
-from fastgan.tasks import Generation, Paired, Task
+from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
 from fastgan.tasks.batches import on_device
-from fastgan.tasks.networks import source_channels
-from fastgan.train import rollback, rundir, samples
+from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
@@ -32,35 +28,31 @@ from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, alone
 from fastgan.train.ema import Ema
-from fastgan.train.growth import Growth
 from fastgan.train.iteration import IterationGraph
 from fastgan.train.loggers import check_wandb
 from fastgan.train.logging import Interval, Means, Metrics
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
-from fastgan.train.optim import Update, optimizer_of
 from fastgan.train.prepare import prepare
-from fastgan.train.state import TrainState
-from fastgan.train.sync_batch_norm import running_statistics, synchronize
-from fastgan.train.validation import check_networks, check_options, check_trainable
+from fastgan.train.sync_batch_norm import running_statistics
+from fastgan.train.validation import check_networks, check_options, check_own_task, check_trainable
 
 _logger = logging.getLogger(__name__)
 
 Log = dict[str, Tensor]
-#: Losses that the progress bar shows, by their short names.
-_SHOWN = {"D": "loss/discriminator", "G": "loss/generator"}
 
 
 class Trainer:
     """Trains a generator against a discriminator: any modules, any task, any iterator of batches.
 
     generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
-    AdversarialLoss; not used by a task of one's own. config: see `fastgan.Config`; its topics data and model describe
-    sets and networks by name and are not used here. task: a subclass of `fastgan.Task`, or a function of both networks
-    that returns a Task; left out, `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else
-    `fastgan.tasks.Generation`. latent_shape: of one z, for generation; (generator.latent,) where it has that attribute,
-    else (config.model.latent,). out: the run directory, or None to write nothing. about: more facts for `config.json`.
-    world: this process among those that train together, from `fastgan.train.distributed.joined`; rank 0 writes.
+    AdversarialLoss; for a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`;
+    its topics data and model describe sets and networks by name and are not used here. task: a subclass of
+    `fastgan.Task`, or a function of both networks that returns a Task; left out, `fastgan.tasks.Paired` for a generator
+    with the attribute `source_channels`, else `fastgan.tasks.Generation`. latent_shape: of one z, for generation;
+    (generator.latent,) where it has that attribute, else (config.model.latent,). out: the run directory, or None to
+    write nothing. about: more facts for `config.json`. world: this process among those that train together, from
+    `fastgan.train.distributed.joined`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -89,58 +81,25 @@ class Trainer:
         check_trainable(generator, discriminator)
         if task is None:
             check_networks(config, generator, discriminator, latent_shape)
+        else:
+            check_own_task(config)
         self.config = config = config.settled(self.loss)
         world = world or alone()
         self.device = device = world.device or resolve_device(config.device)
         if config.compile == "graph" and device.type != "cuda":
             raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
-        generator, discriminator = generator.to(device).train(), discriminator.to(device).train()
-        ema = Ema(generator, config.optim.ema_images)
-        growth = Growth(config.grow_images, generator, ema.module, discriminator)
-        if config.sync_statistics and world.size > 1:
-            for network in (generator, discriminator):
-                synchronize(network, world)
-        # Synchronized ones are equal already.
-        apart = [] if config.sync_statistics else [generator, discriminator, ema.module]
-        self._statistics = running_statistics(*apart)
-        updates = {
-            name: Update(
-                network, optimizer_of(config.optim, network.parameters(), rate), world, config.optim.clip,
-                config.precision == "fp16", weight_clip, config.regularization.historical_averaging,
-            )
-            for name, network, rate, weight_clip in (
-                ("generator", generator, config.optim.lr_g or 0.0, 0.0),
-                ("discriminator", discriminator, config.optim.lr_d or 0.0, config.optim.weight_clip or 0.0),
-            )
-        }  # fmt: skip
-        self.state = TrainState(
-            config, task(generator, discriminator) if task else self._built_in(generator, discriminator, latent_shape,
-            world, updates), ema, updates, Random(config.seed, device, world.rank, world.size), world, device, growth,
-            Path(out) if out is not None else None, dict(about or {}),
-        )  # fmt: skip
+        self.state = build.train_state(config, self.loss, generator, discriminator, world, device, task, latent_shape)
+        self.state.out, self.state.about = Path(out) if out is not None else None, dict(about or {})
         if config.logging.on_collapse == "rollback" and out is None:
             raise UsageError("on_collapse: 'rollback' goes back to a checkpoint, and without `out` there are none")
-        if isinstance(self.task, Generation):
-            self.task.enlarge = growth.enlarged
+        # Synchronized ones are equal already.
+        apart = [] if config.sync_statistics else self.state.networks.values()
+        self._statistics = running_statistics(*apart)
         self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
         self._graph: IterationGraph | None = None
         self._stop = StopSignals()
         self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
-
-    def _built_in(
-        self, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None, world: World,
-        updates: dict[str, Update],
-    ) -> Task:  # fmt: skip
-        config = self.config
-        for name in ("unroll", "history"):
-            if getattr(config.regularization, name) and world.size > 1:
-                raise UsageError(f"{name}: it uses one rank's images alone, so it needs one rank, got {world.size}")
-        regularization = Regularization(config.regularization, self.device, config.steps, world.mean_)
-        regularization.optimizer = updates["discriminator"].optimizer
-        shape = latent_shape or (int(getattr(generator, "latent", config.model.latent)),)
-        kind = Paired if source_channels(generator) else Generation
-        return kind(generator, discriminator, self.loss, config.loss, regularization, shape, config.seed)
 
     # --- one iteration ------------------------------------------------------------------------------------------------
 
@@ -238,8 +197,8 @@ class Trainer:
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not
         trained on, to measure how far the discriminator overfits, and of pairs the distance to their targets.
         classifier: a module from images to logits [N, classes], by which modes are counted. reference: what batches are
-        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample; neither of both
-        for pairs. overwrite: replace the run in `out`.
+        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample. Both are for
+        generation alone. overwrite: replace the run in `out`.
 
         Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
         gradient is not finite is skipped; raises NonFiniteError after config.optim.max_skipped of them in a row, naming
@@ -267,7 +226,7 @@ class Trainer:
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)
         metrics = None
-        self._write_config()
+        rundir.write_config(state)
         if state.run is not None:
             metrics = Metrics(state.run, state.step, self.config)
             state.rows = metrics.kept
@@ -277,14 +236,14 @@ class Trainer:
         except KeyboardInterrupt:
             again = f"; continue with --resume --out {state.out}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
-            self._end("interrupted", metrics)
+            rundir.finish(state, "interrupted", metrics)
             raise
         except Exception as error:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
                 error.then = f"{whole}; the run can go on with --resume" if whole else ""
-            self._end("failed", metrics, str(error))
+            rundir.finish(state, "failed", metrics, str(error))
             raise
 
     def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
@@ -323,7 +282,7 @@ class Trainer:
                 if metrics is not None:
                     metrics.write(row)
                 diagnosis = self.monitor.diagnose(row)
-                bar.add(note=self._note(row))
+                bar.add(note=self.monitor.summary(row))
                 decision = rollback.decide(state, diagnosis)
                 self._write(stop or decision.stop, decision.to is None, given, metrics)
                 if decision.to is not None:
@@ -337,7 +296,7 @@ class Trainer:
                     raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt
-        self._end("finished", metrics)
+        rundir.finish(state, "finished", metrics)
         return figures
 
     def _write(self, last: bool, checkpoint: bool, batches: Any, metrics: Metrics | None) -> None:
@@ -358,11 +317,11 @@ class Trainer:
     def _prepare(self, batches: Batches) -> None:
         """What is decided from the first batch, and from the first one of each level of growing networks."""
         state = self.state
-        self.steps, reason = prepare(state, batches, self.loss.name)
+        self.steps, reason = prepare(state, batches)
         self._graph = None
         if self.steps.inner is not None and not reason:
             self._graph, self.steps = IterationGraph(self.train_step, state), self.steps.inner
-        self._write_config()  # a resumed run computes as this one does, bit for bit
+        rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
         if state.run is not None and state.step == 0:
             samples.save_real(batches.raw[self.task.real], state.run)
 
@@ -392,26 +351,6 @@ class Trainer:
         logging = self.config.logging
         every = (logging.log_every, logging.sample_every, logging.checkpoint_every)
         return step == self.config.steps or any(step % each == 0 for each in every)
-
-    def _note(self, row: dict[str, Any]) -> str:
-        """For the progress bar: speed, losses, and what is wrong."""
-        losses = (f"{short} {row[name]:+.3f}" for short, name in _SHOWN.items() if name in row)
-        wrong = ", ".join(diagnosis.name for diagnosis in self.monitor.diagnoses) or "healthy"
-        return "  ".join([f"{row['speed/images_per_second']:.0f} images/s", wrong, *losses])
-
-    def _write_config(self) -> None:
-        state, task = self.state, self.task
-        loss = {"name": self.loss.name, "unbounded": task.unbounded}
-        source = source_channels(task.generator)
-        more: dict[str, Any] = {"source_channels": source} if source else {}
-        if isinstance(task, Generation) and not source:
-            more["latent_shape"] = list(task.latent_shape)
-            if task.neighbors is not None:
-                more["neighbors"] = task.neighbors.about
-        rundir.write_config(state, loss, more)
-
-    def _end(self, name: str, metrics: Metrics | None, message: str = "") -> None:
-        rundir.finish(self.state, name, metrics.close if metrics is not None else lambda: None, message)
 
     # --- what is trained ----------------------------------------------------------------------------------------------
 
@@ -443,30 +382,3 @@ class Trainer:
     def sample(self, z: Tensor) -> np.ndarray:
         """Images of the averaged generator for z [N, *latent_shape], or sources, as float32 [N, C, H, W]."""
         return samples.sample(self.ema.module, z, self.device)
-
-
-class StopSignals:
-    """While it lasts, Ctrl-C or SIGTERM set `requested`, so that the step in progress ends first; a second Ctrl-C ends
-    at once. Several ranks agree on the step at which to end where they pause anyway: to log, sample or save.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignals:
-        self.requested = False
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: Any) -> None:
-        # A scheduler may reach each rank twice, once by way of torchrun.
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True

@@ -1,14 +1,17 @@
-"""Options that contradict each other, or do not fit the networks: found before anything runs, each with its remedy."""
+"""Options that conflict with each other or with the networks: each an error that says what to do instead."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
+from fastgan.losses.config import LossConfig
 from fastgan.models.registry import option_types
+from fastgan.regularization import RegularizationConfig
 from fastgan.tasks.networks import source_channels
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     for name in model.options:
         if name not in known:
             return f"model.{name}: {model.family} takes {', '.join(known) or 'no options of its own'}; leave it out"
-    if model.options.get("minibatch_discrimination") and penalties:
+    if (kernels := model.options.get("minibatch_discrimination", 0)) < 0:
+        return f"minibatch_discrimination: expected a number >= 0, got {kernels}"
+    if kernels and penalties:
         return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or --pack with them"
     if model.family == "progan" and value("weight_clip") > 0:
         return (
@@ -76,6 +81,19 @@ def check_networks(
     """Raise UsageError where networks do not fit each other, or options of the built-in tasks do not fit them."""
     if why := _misfit(config, generator, discriminator, latent_shape):
         raise UsageError(why)
+
+
+def check_own_task(config: Config) -> None:
+    """Raise UsageError for options that only the built-in tasks have, beside a task of one's own."""
+    regularization = dataclasses.replace(config.regularization, historical_averaging=0.0)
+    for options in (dataclasses.replace(config.loss, adversarial="non-saturating"), regularization):
+        for field in dataclasses.fields(options):
+            usual = RegularizationConfig if options is regularization else LossConfig
+            if (value := getattr(options, field.name)) != getattr(usual(), field.name):
+                raise UsageError(
+                    f"{field.name}: the built-in tasks compute it, and this task is your own; leave {value!r} out and"
+                    " add it to its losses"
+                )
 
 
 def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:

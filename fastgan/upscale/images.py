@@ -120,7 +120,7 @@ def upscale_folder(
 def destination(source: Path, out: Path, overwrite: bool) -> Path:
     """The file to write for `source`. Raises UsageError where it is unusable, or exists and `overwrite` is False."""
     if not source.exists():
-        raise UsageError(f"source: there is no {source}")
+        raise UsageError(f"source: {source} does not exist")
     if source.is_dir():
         raise UsageError(f"source: expected an image file, got the folder {source}")
     if out.is_dir():

@@ -27,7 +27,7 @@ BLEND = 16
 MIN_SIDE = 32
 #: The largest automatic side: margins are then a small fraction of a tile.
 MAX_SIDE = 1024
-_MIN_HEIGHT = 384  # of tiles that are lower because the image is wide; leaves room between the margins
+_MIN_HEIGHT = 384  # of tiles that are lower because the image is wide; so that some pixels remain between the margins
 _STRIP_BYTES = 1 << 24  # of rows that are yielded at a time
 # Activation memory of a network in bytes for a pixel of its input: BASE + DEEP · scale². Measured (float32, CPU):
 # RRDBNet ×4 takes 15,300, compact networks at most 2,000.

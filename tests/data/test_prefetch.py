@@ -76,15 +76,15 @@ def test_the_consumer_waits_for_the_copy_and_keeps_the_memory(log, monkeypatch):
     assert calls == [("wait", 0), ("keep", current), ("wait", 1), ("keep", current)]
 
 
-def test_batches_are_ready_before_they_are_asked_for():
-    asked = []
-    ahead = Prefetch(IMAGES, lambda i: (asked.append(i), np.array([i]))[1], torch.device("cpu"))
+def test_batches_are_ready_before_they_are_requested_for():
+    requested = []
+    ahead = Prefetch(IMAGES, lambda i: (requested.append(i), np.array([i]))[1], torch.device("cpu"))
     next(ahead)
     deadline = time.monotonic() + 30
-    while len(asked) < RING + 2 and time.monotonic() < deadline:
+    while len(requested) < RING + 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert asked == list(range(RING + 2))  # one yielded, RING ready, one blocked in put()
+    assert requested == list(range(RING + 2))  # one yielded, RING ready, one blocked in put()
     ahead.close()
 
 

@@ -17,7 +17,7 @@ from fastgan.testing.discriminator_steps import (
 )
 
 #: (step, fused, capture) that run by default; the full run takes all.
-DEFAULT = {("wgan-gp", True, "dynamo"), ("wgan-gp", False, "make_fx"), ("sngan", True, "dynamo")}
+DEFAULT = {("wgan-gp", True, "dynamo"), ("wgan-gp", False, "make_fx")}
 CASES = [
     pytest.param(name, fused, capture, marks=[] if (name, fused, capture) in DEFAULT else pytest.mark.full)
     for name in STEPS

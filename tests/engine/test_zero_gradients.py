@@ -1,4 +1,4 @@
-"""The graph passes on graphs written by hand: what goes, what stays, and that numbers do not change."""
+"""The graph passes on small graphs: what they remove and keep, and that numbers do not change."""
 
 import operator
 
@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 
 def graph_of(function, *inputs):
-    """As the passes meet it: functional ATen, every node with a fake value."""
+    """The input of the passes: a functional ATen graph, every node with a fake value."""
     with FakeTensorMode() as mode:
         traced = make_fx(function)(*(mode.from_tensor(x) for x in inputs))
     return traced
@@ -51,7 +51,7 @@ W = torch.randn(5, 3, 4, 4)
         lambda x, y: x + torch.cat([torch.zeros_like(y)[:1], torch.zeros_like(y)[1:]]),
     ],
 )
-def test_a_sum_with_zeros_is_its_other_term(function):
+def test_a_sum_with_zeros_is_replaced_by_its_other_term(function):
     traced = cleaned(lambda x, y: function(x.exp(), y), X, Y)
     assert targets(traced) == [aten.exp.default]
     assert torch.equal(traced(X, Y), function(X.exp(), Y))
@@ -73,12 +73,12 @@ def test_results_have_memory_of_their_own(function):
     results = traced(x, Y)
     results, want = ([r] if isinstance(r, torch.Tensor) else list(r) for r in (results, want))
     for tensor in (x, *results):
-        tensor.add_(1)  # of two that shared memory, one would be raised twice
+        tensor.add_(1)  # with shared memory, one tensor would be changed twice
     for result, expected in zip(results, want, strict=True):
         assert torch.equal(result, expected + 1)
 
 
-def test_the_sum_of_a_tensor_with_zeros_is_what_it_was_before_the_step_changed_it():
+def test_a_sum_with_zeros_keeps_the_value_from_before_a_change_in_place():
     weight = torch.ones(3)
 
     def step(y):
@@ -107,12 +107,12 @@ def test_the_sum_of_a_tensor_with_zeros_is_what_it_was_before_the_step_changed_i
         lambda x, y: torch.zeros_like(y).sum(1),
     ],
 )
-def test_what_is_not_zero_stays(function):
+def test_other_operations_stay(function):
     traced = cleaned(function, X, Y)
     assert torch.equal(traced(X, Y), function(X, Y))
 
 
-def test_a_sum_over_two_devices_stays_where_it_is():
+def test_a_sum_over_two_devices_stays():
     with FakeTensorMode():
         number, zero = torch.ones(()), torch.ones((), device="cuda")
         traced = make_fx(lambda x, y: x.exp() + y * 0)(number, zero)
@@ -120,7 +120,7 @@ def test_a_sum_over_two_devices_stays_where_it_is():
     assert targets(traced)[-1] is aten.add.Tensor
 
 
-def test_convolutions_of_zeros_go():
+def test_convolutions_of_zeros_are_removed():
     def function(x, w, y):
         zeros = torch.zeros(2, 5, 4, 4)
         out = aten.convolution_backward(zeros, x, w, [5], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True])
@@ -134,7 +134,7 @@ def test_convolutions_of_zeros_go():
         assert torch.equal(got, want)
 
 
-def test_only_the_gradients_that_are_read_are_asked_for():
+def test_only_gradients_that_are_used_are_computed():
     def function(dy, x, w):
         return aten.convolution_backward(
             dy, x * 0, w, [5], [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [True, True, True]
@@ -143,14 +143,14 @@ def test_only_the_gradients_that_are_read_are_asked_for():
     dy = torch.randn(2, 5, 4, 4)
     traced = cleaned(function, dy, X, W)
     (node,) = [n for n in traced.graph.nodes if n.target is aten.convolution_backward.default]
-    assert node.args[-1] == [True, False, False]  # the weight's is zero, nobody reads the bias'
+    assert node.args[-1] == [True, False, False]  # the weight's is zero, the bias' is not used
     for got, want in zip(traced(dy, X, W), function(dy, X, W), strict=True):
         assert torch.equal(got, want)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_the_double_backwards_weight_gradient_becomes_one_again(stride, padding):
+def test_the_weight_gradient_of_the_double_backward_is_restored(stride, padding):
     x, w = torch.randn(2, 3, 9, 9).double(), torch.randn(5, 3, 4, 4).double().requires_grad_()
 
     def function(x, w, v):
@@ -170,7 +170,7 @@ def test_the_double_backwards_weight_gradient_becomes_one_again(stride, padding)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_other_swapped_convolutions_stay(groups):
+def test_other_transposed_convolutions_stay(groups):
     def function(x, w):
         y = torch.nn.functional.conv2d(x.permute(1, 0, 2, 3), w, None, groups=groups)
         return y.permute(1, 0, 2, 3)
@@ -184,7 +184,7 @@ def test_other_swapped_convolutions_stay(groups):
 @pytest.mark.parametrize(
     "cut", [lambda y: y[:, :, ::2], lambda y: y[:, :, :2], lambda y: y[..., :3], lambda y: y[:, :, :2, :2]]
 )
-def test_a_correlation_that_is_cut_otherwise_is_no_weight_gradient(cut):
+def test_a_correlation_that_is_sliced_otherwise_is_no_weight_gradient(cut):
     def function(x, y):
         return cut(torch.nn.functional.conv2d(x.permute(1, 0, 2, 3), y.permute(1, 0, 2, 3))).permute(1, 0, 2, 3)
 
@@ -195,8 +195,7 @@ def test_a_correlation_that_is_cut_otherwise_is_no_weight_gradient(cut):
     assert torch.equal(traced(X, y), function(X, y))
 
 
-def test_nothing_is_left_behind():
-    """getitems of a narrowed backward stay attached to it."""
+def test_the_graph_stays_valid():
     traced = cleaned(lambda x: (x.exp() + torch.zeros_like(x)).relu(), X)
     assert isinstance(traced.graph, fx.Graph)
     assert operator.getitem not in targets(traced)

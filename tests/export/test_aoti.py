@@ -8,8 +8,8 @@ from torch import nn
 
 from fastgan.errors import ExportError, UsageError, WriteError
 from fastgan.export.targets import aoti
-from fastgan.runtime.backends.aoti import load
 from fastgan.models.esrgan import SRVGGNetCompact
+from fastgan.runtime.backends.aoti import load
 from fastgan.runtime.spec import Spec
 
 IMAGE = Spec("image", scale=2, range=(0.0, 1.0))

@@ -181,7 +181,7 @@ class Unsupported(nn.Module):
     ("network", "sentence"),
     [
         (Sized(), "the exported model has an error of .* at batch 1 of 57×49 pixels; .* is allowed"),
-        (Random(), "with a PSNR of .* dB against float64, 80 are needed; its output is random"),
+        (Random(), "has a PSNR of .* dB against float64, 80 are needed; its output is random"),
         (Branching(), "cannot be exported: it works at some sizes only. Not all values of height"),
         (Unsupported(), "cannot be exported: .*bessel_j0"),
     ],
@@ -276,11 +276,11 @@ def coarse(steps):
 
 
 def test_int8_is_published_or_refused_by_its_psnr(tmp_path, monkeypatch):
-    pictures = [np.random.default_rng(i).random((1, 3, 16, 16), np.float32) for i in range(3)]
+    photos = [np.random.default_rng(i).random((1, 3, 16, 16), np.float32) for i in range(3)]
     stand_in(monkeypatch, "fastgan.export.quantization.quantize", quantize=coarse(127))
     network = dense(4)
     nn.init.normal_(network.conv_last.weight, 0, 2.0)  # else nearly everything is gray
-    figures = export(network, tmp_path / "a.onnx", precision="int8", calibration=pictures)
+    figures = export(network, tmp_path / "a.onnx", precision="int8", calibration=photos)
     assert figures["quantization"] == {"inputs": 3, "symmetric": False}
     assert 40 < figures["psnr"] < 80
     assert figures["psnr_floor"] == 30
@@ -288,7 +288,7 @@ def test_int8_is_published_or_refused_by_its_psnr(tmp_path, monkeypatch):
     assert facts_in(tmp_path / "a.onnx")[1]["precision"] == "int8"
     stand_in(monkeypatch, "fastgan.export.quantization.quantize", quantize=coarse(2))
     with pytest.raises(ExportError, match=r"has a PSNR of .* dB against the network; int8 needs 30"):
-        export(network, tmp_path / "b.onnx", precision="int8", calibration=pictures)
+        export(network, tmp_path / "b.onnx", precision="int8", calibration=photos)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json"]
 
 

@@ -27,7 +27,8 @@ def test_the_emulation_overflows_where_a_gpu_does_and_onnxruntime_does_not(tmp_p
     path = file(tmp_path / "m.onnx", nodes, TensorProto.FLOAT16, [quarter])
     x = np.array([4e4, 1], np.float32)
     assert open_file(float32_emulation(path))(x).tolist() == [np.inf, 0.5]
-    assert open_file(path)(x).tolist() == [2e4, 0.5]  # if this fails, ONNX Runtime rounds itself and the emulation is not needed
+    # Were this [inf, 0.5], ONNX Runtime would round itself, and the emulation would not be needed.
+    assert open_file(path)(x).tolist() == [2e4, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def generator(tmp_path):
     return g.save(tmp_path / "g.onnx")
 
 
-def pictures(n=4, side=24, seed=0):
+def photos(n=4, side=24, seed=0):
     """Smooth images with an edge."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side] / side
@@ -106,9 +106,9 @@ def psnr(a, b, low=0.0, high=1.0):
 
 def test_an_upscaler_at_other_sizes(tmp_path, upscaler):
     out = tmp_path / "int8.onnx"
-    facts = quantize(upscaler, out, IMAGE, pictures())
+    facts = quantize(upscaler, out, IMAGE, photos())
     for shape in ((1, 24), (3, 24), (2, 31)):
-        x = np.concatenate(list(pictures(*shape, seed=5)))
+        x = np.concatenate(list(photos(*shape, seed=5)))
         assert psnr(run(out, x), run(upscaler, x)) > 40
     x = x[:, :, :9, :17]
     assert run(out, x).shape == (2, 3, 18, 34)
@@ -131,7 +131,7 @@ def test_an_upscaler_at_other_sizes(tmp_path, upscaler):
 
 def test_int8_kernels_run_it(tmp_path, upscaler):
     """ONNX Runtime merges what lies between a dequantization and a quantization, so it must find both."""
-    quantize(upscaler, tmp_path / "int8.onnx", IMAGE, pictures())
+    quantize(upscaler, tmp_path / "int8.onnx", IMAGE, photos())
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "merged.onnx")
     options.log_severity_level = 3
@@ -152,27 +152,27 @@ def test_a_generator_from_latents(tmp_path, generator):
 
 
 def test_equalization_keeps_the_function_and_improves_the_psnr(tmp_path, upscaler, monkeypatch):
-    x = next(iter(pictures(1, seed=3)))
+    x = next(iter(photos(1, seed=3)))
     exact = run(upscaler, x)
-    quantize(upscaler, tmp_path / "with.onnx", IMAGE, pictures())
+    quantize(upscaler, tmp_path / "with.onnx", IMAGE, photos())
     model = qdq.read(upscaler)
     layers = qdq.layers(model)[1:]
-    assert qdq.equalize(model, layers, ranges.observe(model, layers, [(x,) for x in pictures()])) == 3
+    assert qdq.equalize(model, layers, ranges.observe(model, layers, [(x,) for x in photos()])) == 3
     onnx.save(model, tmp_path / "equal.onnx")
     np.testing.assert_allclose(run(tmp_path / "equal.onnx", x), exact, atol=1e-5)
     monkeypatch.setattr(qdq, "equalize", lambda *given: 0)
-    quantize(upscaler, tmp_path / "without.onnx", IMAGE, pictures())
+    quantize(upscaler, tmp_path / "without.onnx", IMAGE, photos())
     gain = psnr(run(tmp_path / "with.onnx", x), exact) - psnr(run(tmp_path / "without.onnx", x), exact)
     assert gain > 2
 
 
 def test_symmetric_for_tensorrt(tmp_path, upscaler):
     out = tmp_path / "int8.onnx"
-    quantize(upscaler, out, IMAGE, pictures(), symmetric=True)
+    quantize(upscaler, out, IMAGE, photos(), symmetric=True)
     zeros = [t for t in onnx.load(out).graph.initializer if t.name.endswith("/zero")]
     assert len(zeros) == 12
     assert all(t.data_type == TensorProto.INT8 and not numpy_helper.to_array(t).any() for t in zeros)
-    x = next(iter(pictures(1, seed=3)))
+    x = next(iter(photos(1, seed=3)))
     assert psnr(run(out, x), run(upscaler, x)) > 38
 
 
@@ -186,12 +186,12 @@ def test_harmful_layers_stay_in_float(tmp_path, monkeypatch):
     x = g.add("Conv", x, g.weight(np.concatenate([np.eye(3) * 51, -np.eye(3) * 50])[:, :, None, None]))
     g.add("Conv", x, g.weight(np.concatenate([np.eye(3), np.eye(3)], 1)[:, :, None, None]), made="upscaled")
     path = g.save(tmp_path / "g.onnx")
-    x = next(iter(pictures(1, seed=3)))
-    facts = quantize(path, tmp_path / "a.onnx", g.spec, pictures())
+    x = next(iter(photos(1, seed=3)))
+    facts = quantize(path, tmp_path / "a.onnx", g.spec, photos())
     assert facts["layers_in_float"] == ["Conv_0", "Conv_5", "Conv_6"]
     assert psnr(run(tmp_path / "a.onnx", x), run(path, x)) > 40
     monkeypatch.setattr(sensitivity, "TARGET_PSNR", 0.0)
-    facts = quantize(path, tmp_path / "b.onnx", g.spec, pictures())
+    facts = quantize(path, tmp_path / "b.onnx", g.spec, photos())
     assert facts["layers_in_float"] == ["Conv_0"]
     assert psnr(run(tmp_path / "b.onnx", x), run(path, x)) < 35
 
@@ -201,8 +201,12 @@ def test_the_parameters_of_least_squared_error():
     even = ranges.least_error_parameters(-1.0, 1.0, counts, symmetric=False)
     assert even.scale == pytest.approx(2 / 255)
     assert even.zero in (127, 128)
-    assert ranges.least_error_parameters(0.5, 2.0, counts, symmetric=False) == ranges.Int8Parameters(pytest.approx(2 / 255), 0)
-    assert ranges.least_error_parameters(-3.0, 1.0, counts, symmetric=True) == ranges.Int8Parameters(pytest.approx(3 / 127), 0, signed=True)
+    assert ranges.least_error_parameters(0.5, 2.0, counts, symmetric=False) == ranges.Int8Parameters(
+        pytest.approx(2 / 255), 0
+    )
+    assert ranges.least_error_parameters(-3.0, 1.0, counts, symmetric=True) == ranges.Int8Parameters(
+        pytest.approx(3 / 127), 0, signed=True
+    )
     outlier = np.zeros(2048)
     outlier[:200] = 1e6  # from 0 to 1
     outlier[-1] = 1  # one in 2e8 at 10
@@ -259,26 +263,26 @@ def test_other_bad_input(tmp_path, upscaler, generator):
     with pytest.raises(UsageError, match=r"input 1: expected \[N, 8\], got \[2, 9\]"):
         quantize(generator, out, LATENT, [np.zeros((2, 9), np.float32)])
     with pytest.raises(UsageError, match=r"source: .*none\.onnx cannot be read: No such file"):
-        quantize(tmp_path / "none.onnx", out, IMAGE, pictures())
+        quantize(tmp_path / "none.onnx", out, IMAGE, photos())
     for name, text in (("text.onnx", "text"), ("empty.onnx", "")):
         (tmp_path / name).write_text(text)
         with pytest.raises(UsageError, match=f"source: .*{name} is no ONNX file"):
-            quantize(tmp_path / name, out, IMAGE, pictures())
+            quantize(tmp_path / name, out, IMAGE, photos())
     g = Graph(["n", 3, "h", "w"], ["n", 3, "h", "w"], IMAGE)
     g.add("Relu", "images", made="upscaled")
     with pytest.raises(ExportError, match="the network has no convolution or matrix product"):
-        quantize(g.save(tmp_path / "relu.onnx"), out, IMAGE, pictures())
+        quantize(g.save(tmp_path / "relu.onnx"), out, IMAGE, photos())
     assert not out.exists()
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="could not be written"):
-        quantize(upscaler, tmp_path / "file" / "out.onnx", IMAGE, pictures())
-    quantize(upscaler, out, IMAGE, pictures())
+        quantize(upscaler, tmp_path / "file" / "out.onnx", IMAGE, photos())
+    quantize(upscaler, out, IMAGE, photos())
     with pytest.raises(UsageError, match="is quantized already; expected a float32 file"):
-        quantize(out, tmp_path / "twice.onnx", IMAGE, pictures())
+        quantize(out, tmp_path / "twice.onnx", IMAGE, photos())
 
 
 def test_multiples(tmp_path, upscaler):
     spec = Spec("image", scale=2, multiple=4, range=(0.0, 1.0))
     with pytest.raises(UsageError, match=r"\[N, 3, H, W\], H and W multiples of 4, got \[1, 3, 26, 26\]"):
-        quantize(upscaler, tmp_path / "out.onnx", spec, pictures(side=26))
-    assert quantize(upscaler, tmp_path / "out.onnx", spec, pictures(side=28))["layers_quantized"] == 4
+        quantize(upscaler, tmp_path / "out.onnx", spec, photos(side=26))
+    assert quantize(upscaler, tmp_path / "out.onnx", spec, photos(side=28))["layers_quantized"] == 4

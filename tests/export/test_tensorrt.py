@@ -1,4 +1,4 @@
-"""Building TensorRT engines, with a stand-in for the package tensorrt that checks the calls its documentation requires."""
+"""Building TensorRT engines, with a stand-in for the package tensorrt that checks the calls."""
 
 import importlib.util
 import shlex

@@ -56,12 +56,16 @@ def parse(tmp_path_factory):
 
 
 @pytest.mark.network
-def test_an_upscaler_in_the_servers_own_words(tmp_path, upscaler, parse):
-    place = triton_server.write_repository(upscaler, tmp_path / "models", "up_x2", IMAGE)
-    assert place == tmp_path / "models" / "up_x2"
-    assert sorted(str(p.relative_to(place)) for p in place.rglob("*")) == ["1", "1/model.onnx", "config.pbtxt"]
-    assert (place / "1" / "model.onnx").read_bytes() == upscaler.read_bytes()
-    config = parse(place)
+def test_the_configuration_of_an_upscaler_by_the_servers_schema(tmp_path, upscaler, parse):
+    repository = triton_server.write_repository(upscaler, tmp_path / "models", "up_x2", IMAGE)
+    assert repository == tmp_path / "models" / "up_x2"
+    assert sorted(str(p.relative_to(repository)) for p in repository.rglob("*")) == [
+        "1",
+        "1/model.onnx",
+        "config.pbtxt",
+    ]
+    assert (repository / "1" / "model.onnx").read_bytes() == upscaler.read_bytes()
+    config = parse(repository)
     assert (config.name, config.backend, config.max_batch_size) == ("up_x2", "onnxruntime", 8)
     for tensor, name in ((config.input, "images"), (config.output, "upscaled")):
         assert [(t.name, list(t.dims)) for t in tensor] == [(name, [3, -1, -1])]
@@ -104,9 +108,9 @@ def test_labels_are_a_tensor_of_a_batch_alone(tmp_path, conditional, parse):
 @pytest.mark.network
 def test_an_engine(tmp_path, parse):
     (tmp_path / "g.engine").write_bytes(b"engine")
-    place = triton_server.write_repository(tmp_path / "g.engine", tmp_path / "models", "g", LATENT)
-    assert (place / "1" / "model.plan").read_bytes() == b"engine"
-    config = parse(place)
+    repository = triton_server.write_repository(tmp_path / "g.engine", tmp_path / "models", "g", LATENT)
+    assert (repository / "1" / "model.plan").read_bytes() == b"engine"
+    config = parse(repository)
     assert (config.backend, config.max_batch_size, len(config.input)) == ("tensorrt", 64, 0)
 
 
@@ -123,8 +127,8 @@ def test_another_model_of_the_name_is_replaced_and_the_others_stay(tmp_path, ups
 
 
 def test_the_server_may_read_what_was_written(tmp_path, upscaler):
-    place = triton_server.write_repository(upscaler, tmp_path / "models", "a", IMAGE)
-    assert all(p.stat().st_mode & 0o004 for p in (place, *place.rglob("*")))
+    repository = triton_server.write_repository(upscaler, tmp_path / "models", "a", IMAGE)
+    assert all(p.stat().st_mode & 0o004 for p in (repository, *repository.rglob("*")))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", ".hidden", "ä", 'a"', "x" * 129])

@@ -1,4 +1,4 @@
-"""Tests that mean nothing without an NVIDIA GPU. The contract of the ops runs there too: `pytest -m gpu`."""
+"""Tests that need an NVIDIA GPU. The contract tests of the ops run on it too: `pytest -m gpu`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def no_waiting():
-    """A context in which whatever waits for the device raises."""
+    """A context in which every synchronization with the device raises."""
     return _no_waiting
 
 

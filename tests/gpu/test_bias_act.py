@@ -1,4 +1,4 @@
-"""bias_act where a GPU differs from the interpreter: graphs, streams, big offsets, no waiting for the device."""
+"""bias_act where a GPU differs from the interpreter: graphs, streams, big offsets, no synchronization."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_captures_in_a_cuda_graph(case):
 
     def step():
         y = case.call(*inputs)
-        # Detached: a graph that is kept, kept with its stream, would tie the next run to that.
+        # Detached: an autograd graph that is kept would keep its stream for the next run.
         return y.detach(), *torch.autograd.grad(y, inputs, dy)
 
     expected = step()

@@ -1,4 +1,4 @@
-"""Convolutions where a GPU differs from the interpreter: real tensor cores, graphs, streams, and choosing by time."""
+"""Convolutions where a GPU differs from the interpreter: tensor cores, graphs, streams, and kernel selection."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from fastgan.ops.conv import reference, triton
 from fastgan.testing.tolerances import assert_as_good_as
 
 # The discriminator of DCGAN at 64²: [N, C, H, W], [K, C, R, S], stride, padding.
-CRITIC = {
+LAYERS = {
     "first": ((16, 3, 64, 64), (64, 3, 4, 4), 2, 1),
     "second": ((16, 64, 32, 32), (128, 64, 4, 4), 2, 1),
     "third": ((16, 128, 16, 16), (256, 128, 4, 4), 2, 1),
@@ -20,7 +20,7 @@ ACT = ("leaky_relu", 0.2, 1.0, None)
 
 
 def draw(name, dtype=torch.bfloat16):
-    shape, weight, stride, padding = CRITIC[name]
+    shape, weight, stride, padding = LAYERS[name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator)
     w = torch.randn(weight, generator=generator) / (weight[1] * weight[2] * weight[3]) ** 0.5
@@ -38,7 +38,7 @@ def own_cache(tmp_path, monkeypatch):
     _autotune._selector.cache_clear()
 
 
-@pytest.mark.parametrize("name", CRITIC)
+@pytest.mark.parametrize("name", LAYERS)
 def test_every_config_on_the_layers_of_a_discriminator(name):
     x, w, b, options = draw(name)
     plain = reference.conv_bias_act(x, w, b, *options, 1, *ACT)
@@ -69,7 +69,7 @@ def stack():
 
 def step(x, layers, leaves):
     y = conv2d_stack(x, layers)
-    # Detached: a graph that is kept, kept with its stream, would tie the next run to that.
+    # Detached: an autograd graph that is kept would keep its stream for the next run.
     return y.detach(), *torch.autograd.grad(y, leaves, torch.ones_like(y))
 
 
@@ -101,7 +101,7 @@ def test_nothing_waits_for_the_device(no_waiting):
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_captures_in_a_cuda_graph(own_cache, measured, monkeypatch):
-    # Weight gradients are the library's, which repeat only when they are asked to.
+    # Weight gradients are cuDNN's, which are reproducible only in deterministic mode.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     arguments = stack()
     side = torch.cuda.Stream()
@@ -126,7 +126,7 @@ def test_captures_in_a_cuda_graph(own_cache, measured, monkeypatch):
     assert measured or not list(own_cache.iterdir())
 
 
-def test_contiguous_activations_run_in_the_library_with_our_epilogue():
+def test_contiguous_activations_run_in_cudnn_with_our_epilogue():
     x, w, b, _ = draw("second")
     x, w = x.contiguous(), w.contiguous()
     y = conv2d_bias_act(x, w, b, stride=2, padding=1)

@@ -1,4 +1,4 @@
-"""Whole steps as CUDA graphs: numbers, noise, gradients, what a replay leaves alone."""
+"""Whole steps as CUDA graphs: numbers, random numbers, gradients, and state that a replay must not change."""
 
 import copy
 import math
@@ -85,8 +85,8 @@ def test_a_replayed_step_equals_an_eager_one(fused, precision):
     assert not compiled.why_eager
 
 
-def test_preserved_restores_the_rng_state_of_the_gpu():
-    """Also where no tensor that is restored is on the device."""
+def test_preserved_restores_the_rng_state():
+    """Also if none of the preserved tensors is on the device."""
     torch.cuda.manual_seed(5)
     want = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(5)
@@ -95,7 +95,7 @@ def test_preserved_restores_the_rng_state_of_the_gpu():
     assert torch.equal(torch.rand(3, device="cuda"), want)
 
 
-def test_noise_differs_each_replay_and_seeds_repeat():
+def test_random_numbers_differ_in_each_replay_and_seeds_repeat_them():
     compiled = fastgan.compile(lambda x: x + torch.randn_like(x))
     x = torch.zeros(1000, device="cuda")
     compiled(x)
@@ -133,9 +133,9 @@ def test_host_tensors_are_not_fixed_in_a_graph():
         assert float(compiled(x, torch.tensor(value))[0]) == value
 
 
-def test_a_step_becomes_a_cuda_graph_where_the_compiler_fails(monkeypatch):
+def test_a_step_becomes_a_cuda_graph_if_the_compiler_fails(monkeypatch):
     def refuse(self, *given):
-        raise NotImplementedError("no compiler today")
+        raise NotImplementedError("no compiler")
 
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", refuse)
     network = discriminator()
@@ -158,7 +158,7 @@ def test_a_step_becomes_a_cuda_graph_where_the_compiler_fails(monkeypatch):
     ],
     ids=["value", "size", "mask", "from the host", "to the host"],
 )
-def test_a_step_that_waits_for_the_gpu_is_not_captured(step):
+def test_a_step_that_waits_for_the_gpu_is_refused_before_its_capture(step):
     x = torch.rand(8, device="cuda")
     compiled = fastgan.compile(step, mode="graph")
     with pytest.warns(UserWarning, match="runs eagerly: RuntimeError: it waits for the GPU"):
@@ -168,15 +168,15 @@ def test_a_step_that_waits_for_the_gpu_is_not_captured(step):
     assert following.how == ["CUDA graph"]
 
 
-def test_an_index_on_the_gpu_is_no_reason_to_wait():
-    places = torch.tensor([2, 0], device="cuda")
-    compiled = fastgan.compile(lambda x: x[places], mode="graph")
+def test_a_step_with_an_index_on_the_gpu_is_captured():
+    indices = torch.tensor([2, 0], device="cuda")
+    compiled = fastgan.compile(lambda x: x[indices], mode="graph")
     x = torch.rand(4, device="cuda")
-    assert torch.equal(compiled(x), x[places])
+    assert torch.equal(compiled(x), x[indices])
     assert compiled.how == ["CUDA graph"]
 
 
-def test_no_compiler_is_asked_in_mode_graph(monkeypatch):
+def test_mode_graph_uses_no_compiler(monkeypatch):
     monkeypatch.setattr(fastgan.engine.CompiledStep, "_captured", lambda *_: pytest.fail("compiled"))
     compiled = fastgan.compile(lambda x: x * 2, mode="graph")
     for value in (1.0, 2.0):

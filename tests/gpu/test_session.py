@@ -1,4 +1,4 @@
-"""The runtime's PyTorch back-end on a GPU: plainly at a shape's first call, captured at the second, replayed after."""
+"""The PyTorch back-ends on a GPU: a shape runs eagerly at its first call, is captured at the second, then replayed."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastgan.runtime import pixel_conversion
-from fastgan.runtime.backends import torch as module_of_backend
+from fastgan.runtime.backends import torch as torch_backend
 from fastgan.runtime.session import Session
 
 
@@ -41,11 +41,11 @@ def test_every_call_of_a_shape_gives_what_the_module_gives(backend):
             x = torch.rand(shape, generator=torch.Generator().manual_seed(call))
             wanted = network(x).detach()
             torch.testing.assert_close(session(x.cuda()).cpu(), wanted, atol=1e-4, rtol=0)
-            there = session(x.cuda())
-            kept.append((there, wanted))
+            result = session(x.cuda())
+            kept.append((result, wanted))
             np.testing.assert_allclose(session(x.numpy()), wanted.numpy(), atol=1e-4)
-    for there, wanted in kept:  # a later replay has not written over them
-        torch.testing.assert_close(there.cpu(), wanted, atol=1e-4, rtol=0)
+    for result, wanted in kept:  # later replays have not overwritten them
+        torch.testing.assert_close(result.cpu(), wanted, atol=1e-4, rtol=0)
 
 
 class Conditional(nn.Module):
@@ -81,18 +81,18 @@ def test_pixels_on_the_gpu_equal_the_plain_conversion():
         assert np.abs(session.pixels(torch.from_numpy(frames).cuda()).cpu().numpy().astype(int) - plain).max() <= 1
 
 
-def test_more_shapes_than_are_kept():
+def test_more_shapes_than_graphs():
     network = Upscaler().eval()
     session = Session(network, backend="torch", device="cuda")
     for _ in range(2):
-        for side in range(4, 4 + module_of_backend._GRAPHS + 3):
+        for side in range(4, 4 + torch_backend.MAX_GRAPHS + 3):
             x = torch.rand(1, 3, side, side)
             for _ in range(3):
                 torch.testing.assert_close(session(x), network(x).detach(), atol=1e-4, rtol=0)
-    assert len(session._backend._graphs._known) <= module_of_backend._GRAPHS
+    assert len(session._backend._graphs._known) <= torch_backend.MAX_GRAPHS
 
 
-def test_half_precision_takes_and_gives_float32():
+def test_half_precision_has_float32_inputs_and_outputs():
     network = Upscaler().eval()
     session = Session(Upscaler().half(), backend="torch", device="cuda")
     x = torch.rand(1, 3, 16, 16)
@@ -102,7 +102,7 @@ def test_half_precision_takes_and_gives_float32():
         torch.testing.assert_close(y.cpu(), network(x).detach(), atol=1e-2, rtol=0)
 
 
-def test_the_choice_on_a_gpu_is_between_both():
+def test_both_back_ends_are_timed_on_a_gpu():
     session = Session(Upscaler().eval(), device="cuda")
     assert set(session.choice.milliseconds) | set(session.choice.unavailable) >= {"torch", "compile"}
     assert "a CUDA graph for each shape" in session.describe()

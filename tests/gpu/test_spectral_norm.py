@@ -6,7 +6,7 @@ import torch
 from fastgan.ops import power_iteration, spectral_scale
 from fastgan.ops._tables import CAPACITY, RESERVE, tables
 
-# A discriminator of 64² images, and layers that do not balance by themselves. Shape, dimension of the rows, channels_last.
+# A discriminator of 64² images and layers of very different sizes: shape, dimension of the rows, channels_last.
 GROUP = [
     ((64, 3, 4, 4), 0, False),
     ((128, 64, 4, 4), 0, True),
@@ -70,7 +70,7 @@ def test_streams_share_no_table():
     assert_same_bits(got, expected)
 
 
-def test_captured_graphs_follow_the_weights_and_outlive_the_tables():
+def test_captured_graphs_use_current_weights_and_do_not_depend_on_cached_tables():
     weights, uv, dims = make()
     dy = make(1)[0]
     step(weights, uv, dims, dy)
@@ -82,13 +82,13 @@ def test_captured_graphs_follow_the_weights_and_outlive_the_tables():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step(weights, uv, dims, dy)
-    # Before any replay: a table that only a replay fills must not be found here.
+    # Before any replay: an eager call must not use a table that only a replay fills.
     expected = step(weights, uv, dims, dy)
     graph.replay()
     assert_same_bits(captured, expected)
     first = captured[1].clone()
 
-    # Every table from before is evicted, and pinned memory that was free is written over.
+    # Evict every earlier table, and overwrite free pinned memory.
     for i in range(CAPACITY + 1):
         tables.get(uv.device, i, lambda: [-1] * 512)
     scratch = torch.empty(RESERVE, dtype=torch.int64, pin_memory=True).fill_(-1)

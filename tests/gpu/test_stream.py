@@ -8,7 +8,7 @@ from fastgan.data.stream import BatchStream
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_prefetched_equals_resident(tmp_path, world):
-    """Bit by bit, with a busy device: a buffer or a batch that is reused too early shows."""
+    """Bit-identical on a busy device: detects a buffer or batch that is reused too early."""
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (500, 3, 64, 64), np.uint8))
     images = ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), None, "mapped", "none")
     device, busy = torch.device("cuda"), torch.randn(4096, 4096, device="cuda")

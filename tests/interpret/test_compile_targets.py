@@ -1,5 +1,8 @@
-"""Every Triton kernel compiles for every GPU that is served, though none is here: in a process of its own, since
-TRITON_INTERPRET would make the kernels something else."""
+"""Every Triton kernel compiles for every supported GPU, without a GPU: by default for sm_90, in the full run for all.
+
+In a process of its own, because TRITON_INTERPRET, if set, replaces the compiler. Triton's cache of compiled kernels,
+which is keyed by their content, is kept between runs.
+"""
 
 import itertools
 import json
@@ -33,7 +36,7 @@ for job in map(json.loads, sys.stdin):
         name: "constexpr" if name in constants else job["types"].get(name, "*" + job["element"])
         for name in kernel.arg_names
     }
-    # As the launcher would find them for channels in whole blocks; it is what lets loads be wide.
+    # As the launcher finds them if the channels are multiples of 16: alignment makes loads wide.
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in job["aligned"]}
     source = ASTSource(kernel, signature, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", job["arch"], 32), options=job["options"])
@@ -47,12 +50,13 @@ for job in map(json.loads, sys.stdin):
     answer["products"] = any(name in ptx for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma"))
     answer["asynchronous"] = "cp.async.c" in ptx and ", 0x10," in ptx
     answer["target"] = next(line for line in ptx.splitlines() if line.startswith(".target"))
-    # Not in the PTX: there a float32 constant has been folded into a double, with its rounding.
+    # Not in the PTX, where a float32 constant is already folded into a double, with its rounding.
     answer["single"] = [line.strip() for line in compiled.asm["ttir"].splitlines() if "f32" in line]
     print(json.dumps(answer), flush=True)
 """
 
 ARCHITECTURES = {80: "sm_80", 90: "sm_90", 100: "sm_100"}
+TARGETS = [pytest.param(arch, marks=[] if arch == 90 else pytest.mark.full) for arch in ARCHITECTURES]
 SIZES = {"rows": "i32", "channels": "i32", "pixels": "i32"}
 ARGUMENTS = {
     "conv_fwd_kernel": ("x", "weight", "bias", "y"),
@@ -121,7 +125,7 @@ def spectral_jobs(arch, element, layers=16):
             "options": {},
         }
         for kernel, first, second in variants
-        if kernel in SPECTRAL[:2] or (first and second)  # the other kernels have no such choice
+        if kernel in SPECTRAL[:2] or (first and second)  # the other kernels do not have these options
     ]
 
 
@@ -153,7 +157,7 @@ COUNTS = ("rows", "height", "width", "channels", "out_height", "out_width", "out
 
 
 def conv_job(kernel, arch, element, config, channels=64):
-    """A 4×4 convolution with stride 2; `channels` are those that a product sums over, it makes 64."""
+    """A 4×4 convolution with stride 2. channels: the ones that are summed over; there are 64 outputs."""
     x, weight = torch.empty(0, dtype=TORCH[element]), torch.empty(1, 1, 4, 4)
     taps = 16 if kernel == "conv_fwd_kernel" else 4
     constants = conv._constants(x, weight, channels, taps, [2, 2], [1, 1], [1, 1], config)
@@ -169,9 +173,8 @@ def conv_job(kernel, arch, element, config, channels=64):
             "types": types, "aligned": aligned, "options": options}  # fmt: skip
 
 
-def compile_all(jobs, tmp_path):
+def compile_all(jobs):
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
     text = "\n".join(json.dumps(j) for j in jobs)
     done = subprocess.run(
         [sys.executable, "-c", CHILD], input=text, env=environment, capture_output=True, text=True, timeout=500
@@ -180,8 +183,8 @@ def compile_all(jobs, tmp_path):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_kernels_compile(arch, tmp_path):
+@pytest.mark.parametrize("arch", TARGETS)
+def test_kernels_compile(arch):
     jobs = [
         job(kernel, arch, element, act, fast)
         for kernel in ELEMENTWISE
@@ -196,7 +199,7 @@ def test_kernels_compile(arch, tmp_path):
     jobs += [job("sum_rows_kernel", arch, element) for element in ("fp32", "fp64")]
     jobs += [*spectral_jobs(arch, "fp32"), *spectral_jobs(arch, "fp64"), *spectral_jobs(arch, "fp32", layers=1)]
     jobs += [*penalty_jobs(arch, "fp32"), *penalty_jobs(arch, "bf16"), *penalty_jobs(arch, "fp64")]
-    answers = compile_all(jobs, tmp_path)
+    answers = compile_all(jobs)
     assert len(answers) == len(jobs)
     for answer in answers:
         assert answer["entry"]
@@ -204,43 +207,43 @@ def test_kernels_compile(arch, tmp_path):
         assert ARCHITECTURES[arch] in answer["target"]
 
 
-def test_double_computes_in_double(tmp_path):
-    """A constant in a kernel is float32 unless something says otherwise; in double nothing may be."""
+def test_double_computes_in_double():
+    """A constant in a kernel is float32 unless it is converted. Kernels for double must contain no float32."""
     jobs = [job(kernel, 90, "fp64", act) for kernel in ELEMENTWISE for act in range(7)]
     jobs += [job("sum_rows_kernel", 90, "fp64"), *spectral_jobs(90, "fp64"), *penalty_jobs(90, "fp64")]
-    for one, answer in zip(jobs, compile_all(jobs, tmp_path), strict=True):
+    for one, answer in zip(jobs, compile_all(jobs), strict=True):
         assert not answer["single"], (one["kernel"], one["constants"].get("ACT"))
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_convolutions_compile(arch, tmp_path):
-    """In half precision every config multiplies in tensor cores, keeps its numbers in registers, and fits anywhere."""
+@pytest.mark.parametrize("arch", TARGETS)
+def test_convolutions_compile(arch):
+    """In half precision every config uses tensor cores, needs no local memory, and fits into 99 KB of shared memory."""
     halves = [
         conv_job(kernel, arch, "bf16", config, channels)
         for kernel in ARGUMENTS
         for config, channels in [*((c, 64) for c in conv.CONFIGS), (conv.CONFIGS[1], 3), (conv.CONFIGS[1], 40)]
     ]
-    for one, answer in zip(halves, compile_all(halves, tmp_path), strict=True):
+    for one, answer in zip(halves, compile_all(halves), strict=True):
         about = one["kernel"], one["options"], one["constants"]["FEW"]
         assert ARCHITECTURES[arch] in answer["target"]
         assert answer["products"], about
         assert answer["shared"] <= 99 * 1024, about
-        # A few words may be parked on the stack (24 bytes by Triton 3.7); a tile that does not fit into registers takes
-        # hundreds.
+        # A few words may be on the stack (24 bytes with Triton 3.7); a tile that does not fit into registers takes
+        # hundreds of bytes.
         assert int(re.search(r"STACK:(\d+)", answer["usage"])[1]) <= 64, (about, answer["usage"])
         assert "LOCAL:0 " in answer["usage"], (about, answer["usage"])
         if {"channels", "outputs"} <= set(one["aligned"]):
             assert answer["asynchronous"], about
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_convolutions_compile_for_wide_numbers(arch, tmp_path):
+@pytest.mark.parametrize("arch", TARGETS)
+def test_convolutions_compile_for_wide_numbers(arch):
     wide = [
         conv_job(kernel, arch, element, conv.configs(100_000, 64, TORCH[element])[0])
         for kernel in ARGUMENTS
         for element in ("fp16", "fp32", "fp64")
     ]
-    for one, answer in zip(wide, compile_all(wide, tmp_path), strict=True):
+    for one, answer in zip(wide, compile_all(wide), strict=True):
         assert answer["entry"]
         assert answer["shared"] <= 99 * 1024
         if one["element"] == "fp64":

@@ -1,5 +1,7 @@
-"""The Triton kernels on the CPU, through Triton's interpreter. It must be chosen before triton is imported, and it
-stays for the life of a process: hence one of its own."""
+"""The Triton kernels on the CPU, through Triton's interpreter, in processes of its own: it must be chosen before triton
+is imported, for the whole process.
+
+By default each op runs in float32 on one core case; the full run takes all cases and dtypes (tests/ops/conftest.py)."""
 
 import os
 import subprocess
@@ -11,9 +13,9 @@ import pytest
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
-# Triton 3.6 turns arrays of one element into integers, which NumPy warns of and from 2.4 on refuses.
+# Triton 3.6 converts arrays of one element to integers, which NumPy warns of and refuses from 2.4 on.
 NUMPY = "ignore:Conversion of an array with ndim:DeprecationWarning"
-#: The contract took 240 s on one machine and more than 500 on a slower one beside other tests.
+#: The whole contract took 240 s on one computer, and more than 500 on a slower one with other tests running.
 SECONDS = 1500
 
 
@@ -38,14 +40,15 @@ def interpret(*words):
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("file", ["test_contract.py", "test_contract_memory.py"])
-def test_the_contract_holds_in_the_interpreter(file):
-    interpret("-k", "cpu-triton", f"tests/ops/{file}")
+CONTRACT = ["tests/ops/test_contract.py", "tests/ops/test_contract_memory.py"]
+SUITE = [*CONTRACT, "tests/ops/test_conv_triton.py", "tests/ops/test_spectral_norm.py"]
 
 
-def test_the_convolutions_agree_with_the_reference_in_the_interpreter():
-    interpret("tests/ops/test_conv_triton.py")
+def test_one_case_of_each_op_passes_in_the_interpreter():
+    interpret("-k", "cpu-triton or test_conv_triton", "-m", "not full", *SUITE)
 
 
-def test_groups_of_weights_hold_in_the_interpreter():
-    interpret("-k", "cpu-triton", "tests/ops/test_spectral_norm.py")
+@pytest.mark.full
+@pytest.mark.parametrize("file", SUITE)
+def test_all_other_cases_pass_in_the_interpreter(file):
+    interpret("-k", "cpu-triton or test_conv_triton", "-m", "full", file)

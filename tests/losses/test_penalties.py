@@ -1,11 +1,11 @@
-"""Penalties: closed forms, plain PyTorch's numbers on every kind of discriminator, half precision, and bad input."""
+"""Penalties: closed forms, equality with plain PyTorch, half precision, and bad input."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastgan.errors import UsageError
-from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
+from fastgan.losses import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
 
 REAL, FAKE = torch.randn(2, 6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -51,7 +51,7 @@ def test_penalty_in_bfloat16_is_summed_in_float32():
     w = torch.full((1, 4096), 1.0, dtype=torch.bfloat16)
     penalty = r1(lambda x: x @ w.T, torch.zeros(2, 4096, dtype=torch.bfloat16), weight=2.0)
     assert penalty.dtype == torch.float32
-    assert penalty.item() == 4096  # in bfloat16 the sum would stop growing at 256
+    assert penalty.item() == 4096  # in bfloat16 the sum would stay at 256
 
 
 def test_dragan_stays_near_the_real_images():
@@ -86,7 +86,7 @@ def by_hand(discriminator, points, target):
 
 
 @pytest.mark.parametrize("discriminator", CRITICS)
-def test_values_and_gradients_are_plain_pytorchs(discriminator):
+def test_values_and_gradients_equal_plain_pytorch_s(discriminator):
     torch.manual_seed(0)
     network = CRITICS[discriminator]().double()
     weights = list(network.parameters())
@@ -126,7 +126,7 @@ def test_labels_and_other_arguments_reach_the_discriminator():
 
 @pytest.mark.parametrize("scale", [1024.0, torch.tensor(1024.0)], ids=["number", "tensor"])
 def test_a_loss_scale_is_divided_out_before_anything_is_squared(scale):
-    # Gradients of 1e-6 vanish among float16's smallest numbers, and their squares altogether.
+    # Gradients of 1e-6 are subnormal in float16, and their squares underflow.
     w = torch.full((1, 64), 1e-6, dtype=torch.float16, requires_grad=True)
     discriminator = lambda x: x @ w.T  # noqa: E731
     x = torch.randn(4, 64, generator=seeded()).half()
@@ -222,3 +222,30 @@ def test_compiles_whole():
     with torch._dynamo.config.patch(trace_autograd_ops=True):
         got = torch.compile(step, fullgraph=True, backend="aot_eager")(REAL, REAL)
     torch.testing.assert_close(got, step(REAL, REAL), rtol=1e-10, atol=1e-12)
+
+
+def test_penalties_by_name():
+    """Penalties of a discriminator 3x₁ + 4x₂, whose gradient norm is 5 everywhere."""
+
+    def discriminator(x, y):
+        assert y == "label"
+        return x @ torch.tensor([3.0, 4.0])
+
+    real, fake = torch.randn(6, 2), torch.randn(6, 2)
+    expected = {"gradient_penalty": 16, "zero_centered_gp": 25, "dragan": 16, "r1": 12.5, "r2": 12.5}
+    assert expected.keys() == PENALTIES.keys()
+    for name, value in expected.items():
+        penalty = PENALTIES[name](discriminator, real, fake, "label", weight=1.0, epsilon=None, scale=1.0)
+        assert penalty.item() == pytest.approx(value, rel=1e-4), name
+
+
+def test_r1_uses_real_and_r2_fake_images():
+    def discriminator(x):
+        return x.square().sum(1) / 2  # slope x
+
+    real, fake = torch.full((4, 2), 2.0), torch.full((4, 2), 3.0)
+    found = {
+        name: PENALTIES[name](discriminator, real, fake, weight=1.0, epsilon=None, scale=1.0) for name in ("r1", "r2")
+    }
+    assert found["r1"].item() == pytest.approx(4)
+    assert found["r2"].item() == pytest.approx(9)

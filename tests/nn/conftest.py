@@ -1,4 +1,4 @@
-"""What every test of fuse begins with."""
+"""Fixtures of the tests of fuse."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""fuse on networks as people write them: the same numbers in every order, and the same module to all who use it."""
+"""fuse on networks in the styles of public code: the same gradients of every order, state dicts, copies and types."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ PICKLED = [name for name in NETWORKS if name != "spectral_parametrized"]
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_equal_in_double(name, training, layout, fused):
+def test_gradients_of_all_orders_are_equal_in_double(name, training, layout, fused):
     network, x = make(name)
     if layout is torch.channels_last:
         if x.dim() != 4:
@@ -55,7 +55,7 @@ def test_equal_in_double(name, training, layout, fused):
         ("spectral_hook", {"power_iteration": 1, "spectral_scale": 1, "conv_stack": 1}, 0),
     ],
 )
-def test_a_pair_is_one_op(name, ours, left):
+def test_a_layer_and_its_activation_are_one_op(name, ours, left):
     network, x = make(name)
     fastgan.fuse(network)
     with OpRecorder() as calls:
@@ -76,7 +76,7 @@ def test_as_good_as_pytorch_in_float32(name, fused):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_state_dicts_are_the_originals_and_load_both_ways(name, fused):
+def test_state_dicts_are_unchanged_and_load_both_ways(name, fused):
     network, _ = make(name)
     ours = fused(network)
     assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in network.state_dict().items()}
@@ -88,7 +88,7 @@ def test_state_dicts_are_the_originals_and_load_both_ways(name, fused):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_deep_copy_is_fused_and_its_own(name, fused):
+def test_a_deep_copy_is_fused_and_independent(name, fused):
     network, x = make(name)
     ours = fused(network)
     ema = copy.deepcopy(ours)
@@ -116,7 +116,7 @@ def test_pickles(name, fused):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_report_is_the_same_before_and_after_and_fuse_twice_is_fuse_once(name):
+def test_the_report_is_the_same_before_and_after_and_fuse_is_idempotent(name):
     network, _ = make(name)
     before = fastgan.fusion_report(network)
     assert [row.name for row in before] == [n for n, _ in network.named_modules() if "parametrizations" not in n]
@@ -142,13 +142,13 @@ def test_types_and_names_are_those_of_the_original(name, fused):
         assert nn.utils.parametrize.type_before_parametrizations(own).__name__ == kind.__name__
 
 
-# Dynamo looks at the `grad` of every tensor that comes into a graph.
+# Dynamo reads `grad` of every tensor that enters a graph.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_compiles_whole(name, fused):
     network, x = make(name)
     if "spectral" in name:
-        network.eval()  # PyTorch's own spectral norm changes buffers while it trains
+        network.eval()  # PyTorch's spectral norm changes buffers in training mode
     ours = fused(network)
     torch._dynamo.reset()
     compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
@@ -181,7 +181,7 @@ def test_frozen_parameters_get_no_gradient(fused):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_a_penalty_runs_exactly_the_passes_it_must(depth):
+def test_a_penalty_runs_only_the_passes_that_it_needs(depth):
     """L layers: L input gradients, L tangents, L weight gradients, and no zeros of an activation's size."""
     torch.manual_seed(0)
     layers = [module for _ in range(depth) for module in (nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2, inplace=True))]
@@ -201,17 +201,17 @@ def test_a_penalty_runs_exactly_the_passes_it_must(depth):
     ("value", "named"),
     [
         (lambda: nn.functional.relu, "module: expected a torch.nn.Module, got function"),
-        (lambda: torch.compile(nn.Conv2d(1, 1, 1), backend="eager"), "compile then.*torch.compile"),
+        (lambda: torch.compile(nn.Conv2d(1, 1, 1), backend="eager"), "then compile.*torch.compile"),
     ],
 )
-def test_what_is_no_plain_module_is_refused(value, named):
+def test_compiled_modules_and_other_objects_are_refused(value, named):
     for function in (fastgan.fuse, fastgan.fusion_report):
         with pytest.raises(UsageError, match=named):
             function(value())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
-def test_scripts_are_refused_and_left_inside_a_tree():
+def test_script_modules_are_refused_and_skipped_as_submodules():
     script = torch.jit.script(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()))
     with pytest.raises(UsageError, match="ScriptModule"):
         fastgan.fuse(script)

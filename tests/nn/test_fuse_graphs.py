@@ -1,4 +1,4 @@
-"""Fused networks in the ways PyTorch takes a graph of them."""
+"""Fused networks under torch.export, make_fx, symbolic tracing and torch.jit.trace."""
 
 import copy
 

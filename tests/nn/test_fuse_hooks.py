@@ -1,4 +1,4 @@
-"""Hooks see what they saw, and what is changed after fuse is right too."""
+"""Hooks get the same tensors as without fuse, and changes after fuse are respected."""
 
 import copy
 
@@ -22,7 +22,7 @@ def watch(network, seen):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("name", ["plain_discriminator", "functional", "shared_activation", "shared_inplace", "dcgan"])
-def test_forward_hooks_see_what_they_saw(name, when):
+def test_forward_hooks_get_the_same_tensors(name, when):
     network, x = make(name)
     ours = copy.deepcopy(network)
     seen, want = [], []
@@ -33,11 +33,11 @@ def test_forward_hooks_see_what_they_saw(name, when):
     if when == "after":
         watch(ours, seen)
     assert_same([ours(x)], [network(x)])
-    # Compared after the whole pass: an activation in place has by now overwritten what the hook before it kept.
+    # Compared after the run, when activations in place have overwritten what hooks before them stored.
     assert_same(seen, want)
 
 
-def test_hooks_may_change_what_passes():
+def test_hooks_may_change_results():
     network, x = make("plain_discriminator")
     ours = fastgan.fuse(copy.deepcopy(network))
     for discriminator in (network, ours):
@@ -51,7 +51,7 @@ def test_hooks_may_change_what_passes():
     assert_same(*results)
 
 
-def test_a_hook_of_all_modules_sees_all_modules():
+def test_a_global_hook_runs_for_all_modules():
     network, x = make("plain_discriminator")
     fastgan.fuse(network)
     seen = []
@@ -108,8 +108,8 @@ def test_parametrizations_registered_and_removed_later():
     assert_same(outputs_and_gradients(ours, x), outputs_and_gradients(network, x))
 
 
-def test_a_parametrized_weight_is_computed_once_a_pass():
-    """While it trains, a spectral norm steps at every look at the weight."""
+def test_a_parametrized_weight_is_computed_once_a_run():
+    """In training mode a spectral norm iterates at every read of the weight."""
     network, x = make("spectral_parametrized")
     ours = fastgan.fuse(copy.deepcopy(network)).train()
     looks = []
@@ -121,7 +121,7 @@ def test_a_parametrized_weight_is_computed_once_a_pass():
     assert len(looks) == 2
 
 
-def test_the_old_spectral_norm_keeps_its_steps():
+def test_the_older_spectral_norm_iterates_as_before():
     network, x = make("spectral_hook")
     ours = fastgan.fuse(copy.deepcopy(network)).train()
     network.train()
@@ -152,7 +152,7 @@ def test_distributed_data_parallel(tmp_path):
     try:
         for inner in (lambda: ours, lambda: copy.deepcopy(plain)):
             wrapped = nn.parallel.DistributedDataParallel(inner())
-            fastgan.fuse(wrapped)  # around what is fused, and around what is not
+            fastgan.fuse(wrapped)  # fused and skipped modules inside
             with OpRecorder() as calls:
                 wrapped(x).square().sum().backward()
             assert calls.counts()["conv_stack"] == 1

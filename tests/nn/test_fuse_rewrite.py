@@ -1,4 +1,4 @@
-"""Rewritten methods are the original ones in everything Python can ask of them."""
+"""Rewritten methods have the signatures, docstrings, closures, pickles and tracebacks of the original ones."""
 
 import copy
 import inspect
@@ -76,7 +76,7 @@ def test_private_names_super_closures_defaults_and_docstrings():
     torch.testing.assert_close(ours(x=X, slope=0.4), plain(x=X, slope=0.4))
 
 
-def test_the_class_of_the_user_is_untouched():
+def test_the_user_s_class_is_unchanged():
     before = dict(vars(Base))
     plain, _ = pair(Base)
     assert dict(vars(Base)) == before
@@ -85,7 +85,7 @@ def test_the_class_of_the_user_is_untouched():
     assert not calls.counts()
 
 
-def test_errors_point_at_the_users_line():
+def test_tracebacks_show_the_user_s_line():
     _, ours = pair(Base)
     try:
         ours(X[:, :2])
@@ -117,14 +117,14 @@ def test_pickles_open_in_another_process(tmp_path):
 
 
 class Scaled(nn.Conv2d):
-    """A convolution with its own forward around PyTorch's."""
+    """A convolution whose forward calls PyTorch's."""
 
     def forward(self, x):
         return F.relu(super().forward(x)) * 2
 
 
 class Named(nn.Conv2d):
-    """A convolution with only a constructor of its own."""
+    """A convolution that overrides only the constructor."""
 
     def __init__(self, channels):
         super().__init__(3, channels, 3)
@@ -161,14 +161,14 @@ class OwnReduce(Base):
         self.load_state_dict(state)
 
 
-def test_a_pickle_of_the_users_own_making():
+def test_a_user_s_own_pickling():
     _, ours = pair(OwnReduce)
     again = pickle.loads(pickle.dumps(ours))
     assert type(again) is type(ours)
     assert torch.equal(again(X), ours(X))
 
 
-def test_a_parametrized_module_of_the_users():
+def test_a_parametrized_module_of_a_user():
     class Gain(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Layers that several networks share, against formulas written out."""
+"""Layers that several networks share, against their formulas."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_conditional_batch_norm(shape):
     }  # fmt: skip
 
 
-def test_self_attention_starts_as_the_identity_and_then_looks_around():
+def test_self_attention_starts_as_the_identity_and_then_attends_to_all_pixels():
     torch.manual_seed(0)
     layer, x = SelfAttention(8, spectral=True).eval(), torch.randn(2, 8, 4, 4)
     assert torch.equal(layer(x), x)
@@ -67,7 +67,7 @@ def test_pixel_norm():
 
 
 def test_minibatch_standard_deviation():
-    """The deviation over samples 0, 2, 4, 6 and 1, 3, 5, 7, averaged over everything else."""
+    """The standard deviation over samples 0, 2, 4, 6 and 1, 3, 5, 7, averaged over all other dimensions."""
     x = torch.randn(8, 3, 2, 2)
     y = MinibatchStdDev()(x)
     assert torch.equal(y[:, :3], x)
@@ -79,7 +79,7 @@ def test_minibatch_standard_deviation():
         MinibatchStdDev()(torch.zeros(6, 1, 1, 1))
 
 
-def test_maxout_takes_the_largest_of_its_pieces():
+def test_maxout_is_the_maximum_of_its_pieces():
     layer, x = Maxout(3, 4, 5), torch.randn(6, 3)
     pieces = x @ layer.linear.weight.T + layer.linear.bias
     for unit in range(4):
@@ -87,7 +87,7 @@ def test_maxout_takes_the_largest_of_its_pieces():
 
 
 def test_resampling_is_the_binomial_filter():
-    """Away from the border, constants and slopes survive; and the two are each other's transposes, up to a factor 4."""
+    """Constants and slopes are preserved inside; the two are transposes of each other up to a factor 4."""
     ramp = torch.arange(8.0).expand(1, 2, 8, 8)
     half = Downsample()(ramp)
     torch.testing.assert_close(half[0, 0, 1, 1:3], torch.tensor([2.5, 4.5]))
@@ -99,7 +99,7 @@ def test_resampling_is_the_binomial_filter():
     assert not down.state_dict()
 
 
-def test_initialize_reaches_below_spectral_norms():
+def test_initialize_changes_weights_under_spectral_norms():
     network = spectral_norm(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(3, 2)))
     initialize(network, lambda weight: nn.init.constant_(weight, 2.0))
     for layer in (network[0], network[2]):

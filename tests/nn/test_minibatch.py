@@ -7,7 +7,7 @@ from fastgan.errors import UsageError
 from fastgan.nn import MinibatchDiscrimination
 
 
-def test_the_papers_sums_by_hand():
+def test_the_paper_s_sums_of_a_small_example():
     layer = MinibatchDiscrimination(2, 2, kernel=1)
     layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # row 1 is the first feature, row 2 twice the second
     x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.5]])
@@ -18,7 +18,7 @@ def test_the_papers_sums_by_hand():
     torch.testing.assert_close(y[:, 2:], expected)
 
 
-def test_samples_that_are_alike_are_seen():
+def test_similar_samples_give_large_features():
     torch.manual_seed(0)
     layer = MinibatchDiscrimination(8, 4)
     x = torch.randn(16, 8)

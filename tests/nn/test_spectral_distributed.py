@@ -37,7 +37,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="PyTorch without distributed")
 @pytest.mark.parametrize("every", ["forward", "step"])
 @pytest.mark.parametrize("broadcast", [True, False])
-def test_ranks_stay_together(every, broadcast, tmp_path):
+def test_ranks_keep_equal_vectors_and_weights(every, broadcast, tmp_path):
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, str(rank), tmp_path / "store", every, str(broadcast), tmp_path / str(rank)],

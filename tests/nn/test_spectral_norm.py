@@ -1,4 +1,4 @@
-"""Spectral norms in networks: torch's numbers, one group, the schedule, and what must not change."""
+"""Spectral norms in networks: PyTorch's numbers, groups, every="step", copies, compilation and errors."""
 
 import copy
 import pickle
@@ -46,7 +46,7 @@ def layers(network):
 
 
 def torchs(kind, seed=0):
-    """The network with torch's norms, layer by layer."""
+    """The network with PyTorch's norms."""
     torch.manual_seed(seed)
     network = Network().double()
     for layer in layers(network):
@@ -84,7 +84,7 @@ def discriminator_step(network, optimizer):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_gives_torchs_numbers(kind):
+def test_training_gives_pytorch_s_numbers(kind):
     pair = [torchs(kind), ours(kind)]
     assert_same_state(*pair)
     optimizers = [torch.optim.SGD(network.parameters(), 0.1) for network in pair]
@@ -104,7 +104,7 @@ def test_state_dicts_load_both_ways(kind, network):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_torchs_norms_are_taken_over_in_place(kind):
+def test_pytorch_s_norms_are_replaced_in_place(kind):
     network = torchs(kind)
     alone = copy.deepcopy(network)
     buffers = {name: buffer.data_ptr() for name, buffer in network.named_buffers()}
@@ -114,7 +114,7 @@ def test_torchs_norms_are_taken_over_in_place(kind):
     assert_same_state(network, alone)
 
 
-def test_a_run_of_the_network_is_one_operation():
+def test_a_run_of_the_network_computes_all_norms_as_one_operation():
     network = ours("parametrization")
     with OpRecorder() as calls:
         network(X).sum().backward()
@@ -165,7 +165,7 @@ def test_a_part_in_eval_mode_does_not_iterate():
 # --- every="step" ----------------------------------------------------------------------------------------------------
 
 
-def test_every_step_iterates_once_per_step_of_the_own_optimizer():
+def test_every_step_iterates_once_per_step_of_its_optimizer():
     network = spectral_norm(Network().double(), every="step")
     own = torch.optim.Adam(network.parameters(), 1e-2)
     foreign = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
@@ -183,7 +183,7 @@ def test_every_step_iterates_once_per_step_of_the_own_optimizer():
         assert changed(before, network) == [], "no other run does"
 
 
-def test_every_step_normalizes_by_the_present_weights():
+def test_every_step_normalizes_with_the_current_weights():
     network = spectral_norm(Network().double(), every="step")
     network(X)
     y = network(X)
@@ -204,7 +204,7 @@ def test_gradients_of_every_step_are_those_of_every_forward():
     torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_a_copy_with_every_step_hears_of_its_own_optimizer():
+def test_a_copy_with_every_step_follows_its_own_optimizer():
     original = spectral_norm(Network().double(), every="step")
     twin = copy.deepcopy(original)
     for network in (original, twin):
@@ -252,10 +252,10 @@ def test_every_step_iterates_however_the_network_is_run(case):
         assert changed(once, network) == [], "and only once"
 
 
-# --- what it must bear -----------------------------------------------------------------------------------------------
+# --- other uses ------------------------------------------------------------------------------------------------------
 
 
-# Dynamo looks at the `grad` of every tensor that comes into a graph.
+# Dynamo reads `grad` of every tensor that enters a graph.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.parametrize("every", ["forward", "step"])
 def test_compiles_whole_and_gives_the_same_numbers(every):
@@ -282,7 +282,7 @@ def test_deepcopy_and_pickle():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
-def test_a_weight_without_a_norm_is_named_and_nothing_is_lost(value):
+def test_a_weight_that_is_not_finite_is_named_and_buffers_are_kept(value):
     network = ours("parametrization")
     with torch.no_grad():
         weight = network.up.parametrizations.weight.original
@@ -300,7 +300,7 @@ def test_a_weight_without_a_norm_is_named_and_nothing_is_lost(value):
     assert network(X).isfinite().all()
 
 
-def test_a_failed_run_leaves_what_torchs_would():
+def test_a_failed_run_leaves_the_same_state_as_pytorch_s():
     pair = [torchs("parametrization"), ours("parametrization")]
     for network in pair:
         with pytest.raises(RuntimeError):
@@ -312,8 +312,8 @@ def test_a_failed_run_leaves_what_torchs_would():
     torch.testing.assert_close(pair[1](X), pair[0].train()(X), rtol=1e-12, atol=1e-12)
 
 
-def test_checkpointing_gives_torchs_numbers():
-    # Recomputing reads every weight once more, here as there, and stops in the middle of the network.
+def test_checkpointing_gives_pytorch_s_numbers():
+    # Recomputation reads every weight again, as with PyTorch's norms, and stops in the middle of the network.
     pair = [torchs("parametrization"), ours("parametrization")]
     for network in pair:
         for _ in range(2):
@@ -369,15 +369,15 @@ def test_bad_arguments_are_named(call, error, message):
         call()
 
 
-def test_what_cannot_be_grouped_is_left_and_said():
+def test_ungrouped_norms_have_a_reason():
     class Twice(nn.Module):
         def forward(self, weight):
             return 2 * weight
 
     network = nn.Sequential(*(parametrizations.spectral_norm(nn.Linear(3, 3)) for _ in range(3)))
     torch.nn.utils.parametrize.register_parametrization(network[1], "weight", Twice())
-    verdicts = group_spectral_norms(network)
-    assert verdicts == {"0": "", "1": "other parametrizations stand beside the spectral norm", "2": ""}
+    reasons = group_spectral_norms(network)
+    assert reasons == {"0": "", "1": "the weight has other parametrizations besides the spectral norm", "2": ""}
     assert network(torch.randn(2, 3)).shape == (2, 3)
 
 
@@ -391,7 +391,7 @@ def test_the_norm_bounds_the_layer():
     assert isinstance(network.down.parametrizations.weight[0], SpectralNorm)
 
 
-def test_norms_that_pytorch_removes_are_gone():
+def test_norms_may_be_removed_by_pytorch_s_functions():
     for kind, remove in (
         ("parametrization", lambda layer: torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")),
         ("hook", torch.nn.utils.remove_spectral_norm),
@@ -405,7 +405,7 @@ def test_norms_that_pytorch_removes_are_gone():
         assert_same_state(*pair)
 
 
-def test_a_users_own_kind_of_norm_is_left():
+def test_a_user_s_own_norm_is_not_replaced():
     class Doubled(torch.nn.utils.parametrizations._SpectralNorm):
         def forward(self, weight):
             return 2 * super().forward(weight)
@@ -421,7 +421,7 @@ def test_a_users_own_kind_of_norm_is_left():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch.func.jvp's own
-def test_transforms_of_torch_func_take_plain_pytorch():
+def test_transforms_of_torch_func_use_plain_pytorch():
     network, reference = ours("parametrization").eval(), torchs("parametrization").eval()
     tangent = torch.randn_like(X)
     got, want = (torch.func.jvp(one, (X,), (tangent,)) for one in (network, reference))
@@ -457,7 +457,7 @@ def test_blocks_train_under_hooks_on_their_layers(hook):
     torch.testing.assert_close(stack(X), expected)
 
 
-def test_a_stack_runs_what_its_blocks_say():
+def test_a_stack_follows_the_attributes_of_its_blocks():
     class Loud(ConvBlock):
         def forward(self, x):
             return 2 * super().forward(x)

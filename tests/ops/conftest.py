@@ -1,19 +1,44 @@
-"""Runs each contract test at its target: the back-end is forced, and what needs a GPU is marked so."""
+"""Forces the back-end of each contract test, and marks tests that need a GPU or the full run."""
 
 import pytest
 import torch
 
+from fastgan.ops._library import registry
+from fastgan.testing.cases import CASES
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    cases = cases_covering_all_ops()
     for item in items:
-        if "cuda" in _device(item):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        target = params.get("target")
+        if "cuda" in getattr(target, "device", params.get("device", "")):  # no target: the list of targets is empty
             item.add_marker(pytest.mark.gpu)
+        if str(target) == "cpu-triton" and not in_default_run(params, cases):
+            item.add_marker(pytest.mark.full)
 
 
-def _device(item):
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    return getattr(params.get("target"), "device", params.get("device", ""))  # no device: an empty list of places
+def in_default_run(params, cases):
+    """Triton's interpreter is slow: by default it takes float32 and one core case for each op."""
+    return (
+        params.get("dtype", torch.float32) is torch.float32
+        and params.get("case", cases[0]) in cases
+        and params.get("group") != "discriminator"
+        and params.get("iterations", 1) == 1
+        and not params.get("v_first")
+    )
+
+
+def cases_covering_all_ops():
+    """A few core cases, together with all ops."""
+    missing, found = set(registry), []
+    while missing:
+        case = max((case for case in CASES if case.core), key=lambda case: len(missing & set(case.ops)))
+        assert missing & set(case.ops), f"no core case has {missing}"
+        missing -= set(case.ops)
+        found.append(case)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +50,7 @@ def _forced_backend(request, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Small tensors on a busy machine: threads would mostly wait for one another."""
+    """The tensors are small: several threads would mostly wait."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -34,5 +59,5 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _float32_is_float32(monkeypatch):
-    """cuDNN, and our convolutions with it, would round the factors of float32 products to 10 bits on a GPU."""
+    """With TF32, cuDNN and our convolutions round the factors of float32 products to 10 bits on a GPU."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -87,7 +87,7 @@ def test_a_kernel_with_a_wrong_result_is_not_selected(path, monkeypatch):
 def test_a_result_is_compared_up_to_rounding():
     x, sums = torch.randn(64, 8), torch.zeros(8)
     assert wrong_result((x, sums), (x, sums)) is None
-    # Sums that cancel are as wrong as the numbers they are made of.
+    # The error of a sum that cancels is measured against the terms.
     assert wrong_result((x, sums + 1e-3), (x, sums)) is None
     assert "relative error" in wrong_result((x, sums + 1), (x, sums))
     assert wrong_result(x.half() * 1.001, x.half()) is None

@@ -1,4 +1,4 @@
-"""bias_act: errors that name the argument, closed forms, and the back-end chosen by itself."""
+"""bias_act: errors that name the argument, closed forms, and the selected back-end."""
 
 import math
 
@@ -61,7 +61,7 @@ CLOSED = {
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-7), (torch.float64, 1e-14)], ids=str)
 def test_values(monkeypatch, backend, act, dtype, tolerance):
     monkeypatch.setenv("FASTGAN_BACKEND", backend)
-    # Relative to each value: small results matter too. What float32 cannot hold comes out near its smallest number.
+    # Relative to each value, so that small results count. Values below float32's range may be its smallest number.
     y = bias_act(torch.tensor([VALUES], dtype=dtype).view(1, 1, -1), act=act)
     expected = torch.tensor([CLOSED[act](p) for p in VALUES], dtype=torch.float64)
     floor = 1e-30 if dtype == torch.float32 else 1e-200
@@ -73,7 +73,7 @@ def test_order_of_steps(monkeypatch, backend):
     monkeypatch.setenv("FASTGAN_BACKEND", backend)
     x = torch.tensor([[[-3.0, -1.0, 0.0, 1.0, 3.0]]])
     y = bias_act(x, torch.tensor([-0.5]), "leaky_relu", alpha=0.1, gain=4.0, clamp=1.5)
-    # −3.5 and −1.5 and −0.5 by a slope of 0.1, then 0.5 and 2.5; all by 4; then the limit.
+    # −3.5, −1.5 and −0.5 times the slope 0.1, then 0.5 and 2.5; all times the gain 4; then clamped.
     torch.testing.assert_close(y, torch.tensor([[[-1.4, -0.6, -0.2, 1.5, 1.5]]]))
 
 
@@ -93,13 +93,13 @@ def test_half_types_are_rounded_once(act, dtype):
     torch.manual_seed(0)
     x, b = torch.randn(4, 3, 50).to(dtype), torch.randn(3).to(dtype)
     once = bias_act(x.float(), b.float(), act, gain=1.3, clamp=0.9).to(dtype)
-    # Two back-ends may differ by an ulp of float32, which seldom moves what it is rounded to.
+    # Two back-ends may differ by an ulp of float32, which rarely changes the rounded value.
     different = bias_act(x, b, act, gain=1.3, clamp=0.9) != once
     assert different.sum() <= 2
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_every_activation_returns_a_fresh_tensor(act):
+def test_every_activation_returns_a_new_tensor(act):
     x = torch.randn(2, 3, 4, 4)
     assert bias_act(x, act=act).data_ptr() != x.data_ptr()
 
@@ -112,8 +112,8 @@ def test_any_number_of_dimensions(shape):
 
 
 @pytest.mark.skipif("cpp" not in BACKENDS, reason="the C++ kernels were not built")
-def test_the_cpp_kernels_serve_the_cpu_unasked(monkeypatch):
-    # FASTGAN_BACKEND unset: whatever the first kernel that can run returns is what comes out.
+def test_the_cpp_kernels_run_on_the_cpu_by_default(monkeypatch):
+    # With FASTGAN_BACKEND unset, the first kernel that supports the arguments runs.
     monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
     kernel = registry["bias_act"].kernels[0]
     assert kernel.name == "cpp"

@@ -1,7 +1,7 @@
-"""The contract of every op, its numbers: each OpCase at every target that runs here.
+"""The contract of every op: numbers, for each OpCase on every target of this process.
 
-The other half is in test_contract_memory.py and test_contract_graph.py. An OpCase in fastgan/testing/cases.py is all
-that a new op adds.
+The other half is in test_contract_memory.py and test_contract_graph.py. A new op needs
+only an OpCase in fastgan/testing/cases.py.
 """
 
 import math
@@ -88,10 +88,10 @@ def test_penalty_through_two_stacked_ops(case, target, dtype):
         torch.testing.assert_close(ours, plain, rtol=1e-11, atol=1e-12)
 
 
-# Triton's interpreter computes in NumPy, which warns.
+# Triton's interpreter uses NumPy, which warns.
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
-def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, target, dtype, monkeypatch):
+def test_nan_infinity_and_extreme_values_give_the_results_of_the_reference(case, target, dtype, monkeypatch):
     inputs = case.inputs(dtype, target.device)
     special = [float("nan"), float("inf"), float("-inf"), 0.0, -0.0, 30.0, -30.0, 88.0, -88.0, 1e4, -1e4]
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_nan_infinity_and_extremes_come_out_as_in_the_reference(case, target, dt
 
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.bfloat16], MIXED), ids=str)
 def test_autocast(case, target, dtype):
-    # What arrives behind an autocast convolution: a bfloat16 activation, float32 parameters.
+    # As after an autocast convolution: a bfloat16 activation and float32 parameters.
     inputs = case.inputs(dtype, target.device, parameter_dtype=torch.float32)
     dy = cotangent(case.call(*inputs))
     with torch.autocast(target.device, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""The contract of every op, its target in graphs: what runs, what compiles, what exports."""
+"""The contract of every op: the ops that run, compilation, export."""
 
 import operator
 
@@ -28,17 +28,17 @@ def test_the_names_of_cases_are_unique():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_cases_promise_the_back_ends_that_exist(case):
-    # Ops without kernels run wherever the others do.
+def test_cases_list_the_back_ends_that_exist(case):
+    # Ops without kernels run on every back-end.
     existing = [{kernel.name for kernel in registry[op].kernels} for op in case.ops if registry[op].kernels]
     assert set(case.dtypes) == {"reference"}.union(set.intersection(*existing) if existing else ())
 
 
 def two_orders(case, device="cpu", dtype=torch.float64):
-    """Records a penalty through two ops and its backward pass."""
+    """The recorded operators of a gradient penalty through two ops and of its backward pass."""
     x, *first = case.inputs(dtype, device)
     second = case.inputs(dtype, device, seed=3)[1:]
-    # Not through convolutions: PyTorch's own second gradient of those makes zeros.
+    # Without convolutions, whose second gradients in PyTorch create zeros.
     weights = discriminator_weights(case, case.call(x, *first), x, convolve=False)
     with OpRecorder() as calls:
         value = penalty(case.call, x, [tuple(first), tuple(second)], weights)
@@ -48,7 +48,7 @@ def two_orders(case, device="cpu", dtype=torch.float64):
 
 @pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_penalty_runs_no_more_than_it_must(case, device):
+def test_a_penalty_runs_only_the_ops_that_it_needs(case, device):
     calls, _ = two_orders(case, device)
     assert calls.counts() == dict(case.penalty_calls)
     assert set(calls.counts()) == set(case.ops)
@@ -56,18 +56,18 @@ def test_penalty_runs_no_more_than_it_must(case, device):
 
 @pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("case", FLAT, ids=str)
-def test_penalty_makes_no_zeros(case, device):
+def test_a_penalty_creates_no_zeros(case, device):
     calls, x = two_orders(case, device)
     assert not calls.zeros(x.numel())
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_no_parameter_gradient_unless_asked(case):
+def test_no_parameter_gradient_unless_requested(case):
     x, *parameters = case.inputs(torch.float64)
     y = case.call(x, *parameters)
     with OpRecorder() as calls:
         torch.autograd.grad(y, x, cotangent(y), create_graph=True)
-    assert calls.of("fastgan") or len(case.ops) == 1  # the gradient of an activation that does nothing is itself
+    assert calls.of("fastgan") or len(case.ops) == 1  # the identity has no op in its gradient
     shapes = {p.shape for p in parameters}
     assert not [out for call in calls.of("fastgan") for out in call.outputs if out.shape in shapes]
 
@@ -113,7 +113,7 @@ class _Model(nn.Module):
         return self.call(x, *self.parameters_of_op)
 
 
-# PyTorch's own exporter calls a deprecated function of its own.
+# PyTorch's exporter calls a deprecated function of PyTorch.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 @pytest.mark.parametrize("case", CORE, ids=str)
 def test_decomposes_for_export(case):

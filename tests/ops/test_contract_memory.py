@@ -1,4 +1,4 @@
-"""The contract of every op, its memory: layouts, strange sizes, inputs untouched, outputs written, same bits again."""
+"""The contract of every op: memory layouts, unusual sizes, unchanged inputs, written outputs, reproducible bits."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def orders(case, inputs, function=None):
     y = (function or case.call)(*inputs)
     first = torch.autograd.grad(y, inputs, cotangent(y), create_graph=True)
     squares = sum(g.square().sum() for g in first)
-    # The gradient of what is linear through and through is a constant.
+    # The gradient of a linear op is a constant.
     second = torch.autograd.grad(squares, inputs, allow_unused=True) if squares.requires_grad else [None] * len(inputs)
     return [t if t is None else t.detach() for t in (y, *first, *second)]
 
@@ -31,7 +31,7 @@ def assert_same_bits(got, want):
         assert (a is None and b is None) or torch.equal(a, b)
 
 
-def strange(x):
+def strided_views(x):
     """Views of a [N, C, H, W] tensor that are not dense, by name."""
     wide = torch.randn(x.shape[0], x.shape[1] + 2, *x.shape[2:], dtype=x.dtype).to(x.device)
     return {
@@ -51,12 +51,12 @@ def strange(x):
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64], IMAGES), ids=str)
 def test_layouts(case, target, dtype):
     x, *parameters = case.inputs(dtype, target.device)
-    # Every second element of something longer.
+    # Every second element of a longer tensor.
     parameters = [torch.stack([p.detach(), p.detach() + 1], -1)[..., 0].requires_grad_() for p in parameters]
     torch.manual_seed(0)
-    # Cotangents come from somewhere else: dense in either layout, or with strides of zero.
+    # Cotangents of other layouts: dense in either, or with strides of zero.
     cotangents = itertools.cycle([torch.Tensor.contiguous, lambda dy: dy[:, :, :1, :1].expand(dy.shape), lambda dy: dy])
-    for (name, view), other in zip(strange(x.detach()).items(), cotangents, strict=False):
+    for (name, view), other in zip(strided_views(x.detach()).items(), cotangents, strict=False):
         leaf = view.detach().requires_grad_()
         assert leaf.stride() == view.stride()
         promised = memory_format(leaf)
@@ -75,7 +75,7 @@ def test_layouts(case, target, dtype):
 def test_the_fake_allocates_like_the_op(case):
     inputs = case.inputs(torch.float32)
     x, *parameters = (t.detach() for t in inputs)
-    for name, view in strange(x).items():
+    for name, view in strided_views(x).items():
         real = case.call(view, *parameters)
         with FakeTensorMode() as mode:
             fake = case.call(*(mode.from_tensor(t) for t in (view, *parameters)))
@@ -83,7 +83,7 @@ def test_the_fake_allocates_like_the_op(case):
 
 
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float64]), ids=str)
-def test_strange_sizes(case, target, dtype):
+def test_unusual_sizes(case, target, dtype):
     least = case.least_pixels
     shapes = [
         case.sized(case.least_images),
@@ -122,7 +122,7 @@ def test_inputs_stay_as_they_are(case, target, dtype):
 
 
 @pytest.fixture
-def poisoned():
+def nan_filled_memory():
     """Uninitialized memory is filled with NaN."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
@@ -133,9 +133,9 @@ def poisoned():
 
 
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
-@pytest.mark.usefixtures("poisoned")
+@pytest.mark.usefixtures("nan_filled_memory")
 def test_everything_allocated_is_written(case, target, dtype):
-    assert torch.empty(1, device=target.device).isnan().all(), "the poison does not work"
+    assert torch.empty(1, device=target.device).isnan().all(), "uninitialized memory is not filled with NaN"
     for layout in case.memory_formats:
         inputs = case.inputs(dtype, target.device, layout)
         for result in orders(case, inputs):
@@ -144,7 +144,7 @@ def test_everything_allocated_is_written(case, target, dtype):
 
 @pytest.mark.parametrize(("case", "target", "dtype"), grid([torch.float32]), ids=str)
 def test_results_repeat_bit_for_bit(case, target, dtype, monkeypatch):
-    # The library's convolutions repeat only when they are asked to.
+    # cuDNN's convolutions are reproducible only in deterministic mode.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     images = MANY // case.inputs()[0][0].numel()
     threads = torch.get_num_threads()
@@ -152,7 +152,7 @@ def test_results_repeat_bit_for_bit(case, target, dtype, monkeypatch):
         inputs = case.inputs(dtype, target.device, layout, shape=case.sized(images))
         results = []
         try:
-            # Plain PyTorch's sums depend on the number of threads, and the reference is plain PyTorch.
+            # The sums of the reference, plain PyTorch, depend on the number of threads.
             for count in (1, 2, 3) if target.backend == "cpp" and not case.library else (threads, threads):
                 torch.set_num_threads(count)
                 y = case.call(*inputs)

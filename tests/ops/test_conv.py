@@ -39,13 +39,13 @@ def test_bad_arguments_are_named(call, named, error):
 
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("output_padding", [0, 1])
-def test_transposed_sizes_are_pytorchs(output_padding, padding):
+def test_transposed_sizes_equal_pytorchs(output_padding, padding):
     options = {"stride": 3, "padding": padding, "output_padding": output_padding}
     w = W.transpose(0, 1)
     torch.testing.assert_close(conv_transpose2d(X, w, **options), F.conv_transpose2d(X, w, **options))
 
 
-def test_autocast_casts_both_and_gradients_come_back_in_their_own_dtype():
+def test_autocast_casts_both_and_gradients_have_the_dtype_of_their_tensor():
     x, w = X.clone().requires_grad_(), W.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         y = conv2d(x, w, padding=1)
@@ -63,7 +63,7 @@ def discriminator(layers, x):
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])
-def test_a_penalty_through_a_discriminator_runs_exactly_the_passes_it_must(depth):
+def test_a_penalty_through_a_discriminator_runs_only_the_passes_that_it_needs(depth):
     """L layers: L forward, L input gradients; then L tangents at most and L weight gradients, and no zeros."""
     layers = [(torch.randn(4, 4, 4, 4, requires_grad=True), torch.randn(4, requires_grad=True)) for _ in range(depth)]
     weights = [w for w, _ in layers]
@@ -81,7 +81,7 @@ def test_a_penalty_through_a_discriminator_runs_exactly_the_passes_it_must(depth
     assert all(w.grad is not None for w in weights)
 
 
-def test_that_penalty_equals_plain_pytorchs():
+def test_that_penalty_equals_plain_pytorch_s():
     torch.manual_seed(0)
     plain = nn.Sequential(
         nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 4, 2, 1), nn.LeakyReLU(0.2)
@@ -97,7 +97,7 @@ def test_that_penalty_equals_plain_pytorchs():
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
 
 
-def test_autocast_leaves_double_alone():
+def test_autocast_does_not_cast_double():
     x, w = X.double(), W.double()
     with torch.autocast("cpu", torch.bfloat16):
         assert conv2d(x, w).dtype == torch.float64 == F.conv2d(x, w).dtype
@@ -105,7 +105,7 @@ def test_autocast_leaves_double_alone():
 
 @pytest.mark.parametrize("act", ["relu", "leaky_relu", "linear"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_what_is_not_finite_shows_behind_a_block(act, value):
+def test_a_block_passes_nan_and_infinity_on(act, value):
     x = X.clone()
     x[0, 1, 2, 3] = value
     got = conv2d_bias_act(x, W, torch.zeros(8), act, padding=1)
@@ -115,7 +115,7 @@ def test_what_is_not_finite_shows_behind_a_block(act, value):
 
 
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
-def test_first_layers_do_not_ask_the_default_dtype(default):
+def test_first_layers_do_not_depend_on_the_default_dtype(default):
     x = torch.randn(2, 64, 8, 8).contiguous(memory_format=torch.channels_last)
     w = torch.randn(64, 3, 4, 4)
     want = F.conv_transpose2d(x, w, stride=2, padding=1)
@@ -130,7 +130,7 @@ def test_first_layers_do_not_ask_the_default_dtype(default):
 
 @pytest.mark.parametrize("function", [conv2d, lambda x, w: conv2d_bias_act(x, w, torch.ones(8))], ids=["conv", "block"])
 @pytest.mark.parametrize("shape", [(8, 1, 4, 4), (8, 3, 1, 1)], ids=str)
-def test_weights_that_fit_both_layouts_say_by_their_strides_which(shape, function):
+def test_the_strides_of_weights_that_fit_both_layouts_decide(shape, function):
     x, plain = torch.randn(2, shape[1], 9, 9), torch.randn(shape)
     strided = plain.as_strided(shape, channels_last_strides(plain.shape))
     assert strided.is_contiguous()

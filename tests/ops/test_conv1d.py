@@ -10,7 +10,7 @@ OPTIONS = [{}, {"stride": 2, "padding": 1}, {"dilation": 3, "padding": (2,)}, {"
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_equals_pytorchs_in_both_orders(options, transposed):
+def test_equals_pytorch_in_both_orders(options, transposed):
     if transposed and "stride" in options:
         options = options | {"output_padding": 1}
     ours, plain = (conv_transpose1d, F.conv_transpose1d) if transposed else (conv1d, F.conv1d)

@@ -1,4 +1,4 @@
-"""Our Triton convolutions against the reference: the shapes and configs that the contract's small cases do not reach.
+"""The Triton convolutions against the reference: shapes and configs that the small cases of the contract do not have.
 
 On a GPU, or in Triton's interpreter (tests/interpret/test_interpret.py runs this file there).
 """
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="neither a GPU nor the interpreter"),
 ]
 
-# x, weight, stride, padding, dilation. Odd sizes, channels on both sides of every block.
+# x, weight, stride, padding, dilation. Odd sizes; fewer and more channels than a block.
 GEOMETRIES = {
     "3x3": ((2, 20, 7, 6), (17, 20, 3, 3), (1, 1), (1, 1), (1, 1)),
     "first_layer": ((2, 3, 9, 8), (40, 3, 4, 4), (2, 2), (1, 1), (1, 1)),
@@ -31,7 +31,24 @@ GEOMETRIES = {
     "stride_and_dilation_share_a_factor": ((2, 5, 11, 14), (18, 5, 3, 3), (4, 2), (1, 3), (2, 4)),
     "no_padding_leaves_a_rest": ((2, 17, 8, 9), (16, 17, 3, 2), (3, 4), (0, 0), (1, 1)),
 }
+#: What Triton's interpreter runs by default; the full run takes all.
+DEFAULT = {"3x3", "first_layer", "4x4_stride2"}
 KINDS = [(torch.float32, torch.contiguous_format), (torch.bfloat16, torch.channels_last)]
+CASES = [
+    pytest.param(
+        name, *kind, marks=[] if name in DEFAULT and kind is KINDS[0] else pytest.mark.full, id=f"{name}-{kind}"
+    )
+    for name in GEOMETRIES
+    for kind in KINDS
+]
+CONFIGS = [
+    pytest.param(c, marks=[] if c is triton.CONFIGS[-1] else pytest.mark.full, id=str(c)) for c in triton.CONFIGS
+]
+ACTS = [
+    pytest.param(name, marks=[] if name == "leaky_relu" else pytest.mark.full)
+    for name, row in ACTIVATIONS.items()
+    if row.saves == "output"
+]
 ACT = ("leaky_relu", 0.2, 1.5, 0.9)
 
 
@@ -80,8 +97,7 @@ def check_backward(dy, w, saved, options, config):
     assert_as_good_as(alone, plain, truth, terms=terms, what="dx alone")
 
 
-@pytest.mark.parametrize(("dtype", "layout"), KINDS, ids=str)
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(("name", "dtype", "layout"), CASES)
 def test_every_geometry(device, name, dtype, layout):
     x, w, b, dy, options = draw(name, dtype, device, layout)
     rows, outputs = dy.numel() // dy.shape[1], dy.shape[1]
@@ -89,14 +105,14 @@ def test_every_geometry(device, name, dtype, layout):
     check_backward(dy, w, x, options, triton.configs(x.numel() // x.shape[1], x.shape[1], dtype)[0])
 
 
-@pytest.mark.parametrize("config", triton.CONFIGS, ids=str)
+@pytest.mark.parametrize("config", CONFIGS)
 def test_every_config(device, config):
     x, w, b, dy, options = draw("3x3", torch.float16, device)
     check_forward(x, w, b, options, config)
     check_backward(dy, w, x, options, config)
 
 
-@pytest.mark.parametrize("act", [name for name, row in ACTIVATIONS.items() if row.saves == "output"])
+@pytest.mark.parametrize("act", ACTS)
 def test_every_activation(device, act):
     x, w, b, _, options = draw("first_layer", torch.float32, device)
     check_forward(x, w, b, options, triton.CONFIGS[-1], (act, 0.3, 0.7, None))
@@ -111,7 +127,7 @@ def test_a_float32_bias_is_added_before_rounding(device):
     assert_as_good_as(ours, truth.to(x.dtype), truth, factor=1.01)
 
 
-def test_a_pixel_of_a_strided_gradient_sees_only_the_taps_that_reach_it(device):
+def test_a_pixel_of_a_strided_gradient_depends_only_on_the_taps_that_reach_it(device):
     # Of a 4×4 kernel with stride 2 and padding 1, tap (0, 0) reaches the odd rows and columns; a product with an
     # inserted zero would spread its NaN.
     x, w, _, dy, options = draw("4x4_stride2", torch.float32, device)

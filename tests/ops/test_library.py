@@ -1,4 +1,4 @@
-"""define_op's guard rails, the choice of back-ends, and `needed`."""
+"""The checks of define_op, the selection of back-ends, and `needed`."""
 
 import itertools
 
@@ -23,7 +23,7 @@ DOUBLE = Gradient(lambda ctx, inputs, output: None, lambda ctx, dy: (dy * 2,))
 
 @pytest.fixture
 def name():
-    """A name never used before. PyTorch cannot forget an op, fastgan's registry must."""
+    """A new name. PyTorch cannot unregister an op; it is removed from fastgan's registry."""
     before = dict(registry)
     yield f"test_op_{next(_numbers)}"
     registry.clear()
@@ -110,7 +110,7 @@ def test_zero_cotangents_never_reach_the_formula(name):
 
 @pytest.fixture
 def two_kernels(name):
-    """An op whose kernels give themselves away. The first takes float64 alone."""
+    """An op whose kernels return different numbers. The first takes only float64."""
 
     def why_not(x):
         return None if x.dtype == torch.float64 else f"it takes float64, not {x.dtype}"
@@ -119,12 +119,12 @@ def two_kernels(name):
     return define(f"{name}(Tensor x) -> Tensor", kernels=kernels)
 
 
-def test_the_first_kernel_that_can_is_chosen(two_kernels):
+def test_the_first_kernel_that_can_run_is_selected(two_kernels):
     assert two_kernels(torch.ones(1, dtype=torch.float64)).item() == 20
     assert two_kernels(torch.ones(1)).item() == 200
 
 
-def test_the_reference_serves_where_no_kernel_can(name):
+def test_the_reference_runs_if_no_kernel_can(name):
     never = Kernel("never", lambda x: x * 20, lambda x: "it never runs")
     assert define(f"{name}(Tensor x) -> Tensor", kernels=(never,))(torch.ones(1)).item() == 2
 
@@ -135,7 +135,7 @@ def test_a_back_end_can_be_forced(two_kernels, monkeypatch, forced, value):
     assert two_kernels(torch.ones(1, dtype=torch.float64)).item() == value
 
 
-def test_a_forced_back_end_that_cannot_run_says_why(two_kernels, monkeypatch):
+def test_a_forced_back_end_that_cannot_run_raises_with_the_reason(two_kernels, monkeypatch):
     monkeypatch.setenv("FASTGAN_BACKEND", "picky")
     reason = f"FASTGAN_BACKEND=picky: op {two_kernels.name} cannot run there: it takes float64, not torch.float32"
     with pytest.raises(RuntimeError, match=reason):
@@ -153,7 +153,7 @@ def test_an_unknown_forced_back_end_raises(two_kernels, monkeypatch):
 
 @pytest.fixture
 def asked(name):
-    """An op of two inputs, and the list of what `needed` said of them at each backward pass."""
+    """An op of two inputs, and a list of the results of `needed` for them at each backward pass."""
     answers = []
 
     def formula(ctx, dy):
@@ -161,7 +161,7 @@ def asked(name):
         return dy * 1, None, dy * 1
 
     op = define(
-        # A value that is no tensor in between: the second tensor is input 2.
+        # Between the tensors is another argument, so the second tensor is input 2.
         f"{name}(Tensor x, float scale, Tensor w) -> Tensor",
         reference=lambda x, scale, w: x + w,
         fake=lambda x, scale, w: torch.empty_like(x),
@@ -172,7 +172,7 @@ def asked(name):
 
 @pytest.mark.parametrize("inner", [False, True], ids=["leaves", "inner"])
 @pytest.mark.parametrize(("wanted", "answer"), [("x", (True, False)), ("w", (False, True)), ("xw", (True, True))])
-def test_needed_tells_what_autograd_grad_asks_for(asked, inner, wanted, answer):
+def test_needed_is_true_for_the_inputs_of_autograd_grad(asked, inner, wanted, answer):
     op, answers = asked
     leaves = {key: torch.ones(2, requires_grad=True) for key in "xw"}
     used = [leaf * 1 if inner else leaf for leaf in leaves.values()]

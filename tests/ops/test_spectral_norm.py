@@ -1,4 +1,4 @@
-"""Groups of weights at every target: what an OpCase, which iterates nothing and has three layers, does not reach."""
+"""Groups of weights on every target: iterations and layouts that the OpCase, of three layers, does not cover."""
 
 import itertools
 
@@ -11,12 +11,12 @@ from fastgan.ops.spectral_norm import triton as back_end
 from fastgan.testing.targets import targets
 from fastgan.testing.tolerances import assert_as_good_as
 
-PLACES = [target for target in targets() if target.backend != "reference"]
-TRITON = [target for target in PLACES if target.backend == "triton"]
+TARGETS = [target for target in targets() if target.backend != "reference"]
+TRITON = [target for target in TARGETS if target.backend == "triton"]
 FAST, CHANNELS = torch.contiguous_format, torch.channels_last
 
 # Shape, dimension of the rows, layout.
-STRANGE = [
+UNUSUAL = [
     ((19, 5, 4, 3), 0, FAST),
     ((9, 20, 4, 4), 1, FAST),
     ((6, 10, 3, 3), 0, CHANNELS),
@@ -24,18 +24,18 @@ STRANGE = [
     ((40, 30), 0, FAST),  # linear
     ((30, 40), 1, FAST),  # the transposed matrix in memory
     ((4, 6, 3, 2, 2), 2, FAST),
-    ((1, 9000), 0, FAST),  # more partial sums than are added at a time, here and in the next
+    ((1, 9000), 0, FAST),  # more partial sums than are added at a time, also in the next one
     ((1100, 3), 0, FAST),  # embedding
     ((70, 1), 0, FAST),
     ((1, 2), 0, FAST),
     ((140, 1050), 0, FAST),
 ]
-CRITIC = [
+DISCRIMINATOR = [
     *(((c, i, 4, 4), 0, layout) for c, i in ((4, 3), (8, 4), (16, 8)) for layout in (FAST, CHANNELS)),
     ((1, 256), 0, FAST),
     ((24, 64), 0, FAST),
 ]
-GROUPS = {"strange": STRANGE, "discriminator": CRITIC}
+GROUPS = {"unusual": UNUSUAL, "discriminator": DISCRIMINATOR}
 
 
 def make(group, target, dtype=torch.float32, seed=0):
@@ -65,9 +65,9 @@ def double(tensors):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("v_first", [False, True])
 @pytest.mark.parametrize(
-    ("group", "iterations"), [("strange", 0), ("strange", 1), ("discriminator", 1), ("discriminator", 3)]
+    ("group", "iterations"), [("unusual", 0), ("unusual", 1), ("discriminator", 1), ("discriminator", 3)]
 )
-@pytest.mark.parametrize("target", PLACES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_iterations_are_as_good_as_the_reference(target, group, iterations, v_first, dtype):
     weights, uv, dims = make(GROUPS[group], target, dtype)
     options = dims, iterations, v_first, 1e-12
@@ -83,7 +83,7 @@ def test_iterations_are_as_good_as_the_reference(target, group, iterations, v_fi
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("target", PLACES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_scaling_and_gradient_are_as_good_as_the_reference(target, group, dtype):
     weights, uv, dims = make(GROUPS[group], target, dtype)
     uv, sigma = power_iteration(weights, uv, dims)
@@ -101,12 +101,12 @@ def test_scaling_and_gradient_are_as_good_as_the_reference(target, group, dtype)
             assert_as_good_as(result, other, exact, terms=w.numel(), what=str(list(w.shape)))
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # Triton's interpreter is NumPy
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # from NumPy, in Triton's interpreter
 @pytest.mark.parametrize("iterations", [0, 1, 2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("target", PLACES, ids=str)
-def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(target, value, iterations):
-    weights, uv, dims = make(CRITIC, target)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_a_layer_that_is_not_finite_keeps_its_vectors_and_does_not_affect_others(target, value, iterations):
+    weights, uv, dims = make(DISCRIMINATOR, target)
     clean, clean_sigma = power_iteration(weights, uv, dims, iterations=iterations)
     bad = 3
     weights[bad].view(-1)[7:8].fill_(value) if weights[bad].is_contiguous() else weights[bad][0, 1, 2, 3].fill_(value)
@@ -119,19 +119,19 @@ def test_a_layer_that_is_not_finite_keeps_its_vectors_and_disturbs_no_other(targ
 
 
 @pytest.mark.parametrize("v_first", [False, True])
-@pytest.mark.parametrize("target", PLACES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_eps_limits_the_norms(target, v_first):
-    weights, uv, dims = make(CRITIC, target, torch.float64)
+    weights, uv, dims = make(DISCRIMINATOR, target, torch.float64)
     for eps in (2.0, 1e3):
         got = power_iteration(weights, uv, dims, v_first=v_first, eps=eps)
         want = reference.power_iteration(weights, uv, dims, 1, v_first, eps)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("target", PLACES, ids=str)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_results_repeat_bit_for_bit(target):
-    weights, uv, dims = make(CRITIC, target)
-    dy = make(CRITIC, target, seed=1)[0]
+    weights, uv, dims = make(DISCRIMINATOR, target)
+    dy = make(DISCRIMINATOR, target, seed=1)[0]
     runs = []
     for _ in range(2):
         new, sigma = power_iteration(weights, uv, dims, iterations=2)
@@ -140,7 +140,7 @@ def test_results_repeat_bit_for_bit(target):
 
 
 class Counted:
-    """A jitted function that notes its launches."""
+    """A jitted function that records its launches."""
 
     def __init__(self, kernel, launches):
         self.kernel, self.launches = kernel, launches
@@ -158,8 +158,8 @@ def test_launches_do_not_grow_with_the_layers(target, monkeypatch):
     for name in dir(triton_kernels):
         if name.endswith("_kernel"):
             monkeypatch.setattr(triton_kernels, name, Counted(getattr(triton_kernels, name), launches))
-    for layers, iterations in itertools.product((1, len(CRITIC)), (0, 1, 3)):
-        weights, uv, dims = make(CRITIC[:layers], target)
+    for layers, iterations in itertools.product((1, len(DISCRIMINATOR)), (0, 1, 3)):
+        weights, uv, dims = make(DISCRIMINATOR[:layers], target)
         found = []
         uv, sigma = power_iteration(weights, uv, dims, iterations=iterations)
         found.append(len(launches))
@@ -172,7 +172,7 @@ def test_launches_do_not_grow_with_the_layers(target, monkeypatch):
 
 
 @pytest.mark.parametrize("target", TRITON, ids=str)
-def test_rows_of_the_table_are_as_the_kernels_read_them(target):
+def test_the_fields_of_the_table_have_the_order_that_the_kernels_read(target):
     from fastgan.ops.spectral_norm import triton_kernels
 
     u, v = ([f"{name}.{field}" for field in back_end.VectorLayout._fields] for name in "uv")
@@ -185,7 +185,7 @@ def test_rows_of_the_table_are_as_the_kernels_read_them(target):
 
 
 @pytest.mark.parametrize("target", TRITON, ids=str)
-def test_what_triton_leaves_to_others_is_said(target):
+def test_unsupported_weights_have_a_reason(target):
     w = torch.zeros(2, 3, 4, 5, device=target.device).contiguous(memory_format=CHANNELS)
     uv, sigma = torch.zeros(34, device=target.device), torch.ones(1, device=target.device)
     for dim, expected in ((0, None), (1, None), (2, "rows along dimension 2"), (3, "rows along dimension 3")):
@@ -213,7 +213,7 @@ def test_channels_last_weights_with_rows_along_any_dimension(dim):
 
 
 def test_a_sigma_with_gaps():
-    weights, uv, dims = make(CRITIC, targets()[0])
+    weights, uv, dims = make(DISCRIMINATOR, targets()[0])
     uv, sigma = power_iteration(weights, uv, dims)
     wide = torch.stack([sigma, torch.full_like(sigma, 1e30)], 1)[:, 0]
     torch.testing.assert_close(spectral_scale(weights, uv, wide, dims), spectral_scale(weights, uv, sigma, dims))

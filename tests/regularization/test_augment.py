@@ -1,13 +1,16 @@
-"""What the augmentations do to a pixel, and that a controller gives as much of them as it should."""
+"""What the augmentations compute for each pixel, and how adaptive augmentation changes their probability."""
 
 import pytest
 import torch
 
-from fastgan.train.distributed import World
 from fastgan.regularization.adaptive import INTERVAL, Adaptive
 from fastgan.regularization.augment import KINDS, NUMBERS, augment, color, cutout, translation
 
 CPU = torch.device("cpu")
+
+
+def alone(tensors):
+    """The mean over one rank: nothing changes."""
 
 
 def test_color_by_its_formulas():
@@ -29,14 +32,14 @@ def test_translation_moves_whole_pixels_and_leaves_zeros():
     assert torch.equal(moved[0, 0, :14, 2:], x[0, 0, 2:, :14])
     assert moved[0, 0, 14:].abs().sum() == moved[0, 0, :, :2].abs().sum() == 0
     assert torch.equal(translation(x, torch.full((1, 2), 0.5)), x)
-    # All five places, and no others; the largest number below 1 too.
+    # All five shifts, and no others; the largest number below 1 too.
     u = torch.linspace(0, 1, 1000)[:-1]
     u = torch.cat([u, torch.tensor([1 - 2**-24])])
     found = translation(x.expand(1000, -1, -1, -1), torch.stack([u, torch.full_like(u, 0.5)], 1))[:, 0, 8, 8]
     assert sorted(set(((found - x[0, 0, 8, 8]) / 16).tolist())) == [-2, -1, 0, 1, 2]
 
 
-def test_cutout_hides_half_of_each_side():
+def test_cutout_zeroes_half_of_each_side():
     x = torch.ones(500, 2, 8, 8)
     y = cutout(x, torch.rand(500, 2, generator=torch.Generator().manual_seed(0)))
     hidden = (y == 0).all(1)
@@ -49,54 +52,54 @@ def test_cutout_hides_half_of_each_side():
 
 
 @pytest.mark.parametrize("kinds", [*KINDS, "+".join(KINDS)])
-def test_gradients_go_through(kinds):
+def test_augmentations_are_differentiable(kinds):
     source = torch.Generator().manual_seed(1)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64, generator=source, requires_grad=True)
     u = torch.rand(2, NUMBERS, generator=source)
     assert torch.autograd.gradcheck(lambda x: augment(x, kinds, u), x)
 
 
-def test_only_the_kinds_named_and_as_often_as_asked():
+def test_only_the_given_kinds_are_applied_with_the_given_probability():
     source = torch.Generator().manual_seed(0)
     x, u = torch.rand(2000, 1, 8, 8, generator=source) + 0.1, torch.rand(2000, NUMBERS, generator=source)
     for p in (0.0, 0.3, 1.0):
         changed = (augment(x, "cutout", u, torch.tensor(p)) != x).flatten(1).any(1)
         assert changed.float().mean().item() == pytest.approx(p, abs=0.03)
         assert ((augment(x, "cutout", u, torch.tensor(p)) == 0).flatten(1).any(1) == changed).all()
-    # Each kind is decided on by itself.
+    # Each kind is drawn independently.
     both = augment(x, "translation+cutout", u, torch.tensor(0.5))
     assert (both == x).flatten(1).all(1).float().mean().item() == pytest.approx(0.25 + 0.25 / 9, abs=0.03)
 
 
-def test_strength_rises_over_the_target_and_falls_below():
-    control = Adaptive(target=0.6, images=1000, device=CPU, world=World())
+def test_the_probability_rises_above_the_target_and_falls_below_it():
+    control = Adaptive(target=0.6, images=1000, device=CPU, mean=alone)
     for _ in range(INTERVAL - 1):
-        control.learn(torch.tensor(0.9), 10)
+        control.update(torch.tensor(0.9), 10)
         assert control.p == 0
-    control.learn(torch.tensor(0.9), 10)
+    control.update(torch.tensor(0.9), 10)
     assert control.p.item() == pytest.approx(0.04)  # 40 of the 1000 images that it takes from 0 to 1
     for _ in range(2 * INTERVAL):
-        control.learn(torch.tensor(0.9), 10)
+        control.update(torch.tensor(0.9), 10)
     assert control.p.item() == pytest.approx(0.12)
     for sign in (0.9, 0.1, 0.7, 0.5):  # 0.55 in the mean
-        control.learn(torch.tensor(sign), 10)
+        control.update(torch.tensor(sign), 10)
     assert control.p.item() == pytest.approx(0.08)
     for _ in range(5 * INTERVAL):
-        control.learn(torch.tensor(-1.0), 10)
+        control.update(torch.tensor(-1.0), 10)
     assert control.p == 0
     for _ in range(40 * INTERVAL):
-        control.learn(torch.tensor(1.0), 10)
+        control.update(torch.tensor(1.0), 10)
     assert control.p == 1
 
 
-def test_the_controller_goes_on_where_it_was():
-    one = Adaptive(0.6, 1000, CPU, World())
+def test_the_controller_is_restored_from_its_tensors():
+    one = Adaptive(0.6, 1000, CPU, alone)
     for sign in (0.9, 0.9, 0.9, 0.9, 0.7, 0.2):
-        one.learn(torch.tensor(sign), 10)
-    other = Adaptive(0.6, 1000, CPU, World())
+        one.update(torch.tensor(sign), 10)
+    other = Adaptive(0.6, 1000, CPU, alone)
     other.load_tensors({name: value.clone() for name, value in one.tensors().items()})
     for sign in (0.5, 0.9, 0.9):
-        one.learn(torch.tensor(sign), 10)
-        other.learn(torch.tensor(sign), 10)
+        one.update(torch.tensor(sign), 10)
+        other.update(torch.tensor(sign), 10)
         assert torch.equal(one.p, other.p)
     assert one.p.item() == pytest.approx(0.0)  # 0.575 in the mean

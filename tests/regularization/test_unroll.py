@@ -1,4 +1,4 @@
-"""The look-ahead is the discriminator's own next steps, and the gradient through it is the true one."""
+"""The unrolled steps are the discriminator's own next steps, and the gradient through them is exact."""
 
 import copy
 
@@ -7,14 +7,16 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from fastgan import Config
 from fastgan.losses import ADVERSARIAL
-from fastgan.tasks.base import trainable
-from fastgan.regularization.unroll import look_ahead, state_of
-from fastgan.train.step import Players
+from fastgan.losses.config import LossConfig
+from fastgan.regularization import Regularization, RegularizationConfig
+from fastgan.regularization.unroll import adam_state, look_ahead
+from fastgan.tasks import Generation
+from fastgan.tasks.image_losses import unrolled_weights
+from fastgan.train.step import TaskSteps
 
 
-def test_one_step_by_hand():
+def test_one_step_against_its_closed_form():
     """A discriminator w·x with loss w·(θ − 1), of whose next weight the derivative in θ is known.
 
     Adam with β = 0 for both moments steps by lr · g/|g|, g = θ − 1: flat in θ. With β₂ > 0 after a moment s it steps by
@@ -24,11 +26,12 @@ def test_one_step_by_hand():
     lr, β, s = 0.1, 0.9, 0.25
     state = {
         "lr": torch.tensor(lr),
+        "betas": (0.0, β),
         "step": [torch.tensor(1.0)],
         "mean": [torch.tensor(0.0)],
         "square": [torch.tensor(s)],
     }
-    after = look_ahead(lambda weights: weights["w"] * (θ - 1), {"w": w}, 1, state, (0.0, β))["w"]
+    after = look_ahead(lambda weights: weights["w"] * (θ - 1), {"w": w}, 1, state)["w"]
     g, rest = 2.0, 1 - β**2
     under = (β * s + (1 - β) * g**2) / rest
     assert after.item() == pytest.approx(0.5 - lr * g / under**0.5, rel=1e-5)
@@ -41,6 +44,11 @@ def networks():
     generator = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
     discriminator = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Softplus(), nn.Linear(8, 1))
     return generator.double(), discriminator.double()
+
+
+def task(generator, discriminator, unroll):
+    regularization = Regularization(RegularizationConfig(unroll=unroll), torch.device("cpu"))
+    return Generation(generator, discriminator, ADVERSARIAL["non-saturating"], LossConfig(), regularization, (3,))
 
 
 def losses(discriminator, real, fake):
@@ -60,26 +68,25 @@ def test_the_weights_are_those_that_the_optimizer_would_give(before):
 
     for _ in range(before):
         improve()
-    players = Players(generator, discriminator, ADVERSARIAL["non-saturating"], Config.from_flags(unroll=4, beta1=0.5, beta2=0.9))
     buffers = [b.clone() for b in discriminator.buffers()]
-    ahead = players._look_ahead(real, None, fake, None, state_of(optimizer, learned(discriminator)))
+    noise = {"optimizer": adam_state(optimizer)}
+    unrolled = unrolled_weights(task(generator, discriminator, 4), (real, None), (fake, None), noise)
     for kept, buffer in zip(buffers, discriminator.buffers(), strict=True):
-        assert torch.equal(kept, buffer)  # its running statistics do not look ahead
+        assert torch.equal(kept, buffer)  # the running statistics are not unrolled
     for _ in range(4):
         improve()
     for name, weight in discriminator.named_parameters():
-        torch.testing.assert_close(ahead[name], weight, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(unrolled[name], weight, rtol=1e-5, atol=1e-7)
 
 
-def test_the_generators_gradient_goes_through_the_look_ahead():
-    """Against differences of the whole: generate, let a copy of the discriminator take its steps, judge."""
+def test_the_generators_gradient_goes_through_the_unrolled_steps():
+    """Against finite differences: generate, let a copy of the discriminator take its steps, compute the loss."""
     generator, discriminator = networks()
     real, z = torch.randn(8, 2).double(), torch.randn(8, 3).double()
-    config = Config.from_flags(unroll=3, lr_d=0.05, beta1=0.5, beta2=0.9)
-    players = Players(generator, discriminator, ADVERSARIAL["non-saturating"], config)
+    steps = TaskSteps(task(generator, discriminator, 3))
     optimizer = torch.optim.Adam(discriminator.parameters(), 0.05, (0.5, 0.9))
 
-    def played():
+    def loss_after_steps():
         ahead = copy.deepcopy(discriminator)
         own = torch.optim.Adam(ahead.parameters(), 0.05, (0.5, 0.9))
         fake = generator(z).detach()
@@ -90,20 +97,20 @@ def test_the_generators_gradient_goes_through_the_look_ahead():
         with torch.no_grad():
             return softplus(-ahead(fake)).mean().item()
 
-    ahead = state_of(optimizer, learned(discriminator))
-    log, gradients = players.g_step(z, real=real, ahead=ahead)
-    assert log["loss/generator"].item() == pytest.approx(played(), rel=1e-6)
-    plain = players.g_step(z)[1]
+    batch = {"real": real}
+    loss, gradients = steps.generator(batch, {"z": z, "optimizer": adam_state(optimizer)})
+    assert loss.log["loss/generator"].item() == pytest.approx(loss_after_steps(), rel=1e-6)
+    plain = steps.generator(batch, {"z": z})[1]
     weight, gradient = generator[2].weight, gradients[2]
-    for place in ((0, 0), (1, 3), (1, 7)):
+    for index in ((0, 0), (1, 3), (1, 7)):
         values = []
         for sign in (1, -1):
             with torch.no_grad():
-                weight[place] += sign * 1e-5
-            values.append(played())
+                weight[index] += sign * 1e-5
+            values.append(loss_after_steps())
             with torch.no_grad():
-                weight[place] -= sign * 1e-5
+                weight[index] -= sign * 1e-5
         slope = (values[0] - values[1]) / 2e-5
-        assert gradient[place].item() == pytest.approx(slope, rel=1e-3, abs=1e-8)
-    # Not what it would be with the discriminator's answer held fixed, nor without looking ahead.
+        assert gradient[index].item() == pytest.approx(slope, rel=1e-3, abs=1e-8)
+    # It differs from the gradient without unrolling.
     assert (gradients[2] - plain[2]).norm() > 0.1 * plain[2].norm()

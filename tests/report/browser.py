@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its own protocol through a pipe: real keys and pointers, and what the console says."""
+"""A headless Chromium, driven by the DevTools protocol through a pipe: real keys and pointers, and console messages."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ import time
 
 
 class Browser:
-    """Opens pages. complaints: everything of the console that is an error or a warning, and every exception."""
+    """Opens pages. problems: errors and warnings of the console, and exceptions."""
 
     def __init__(self, program):
         self._profile = tempfile.mkdtemp()
@@ -25,7 +25,7 @@ class Browser:
         )  # fmt: skip
         os.close(commands)
         os.close(answers)
-        self._left, self._number, self._session, self.complaints = b"", 0, None, []
+        self._left, self._number, self._session, self.problems = b"", 0, None, []
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -104,11 +104,11 @@ class Browser:
     def _note(self, event):
         kind, what = event.get("method"), event.get("params", {})
         if kind == "Runtime.exceptionThrown":
-            self.complaints.append(what["exceptionDetails"])
+            self.problems.append(what["exceptionDetails"])
         elif kind == "Runtime.consoleAPICalled" and what["type"] in ("error", "warning", "assert"):
-            self.complaints.append([one.get("value") for one in what["args"]])
+            self.problems.append([one.get("value") for one in what["args"]])
         elif kind == "Log.entryAdded" and what["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(what["entry"]["text"])
+            self.problems.append(what["entry"]["text"])
 
 
 def find():

@@ -1,4 +1,4 @@
-"""A small run directory, whole; each test takes away or damages what it is about."""
+"""A small complete run directory; each test removes or damages what it is about."""
 
 from __future__ import annotations
 

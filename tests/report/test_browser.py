@@ -66,18 +66,20 @@ def test_the_page_of_a_run(browser, run, width):
     use_the_slider(browser, 3)
     assert browser.run("document.querySelector('output').value") == "1500"
     assert browser.run("document.querySelector('.over-time .at').textContent") == "step 1500"
-    # A pointer over a curve reads it off, and gives the last values back when it leaves.
+    # A pointer over a chart shows the values there, and the last values again when it leaves.
     rest = browser.run("document.querySelector('.chart .value').textContent")
     browser.click(*browser.center(".chart .plot"))
     assert browser.run("document.querySelector('.chart .value').textContent") != rest
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.complaints == []
+    assert browser.problems == []
 
 
-def test_the_page_that_a_training_leaves(browser, tmp_path):
-    """Nothing made up: a pair is trained on the embedded images for some steps, with a page at its end."""
+def test_the_page_of_a_real_training(browser, tmp_path):
+    """A GAN is trained on the embedded images for some steps and leaves a page."""
     images = open_source("embedded")
-    config = Config.from_flags(latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3)
+    config = Config.from_flags(
+        latent=8, width=8, batch=32, steps=30, log_every=5, sample_every=10, compile="off", lr_g=1e-3
+    )
     torch.manual_seed(0)
     pair = models.build("dcgan", resolution=28, channels=1, latent=8, width=8)
     trainer = Trainer(*pair, config=config, out=tmp_path / "run")
@@ -85,7 +87,7 @@ def test_the_page_that_a_training_leaves(browser, tmp_path):
     browser.open(tmp_path / "run" / "report.html", 1200)
     use_the_slider(browser, 3)
     assert "step 30 of 30" in browser.run("document.body.textContent")
-    assert browser.complaints == []
+    assert browser.problems == []
 
 
 @pytest.mark.parametrize("width", [390, 1200])
@@ -98,13 +100,13 @@ def test_the_page_of_two_runs(browser, run, tmp_path, width):
         browser.run("[...document.querySelectorAll('.over-time .at')].map((a) => a.textContent)") == ["step 1500"] * 2
     )
     assert browser.run("document.documentElement.scrollWidth") <= width
-    assert browser.complaints == []
+    assert browser.problems == []
 
 
-def test_a_broken_script_would_be_noticed(browser, run):
+def test_a_broken_script_is_detected(browser, run):
     path = write_report(run)
     path.write_text(path.read_text().replace("slider.valueAsNumber", "slider.nothing.at"))
     browser.open(path)
     browser.center("h1")
-    assert browser.complaints
-    browser.complaints.clear()
+    assert browser.problems
+    browser.problems.clear()

@@ -11,8 +11,8 @@ from fastgan.errors import UsageError
 from fastgan.report.compare import labels, write_comparison
 from fastgan.report.images import save_png
 
-from .test_view import found
 from .test_page import Page, change
+from .test_view import found
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_sample_grids_are_aligned_by_step(runs, tmp_path):
     assert '<span class="at">step 2000</span>' in second[1]
 
 
-def test_what_differs_and_what_came_out(runs, tmp_path):
+def test_differences_and_results(runs, tmp_path):
     page, html = compared(runs, tmp_path / "c.html")
     table = rows(html)
     assert table["steps"] == ["3000", "4000"]
@@ -90,7 +90,7 @@ def test_what_differs_and_what_came_out(runs, tmp_path):
     assert "://" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", html)
 
 
-def test_the_same_twice_and_a_bare_one(run, tmp_path):
+def test_equal_runs_and_empty_ones(run, tmp_path):
     copy = run.with_name("copy")
     shutil.copytree(run, copy)
     page, _ = compared((run, copy), tmp_path / "c.html")
@@ -120,12 +120,12 @@ def test_labels_differ(tmp_path):
 
 def test_usage_errors(run, tmp_path):
     out = tmp_path / "c.html"
-    for paths, said in (
+    for paths, message in (
         ([run], r"^runs: expected two or more to compare, got 1$"),
         ([run, run / ".." / "demo"], r"^runs: .* is given twice$"),
         ([run, tmp_path], r"^run: expected a run directory with a config\.json in it"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             write_comparison(paths, out)
     with pytest.raises(UsageError, match=r"^out: expected a file in an existing folder"):
         write_comparison([run, tmp_path], tmp_path / "nowhere" / "c.html")

@@ -89,8 +89,8 @@ def test_classes_that_are_no_longer_made_are_a_collapse_too():
 
 def test_rules_look_only_at_earlier_rows():
     everything = changed(**CASES["mode collapse"])
-    told = [bool(current(everything[: i + 1])) for i in range(N)]
-    assert told == [i >= N // 2 + 3 for i in range(N)]  # four lines in a row
+    diagnosed = [bool(current(everything[: i + 1])) for i in range(N)]
+    assert diagnosed == [i >= N // 2 + 3 for i in range(N)]  # after four rows
 
 
 def test_a_problem_that_is_over_is_not_current():
@@ -103,7 +103,7 @@ def test_a_problem_that_is_over_is_not_current():
 
 def test_last_healthy_step():
     run = changed(**CASES["mode collapse"])
-    # From the first line on that looks bad, although only the fourth is a verdict.
+    # From the first row that looks severe, although only the fourth makes a diagnosis.
     assert [last_healthy_step(run[:i]) for i in (0, 1, N // 2, N // 2 + 1, N // 2 + 3, N)] == [
         0,
         10,
@@ -112,7 +112,7 @@ def test_last_healthy_step():
         300,
         300,
     ]
-    assert last_healthy_step(changed(**CASES["discriminator too strong"])) == 10 * N  # not grave
+    assert last_healthy_step(changed(**CASES["discriminator too strong"])) == 10 * N  # not severe
     for row in run[-3:]:
         row["nearest/fake"] = 0.9
     assert last_healthy_step(run) == 10 * N

@@ -12,7 +12,7 @@ from fastgan.report.page import page
 
 @pytest.fixture
 def old(tmp_path):
-    """A run directory in the names of version 0.1 before October 2026."""
+    """A run directory as an earlier version wrote it."""
     run = tmp_path / "old"
     run.mkdir()
     head = {

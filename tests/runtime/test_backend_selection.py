@@ -1,4 +1,4 @@
-"""The fastest back-end: measured once, remembered for as long as it holds, and never worth a failure."""
+"""Selection of the fastest back-end: measured once, stored, and measured again where the result no longer holds."""
 
 import json
 import subprocess
@@ -16,10 +16,10 @@ from fastgan.runtime.backends.base import Backend, Port
 from fastgan.runtime.session import Session
 
 
-class Pretender(Backend):
-    """Sleeps as long as it is told, or fails; adds one, so that a wrong answer shows."""
+class FakeBackend(Backend):
+    """Sleeps for a given time per 64×64 image, or fails."""
 
-    provider, device, threads = "Pretence", "cpu", 1
+    provider, device, threads = "nothing", "cpu", 1
 
     def __init__(self, name, seconds, fails=None):
         self.name, self.title, self.notes = name, name.title(), []
@@ -36,35 +36,36 @@ class Pretender(Backend):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(backend_selection, "ALL", 0.05)
+    monkeypatch.setattr(backend_selection, "TOTAL", 0.05)
 
 
 @pytest.fixture
 def two(monkeypatch):
-    """Replaces the back-ends of ONNX files: two(onnxruntime=..., openvino=...) → what was opened."""
+    """Replaces the back-ends of ONNX files: two(onnxruntime=..., openvino=...) → list of the opened ones."""
 
-    def replace(**pretenders):
+    def replace(**fakes):
         opened = []
 
         def open_backend(name, model, device, threads):
             opened.append(name)
-            if isinstance(pretenders[name], Exception):
-                raise pretenders[name]
-            return pretenders[name]
+            if isinstance(fakes[name], Exception):
+                raise fakes[name]
+            return fakes[name]
 
         monkeypatch.setattr(backends, "open_backend", open_backend)
-        monkeypatch.setattr(backends, "why_not", lambda name, device: None)
+        for backend in backends.that_run(".onnx").values():
+            monkeypatch.setattr(backend, "why_not", classmethod(lambda cls, device: None))
         return opened
 
     return replace
 
 
 def fast():
-    return Pretender("onnxruntime", 0.0001)
+    return FakeBackend("onnxruntime", 0.0001)
 
 
 def slow():
-    return Pretender("openvino", 0.002)
+    return FakeBackend("openvino", 0.002)
 
 
 def stored(tmp_path):
@@ -72,7 +73,7 @@ def stored(tmp_path):
     return path, json.loads(path.read_text())
 
 
-def test_the_fastest_is_measured_once_and_remembered(two, upscaler, tmp_path):
+def test_the_fastest_is_measured_once_and_stored(two, upscaler, tmp_path):
     opened = two(onnxruntime=fast(), openvino=slow())
     session = Session(upscaler[1])
     assert session.backend == "onnxruntime"
@@ -87,9 +88,9 @@ def test_the_fastest_is_measured_once_and_remembered(two, upscaler, tmp_path):
     _, content = stored(tmp_path)
     assert len(content["measurements"]) == 1
 
-    two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=Pretender("openvino", 0.0001))
-    assert Session(upscaler[1]).backend == "onnxruntime"  # as remembered
-    assert Session(upscaler[1], threads=7).backend == "openvino"  # another question
+    two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=FakeBackend("openvino", 0.0001))
+    assert Session(upscaler[1]).backend == "onnxruntime"  # from the store
+    assert Session(upscaler[1], threads=7).backend == "openvino"  # another key
     assert Session(upscaler[1], device="cpu").backend == "openvino"
 
 
@@ -97,7 +98,7 @@ def test_another_file_of_that_name_is_measured_again(two, upscaler, make, tmp_pa
     two(onnxruntime=fast(), openvino=slow())
     assert Session(upscaler[1]).backend == "onnxruntime"
     make.upscaler(upscaler[1], make.Upscaler(gain=2.0))
-    two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=Pretender("openvino", 0.0001))
+    two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=FakeBackend("openvino", 0.0001))
     assert Session(upscaler[1]).backend == "openvino"
     assert len(stored(tmp_path)[1]["measurements"]) == 2
 
@@ -105,13 +106,13 @@ def test_another_file_of_that_name_is_measured_again(two, upscaler, make, tmp_pa
 def test_other_versions_are_measured_again(two, upscaler, monkeypatch):
     two(onnxruntime=fast(), openvino=slow())
     assert Session(upscaler[1]).backend == "onnxruntime"
-    monkeypatch.setattr(backend_selection, "installed", lambda package: "99.0" if package == "openvino" else None)
-    two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=Pretender("openvino", 0.0001))
+    monkeypatch.setattr(backends, "installed", lambda package: "99.0" if package == "openvino" else None)
+    two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=FakeBackend("openvino", 0.0001))
     assert Session(upscaler[1]).backend == "openvino"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"hardware": {}, "measurements": {"q": 3}}'])
-def test_a_damaged_memory_costs_a_measurement(two, upscaler, tmp_path, content):
+def test_a_damaged_store_costs_a_measurement(two, upscaler, tmp_path, content):
     two(onnxruntime=fast(), openvino=slow())
     Session(upscaler[1])
     path, before = stored(tmp_path)
@@ -121,7 +122,7 @@ def test_a_damaged_memory_costs_a_measurement(two, upscaler, tmp_path, content):
     assert stored(tmp_path)[1]["measurements"].keys() == before["measurements"].keys()
 
 
-def test_a_memory_that_cannot_be_written_costs_a_warning(two, upscaler, tmp_path):
+def test_a_store_that_cannot_be_written_costs_a_warning(two, upscaler, tmp_path):
     (tmp_path / "cache").write_text("a file where the directory should be")
     two(onnxruntime=fast(), openvino=slow())
     with warnings.catch_warnings(record=True) as warned:
@@ -131,20 +132,20 @@ def test_a_memory_that_cannot_be_written_costs_a_warning(two, upscaler, tmp_path
 
 
 @pytest.mark.parametrize("when", ["opening", "running"])
-def test_what_fails_is_left_out_with_its_reason(two, upscaler, when):
-    bad = Pretender("openvino", 0, RuntimeError("no such instruction\nat 0x0")) if when == "running" else None
-    two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=bad or BackendError("model: it cannot be opened"))
-    for _ in range(2):  # measured, and remembered
+def test_a_failing_back_end_is_left_out_with_its_reason(two, upscaler, when):
+    bad = FakeBackend("openvino", 0, RuntimeError("no such instruction\nat 0x0")) if when == "running" else None
+    two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=bad or BackendError("model: it cannot be opened"))
+    for _ in range(2):  # measured, then from the store
         session = Session(upscaler[1])
         assert session.backend == "onnxruntime"
         reason = "it fails on an input [1, 3, 64, 64]: no such instruction" if bad else "model: it cannot be opened"
         assert f"not openvino: {reason}" in session.describe()
-    two(onnxruntime=Pretender("onnxruntime", 0, RuntimeError("full")), openvino=bad or BackendError("not opened"))
+    two(onnxruntime=FakeBackend("onnxruntime", 0, RuntimeError("full")), openvino=bad or BackendError("not opened"))
     with pytest.raises(BackendError, match=r"no back-end runs it: .*onnxruntime: it fails on an input .*: full"):
         Session(upscaler[1], threads=7)
 
 
-def test_what_is_remembered_but_fails_now_is_measured_again(two, upscaler):
+def test_a_stored_back_end_that_fails_now_is_measured_again(two, upscaler):
     two(onnxruntime=fast(), openvino=slow())
     Session(upscaler[1])
     two(onnxruntime=BackendError("model: gone"), openvino=slow())
@@ -154,20 +155,20 @@ def test_what_is_remembered_but_fails_now_is_measured_again(two, upscaler):
 
 
 def test_a_slow_model_is_measured_small_and_once(two, upscaler, monkeypatch):
-    monkeypatch.setattr(backend_selection, "ONE", 0.02)
-    a, b = Pretender("onnxruntime", 0.03), Pretender("openvino", 0.05)
+    monkeypatch.setattr(backend_selection, "SINGLE_CALL", 0.02)
+    a, b = FakeBackend("onnxruntime", 0.03), FakeBackend("openvino", 0.05)
     two(onnxruntime=a, openvino=b)
     assert Session(upscaler[1]).backend == "onnxruntime"
     assert a.shapes == b.shapes == [(1, 3, 64, 64)]
-    a, b = Pretender("onnxruntime", 0.005), Pretender("openvino", 0.0001)
+    a, b = FakeBackend("onnxruntime", 0.005), FakeBackend("openvino", 0.0001)
     two(onnxruntime=a, openvino=b)
     assert Session(upscaler[1], threads=7).backend == "openvino"
-    assert set(a.shapes) == {(1, 3, 64, 64)}  # a frame would take longer than bearable
+    assert set(a.shapes) == {(1, 3, 64, 64)}  # a frame is expected to take longer than SINGLE_CALL
     assert len(a.shapes) > 1
 
 
 def test_a_quick_model_is_measured_on_a_frame(two, upscaler):
-    a, b = Pretender("onnxruntime", 0.0005), Pretender("openvino", 0.0001)
+    a, b = FakeBackend("onnxruntime", 0.0005), FakeBackend("openvino", 0.0001)
     two(onnxruntime=a, openvino=b)
     start = time.perf_counter()
     Session(upscaler[1])
@@ -176,10 +177,10 @@ def test_a_quick_model_is_measured_on_a_frame(two, upscaler):
     assert len(a.shapes) >= 5
 
 
-def test_what_warms_up_is_timed_afterwards(two, upscaler, monkeypatch):
-    monkeypatch.setattr(backend_selection, "ONE", 0.25)
+def test_warm_up_calls_are_not_timed(two, upscaler, monkeypatch):
+    monkeypatch.setattr(backend_selection, "SINGLE_CALL", 0.25)
 
-    class Compiling(Pretender):
+    class Compiling(FakeBackend):
         warm_ups = 1
 
         def run(self, x, y=None, *, pixels=False):
@@ -187,25 +188,25 @@ def test_what_warms_up_is_timed_afterwards(two, upscaler, monkeypatch):
                 time.sleep(0.3)
             return super().run(x)
 
-    two(onnxruntime=Pretender("onnxruntime", 0.002), openvino=Compiling("openvino", 0.0001))
+    two(onnxruntime=FakeBackend("onnxruntime", 0.002), openvino=Compiling("openvino", 0.0001))
     session = Session(upscaler[1])
     assert session.backend == "openvino"
     assert session.choice.milliseconds["openvino"] < 100
 
 
-def test_modules_on_a_cpu_are_not_compiled_unasked(upscaler, monkeypatch):
+def test_modules_on_a_cpu_are_compiled_only_on_request(upscaler, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     session = Session(upscaler[0], threads=1)
     assert session.backend == "torch"
     assert "not compile: compiling for a CPU takes" in session.describe()
 
 
-def test_modules_are_known_by_their_structure(make):
+def test_the_digest_of_a_module_is_of_its_structure(make):
     one, other = make.Upscaler(), make.Upscaler()
     torch.nn.init.zeros_(other.first.weight)
-    assert backend_selection.digest_of_module(one) == backend_selection.digest_of_module(other)
-    assert backend_selection.digest_of_module(one) != backend_selection.digest_of_module(make.Upscaler(scale=3))
-    assert backend_selection.digest_of_module(one) != backend_selection.digest_of_module(make.Upscaler().half())
+    assert backend_selection.module_digest(one) == backend_selection.module_digest(other)
+    assert backend_selection.module_digest(one) != backend_selection.module_digest(make.Upscaler(scale=3))
+    assert backend_selection.module_digest(one) != backend_selection.module_digest(make.Upscaler().half())
 
 
 WRITER = """
@@ -223,7 +224,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
     assert len(stored(tmp_path)[1]["measurements"]) == 20
 
 
-def test_real_back_ends_are_chosen_from(upscaler):
+def test_real_back_ends_are_compared(upscaler):
     pytest.importorskip("openvino")
     session = Session(upscaler[1], threads=1)
     assert set(session.choice.milliseconds) == {"onnxruntime", "openvino"}

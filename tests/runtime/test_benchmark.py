@@ -1,4 +1,4 @@
-"""fastgan bench: rows for what runs and agrees, reasons for what does not, a table, a CSV and a picture."""
+"""fastgan bench: rows for back-ends that run and agree, reasons for the others, a table, a CSV and an SVG."""
 
 import csv
 import functools
@@ -17,11 +17,8 @@ def opens(model, *backends, **options):
     return {name: functools.partial(Session, model, backend=name, threads=1, **options) for name in backends}
 
 
-def run(models, **plan):
-    said = []
-    rows = benchmark.bench(models, benchmark.Plan(**{"seconds": 0.01, "size": (20, 12)} | plan), said.append)
-    assert said
-    return rows
+def run(models, **options):
+    return benchmark.bench(models, benchmark.BenchmarkOptions(**{"seconds": 0.01, "size": (20, 12)} | options))
 
 
 def test_image_models_in_every_back_end(upscaler):
@@ -69,7 +66,7 @@ def test_latent_models_have_their_own_batches_and_no_pixels(generator):
     assert [(r["task"], r["batch"], r["size"]) for r in rows] == [("model", n, "5") for n in (1, 4, 16, 64)]
 
 
-def test_what_cannot_run_says_why(upscaler, tmp_path):
+def test_rows_of_failures_have_the_reason(upscaler, tmp_path):
     models = {"m": opens(upscaler[1], "onnxruntime") | {"absent": lambda: Session(tmp_path / "no.onnx")}}
     rows = run(models, batches=(1,))
     (failed,) = [row for row in rows if "p50_ms" not in row]
@@ -80,7 +77,7 @@ def test_what_cannot_run_says_why(upscaler, tmp_path):
         run({"m": {"absent": lambda: Session(tmp_path / "no.onnx")}})
 
 
-def test_what_computes_something_else_is_not_timed(upscaler, make, tmp_path):
+def test_a_back_end_with_other_outputs_is_not_timed(upscaler, make, tmp_path):
     other = make.upscaler(tmp_path / "other.onnx", make.Upscaler(gain=0.1))
     nan = make.upscaler(tmp_path / "nan.onnx", make.Upscaler(gain=float("nan")))
     models = {"m": opens(upscaler[1], "onnxruntime")}
@@ -89,6 +86,12 @@ def test_what_computes_something_else_is_not_timed(upscaler, make, tmp_path):
     rows = run(models, batches=(1,))
     assert {row["backend"]: "p50_ms" in row for row in rows} == {"onnxruntime": True, "other": False, "nan": False}
     assert "not timed: its images are" in benchmark.table(rows)
+
+
+def test_progress_is_logged(generator, caplog):
+    with caplog.at_level("INFO", logger="fastgan.runtime.benchmark"):
+        run({"g": opens(generator[1], "onnxruntime")}, batches=(1,))
+    assert caplog.messages == ["g: opening in onnxruntime", "g: model at batch 1"]
 
 
 def test_a_file_of_one_batch(make, tmp_path):
@@ -124,7 +127,7 @@ def test_the_command(command, upscaler, generator, tmp_path):
     [
         (["--size", "0x5"], "size: expected WIDTHxHEIGHT"),
         (["--batches", "1,0"], "batches: expected numbers such as 1,4,16, got '1,0'"),
-        (["--backends", "tvm"], "backends: expected auto or some of onnxruntime"),
+        (["--backends", "tvm"], "backends: expected auto or some of aoti, compile, onnxruntime"),
         (["--backends", "torch"], "runs in onnxruntime or openvino, got torch"),
         (["--seconds", "0"], "seconds: expected a number > 0"),
         (["--out", "rows.txt"], "out: expected a file .csv"),
@@ -132,7 +135,7 @@ def test_the_command(command, upscaler, generator, tmp_path):
         (["--device", "tpu"], "device: expected auto, cpu, cuda or cuda:N"),
     ],
 )
-def test_what_cannot_be_asked(words, sentence, upscaler, monkeypatch, tmp_path, capsys):
+def test_wrong_options(words, sentence, upscaler, monkeypatch, tmp_path, capsys):
     from fastgan import cli
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Cores that may be used, from trees like those of /proc and /sys; and what an ONNX file says before its graph."""
+"""Usable cores, from folders like /proc and /sys; memory; and the metadata of ONNX files."""
 
 import os
 
@@ -8,12 +8,12 @@ import pytest
 
 from fastgan.errors import ExportError, UsageError
 from fastgan.runtime import hardware
-from fastgan.runtime.onnx_metadata import read_header
+from fastgan.runtime.onnx_metadata import read_metadata
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """tree(cores, files): a machine whose process may use these cores."""
+    """tree(cores, files): a root folder with these files, in a process that may use these cores."""
 
     def make(cores, **files):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(cores), raising=False)
@@ -34,13 +34,13 @@ def test_hyper_threads_count_once_and_affinity_counts(tree):
     pairs = threads_of((0, "0,4"), (4, "0,4"), (1, "1,5"), (5, "1,5"), (2, "2,6"), (6, "2,6"))
     assert hardware.usable_cores(tree([0, 1, 2, 4, 5, 6], **pairs)) == 3
     assert hardware.usable_cores(tree([0, 4])) == 1
-    assert hardware.usable_cores(tree([10, 11, 12])) == 3  # nothing is known of them
+    assert hardware.usable_cores(tree([10, 11, 12])) == 3  # no topology files
 
 
 @pytest.mark.parametrize(
     ("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("1000 100000", 1)]
 )
-def test_the_containers_share_counts(tree, quota, cores):
+def test_the_quota_of_the_container_counts(tree, quota, cores):
     root = tree(range(8), proc__self__cgroup="0::/", sys__fs__cgroup__cpu_dot_max=quota)
     assert hardware.usable_cores(root) == cores
 
@@ -60,7 +60,7 @@ def test_groups_of_version_1(tree):
     assert hardware.usable_cores(root) == 8
 
 
-def test_this_machine():
+def test_this_computer():
     assert 1 <= hardware.usable_cores() <= (os.cpu_count() or 1)
     assert hardware.cpu_name()
     assert set(hardware.cpu_features()) <= set(hardware.FEATURES.values())
@@ -68,31 +68,31 @@ def test_this_machine():
     assert hardware.installed("no such package") is None
 
 
-def test_memory_at_its_peak():
-    memory = hardware.Memory()
-    np.ones(8_000_000)  # 64 MB, gone at once
-    grown = memory.grown()
-    if grown is None:
-        pytest.skip("this system does not tell")
-    assert 60e6 < grown < 100e6
-    assert hardware.Memory().grown() < 20e6
+def test_peak_memory():
+    memory = hardware.PeakMemory()
+    np.ones(8_000_000)  # 64 MB, freed at once
+    growth = memory.growth()
+    if growth is None:
+        pytest.skip("only Linux has this")
+    assert 60e6 < growth < 100e6
+    assert hardware.PeakMemory().growth() < 20e6
 
 
-def test_header_of_a_file(upscaler):
-    header, model = read_header(upscaler[1]), onnx.load(upscaler[1])
-    assert header.opset == 18
-    assert header.metadata == {entry.key: entry.value for entry in model.metadata_props}
+def test_metadata_of_a_file(upscaler):
+    metadata, model = read_metadata(upscaler[1]), onnx.load(upscaler[1])
+    assert metadata.opset == 18
+    assert metadata.metadata == {entry.key: entry.value for entry in model.metadata_props}
 
 
-def test_what_is_no_whole_file(upscaler, tmp_path):
+def test_incomplete_files(upscaler, tmp_path):
     path, whole = tmp_path / "cut.onnx", upscaler[1].read_bytes()
     for end in (0, 1, 5, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:end])
-        with pytest.raises(ExportError, match=r"cut.onnx is no ONNX file, or not the whole of one"):
-            read_header(path)
+        with pytest.raises(ExportError, match=r"cut.onnx is no ONNX file, or an incomplete one"):
+            read_metadata(path)
     for content in (b"\x7fELF" * 50, b"PK\x03\x04" * 50, b"\x08" + b"\xff" * 40, bytes(100)):
         path.write_bytes(content)
         with pytest.raises(ExportError, match="is no ONNX file"):
-            read_header(path)
+            read_metadata(path)
     with pytest.raises(UsageError, match="is a directory"):
-        read_header(tmp_path)
+        read_metadata(tmp_path)

@@ -1,4 +1,4 @@
-"""Every back-end computes what the module computes, takes and gives the same kinds, and refuses the same things."""
+"""Every back-end computes what the module computes, accepts and returns the same types, and refuses the same inputs."""
 
 import subprocess
 import sys
@@ -67,7 +67,7 @@ def test_latents_of_every_batch(generator, backend):
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_results_keep_what_they_hold(upscaler, backend):
+def test_later_calls_do_not_overwrite_results(upscaler, backend):
     session = session_of(upscaler, backend)
     x, f = images(1, 3, 8, 8), frames(1, 8, 8, 3)
     first, first_frames = session(x), session.pixels(f)
@@ -76,13 +76,13 @@ def test_results_keep_what_they_hold(upscaler, backend):
     session.pixels(frames(1, 8, 8, 3, seed=1))
     assert np.array_equal(first, kept)
     assert np.array_equal(first_frames, kept_frames)
-    first += 1  # it belongs to the caller, and may be written
+    first += 1  # writable
 
 
 @pytest.mark.parametrize("backend", ALL)
 def test_tensors_in_tensors_out(upscaler, backend):
     session = session_of(upscaler, backend)
-    # Strided in every way; the second call of a shape takes another way in ONNX Runtime than the first.
+    # Several strides; ONNX Runtime runs the second call of a shape by another code path than the first.
     whole = torch.rand(2, 12, 10, 3)
     for x in [whole.permute(0, 3, 1, 2), torch.rand(2, 3, 24, 10)[:, :, ::2], torch.rand(2, 3, 12, 10)]:
         for _ in range(2):
@@ -123,7 +123,7 @@ def test_pixels_equal_the_plain_conversion(make, tmp_path, backend, limits):
     f = frames(2, 13, 17, 3)
     got = session.pixels(f)
     values = session(pixel_conversion.to_float(f, limits))
-    assert values.min() < limits[0]  # there is something to clip, at either end
+    assert values.min() < limits[0]  # something to clip at both ends
     assert values.max() > limits[1]
     plain = pixel_conversion.to_bytes(values, limits)
     assert got.shape == (2, 26, 34, 3)
@@ -134,7 +134,7 @@ def test_pixels_equal_the_plain_conversion(make, tmp_path, backend, limits):
 
 
 class Given(nn.Module):
-    """Gives its weight, whatever comes: NaN, infinities, halves."""
+    """Returns its weight for any input: NaN, infinities, halves."""
 
     channels, scale = 1, 1
 
@@ -171,7 +171,7 @@ def test_bytes_and_back():
 
 
 class Halving(nn.Module):
-    """Takes sides in multiples of 4 only."""
+    """Accepts heights and widths in multiples of 4 only."""
 
     channels, scale, multiple = 3, 2, 4
 
@@ -192,7 +192,7 @@ def halving_file(make, path, metadata):
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_frames_are_filled_up_to_a_multiple(make, tmp_path, backend):
+def test_frames_are_padded_to_a_multiple(make, tmp_path, backend):
     path = halving_file(make, tmp_path / "h.onnx", '{"kind": "image", "scale": 2, "multiple": 4, "range": [0, 1]}')
     session = session_of((Halving(), path), backend)
     f = frames(2, 5, 11, 3)
@@ -205,7 +205,7 @@ def test_frames_are_filled_up_to_a_multiple(make, tmp_path, backend):
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_what_does_not_fit_is_named(upscaler, generator, backend):
+def test_wrong_inputs(upscaler, generator, backend):
     session = session_of(upscaler, backend)
     for call, given, sentence in [
         (session, images(1, 3, 8, 8).astype(np.float64), "x: expected float32, got float64"),
@@ -225,16 +225,16 @@ def test_what_does_not_fit_is_named(upscaler, generator, backend):
     session = session_of(generator, backend)
     with pytest.raises(UsageError, match=r"z: expected \[N, 5\], got \[2, 6\]"):
         session(latents(2, (6,), 0))
-    with pytest.raises(UsageError, match="frames: this model makes images of latents"):
+    with pytest.raises(UsageError, match="frames: expected an image-to-image model"):
         session.pixels(frames(1, 8, 8, 3))
 
 
 def test_arguments_are_checked(upscaler, tmp_path):
     network, path = upscaler
     for model, options, sentence in [
-        (path, {"backend": "tvm"}, "backend: expected auto, onnxruntime, openvino, .*, got 'tvm'"),
+        (path, {"backend": "tvm"}, "backend: expected auto, aoti, compile, onnxruntime, openvino, .*, got 'tvm'"),
         (path, {"backend": "torch"}, r"backend: torch does not run \.onnx files; expected onnxruntime or openvino"),
-        (network, {"backend": "openvino"}, "backend: openvino does not run torch modules; expected torch or compile"),
+        (network, {"backend": "openvino"}, "backend: openvino does not run torch modules; expected compile or torch"),
         (path, {"device": "gpu"}, "device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (path, {"threads": 0}, "threads: expected a number >= 1, got 0"),
         (7, {}, "model: expected a path or a torch module, got int"),
@@ -247,7 +247,7 @@ def test_arguments_are_checked(upscaler, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_gpu_that_is_not_there_is_said(upscaler):
+def test_a_missing_gpu(upscaler):
     network, path = upscaler
     with pytest.raises(
         UsageError, match=r"device: cuda cannot run in ONNX Runtime .*CUDAExecutionProvider: this build"
@@ -265,7 +265,7 @@ def test_files_that_are_no_models(upscaler, tmp_path, backend):
     whole = upscaler[1].read_bytes()
     for content in (b"", b"not a model", whole[:200], whole[:-1]):
         path.write_bytes(content)
-        with pytest.raises(ExportError, match=r"bad.onnx is no ONNX file, or not the whole of one"):
+        with pytest.raises(ExportError, match=r"bad.onnx is no ONNX file, or an incomplete one"):
             Session(path, backend=backend)
     model = onnx.load(upscaler[1])
     model.graph.node[0].op_type = "Convolve"
@@ -277,7 +277,7 @@ def test_files_that_are_no_models(upscaler, tmp_path, backend):
 
 
 def test_ctrl_c_after_openvino(make, tmp_path):
-    """Sessions that go in the order they came in once left a signal stack that was none: a segmentation fault."""
+    """Sessions destroyed in the order of their creation once left a dangling signal stack: a segmentation fault."""
     path = make.upscaler(tmp_path / "m.onnx", make.Upscaler().eval())
     code = (
         "import faulthandler, signal, sys; from fastgan.runtime.session import Session; faulthandler.enable()\n"
@@ -291,19 +291,19 @@ def test_ctrl_c_after_openvino(make, tmp_path):
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
-# --- files of others --------------------------------------------------------------------------------------------------
+# --- files of other tools --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_a_foreign_file_is_found_out(make, tmp_path, backend):
+def test_the_spec_of_a_file_without_metadata_is_inferred(make, tmp_path, backend):
     network = make.Upscaler().eval()
-    path = make.upscaler(tmp_path / "foreign.onnx", network, spec=False)
+    path = make.upscaler(tmp_path / "other_tool.onnx", network, spec=False)
     session = Session(path, backend=backend, threads=1)
     assert (session.spec.kind, session.spec.channels, session.spec.scale) == ("image", 3, 2)
     assert (session.spec.multiple, session.spec.range) == (1, (0.0, 1.0))
     x = images(2, 3, 5, 6)
     np.testing.assert_allclose(session(x), expected(network, x), atol=1e-5)
-    assert "found out by running it" in session.describe()
+    assert "inferred by running it" in session.describe()
     other = make.upscaler(tmp_path / "other.onnx", make.Upscaler(scale=3), spec=False)
     assert Session(other, backend=backend).spec.scale == 3
     unshuffled = Session(halving_file(make, tmp_path / "h.onnx", None), backend=backend)
@@ -330,7 +330,7 @@ def test_a_file_of_one_size_and_batch(make, tmp_path, backend):
 
 
 @pytest.mark.parametrize("backend", FILES)
-def test_foreign_files_that_are_no_upscalers(make, generator, tmp_path, backend):
+def test_files_without_metadata_that_are_no_image_models(make, generator, tmp_path, backend):
     make.generator(tmp_path / "latent.onnx", generator[0], spec=False)
     n, five = ("x", ["n", 3, "h", "w"]), ("y", ["n", 3, "h", "w"])
     make.write(tmp_path / "ints.onnx", [helper.make_node("Neg", ["x"], ["y"])], {}, (*n, TensorProto.INT32),
@@ -342,8 +342,8 @@ def test_foreign_files_that_are_no_upscalers(make, generator, tmp_path, backend)
     for name, sentence in [
         ("latent", r"its metadata 'fastgan' is missing\), and is no model .* z is \[any, 5\], expected \[N, 1, 3 or 4"),
         ("ints", "its input x is int32|its input x is tensor"),
-        ("gray", r"of \[1, 3, .*\] it makes \[1, 1, "),
-        ("wide", "which is no whole multiple in size"),
+        ("gray", r"for \[1, 3, .*\] it returns \[1, 1, "),
+        ("wide", "whose size is no whole multiple"),
     ]:
         with pytest.raises(ExportError, match=sentence):
             Session(tmp_path / f"{name}.onnx", backend=backend)
@@ -385,16 +385,16 @@ def test_int8_files_give_the_same_pixels(upscaler, tmp_path):
     path = tmp_path / "int8.onnx"
     quantize_static(upscaler[1], path, Reader(), quant_format=QuantFormat.QDQ)
     f = frames(1, 16, 16, 3)
-    for backend in (name for name in FILES if backends.why_not(name, "cpu") is None):
+    for backend in (name for name in FILES if backends.registry()[name].why_not("cpu") is None):
         session = Session(path, backend=backend, threads=1)
         plain = pixel_conversion.to_bytes(session(pixel_conversion.to_float(f, (0, 1))), (0, 1)).astype(int)
         assert np.abs(session.pixels(f).astype(int) - plain).max() <= 1
 
 
-# --- packages that are missing ----------------------------------------------------------------------------------------
+# --- missing packages ------------------------------------------------------------------------------------------------
 
 
-def test_missing_packages_are_said(upscaler, monkeypatch):
+def test_missing_packages_are_named(upscaler, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     session = Session(upscaler[1], threads=1)
     assert session.backend == "onnxruntime"
@@ -404,7 +404,7 @@ def test_missing_packages_are_said(upscaler, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        UsageError, match=r"nothing runs it here: onnxruntime: onnxruntime is not installed.*; openvino"
+        UsageError, match=r"no back-end can run it here: onnxruntime: onnxruntime is not installed.*; openvino"
     ):
         Session(upscaler[1])
     with pytest.raises(UsageError, match=r"onnxruntime is not installed; install it with: pip install 'fastgan\[onnx"):
@@ -421,22 +421,26 @@ def test_pixels_without_the_package_onnx(upscaler, monkeypatch):
     assert "converted by numpy, outside of the graph: the package onnx is not installed" in session.describe()
 
 
-def test_files_run_without_torch(upscaler):
+def test_files_run_without_torch_and_other_packages_of_fastgan(upscaler):
+    """Of fastgan, running an ONNX file imports the runtime and _util only."""
     code = f"""
 import sys
 import numpy as np
 from fastgan.runtime import Session
-for backend in {[name for name in FILES if backends.why_not(name, "cpu") is None] + ["auto"]!r}:
+for backend in {[name for name in FILES if backends.registry()[name].why_not("cpu") is None] + ["auto"]!r}:
     session = Session({str(upscaler[1])!r}, threads=1, backend=backend)
     session(np.zeros((1, 3, 4, 4), np.float32))
     session.pixels(np.zeros((1, 5, 4, 3), np.uint8))
     session.describe()
 print([name for name in ("torch", "triton") if name in sys.modules])
+print(sorted({{name.split(".")[1] for name in sys.modules if name.startswith("fastgan.")}}))
 """
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    torch_modules, packages = subprocess.check_output([sys.executable, "-c", code], text=True).splitlines()
+    assert torch_modules == "[]"
+    assert packages == "['_util', 'errors', 'runtime']"
 
 
-# --- the rest ---------------------------------------------------------------------------------------------------------
+# --- other properties ------------------------------------------------------------------------------------------------
 
 
 def test_threads_are_respected(upscaler, make):
@@ -461,7 +465,7 @@ def test_openvino_threads_are_respected(upscaler):
     assert session._backend._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
 
 
-def test_the_module_stays_as_it_is(make):
+def test_the_module_is_not_changed(make):
     network = make.Upscaler().train()
     session = Session(network, threads=1)
     assert network.training
@@ -522,7 +526,7 @@ def test_a_failure_inside_a_library_is_one_sentence():
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_what_a_session_says_and_measures(upscaler, generator, backend):
+def test_description_and_measurements(upscaler, generator, backend):
     session = session_of(upscaler, backend)
     text = session.describe()
     assert "images [N, 3, H, W] → 2 times as large" in text

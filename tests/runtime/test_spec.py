@@ -6,7 +6,7 @@ from fastgan.errors import ExportError, UsageError
 from fastgan.runtime.spec import Spec
 
 
-def test_networks_say_what_they_are():
+def test_the_spec_of_a_network():
     assert Spec.of(SimpleNamespace(latent=64)) == Spec("latent", latent_shape=(64,))
     assert Spec.of(SimpleNamespace(), (3, 4)) == Spec("latent", latent_shape=(3, 4))
     upscaler = SimpleNamespace(scale=4, channels=3, multiple=2, reach=18)
@@ -15,7 +15,7 @@ def test_networks_say_what_they_are():
         Spec.of(SimpleNamespace(scale=2))
 
 
-def test_text_and_back():
+def test_json_round_trip():
     spec = Spec("image", channels=1, scale=2, reach=7, range=(0.0, 1.0))
     assert Spec.from_json(spec.to_json(step=5)) == (spec, {"step": 5})
     older = '{"latent_shape": [8], "range": [-1.0, 1.0], "step": 3}'

@@ -1,3 +1,5 @@
+"""The exponential moving average of a generator's weights."""
+
 import pytest
 import torch
 from torch import nn
@@ -17,31 +19,31 @@ def network(value):
 
 def test_follows_weights_and_statistics_with_the_half_life():
     ema = Ema(network(0.0), half_life=100)
-    ema.update(network(8.0), images=100, step=10**6)
+    ema.update(network(8.0), ema.weight(images=100, step=10**6))
     assert ema.module.weight.tolist() == pytest.approx([4.0, 4.0])
     assert ema.module.running_mean.tolist() == pytest.approx([4.0, 4.0])
     assert ema.module.num_batches_tracked.item() == 8  # counters are copied
-    ema.update(network(8.0), images=100, step=10**6)
+    ema.update(network(8.0), ema.weight(images=100, step=10**6))
     assert ema.module.weight.tolist() == pytest.approx([6.0, 6.0])
 
 
-def test_another_network_and_other_tensors_are_seen():
+def test_another_network_and_replaced_tensors_are_averaged():
     ema, grown = Ema(nn.Linear(1, 1), half_life=0), nn.Linear(1, 1)
     for followed in (nn.Linear(1, 1), grown):
-        ema.update(followed, images=1, step=1)
+        ema.update(followed, ema.weight(images=1, step=1))
         assert torch.equal(ema.module.weight, followed.weight)
     grown.weight = nn.Parameter(torch.full((1, 1), 5.0))
     ema.forget()
-    ema.update(grown, images=1, step=2)
+    ema.update(grown, ema.weight(images=1, step=2))
     assert ema.module.weight.item() == 5.0
 
 
 def test_ramps_up_and_can_be_off():
     ema = Ema(network(0.0), half_life=1e9)
-    ema.update(network(11.0), images=1, step=1)
+    ema.update(network(11.0), ema.weight(images=1, step=1))
     assert ema.module.weight[0].item() == pytest.approx(11 * 9 / 11)
     off = Ema(network(0.0), half_life=0)
-    off.update(network(3.0), images=1, step=10)
+    off.update(network(3.0), off.weight(images=1, step=10))
     assert off.module.weight[0].item() == 3.0
 
 
@@ -60,7 +62,7 @@ def test_a_mask_of_infinities_stays_one():
     network.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
     ema = Ema(network, half_life=100.0)
     for step in (1, 2):
-        ema.update(network, images=10, step=step)
+        ema.update(network, ema.weight(images=10, step=step))
     assert torch.equal(ema.module.mask, network.mask)
 
 
@@ -74,7 +76,7 @@ def test_spectral_norms_stay_norms():
             for weight in network.parameters():
                 weight.copy_(torch.randn_like(weight))
         network(torch.randn(2, 8))
-        ema.update(network, 64, step)
+        ema.update(network, ema.weight(64, step))
     found = {name: buffer for name, buffer in ema.module.named_buffers() if name.endswith(("_u", "_v"))}
     assert len(found) == 4
     for name, vector in found.items():

@@ -78,12 +78,15 @@ class Replayed:
 
 @pytest.fixture
 def captures(monkeypatch):
-    """captures(trainer): the graphs that its iterations are captured as. A capture runs Python and changes no tensor."""
+    """captures(trainer): the graphs of its captured iterations. A capture runs Python and changes no tensor."""
 
     def watch(trainer):
         graphs = []
 
-        def recorded(device, run):
+        pools = []
+
+        def recorded(device, run, pool=None):
+            assert pool == "pool"
             graph = Replayed(trainer, run)
             own = tensors(trainer)
             kept, rng = [tensor.detach().clone() for tensor in own], torch.get_rng_state()
@@ -96,6 +99,9 @@ def captures(monkeypatch):
             return graph, graph.result
 
         monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
+        monkeypatch.setattr(
+            torch.cuda, "graph_pool_handle", lambda: pytest.fail("two pools") if pools else pools.append(1) or "pool"
+        )
         monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
         return graphs
 
@@ -105,7 +111,7 @@ def captures(monkeypatch):
 def started(trainer, nan_at=()):
     """The batches of a trainer whose steps are prepared."""
     batches = Batches(images(nan_at), trainer.state)
-    trainer.steps, _ = prepare(trainer.state, batches, trainer.loss.name)
+    trainer.steps, _ = prepare(trainer.state, batches)
     return batches
 
 
@@ -193,7 +199,7 @@ def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, 
     captures(captured)
     tried = []
 
-    def fail(device, run):
+    def fail(device, run, pool=None):
         tried.append(device)
         raise error
 
@@ -215,9 +221,7 @@ def test_inputs_of_many_kinds_are_not_captured(captures, monkeypatch):
     made = captures(captured)
     for one in (eager, captured):
         draw = one.task.draw
-        monkeypatch.setattr(
-            one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True
-        )
+        monkeypatch.setattr(one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True)
     each = [(eager, started(eager)), (captured, started(captured))]
     captured._graph = IterationGraph(captured.train_step, captured.state)
     for _ in range(12):

@@ -99,7 +99,13 @@ def test_memory_is_one_where_the_discriminator_knows_what_it_saw():
     torch.manual_seed(0)
     discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
     nn.init.ones_(discriminator[0].weight)
-    t = Trainer(networks()[0], discriminator, "hinge", Config.from_flags(loss="hinge", steps=1, compile="off"), latent_shape=(4,))
+    t = Trainer(
+        networks()[0],
+        discriminator,
+        "hinge",
+        Config.from_flags(loss="hinge", steps=1, compile="off"),
+        latent_shape=(4,),
+    )
     last = t.fit(iter([torch.ones(16, 2)]), held_out=-torch.ones(4, 2))
     assert last["auroc/train_held_out"] == 1.0
 
@@ -114,7 +120,10 @@ class Sides(nn.Module):
 
 def test_a_classifier_counts_modes(tmp_path):
     t = Trainer(
-        *networks(), config=Config.from_flags(steps=2, log_every=1, compile="off"), latent_shape=(4,), out=tmp_path / "run"
+        *networks(),
+        config=Config.from_flags(steps=2, log_every=1, compile="off"),
+        latent_shape=(4,),
+        out=tmp_path / "run",
     )
     classifier = Sides()
     last = t.fit(batches(), classifier=classifier)
@@ -143,7 +152,9 @@ class Dead(nn.Module):
 
 @pytest.mark.parametrize("do", ["warn", "stop"])
 def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
-    config = Config.from_flags(steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do)
+    config = Config.from_flags(
+        steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do
+    )
     t = Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
     if do == "warn":
         t.fit(batches())
@@ -185,7 +196,9 @@ def test_held_out_images_are_like_the_others():
 
 
 def test_what_is_not_finite_is_no_figure(tmp_path):
-    t = Trainer(Dead(), networks()[1], config=Config.from_flags(steps=2, log_every=1, compile="off"), out=tmp_path / "run")
+    t = Trainer(
+        Dead(), networks()[1], config=Config.from_flags(steps=2, log_every=1, compile="off"), out=tmp_path / "run"
+    )
     with torch.no_grad():
         t.ema.module.picture.fill_(float("nan"))
     t.fit(batches())

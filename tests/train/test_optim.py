@@ -1,4 +1,4 @@
-"""Updates: gradients are checked, clipped, averaged and unscaled. Compared with PyTorch's own optimizers and clipping."""
+"""Updates: gradients are checked, clipped, averaged and unscaled. PyTorch's optimizers are the reference."""
 
 import copy
 import math
@@ -353,7 +353,12 @@ def test_optimizers_of_the_loss_by_default():
     assert (generator["lr"], discriminator["lr"], discriminator["betas"]) == (3e-3, 1e-4, (0.0, 0.9))
     assert (t.config.optim.d_steps, t.config.optim.weight_clip) == (5, 0.0)
     t = Trainer(*pair(), config=Config(), latent_shape=(4,))
-    assert (t.config.optim.lr_d, t.config.optim.beta1, t.config.optim.beta2, t.config.optim.d_steps) == (2e-4, 0.5, 0.999, 1)
+    assert (t.config.optim.lr_d, t.config.optim.beta1, t.config.optim.beta2, t.config.optim.d_steps) == (
+        2e-4,
+        0.5,
+        0.999,
+        1,
+    )
     # config.json holds the values that were used.
     assert None not in t.config.to_dict()["optim"].values()
 

@@ -1,4 +1,4 @@
-"""A run of a game of one's own says what was played, and what reads runs goes on reading it."""
+"""A run with an adversarial loss of the user's own records its name, and can be read, compared and loaded."""
 
 import itertools
 import json
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fastgan import Config, Trainer
-from fastgan.cli.train import _train_options
+from fastgan.cli.train import _options
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.report.compare import write_comparison
 from fastgan.report.load import read_run
-from fastgan.train.load import build_networks, load_generator
+from fastgan.train.networks import build_networks, load_generator
 
 SHAPE = (1, 8, 8)
 
@@ -22,7 +22,7 @@ def run(tmp_path):
     least_distance = AdversarialLoss(
         "least-distance", lambda real, fake: (fake - real).mean(), lambda fake: -fake.mean()
     )
-    config = Config(
+    config = Config.from_flags(
         model="mlp", width=4, latent=4, batch=4, steps=1, log_every=1, sample_every=1, checkpoint_every=1, compile="off"
     )
     about = {"image_shape": list(SHAPE), "dataset": {"name": "noise", "count": 4}}
@@ -31,23 +31,30 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_the_run_says_what_was_played(run, tmp_path):
+def test_the_run_records_the_name_of_the_loss(run, tmp_path):
     facts = json.loads((run / "config.json").read_text())
-    assert facts["game"] == "least-distance"
+    assert facts["loss"] == {"name": "least-distance", "unbounded": False}
     assert read_run(run).config["loss"] == "least-distance"
     assert "least-distance" in (run / "report.html").read_text()
-    text = json.dumps(facts | {"loss": {"name": "hinge", "unbounded": False}, "config": facts["config"] | {"game": "hinge"}})
+    hinge = {"name": "hinge", "unbounded": False}
+    text = json.dumps(facts | {"loss": hinge, "config": facts["config"] | {"game": "hinge"}})
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(text)
     write_comparison([run, other], tmp_path / "compare.html")
     assert "least-distance" in (tmp_path / "compare.html").read_text()
-    del facts["game"], facts["loss"]  # of an older version
-    (other / "config.json").write_text(json.dumps(facts))
+    # Older versions wrote the name as "game", the first ones in the configuration alone.
+    old = {name: value for name, value in facts.items() if name != "loss"}
+    old["config"] = {"game": "non-saturating", "steps": 1}
+    (other / "config.json").write_text(json.dumps(old | {"game": "least-distance"}))
+    assert read_run(other).config["loss"] == "least-distance"
+    (other / "config.json").write_text(json.dumps(old))
     assert read_run(other).config["loss"] == "non-saturating"
 
 
-def test_its_generator_is_loaded_and_the_command_line_does_not_play_on_with_another_game(run):
+def test_its_generator_is_loaded_and_the_command_line_does_not_resume_it_with_another_loss(run):
     assert load_generator(run).step == 1
-    with pytest.raises(UsageError, match="resume: the run plays a game of your own, 'least-distance'; resume it with"):
-        _train_options(["--resume", "--out", str(run), "--steps", "2"])
+    with pytest.raises(
+        UsageError, match="resume: the run has an adversarial loss of your own, 'least-distance'; resume"
+    ):
+        _options(["--resume", "--out", str(run), "--steps", "2"])

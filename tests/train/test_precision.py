@@ -1,4 +1,4 @@
-"""Steps in half precision: as near the truth as plain PyTorch's autocast, penalties in float32, the loss scale."""
+"""Steps in half precision: as accurate as plain PyTorch's autocast; penalties in float32; the loss scale."""
 
 import math
 
@@ -10,13 +10,14 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer
 from fastgan.errors import NonFiniteError
-from fastgan.losses import ADVERSARIAL
-from fastgan.train import update as update_module
+from fastgan.regularization import Regularization, RegularizationConfig
+from fastgan.tasks import Generation
+from fastgan.train import optim
 from fastgan.train.device import float32_products, why_slow
-from fastgan.train.step import Players
+from fastgan.train.step import TaskSteps
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-GAMES_TRIED = {
+LOSSES = {
     "wgan-gp": {"loss": "wgan-gp", "d_steps": 1},
     "hinge, spectral norm": {"loss": "hinge"},
     "non-saturating, R1": {"loss": "non-saturating", "r1_weight": 2.0},
@@ -45,15 +46,19 @@ def draws(seed=0):
     return torch.rand(N, 3, 16, 16) * 2 - 1, torch.randn(N, 8), torch.rand(N, 1, 1, 1)
 
 
-def players(kind, precision="fp32", seed=0, **options):
-    """As a user has them: fused."""
+def fused_steps(kind, precision="fp32", seed=0, **options):
+    """The steps of fused networks, as users have them."""
     generator, discriminator = networks(kind, seed)
-    config = Config.from_flags(precision=precision, **GAMES_TRIED[kind], **options)
-    return Players(fastgan.fuse(generator), fastgan.fuse(discriminator), ADVERSARIAL[config.game], config)
+    config = Config.from_flags(precision=precision, **LOSSES[kind], **options)
+    regularization = Regularization(RegularizationConfig(), torch.device("cpu"))
+    task = Generation(
+        fastgan.fuse(generator), fastgan.fuse(discriminator), config.adversarial, config.loss, regularization, (8,)
+    )
+    return TaskSteps(task, precision)
 
 
 def plain_steps(kind, generator, discriminator, real, z, epsilon, dtype, scale=1.0):
-    """Both players' gradients and the penalty in plain PyTorch, as its documentation of autocast has them written."""
+    """Both networks' gradients and the penalty in plain PyTorch, written as its documentation of autocast shows."""
 
     def slope(points):
         points = points.detach().requires_grad_()
@@ -82,10 +87,10 @@ def plain_steps(kind, generator, discriminator, real, z, epsilon, dtype, scale=1
 
 
 def our_steps(ours, real, z, epsilon, scale=None):
-    epsilon = epsilon if ours.between else None
-    log, d = ours.d_step(real, z, epsilon, scale, lazy=ours.lazy)
+    noise = {"z": z, "epsilon": epsilon, "lazy": True} | ({} if scale is None else {"loss_scale": scale})
+    loss, d = ours.discriminator({"real": real}, noise)
     divisor = 1.0 if scale is None else scale
-    return vector(d) / divisor, vector(ours.g_step(z, scale)[1]) / divisor, log
+    return vector(d) / divisor, vector(ours.generator({"real": real}, noise)[1]) / divisor, loss.log
 
 
 def vector(gradients):
@@ -105,14 +110,14 @@ SCALES = {"bf16": None, "fp16": torch.tensor(2.0**10)}
 
 
 @pytest.mark.parametrize("precision", list(DTYPES))
-@pytest.mark.parametrize("kind", list(GAMES_TRIED))
-def test_gradients_are_as_near_the_truth_as_plain_autocasts(kind, precision):
+@pytest.mark.parametrize("kind", list(LOSSES))
+def test_gradients_are_as_accurate_as_those_of_plain_autocast(kind, precision):
     scale, errors = SCALES[precision], []
     for seed in range(3):
         true_d, true_g, true_penalty = truth_of(kind, seed)
         dtype, factor = DTYPES[precision], 1.0 if scale is None else float(scale)
         plain_d, plain_g, plain_penalty = plain_steps(kind, *networks(kind, seed), *draws(seed), dtype, factor)
-        d, g, log = our_steps(players(kind, precision, seed), *draws(seed), scale)
+        d, g, log = our_steps(fused_steps(kind, precision, seed), *draws(seed), scale)
         penalties = [value for name, value in log.items() if name.startswith("penalty/")]
         assert len(penalties) == ("hinge" not in kind)
         for value in penalties:
@@ -125,10 +130,10 @@ def test_gradients_are_as_near_the_truth_as_plain_autocasts(kind, precision):
     assert ours_g <= 2 * theirs_g
 
 
-@pytest.mark.parametrize("kind", list(GAMES_TRIED))
-def test_in_float32_both_are_the_truth(kind):
+@pytest.mark.parametrize("kind", list(LOSSES))
+def test_in_float32_both_are_exact(kind):
     true_d, true_g, true_penalty = truth_of(kind)
-    d, g, log = our_steps(players(kind), *draws())
+    d, g, log = our_steps(fused_steps(kind), *draws())
     plain_d, plain_g, _ = plain_steps(kind, *networks(kind), *draws(), None)
     for gradient, truth in ((d, true_d), (g, true_g), (plain_d, true_d), (plain_g, true_g)):
         assert error(gradient, truth) < 1e-5
@@ -142,13 +147,13 @@ def test_penalties_unscale_before_they_square(kind):
     scale = torch.tensor(2.0**14)
     real, z, epsilon = draws()
     # A light penalty, for its weights' gradient has to fit too.
-    half, single = (players(kind, precision, gp_weight=0.5) for precision in ("fp16", "fp32"))
+    half, single = (fused_steps(kind, precision, gp_weight=0.5) for precision in ("fp16", "fp32"))
     for p in (half, single):
-        p.discriminator[0].weight.data.mul_(16)  # a steeper discriminator
+        p.task.discriminator[0].weight.data.mul_(16)  # a steeper discriminator
     # Whether it would overflow: the scaled gradient fits into half precision, its square does not.
     points = real.clone().requires_grad_()
-    with half.autocast(real):
-        (first,) = torch.autograd.grad(half.discriminator(points).float().sum() * scale, points)
+    with half.autocast({"real": real}):
+        (first,) = torch.autograd.grad(half.task.discriminator(points).float().sum() * scale, points)
     assert first.half().isfinite().all()
     assert not first.half().square().isfinite().all()
     d, g, log = our_steps(half, real, z, epsilon, scale)
@@ -163,9 +168,9 @@ def test_penalties_unscale_before_they_square(kind):
 
 
 def trained(kind, monkeypatch, first_scale, steps=40, **options):
-    monkeypatch.setattr(update_module, "FIRST_SCALE", first_scale)
-    config = Config.from_flags(steps=steps, log_every=4, compile="off", precision="fp16", **GAMES_TRIED[kind], **options)
-    t = Trainer(*networks(kind), config.game, config, latent_shape=(8,))
+    monkeypatch.setattr(optim, "FIRST_SCALE", first_scale)
+    config = Config.from_flags(steps=steps, log_every=4, compile="off", precision="fp16", **LOSSES[kind], **options)
+    t = Trainer(*networks(kind), config.loss.adversarial, config, latent_shape=(8,))
     torch.manual_seed(1)
     before = [w.detach().clone() for n in (t.generator, t.discriminator) for w in n.parameters()]
     last = t.fit(torch.rand(N, 3, 16, 16) * 2 - 1 for _ in range(steps))
@@ -176,7 +181,7 @@ def trained(kind, monkeypatch, first_scale, steps=40, **options):
     return t, last, moved
 
 
-@pytest.mark.parametrize("kind", list(GAMES_TRIED))
+@pytest.mark.parametrize("kind", list(LOSSES))
 def test_a_scale_far_too_large_backs_off_and_training_goes_on(kind, monkeypatch):
     t, last, moved = trained(kind, monkeypatch, 2.0**36)
     assert sum(moved) >= len(moved) - 1  # WGAN's last bias cancels between real and fake
@@ -184,7 +189,7 @@ def test_a_scale_far_too_large_backs_off_and_training_goes_on(kind, monkeypatch)
         assert 0 < update.skipped < 30
         assert update.in_a_row == 0
         assert update.scale == 2.0 ** (36 - int(update.skipped))
-    assert t.guard.back_off == 1.0  # the scale was at fault, not the learning rates
+    assert t.state.back_off == 1.0  # the scale was too large, not the learning rates
     assert all(math.isfinite(value) for value in last.values())
 
 
@@ -197,7 +202,7 @@ def test_no_scale_helps_where_numbers_are_too_large(monkeypatch):
 
 @pytest.mark.parametrize("tf32", [False, True])
 @pytest.mark.parametrize("before", [(False, True), (True, False)])
-def test_products_of_float32_are_as_asked_and_as_before_afterwards(tf32, before):
+def test_the_precision_of_products_is_set_and_restored(tf32, before):
     def flags():
         return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
@@ -215,7 +220,7 @@ def test_products_of_float32_are_as_asked_and_as_before_afterwards(tf32, before)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
-def test_a_run_asks_for_its_products(precision):
+def test_a_run_sets_the_precision_of_products(precision):
     seen = []
 
     def batches():
@@ -229,9 +234,9 @@ def test_a_run_asks_for_its_products(precision):
 
 
 @pytest.mark.parametrize("has_it", [True, False])
-def test_a_cpu_that_emulates_half_precision_is_told_of(has_it, monkeypatch, capsys):
+def test_a_cpu_that_emulates_half_precision_logs_a_warning(has_it, monkeypatch, caplog):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
     config = Config.from_flags(steps=1, compile="off", precision="bf16")
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16)]))
-    assert ("bf16 is emulated on this CPU" in capsys.readouterr().err) is not has_it
+    assert ("bf16 is emulated on this CPU" in caplog.text) is not has_it
     assert why_slow("fp32", torch.device("cpu")) == why_slow("bf16", torch.device("cuda")) == ""

@@ -21,7 +21,14 @@ def trained(steps, out=None, resume=False, diagnoses=()):
     """Train; after each line the monitor finds these diagnoses."""
     torch.manual_seed(0)
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    flags = {"steps": steps, "batch": 8, "log_every": 50, "checkpoint_every": 100, "sample_every": 100, "compile": "off"}
+    flags = {
+        "steps": steps,
+        "batch": 8,
+        "log_every": 50,
+        "checkpoint_every": 100,
+        "sample_every": 100,
+        "compile": "off",
+    }
     trainer = Trainer(*networks, config=Config.from_flags(**flags), out=out)
 
     def diagnose(row):

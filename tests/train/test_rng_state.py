@@ -1,3 +1,5 @@
+"""States of random number generators, written as JSON and restored."""
+
 import json
 import random
 
@@ -7,7 +9,7 @@ import torch
 from fastgan.train import rng_state
 
 
-def test_a_torch_generator_survives_json():
+def test_a_torch_generator_is_restored_from_json():
     source = torch.Generator().manual_seed(5)
     torch.rand(3, generator=source)
     text = json.loads(json.dumps(rng_state.encode(source)))
@@ -16,7 +18,7 @@ def test_a_torch_generator_survives_json():
     assert torch.equal(torch.rand(4, generator=source), expected)
 
 
-def test_pythons_and_numpys_survive_json():
+def test_the_generators_of_python_and_numpy_are_restored_from_json():
     def draw():
         # An odd number of normal ones: both keep the second of a pair for later.
         return [random.gauss(0, 1), random.random(), *np.random.randn(3), *np.random.rand(700)]  # noqa: NPY002

@@ -92,7 +92,7 @@ def test_everything_is_restored_bit_for_bit(tmp_path):
 
 
 def rewrite(folder, change, tensors=None):
-    """Change state.json, or the optimizers' tensors, as another version could have written them, with valid checksums."""
+    """Change state.json, or the optimizers' tensors, as another version could have, with valid checksums."""
     text = json.loads((folder / "state.json").read_text())
     change(text)
     (folder / "state.json").write_text(json.dumps(text))
@@ -216,7 +216,9 @@ def test_spectral_norms_that_iterate_once_a_step_resume_bit_for_bit(tmp_path, fu
         _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
         discriminator = spectral_norm(discriminator, every="step")
         discriminator = fuse(discriminator) if fused else discriminator
-        return Trainer(Normed(), discriminator, config=Config.from_flags(**SMALL | {"compile": "off"} | options), out=out)
+        return Trainer(
+            Normed(), discriminator, config=Config.from_flags(**SMALL | {"compile": "off"} | options), out=out
+        )
 
     whole = norming(tmp_path / "whole")
     whole.fit(Batches())

@@ -153,9 +153,7 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, i
     batches = itertools.chain(
         itertools.islice(stream(images, t.config), 4), iter([torch.full((8, 1, 28, 28), math.nan)] * 9)
     )
-    said = (
-        "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
-    )
+    said = "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
     with pytest.raises(NonFiniteError, match=said):
         t.fit(batches)
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3]
@@ -194,7 +192,9 @@ def test_custom_modules_on_a_custom_iterator():
     """Latents and logits of other shapes than ours, no run directory."""
     generator = nn.Sequential(nn.ConvTranspose2d(6, 4, 4), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2), nn.Tanh())
     discriminator = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4))
-    t = Trainer(generator, discriminator, "wgan-gp", Config.from_flags(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1))
+    t = Trainer(
+        generator, discriminator, "wgan-gp", Config.from_flags(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1)
+    )
     before = weights(t).clone()
     last = t.fit(torch.rand(5, 3, 8, 8) for _ in range(3))
     assert not torch.equal(weights(t), before)

@@ -67,7 +67,7 @@ def test_invalid_arguments(tmp_path, save, fake):
         ("in.png", "in.png", "another file than the source"),
         ("in.png", "link.png", "another file than the source"),
         ("in.png", "folder", "is a folder"),
-        ("none.png", "out.png", "there is no"),
+        ("none.png", "out.png", "does not exist"),
         ("folder", "out.png", "got the folder"),
     ):
         with pytest.raises(UsageError, match=words):

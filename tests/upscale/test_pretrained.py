@@ -10,6 +10,7 @@ import torch
 
 from fastgan._util import packages
 from fastgan._util.packages import Package
+from fastgan.cli import run
 from fastgan.errors import DataError, UsageError
 from fastgan.models import esrgan
 from fastgan.upscale import pretrained as module
@@ -146,11 +147,33 @@ def test_a_cache_that_cannot_be_written(tiny, tmp_path, monkeypatch):
 def test_unknown_names():
     with pytest.raises(
         UsageError,
-        match=r"name: expected the name of a pretrained network, got 'realesrgan-x4'; did you mean 'realesrgan-x4plus'",
+        match=r"name: expected the name of .* got 'realesrgan-x4'; did you mean 'realesrgan-x4plus'",
     ):
         fetch("realesrgan-x4")
     with pytest.raises(UsageError, match="got 'q'; choose one of realesr-animevideov3-x2, "):
         fetch("q")
+
+
+def test_the_models_command(tiny, own_cache, capsys):
+    assert run(["models"]) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[:2] for line in table.splitlines()] == [["a", "×4,"], ["b", "×2,"]]
+    assert "fastgan models fetch a (1 MB)" in table
+    assert run(["models", "fetch", "a"]) == 0
+    assert (own_cache / "a" / "a.bin").is_file()
+    assert "a: ×4, license: MIT" in capsys.readouterr().err
+    assert run(["models", "list"]) == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["fetched", "fetched"]
+
+
+def test_errors_of_the_models_command(capsys):
+    assert run(["models", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("list", "fetch"))
+    assert run(["models", "fetch"]) == 2
+    assert "NAME" in capsys.readouterr().err
+    assert run(["models", "fetch", "x4plus"]) == 2
+    assert "realesrgan-x4plus" in capsys.readouterr().err
 
 
 @pytest.mark.network

@@ -41,7 +41,7 @@ struct BiasActGrad {
   const void* saved;  // [N, C, S], x for silu, else y
   const void* bias;   // [C] or null, read where x is saved
   void* dx;           // [N, C, S]
-  void* db;           // [C] or null when nobody asks for it
+  void* db;           // [C], or null if it is not wanted
 };
 
 struct BiasActGradGrad {

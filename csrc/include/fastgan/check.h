@@ -1,4 +1,4 @@
-// Argument checks for code that knows no PyTorch: the exception becomes a Python RuntimeError in the binding.
+// Argument checks without PyTorch. pybind11 turns the exception into a Python RuntimeError.
 #pragma once
 
 #include <sstream>

@@ -1,4 +1,4 @@
-// The input gradient of a convolution with few input channels: the first layer of a discriminator, run by every penalty.
+// The input gradient of a convolution with few input channels, such as a discriminator's first layer in a penalty.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The GPUs of this machine as the CUDA runtime sees them. No call here needs a driver to be present.
+// The GPUs of the host, from the CUDA runtime. No call here needs a driver.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,9 @@ struct CudaDevice {
   int l2_cache;            // bytes
 };
 
-int cuda_runtime_version();                // 13000 for 13.0, 0 when it cannot be asked
-int cuda_driver_version();                 // 0 when no driver is there
+int cuda_runtime_version();                // 13000 for 13.0, 0 if unknown
+int cuda_driver_version();                 // 0 without a driver
 std::vector<CudaDevice> cuda_devices();    // empty without a driver
-std::string cuda_why_not(int device);      // empty when a kernel of this binary runs there, else the reason
+std::string cuda_why_not(int device);      // empty if a kernel of this binary runs there, else the reason
 
 }  // namespace fastgan

@@ -1,4 +1,4 @@
-// ⟨a, b⟩ in vector code: float sums are short and flushed into double, so that long vectors lose nothing.
+// ⟨a, b⟩ in vector code. Float sums are short and flushed into double, so that long vectors lose no precision.
 #pragma once
 
 #include <algorithm>

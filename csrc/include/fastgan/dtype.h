@@ -1,4 +1,4 @@
-// Element types that cross the Python border, as small integers shared with fastgan/_util/native.py.
+// Element types of the Python interface, as small integers shared with fastgan/_util/native.py.
 #pragma once
 
 namespace fastgan {

@@ -1,4 +1,4 @@
-// The penalty on the norm of each sample, and the bilinear pair that makes its gradients.
+// The penalty on the norm of each sample, and the two bilinear functions that make its gradients.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace fastgan {
 
-// Tensors of this shape are dense: a sample is a run of `size` numbers.
+// Tensors of this shape are dense: a sample is `size` contiguous numbers.
 struct SampleShape {
   int64_t samples;  // N
   int64_t size;     // numbers in a sample

@@ -8,7 +8,7 @@
 #include <omp.h>
 #endif
 
-// One binary for every x86-64: the loader picks the widest variant that the processor has.
+// One binary for every x86-64: the loader selects the widest variant that the processor supports.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define FASTGAN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -33,7 +33,7 @@
 
 namespace fastgan {
 
-// Calls body(begin, end) on disjoint parts of [0, count). Below `grain` units of work a thread is not worth waking.
+// Calls body(begin, end) on disjoint parts of [0, count). A thread gets at least `grain` units of work.
 template <class Body>
 void parallel_for(int64_t count, int64_t work_per_item, int threads, const Body& body) {
   constexpr int64_t grain = 16384;

@@ -8,20 +8,20 @@
 
 namespace fastgan {
 
-// A weight as a matrix W [rows, columns]. In memory lies M, which is W or, if transposed, Wᵀ. A row of M is `segments`
-// runs of `length` numbers; the runs of one segment stand together: element (r, s, i) at (s * rows of M + r) * length + i.
+// A weight as a matrix W [rows, columns]. The matrix in memory is M, which is W or, if transposed, Wᵀ. A row of M consists
+// of `segments` runs of `length` numbers: element (r, s, i) is at (s * rows of M + r) * length + i.
 struct SpectralLayer {
   const void* weight;
   int64_t rows;      // of W
   int64_t columns;   // of W
   int64_t segments;  // in a row of M
   int64_t length;    // of a segment
-  int64_t pixels;    // > 1: columns lie as [pixels, channels], and v as [channels, pixels]
+  int64_t pixels;    // > 1: columns are ordered [pixels, channels], and v [channels, pixels]
   bool transposed;
   int64_t at;  // where u begins in uv; v follows it
 };
 
-// uv is read and written. An entry of sigma is NaN where the weight is not finite; its u and v then stay.
+// uv is read and written. If a weight is not finite, its entry of sigma is NaN and its u and v stay.
 struct PowerIteration {
   std::vector<SpectralLayer> layers;
   Dtype dtype;
@@ -42,7 +42,7 @@ struct SpectralScale {
   const void* sigma;  // [layers]
 };
 
-// dy and dw lie in memory as the weights do.
+// dy and dw have the memory layout of the weights.
 struct SpectralScaleGrad {
   std::vector<SpectralLayer> layers;
   std::vector<const void*> dy;

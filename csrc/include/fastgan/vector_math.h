@@ -1,5 +1,5 @@
 // exp, tanh and log1p as branch-free arithmetic that the compiler turns into vector code; about 1-2 ulp in float.
-// In double the standard library serves: double is for checking gradients, not for speed.
+// Double uses the standard library: it is for checking gradients, not for speed.
 #pragma once
 
 #include <cmath>
@@ -39,7 +39,7 @@ FASTGAN_INLINE float vexp(float x) {
   return p * scale + large;
 }
 
-// e^x - 1 for x <= 0: a series near zero, where the subtraction would cancel.
+// e^x - 1 for x <= 0: a series near zero, where the subtraction cancels.
 FASTGAN_INLINE float vexpm1(float x) {
   float p = 1.0f / 40320.0f;
   p = p * x + 1.0f / 5040.0f;

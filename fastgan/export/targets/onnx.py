@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Onnx(Target):
 
     name = "onnx"
     help = "an ONNX file; batch, height and width stay dynamic"
-    suffixes = (".onnx",)
+    suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     packages = ("onnx", "onnxscript", "onnxruntime")
     install = "pip install 'fastgan[onnx]'"
     precisions = ("fp32", "fp16", "bf16", "int8")

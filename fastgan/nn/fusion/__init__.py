@@ -1,1 +1,1 @@
-"""What makes a network of plain PyTorch run on our ops: fuse, and the plan that its report shows."""
+"""fuse: runs networks of plain PyTorch on fastgan's ops."""

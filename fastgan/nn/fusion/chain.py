@@ -1,10 +1,10 @@
-"""Calls one behind the other, decided when they run: a layer and the activation that alone sees its result.
+"""Fuses a layer with the activation after it, decided at each run.
 
-    activation(layer(x)) = finish(activation, hold(layer, x))
+    activation(layer(x)) = apply(activation, defer(layer, x))
 
-hold runs whatever it is given, unless it is a layer of ours that nobody watches; finish then makes one op of the two.
-The same two functions serve `Sequential` and the rewritten forward of a user's module (rewrite.py), so that
-hooks added later, children replaced later, and strange inputs are right in both.
+`defer` calls any function directly, except a supported layer without hooks, which `apply` runs as one op with its
+activation. `Sequential` and the rewritten forward of a user's module (rewrite.py) both use these functions, so that
+hooks added later, children replaced later, and unsupported inputs are handled in both.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ from torch.nn import functional as F
 
 from fastgan.nn.fusion.supported import (
     Act,
-    Kind,
+    LayerType,
     activate,
     activation_of,
     activation_takes,
     bare,
-    layer_kind,
+    layer_type,
     leaky_relu,
     prepare,
     returns_fresh,
 )
 
 
-class Held(NamedTuple):
-    """A result that only the next call sees, or a layer that has not run yet."""
+class Deferred(NamedTuple):
+    """A result that only the next call uses, or a layer that has not run yet."""
 
     value: Tensor
-    #: The layer to run on value, and how; None where value is the result.
+    #: The layer to run on value, and its type; None if value is the result.
     layer: nn.Module | None = None
-    kind: Kind | None = None
+    kind: LayerType | None = None
 
 
-def hold(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """function(*args, **kwargs), perhaps put off or marked as nobody else's. Only `finish` may see what it returns."""
+def defer(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """function(*args, **kwargs), or a Deferred for `apply`, which alone may get what this returns."""
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
-    kind = layer_kind(function)
+    kind = layer_type(function)
     if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(function, args[0]):
-        return Held(args[0], function, kind)
+        return Deferred(args[0], function, kind)
     result = function(*args, **kwargs)
-    return Held(result) if type(result) is Tensor and returns_fresh(function) else result
+    return Deferred(result) if type(result) is Tensor and returns_fresh(function) else result
 
 
-def finish(function: Callable[..., Any], held: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """function(held, *args, **kwargs), where held came from `hold`."""
-    act = _meaning(function, args, kwargs)
-    if not isinstance(held, Held):
-        if act is not None and not act.inplace and activation_takes(held):
-            return activate(held, act)
-        return function(held, *args, **kwargs)
-    x, layer, kind = held
+def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """function(deferred, *args, **kwargs), where deferred came from `defer`."""
+    act = _activation_of_call(function, args, kwargs)
+    if not isinstance(deferred, Deferred):
+        if act is not None and not act.inplace and activation_takes(deferred):
+            return activate(deferred, act)
+        return function(deferred, *args, **kwargs)
+    x, layer, kind = deferred
     if layer is None or kind is None:
-        # Nobody else sees x, so that an activation in place may as well run out of place.
+        # Nothing else refers to x, so that an activation in place may run out of place.
         return activate(x, act) if act is not None and activation_takes(x) else function(x, *args, **kwargs)
     if act is not None:
         prepare(layer)
@@ -68,20 +68,20 @@ def finish(function: Callable[..., Any], held: Any, /, *args: Any, **kwargs: Any
     return function(layer(x), *args, **kwargs)
 
 
-#: A user's function → the same on our ops, or the function itself; see rewrite.learn_stand_in.
-STAND_INS: dict[Callable[..., Any], Callable[..., Any]] = {}
+#: A user's function → its rewritten version, or the function itself; see rewrite.has_replacement.
+REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
-def stand_in(function: Any) -> Any:
-    """The function to call in place of this one."""
-    return STAND_INS.get(function, function) if isinstance(function, FunctionType) else function
+def replacement(function: Any) -> Any:
+    """The function to call instead of a user's function."""
+    return REPLACEMENTS.get(function, function) if isinstance(function, FunctionType) else function
 
 
 # --- activations as functions ----------------------------------------------------------------------------------------
 
 
 def relu(x: Any) -> Any:
-    """x.relu(), to have a name for it."""
+    """x.relu() as a function."""
     return x.relu()
 
 
@@ -96,7 +96,7 @@ def sigmoid(x: Any) -> Any:
 #: Methods of a tensor, as functions.
 METHODS: dict[str, Callable[[Any], Any]] = {"relu": relu, "tanh": tanh, "sigmoid": sigmoid}
 
-#: Functions of PyTorch that are activations of ours: function → (name, does it take inplace).
+#: PyTorch's functions for our activations: function → (name, whether it takes inplace).
 _FUNCTIONS: dict[Callable[..., Any], tuple[str, bool]] = {
     F.relu: ("relu", True),
     F.silu: ("silu", True),
@@ -110,14 +110,14 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[str, bool]] = {
 
 
 def is_activation(function: Any) -> bool:
-    """Whether calling it may be an activation of ours."""
+    """Whether a call of it may be one of our activations."""
     if isinstance(function, nn.Module):
         return activation_of(function) is not None
     return function is F.leaky_relu or any(function is known for known in _FUNCTIONS)
 
 
-def _meaning(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Act | None:
-    """The activation that function(x, *args, **kwargs) is; None for anything else."""
+def _activation_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Act | None:
+    """The activation that function(x, *args, **kwargs) computes; None for anything else."""
     if isinstance(function, nn.Module):
         return activation_of(function) if not args and not kwargs and bare(function) else None
     if function is F.leaky_relu:

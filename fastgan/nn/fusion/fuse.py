@@ -1,4 +1,4 @@
-"""fuse: a network of plain PyTorch on our ops, in place; fusion_report: what became of each module, and why."""
+"""fuse: runs a network of plain PyTorch on fastgan's ops. fusion_report: each module as fused or skipped, and why."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from fastgan.errors import UsageError
-from fastgan.nn.fusion.fused_classes import swap
-from fastgan.nn.fusion.plan import Step, is_sealed, plan
+from fastgan.nn.fusion.fused_classes import set_class
+from fastgan.nn.fusion.plan import PlannedModule, fusion_plan, why_sealed
 from fastgan.nn.spectral_group import group_spectral_norms, why_ungrouped
 
 M = TypeVar("M", bound=nn.Module)
@@ -18,17 +18,17 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Row:
-    """One module: its dotted name ("" is the root), its class, "fused" or "left", and as what, or why."""
+    """One module: its dotted name ("" is the root), its class, its status "fused" or "skipped", and how or why."""
 
     name: str
     kind: str
-    verdict: str
+    status: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of a tree of modules. As text: a table, one module a line."""
+    """The rows of all modules of a network. As text: a table, one module a line."""
 
     rows: tuple[Row, ...]
 
@@ -42,49 +42,50 @@ class Report:
         raise KeyError(name)
 
     def __str__(self) -> str:
-        cells = [(row.name or "(root)", row.kind, f"{row.verdict}: {row.reason}") for row in self.rows]
+        cells = [(row.name or "(root)", row.kind, f"{row.status}: {row.reason}") for row in self.rows]
         widths = [max(len(cell[i]) for cell in cells) for i in range(2)]
-        return "\n".join(f"{name:{widths[0]}}  {kind:{widths[1]}}  {verdict}" for name, kind, verdict in cells)
+        return "\n".join(f"{name:{widths[0]}}  {kind:{widths[1]}}  {status}" for name, kind, status in cells)
 
 
 def fuse(module: M) -> M:
-    """Puts a network on fastgan's ops, in place, and returns it. Same state dict, same numbers.
+    """Run a network of plain PyTorch on fastgan's ops. Changes it in place and returns it.
 
-    Convolutions, transposed convolutions and activations of torch.nn run on ours wherever they stand; in nn.Sequential,
-    and in a module of the user's own that calls an activation on the result of a layer, the two run as one op, and
-    Conv2d blocks in a row as one stack; torch's spectral norms, of both kinds, are computed in one group. Afterwards a
-    gradient penalty runs no wasted pass. Parameters, buffers, hooks, isinstance, copies and pickles are as before; what
-    cannot be fused exactly is left, and `fusion_report` says why.
+    The state dict and the numbers stay the same. torch.nn's convolutions, transposed convolutions and activations run
+    on fastgan's ops. In nn.Sequential, and in users' modules whose forward calls an activation on the result of a
+    layer, both run as one op; consecutive Conv2d blocks of a Sequential run as one stack. PyTorch's spectral norms of
+    both kinds are computed as one group. A gradient penalty then computes only what it needs. Parameters, buffers,
+    hooks, isinstance, copies and pickles are as before. Modules that cannot be fused exactly are skipped;
+    `fusion_report` gives the reasons.
 
-    One thing differs: the result of a leaky ReLU is kept for the backward pass, so that overwriting it in place
-    (`y = block(x); y += x`), which PyTorch allows unless the leaky ReLU is itself in place, raises PyTorch's error.
+    One difference: the output of a leaky ReLU is saved for the backward pass. Overwriting it in place (`y = block(x);
+    y += x`), which PyTorch allows unless the leaky ReLU itself is in place, raises PyTorch's error.
 
-    Raises UsageError for what is not a module, or is compiled already: fuse first, compile then.
+    Raises UsageError for an argument that is not a module, or that is compiled: call fuse first, then compile.
     """
     _check(module)
     group_spectral_norms(module)
-    for step in plan(module):
-        if step.fused and step.becomes is not None and not isinstance(step.module, step.becomes):
-            swap(step.module, step.becomes)
+    for planned in fusion_plan(module):
+        if planned.fused and planned.becomes is not None and not isinstance(planned.module, planned.becomes):
+            set_class(planned.module, planned.becomes)
     return module
 
 
 def fusion_report(module: nn.Module) -> Report:
-    """What `fuse` does, or did, with every module of a network. `print` it. Raises UsageError as `fuse` does."""
+    """Each module of a network as fused or skipped by `fuse`, with the reason. Raises UsageError as `fuse` does."""
     _check(module)
     norms = why_ungrouped(module)
-    return Report(tuple(_row(step, norms.get(step.name)) for step in plan(module)))
+    return Report(tuple(_row(planned, norms.get(planned.name)) for planned in fusion_plan(module)))
 
 
-def _row(step: Step, norm: str | None) -> Row:
-    """norm: None without a spectral norm, "" with one that goes into the group, else why it does not."""
-    spectral = "" if norm is None else "; spectral norm " + (f"left: {norm}" if norm else "in the group")
-    return Row(step.name, step.kind, "fused" if step.fused else "left", step.reason + spectral)
+def _row(planned: PlannedModule, norm: str | None) -> Row:
+    """norm: None without a spectral norm, "" with a grouped one, else the reason why it is not grouped."""
+    spectral = "" if norm is None else "; spectral norm " + (f"not grouped: {norm}" if norm else "grouped")
+    return Row(planned.name, planned.kind, "fused" if planned.fused else "skipped", planned.reason + spectral)
 
 
 def _check(module: Any) -> None:
     if not isinstance(module, nn.Module):
         raise UsageError(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-    sealed = is_sealed(module)
+    sealed = why_sealed(module)
     if sealed:
-        raise UsageError(f"module: expected one that is not compiled yet (fuse first, compile then), got {sealed}")
+        raise UsageError(f"module: expected one that is not compiled (call fuse first, then compile), got {sealed}")

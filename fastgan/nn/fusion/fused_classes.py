@@ -1,7 +1,7 @@
-"""The class that a fused module gets, made from the class it had.
+"""The class of a fused module, made from its original class.
 
-torch.nn's own layers have a counterpart in layers.py. For a user's class there is a subclass with other
-methods, made when it is needed and never named anywhere: pickles hold the user's class and how it was fused.
+torch.nn's layers have counterparts in fused_layers.py. For a user's class a subclass with rewritten methods is made on
+demand. Pickles contain the user's class and how it was fused, not the subclass.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastgan.nn.fusion.fused_layers import OURS
+from fastgan.nn.fusion.fused_layers import FUSED_LAYERS
 from fastgan.nn.fusion.rewrite import NotRewritable, called_paths, rewritten
 from fastgan.nn.fusion.sequential import Sequential
 from fastgan.nn.fusion.supported import ModuleClass
 
-_STATIC: dict[type[nn.Module], type[nn.Module]] = {**OURS, nn.Sequential: Sequential}
-#: What the forward of torch.nn's convolutions calls on the module: who overrides it has another forward.
+_STATIC: dict[type[nn.Module], type[nn.Module]] = {**FUSED_LAYERS, nn.Sequential: Sequential}
+#: Methods that the forward of torch.nn's convolutions calls: a class that overrides one has another forward.
 _INNER = ("_conv_forward", "_output_padding")
 
 
 def base_without_forward(kind: ModuleClass) -> type[nn.Module]:
-    """torch.nn's class whose forward a class runs unchanged, else the class itself."""
+    """The class of torch.nn whose forward a class inherits unchanged, else the class itself."""
     for plain in _STATIC:
         if issubclass(kind, plain) and all(
             getattr(kind, name, None) is getattr(plain, name, None) for name in ("forward", *_INNER)
@@ -34,7 +34,7 @@ def base_without_forward(kind: ModuleClass) -> type[nn.Module]:
 
 
 def methods(kind: ModuleClass) -> dict[str, FunctionType]:
-    """The methods that a user wrote for a class and its ancestors, up to PyTorch's."""
+    """The methods that users' code defines in a class and its ancestors, up to PyTorch's."""
     found: dict[str, Any] = {}
     for ancestor in kind.__mro__:
         if ancestor is nn.Module or ancestor.__module__.startswith("torch."):
@@ -49,7 +49,7 @@ def methods(kind: ModuleClass) -> dict[str, FunctionType]:
 
 @functools.cache
 def paths_called(kind: ModuleClass) -> frozenset[str]:
-    """What the methods of a class call on `self`; see rewrite.called_paths."""
+    """The attributes that the methods of a class call on `self`; see rewrite.called_paths."""
     paths: set[str] = set()
     for function in methods(kind).values():
         try:
@@ -61,9 +61,10 @@ def paths_called(kind: ModuleClass) -> frozenset[str]:
 
 @functools.cache
 def fused_class(kind: ModuleClass, activations: frozenset[str]) -> type[nn.Module] | None:
-    """The class that takes the place of `kind`, or None where nothing would change.
+    """The class that replaces `kind`, or None if nothing would change.
 
-    activations: what its methods call on `self` that is an activation. NotRewritable, if its forward is.
+    activations: the attributes of `self` that its methods call and that are activations. Raises NotRewritable if its
+    forward cannot be rewritten.
     """
     plain = base_without_forward(kind)
     if plain in _STATIC:
@@ -86,7 +87,7 @@ def _derived(kind: ModuleClass, activations: frozenset[str], members: dict[str, 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(derived, self).__reduce_ex__(protocol)
         arguments = tuple(kind if argument is derived else argument for argument in arguments)
-        return _made_again, (kind, activations, make, arguments), *rest
+        return _reconstruct, (kind, activations, make, arguments), *rest
 
     own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     derived: type[Any] = type(
@@ -95,8 +96,8 @@ def _derived(kind: ModuleClass, activations: frozenset[str], members: dict[str, 
     return derived
 
 
-def _made_again(kind: ModuleClass, activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
-    """A fused module as pickle and copy make it, still without its state. Where fusing fails now, the plain one."""
+def _reconstruct(kind: ModuleClass, activations: frozenset[str], make: Any, arguments: tuple[Any, ...]) -> Any:
+    """A fused module for pickle and copy, still without its state. The plain module if fusing is not possible now."""
     module = make(*arguments)
     try:
         ours = fused_class(kind, activations)
@@ -107,8 +108,8 @@ def _made_again(kind: ModuleClass, activations: frozenset[str], make: Any, argum
     return module
 
 
-def swap(module: nn.Module, ours: type[nn.Module]) -> None:
-    """Gives a module its new class. A parametrized one keeps its properties: its class is made anew above ours."""
+def set_class(module: nn.Module, ours: type[nn.Module]) -> None:
+    """Set the class of a module. A parametrized one gets a new class derived from `ours`, with the same properties."""
     if parametrize.is_parametrized(module):
         old = type(module)
         members = {name: value for name, value in vars(old).items() if name not in ("__dict__", "__weakref__")}

@@ -1,7 +1,7 @@
-"""torch.nn's layers on our ops: the same parameters, buffers, attributes and names, another forward.
+"""torch.nn's layers on fastgan's ops: the same parameters, buffers, attributes and names, with another forward.
 
-`fuse` swaps a module's class for one of these. Each runs our op on what it takes, and PyTorch's forward on the rest.
-Their names are torch.nn's, because weight initializers and printed networks look at them.
+`fuse` replaces a module's class by one of these. Each runs our op on supported inputs, and PyTorch's forward on others.
+Their names are torch.nn's, because weight initializers and printed networks use them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 def _activated(module: Any, plain: Any, x: Tensor) -> Tensor:
     act = ACTS[plain](module)
-    # In place it overwrites what others may see; the Sequential around it knows when nobody does.
+    # In place it overwrites its input, which others may use; Sequential fuses it if nothing else refers to the input.
     if act is None or act.inplace or not activation_takes(x):
         return plain.forward(module, x)
     return activate(x, act)
@@ -97,8 +97,8 @@ class Sigmoid(nn.Sigmoid):
         return _activated(self, nn.Sigmoid, input)
 
 
-#: torch.nn's class → ours, which takes its place.
-OURS: dict[type[nn.Module], type[nn.Module]] = {
+#: torch.nn's class → the fused class that replaces it.
+FUSED_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: Conv1d,
     nn.Conv2d: Conv2d,
     nn.ConvTranspose1d: ConvTranspose1d,

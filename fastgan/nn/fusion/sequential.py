@@ -1,6 +1,6 @@
-"""nn.Sequential that runs a layer and the activation behind it as one op, and runs of such blocks as one stack.
+"""nn.Sequential that runs a layer and the activation after it as one op, and consecutive such blocks as one stack.
 
-It looks at its children when it runs, not when it is made: what is hooked, replaced or appended later is right too.
+It inspects its children at each run, so that hooks, replaced children and appended children are handled too.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastgan.nn.fusion.chain import finish, hold
+from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.supported import (
     CONV2D,
     Act,
     activation_of,
     bare,
     bias_for,
-    layer_kind,
+    layer_type,
     prepare,
     returns_fresh,
     why_not,
@@ -27,23 +27,23 @@ from fastgan.ops import ConvLayer, conv2d_stack
 
 
 class Piece(NamedTuple):
-    """Consecutive children that run together: one alone, two of which the second is an activation, or blocks."""
+    """Consecutive children that run together: one child, a layer with its activation, or several such blocks."""
 
     modules: tuple[nn.Module, ...]
     #: The activation at the end of each block.
     act: Act | None = None
     stack: bool = False
-    #: One leaky ReLU, which PyTorch runs: the next child overwrites its output, which ours would keep.
+    #: One leaky ReLU that PyTorch runs: the next child overwrites its output, which our op would save for backward.
     overwritten: bool = False
 
 
 def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
-    """How a Sequential of these modules runs. `fusion_report` reads the same."""
+    """The pieces in which a Sequential of these modules runs. `fusion_report` uses them too."""
     i = 0
     while i < len(modules):
-        act = _joint(modules, i)
+        act = _following_activation(modules, i)
         if act is None:
-            yield Piece((modules[i],), overwritten=_keeps_what_is_overwritten(modules, i))
+            yield Piece((modules[i],), overwritten=_output_is_overwritten(modules, i))
             i += 1
             continue
         end = i + 2
@@ -53,15 +53,15 @@ def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
         i = end
 
 
-def _joint(modules: list[nn.Module], i: int) -> Act | None:
-    """The activation behind module i, if it alone sees what that module returns."""
+def _following_activation(modules: list[nn.Module], i: int) -> Act | None:
+    """The activation after module i, if it alone gets what that module returns."""
     if i + 1 == len(modules) or not returns_fresh(modules[i]) or not bare(modules[i + 1]):
         return None
-    return None if _keeps_what_is_overwritten(modules, i + 1) else activation_of(modules[i + 1])
+    return None if _output_is_overwritten(modules, i + 1) else activation_of(modules[i + 1])
 
 
-def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
-    # PyTorch's leaky ReLU keeps its input for the backward pass and ours its output, which must then stay as it is.
+def _output_is_overwritten(modules: list[nn.Module], i: int) -> bool:
+    # PyTorch's leaky ReLU saves its input for the backward pass. Ours saves its output, which must not be overwritten.
     if i + 1 >= len(modules) or not getattr(modules[i + 1], "inplace", False):
         return False
     act = activation_of(modules[i])
@@ -69,7 +69,7 @@ def _keeps_what_is_overwritten(modules: list[nn.Module], i: int) -> bool:
 
 
 def _stackable(module: nn.Module, act: Act) -> bool:
-    return layer_kind(module) is CONV2D and bare(module) and act.name in ("relu", "leaky_relu")
+    return layer_type(module) is CONV2D and bare(module) and act.name in ("relu", "leaky_relu")
 
 
 def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
@@ -78,14 +78,14 @@ def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
         return False
     a: Any = modules[first]
     b: Any = modules[i]
-    other = _joint(modules, i)
+    other = _following_activation(modules, i)
     same = other is not None and other[:2] == act[:2] and (a.bias is None) == (b.bias is None)
     return same and not why_not(b)
 
 
 def run(modules: list[nn.Module], x: Any) -> Any:
-    """What nn.Sequential of these modules computes."""
-    # Without gradients a stack would only keep its inner results alive for longer.
+    """The result of nn.Sequential of these modules."""
+    # Without gradients a stack would only keep its inner results in memory for longer.
     for piece in pieces(modules, stacks=torch.is_grad_enabled()):
         first, *rest = piece.modules
         if piece.overwritten:
@@ -95,9 +95,9 @@ def run(modules: list[nn.Module], x: Any) -> Any:
         elif piece.stack and CONV2D.takes(first, x):
             x = _stack(piece.modules[::2], piece.act, x)
         else:
-            x = finish(rest[0], hold(first, x))
+            x = apply(rest[0], defer(first, x))
             for layer, act in zip(rest[1::2], rest[2::2], strict=True):
-                x = finish(act, hold(layer, x))
+                x = apply(act, defer(layer, x))
     return x
 
 
@@ -112,7 +112,7 @@ def _stack(layers: tuple[Any, ...], act: Act, x: torch.Tensor) -> torch.Tensor:
 
 
 class Sequential(nn.Sequential):
-    """nn.Sequential, run in pieces; see above."""
+    """nn.Sequential, run in pieces."""
 
     _fastgan_original = nn.Sequential
 

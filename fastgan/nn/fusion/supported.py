@@ -1,4 +1,4 @@
-"""What torch.nn's modules are to our ops: the layers and activations they run, when, and as what."""
+"""The layers and activations of torch.nn that fastgan's ops can run, and the conditions for each."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
 from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
 
-#: A class of modules. mypy takes type[nn.Module] for unhashable, because nn.Module has a __hash__ of its own.
+#: A class of modules. Not type[nn.Module], which mypy treats as unhashable, because nn.Module defines __hash__.
 ModuleClass = Any
 
 
 def original_class(module: nn.Module) -> ModuleClass:
-    """The class of a module as its user knows it: before parametrization, and before it was fused."""
+    """The class that a module had before parametrization and before fuse."""
     kind = type_before_parametrizations(module)
     return getattr(kind, "_fastgan_original", kind)
 
 
 def has_no_observers(module: nn.Module) -> bool:
-    """Whether nobody but the caller sees its results: no hooks, no forward or compiled call of its own."""
+    """Whether only the caller gets its results: it has no hooks and no forward or compiled call of its own."""
     return not (
         module._forward_hooks
         or module._backward_hooks
@@ -39,12 +39,12 @@ def has_no_observers(module: nn.Module) -> bool:
 
 
 def bare(module: nn.Module) -> bool:
-    """Whether calling a module runs its forward and nothing else, but for hooks that `prepare` can run."""
+    """Whether calling a module runs only its forward, and perhaps pre-hooks that `prepare` can run."""
     return has_no_observers(module) and all(isinstance(hook, TorchHook) for hook in module._forward_pre_hooks.values())
 
 
 def prepare(layer: nn.Module) -> None:
-    """What calling a bare layer does before its forward: the older spectral norm is a hook that sets the weight."""
+    """Run the pre-hooks of a bare layer: the older spectral norm is a hook that sets the weight."""
     for hook in layer._forward_pre_hooks.values():
         hook(layer, ())
 
@@ -53,7 +53,7 @@ def prepare(layer: nn.Module) -> None:
 
 
 class Act(NamedTuple):
-    """An activation as our ops know it, and whether PyTorch's would overwrite its input."""
+    """An activation of fastgan's ops, and whether PyTorch's would overwrite its input."""
 
     name: str
     alpha: float = 0.0
@@ -64,13 +64,13 @@ LINEAR = Act("linear")
 
 
 def leaky_relu(negative_slope: Any = 0.01, inplace: Any = False) -> Act | None:
-    """None where ours has no such slope: it reads the side of the kink from the sign of its output."""
+    """None for a negative slope: ours reads the side of the kink from the sign of its output."""
     if isinstance(negative_slope, int | float) and negative_slope >= 0:
         return Act("leaky_relu", negative_slope, bool(inplace))
     return None
 
 
-#: What torch.nn's activations are, as they stand now.
+#: Reads the activation from a module, with its current attributes.
 ACTS: dict[type[nn.Module], Callable[[Any], Act | None]] = {
     nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope, module.inplace),
     nn.ReLU: lambda module: Act("relu", inplace=module.inplace),
@@ -81,7 +81,7 @@ ACTS: dict[type[nn.Module], Callable[[Any], Act | None]] = {
 
 
 def activation_of(module: nn.Module) -> Act | None:
-    """The activation that a module is, fused already or not; None for any other module."""
+    """The activation of a module, fused or not; None for any other module."""
     read = ACTS.get(original_class(module))
     return None if read is None else read(module)
 
@@ -100,25 +100,25 @@ def activate(x: Tensor, act: Act) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A layer of torch.nn as our ops run it."""
+class LayerType:
+    """A type of torch.nn's layers, and how fastgan's ops run it."""
 
-    word: str
+    label: str
     #: The dimensions that x must have.
     dims: int
-    #: (layer, x, act) → act(layer(x)). It reads the weight once, because a parametrized one changes by being read.
+    #: (layer, x, act) → act(layer(x)). Reads the weight once, because reading a spectral norm's weight iterates it.
     block: Callable[[Any, Tensor, Act], Tensor]
 
     def takes(self, layer: Any, x: Any) -> bool:
-        """Whether `block` may run. The weight is not looked at, see there."""
+        """Whether `block` may run. Does not read the weight."""
         if not is_plain_tensor(x) or x.dim() != self.dims or why_not(layer):
             return False
-        # Autocast leaves double alone, our ops would not.
+        # Autocast does not cast double, fastgan's ops do.
         return x.dtype is not torch.float64 or not torch.is_autocast_enabled(x.device.type)
 
 
 def why_not(layer: Any) -> str:
-    """Why a layer is left to PyTorch, in a few words; "" where it need not be."""
+    """The reason why PyTorch must run a layer, or ""."""
     if isinstance(layer, nn.Linear):
         return ""
     if layer.padding_mode != "zeros":
@@ -127,11 +127,11 @@ def why_not(layer: Any) -> str:
 
 
 def bias_for(layer: Any, x: Tensor) -> Tensor | None:
-    """The layer's bias as our ops add it to a product of x: in its dtype or in float32."""
+    """The layer's bias in the dtype of the layer's output, or in float32."""
     bias = layer.bias
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    # Under autocast it may be of the other half type.
+    # Under autocast the bias may be of the other half type.
     return bias if bias is None or bias.dtype in (dtype, torch.float32) else bias.to(dtype)
 
 
@@ -168,20 +168,20 @@ def _linear(layer: Any, x: Tensor, act: Act) -> Tensor:
     return _biased(F.linear(x, layer.weight), bias_for(layer, x), act)
 
 
-CONV1D = Kind("conv", 3, _conv1d)
-CONV2D = Kind("conv", 4, _conv2d)
-CONV_TRANSPOSE1D = Kind("conv", 3, _conv_transpose1d)
-CONV_TRANSPOSE2D = Kind("conv", 4, _conv_transpose2d)
-LAYERS: dict[type[nn.Module], Kind] = {
+CONV1D = LayerType("conv", 3, _conv1d)
+CONV2D = LayerType("conv", 4, _conv2d)
+CONV_TRANSPOSE1D = LayerType("conv", 3, _conv_transpose1d)
+CONV_TRANSPOSE2D = LayerType("conv", 4, _conv_transpose2d)
+LAYERS: dict[type[nn.Module], LayerType] = {
     nn.Conv1d: CONV1D,
     nn.Conv2d: CONV2D,
     nn.ConvTranspose1d: CONV_TRANSPOSE1D,
     nn.ConvTranspose2d: CONV_TRANSPOSE2D,
-    nn.Linear: Kind("linear", 2, _linear),
+    nn.Linear: LayerType("linear", 2, _linear),
 }
 
-#: Besides these: modules whose result is a tensor that nobody else holds, not even their own backward pass. PyTorch
-#: may overwrite it in place, and we need not.
+#: Other modules whose result is a new tensor that nothing else refers to, not even their own backward pass, so that an
+#: activation in place after them may run out of place.
 _FRESH = {
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.GroupNorm, nn.LayerNorm,
@@ -190,12 +190,12 @@ _FRESH = {
 }  # fmt: skip
 
 
-def layer_kind(module: nn.Module) -> Kind | None:
-    """How we run a convolution or linear layer, fused already or not; None for any other module."""
+def layer_type(module: nn.Module) -> LayerType | None:
+    """The type of a convolution or linear layer, fused or not; None for any other module."""
     return LAYERS.get(original_class(module))
 
 
 def returns_fresh(module: nn.Module) -> bool:
-    """Whether what a module returns is seen by its caller alone."""
+    """Whether only the caller refers to what a module returns."""
     kind = original_class(module)
     return (kind in LAYERS or kind in _FRESH) and has_no_observers(module)

@@ -133,7 +133,8 @@ def _product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
 
 @triton.jit
 def _transposed_product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
-                        BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+                        BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+                        REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of Mᵀ · source: a block of columns, REPEATS blocks of rows."""
     rows, columns = _int(row, ROWS), _int(row, COLUMNS)
     inner, outer, v_inner, v_outer = _strides(row)

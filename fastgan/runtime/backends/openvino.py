@@ -117,7 +117,8 @@ class OpenVino(Backend):
         y = ops.convert(result.input(0).get_source_output(), "f32")
         y = ops.divide(ops.subtract(y, low), step)
         zero = ops.constant(np.float32(0))
-        y = ops.select(ops.greater_equal(y, zero), y, zero)  # a NaN compares as false
+        # Not select(y >= 0, y, 0): on some CPUs OpenVINO compares as "not less", which is true for NaN.
+        y = ops.maximum(ops.select(ops.is_nan(y), zero, y), zero)
         y = ops.round(ops.minimum(y, np.float32(255)), "half_to_even")
         y = ops.transpose(ops.convert(y, "u8"), np.array([0, 2, 3, 1]))
         return openvino.Model([ops.result(y)], [frames], f"{model.get_friendly_name()} on pixels")

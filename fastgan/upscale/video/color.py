@@ -93,11 +93,11 @@ class ToYUV:
         self._color, self._pixels = color, pixels
         self._reformatter, self._interpolation = VideoReformatter(), _interpolation()
 
-    def __call__(self, picture: np.ndarray) -> av.VideoFrame:
+    def __call__(self, rgb: np.ndarray) -> av.VideoFrame:
         import av
 
         frame = self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(picture, format="rgb24"),
+            av.VideoFrame.from_numpy_buffer(rgb, format="rgb24"),
             format=self._pixels,
             dst_colorspace=_SWSCALE[self._color.matrix],
             dst_color_range=self._color.range,

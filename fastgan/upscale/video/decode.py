@@ -67,11 +67,11 @@ class VideoSource:
         self.path = Path(path)
         load()
         if self.path.is_dir():
-            raise UsageError(f"in: expected a video file, got the directory {self.path}")
+            raise UsageError(f"source: expected a video file, got the directory {self.path}")
         if not self.path.exists():
-            raise UsageError(f"in: {self.path} does not exist")
+            raise UsageError(f"source: {self.path} does not exist")
         if not self.path.is_file():
-            raise UsageError(f"in: expected a video file, got {self.path}")
+            raise UsageError(f"source: expected a video file, got {self.path}")
         if self.path.stat().st_size == 0:
             raise DataError(f"{self.path} is empty")
         _refuse_playlists(self.path)
@@ -96,7 +96,7 @@ class VideoSource:
         streams = [s for s in container.streams.video if not s.disposition & load().stream.Disposition.attached_pic]
         name = container.format.name
         if name.endswith("_pipe") or name == "image2":
-            raise UsageError(f"in: {self.path} is an image ({name.removesuffix('_pipe')}), not a video")
+            raise UsageError(f"source: {self.path} is an image ({name.removesuffix('_pipe')}), not a video")
         if not streams:
             kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise DataError(f"{self.path}: expected a video stream, got {kinds}")
@@ -247,7 +247,7 @@ def _refuse_playlists(path: Path) -> None:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if head.startswith((b"#EXTM3U", b"ffconcat")) or (head.startswith(b"<") and b"<MPD" in head):
-        raise UsageError(f"in: {path} is a playlist, not a video")
+        raise UsageError(f"source: {path} is a playlist, not a video")
 
 
 def _seek_to(frames: _FrameIterator, container: Any, after: ResumePoint) -> bool:

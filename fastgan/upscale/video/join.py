@@ -33,22 +33,22 @@ def join_segments(
     source; otherwise the audio ends with them. Raises WriteError, and DataError for a damaged segment.
     """
     end = None if complete else _end(store.segments, len(store.segments) - 1, settings) * settings.time_base
-    aside = out.with_name(f".{out.name}.part")
+    temporary = out.with_name(f".{out.name}.part")
     try:
         with write_errors(out):
-            _write(store, source, settings, aside, container_of(out), out.suffix, scale, end)
-            sync(aside)
-            os.replace(aside, out)
+            _write(store, source, settings, temporary, container_of(out), out.suffix, scale, end)
+            sync(temporary)
+            os.replace(temporary, out)
             sync(out.parent)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _write(
     store: SegmentStore,
     source: VideoSource,
     settings: EncodeSettings,
-    aside: Path,
+    temporary: Path,
     container: str,
     suffix: str,
     scale: int,
@@ -59,7 +59,7 @@ def _write(
         # The index at the start, for streaming; a time scale in which the first frame's time is exact.
         options = {"movflags": "+faststart", "movie_timescale": str(settings.time_base.denominator)}
     with (
-        load().open(file_url(aside), "w", format=container, options=options) as result,
+        load().open(file_url(temporary), "w", format=container, options=options) as result,
         load().open(file_url(store.path(0))) as first,
         source.open() as origin,
     ):

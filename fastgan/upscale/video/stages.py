@@ -30,8 +30,8 @@ class Batch(NamedTuple):
 class Stages:
     """One run through all stages.
 
-    session: as in `upscale_video`. batch: frames that the network takes at once. length: frames in a segment. stop: when
-    set, no further batch is started. progress: called with the number of finished frames and the total.
+    session: as in `upscale_video`. batch: frames that the network takes at once. length: frames in a segment. stop:
+    when set, no further batch is started. progress: called with the number of finished frames and the total.
     complete: whether the source has ended. seconds: duration of the run.
     """
 
@@ -120,8 +120,8 @@ class Stages:
     def _to_yuv(self, batches: Iterator[Batch]) -> Iterator[tuple[Any, TimedFrame]]:
         convert = ToYUV(self._settings.color, self._settings.pixel_format)
         for pixels, frames in batches:
-            for picture, timed in zip(pixels, frames, strict=True):
-                yield convert(picture), timed
+            for rgb, timed in zip(pixels, frames, strict=True):
+                yield convert(rgb), timed
 
     def _encode(self, converted: Iterator[tuple[Any, TimedFrame]]) -> Iterator[None]:
         segment: SegmentWriter | None = None

@@ -148,16 +148,16 @@ def test_cmyk_needs_its_profile(tmp_path, noise):
 def test_cmyk_goes_through_its_profile(tmp_path, noise, monkeypatch):
     """Without a real CMYK profile: checks the call of ImageCms and the use of its result."""
     Image.fromarray(noise(8, 8)).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=b"the profile")
-    asked = []
+    calls = []
 
     def convert(image, source, target, outputMode):
-        asked.append((image.mode, source, outputMode))
+        calls.append((image.mode, source, outputMode))
         return image.convert("RGB")
 
     monkeypatch.setattr(module.ImageCms, "ImageCmsProfile", lambda file: file.read())
     monkeypatch.setattr(module.ImageCms, "profileToProfile", convert)
     picture = read(tmp_path / "a.jpg")
-    assert asked == [("CMYK", b"the profile", "RGB")]
+    assert calls == [("CMYK", b"the profile", "RGB")]
     assert picture.pixels.shape == (8, 8, 3)
     assert picture.icc is None
     assert "CMYK" in picture.notes[0]

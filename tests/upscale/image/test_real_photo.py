@@ -1,4 +1,4 @@
-"""A pretrained network and a photograph, as they come in packages: from the command line to the file."""
+"""A pretrained network and a photograph, both from packages, from the command line to the file."""
 
 import hashlib
 import subprocess

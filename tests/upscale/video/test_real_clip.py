@@ -1,4 +1,4 @@
-"""Real clips, as they come in a package: a whole one, and the beginning of one with sound."""
+"""Real clips, from a PyPI package: a complete one, and the start of one with audio."""
 
 import hashlib
 import subprocess

@@ -1,4 +1,4 @@
-"""What cannot be fused exactly is left: the same bits as before, and the report says why."""
+"""Modules that cannot be fused exactly are skipped: same bits as before, and the report gives the reason."""
 
 import copy
 import random
@@ -35,27 +35,27 @@ def replaced():
     return conv
 
 
-LEFT = {
+SKIPPED = {
     "padding_mode": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "padding mode reflect"),
     "padding_same": (lambda: nn.Conv2d(3, 4, 3, padding="same"), "padding 'same' is not a number"),
     "own_forward": (lambda: OwnForward(3, 4, 3), "nothing to fuse in its forward"),
     "own_inner": (lambda: OwnInner(3, 4, 3), "nothing to fuse in its forward"),
     "replaced": (replaced, "its forward was replaced on the module itself"),
-    "softplus": (nn.Softplus, "PyTorch's is linear above a threshold, ours nowhere"),
+    "softplus": (nn.Softplus, "PyTorch's is linear above a threshold, ours is not"),
     "gelu": (nn.GELU, "runs as in PyTorch"),
     "negative_slope": (lambda: nn.LeakyReLU(-0.1), "slope -0.1 is not a number >= 0"),
-    "inplace": (lambda: nn.LeakyReLU(0.2, inplace=True), "in place: fused only behind a layer"),
-    "linear": (lambda: nn.Linear(8, 3), "alone it is one op already"),
+    "inplace": (lambda: nn.LeakyReLU(0.2, inplace=True), "in place: fused only after a layer"),
+    "linear": (lambda: nn.Linear(8, 3), "one op already"),
     "conv3d": (lambda: nn.Conv3d(2, 4, 3, padding=1), "runs as in PyTorch"),
 }
 
 
-@pytest.mark.parametrize("name", LEFT)
-def test_left(name):
-    make, reason = LEFT[name]
+@pytest.mark.parametrize("name", SKIPPED)
+def test_skipped_modules_stay_as_they_are(name):
+    make, reason = SKIPPED[name]
     module = make()
     row = fastgan.fusion_report(module)[""]
-    assert row.verdict == "left"
+    assert row.status == "skipped"
     assert reason in row.reason
     kind = type(module)
     plain = copy.deepcopy(module) if name != "replaced" else module
@@ -67,7 +67,7 @@ def test_left(name):
     assert not calls.counts()
 
 
-def test_a_lazy_module_is_left_until_it_has_run():
+def test_a_lazy_module_is_skipped_until_it_has_run():
     network = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU())
     assert "lazy" in fastgan.fusion_report(network)["0"].reason
     fastgan.fuse(network)(X)
@@ -88,7 +88,7 @@ IN_PLACE = {
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
-def test_who_holds_the_input_of_an_activation_in_place_sees_it_overwritten(name):
+def test_an_activation_in_place_overwrites_an_input_that_others_use(name):
     plain = IN_PLACE[name]()
     ours = fastgan.fuse(copy.deepcopy(plain))
     x, v = X.clone(), X.clone()
@@ -96,7 +96,7 @@ def test_who_holds_the_input_of_an_activation_in_place_sees_it_overwritten(name)
     assert torch.equal(x, v)
     assert not torch.equal(x, X)
     (row,) = [row for row in fastgan.fusion_report(ours) if "ReLU" in row.kind or "SiLU" in row.kind]
-    assert row.verdict == "left"
+    assert row.status == "skipped"
 
 
 class Custom(nn.Module):
@@ -112,14 +112,14 @@ class InPlaceOnTheInput(Custom):
         return self.conv(h) + x
 
 
-class InPlaceSeenLater(Custom):
+class InPlaceUsedLater(Custom):
     def forward(self, x):
         y = self.conv(x)
         h = self.act(y)
         return h * 2 + y
 
 
-class SeenInALoop(Custom):
+class UsedInALoop(Custom):
     def forward(self, x):
         kept = []
         for _ in range(2):
@@ -130,7 +130,7 @@ class SeenInALoop(Custom):
 
 
 class OverwrittenLater(Custom):
-    """PyTorch's leaky ReLU lets its output be overwritten before the backward pass."""
+    """PyTorch allows to overwrite the output of a leaky ReLU before the backward pass."""
 
     def forward(self, x):
         h = F.leaky_relu(self.conv(x), 0.2)
@@ -140,9 +140,7 @@ class OverwrittenLater(Custom):
         return h
 
 
-class Seen(Custom):
-    """A name that a nested function reads."""
-
+class ReadByANestedFunction(Custom):
     def forward(self, x):
         mean = lambda: y.abs().mean().item()  # noqa: E731
         y = self.conv(x)
@@ -166,8 +164,8 @@ class Shadowed(Custom):
         return relu(relu(x)) + (0 if torch is None else torch.relu(x))
 
 
-class State(Custom):
-    """Everything of Python that a trace would have lost."""
+class PythonState(Custom):
+    """Side effects, branches, keyword arguments and contexts, which tracing would lose."""
 
     def forward(self, x, *rest, gate=None, **named):
         self.calls.append(len(rest))
@@ -182,13 +180,14 @@ class State(Custom):
 
 
 CUSTOM = [
-    InPlaceOnTheInput, InPlaceSeenLater, SeenInALoop, OverwrittenLater, Seen, Swallowed, Shadowed, State
+    InPlaceOnTheInput, InPlaceUsedLater, UsedInALoop, OverwrittenLater, ReadByANestedFunction, Swallowed, Shadowed,
+    PythonState,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", CUSTOM)
-def test_a_forward_keeps_its_meaning(kind, training):
+def test_a_rewritten_forward_computes_the_same(kind, training):
     plain = kind().train(training)
     ours = fastgan.fuse(copy.deepcopy(plain))
     assert [m for m in ours.modules() if type(m).__module__ == "fastgan.nn.fusion.fused_layers"]
@@ -202,8 +201,8 @@ def test_a_forward_keeps_its_meaning(kind, training):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_calls_of_every_form_and_state_read_late():
-    plain = State()
+def test_all_kinds_of_calls_and_attributes_read_at_run_time():
+    plain = PythonState()
     ours = fastgan.fuse(copy.deepcopy(plain))
     assert fastgan.fusion_report(plain)[""].reason == "activations in its forward"
     for network in (ours, plain):
@@ -213,18 +212,21 @@ def test_calls_of_every_form_and_state_read_late():
     assert ours.calls == plain.calls
 
 
-def test_source_that_is_not_what_runs_is_left():
+def test_a_method_whose_source_is_not_what_runs_is_not_rewritten():
     class Changed(Custom):
         def forward(self, x):
             return F.relu(self.conv(x))
 
     code = Changed.forward.__code__
     Changed.forward.__code__ = code.replace(co_consts=(*code.co_consts, "edited since"))
-    assert fastgan.fusion_report(Changed())[""].reason == "its forward is left: its source is not what runs"
+    assert fastgan.fusion_report(Changed())[""].reason == "its forward is not rewritten: its source is not what runs"
 
     scope = {"Custom": Custom, "F": F}
     exec("class Typed(Custom):\n    def forward(self, x):\n        return F.relu(self.conv(x))", scope)
-    assert fastgan.fusion_report(scope["Typed"]())[""].reason == "its forward is left: its source is not at hand"
+    assert (
+        fastgan.fusion_report(scope["Typed"]())[""].reason
+        == "its forward is not rewritten: its source is not available"
+    )
 
     class Decorated(Custom):
         @torch.no_grad()
@@ -232,7 +234,7 @@ def test_source_that_is_not_what_runs_is_left():
             return F.relu(self.conv(x))
 
     network = fastgan.fuse(Decorated())
-    assert fastgan.fusion_report(network)[""].reason == "its forward is left: it is decorated"
+    assert fastgan.fusion_report(network)[""].reason == "its forward is not rewritten: it is decorated"
     assert not network(X).requires_grad
 
 
@@ -277,7 +279,7 @@ def test_a_transposed_convolution_takes_its_output_size():
 
 
 def test_the_output_of_a_convolution_may_be_overwritten():
-    """PyTorch's convolution keeps nothing of its output, and many networks add their skip to it in place."""
+    """PyTorch's convolution does not save its output, and many networks add their skip connection to it in place."""
     for plain in (nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, 3, padding=1), nn.Conv1d(3, 3, 1)):
         ours = fastgan.fuse(copy.deepcopy(plain))
         gradients = []
@@ -290,8 +292,8 @@ def test_the_output_of_a_convolution_may_be_overwritten():
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_a_leaky_relu_in_front_of_a_dropout_in_place_is_left():
+def test_a_leaky_relu_before_a_dropout_in_place_is_skipped():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Dropout(0.5, inplace=True))
     fastgan.fuse(network)(X).sum().backward()
     assert network[0].weight.grad is not None
-    assert fastgan.fusion_report(network)["1"].verdict == "left"
+    assert fastgan.fusion_report(network)["1"].status == "skipped"

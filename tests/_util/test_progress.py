@@ -22,7 +22,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_a_terminal_has_one_bar_with_count_rate_and_note():
+def test_a_bar_in_a_terminal():
     stream = Terminal()
     shown = Progress("packing set", 4, stream)
     for _ in range(4):
@@ -36,7 +36,7 @@ def test_a_terminal_has_one_bar_with_count_rate_and_note():
     assert text.count("\n") == 1
 
 
-def test_elsewhere_a_log_line_every_ten_seconds(clock, caplog):
+def test_without_a_terminal_a_message_is_logged_every_ten_seconds(clock, caplog):
     caplog.set_level(logging.INFO)
     stream = io.StringIO()
     shown = Progress("packing set", 1000, stream)
@@ -51,7 +51,7 @@ def test_elsewhere_a_log_line_every_ten_seconds(clock, caplog):
     ]
 
 
-def test_a_total_that_is_not_known_and_work_that_was_begun_before(clock, caplog):
+def test_an_unknown_total_and_resumed_work(clock, caplog):
     caplog.set_level(logging.INFO)
     shown = Progress("upscaling clip", None, io.StringIO(), unit="frames", before=500)
     clock[0] += 20
@@ -78,21 +78,21 @@ def test_short_work_and_quiet_ranks_show_nothing(clock, caplog):
 
 
 def test_messages_of_a_program_without_logging_go_to_stderr():
-    code = "import logging, fastgan; logging.getLogger('fastgan.x').info('said'); {more}"
+    code = "import logging, fastgan; logging.getLogger('fastgan.x').info('a message'); {more}"
     run = subprocess.run([sys.executable, "-c", code.format(more="pass")], capture_output=True, text=True)
-    assert (run.stdout, run.stderr) == ("", "said\n")
-    # One that configures logging has its own handlers, and each message once.
+    assert (run.stdout, run.stderr) == ("", "a message\n")
+    # One that configures logging has its own handlers; each message is printed once.
     code = f"import logging; logging.basicConfig(format='own %(message)s', level=20); {code.format(more='pass')}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.stderr == "own said\n"
+    assert run.stderr == "own a message\n"
 
 
-def test_the_command_line_prints_whatever_is_configured(capsys):
+def test_the_command_line_always_prints_messages(capsys):
     with log.printing():
-        logging.getLogger("fastgan.x").info("said")
+        logging.getLogger("fastgan.x").info("a message")
     logging.getLogger("fastgan.x").info("handled by pytest's own handler")
-    assert capsys.readouterr().err == "said\n"
+    assert capsys.readouterr().err == "a message\n"
 
 
-def test_amounts():
+def test_formatted_sizes():
     assert [amount(size) for size in (7_840_000, 999_000_000, 1_234_000_000)] == ["7.8 MB", "999.0 MB", "1.2 GB"]

@@ -1,4 +1,4 @@
-"""Games of paired images: generators that make images of sources, discriminators that see both or images alone, and L1."""
+"""Paired translation: generators that take source images, discriminators of pairs or of images alone, and L1."""
 
 import json
 
@@ -11,14 +11,17 @@ from torch.nn.functional import avg_pool2d, interpolate, softplus
 
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
+from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
+from fastgan.regularization.history import History
 from fastgan.report.diagnostics import diagnoses
 from fastgan.report.page import write_report
+from fastgan.tasks import sample_grids
+from fastgan.tasks.measures import statistics
 from fastgan.testing.batches import Resumable
 from fastgan.train import samples
 from fastgan.train.nonfinite import first_bad_layer
-from fastgan.tasks.measures import statistics
-from fastgan.regularization.history import History
+from fastgan.train.step import TaskSteps
 
 SMALL = {
     "batch": 8,
@@ -48,7 +51,7 @@ class Upscaler(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Judges patches of the image and the source, one upon the other."""
+    """Classifies patches of the image and the source, stacked in channels."""
 
     source_channels = 1
 
@@ -75,7 +78,7 @@ class Pairs(Resumable):
 
 def trainer(discriminator=Discriminator, out=None, loss="non-saturating", dropout=0.0, **options):
     torch.manual_seed(0)
-    return Trainer(Upscaler(dropout=dropout), discriminator(), game, Config.from_flags(**SMALL | options), out=out)
+    return Trainer(Upscaler(dropout=dropout), discriminator(), loss, Config.from_flags(**SMALL | options), out=out)
 
 
 def weights(t):
@@ -85,29 +88,30 @@ def weights(t):
 
 def test_the_generators_loss_written_out():
     t, (source, target) = trainer(l1_weight=100.0), next(Pairs())
-    log, gradients = t.players.g_step(source, y=source, real=target, real_y=source)
+    batch = {"source": source, "target": target}
+    result, gradients = TaskSteps(t.task).generator(batch, {"lazy": True})
     made = t.generator(source)
     distance = (target - made).abs().sum() / target.numel()
     loss = softplus(-t.discriminator(made, source)).mean() + 100 * distance
-    torch.testing.assert_close(log["l1/batch"], distance.detach())
+    torch.testing.assert_close(result.log["l1/batch"], distance.detach())
     torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.generator.parameters()))
     rare = trainer(l1_weight=100.0, matching_interval=4)
-    without = rare.players.g_step(source, y=source, real=target, real_y=source, lazy=False)
-    assert "l1/batch" not in without[0]
-    rarely = rare.players.g_step(source, y=source, real=target, real_y=source)[1]
-    mean = [(3 * few + more) / 4 for few, more in zip(without[1], rarely, strict=True)]
+    without, lazy = (TaskSteps(rare.task).generator(batch, {"lazy": lazy}) for lazy in (False, True))
+    assert "l1/batch" not in without[0].log
+    mean = [(3 * few + more) / 4 for few, more in zip(without[1], lazy[1], strict=True)]
     torch.testing.assert_close(mean, list(gradients), rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match="real: expected images like the fakes' with an l1_weight, got None"):
-        t.players.g_step(source, y=source)
+    with pytest.raises(UsageError, match="batches: expected pairs of sources, .*, got float32 .* and none"):
+        t.task.collate({"source": source})
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_the_discriminators_loss_written_out(together):
-    """Both are judged beside their source; penalties differentiate in the image, the source stays what it is."""
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_discriminators_loss_written_out(joint):
+    """Both are classified with their source; penalties differentiate in the image, the source stays as it is."""
     t, (source, target) = trainer(loss="wgan-gp", r1_weight=2.0), next(Pairs())
-    t.players.together = together
+    t.task.joint = joint
     epsilon, discriminator = torch.rand(8, 1, 1, 1), t.discriminator
-    _, gradients = t.players.d_step(target, source, epsilon, lazy=True, y=source)
+    noise = {"epsilon": epsilon, "lazy": True}
+    _, gradients = TaskSteps(t.task).discriminator({"source": source, "target": target}, noise)
     fake = t.generator(source).detach()
     loss = discriminator(fake, source).mean() - discriminator(target, source).mean()
     for points, penalty in (
@@ -121,25 +125,25 @@ def test_the_discriminators_loss_written_out(together):
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
 
 
-class Listening(nn.Module):
-    """A discriminator that remembers what it was shown."""
+class Recording(nn.Module):
+    """A discriminator that records its inputs."""
 
     def __init__(self, channels):
         super().__init__()
-        self.net, self.source_channels, self.heard = of_images(), channels, []
+        self.net, self.source_channels, self.seen = of_images(), channels, []
 
     def forward(self, image, *source):
-        self.heard.append((image.detach(), *source))
+        self.seen.append((image.detach(), *source))
         return self.net(image)
 
 
 @pytest.mark.parametrize("channels", [0, 1])
 def test_what_the_discriminator_sees(channels):
-    t, made = trainer(lambda: Listening(channels), steps=2, accumulate=2, l1_weight=1.0), []
+    t, made = trainer(lambda: Recording(channels), steps=2, accumulate=2, l1_weight=1.0), []
     t.generator.register_forward_hook(lambda _, args, image: made.append((args[0], image.detach())))
     t.fit(Pairs())
-    heard = t.discriminator.heard
-    assert {len(beside) for _, *beside in heard} == {channels}
+    seen = t.discriminator.seen
+    assert {len(beside) for _, *beside in seen} == {channels}
     batches = Pairs()
     for _ in range(4):
         source, target = next(batches)
@@ -148,7 +152,7 @@ def test_what_the_discriminator_sees(channels):
         fakes = [image for of, image in made[-8:] if torch.equal(of, source)]
         assert len(fakes) == 2
         for image in (target, *fakes):
-            shown = [beside for whole, *beside in heard if _among(image, whole)]
+            shown = [beside for whole, *beside in seen if _among(image, whole)]
             assert shown
             assert all(_among(source, *beside) for beside in shown if channels)
 
@@ -158,7 +162,7 @@ def _among(part, whole):
 
 
 @pytest.mark.parametrize(
-    ("discriminator", "game", "options"),
+    ("discriminator", "loss", "options"),
     [
         (Discriminator, "non-saturating", {"l1_weight": 10.0, "history": 8, "dropout": 0.5, "accumulate": 2}),
         (of_images, "wgan-gp", {"l1_weight": 1.0, "d_steps": 2, "augment": "translation"}),
@@ -166,11 +170,11 @@ def _among(part, whole):
         (Discriminator, "non-saturating", {"unroll": 2}),
     ],
 )
-def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
-    whole = trainer(discriminator, loss=game, steps=4, **options)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, loss, options):
+    whole = trainer(discriminator, loss=loss, steps=4, **options)
     whole.fit(Pairs())
-    trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(Pairs())
-    again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
+    trainer(discriminator, tmp_path / "run", loss, steps=2, **options).fit(Pairs())
+    again = trainer(discriminator, tmp_path / "run", loss, steps=4, **options)
     again.fit(Pairs(), resume=True)
     assert torch.equal(weights(whole), weights(again))
 
@@ -178,20 +182,25 @@ def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game,
 def test_past_fakes_keep_their_sources():
     t = trainer(history=8)
     (source, target), (other, _) = next(Pairs()), (torch.ones(8, 1, 4, 4), None)
-    history = History(8, t.noise)
-    history.keep(t.generator(other).detach(), other)
-    draws = history.draws(8)
-    assert torch.equal(draws["past_y"], other[:4])
-    log, gradients = t.players.d_step(target, source, y=source, draws=draws)
+    history = History(8, torch.device("cpu"))
+    history.add(t.generator(other).detach(), other, t.state.random)
+    noise = history.draw(8, t.state.random)
+    assert torch.equal(noise["past_condition"], other[:4])
+    result, gradients = TaskSteps(t.task).discriminator({"source": source, "target": target}, noise)
     fake = torch.cat([t.generator(other)[:4], t.generator(source)[4:]]).detach()
     beside = torch.cat([other[:4], source[4:]])
     loss = softplus(-t.discriminator(target, source)).mean() + softplus(t.discriminator(fake, beside)).mean()
-    torch.testing.assert_close(log["loss/discriminator"], loss.detach())
+    torch.testing.assert_close(result.log["loss/discriminator"], loss.detach())
     torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.discriminator.parameters()))
 
 
-def test_compiled_training_is_eager_training(tmp_path, monkeypatch):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.full)])
+def test_compiled_training_is_eager_training(tmp_path, monkeypatch, backend):
+    """backend: of PyTorch's compiler; "eager" captures the same graph and generates no code."""
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        CompiledStep, "_inductor", lambda self, f: torch.compile(f, fullgraph=True, dynamic=False, backend=backend)
+    )
     torch._dynamo.reset()
     compiled, eager = (trainer(steps=2, l1_weight=10.0, compile=compile) for compile in ("on", "off"))
     compiled.fit(Pairs())
@@ -200,7 +209,7 @@ def test_compiled_training_is_eager_training(tmp_path, monkeypatch):
     torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-4)
 
 
-def test_an_upscaler_comes_closer_than_bicubic():
+def test_an_upscaler_has_a_smaller_distance_than_bicubic():
     x = torch.from_numpy(open_source("embedded").images[:2064]).float() / 127.5 - 1
     x, held_out = x[:2000], (avg_pool2d(x[2000:], 2), x[2000:])
 
@@ -218,29 +227,29 @@ def test_an_upscaler_comes_closer_than_bicubic():
     made = torch.from_numpy(t.sample(source))
     assert (made - target).abs().mean() < 0.75 * bicubic
     assert last["l1/held_out"] == pytest.approx(float((made - target).abs().mean()), rel=1e-5)
-    assert t.monitor.verdicts == []
+    assert t.monitor.diagnoses == []
 
 
-def test_a_generator_that_does_not_look_at_its_source_has_collapsed():
-    (_, target), alike = next(Pairs()), torch.full((8, 1, 8, 8), 0.3)
+def test_a_generator_that_ignores_its_source_has_collapsed():
+    (_, target), alike = next(Pairs()), torch.full((8, 1, 8, 8), 0.6)
     rows = []
     for step in range(1, 41):
         made = target + 0.1 if step < 20 else alike
         found = statistics(target, made, torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 2, 2))
         rows.append({"step": step, **{name: float(value) for name, value in found.items()}})
-    (verdict,) = diagnoses(rows)
-    assert verdict.name == "mode collapse"
-    assert verdict.since == 20
-    assert "latents" not in verdict.sentence()
+    (diagnosis,) = diagnoses(rows)
+    assert diagnosis.name == "mode collapse"
+    assert diagnosis.since == 20
+    assert "latents" not in diagnosis.sentence()
 
 
-def test_of_several_logits_of_an_image_the_mean_is_ranked():
+def test_the_auroc_is_of_the_mean_of_an_images_logits():
     real, fake = torch.tensor([[3.0, -1.0], [0.0, 0.0]]), torch.tensor([[5.0, -5.0], [9.0, 9.0]])
     shaped = (logits.view(2, 1, 1, 2) for logits in (real, fake))
     assert statistics(torch.rand(2, 4), torch.rand(2, 4), *shaped)["auroc/real_fake"] == 3 / 8  # 1 > 0, 0 = 0, both < 9
 
 
-def test_panels_show_sources_what_is_made_and_targets(tmp_path):
+def test_sample_grids_show_sources_generated_images_and_targets(tmp_path):
     t = trainer(of_images, tmp_path / "run", steps=4)
     source, target = next(Pairs())
     t.fit(Pairs(), held_out=(source[:3], target[:3]))
@@ -264,17 +273,22 @@ def test_panels_show_sources_what_is_made_and_targets(tmp_path):
     assert "latent codes" not in page
 
 
-def test_rows_of_sources_of_another_kind():
+def test_rows_of_sources_with_other_channels():
     gray, color, planes = torch.zeros(2, 1, 2, 2), torch.ones(2, 3, 4, 4), torch.zeros(2, 12, 4, 4)
-    rows = samples.in_rows(gray, color, color)
+    rows = sample_grids.in_rows(gray, color, color)
     assert rows.shape == (6, 3, 4, 4)
     assert (rows[:2] == 0).all()
-    assert (samples.in_rows(planes, color, color) == 1).all()
-    assert samples.in_rows(color, gray, gray).shape == (6, 3, 2, 2)
+    assert (sample_grids.in_rows(planes, color, color) == 1).all()
+    assert sample_grids.in_rows(color, gray, gray).shape == (6, 3, 2, 2)
 
 
-def test_sources_that_are_pictures_of_what_is_none():
-    assert samples.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (4, 2, 8, 8)
+def test_sources_are_left_out_where_targets_are_no_pictures():
+    assert sample_grids.in_rows(torch.rand(2, 3, 4, 4), torch.rand(2, 2, 8, 8), torch.rand(2, 2, 8, 8)).shape == (
+        4,
+        2,
+        8,
+        8,
+    )
 
 
 class Viewing(Upscaler):
@@ -291,26 +305,27 @@ class Viewing(Upscaler):
 def test_sources_that_cannot_be_in_channels_last_stay_as_they_are():
     t = Trainer(Viewing(), of_images(), config=Config.from_flags(**SMALL, steps=2))
     t.fit(iter(lambda: (torch.rand(8, 2, 4, 4), torch.rand(8, 1, 8, 8)), None))
-    assert t.seen["z"].is_contiguous()
+    assert t.state.batch["source"].is_contiguous()
 
 
-def test_looking_draws_nothing_of_the_runs(tmp_path):
+def test_sample_grids_and_measures_restore_the_random_numbers(tmp_path):
     """A generator that is random in its average too, as one with noise in every layer is."""
     noisy = Upscaler()
     noisy.register_forward_hook(lambda module, args, made: made + torch.randn_like(made))
     t = Trainer(noisy, Discriminator(), config=Config.from_flags(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
     t.fit(Pairs(), held_out=next(Pairs()))
     before = torch.get_rng_state()
-    samples.save_all(t, tmp_path)
-    t.monitor.look()
+    samples.save_all(t.state)
+    t.monitor.measure()
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_first_that_is_not_finite_may_be_the_sources():
     t, (source, target) = trainer(), next(Pairs())
-    assert first_bad_layer(t.players, target, source, y=source) == ""
+    steps, batch = TaskSteps(t.task), {"source": source, "target": target}
+    assert first_bad_layer(steps, batch, {}) == ""
     source[0, 0, 0, 0] = torch.nan
-    assert first_bad_layer(t.players, target, source, y=source).startswith("the batch of sources (1 of 128")
+    assert first_bad_layer(steps, batch, {}).startswith("the batch's 'source' (1 of 128")
 
 
 class Labeled(Upscaler):
@@ -330,33 +345,33 @@ class Colored(Discriminator):
     [
         (Upscaler, Colored, {}, "source_channels: expected the generator's 1 in the discriminator too, or none .*, got 3"),
         (Upscaler, Discriminator, {"grow_images": 10}, "grow_images: only generators of latents grow"),
-        (Labeled, Discriminator, {}, "classes: pairs of sources and targets bring no labels; leave"),
+        (Labeled, Discriminator, {}, "classes: pairs of sources and targets have no labels; leave"),
         (Upscaler, Auxiliary, {}, "classes: pairs .* leave `classes` and `auxiliary` out"),
-        (Upscaler, Discriminator, {"pack": 2}, "pack: a discriminator that sees the source judges it with one image, .*; leave it"),
-        (Upscaler, Discriminator, {"augment": "color"}, "augment: it would move the image and leave the source .*; leave it"),
-        (Upscaler, Discriminator, {"consistency_fake": 1.0}, "consistency_fake: it would move the image .* of images alone"),
+        (Upscaler, Discriminator, {"pack": 2}, "pack: a discriminator that sees the source classifies it with one image, .*; leave it"),
+        (Upscaler, Discriminator, {"augment": "color"}, "augment: it would change the image and not the source .*; leave it"),
+        (Upscaler, Discriminator, {"consistency_fake": 1.0}, "consistency_fake: it would change the image .* of images alone"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_with_pairs_is_refused(generator, discriminator, options, said):
+def test_options_that_do_not_fit_pairs_are_errors(generator, discriminator, options, said):
     with pytest.raises(UsageError, match=said):
         Trainer(generator(), discriminator(), config=Config.from_flags(**options))
 
 
-def test_latents_do_not_go_with_sources():
+def test_latents_and_sources_exclude_each_other():
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     with pytest.raises(
-        UsageError, match=r"l1_weight: .* what is made of latents has none; give a generator of sources"
+        UsageError, match=r"l1_weight: .* images made of latents have none; give a generator of source images"
     ):
         Trainer(*networks, config=Config.from_flags(l1_weight=1.0))
     with pytest.raises(
         UsageError, match=r"source_channels: expected the generator's 0 in the discriminator too, .*, got 1"
     ):
         Trainer(networks[0], Discriminator())
-    with pytest.raises(UsageError, match="latent_shape: a generator with source_channels is given sources"):
+    with pytest.raises(UsageError, match="latent_shape: a generator with source_channels takes sources"):
         Trainer(Upscaler(), Discriminator(), latent_shape=(8,))
-    with pytest.raises(UsageError, match="classifier: it is for what is made of latents"):
+    with pytest.raises(UsageError, match="classifier: it is for generation from latents, got Paired"):
         trainer().fit(Pairs(), classifier=of_images())
-    with pytest.raises(UsageError, match="reference: it is for what is made of latents"):
+    with pytest.raises(UsageError, match="reference: it is for generation from latents, got Paired"):
         trainer().fit(Pairs(), reference=np.zeros((4, 1, 8, 8), np.uint8))
 
 
@@ -369,7 +384,7 @@ def test_latents_do_not_go_with_sources():
         ((torch.zeros(7, 1, 4, 4), torch.zeros(8, 1, 8, 8)), r"float32 \[7, 1, 4, 4\] and float32 \[8, 1, 8, 8\]"),
     ],
 )
-def test_batches_of_another_kind_are_named(batch, came):
+def test_batches_that_are_no_pairs_are_errors(batch, came):
     said = rf"expected pairs of sources, float \[N, 1, H, W\], and targets, .*source_channels is 1, got {came}"
     with pytest.raises(UsageError, match=f"batches: {said}"):
         trainer(steps=1).fit(iter([batch]))
@@ -377,10 +392,10 @@ def test_batches_of_another_kind_are_named(batch, came):
         trainer(steps=1).fit(Pairs(), held_out=batch)
 
 
-def test_pairs_held_out_are_like_the_others():
-    said = r"held_out: expected sources like the batches', \[M, 1, 4, 4\], got \[8, 1, 2, 2\]"
+def test_held_out_pairs_have_the_shapes_of_the_batches():
+    said = r"held_out: expected source like the batches', \[M, 1, 4, 4\], got \[8, 1, 2, 2\]"
     with pytest.raises(UsageError, match=said):
         trainer(steps=1).fit(Pairs(), held_out=(torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 8, 8)))
-    targets = torch.zeros(8, 1, 6, 6)
+    batch = {"source": torch.zeros(8, 1, 4, 4), "target": torch.zeros(8, 1, 6, 6)}
     with pytest.raises(ValueError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):
-        trainer(steps=1).players.d_step(targets, torch.zeros(8, 1, 4, 4))
+        TaskSteps(trainer(steps=1).task).discriminator(batch, {})

@@ -1,4 +1,4 @@
-"""Labels on their way from the batches into both networks; small conditional networks of the test's own."""
+"""Generation with labels: from the batches into both networks; small conditional networks of the test's own."""
 
 import json
 
@@ -13,6 +13,7 @@ from fastgan.data.imageset import ImageSet
 from fastgan.data.stream import BatchStream
 from fastgan.errors import UsageError
 from fastgan.train.nonfinite import first_bad_layer
+from fastgan.train.step import TaskSteps
 
 CLASSES = 3
 CPU = torch.device("cpu")
@@ -59,8 +60,8 @@ class Auxiliary(nn.Module):
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1 + CLASSES))
 
     def forward(self, x):
-        judged = self.net(x)
-        return judged[:, 0], judged[:, 1:]
+        logits = self.net(x)
+        return logits[:, 0], logits[:, 1:]
 
 
 def images(labels=True):
@@ -74,7 +75,7 @@ def images(labels=True):
 
 def trainer(discriminator=Discriminator, out=None, loss="non-saturating", **options):
     torch.manual_seed(0)
-    return Trainer(Generator(), discriminator(), game, Config.from_flags(**SMALL | options), out=out)
+    return Trainer(Generator(), discriminator(), loss, Config.from_flags(**SMALL | options), out=out)
 
 
 def stream(**options):
@@ -94,57 +95,58 @@ def test_each_image_comes_with_its_label(share):
         assert torch.equal(x, next(plain))
         assert y.dtype == torch.int64
         assert torch.equal(x.mean(3)[:, 0].argmax(1), y)
-    with pytest.raises(UsageError, match=r"labels: rows has none, .*; give labeled images .* leave --condition out"):
+    with pytest.raises(UsageError, match=r"labels: rows has none, .*; use labeled images .*, or omit --condition"):
         BatchStream(images(labels=False), 8, 0, CPU, labels=True)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_the_discriminators_loss_with_labels_written_out(together):
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_discriminators_loss_with_labels_written_out(joint):
     t = trainer(r1_weight=2.0)
-    t.players.together = together
+    t.task.joint = joint
     (x, y), z = next(stream()), torch.randn(8, 4)
-    log, gradients = t.players.d_step(x, z, y=y, lazy=True)
+    result, gradients = TaskSteps(t.task).discriminator({"real": x, "labels": y}, {"z": z, "lazy": True})
     points = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(t.discriminator(points, y).sum(), points, create_graph=True)
     fake = t.generator(z, y).detach()  # of the same classes
     loss = softplus(-t.discriminator(x, y)).mean() + softplus(t.discriminator(fake, y)).mean()
-    torch.testing.assert_close(log["loss/discriminator"], loss.detach())
+    torch.testing.assert_close(result.log["loss/discriminator"], loss.detach())
     loss = loss + slope.square().flatten(1).sum(1).mean()  # γ/2 with γ = 2
     for ours, plain in zip(gradients, torch.autograd.grad(loss, t.discriminator.parameters()), strict=True):
         torch.testing.assert_close(ours, plain)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_an_auxiliary_classifier_written_out(together):
+@pytest.mark.parametrize("joint", [False, True])
+def test_an_auxiliary_classifier_written_out(joint):
     t = trainer(Auxiliary, auxiliary_weight=0.5)
-    t.players.together = together
+    t.task.joint = joint
     (x, y), z = next(stream()), torch.randn(8, 4)
     fake = t.generator(z, y)
     (real_logits, real_classes), (fake_logits, fake_classes) = t.discriminator(x), t.discriminator(fake)
     loss = softplus(-real_logits).mean() + softplus(fake_logits).mean()
     loss = loss + 0.5 * (cross_entropy(real_classes, y) + cross_entropy(fake_classes, y))
     plain = torch.autograd.grad(loss, t.discriminator.parameters(), retain_graph=True)
-    _, gradients = t.players.d_step(x, z, y=y)
+    steps, batch = TaskSteps(t.task), {"real": x, "labels": y}
+    _, gradients = steps.discriminator(batch, {"z": z, "lazy": True})
     torch.testing.assert_close(gradients, plain)
     plain = torch.autograd.grad(
         softplus(-fake_logits).mean() + 0.5 * cross_entropy(fake_classes, y), t.generator.parameters()
     )
-    torch.testing.assert_close(t.players.g_step(z, y=y)[1], plain)
+    torch.testing.assert_close(steps.generator(batch, {"z": z, "labels": y})[1], plain)
 
 
 @pytest.mark.parametrize(
-    ("discriminator", "game", "options"),
+    ("discriminator", "loss", "options"),
     [
         (Discriminator, "wgan-gp", {"d_steps": 2}),
         (Auxiliary, "hinge", {}),
         (Discriminator, "relativistic", {"accumulate": 2}),
     ],
 )
-def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, game, options):
-    whole = trainer(discriminator, loss=game, steps=4, **options)
+def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, loss, options):
+    whole = trainer(discriminator, loss=loss, steps=4, **options)
     whole.fit(stream())
-    trainer(discriminator, tmp_path / "run", game, steps=2, **options).fit(stream())
-    again = trainer(discriminator, tmp_path / "run", game, steps=4, **options)
+    trainer(discriminator, tmp_path / "run", loss, steps=2, **options).fit(stream())
+    again = trainer(discriminator, tmp_path / "run", loss, steps=4, **options)
     again.fit(stream(), resume=True)
     assert torch.equal(weights(whole), weights(again))
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -161,7 +163,7 @@ def test_the_generator_learns_which_class_is_which(discriminator):
     assert (made.mean(3)[:, 0].argmax(1) == y).float().mean() > 0.9
 
 
-def test_panels_show_class_by_class():
+def test_samples_without_labels_go_through_all_classes():
     t = trainer()
     z = torch.randn(7, 4)
     with torch.no_grad():
@@ -169,7 +171,7 @@ def test_panels_show_class_by_class():
     np.testing.assert_array_equal(t.sample(z), expected.numpy())
 
 
-def test_what_is_wrong_with_labels_is_said():
+def test_errors_of_labels_say_what_came():
     (x, y), said = next(stream()), r"batches: expected pairs of images and labels, int64 \[8\], as the generator has 3"
     for wrong, came in ((x, "none"), ((x, y.float()), r"float32 \[8\]"), ((x, y[:5]), r"int64 \[5\]")):
         with pytest.raises(UsageError, match=f"{said} classes, got labels {came}"):
@@ -178,7 +180,7 @@ def test_what_is_wrong_with_labels_is_said():
         Config.from_flags(classes=3)
 
 
-def test_labels_that_nobody_asked_for_are_not_used():
+def test_unconditional_networks_ignore_labels():
     torch.manual_seed(0)
     networks = (
         nn.Sequential(nn.Linear(4, 16), nn.Unflatten(1, (1, 4, 4))),
@@ -186,11 +188,13 @@ def test_labels_that_nobody_asked_for_are_not_used():
     )
     t = Trainer(*networks, config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     t.fit(stream())
-    assert t.seen.keys() == {"real", "z"}
+    assert t.state.batch.keys() == {"real"}
+    assert t.state.noise.keys() == {"z", "lazy"}
 
 
 def test_the_first_bad_layer_of_conditional_networks():
     t, (x, y) = trainer(), next(stream())
-    assert first_bad_layer(t.players, x, torch.randn(8, 4), y=y) == ""
+    steps, batch, noise = TaskSteps(t.task), {"real": x, "labels": y}, {"z": torch.randn(8, 4), "labels": y}
+    assert first_bad_layer(steps, batch, noise) == ""
     t.discriminator.embedding.weight.data[0] = torch.nan
-    assert first_bad_layer(t.players, x, torch.randn(8, 4), y=y).startswith("discriminator.embedding.weight")
+    assert first_bad_layer(steps, batch, noise).startswith("discriminator.embedding.weight")
