@@ -17,6 +17,4 @@ class Iterations:
         self.trainer, self.batches, self.means = trainer, Batches(batches, trainer.state), Means()
 
     def __call__(self) -> None:
-        if self.trainer.steps is None:
-            self.trainer._prepare(self.batches)
         self.trainer.iterate(self.batches, self.means)

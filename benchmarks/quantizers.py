@@ -122,11 +122,12 @@ QUANTIZERS: dict[str, tuple[str, Quantizer]] = {
 
 def of_run(run: Path) -> Case:
     """The averaged generator of a run."""
-    from fastgan.train.load import load_generator
+    from fastgan import Config
+    from fastgan.train.networks import load_generator
 
     loaded = load_generator(run)
     weights = f"trained for {loaded.step} steps on {loaded.facts['dataset']['name']}"
-    model = loaded.facts["config"]["model"]
+    model = Config.from_dict(loaded.facts["config"]).model.family
     return Case(f"{model} of a run", lambda: (loaded.generator, weights), (1, *loaded.latent_shape))
 
 

@@ -7,25 +7,23 @@ from ruamel.yaml import YAML
 
 from fastgan import Config
 from fastgan.cli._file import flags_of
-from fastgan.cli.train import _train_options
+from fastgan.cli.train import _options
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL
 
 
 def test_a_file_overrides_the_preset_and_flags_override_the_file(tmp_path):
     path = tmp_path / "run.toml"
-    path.write_text('game = "wgan-gp"\nsteps = 7\nlr_g = 1e-3\nsync_statistics = true\naugment = "color+cutout"\n')
-    asked, out = _train_options(["mlp", "--config", str(path), "--steps", "9", "--out", "here"])
+    path.write_text('loss = "wgan-gp"\nsteps = 7\nlr_g = 1e-3\nsync_statistics = true\naugment = "color+cutout"\n')
+    asked, out = _options(["mlp", "--config", str(path), "--steps", "9", "--out", "here"])
     config = asked.config
-    assert (config.model, config.width) == ("mlp", 128)  # the preset's
-    assert (config.game, config.lr_g, config.sync_statistics, config.augment) == (
-        "wgan-gp",
-        1e-3,
-        True,
-        "color+cutout",
-    )
+    flags = config.flags()
+    assert (flags["model"], flags["width"]) == ("mlp", 128)  # the preset's
+    assert [flags[name] for name in ("loss", "lr_g", "sync_statistics", "augment")] == [
+        "wgan-gp", 1e-3, True, "color+cutout",
+    ]  # fmt: skip
     assert (config.steps, out.name) == (9, "here")
-    assert config.lr_d is None  # the loss's default
+    assert config.optim.lr_d is None  # the loss's default
 
 
 @pytest.mark.parametrize("name", ["run.yaml", "run.yml"])
@@ -33,13 +31,13 @@ def test_yaml_is_version_1_2(tmp_path, name):
     """To YAML 1.1 `1e-4` is a string, `off` a boolean, `010` an octal number and `1:30` a number in base 60."""
     path = tmp_path / name
     path.write_text(
-        "# of a run\ngame: hinge\nlr_g: 1e-4\ncompile: off\nseed: 010\nwandb: 1:30\nsync_statistics: true\n"
+        "# of a run\nloss: hinge\nlr_g: 1e-4\ncompile: off\nseed: 010\nwandb: 1:30\nsync_statistics: true\n"
         "lr_d: 0.002\nsteps: 7\nchannels: null\nclip: ~\naugment: 'color+cutout'\n"
     )
-    config = _train_options(["--config", str(path)])[0].config
-    assert (config.game, config.lr_g, config.compile, config.seed) == ("hinge", 1e-4, "off", 10)
-    assert (config.wandb, config.sync_statistics, config.lr_d, config.steps) == ("1:30", True, 2e-3, 7)
-    assert (config.channels, config.clip, config.augment) == (None, 0.0, "color+cutout")
+    config = _options(["--config", str(path)])[0].config
+    assert (config.loss.adversarial, config.optim.lr_g, config.compile, config.seed) == ("hinge", 1e-4, "off", 10)
+    assert (config.logging.wandb, config.sync_statistics, config.optim.lr_d, config.steps) == ("1:30", True, 2e-3, 7)
+    assert (config.data.channels, config.optim.clip, config.regularization.augment) == (None, 0.0, "color+cutout")
     path.write_text("config:\n  compile: on\n  sync-statistics: false\nworld: 1\n")
     assert flags_of(path) == ["--compile=on", "--no-sync-statistics"]
 
@@ -59,20 +57,22 @@ def test_fields_may_be_in_tables(tmp_path, name, text):
 
 
 def test_the_config_of_a_run_gives_the_same_configuration(tmp_path):
-    config = Config.from_flags(loss="hinge", d_norm="spectral", instance_noise=0.1, compile="off").settled(
-        ADVERSARIAL["hinge"]
-    )
+    flags = {"loss": "hinge", "d_norm": "spectral", "instance_noise": 0.1, "compile": "off", "data": "pictures"}
+    flags |= {"model": "biggan", "attention": 16}
+    config = Config.from_flags(**flags).settled(ADVERSARIAL["hinge"])
     content = {"config": config.to_dict(), "world": 1}
     (tmp_path / "config.json").write_text(json.dumps(content))
     YAML(typ="safe", pure=True).dump(content, tmp_path / "config.yaml")
     for path in tmp_path.iterdir():
-        assert _train_options([f"--config={path}"])[0].config == config
+        assert _options([f"--config={path}"])[0].config == config
 
 
 def test_the_config_of_an_old_run(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"config": {"augment": "colour+cutout", "r1_interval": 4}, "game": "hinge"}))
-    assert flags_of(path) == ["--augment=color+cutout", "--penalty-interval=4"]
+    assert sorted(flags_of(path)) == ["--augment=color+cutout", "--penalty-interval=4"]
+    path.write_text(json.dumps({"config": {"model": "biggan", "game": "hinge", "attention": 16, "variant": None}}))
+    assert sorted(flags_of(path)) == ["--loss=hinge", "--model.attention=16", "--model=biggan"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_errors_of_a_file(tmp_path, name, text, message):
     if name != ".":
         path.write_text(text)
     with pytest.raises(UsageError, match=message):
-        _train_options(["--config", str(path)])
+        _options(["--config", str(path)])
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_parser_checks_the_type_of_a_value(tmp_path, capsys, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     with pytest.raises(SystemExit) as end:
-        _train_options(["--config", str(path)])
+        _options(["--config", str(path)])
     assert end.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -147,4 +147,4 @@ def test_a_resumed_run_takes_no_file(tmp_path):
     path.write_text("steps = 3")
     assert flags_of(path) == ["--steps=3"]
     with pytest.raises(UsageError, match=r"resume: a resumed run has its own configuration; leave --config .* out"):
-        _train_options(["--resume", "--config", str(path)])
+        _options(["--resume", "--config", str(path)])

@@ -12,29 +12,32 @@ from fastgan.errors import UsageError
 
 #: Tables in tables are read to this depth; a YAML alias can make a table contain itself.
 _DEPTH = 4
+#: Begins the flags of options of a family of networks.
+_OPTION = "model."
 
 
 def flags_of(path: Path) -> list[str]:
     """The flags that a .yaml, .toml or .json file stands for: `{steps: 7}` → `["--steps=7"]`.
 
-    Fields may be at the top level or in tables by topic (`{optim: {lr_g: 1e-3}}`): only the name of a field counts. A
-    run's config.json is read too: its table "config". A field of value null is left out, as if it were not there.
+    Fields may be at the top level or in tables by topic (`{optim: {lr_g: 1e-3}}`): only the name of a field counts.
+    Options of a family of networks are in a table `options`. A run's config.json is read too: its table "config". A
+    field of value null is left out, as if it were not there.
     Raises UsageError if the file cannot be read or parsed, or for an unknown field, a field that is given twice, or a
     value that is neither a number, a string nor a boolean.
     """
-    from fastgan.report.legacy import modernized_fields
     from fastgan.train.config import field_names, switches, unknown
+    from fastgan.train.config_history import of_today
 
     known = field_names()
     content = _read(path)
     if isinstance(content, dict) and isinstance(content.get("config"), dict):  # a run's config.json
-        content = modernized_fields(content["config"], known)
+        content = of_today(content["config"])
     if not isinstance(content, dict):
         raise UsageError(f"config: expected a table of fields in {path}, got {type(content).__name__}")
     given: dict[str, Any] = {}
     for name, value in _leaves(path, content):
         field = name.replace("-", "_")
-        if field not in known:
+        if field not in known and not field.startswith(_OPTION):
             raise UsageError(f"config: {unknown('field', name, known)} ({path})")
         if field in given:
             raise UsageError(f"config: {field} is given twice in {path}")
@@ -85,22 +88,26 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """(name, value) of every field in nested tables."""
+def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1, topic: str = "") -> Iterator[tuple[str, Any]]:
+    """(name of its flag, value) of every field in nested tables."""
+    from fastgan.train.config import FLAGS
+
+    # In config.json some fields have another name than their flag.
+    flags = {own: flag for flag, own in FLAGS.items()}
     for name, value in table.items():
         if not isinstance(value, Mapping):
-            yield str(name), value
+            yield f"{_OPTION}{name}" if topic == "options" else flags.get((topic, name), str(name)), value
         elif depth == _DEPTH:
             raise UsageError(f"config: expected tables nested at most {_DEPTH} deep in {path}, got more at {name!r}")
         else:
-            yield from _leaves(path, value, depth + 1)
+            yield from _leaves(path, value, depth + 1, str(name))
 
 
 def _flag(path: Path, field: str, value: Any) -> list[str]:
     flag = field.replace("_", "-")
     if value is None:
         return []
-    if isinstance(value, bool):
+    if isinstance(value, bool) and not field.startswith(_OPTION):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if not isinstance(value, str | int | float):
         raise UsageError(

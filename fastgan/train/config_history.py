@@ -33,8 +33,8 @@ def of_today(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of a `config.json` by today's names and meanings; those of today's version as they are."""
     if any(isinstance(value, dict) for value in values.values()):
         return values
-    # The first versions had no choice of optimizers, and a gp_weight that other losses ignored.
-    first = "optimizer" not in values
+    # The first versions had no choice of optimizers, and a gp_weight that other losses ignored; they wrote every field.
+    first = "optimizer" not in values and "beta1" in values
     values = modernized_fields(values)
     if first and values.get("loss") != "wgan-gp":
         values.pop("gp_weight", None)

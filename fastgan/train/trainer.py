@@ -135,7 +135,12 @@ class Trainer:
         return logs
 
     def iterate(self, batches: Batches, means: Means) -> None:
-        """One iteration on the next batches, step by step or as one CUDA graph. Waits for nothing."""
+        """One iteration on the next batches, step by step or as one CUDA graph. Waits for nothing.
+
+        The first call decides how steps are computed, which `fit` does before.
+        """
+        if self.steps is None:
+            self._prepare(batches)
         watch = self._pauses_at(self.state.step + 1)
         if self._graph is None or watch:
             logs = self.train_step(self._d_inputs(batches), self._g_inputs(), watch=watch)

@@ -12,8 +12,11 @@ import fastgan
 from fastgan import Config, Trainer, models
 from fastgan.engine.capture import preserved
 from fastgan.engine.cuda_graphs import CudaGraph
-from fastgan.train.distributed import World
-from fastgan.train.optim import Update, optimizer_of
+from fastgan.nn import spectral_norm
+from fastgan.train.data import Batches
+from fastgan.train.iteration import IterationGraph
+from fastgan.train.logging import Means
+from fastgan.train.prepare import prepare
 
 pytestmark = pytest.mark.gpu
 
@@ -181,45 +184,71 @@ def test_mode_graph_uses_no_compiler(monkeypatch):
     assert compiled.how == ["CUDA graph"]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-def test_recorded_updates_equal_eager_ones(optimizer):
-    """Also after a skipped update, a changed learning rate, and moments at new addresses."""
-    networks, updates = [], []
-    for records in (False, True):
-        torch.manual_seed(0)
-        network = discriminator()
-        config = Config.from_flags(optimizer=optimizer, beta1=0.5, beta2=0.99)
-        update = Update(network, optimizer_of(config, network.parameters(), 1e-3), World(), 1.0, True)
-        update.records = records
-        networks.append(network)
-        updates.append(update)
-    source = torch.Generator().manual_seed(1)
-    for i in range(20):
-        gradients = [torch.randn(w.shape, generator=source).cuda() for w in networks[0].parameters()]
-        loss = torch.tensor(float("nan") if i == 6 else 1.0, device="cuda")
-        norms = []
-        for update in updates:
-            if i == 12:
-                update.back_off(0.5)
-            if i == 16:
-                states = update.optimizer.state.values()
-                for moments in states:
-                    moments.update({name: value.clone() for name, value in moments.items()})
-            update.add(loss, [g.clone() for g in gradients])
-            norms.append(update.apply(watch=i == 9))
-        assert torch.equal(*norms)
-        for one, other in zip(*(n.parameters() for n in networks), strict=True):
-            assert torch.equal(one, other), i
-    assert updates[1]._recorder._graph is not None
-    assert float(updates[1].skipped) == 1
+def iterating(nan_at=(), **flags):
+    """A trainer on the GPU with prepared eager steps, and its batches, of which those in `nan_at` are NaN."""
+    torch.manual_seed(0)
+    generator, discriminator = models.build("dcgan", resolution=32, channels=3, latent=16, width=8)
+    discriminator = spectral_norm(discriminator, every="step")
+    flags = {"latent": 16, "steps": 10**6, "batch": 8, "compile": "off", "log_every": 10**6, "sample_every": 10**6,
+             "checkpoint_every": 10**6, "device": "cuda", "clip": 1.0} | flags  # fmt: skip
+    trainer = Trainer(generator, discriminator, config=Config.from_flags(**flags))
+
+    def images():
+        source = torch.Generator().manual_seed(1)
+        for i in range(1000):
+            batch = torch.rand(8, 3, 32, 32, generator=source) * 2 - 1
+            yield batch * math.nan if i in nan_at else batch
+
+    batches = Batches(images(), trainer.state)
+    trainer.steps, _ = prepare(trainer.state, batches, "non-saturating")
+    return trainer, batches
+
+
+def tensors(trainer):
+    """Everything that an iteration changes."""
+    found = [t for network in trainer.state.networks.values() for t in (*network.parameters(), *network.buffers())]
+    for update in trainer.state.updates.values():
+        found += [value for moments in update.optimizer.state.values() for value in moments.values()]
+        found += [update.skipped, update.in_a_row, *([] if update.scale is None else [update.scale])]
+    return found
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"precision": "fp16"},
+        {"optimizer": "rmsprop", "weight_clip": 0.1},
+        {"r1_weight": 1.0, "penalty_interval": 2, "d_steps": 2},
+    ],
+)
+def test_captured_iterations_equal_eager_ones(flags):
+    """Also where one is skipped, where a learning rate changes, and where the moments move."""
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        eager, captured = (iterating(nan_at=[8], **flags) for _ in range(2))
+        graph = IterationGraph(captured[0].train_step, captured[0].state)
+        captured[0]._graph = graph
+        for i in range(30):
+            for trainer, batches in (eager, captured):
+                if i == 14:
+                    trainer.state.multiply_rates(0.5)
+                if i == 22:
+                    for update in trainer.state.updates.values():
+                        for moments in update.optimizer.state.values():
+                            moments.update({name: value.clone() for name, value in moments.items()})
+                trainer.iterate(batches, Means())
+            for one, other in zip(tensors(eager[0]), tensors(captured[0]), strict=True):
+                torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+    assert graph.reason == ""
+    assert any(recorder.replays for recorder, _ in graph._variants.values())
+    assert float(captured[0].state.updates["discriminator"].skipped) == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 @pytest.mark.parametrize("loss", ["non-saturating", "wgan-gp"])
-@pytest.mark.parametrize("way", ["graph", "on"])
-def test_a_compiled_trainer_trains_as_an_eager_one(loss, precision, way):
+@pytest.mark.parametrize("mode", ["graph", "on"])
+def test_compiled_training_equals_eager_training(loss, precision, mode):
     last = []
-    for compile in ("off", way):
+    for compile in ("off", mode):
         torch.manual_seed(0)
         networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
         config = Config.from_flags(
@@ -229,8 +258,10 @@ def test_a_compiled_trainer_trains_as_an_eager_one(loss, precision, way):
         source = torch.Generator().manual_seed(1)
         images = [torch.rand(16, 3, 32, 32, generator=source) * 2 - 1 for _ in range(12)]
         last.append(trainer.fit(iter(images)))
-        assert trainer.steps.way == compile
+        assert trainer.steps.mode == compile
         assert "compiler:" not in trainer.steps.about
+        assert (trainer._graph is not None) == (compile != "off")
+        assert trainer._graph is None or trainer._graph.reason == ""
     assert all(math.isfinite(v) for v in last[1].values())
     assert (
         abs(last[0]["loss/discriminator"] - last[1]["loss/discriminator"])
@@ -238,14 +269,14 @@ def test_a_compiled_trainer_trains_as_an_eager_one(loss, precision, way):
     )
 
 
-def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting):
+@pytest.mark.parametrize("compile", ["off", "graph"])
+def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting, compile):
     networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
-    trainer = Trainer(*networks, "wgan-gp", Config.from_flags(latent=16, batch=16, d_steps=1, compile="off"))
-    from fastgan.train.rundir import Means
-
-    batches = iter([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(8)])
+    trainer = Trainer(*networks, "wgan-gp", Config.from_flags(latent=16, batch=16, d_steps=1, compile=compile))
+    batches = Batches([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(16)], trainer.state)
     means = Means()
-    trainer.iterate(batches, means, print)
+    for _ in range(8):  # until an iteration that is one CUDA graph is captured
+        trainer.iterate(batches, means)
     with no_waiting():
         for _ in range(3):
-            trainer.iterate(batches, means, print)
+            trainer.iterate(batches, means)

@@ -1,7 +1,7 @@
 """Runs that are killed: a program that imports once and forks a process for each part of a run.
 
-killed.py runs FOLDER IMAGES.npz KILLS: a run that is not killed, KILLS runs that are killed once at a random moment, and
-one that is killed repeatedly. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files.
+killed.py runs FOLDER IMAGES.npz KILLS: a run that is not killed, KILLS runs that are killed once at a random moment,
+and one that is killed repeatedly. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files.
 Both print JSON.
 """
 
@@ -63,7 +63,7 @@ def train(out, images, resume):
 
 
 def forked(function, *arguments, kill_after=None):
-    """Run in a child process, killed after `kill_after` seconds. Returns whether it ended by itself, and the seconds."""
+    """Run in a child process, killed after `kill_after` seconds. Returns (ended by itself, seconds)."""
     begun = time.monotonic()
     child = os.fork()
     if not child:
@@ -84,7 +84,7 @@ def forked(function, *arguments, kill_after=None):
 
 
 def runs(folder, images, kills):
-    """killed_at: for each run the step of its newest checkpoint when it was killed, or None. processes: of the last run."""
+    """killed_at: for each run the step of its newest checkpoint when it was killed. processes: of the last run."""
     images, kills = Path(images), int(kills)
     train(folder / "warm", images, False)  # imports here, once, what every process would
     _, whole = forked(train, folder / "whole", images, False)

@@ -1,4 +1,4 @@
-"""Whether steps are compiled: as asked, as measured, or as the run that is resumed did. No decision changes training."""
+"""Whether steps are compiled: as asked, as measured, or as in the resumed run. No decision changes training."""
 
 import json
 import logging

@@ -54,7 +54,9 @@ def test_a_config_of_an_older_version_keeps_its_meaning():
 def test_penalties_are_added_to_those_of_the_loss():
     assert Config.from_flags(loss="wgan-gp").loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 10.0}
     assert Config.from_flags(loss="wgan-gp", gp_weight=0.0).loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {}
-    asked = Config.from_flags(gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0)
+    asked = Config.from_flags(
+        gp_weight=2.0, zero_centered_gp_weight=3.0, dragan_weight=4.0, r1_weight=5.0, r2_weight=6.0
+    )
     assert asked.loss.all_penalties(ADVERSARIAL["non-saturating"]) == {
         "gradient_penalty": 2.0, "zero_centered_gp": 3.0, "dragan": 4.0, "r1": 5.0, "r2": 6.0
     }  # fmt: skip

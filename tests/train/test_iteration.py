@@ -78,7 +78,7 @@ class Replayed:
 
 @pytest.fixture
 def captures(monkeypatch):
-    """captures(trainer): the graphs that its iterations are captured as. A capture runs Python and changes no tensor."""
+    """captures(trainer): the graphs of its captured iterations. A capture runs Python and changes no tensor."""
 
     def watch(trainer):
         graphs = []

@@ -23,7 +23,7 @@ def killed(*arguments):
 
 
 def content(run):
-    """The files of a run without times, {name: bytes or values}, and without TensorBoard's, which differ per process."""
+    """The files of a run, without times and TensorBoard's, which differ: {name: bytes or values}."""
     kept = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = str(path.relative_to(run))

@@ -45,8 +45,8 @@ def project(monkeypatch):
 
 
 def train(out, steps, resume=False, **options):
-    config = Config.from_flags(latent=8, width=4, batch=8, steps=steps, log_every=2, checkpoint_every=2, sample_every=100,
-                    compile="off", **options)  # fmt: skip
+    flags = {"latent": 8, "width": 4, "batch": 8, "log_every": 2, "checkpoint_every": 2, "sample_every": 100}
+    config = Config.from_flags(steps=steps, compile="off", **flags, **options)
     torch.manual_seed(0)
     trainer = Trainer(*models.build("mlp", resolution=28, channels=1, latent=8, width=4), config=config, out=out)
     trainer.fit(itertools.repeat(torch.zeros(8, 1, 28, 28)), resume=resume)

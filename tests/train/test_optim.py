@@ -1,4 +1,4 @@
-"""Updates: gradients are checked, clipped, averaged and unscaled. Compared with PyTorch's own optimizers and clipping."""
+"""Updates: gradients are checked, clipped, averaged and unscaled. PyTorch's optimizers are the reference."""
 
 import copy
 import math

@@ -92,7 +92,7 @@ def test_everything_is_restored_bit_for_bit(tmp_path):
 
 
 def rewrite(folder, change, tensors=None):
-    """Change state.json, or the optimizers' tensors, as another version could have written them, with valid checksums."""
+    """Change state.json, or the optimizers' tensors, as another version could have, with valid checksums."""
     text = json.loads((folder / "state.json").read_text())
     change(text)
     (folder / "state.json").write_text(json.dumps(text))
