@@ -82,7 +82,11 @@ class Restore:
 
     def sound(self) -> int | None:
         """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-        return last_healthy_step(self._trainer.monitor.rows, self._trainer.game.unbounded) if self._trainer.config.on_collapse == "restore" else None
+        return (
+            last_healthy_step(self._trainer.monitor.rows, self._trainer.game.unbounded)
+            if self._trainer.config.on_collapse == "restore"
+            else None
+        )
 
     def told(self) -> dict[str, Any]:
         """What the first line after going back says beside its figures: from the lines alone the report is made."""
