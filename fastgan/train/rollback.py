@@ -107,7 +107,7 @@ def go_back(
     seed = int(mixed >> np.uint64(1))
     rng_state.seed(seed)
     state.random.generator.manual_seed(seed)
-    state.world.part_random(seed, state.step)
+    state.world.seed_rank(seed, state.step)
     slowed = SLOWED[decision.name]
     rates = {name: rate / 2 if name in slowed else rate for name, rate in rates.items()}
     # Only the first rank's is written down.
