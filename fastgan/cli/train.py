@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import tyro
 
+from fastgan._util import random as rng
 from fastgan.cli._file import flags_of
 from fastgan.cli._parse import Nothing, parse
 from fastgan.data.stream import BatchStream
 from fastgan.errors import UsageError
 from fastgan.models.registry import parse_option
-from fastgan.train import Trainer, rng_state, rundir
+from fastgan.train import Trainer, rundir
 from fastgan.train.config import Config, check_resumed
 from fastgan.train.data import open_images
 from fastgan.train.distributed import World, process_group, reported_once, torchrun_size
@@ -127,7 +128,7 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     images, config = open_images(config)
     labels = config.model.condition != "none"
     shape = (images.channels, *images.resolution)
-    rng_state.seed(config.seed)
+    rng.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset: dict[str, Any] = {
         "name": images.name, "count": len(images), "shape": list(shape), "license": images.license,

@@ -29,8 +29,7 @@ from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
 from fastgan.train.iteration import IterationGraph
-from fastgan.train.loggers import check_wandb
-from fastgan.train.logging import Interval, Means, Metrics
+from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
 from fastgan.train.prepare import prepare
