@@ -147,8 +147,8 @@ def test_what_the_discriminator_sees(channels):
     batches = Pairs()
     for _ in range(4):
         source, target = next(batches)
-        # Images are generated in the discriminator's step and in the generator's, from each batch of an update. Only the
-        # last calls are of these steps: the networks also run before the first iteration.
+        # Images are generated in the discriminator's step and in the generator's, from each batch of an update. Only
+        # the last calls are of these steps: the networks also run before the first iteration.
         fakes = [image for of, image in made[-8:] if torch.equal(of, source)]
         assert len(fakes) == 2
         for image in (target, *fakes):

@@ -167,6 +167,17 @@ def test_penalties_unscale_before_they_square(kind):
             torch.testing.assert_close(log[name], true_log[name], rtol=0.01, atol=0)  # logged without the scale
 
 
+def test_the_gradients_inside_penalties_are_scaled():
+    """Without the scale, gradients of 1e-7 lose most of their digits in half precision, or become 0."""
+    scale, kind = torch.tensor(2.0**14), "non-saturating, R1"
+    real, z, epsilon = draws()
+    half, single = (fused_steps(kind, precision) for precision in ("fp16", "fp32"))
+    for steps in (half, single):
+        steps.task.discriminator[5].weight.data.mul_(1e-5)
+    log, true_log = our_steps(half, real, z, epsilon, scale)[2], our_steps(single, real, z, epsilon)[2]
+    torch.testing.assert_close(log["penalty/r1"], true_log["penalty/r1"], rtol=0.05, atol=0)
+
+
 def trained(kind, monkeypatch, first_scale, steps=40, **options):
     monkeypatch.setattr(optim, "FIRST_SCALE", first_scale)
     config = Config.from_flags(steps=steps, log_every=4, compile="off", precision="fp16", **LOSSES[kind], **options)
