@@ -32,7 +32,7 @@ def expect(options: Any, names: Iterable[str], rule: Rule) -> None:
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """`unknown KIND 'name'; did you mean 'nearest'?`"""
+    """`unknown KIND 'name'; did you mean 'nearest'?`, or the known ones where they are few and none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown {kind} {name!r}; {hint}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if len(known) <= 20 else ""
+    return f"unknown {kind} {name!r}{hint}"

@@ -192,8 +192,9 @@ class Config:
             topic, own = FLAGS.get(name, ("", ""))
             if not own:
                 family = flags.get("model", self.model.family)
-                if name not in options_of(family):
-                    raise UsageError(f"config: {unknown('field', name, [*FLAGS, *options_of(family)])}")
+                if name not in (own_options := options_of(family)):
+                    takes = f"{family} has the options {', '.join(own_options) or 'of all families alone'}"
+                    raise UsageError(f"config: {unknown('field', name, [*FLAGS, *own_options])}; {takes}")
                 topics.setdefault("model", {}).setdefault("options", dict(self.model.options))[name] = value
             else:
                 topics.setdefault(topic, {})[own] = value

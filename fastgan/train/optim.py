@@ -215,7 +215,7 @@ def with_strides_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """A tensor with a weight's strides.
 
     PyTorch's fused Adam walks through memory: on the CPU, where the strides of a weight and its gradient or moments
-    differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_update.py shows it).
+    differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_optim.py shows it).
     """
     return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
 
