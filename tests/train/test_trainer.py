@@ -14,6 +14,8 @@ from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import NonFiniteError, UsageError
 from fastgan.train import checkpoint
+from fastgan.train.data import Batches
+from fastgan.train.logging import Means
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 2, "sample_every": 3, "checkpoint_every": 3}
 
@@ -263,3 +265,13 @@ def test_weights_frozen_after_construction_are_an_error():
 def test_batches_of_another_type_are_named(batch, came):
     with pytest.raises(UsageError, match=f"batches: expected float tensors .*, got {came}"):
         trainer().fit(itertools.repeat(batch))
+
+
+def test_single_iterations_without_fit_equal_fit(images):
+    fitted, iterated = trainer(), trainer()
+    fitted.fit(stream(images, fitted.config))
+    batches = Batches(stream(images, iterated.config), iterated.state)
+    for _ in range(6):
+        iterated.iterate(batches, Means())
+    assert iterated.step == 6
+    assert torch.equal(weights(fitted), weights(iterated))
