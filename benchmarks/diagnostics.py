@@ -157,7 +157,7 @@ def networks(run: Run, config: Config) -> tuple[nn.Module, nn.Module]:
 def train(run: Run, steps: int) -> list[dict[str, Any]]:
     """The rows that the run logs."""
     config = Config(
-        game=run.loss, seed=run.seed, steps=steps, log_every=steps // 60,
+        loss=run.loss, seed=run.seed, steps=steps, log_every=steps // 60,
         sample_every=10**9, checkpoint_every=10**9, compile="off", latent=32,
         **COMMON | run.options,
     )  # fmt: skip

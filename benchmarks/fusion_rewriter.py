@@ -1,13 +1,14 @@
-"""What the source rewriter of `fastgan.fuse` brings: a discriminator step with it, without it, and in plain PyTorch.
+"""The gain of the source rewriter of `fastgan.fuse`: a discriminator step with it, without it, and in plain PyTorch.
 
-    python benchmarks/fusion_rewriter.py [--compile] [--out benchmarks/results/fusion_rewriter.csv]
+    python benchmarks/fusion_rewriter.py [--compile] [--case SUBSTRING]
+        [--out benchmarks/results/fusion_rewriter.csv]
 
-The rewriter (fastgan/nn/fusion/rewrite.py) serves activations that a module's own forward calls, as functions
+The rewriter (fastgan/nn/fusion/rewrite.py) handles activations that a module's own forward calls, as functions
 (`F.leaky_relu(self.conv(x), 0.2)`) or as modules (`self.act(self.conv(x))`). "modules" is fuse without it: only modules
 of torch.nn and nn.Sequential run on fastgan's ops. A step is D's loss on real and fake images with its penalty, forward
-and backward. All contestants of a network take turns within one process; medians, float32. --compile also times each
+and backward. Contestants run in alternating rounds in one process; medians, float32. --compile also times each
 step under fastgan.compile (half a minute or more for each to compile). --clock cpu counts the CPU time of the process
-instead of the time that passes, with one thread: for a machine on which other programs run.
+instead of wall-clock time, with one thread, for use while other programs run.
 
 PatchGAN is one nn.Sequential, to which the rewriter does not apply: its ratio shows the noise of the measurement.
 """
@@ -294,6 +295,7 @@ def measure(case: Case, compiled: bool, clock: str, seconds: float) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
+    parser.add_argument("--case", default="", metavar="SUBSTRING", help="only networks whose name contains this")
     parser.add_argument("--compile", action="store_true", help="also under fastgan.compile")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: the CPU time of this process")
     parser.add_argument("--threads", type=int, help="default: 2, and 1 with --clock cpu, where waiting threads count")
@@ -302,7 +304,7 @@ def main() -> None:
     torch.set_num_threads(options.threads or (1 if options.clock == "cpu" else 2))
     rows = []
     for compiled in (False, True) if options.compile else (False,):
-        for case in CASES:
+        for case in (case for case in CASES if options.case in case.name):
             rows.append(measure(case, compiled, options.clock, options.seconds))
             print(", ".join(f"{name} {rows[-1][name]}" for name in COLUMNS[:12]), flush=True)
             if options.out:

@@ -6,7 +6,7 @@ class FastganError(Exception):
 
     exit_code = 1
     #: Set where several processes run as one: whether another of them prints an error already.
-    told: bool
+    reported: bool
 
 
 class UsageError(FastganError):

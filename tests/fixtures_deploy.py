@@ -153,7 +153,7 @@ def generator(tmp_path):
 
 @pytest.fixture
 def make():
-    """Writers of further files: make.upscaler(path, network, ...), make.write, ...; and the classes make.Upscaler, ..."""
+    """Writers of further files: make.upscaler(path, network, ...), make.write, ...; and the classes of networks."""
 
     class Make:
         pass

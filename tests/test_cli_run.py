@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fastgan.cli.run import parse_seeds, save_images, save_sheet, save_walk
 from PIL import Image
 
 from fastgan import models
-from fastgan.cli.run import parse_seeds, save_images, save_sheet, save_walk
 from fastgan.errors import UsageError, WriteError
 from fastgan.export import export
 from fastgan.runtime import labels

@@ -99,7 +99,7 @@ def run(argv: list[str]) -> int:
 
 def _fail(error: Exception, sentence: str, code: int) -> int:
     # Of several processes that fail together, one prints the reason.
-    if not getattr(error, "told", False):
+    if not getattr(error, "reported", False):
         print(f"fastgan: {sentence}", file=sys.stderr)
     return code
 

@@ -11,15 +11,16 @@ from typing import Annotated, Any
 
 import tyro
 
+from fastgan._util import random as rng
 from fastgan.cli._file import flags_of
 from fastgan.cli._parse import Nothing, parse
 from fastgan.data.stream import BatchStream
 from fastgan.errors import UsageError
 from fastgan.models.registry import parse_option
-from fastgan.train import Trainer, rng_state, rundir
+from fastgan.train import Trainer, rundir
 from fastgan.train.config import Config, check_resumed
 from fastgan.train.data import open_images
-from fastgan.train.distributed import World, asked_size, joined, one_voice
+from fastgan.train.distributed import World, process_group, reported_once, torchrun_size
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, about, costs, preset
 from fastgan.train.rundir import read_config
@@ -46,9 +47,9 @@ class TrainOptions:
 
 def train(argv: list[str]) -> None:
     """fastgan train [PRESET] [--config FILE] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [...]"""
-    with one_voice():
+    with reported_once():
         options, out = _options(argv)
-    with joined(options.config.device) as world:
+    with process_group(options.config.device) as world:
         command = shlex.join(["fastgan", "train", *argv])
         _train(options.config, out, options.resume, options.overwrite, command, world)
 
@@ -82,7 +83,7 @@ def _options(argv: list[str]) -> tuple[Any, Path]:
     out = Path(_value_of(rest, "--out")[0] or Path("runs") / name)
     facts = read_config(out)
     asked = parsed(rest, Config.from_dict(facts["config"]))
-    check_resumed(asked.config, facts, asked_size())
+    check_resumed(asked.config, facts, torchrun_size())
     return asked, out
 
 
@@ -127,7 +128,7 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     images, config = open_images(config)
     labels = config.model.condition != "none"
     shape = (images.channels, *images.resolution)
-    rng_state.seed(config.seed)
+    rng.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset: dict[str, Any] = {
         "name": images.name, "count": len(images), "shape": list(shape), "license": images.license,

@@ -75,7 +75,7 @@ class World:
             if most != -least:
                 raise UsageError(f"{name}: expected the same on all ranks, got {-least:g} to {most:g}")
 
-    def part_random(self, seed: int, step: int) -> None:
+    def seed_rank(self, seed: int, step: int) -> None:
         """Seed the default random generators (of dropout and the like) on all ranks but the first, each its own way."""
         if self.rank > 0:
             (mixed,) = np.random.SeedSequence((seed, self.rank, step)).generate_state(1, np.uint64)
@@ -147,29 +147,29 @@ def buckets(tensors: list[Tensor]) -> list[list[Tensor]]:
     return [bucket for group in groups.values() for bucket in group]
 
 
-def asked_size() -> int:
+def torchrun_size() -> int:
     """How many ranks torchrun has started; 1 without it."""
     return _number("WORLD_SIZE")
 
 
-def alone() -> World:
+def single_process() -> World:
     """A world of one. Raises UsageError under torchrun: its ranks would all write the same run, each its own."""
-    if asked_size() > 1:
+    if torchrun_size() > 1:
         raise UsageError(
-            f"world: torchrun has started {asked_size()} ranks; give the Trainer the world of"
-            " `with fastgan.train.distributed.joined() as world:`"
+            f"world: torchrun has started {torchrun_size()} ranks; give the Trainer the world of"
+            " `with fastgan.train.distributed.process_group() as world:`"
         )
     return World()
 
 
 @contextlib.contextmanager
-def joined(device: str = "auto") -> Iterator[World]:
+def process_group(device: str = "auto") -> Iterator[World]:
     """While it lasts, this process is one of those that torchrun started together; without torchrun, it is alone.
 
     device: as in Config. On GPUs each rank takes that of its LOCAL_RANK, and they talk through NCCL; on the CPU through
-    gloo. An error that leaves it carries `told`: whether another rank has one to print already.
+    gloo. An error that leaves it carries `reported`: whether another rank has one to print already.
     """
-    rank, size, local = _number("RANK"), asked_size(), _number("LOCAL_RANK")
+    rank, size, local = _number("RANK"), torchrun_size(), _number("LOCAL_RANK")
     if size == 1:
         yield World()
         return
@@ -181,7 +181,7 @@ def joined(device: str = "auto") -> Iterator[World]:
     except (RuntimeError, ValueError) as error:
         where = f"{env.read('MASTER_ADDR') or 'nowhere'}:{env.read('MASTER_PORT')}"
         lost = RankError(f"rank {rank} of {size} did not meet the others at {where} (MASTER_ADDR)", _first_line(error))
-        lost.told = False
+        lost.reported = False
         raise lost from error
     try:
         if device.startswith("cuda:"):
@@ -198,7 +198,7 @@ def joined(device: str = "auto") -> Iterator[World]:
             yield World(rank, size, place)
     except Exception as error:
         # Before the group ends: the others must not take its end for the cause.
-        error.told = _told_before(store)  # type: ignore[attr-defined]
+        error.reported = _reported_before(store)  # type: ignore[attr-defined]
         if dist.is_initialized() and dist.get_backend() == "nccl":
             # Destroying it would wait for kernels that wait for the others.
             dist.distributed_c10d._abort_process_group()
@@ -209,20 +209,20 @@ def joined(device: str = "auto") -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def reported_once() -> Iterator[None]:
     """What goes wrong before the ranks have met goes wrong on all of them alike: rank 0 is the one to print it."""
     try:
         yield
     except Exception as error:
-        if not hasattr(error, "told"):
-            error.told = _number("RANK") > 0  # type: ignore[attr-defined]
+        if not hasattr(error, "reported"):
+            error.reported = _number("RANK") > 0  # type: ignore[attr-defined]
         raise
 
 
-def _told_before(store: dist.Store) -> bool:
+def _reported_before(store: dist.Store) -> bool:
     try:
         store.set_timeout(timedelta(seconds=10))
-        return store.add("fastgan/told", 1) > 1
+        return store.add("fastgan/reported", 1) > 1
     except RuntimeError:  # it went down with the rank that kept it
         return False
 

@@ -1,4 +1,4 @@
-"""Progressive growing: both networks begin with small images and come to make and judge images of twice the side.
+"""Progressive growing: both networks begin with 4×4 images, and their side doubles again and again.
 
 Karras et al. 2018 (arXiv:1710.10196), section 2 and appendix A.1: the smallest images are trained on for so many real
 ones; then the next level is faded in while as many are shown, trained on while as many are shown, and so on. What is

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fastgan._util import random as rng
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
 from fastgan.report.diagnostics import SEVERE, Diagnosis, current
-from fastgan.train import rng_state
 from fastgan.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Monitor:
         """Figures for this interval's line, and `layers`. Waits for the device. Called on all ranks."""
         state = self._state
         found: dict[str, Tensor] = {}
-        with rng_state.kept(state.device):
+        with rng.preserved(state.device):
             for name, update in state.updates.items():
                 found[f"skipped/{name}"] = update.skipped
                 if update.watched is not None:

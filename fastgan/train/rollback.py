@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fastgan._util import random as rng
 from fastgan.errors import CheckpointError
 from fastgan.report.diagnostics import Diagnosis, last_healthy_step
-from fastgan.train import checkpoint, rng_state
+from fastgan.train import checkpoint
 from fastgan.train import state as run_state
 from fastgan.train.logging import Metrics
 from fastgan.train.state import TrainState
@@ -105,9 +106,9 @@ def go_back(
     entropy = (state.config.seed, state.step, len(history) + 1)
     (mixed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     seed = int(mixed >> np.uint64(1))
-    rng_state.seed(seed)
+    rng.seed(seed)
     state.random.generator.manual_seed(seed)
-    state.world.part_random(seed, state.step)
+    state.world.seed_rank(seed, state.step)
     slowed = SLOWED[decision.name]
     rates = {name: rate / 2 if name in slowed else rate for name, rate in rates.items()}
     # Only the first rank's is written down.

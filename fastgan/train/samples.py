@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan._util import random as rng
 from fastgan.errors import UsageError
 from fastgan.metrics.neighbors import nearest, thumbnails
 from fastgan.report.images import beside, grid, save_grid, save_png, to_uint8
 from fastgan.tasks.sample_grids import COMPARED, Grid, images_of
-from fastgan.train import rng_state
 from fastgan.train.state import TrainState
 
 #: Training images that are searched, and the bytes that they may take: the search has to stay a small part of a run.
@@ -59,7 +59,7 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device, labels: Tensor
 def save_all(state: TrainState) -> None:
     """Every sample grid of this step as samples/NAME-STEP.png. The random numbers of the run stay as they are."""
     assert state.run is not None
-    with rng_state.kept(state.device):
+    with rng.preserved(state.device):
         averaged = state.task.with_generator(state.ema.module)
         grids = averaged.samples(state.batch, state.held_out, state.step)
     # All are enlarged alike.

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgan._util import random as rng
 from fastgan._util.random import Random
 from fastgan.errors import CheckpointError, UsageError
 from fastgan.nn.spectral import SpectralNorm
 from fastgan.report.legacy import modernized_row
 from fastgan.tasks.base import Batch, Noise, Task
-from fastgan.train import checkpoint, rng_state
+from fastgan.train import checkpoint
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
 from fastgan.train.ema import Ema
@@ -124,8 +125,8 @@ def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
         "back_off": state.back_off,
         "rollbacks": state.rollbacks,
         "iterated": {part: _iterated(network) for part, network in state.networks.items()},
-        "random": {name: rng_state.encode(source) for name, source in _generators(state).items()},
-        "global_random": rng_state.encode_global(),
+        "random": {name: rng.encode(source) for name, source in _generators(state).items()},
+        "global_random": rng.encode_global(),
         "batches": _state_of(batches),
     }
     keep = state.config.logging.keep_checkpoints
@@ -203,12 +204,12 @@ def _another_version(folder: Path, error: Exception) -> CheckpointError:
 def _load_random(state: TrainState, facts: dict[str, Any]) -> None:
     for name, source in _generators(state).items():
         if name in facts["random"]:
-            rng_state.decode(source, facts["random"][name])
+            rng.decode(source, facts["random"][name])
         elif name.count(":") == 0:
             source.manual_seed(state.config.seed + facts["step"])
             _logger.info("the checkpoint is from another device: %s goes on with fresh random numbers", name)
     if "global_random" in facts:  # not kept by older versions
-        rng_state.decode_global(facts["global_random"])
+        rng.decode_global(facts["global_random"])
 
 
 def _generators(state: TrainState) -> dict[str, torch.Generator]:

@@ -26,11 +26,10 @@ from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
-from fastgan.train.distributed import World, alone
+from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
 from fastgan.train.iteration import IterationGraph
-from fastgan.train.loggers import check_wandb
-from fastgan.train.logging import Interval, Means, Metrics
+from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
 from fastgan.train.prepare import prepare
@@ -52,7 +51,7 @@ class Trainer:
     with the attribute `source_channels`, else `fastgan.tasks.Generation`. latent_shape: of one z, for generation;
     (generator.latent,) where it has that attribute, else (config.model.latent,). out: the run directory, or None to
     write nothing. about: more facts for `config.json`. world: this process among those that train together, from
-    `fastgan.train.distributed.joined`; rank 0 writes.
+    `fastgan.train.distributed.process_group`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -84,7 +83,7 @@ class Trainer:
         else:
             check_own_task(config)
         self.config = config = config.settled(self.loss)
-        world = world or alone()
+        world = world or single_process()
         self.device = device = world.device or resolve_device(config.device)
         if config.compile == "graph" and device.type != "cuda":
             raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
@@ -345,7 +344,7 @@ class Trainer:
         state.world.agree({**numbers, "step": state.step})
         tensors = [t.detach() for n in state.networks.values() for t in (*n.parameters(), *n.buffers())]
         state.world.broadcast_(tensors)
-        state.world.part_random(self.config.seed, state.step)
+        state.world.seed_rank(self.config.seed, state.step)
 
     def _pauses_at(self, step: int) -> bool:
         logging = self.config.logging

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastgan.losses import ADVERSARIAL
+from fastgan.losses import ADVERSARIAL, adversarial
 
 REAL, FAKE = torch.tensor([1.5, -0.5, 0.75]), torch.tensor([0.25, -2.0, 1.0])
 ZERO = torch.zeros(3)

@@ -308,7 +308,7 @@ def test_compiled_steps_are_the_eager_ones(options):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"pack": 3}, "pack: a batch of 8 is not divisible by 3; give a --batch that is"),
         ({"pack": 2, "condition": "concat"}, "pack: a conditional discriminator takes one label for each image"),
@@ -338,14 +338,14 @@ def test_compiled_steps_are_the_eager_ones(options):
         ({"minibatch_discrimination": -1}, "minibatch_discrimination: expected a number >= 0, got -1"),
     ],
 )
-def test_options_that_conflict_are_errors_of_the_configuration(options, said):
-    with pytest.raises(UsageError, match=said):
+def test_options_that_conflict_are_errors_of_the_configuration(options, message):
+    with pytest.raises(UsageError, match=message):
         Config.from_flags(**SMALL | options)
 
 
 def test_an_option_of_another_family_is_an_error():
     config = Config.from_flags(minibatch_discrimination=4)  # of dcgan
-    with pytest.raises(UsageError, match="model.minibatch_discrimination: resnet takes .*; leave it out"):
+    with pytest.raises(UsageError, match=r"model.minibatch_discrimination: resnet takes .*; leave it out"):
         config.with_flags(model="resnet")
 
 

@@ -100,7 +100,7 @@ def test_the_generators_loss_written_out():
     assert "l1/batch" not in without[0].log
     mean = [(3 * few + more) / 4 for few, more in zip(without[1], lazy[1], strict=True)]
     torch.testing.assert_close(mean, list(gradients), rtol=1e-4, atol=1e-6)
-    with pytest.raises(UsageError, match="batches: expected pairs of sources, .*, got float32 .* and none"):
+    with pytest.raises(UsageError, match=r"batches: expected pairs of sources, .*, got float32 .* and none"):
         t.task.collate({"source": source})
 
 
@@ -147,8 +147,8 @@ def test_what_the_discriminator_sees(channels):
     batches = Pairs()
     for _ in range(4):
         source, target = next(batches)
-        # Once for the discriminator's step and once for the generator's, of every batch of an update: the last of all those
-        # that were made, as both steps are tried before.
+        # Images are generated in the discriminator's step and in the generator's, from each batch of an update. Only the
+        # last calls are of these steps: the networks also run before the first iteration.
         fakes = [image for of, image in made[-8:] if torch.equal(of, source)]
         assert len(fakes) == 2
         for image in (target, *fakes):
@@ -341,19 +341,19 @@ class Colored(Discriminator):
 
 
 @pytest.mark.parametrize(
-    ("generator", "discriminator", "options", "said"),
+    ("generator", "discriminator", "options", "message"),
     [
-        (Upscaler, Colored, {}, "source_channels: expected the generator's 1 in the discriminator too, or none .*, got 3"),
+        (Upscaler, Colored, {}, "source_channels: expected the generator's 1 in the discriminator too, .*, got 3"),
         (Upscaler, Discriminator, {"grow_images": 10}, "grow_images: only generators of latents grow"),
         (Labeled, Discriminator, {}, "classes: pairs of sources and targets have no labels; leave"),
         (Upscaler, Auxiliary, {}, "classes: pairs .* leave `classes` and `auxiliary` out"),
-        (Upscaler, Discriminator, {"pack": 2}, "pack: a discriminator that sees the source classifies it with one image, .*; leave it"),
-        (Upscaler, Discriminator, {"augment": "color"}, "augment: it would change the image and not the source .*; leave it"),
-        (Upscaler, Discriminator, {"consistency_fake": 1.0}, "consistency_fake: it would change the image .* of images alone"),
+        (Upscaler, Discriminator, {"pack": 2}, "pack: .* sees the source classifies it with one image, .*; leave it"),
+        (Upscaler, Discriminator, {"augment": "color"}, "augment: it would change the image and not the .*; leave it"),
+        (Upscaler, Discriminator, {"consistency_fake": 1.0}, "consistency_fake: it would .* of images alone"),
     ],
 )  # fmt: skip
-def test_options_that_do_not_fit_pairs_are_errors(generator, discriminator, options, said):
-    with pytest.raises(UsageError, match=said):
+def test_options_that_do_not_fit_pairs_are_errors(generator, discriminator, options, message):
+    with pytest.raises(UsageError, match=message):
         Trainer(generator(), discriminator(), config=Config.from_flags(**options))
 
 
@@ -385,16 +385,16 @@ def test_latents_and_sources_exclude_each_other():
     ],
 )
 def test_batches_that_are_no_pairs_are_errors(batch, came):
-    said = rf"expected pairs of sources, float \[N, 1, H, W\], and targets, .*source_channels is 1, got {came}"
-    with pytest.raises(UsageError, match=f"batches: {said}"):
+    message = rf"expected pairs of sources, float \[N, 1, H, W\], and targets, .*source_channels is 1, got {came}"
+    with pytest.raises(UsageError, match=f"batches: {message}"):
         trainer(steps=1).fit(iter([batch]))
-    with pytest.raises(UsageError, match=f"held_out: {said}"):
+    with pytest.raises(UsageError, match=f"held_out: {message}"):
         trainer(steps=1).fit(Pairs(), held_out=batch)
 
 
 def test_held_out_pairs_have_the_shapes_of_the_batches():
-    said = r"held_out: expected source like the batches', \[M, 1, 4, 4\], got \[8, 1, 2, 2\]"
-    with pytest.raises(UsageError, match=said):
+    message = r"held_out: expected source like the batches', \[M, 1, 4, 4\], got \[8, 1, 2, 2\]"
+    with pytest.raises(UsageError, match=message):
         trainer(steps=1).fit(Pairs(), held_out=(torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 8, 8)))
     batch = {"source": torch.zeros(8, 1, 4, 4), "target": torch.zeros(8, 1, 6, 6)}
     with pytest.raises(ValueError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):

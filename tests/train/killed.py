@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from fastgan import Config, Trainer, models
+from fastgan._util import random as rng
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError
-from fastgan.train import checkpoint, rng_state
+from fastgan.train import checkpoint
 
 CONFIG = Config.from_flags(latent=8, width=4, batch=8, steps=24, log_every=1, sample_every=8, checkpoint_every=2,
                 keep_checkpoints=1, compile="off")  # fmt: skip
@@ -56,7 +57,7 @@ class Batches:
 def train(out, images, resume):
     """Start or resume a run in this process."""
     torch.set_num_threads(1)
-    rng_state.seed(0)
+    rng.seed(0)
     generator, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4, d_norm="spectral")
     trainer = Trainer(generator, RandomDropout(discriminator), config=CONFIG, out=out)
     trainer.fit(Batches(open_source(images)), resume=resume)

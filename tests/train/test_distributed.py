@@ -25,7 +25,7 @@ from fastgan.train import checkpoint, distributed
 from fastgan.train.compile_policy import CompilePolicy, Steps
 from fastgan.train.config import check_resumed
 from fastgan.train.data import Batches
-from fastgan.train.distributed import World, buckets, joined
+from fastgan.train.distributed import World, buckets, process_group
 from fastgan.train.monitor import Monitor
 from fastgan.train.sync_batch_norm import synchronize
 
@@ -231,7 +231,7 @@ def batch_norm():
 def run_rank(folder, images):
     """Everything that two ranks compute for these tests, in one pair of processes; the results go to folder/RANK.pt."""
     result = {}
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         for name, options in CASES.items():
             trainer, last = train(world, images, options)
             result[name] = tensors(trainer), last, trainer.state.images
@@ -455,7 +455,7 @@ def test_all_ranks_name_the_rank_whose_batch_is_not_finite(results):
 def test_a_world_of_one_needs_no_process_group_and_a_larger_one_all_ranks(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         x = torch.tensor([1.0])
         world.mean_([x])
         world.agree({"x": 1})
@@ -469,10 +469,10 @@ def test_a_world_of_one_needs_no_process_group_and_a_larger_one_all_ranks(monkey
     assert Trainer(*networks, world=World()).state.world.size == 1
     monkeypatch.setenv("RANK", "0")
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(RankError, match=r"rank 0 of 2 did not meet .*MASTER_ADDR expected"), joined("cpu"):
+    with pytest.raises(RankError, match=r"rank 0 of 2 did not meet .*MASTER_ADDR expected"), process_group("cpu"):
         pass
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(UsageError, match="WORLD_SIZE: expected a number in the environment"), joined("cpu"):
+    with pytest.raises(UsageError, match="WORLD_SIZE: expected a number in the environment"), process_group("cpu"):
         pass
 
 

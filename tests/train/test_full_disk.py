@@ -16,8 +16,7 @@ from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import CheckpointError, WriteError
 from fastgan.train import checkpoint, rundir
-from fastgan.train.loggers import TensorBoard
-from fastgan.train.logging import Metrics
+from fastgan.train.logging import Metrics, TensorBoard
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 1, "sample_every": 3, "checkpoint_every": 2}
 

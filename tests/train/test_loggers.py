@@ -15,7 +15,7 @@ from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError, WriteError
-from fastgan.train import loggers
+from fastgan.train import logging
 
 
 class Project:
@@ -85,7 +85,7 @@ def test_a_run_that_failed_is_closed_too(project, tmp_path):
 
 
 def test_a_missing_package_is_an_error_before_anything_is_done(monkeypatch, tmp_path):
-    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(logging.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"^wandb: the package that logs to 'shirts' is not installed; pip install"):
         train(tmp_path / "run", 2, wandb="shirts")
     assert not (tmp_path / "run").exists()
@@ -105,7 +105,7 @@ def points(folder):
 
 def test_a_row_is_on_disk_before_the_next_one(tmp_path):
     """A run that is killed now loses no row: another process reads it from the file."""
-    logger = loggers.TensorBoard(tmp_path)
+    logger = logging.TensorBoard(tmp_path)
     logger.write(1, {"loss/generator": 0.5, "loss/discriminator": 2.0})
     assert points(tmp_path) == [(1, 0.5)]
     logger.write(2, {"loss/generator": 0.25})
@@ -115,11 +115,11 @@ def test_a_row_is_on_disk_before_the_next_one(tmp_path):
 
 
 def test_a_resumed_run_purges_later_steps(tmp_path):
-    first = loggers.TensorBoard(tmp_path)
+    first = logging.TensorBoard(tmp_path)
     for step in (1, 2, 3):
         first.write(step, {"loss/generator": float(step)})
     first.close()
-    second = loggers.TensorBoard(tmp_path, purge_step=2)
+    second = logging.TensorBoard(tmp_path, purge_step=2)
     assert points(tmp_path) == [(1, 1.0)]
     second.write(2, {"loss/generator": 7.0})
     assert points(tmp_path) == [(1, 1.0), (2, 7.0)]
@@ -127,7 +127,7 @@ def test_a_resumed_run_purges_later_steps(tmp_path):
 
 
 def test_a_failed_write_is_a_write_error_without_a_thread_traceback(tmp_path, monkeypatch, capfd):
-    logger = loggers.TensorBoard(tmp_path / "tensorboard")
+    logger = logging.TensorBoard(tmp_path / "tensorboard")
     logger.write(1, {"loss/generator": 0.5})
     (path,) = (tmp_path / "tensorboard").iterdir()
     before, hook = path.read_bytes(), threading.excepthook
@@ -151,7 +151,7 @@ def test_a_failed_write_is_a_write_error_without_a_thread_traceback(tmp_path, mo
 def test_other_errors_of_threads_are_still_reported(monkeypatch):
     seen = []
     monkeypatch.setattr(threading, "excepthook", seen.append)
-    with loggers._no_thread_traceback():
+    with logging._no_thread_traceback():
         thread = threading.Thread(target=lambda: 1 / 0)
         thread.start()
         thread.join()
@@ -161,4 +161,4 @@ def test_other_errors_of_threads_are_still_reported(monkeypatch):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match=r"file.*could not be written"):
-        loggers.TensorBoard(tmp_path / "file")
+        logging.TensorBoard(tmp_path / "file")

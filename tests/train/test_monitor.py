@@ -1,4 +1,4 @@
-"""The statistics of a step against plain loops, and the closer look against what it must not change."""
+"""The monitor: figures and diagnoses once a log interval, which change nothing that is trained."""
 
 import json
 import math
@@ -10,26 +10,6 @@ from torch import nn
 import fastgan
 from fastgan import Config, Trainer
 from fastgan.errors import CollapseError, UsageError
-from fastgan.tasks.measures import statistics
-
-
-def test_statistics_are_what_their_names_say():
-    torch.manual_seed(0)
-    real, fake = torch.randn(7, 2, 3), 0.1 * torch.randn(7, 2, 3) + 40
-    fake[3] = fake[5]
-    real_logits, fake_logits = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 0.0])
-    found = statistics(real, fake, real_logits, fake_logits)
-    assert float(found["auroc/real_fake"]) == pytest.approx((3 + 1 + 0.5) / 6)  # a tie counts half
-    for name, images in (("real", real), ("fake", fake)):
-        apart = torch.cdist(images.double().flatten(1), images.double().flatten(1)) / math.sqrt(6)
-        pairs = apart[~torch.eye(7, dtype=torch.bool)].view(7, 6)
-        assert float(found[f"spread/{name}"]) == pytest.approx(pairs.square().mean().sqrt().item(), rel=1e-5)
-        assert float(found[f"nearest/{name}"]) == pytest.approx(pairs.amin(1).mean().item(), rel=1e-4)
-
-
-def test_a_batch_of_one_has_no_distances():
-    one = torch.zeros(1, 1, 2, 2)
-    assert set(statistics(one, one, torch.zeros(1), torch.zeros(1))) == {"auroc/real_fake"}
 
 
 def networks(norm=lambda layer: layer):
@@ -53,7 +33,7 @@ def weights(t):
     return torch.cat([p.flatten() for m in (t.generator, t.discriminator) for p in m.state_dict().values()])
 
 
-def test_looking_changes_nothing():
+def test_measuring_changes_nothing():
     trained = []
     for every in (1, 12):
         t = Trainer(*networks(nn.utils.parametrizations.spectral_norm), "wgan-gp", Config.from_flags(
@@ -63,7 +43,7 @@ def test_looking_changes_nothing():
     assert torch.equal(*trained)
 
 
-def test_the_closer_look_holds_what_it_promises(tmp_path):
+def test_figures_and_the_table_of_layers(tmp_path):
     norm = nn.utils.parametrizations.spectral_norm
     config = Config.from_flags(loss="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
     t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
@@ -77,25 +57,24 @@ def test_the_closer_look_holds_what_it_promises(tmp_path):
     assert row["spectral_norm"] == pytest.approx(torch.linalg.matrix_norm(weight, 2).item(), rel=0.05)
     assert row["norm"] == pytest.approx(weight.norm().item(), rel=1e-2)
     # Adam moves each number by about its learning rate.
-    size = t.config.lr_d * math.sqrt(weight.numel())
+    size = t.config.optim.lr_d * math.sqrt(weight.numel())
     assert 0.05 * size < row["change"] * row["norm"] < 5 * size
     assert {name.split(".")[0] for name in table} == {"generator", "discriminator"}
 
 
-def test_held_out_images_may_be_more_than_a_batch():
-    """And are looked at in parts."""
+def test_held_out_images_are_classified_in_batches():
     seen = []
     discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
     discriminator.register_forward_pre_hook(lambda module, args: None if module.training else seen.append(len(args[0])))
     t = Trainer(networks()[0], discriminator, config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     held_out = torch.randn(40, 2)
     last = t.fit(batches(), held_out=held_out)
-    real, unseen = (discriminator(x).flatten() for x in (t.seen["real"], held_out))
+    real, unseen = (discriminator(x).flatten() for x in (t.state.batch["real"], held_out))
     assert last["auroc/train_held_out"] == pytest.approx((real[:, None] > unseen[None]).float().mean().item())
     assert seen == [16, 16, 16, 8]
 
 
-def test_memory_is_one_where_the_discriminator_knows_what_it_saw():
+def test_the_auroc_is_one_where_the_discriminator_overfits():
     torch.manual_seed(0)
     discriminator = nn.Sequential(nn.Linear(2, 1, bias=False))
     nn.init.ones_(discriminator[0].weight)
@@ -111,7 +90,7 @@ def test_memory_is_one_where_the_discriminator_knows_what_it_saw():
 
 
 class Sides(nn.Module):
-    """Two classes of points, left and right, and a third that none is in. In training it would say anything."""
+    """Two classes of points, left and right, and a third that no point is in. It must be in eval mode."""
 
     def forward(self, points):
         assert not self.training
@@ -129,34 +108,34 @@ def test_a_classifier_counts_modes(tmp_path):
     last = t.fit(batches(), classifier=classifier)
     assert last["modes/count"] == 2
     assert 0 < last["modes/entropy"] <= math.log(2)
-    assert classifier.training  # as it came
+    assert classifier.training  # as before
     with torch.no_grad():
         t.ema.module[-1].weight.zero_()
         t.ema.module[-1].bias.fill_(1)
-    looked = t.monitor.look()
-    assert (looked["modes/count"], looked["modes/entropy"]) == (1, 0)
+    found = t.monitor.measure()
+    assert (found["modes/count"], found["modes/entropy"]) == (1, 0)
 
 
-class Dead(nn.Module):
-    """Gives everybody the same picture."""
+class Collapsed(nn.Module):
+    """Returns one image for all latents."""
 
     latent = 4
 
     def __init__(self):
         super().__init__()
-        self.picture = nn.Parameter(torch.tensor([2.0, -2.0]))
+        self.image = nn.Parameter(torch.tensor([2.0, -2.0]))
 
     def forward(self, z):
-        return self.picture + 0 * z[:, :2]
+        return self.image + 0 * z[:, :2]
 
 
-@pytest.mark.parametrize("do", ["warn", "stop"])
-def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
+@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+def test_a_collapse_is_logged_and_stops_the_run_where_asked(tmp_path, caplog, on_collapse):
     config = Config.from_flags(
-        steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=do
+        steps=60, log_every=1, sample_every=100, checkpoint_every=100, compile="off", on_collapse=on_collapse
     )
-    t = Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
-    if do == "warn":
+    t = Trainer(Collapsed(), networks()[1], config=config, out=tmp_path / "run")
+    if on_collapse == "warn":
         t.fit(batches())
         assert t.step == 60
     else:
@@ -164,53 +143,53 @@ def test_a_collapse_is_told_and_stops_where_asked(tmp_path, capsys, do):
             t.fit(batches())
         assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
         assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["00000034"]
-    assert capsys.readouterr().err.count("mode collapse since step 31") == 1
+    assert caplog.text.count("mode collapse since step 31") == 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<b>mode collapse</b>" in page
     assert 'class="band"' in page
 
 
-def test_a_resumed_run_remembers_what_it_saw(tmp_path):
+def test_a_resumed_run_knows_its_earlier_lines(tmp_path):
     def run(steps):
         config = Config.from_flags(steps=steps, log_every=1, sample_every=100, checkpoint_every=16, compile="off")
-        return Trainer(Dead(), networks()[1], config=config, out=tmp_path / "run")
+        return Trainer(Collapsed(), networks()[1], config=config, out=tmp_path / "run")
 
     run(32).fit(batches())
     t = run(36)
     t.fit(batches(), resume=True)
-    assert [(verdict.name, verdict.since) for verdict in t.monitor.verdicts] == [("mode collapse", 31)]
-    assert len(t.monitor.rows) == 36
+    assert [(diagnosis.name, diagnosis.since) for diagnosis in t.monitor.diagnoses] == [("mode collapse", 31)]
+    assert len(t.state.rows) == 36
 
 
 def test_all_ranks_stop_where_one_does(monkeypatch):
     t = Trainer(*networks(), config=Config.from_flags(steps=9, log_every=1, compile="off"), latent_shape=(4,))
-    monkeypatch.setattr(t.world, "any", lambda mine: mine or t.step == 3)
+    monkeypatch.setattr(t.state.world, "any", lambda mine: mine or t.step == 3)
     with pytest.raises(CollapseError, match="stopped at step 3: another rank has found"):
         t.fit(batches())
 
 
-def test_held_out_images_are_like_the_others():
+def test_held_out_images_have_the_shape_of_the_batches():
     t = Trainer(*networks(), config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     with pytest.raises(UsageError, match=r"held_out: expected images like the batches', \[M, 2\], got \[8, 3\]"):
         t.fit(batches(), held_out=torch.randn(8, 3))
 
 
-def test_what_is_not_finite_is_no_figure(tmp_path):
+def test_figures_that_are_not_finite_are_left_out(tmp_path):
     t = Trainer(
-        Dead(), networks()[1], config=Config.from_flags(steps=2, log_every=1, compile="off"), out=tmp_path / "run"
+        Collapsed(), networks()[1], config=Config.from_flags(steps=2, log_every=1, compile="off"), out=tmp_path / "run"
     )
     with torch.no_grad():
-        t.ema.module.picture.fill_(float("nan"))
+        t.ema.module.image.fill_(float("nan"))
     t.fit(batches())
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         assert "latent/ends" not in json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
-def test_a_step_that_is_not_finite_is_a_verdict(tmp_path, capsys):
+def test_a_step_that_is_not_finite_is_a_diagnosis(tmp_path, caplog):
     bad = iter([torch.randn(4, 2), torch.full((4, 2), float("nan")), torch.randn(4, 2), torch.randn(4, 2)])
     config = Config.from_flags(steps=4, log_every=1, compile="off")
     t = Trainer(*networks(), config=config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(bad)
-    assert "non-finite since step 2" in capsys.readouterr().err
-    assert t.monitor.verdicts == []  # it is over
-    assert fastgan.Config.from_flags(on_collapse="stop").on_collapse == "stop"
+    assert "non-finite since step 2" in caplog.text
+    assert t.monitor.diagnoses == []  # it is over
+    assert fastgan.Config.from_flags(on_collapse="stop").logging.on_collapse == "stop"

@@ -324,9 +324,9 @@ def test_one_bad_batch_skips_one_update(tmp_path, caplog, bad):
     assert t.state.skipped == 1
     assert [u.skipped.item() for u in t.state.updates.values()] == [0, 1]
     assert rates == [[1e-3, 2e-3]] * 4 + [[5e-4, 1e-3]] * 2 + [[1e-3, 2e-3]] * 2
-    said = caplog.text
-    assert "not finite at step 4, set back: discriminator.1.running_mean and 1 more" in said
-    assert "skipped 1 updates that were not finite, up to step 4" in said
+    message = caplog.text
+    assert "not finite at step 4, set back: discriminator.1.running_mean and 1 more" in message
+    assert "skipped 1 updates that were not finite, up to step 4" in message
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")

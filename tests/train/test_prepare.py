@@ -98,8 +98,8 @@ def test_discriminators_that_do_not_couple_samples(norm, end):
 def test_minibatch_discrimination_is_found_by_its_type_before_it_is_trained(family):
     size = {"resolution": 28, "channels": 1, "latent": 8, "width": 8}
     _, network = models.build(family, **size, minibatch_discrimination=4)
-    said = r"compare \(MinibatchDiscrimination\) couples the samples"
-    assert re.match(said, reason(network.eval(), torch.rand(6, 1, 28, 28)))
+    message = r"compare \(MinibatchDiscrimination\) couples the samples"
+    assert re.match(message, reason(network.eval(), torch.rand(6, 1, 28, 28)))
 
 
 def test_one_logit_an_image():

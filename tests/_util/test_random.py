@@ -6,15 +6,15 @@ import random
 import numpy as np
 import torch
 
-from fastgan.train import rng_state
+from fastgan._util import random as rng
 
 
 def test_a_torch_generator_is_restored_from_json():
     source = torch.Generator().manual_seed(5)
     torch.rand(3, generator=source)
-    text = json.loads(json.dumps(rng_state.encode(source)))
+    text = json.loads(json.dumps(rng.encode(source)))
     expected = torch.rand(4, generator=source)
-    rng_state.decode(source, text)
+    rng.decode(source, text)
     assert torch.equal(torch.rand(4, generator=source), expected)
 
 
@@ -24,8 +24,8 @@ def test_the_generators_of_python_and_numpy_are_restored_from_json():
         return [random.gauss(0, 1), random.random(), *np.random.randn(3), *np.random.rand(700)]  # noqa: NPY002
 
     draw()
-    states = json.loads(json.dumps(rng_state.encode_global()))
+    states = json.loads(json.dumps(rng.encode_global()))
     expected = draw()
     assert draw() != expected
-    rng_state.decode_global(states)
+    rng.decode_global(states)
     assert draw() == expected
