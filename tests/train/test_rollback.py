@@ -131,9 +131,9 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path, killed):
             continue
         break
     assert waits == []
-    mine, theirs = content(run), content(whole[0])
-    for name in theirs:
-        assert mine[name] == theirs[name], name
+    found, expected = content(run), content(whole[0])
+    for name in expected:
+        assert found[name] == expected[name], name
     assert (run / "report.html").read_text().count("went back to step 20") == 2
 
 
@@ -156,9 +156,9 @@ def test_killed_during_a_rollback(whole, tmp_path, monkeypatch):
             trainer(run).fit(Batches(COLLAPSED), resume=True)
     assert checkpoint.steps_in(run / "checkpoints") == [20, 22]
     trainer(run).fit(Batches(COLLAPSED), resume=True)
-    mine, theirs = content(run), content(whole[0])
-    for name in theirs:
-        assert mine[name] == theirs[name], name
+    found, expected = content(run), content(whole[0])
+    for name in expected:
+        assert found[name] == expected[name], name
 
 
 def test_the_checkpoint_before_a_suspected_collapse_is_kept(tmp_path):

@@ -155,8 +155,8 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, i
     batches = itertools.chain(
         itertools.islice(stream(images, t.config), 4), iter([torch.full((8, 1, 28, 28), math.nan)] * 9)
     )
-    said = "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
-    with pytest.raises(NonFiniteError, match=said):
+    message = "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
+    with pytest.raises(NonFiniteError, match=message):
         t.fit(batches)
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3]
     status = json.loads((tmp_path / "run" / "status.json").read_text())
