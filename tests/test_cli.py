@@ -35,11 +35,11 @@ def test_quickstart(cli, images_npz, tmp_path):
     """Train, sample, export, sample the export, report."""
     done = cli("train", "demo", "--data", images_npz, "--out", "run", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "step 6/6" in done.stderr
+    assert "training: 6 of 6 steps" in done.stderr
     assert "images per second" in done.stdout
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
     assert facts["command"].startswith("fastgan train demo --data")
-    assert facts["config"]["width"] == 4
+    assert facts["config"]["model"]["width"] == 4
 
     done = cli("export", "run")
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_network(cli, images_npz, tmp_path):
     assert cli("train", "demo", "--data", images_npz, "--out", "run", *QUICK).returncode == 0
     path = tmp_path / "run" / "config.json"
     facts = json.loads(path.read_text())
-    facts["config"]["width"] = 8
+    facts["config"]["model"]["width"] = 8
     path.write_text(json.dumps(facts))
     fails(cli("sample", "run"), 1, "is of another network")
 
@@ -201,7 +201,7 @@ def test_doctor_lists_the_back_ends(command):
     assert done.returncode == 0, done.stderr
     backend = "cpp" if native.why_not("_cpu") is None else "reference"
     assert f"bias_act             on cpu: {backend}" in done.stdout
-    assert "ONNX Runtime with" in done.stdout
+    assert re.search(r"onnxruntime: ONNX Runtime [\d.]+ with .*CPUExecutionProvider", done.stdout)
     done = command("doctor", env={"FASTGAN_BACKEND": "reference"})
     assert "FASTGAN_BACKEND=reference" in done.stdout
 
@@ -209,16 +209,16 @@ def test_doctor_lists_the_back_ends(command):
 def test_doctor_lists_what_was_measured(cli, tmp_path):
     done = cli("doctor", "--kernels")
     assert done.returncode == 0, done.stderr
-    assert "Nothing was measured yet" in done.stdout
+    assert "Nothing has been measured yet" in done.stdout
     assert "measured at its first call" in done.stdout
     times = {"library": 0.2, "triton/128x64x64w8s3": 0.1}
     choices = {
         "conv 2x3": {"name": "triton/128x64x64w8s3", "milliseconds": times, "unavailable": {}},
         "conv 4x3": {"name": "library", "milliseconds": {"library": 0.3}, "unavailable": {"triton/a": "too big"}},
     }
-    directory = tmp_path / "cache" / "kernels"
+    directory = tmp_path / "cache" / "autotune" / "kernels"
     directory.mkdir(parents=True)
-    content = {"machine": {"device": "NVIDIA H200", "driver": "13000"}, "choices": choices}
+    content = {"hardware": {"device": "NVIDIA H200", "driver": "13000"}, "measurements": choices}
     (directory / "nvidia-h200.json").write_text(json.dumps(content))
     (directory / "broken.json").write_text("{")
     done = cli("doctor", "--kernels")

@@ -1,8 +1,8 @@
 """Runs that are killed: a program that imports once and forks a process for each part of a run.
 
 killed.py runs FOLDER IMAGES.npz KILLS: a run that is not killed, KILLS runs that are killed once at a random moment,
-and one that is killed repeatedly. killed.py saves FOLDER: checkpoint.save killed before each of its operations on files.
-Both print JSON.
+and one that is killed repeatedly. killed.py saves FOLDER: checkpoint.save killed before each of its operations on
+files. Both print JSON.
 """
 
 import json

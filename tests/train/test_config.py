@@ -46,6 +46,8 @@ def test_a_config_of_an_older_version_keeps_its_meaning():
     config = Config.from_dict(OLD)
     assert config.loss.all_penalties(ADVERSARIAL["hinge"]) == {"r1": 1.0}  # its gp_weight was for wgan-gp alone
     assert config.loss.penalty_interval == 4
+    # A table of a few fields, written by a user, is not of a first version.
+    assert Config.from_dict({"gp_weight": 10.0}).loss.all_penalties(ADVERSARIAL["hinge"]) == {"gradient_penalty": 10.0}
     config = Config.from_dict({**OLD, "game": "wgan-gp", "gp_weight": 3.0})
     assert config.loss.all_penalties(ADVERSARIAL["wgan-gp"]) == {"gradient_penalty": 3.0, "r1": 1.0}
     assert config.settled(ADVERSARIAL["wgan-gp"]).optim.lr_g == 1e-3

@@ -487,11 +487,11 @@ def test_batches_of_another_size_are_an_error_on_several_ranks():
 
 
 def test_only_pytorchs_batch_norms_can_be_synchronized():
-    class Mine(nn.BatchNorm2d):
+    class OwnBatchNorm(nn.BatchNorm2d):
         pass
 
-    with pytest.raises(UsageError, match="sync_statistics: 0 is a Mine"):
-        synchronize(nn.Sequential(Mine(2)), World(0, 2))
+    with pytest.raises(UsageError, match="sync_statistics: 0 is a OwnBatchNorm"):
+        synchronize(nn.Sequential(OwnBatchNorm(2)), World(0, 2))
 
 
 def test_resuming_keeps_the_images_of_an_update():

@@ -59,9 +59,9 @@ def test_killed_at_random_moments(tmp_path, images_npz, kills):
     runs = [*sorted(path for path in tmp_path.iterdir() if path.name.startswith("run")), tmp_path / "again"]
     assert len(runs) == kills + 1
     for run in runs:
-        mine = content(run)
-        assert sorted(mine) == sorted(whole), run
-        for name, value in mine.items():
+        resumed = content(run)
+        assert sorted(resumed) == sorted(whole), run
+        for name, value in resumed.items():
             assert value == whole[name], f"{run.name}: {name}"
     # They were killed at different steps.
     assert len({str(step) for step in found["killed_at"]}) >= (4 if kills == 20 else 2), found
@@ -112,12 +112,12 @@ def test_the_command_line_resumes_after_a_kill(command, images_npz, tmp_path):
     done = command(*resume, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert "resumed run at step" in done.stderr
-    whole, mine = content(tmp_path / "whole"), content(run)
+    whole, resumed = content(tmp_path / "whole"), content(run)
     for name in whole:
         if name not in ("config.json", "metrics.jsonl"):
-            assert mine[name] == whole[name], name
-    assert [line["step"] for line in mine["metrics.jsonl"]] == [line["step"] for line in whole["metrics.jsonl"]]
-    assert mine["metrics.jsonl"] == whole["metrics.jsonl"]
+            assert resumed[name] == whole[name], name
+    assert [line["step"] for line in resumed["metrics.jsonl"]] == [line["step"] for line in whole["metrics.jsonl"]]
+    assert resumed["metrics.jsonl"] == whole["metrics.jsonl"]
 
 
 @pytest.mark.full  # tests/train/test_state.py has it in one process

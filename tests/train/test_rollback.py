@@ -1,5 +1,6 @@
 """Rollback after a collapse: other random numbers, lower learning rates, at most three times, and resumable."""
 
+import hashlib
 import json
 
 import pytest
@@ -130,9 +131,9 @@ def test_killed_and_resumed_is_never_killed(whole, tmp_path, killed):
             continue
         break
     assert waits == []
-    mine, theirs = content(run), content(whole[0])
-    for name in theirs:
-        assert mine[name] == theirs[name], name
+    found, expected = content(run), content(whole[0])
+    for name in expected:
+        assert found[name] == expected[name], name
     assert (run / "report.html").read_text().count("went back to step 20") == 2
 
 
@@ -155,9 +156,9 @@ def test_killed_during_a_rollback(whole, tmp_path, monkeypatch):
             trainer(run).fit(Batches(COLLAPSED), resume=True)
     assert checkpoint.steps_in(run / "checkpoints") == [20, 22]
     trainer(run).fit(Batches(COLLAPSED), resume=True)
-    mine, theirs = content(run), content(whole[0])
-    for name in theirs:
-        assert mine[name] == theirs[name], name
+    found, expected = content(run), content(whole[0])
+    for name in expected:
+        assert found[name] == expected[name], name
 
 
 def test_the_checkpoint_before_a_suspected_collapse_is_kept(tmp_path):
@@ -215,3 +216,24 @@ def test_all_ranks_follow_the_decision_of_rank_0(tmp_path, monkeypatch):
     assert rollback.decide(t.state, None) == (False, 6, "divergence")
     monkeypatch.setattr(t.state.world, "broadcast_", lambda tensors: tensors[0].copy_(torch.tensor([-2, 0])))
     assert rollback.decide(t.state, Diagnosis("mode collapse", 5, 5, "", ())) == (False, None, "mode collapse")
+
+
+def test_rollbacks_of_an_older_version_are_restored(tmp_path):
+    """Their names in state.json were others; the learning rates that they lowered stay lowered."""
+    trainer(tmp_path / "run", 2).fit(Batches())
+    folder, state = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    past = {"name": "mode collapse", "since": 1, "step": 2, "evidence": "made up", "remedies": ["none"],
+            "left": 2, "to": 1, "rates": {"generator": 0.5, "discriminator": 1.0}}  # fmt: skip
+    state = {name: value for name, value in state.items() if name != "rollbacks"} | {"restored": [past]}
+    (folder / "state.json").write_text(json.dumps(state))
+    sums = (folder / "SHA256SUMS").read_text().splitlines()
+    digest = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    sums = [f"{digest}  state.json" if line.endswith("state.json") else line for line in sums]
+    (folder / "SHA256SUMS").write_text("".join(f"{line}\n" for line in sums))
+    t = trainer(tmp_path / "run", 4)
+    t.fit(Batches(), resume=True)
+    (found,) = t.state.rollbacks
+    assert (found["from_step"], found["to_step"], found["suggestions"]) == (2, 1, ["none"])
+    assert t.state.updates["generator"].optimizer.param_groups[0]["lr"] == t.config.optim.lr_g / 2
+    assert t.state.updates["discriminator"].optimizer.param_groups[0]["lr"] == t.config.optim.lr_d
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints")[1]["rollbacks"] == t.state.rollbacks

@@ -168,8 +168,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_at_step_0(tmp_path, cap
     again = made(run)
     again.fit(Batches(), resume=True)
     assert f"{run} has no checkpoint yet: it begins anew at step 0" in caplog.messages
-    kept, mine = everything(whole), everything(again)
-    assert [name for name in kept if mine[name] != kept[name]] == []
+    kept, resumed = everything(whole), everything(again)
+    assert [name for name in kept if resumed[name] != kept[name]] == []
     lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert lines == [1, 2, 3, 4, 5, 6]
 

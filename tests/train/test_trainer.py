@@ -14,6 +14,8 @@ from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
 from fastgan.errors import NonFiniteError, UsageError
 from fastgan.train import checkpoint
+from fastgan.train.data import Batches
+from fastgan.train.logging import Means
 
 SMALL = {"latent": 8, "width": 4, "batch": 8, "steps": 6, "log_every": 2, "sample_every": 3, "checkpoint_every": 3}
 
@@ -153,8 +155,8 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, i
     batches = itertools.chain(
         itertools.islice(stream(images, t.config), 4), iter([torch.full((8, 1, 28, 28), math.nan)] * 9)
     )
-    said = "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
-    with pytest.raises(NonFiniteError, match=said):
+    message = "in 2 updates in a row, up to step 6; first bad: the batch's 'real' .*; the checkpoint of step 3 is whole"
+    with pytest.raises(NonFiniteError, match=message):
         t.fit(batches)
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3]
     status = json.loads((tmp_path / "run" / "status.json").read_text())
@@ -263,3 +265,13 @@ def test_weights_frozen_after_construction_are_an_error():
 def test_batches_of_another_type_are_named(batch, came):
     with pytest.raises(UsageError, match=f"batches: expected float tensors .*, got {came}"):
         trainer().fit(itertools.repeat(batch))
+
+
+def test_single_iterations_without_fit_equal_fit(images):
+    fitted, iterated = trainer(), trainer()
+    fitted.fit(stream(images, fitted.config))
+    batches = Batches(stream(images, iterated.config), iterated.state)
+    for _ in range(6):
+        iterated.iterate(batches, Means())
+    assert iterated.step == 6
+    assert torch.equal(weights(fitted), weights(iterated))

@@ -9,11 +9,11 @@ original. A method is rewritten only if its source, compiled again, equals the c
 """
 
 # Why there is a source rewriter: with leaky ReLUs called as functions after convolutions and a gradient penalty, it
-# saves 10 to 15 % of a discriminator step over fusing modules and Sequential alone (DCGAN 15 %, compiled 14 %;
-# StyleGAN2 10 %), because otherwise PyTorch's double backward of leaky ReLU sends zeros through fastgan's
-# convolutions. Without a penalty, and for ReLU (SNGAN) or activation modules (R3GAN), it brings nothing within the
-# noise of about 5 %. Measured by python benchmarks/fusion_rewriter.py --clock cpu --compile
-# (benchmarks/results/fusion_rewriter.csv).
+# saves 10 to 15 % of a discriminator step over fusing modules and Sequential alone (DCGAN 15 %, under fastgan.compile
+# 14 %; StyleGAN2's residual network 10 %, compiled 11 %), because otherwise PyTorch's double backward of leaky ReLU
+# sends zeros through fastgan's convolutions. Without a penalty, with batch norms in between, for ReLU (SNGAN), and
+# for activation modules (R3GAN) it changes a step by -6 to +2 %, which is the noise. Measured by python
+# benchmarks/fusion_rewriter.py --clock cpu --compile (benchmarks/results/fusion_rewriter.csv).
 
 from __future__ import annotations
 
