@@ -71,14 +71,19 @@ def save(
         if isinstance(error, (OSError, SafetensorError)):
             raise CheckpointError(_not_written(directory, step, parts, error)) from error
         raise
+    prune(directory, step, keep, sound)
+    for displaced in directory.glob(".*.old"):
+        _remove(displaced)
+    return final
+
+
+def prune(directory: Path, step: int, keep: int, sound: int | None = None) -> None:
+    """Delete the checkpoints of all steps but those that `save` keeps."""
     # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
     steps = steps_in(directory)
     kept = [s for s in steps if s <= step][-keep:] + [s for s in steps if s <= (sound or 0)][-1:]
     for old in [s for s in steps if s > step] + [s for s in steps if s <= step and s not in kept]:
         _remove(directory / f"{old:08d}")
-    for displaced in directory.glob(".*.old"):
-        _remove(displaced)
-    return final
 
 
 def _not_written(directory: Path, step: int, parts: dict[str, dict[str, Tensor]], error: BaseException) -> str:

@@ -133,6 +133,12 @@ def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
     checkpoint.save(state.out / "checkpoints", state.step, parts, facts, keep, protect)
 
 
+def prune(state: TrainState, protect: int | None = None) -> None:
+    """Delete the checkpoints that `save` would, after a run that was killed before it had."""
+    assert state.out is not None
+    checkpoint.prune(state.out / "checkpoints", state.step, state.config.logging.keep_checkpoints, protect)
+
+
 def load(state: TrainState, batches: Any) -> None:
     """Continue from the newest checkpoint that verifies; where the run had not come to its first one, begin anew."""
     assert state.out is not None

@@ -229,6 +229,8 @@ class Trainer:
         if state.run is not None:
             metrics = Metrics(state.run, state.step, self.config)
             state.rows = metrics.kept
+            if resume and state.step == self.config.steps:  # it may have been killed in its last save
+                run_state.prune(state, rollback.protected_step(state))
         try:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)

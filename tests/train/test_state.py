@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,8 @@ def test_resuming_a_finished_run_only_removes_temporary_files(half, tmp_path):
     for path in left:
         path.touch()
     (half.parent / ".00000002.gone.part").mkdir()
+    for step in (1, 2):  # two are kept
+        shutil.copytree(half, half.parent / f"{step:08d}")
     before = (half / "ema.safetensors").read_bytes()
     (run / "report.html").unlink()
     (run / ".notes.part").touch()  # a user's file
@@ -198,6 +201,7 @@ def test_resuming_a_finished_run_only_removes_temporary_files(half, tmp_path):
     assert [path.name for path in run.rglob(".*")] == [".notes.part"]
     assert "finished" in (run / "report.html").read_text()
     assert (half / "ema.safetensors").read_bytes() == before
+    assert checkpoint.steps_in(half.parent) == [2, 3]
 
 
 def test_the_rng_states_of_all_devices_are_kept(monkeypatch):
