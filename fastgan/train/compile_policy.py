@@ -185,7 +185,7 @@ class CompilePolicy:
     def _store(self) -> Store:
         gpu = self._device.type == "cuda"
         device = torch.cuda.get_device_name(self._device) if gpu else f"CPU with {torch.get_num_threads()} threads"
-        return open_store("compilation", {"device": device, "torch": torch.__version__})
+        return open_store("compile times", {"device": device, "torch": torch.__version__})
 
     @functools.cached_property
     def _key(self) -> str:

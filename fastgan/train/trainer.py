@@ -96,6 +96,7 @@ class Trainer:
         self._statistics = running_statistics(*apart)
         self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
+        self._step_graphs: Steps | None = None
         self._graph: IterationGraph | None = None
         self._stop = StopSignals()
         self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
@@ -146,6 +147,8 @@ class Trainer:
         else:
             d_inputs = [list(group) for group in self._d_inputs(batches)]
             logs = self._graph(d_inputs, list(self._g_inputs()), self._ema_weight())
+            if self._graph.reason:  # then each step is a graph of its own
+                self._graph, self.steps = None, self._step_graphs
         for log in logs:
             means.add(log)
         self.state.step += 1
@@ -318,8 +321,8 @@ class Trainer:
     def _prepare(self, batches: Batches) -> None:
         """What is decided from the first batch, and from the first one of each level of growing networks."""
         state = self.state
-        self.steps, reason = prepare(state, batches)
-        self._graph = None
+        self._step_graphs, reason = prepare(state, batches)
+        self._graph, self.steps = None, self._step_graphs
         if self.steps.inner is not None and not reason:
             self._graph, self.steps = IterationGraph(self.train_step, state), self.steps.inner
         rundir.write_config(state)  # a resumed run computes as this one does, bit for bit

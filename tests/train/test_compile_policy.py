@@ -76,7 +76,7 @@ def weights(trainer):
 
 def store_file():
     """The file of the measurements of compilation."""
-    (path,) = autotune.directory("compilation").glob("*.json")
+    (path,) = autotune.directory("compile times").glob("*.json")
     return path
 
 

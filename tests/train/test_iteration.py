@@ -1,6 +1,7 @@
 """A whole iteration as one CUDA graph equals the eager one, with a stand-in for CUDA graphs on the CPU."""
 
 import contextlib
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -205,13 +206,17 @@ def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, 
 
     monkeypatch.setattr(cuda_graphs, "_recorded", fail)
     each = [(eager, started(eager)), (captured, started(captured))]
-    captured._graph = IterationGraph(captured.train_step, captured.state)
+    graph = captured._graph = IterationGraph(captured.train_step, captured.state)
+    captured._step_graphs = steps = dataclasses.replace(captured.steps)
     for i in range(10):
         for one, batches in each:
             one.iterate(batches, Means())
         assert all(map(torch.equal, tensors(eager), tensors(captured))), i
     assert len(tried) == 1
-    assert captured._graph.reason.startswith(reason)
+    assert graph.reason.startswith(reason)
+    # Then each step may be a graph of its own.
+    assert captured.steps is steps
+    assert captured._graph is None
     assert [m for m in caplog.messages if m.startswith("an iteration cannot be one CUDA graph: " + reason)]
 
 
@@ -223,12 +228,12 @@ def test_inputs_of_many_kinds_are_not_captured(captures, monkeypatch):
         draw = one.task.draw
         monkeypatch.setattr(one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True)
     each = [(eager, started(eager)), (captured, started(captured))]
-    captured._graph = IterationGraph(captured.train_step, captured.state)
+    graph = captured._graph = IterationGraph(captured.train_step, captured.state)
     for _ in range(12):
         for one, batches in each:
             one.iterate(batches, Means())
     assert all(map(torch.equal, tensors(eager), tensors(captured)))
-    assert captured._graph.reason == "its inputs come in more than 8 kinds"
+    assert graph.reason == "its inputs come in more than 8 kinds"
     assert made == []
 
 
