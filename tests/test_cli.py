@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["train", "--resume", "--out", "nowhere"], 2, "nowhere holds no run"),
         (["train", "--resume", "--overwrite", "--out", "nowhere"], 2, "contradict"),
         (["sample", "nowhere"], 2, "nowhere holds no run"),
-        (["sample"], 2, "RUN or MODEL.onnx"),
+        (["sample"], 2, "Missing from fastgan sample"),
         (["sample", "broken.onnx"], 1, "is no ONNX file"),
         (["sample", "x", "--n", "0"], 2, "n: expected a number from 1"),
         (["export", "empty"], 2, "empty holds no run"),

@@ -66,7 +66,7 @@ def test_a_run_and_its_export(cli, labeled_npz, tmp_path):
     done = cli("sample", "run", "--n", 6, "--keep-best", 0.5, "--out", "best.png")
     assert done.returncode == 0, done.stderr
     assert "effect of keeping 0.5 of the samples: coverage 0." in done.stdout
-    assert "(300 samples against as many real images), in features of a classifier of 270 images" in done.stdout
+    assert "300 real images), in features of a classifier trained on 270 images" in done.stdout
     assert (tmp_path / "best.png").exists()
 
 

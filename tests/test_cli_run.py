@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from fastgan.cli.run import parse_seeds, save_images, save_sheet, save_walk
 from PIL import Image
 
 from fastgan import models
+from fastgan.cli.run_model import parse_seeds, save_images, save_sheet, save_walk
 from fastgan.errors import UsageError, WriteError
 from fastgan.export import export
 from fastgan.runtime import labels
@@ -157,7 +157,7 @@ def test_the_command(command, model, tmp_path):
         (["g.onnx", "--out", "a.txt"], "out: expected a folder, a .png, or one of .mp4"),
         (["g.onnx", "--frames", "0"], "frames: expected a number from 1 to 100000, got 0"),
         (["none.onnx"], "none.onnx"),
-        ([], "run: expected MODEL.onnx first"),
+        ([], "Missing from fastgan run"),
     ):
         done = command("run", *words)
         assert done.returncode == 2, done.stderr

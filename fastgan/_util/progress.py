@@ -17,8 +17,8 @@ class Progress:
     """Shows how many of a total are done, the rate and the time left.
 
     doing: what stands before the count, such as "packing photos". total: how many there are; None if it is not known.
-    unit: what they are. before: how many were done before this began. every: seconds between two log lines where there
-    is no terminal; 0: a line with each note. quiet: show nothing, as on ranks other than 0.
+    unit: what they are. before: how many were done before this began. each_note: where there is no
+    terminal, a line with each note instead of one every ten seconds. quiet: show nothing, as on ranks other than 0.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Progress:
         *,
         unit: str = "images",
         before: int = 0,
-        every: float = QUIET_SECONDS,
+        each_note: bool = False,
         quiet: bool = False,
     ):
         from tqdm import tqdm
@@ -38,7 +38,7 @@ class Progress:
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
         self._live = stream.isatty() and not quiet
-        self._quiet, self._every = quiet, every
+        self._quiet, self._each_note = quiet, each_note
         self._bar = tqdm(
             total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,
             dynamic_ncols=True, mininterval=0.2,
@@ -51,7 +51,8 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         now = time.monotonic()
-        if not self._live and not self._quiet and (note or self._every) and now - self._shown >= self._every:
+        due = bool(note) if self._each_note else now - self._shown >= QUIET_SECONDS
+        if due and not self._live and not self._quiet:
             self._shown = now
             _logger.info("%s", self._line(now - self._start, note))
 

@@ -26,7 +26,6 @@ from typing import Annotated, Any
 import tyro
 
 from fastgan._util import env
-from fastgan.errors import UsageError
 
 #: The type of an option `class_`, which is --class to a user.
 Class = Annotated[int | None, tyro.conf.arg(name="class")]
@@ -47,13 +46,3 @@ def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any
     # Subcommands take no default: None would become one of them.
     given = {} if default is None else {"default": default}
     return tyro.cli(kind, args=argv, prog=f"fastgan {command}", console_outputs=first, **given)
-
-
-def positional(argv: list[str], command: str, what: str, kind: type) -> tuple[str, list[str]]:
-    """The first word and the remaining ones, for commands whose dataclass lacks its positional arguments."""
-    if argv and argv[0] in ("-h", "--help"):
-        print(f"usage: fastgan {command} {what} [options]")
-        parse(kind, argv, f"{command} {what}")
-    if not argv or argv[0].startswith("-"):
-        raise UsageError(f"{command}: expected {what} first; see fastgan {command} --help")
-    return argv[0], argv[1:]

@@ -26,7 +26,7 @@ def open_source(source: str) -> tuple[nn.Module, tuple[int, ...] | None, dict[st
 
     trained = load_generator(run, None if path == run else path)
     facts = trained.facts
-    about = {"step": trained.step, "dataset": facts["dataset"]["name"], "model": facts["config"]["model"]}
+    about = {"step": trained.step, "dataset": facts["dataset"]["name"], "model": trained.config.model.family}
     if names := facts["dataset"].get("class_names"):
         about["class_names"] = names
     return trained.generator, trained.latent_shape, about

@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastgan.cli._parse import parse, positional
+import tyro
+
+from fastgan.cli._parse import parse
 from fastgan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ class _Bench:
     files (.onnx, .pt2, .engine), or what fastgan export accepts: runs, weights, names of pretrained networks, modules
     of your own."""
 
+    sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+    """exported files, runs, weights or names"""
     size: str = "320x180"
     """WIDTHxHEIGHT of the input images, for image models"""
     batches: str = ""
@@ -45,9 +49,10 @@ class _Bench:
 
 def bench(argv: list[str]) -> None:
     """fastgan bench MODEL... [--size WxH] [--batches 1,4] [--backends ...] [--seconds 1] [--out CSV] [--plot SVG]"""
-    first, rest = positional(argv, "bench", "MODEL...", _Bench)
-    more = next((i for i, word in enumerate(rest) if word.startswith("-")), len(rest))
-    sources, options = [first, *rest[:more]], parse(_Bench, rest[more:], "bench")
+    options = parse(_Bench, argv, "bench")
+    sources = list(options.sources)
+    if not sources:
+        raise UsageError("models: expected one or more to time, got none")
     size = _size(options.size)
     if not options.seconds > 0:
         raise UsageError(f"seconds: expected a number > 0, got {options.seconds}")

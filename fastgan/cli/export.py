@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastgan.cli._parse import parse, positional
+import tyro
+
+from fastgan.cli._parse import parse
 from fastgan.errors import UsageError
 
 
@@ -18,6 +20,8 @@ class _Export:
     models), or a module of your own (file.py:name or package.module:name, a torch.nn.Module or a function that
     returns one)."""
 
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """what to write"""
     to: str = "onnx"  # the choices are those of fastgan.export.targets
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """of weights and arithmetic; inputs and outputs are always float32. int8 needs --calibrate for image models"""
@@ -35,8 +39,8 @@ def export(argv: list[str]) -> None:
 
     choices = {name: target.help for name, target in targets.registry().items()}
     kind = with_choices(_Export, to=(choices, "onnx"))
-    source, rest = positional(argv, "export", "SOURCE", kind)
-    options = parse(kind, rest, "export")
+    options = parse(kind, argv, "export")
+    source = options.source
     if options.calibrate is not None and options.precision != "int8":
         raise UsageError(f"calibrate: is for --precision int8, got {options.precision}")
     run = run_of(Path(source))

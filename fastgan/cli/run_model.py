@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastgan.cli._parse import Class, parse, positional
+import tyro
+
+from fastgan.cli._parse import Class, parse
 from fastgan.errors import UsageError, WriteError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ MAX_GRID, MAX_SEEDS = 10_000, 1_000_000
 class _Run:
     """Generate images with an exported generator. The suffix of --out decides what is written."""
 
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL.onnx")]
+    """exported generator"""
     seeds: str = "0-63"
     """such as 0-63 or 1,5,9; a seed determines its image"""
     out: Path = Path("grid.png")
@@ -42,8 +46,7 @@ class _Run:
 
 def run(argv: list[str]) -> None:
     """fastgan run MODEL.onnx [--seeds 0-63] [--class 3] [--out FOLDER|grid.png|walk.mp4] [--frames 60] [...]"""
-    source, rest = positional(argv, "run", "MODEL.onnx", _Run)
-    options = parse(_Run, rest, "run")
+    options = parse(_Run, argv, "run")
     for name, most in (("frames", 100_000), ("batch", 4096)):
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
@@ -53,7 +56,7 @@ def run(argv: list[str]) -> None:
     out, suffix = options.out, options.out.suffix.lower()
     if suffix and suffix != ".png" and suffix not in _VIDEOS and not out.is_dir():
         raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
-    session = Session(source)
+    session = Session(options.source)
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
         count = save_walk(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from fastgan.cli._parse import Class, parse, positional
+import tyro
+
+from fastgan.cli._parse import Class, parse
 from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from fastgan.train.config import DataConfig
     from fastgan.train.networks import Trained
 
 #: Real images with which selected samples are compared, and the most samples drawn for it.
@@ -27,6 +31,8 @@ _BATCH = 100
 class _Sample:
     """Make a grid of images from a run or from an exported generator."""
 
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx")]
+    """run directory, or exported generator"""
     out: Path = Path("grid.png")
     """PNG to write"""
     n: int = 64
@@ -41,8 +47,7 @@ class _Sample:
 
 def sample(argv: list[str]) -> None:
     """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--class 3] [--keep-best 0.5]"""
-    source, rest = positional(argv, "sample", "RUN or MODEL.onnx", _Sample)
-    options = parse(_Sample, rest, "sample")
+    options = parse(_Sample, argv, "sample")
     if not 1 <= options.n <= 10_000:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
@@ -51,7 +56,7 @@ def sample(argv: list[str]) -> None:
     from fastgan.runtime.labels import of_class
     from fastgan.runtime.session import Session, latents
 
-    path, cost = Path(source), None
+    path, cost = options.source, None
     if path.suffix == ".onnx":
         if options.keep_best is not None:
             raise UsageError(
@@ -105,15 +110,13 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
         return torch.cat(images).numpy(), torch.cat([discriminator(part).flatten() for part in images]).numpy()
 
     images, scores = draw(math.ceil(n / fraction))
-    config, side = trained.facts["config"], images.shape[-1]
+    data, side = trained.config.data, images.shape[-1]
     if side < trained.facts["image_shape"][-1]:  # the networks were still growing
-        config = {**config, "resolution": side}
-    return images[best(scores, n)], lambda: _cost(config, draw, fraction, seed)
+        data = dataclasses.replace(data, resolution=side)
+    return images[best(scores, n)], lambda: _cost(data, draw, fraction, seed)
 
 
-def _cost(
-    config: dict[str, Any], draw: Callable[[int], tuple[np.ndarray, np.ndarray]], fraction: float, seed: int
-) -> str:
+def _cost(data: DataConfig, draw: Callable[[int], tuple[np.ndarray, np.ndarray]], fraction: float, seed: int) -> str:
     """The cost in metrics, measured with the run's training images and the feature extractor for them."""
     import numpy as np
     import torch
@@ -125,10 +128,10 @@ def _cost(
     from fastgan.report.images import to_uint8
 
     try:
-        data = open_source(config["data"], resolution=config["resolution"], channels=config["channels"])
-        compared = min(_COMPARED, len(data), int(_DRAWN * fraction))
-        real = np.ascontiguousarray(data.images[choose(len(data), compared, seed)])
-        extractor = open_extractor("auto", data, torch.device("cpu"))
+        trained_on = open_source(data.source, resolution=data.resolution, channels=data.channels)
+        compared = min(_COMPARED, len(trained_on), int(_DRAWN * fraction))
+        real = np.ascontiguousarray(trained_on.images[choose(len(trained_on), compared, seed)])
+        extractor = open_extractor("auto", trained_on, torch.device("cpu"))
         images, scores = draw(math.ceil(compared / fraction))
         return f"{cost(extractor, real, to_uint8(images), scores).sentence()}, in features of {extractor.about}"
     except FastganError as error:  # the images are useful without the data, and where nothing can be downloaded

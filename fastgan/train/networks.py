@@ -24,9 +24,14 @@ class Trained:
     generator: nn.Module
     latent_shape: tuple[int, ...]
     step: int
-    facts: dict
+    facts: dict[str, Any]
     folder: Path
     classes: int
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        return Config.from_dict(self.facts["config"])
 
 
 def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:

@@ -253,7 +253,9 @@ class Trainer:
     def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
         state, config, figures = self.state, self.config, dict[str, float]()
         batches, means, interval = Batches(given, state), Means(), Interval(state)
-        bar = Progress("training", config.steps, unit="steps", before=state.step, every=0, quiet=state.world.rank > 0)
+        bar = Progress(
+            "training", config.steps, unit="steps", before=state.step, each_note=True, quiet=state.world.rank > 0
+        )
         self._guard.reset()
         state.ema.forget()
         for update in state.updates.values():

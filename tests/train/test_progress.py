@@ -84,7 +84,7 @@ def test_a_terminal_shows_one_bar_and_no_lines(caplog, monkeypatch):
 
 def test_going_back_does_not_make_the_rate_negative(caplog):
     caplog.set_level(logging.INFO)
-    shown = Progress("training", 100, io.StringIO(), unit="steps", every=0)
+    shown = Progress("training", 100, io.StringIO(), unit="steps", each_note=True)
     shown.add(24)
     shown.move_to(4)
     shown.add(1, note="healthy")
