@@ -83,9 +83,16 @@ def read_run(directory: Path) -> Run:
         neighbors=_mapping(head.get("neighbors")),
         real=real if real.is_file() else None,
         from_images=bool(head.get("source_channels")),
-        sample_grids={kind: found for kind in KINDS if (found := sample_grids_in(directory, kind))},
+        sample_grids={kind: sample_grids_in(directory, kind) for kind in _kinds_in(directory)},
         notes=notes,
     )
+
+
+def _kinds_in(directory: Path) -> list[str]:
+    """The kinds of sample grids that are there: those of the built-in tasks first, then those of a task of one's own."""
+    paths = (Path(directory) / "samples").glob("*.png")
+    found = {match[1] for path in paths if (match := re.fullmatch(r"(.+)-\d+\.png", path.name))}
+    return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))
 
 
 def sample_grids_in(directory: Path, kind: str) -> dict[int, Path]:

@@ -90,7 +90,9 @@ def sample_grids(run: Run) -> SampleGrids | None:
     steps = chosen_steps(run)
     if not steps and run.real is None:
         return None
-    kinds = [*KINDS[:2], *(kind for kind in KINDS[2:] if kind in run.sample_grids)]
+    # Those of the built-in tasks begin with two that are always there; a task of one's own has names of its own.
+    own = [kind for kind in run.sample_grids if kind not in KINDS]
+    kinds = list(own) if own else [*KINDS[:2], *(kind for kind in KINDS[2:] if kind in run.sample_grids)]
     grids = [over_time(*_heading(kind, run), run.sample_grids.get(kind, {}), steps) for kind in kinds]
     saved = len({step for found in run.sample_grids.values() for step in found})
     note = f"{len(steps)} of {saved} saved steps are shown; the others are in samples/." if saved > len(steps) else ""
@@ -162,7 +164,8 @@ def picture(path: Path, alt: str) -> Picture:
 
 
 def _heading(kind: str, run: Run) -> tuple[str, str]:
-    title, meaning = (_TITLES | _TITLES_FROM_IMAGES if run.from_images else _TITLES)[kind]
+    titles = _TITLES | _TITLES_FROM_IMAGES if run.from_images else _TITLES
+    title, meaning = titles.get(kind, (kind, "samples of the task"))
     among, total = (number(run.neighbors.get(key)) for key in ("among", "of"))
     if kind == "nearest" and among is not None and total is not None:
         meaning += f", among {figure(among)}" + (f" of {figure(total)}" if among < total else "")

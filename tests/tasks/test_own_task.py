@@ -111,7 +111,9 @@ def test_what_a_run_of_it_writes(tmp_path):
     }  # fmt: skip
     facts = json.loads((run / "config.json").read_text())
     assert (facts["task"], facts["loss"]["unbounded"]) == ("TwoScales", False)
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text()
+    assert page.count("samples of the task") >= 2
+    assert "masked" in page
 
 
 def test_it_resumes_bit_for_bit(tmp_path):
