@@ -89,7 +89,7 @@ def read_run(directory: Path) -> Run:
 
 
 def _kinds_in(directory: Path) -> list[str]:
-    """The kinds of sample grids that are there: those of the built-in tasks first, then those of a task of one's own."""
+    """The kinds of sample grids that are there: those of the built-in tasks first, then those of other tasks."""
     paths = (Path(directory) / "samples").glob("*.png")
     found = {match[1] for path in paths if (match := re.fullmatch(r"(.+)-\d+\.png", path.name))}
     return [kind for kind in KINDS if kind in found] + sorted(found - set(KINDS))

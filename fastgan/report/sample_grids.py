@@ -90,9 +90,10 @@ def sample_grids(run: Run) -> SampleGrids | None:
     steps = chosen_steps(run)
     if not steps and run.real is None:
         return None
-    # Those of the built-in tasks begin with two that are always there; a task of one's own has names of its own.
+    # The built-in tasks always have the first two kinds; a task of one's own has names of its own instead.
     own = [kind for kind in run.sample_grids if kind not in KINDS]
-    kinds = list(own) if own else [*KINDS[:2], *(kind for kind in KINDS[2:] if kind in run.sample_grids)]
+    built_in = [kind for kind in KINDS if kind in run.sample_grids]
+    kinds = own if own and not built_in else [*KINDS[:2], *(kind for kind in built_in if kind not in KINDS[:2]), *own]
     grids = [over_time(*_heading(kind, run), run.sample_grids.get(kind, {}), steps) for kind in kinds]
     saved = len({step for found in run.sample_grids.values() for step in found})
     note = f"{len(steps)} of {saved} saved steps are shown; the others are in samples/." if saved > len(steps) else ""

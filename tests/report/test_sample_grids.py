@@ -106,14 +106,14 @@ def test_real_images_alone(run: Path):
 
 def test_other_kinds_follow_where_there_are_any(run: Path):
     png = (run / "samples" / "real.png").read_bytes()
-    for kind in ("truncation", "nearest", "unknown"):
+    for kind in ("truncation", "nearest", "of a task"):
         (run / "samples" / f"{kind}-00001500.png").write_bytes(png)
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "neighbors": {"among": 4096, "of": 10_000}}))
     main, more = samples(run).split('<div class="sample-grids small">')
     assert re.findall("<h3>([^<]*)</h3>", main) == ["Fixed latents", "New latents", "Real images"]
-    assert re.findall("<h3>([^<]*)</h3>", more) == ["Nearest neighbors", "Truncation"]
+    assert re.findall("<h3>([^<]*)</h3>", more) == ["Nearest neighbors", "Truncation", "of a task"]
     assert "the most similar training image, among 4096 of 10,000<" in more
     # They have no picture at the first and the last step.
-    assert more.count('data-indices="0 1 0"') == 2
-    assert more.count('<div class="snapshot"><p class="empty">None was saved at this step.</p></div>') == 2
+    assert more.count('data-indices="0 1 0"') == 3
+    assert more.count('<div class="snapshot"><p class="empty">None was saved at this step.</p></div>') == 3
