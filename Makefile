@@ -38,8 +38,8 @@ test-gpu: dev
 	$(BIN)/pytest -m gpu
 
 DEFAULT := not gpu and not full and not slow and not network
-FAST := tests/_util tests/data tests/losses tests/metrics tests/models tests/nn tests/ops tests/regularization tests/report \
-	tests/tasks tests/test_imports.py
+FAST := tests/_util tests/data tests/losses tests/metrics tests/models tests/nn tests/regularization tests/report tests/tasks \
+	tests/ops/test_library.py tests/ops/test_autotune.py tests/ops/test_bias_act.py tests/ops/test_conv.py tests/test_imports.py
 
 dev: $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev,docs]'

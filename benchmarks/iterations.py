@@ -11,10 +11,11 @@ from fastgan.train.logging import Means
 
 
 class Iterations:
-    """Each call is one iteration. The first one also decides how steps are computed, as `fit` does."""
+    """Each call is one iteration. How steps are computed is decided before, as in `fit`."""
 
     def __init__(self, trainer: Trainer, batches: Iterable[Any]):
         self.trainer, self.batches, self.means = trainer, Batches(batches, trainer.state), Means()
+        trainer.prepare(self.batches)
 
     def __call__(self) -> None:
         self.trainer.iterate(self.batches, self.means)

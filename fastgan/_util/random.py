@@ -45,7 +45,7 @@ class Random:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """What is drawn inside is drawn again afterwards."""
+        """Restores the state of the generator at the end, so that what is drawn inside is drawn again."""
         before = self.generator.get_state()
         try:
             yield

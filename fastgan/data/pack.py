@@ -105,8 +105,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 def _damaged(folder: Path, error: Exception) -> DataError:
     fetched = folder.parent.name == "data"
-    remedy = f"run `fastgan data fetch {folder.name}` again" if fetched else "delete it; it is then packed again"
-    return DataError(f"the set in {folder} is damaged ({error}); {remedy}")
+    advice = f"run `fastgan data fetch {folder.name}` again" if fetched else "delete it; it is then packed again"
+    return DataError(f"the set in {folder} is damaged ({error}); {advice}")
 
 
 def paths_in(folder: Path, split: str = MAIN) -> tuple[Path, Path]:

@@ -82,6 +82,10 @@ class CudaGraph:
             leaf.grad = None
 
 
+class CaptureError(RuntimeError):
+    """A function cannot be captured as a CUDA graph; the text is the first line of the reason."""
+
+
 class Recorder:
     """Runs a function with permanent effects, such as an optimizer step: first directly, then as a CUDA graph.
 
@@ -94,6 +98,7 @@ class Recorder:
         self._pool = pool
         self._key: Hashable = None
         self._runs = 0
+        self._valid = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._given: list[Tensor] = []
         self._result = torch.empty(())
@@ -102,7 +107,7 @@ class Recorder:
     @property
     def replays(self) -> bool:
         """Whether the last run was a replay, in which no Python code ran."""
-        return self._graph is not None and self._runs > WARM_UPS + 1
+        return self._valid and self._runs > WARM_UPS + 1
 
     @property
     def full(self) -> bool:
@@ -110,9 +115,13 @@ class Recorder:
         return self._full
 
     def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
-        """run(given). key: everything else that it depends on: shapes, Python numbers, addresses of tensors."""
+        """run(given). key: everything else that it depends on: shapes, Python numbers, addresses of tensors.
+
+        Raises CaptureError where the capture fails; then `run` has had no effect on tensors.
+        """
         if key != self._key:
-            self._key, self._runs, self._graph = key, 0, None
+            # The old graph stays until there is a new one: a memory pool ends with its last graph.
+            self._key, self._runs, self._valid = key, 0, False
         self._runs += 1
         device = given[0].device
         if self._runs == WARM_UPS + 1 and not self._full:
@@ -120,7 +129,9 @@ class Recorder:
                 self._record(device, run, given)
             except torch.OutOfMemoryError:
                 self._full, self._given = True, []  # the captured function has not run yet
-        if self._graph is None:
+            except Exception as error:  # whatever a capture does not allow
+                raise CaptureError(str(error).strip().splitlines()[0] if str(error) else repr(error)) from error
+        if not self._valid or self._graph is None:
             return run(given)
         with torch.cuda.device(device):
             torch._foreach_copy_(self._given, given)
@@ -131,6 +142,7 @@ class Recorder:
         with torch.cuda.device(device):
             self._given = [torch.empty_like(t) for t in given]
             self._graph, self._result = _recorded(device, lambda: run(self._given), self._pool())
+            self._valid = True
 
 
 @functools.cache

@@ -45,7 +45,7 @@ GROUPS = {
     "latent": ("Latents", "distance of images along the path from one latent to another, and of its two ends"),
     "gradient": ("Gradients", "norm of each network's gradient"),
     "update": ("Updates", "norm of one update relative to the norm of the weights"),
-    "slope": ("Slopes", "norms of the discriminator's gradient at real images"),
+    "gradient_norm": ("Gradient norms", "norms of the discriminator's gradient at real images"),
     "growth": ("Growth", "doublings of the resolution so far; a fraction while a level fades in"),
     "skipped": ("Skipped updates", "total of updates that were not finite"),
     "speed": ("Speed", "training speed"),

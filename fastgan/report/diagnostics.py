@@ -139,7 +139,7 @@ def _variety(t: _Table) -> np.ndarray:
 
 def _latent_distance(t: _Table) -> np.ndarray:
     """Distance between the images of two latents, relative to the distance between two real images."""
-    return t.ratio("latent/ends", "spread/real")
+    return t.ratio("latent/distance", "spread/real")
 
 
 def _latent_evidence(t: _Table, i: int) -> str:

@@ -1,7 +1,7 @@
 """Translates what earlier versions of fastgan wrote into run directories to the names of today.
 
-This is the one place that knows the old names: the report reads through it, and so can everything else that reads an
-earlier run, such as resuming.
+The report reads through it, and so does resuming; what else a resumed run needs is in fastgan/train/config_history.py
+and fastgan/train/state.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 #: Keys of metrics.jsonl.
-METRICS = {"critic/ranking": "auroc/real_fake", "critic/memory": "auroc/train_held_out"}
+METRICS = {
+    "critic/ranking": "auroc/real_fake",
+    "critic/memory": "auroc/train_held_out",
+    "slope/mean": "gradient_norm/mean",
+    "slope/deviation": "gradient_norm/deviation",
+    "latent/ends": "latent/distance",
+}
 #: Fields of Config.
 FIELDS = {"game": "loss", "r1_interval": "penalty_interval"}
 #: Top-level keys of config.json.

@@ -40,7 +40,7 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
 
 
 def walk(points: list[np.ndarray], frames: int, *, loop: bool = False) -> Iterator[np.ndarray]:
-    """The latents of a walk: `frames` from each point towards the next one, and at the end the last point.
+    """The latents of a walk: `frames` from each point toward the next one, and at the end the last point.
 
     loop: the walk returns to the first point, which is not repeated at the end, so that a repeated video is seamless.
     """

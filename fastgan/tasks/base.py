@@ -41,7 +41,7 @@ class Task:
     real = "real"
     #: Whether the losses have no lower bound, as Wasserstein losses: a large value does not show divergence then.
     unbounded = False
-    #: Every how many steps the noise of a network's step has its flag "lazy" set.
+    #: For a task whose `draw` sets noise["lazy"] in every so many steps of a network: how many. Then both are timed.
     intervals: Mapping[str, int] = MappingProxyType({"discriminator": 1, "generator": 1})
     #: Whether real and fake images go through the discriminator as one batch, in tasks that know both ways.
     joint = False

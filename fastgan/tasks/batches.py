@@ -75,7 +75,7 @@ def described(value: Any) -> str:
 
 
 def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch there. What is there twice stays one tensor."""
+    """The batch there. Entries that share one tensor still share one."""
     moved = {id(value): value.to(device, non_blocking=True) for value in batch.values()}
     return {name: moved[id(value)] for name, value in batch.items()}
 

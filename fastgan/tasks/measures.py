@@ -86,7 +86,7 @@ def latent_path(task: Generation, step: int) -> dict[str, Tensor]:
     one = torch.zeros(len(latents), dtype=torch.long)
     images = sample_grids.images_of(task.generator, latents, one).float().flatten(1).unflatten(0, z.shape[:2])
     moved = (images[1:] - images[:-1]).square().mean(2).sqrt().mean()
-    return {"latent/path": moved * STEPS, "latent/ends": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
+    return {"latent/path": moved * STEPS, "latent/distance": (images[-1] - images[0]).square().mean(1).sqrt().mean()}
 
 
 def gradient_norms(task: Generation, batch: Batch) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ def gradient_norms(task: Generation, batch: Batch) -> dict[str, Tensor]:
         output = task.discriminate(real, None if condition is None else condition[:n])
         (gradients,) = torch.autograd.grad(output.logits.float().sum(), real)
     norms = gradients.flatten(1).float().norm(dim=1)
-    return {"slope/mean": norms.mean(), "slope/deviation": norms.std(correction=0)}
+    return {"gradient_norm/mean": norms.mean(), "gradient_norm/deviation": norms.std(correction=0)}
 
 
 @torch.no_grad()

@@ -51,6 +51,8 @@ def train_state(
         )
     }  # fmt: skip
     own = task(generator, discriminator) if task is not None else None
+    if task is not None and not isinstance(own, Task):
+        raise UsageError(f"task: expected a Task, or a function that returns one, got {type(own).__name__} of it")
     random = Random(config.seed, device, world.rank, world.size)
     state = TrainState(
         config, own or Task(generator, discriminator), ema, updates, random, world, device, growth, None, {},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from fastgan._util.files import amount, free, sync
 from fastgan.errors import CheckpointError
 
+_logger = logging.getLogger(__name__)
+
 PARTS = ("generator", "ema", "discriminator", "optimizer")
 TENSORS = [f"{part}.safetensors" for part in PARTS]
 SUMS = "SHA256SUMS"
@@ -34,11 +37,11 @@ def save(
     parts: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
     keep: int,
-    sound: int | None = None,
+    protect: int | None = None,
 ) -> Path:
     """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder.
 
-    sound: the newest one up to that step stays too.
+    protect: the newest one up to that step stays too.
 
     At every instant the newest checkpoint of before is whole, or this one is. Raises CheckpointError where it cannot be
     written, with nothing left of it.
@@ -71,17 +74,17 @@ def save(
         if isinstance(error, (OSError, SafetensorError)):
             raise CheckpointError(_not_written(directory, step, parts, error)) from error
         raise
-    prune(directory, step, keep, sound)
+    prune(directory, step, keep, protect)
     for displaced in directory.glob(".*.old"):
         _remove(displaced)
     return final
 
 
-def prune(directory: Path, step: int, keep: int, sound: int | None = None) -> None:
+def prune(directory: Path, step: int, keep: int, protect: int | None = None) -> None:
     """Delete the checkpoints of all steps but those that `save` keeps."""
     # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
     steps = steps_in(directory)
-    kept = [s for s in steps if s <= step][-keep:] + [s for s in steps if s <= (sound or 0)][-1:]
+    kept = [s for s in steps if s <= step][-keep:] + [s for s in steps if s <= (protect or 0)][-1:]
     for old in [s for s in steps if s > step] + [s for s in steps if s <= step and s not in kept]:
         _remove(directory / f"{old:08d}")
 
@@ -150,8 +153,8 @@ def _read_sums(folder: Path) -> dict[str, str]:
     return {name: value for value, name in (line.split("  ") for line in (folder / SUMS).read_text().splitlines())}
 
 
-def newest(directory: Path, warn: Any = None, before: int | None = None) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint that verifies, and its state. Damaged ones are passed over, told to `warn(sentence)`.
+def newest(directory: Path, before: int | None = None) -> tuple[Path, dict[str, Any]]:
+    """The newest checkpoint that verifies, and its state. Damaged ones are passed over with a warning.
 
     before: of those of earlier steps than that. Raises CheckpointError where there is none.
     """
@@ -165,8 +168,7 @@ def newest(directory: Path, warn: Any = None, before: int | None = None) -> tupl
             return folder, read_state(folder)
         except CheckpointError as error:
             problems.append(str(error))
-            if warn is not None:
-                warn(f"{error}; trying the one before")
+            _logger.warning("%s; trying the one before", error)
     raise CheckpointError(f"no whole checkpoint in {directory}: {problems[0]}")
 
 

@@ -245,9 +245,10 @@ RESUMABLE = (
 
 
 def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
-    """Raise UsageError where a run would go on, on so many ranks, as another run than its `config.json` says.
+    """Raise UsageError where the configuration differs from the run's in a field that resuming must not change.
 
-    On another number of ranks it is the same run as long as the images per update stay as many.
+    facts: the run's `config.json`. On another number of ranks it is the same run as long as the images per update stay
+    as many.
     """
     facts = modernized_config(facts)
     stored = Config.from_dict(facts["config"])

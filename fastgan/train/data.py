@@ -24,13 +24,12 @@ _logger = logging.getLogger(__name__)
 class Batches(Iterator[Batch]):
     """The user's batches, collated by the task, on the device, in the size of growing networks and the memory format.
 
-    channels_last: whether images are converted. raw: the last batch before networks that grow had it averaged down.
+    raw: the last batch before it was averaged down for networks that grow.
     """
 
     def __init__(self, given: Iterable[Any], state: TrainState):
         self._given, self._state = iter(given), state
         self._next: Batch | None = None
-        self.channels_last = False
         self.raw: Batch = {}
 
     def peek(self) -> Batch:
@@ -41,7 +40,7 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         batch, self._next = self.peek(), None
-        return in_channels_last(batch) if self.channels_last else batch
+        return in_channels_last(batch) if self._state.channels_last else batch
 
     def _read(self) -> Batch:
         state = self._state
@@ -65,7 +64,7 @@ class Batches(Iterator[Batch]):
 
 
 def in_channels_last(batch: Batch) -> Batch:
-    """A batch whose images are in channels_last. What is there twice stays one tensor."""
+    """A batch whose images are in channels_last. Entries that share one tensor still share one."""
     converted = {id(t): t.contiguous(memory_format=torch.channels_last) for t in batch.values() if t.dim() == 4}
     return {name: converted.get(id(t), t) for name, t in batch.items()}
 

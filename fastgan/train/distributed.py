@@ -1,6 +1,6 @@
 """Several processes that train as one.
 
-torchrun starts them and tells each its rank; `joined` brings them together. All hold the same weights, each computes on
+torchrun starts them and tells each its rank; `process_group` connects them. All hold the same weights, each computes on
 its own part of every batch, and what must be the same on all of them goes through `World`.
 """
 

@@ -52,7 +52,7 @@ class Growth:
         self._shape = tuple(generator.image_shape)  # type: ignore[arg-type]
 
     def advance(self, images: int) -> bool:
-        """Be what the networks are after so many real images. Returns whether other layers run than before."""
+        """Set the networks to the stage for so many real images. Returns whether other layers run than before."""
         if not self._each:
             return False
         stage, self._alpha = level_at(images, self._each, self._stages)

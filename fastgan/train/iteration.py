@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from fastgan.engine.cuda_graphs import Recorder
+from fastgan.engine.cuda_graphs import CaptureError, Recorder
 
 if TYPE_CHECKING:
     from fastgan.train.compile_policy import Inputs, Steps
@@ -46,33 +46,37 @@ def why_not(state: TrainState, steps: Steps) -> str:
 class IterationGraph:
     """Calls `step` as it is a few times, then captures it, then replays the graph.
 
-    step(d_inputs, g_inputs, ema) is Trainer.train_step. Nothing is run twice or undone. Iterations with and without
-    lazy penalties are graphs of their own. If a capture fails, `reason` says why, and iterations go on as they are.
+    step(d_inputs, g_inputs, ema, watch) is Trainer.train_step. Nothing is run twice or undone. Iterations with and
+    without lazy penalties, and those whose updates are watched, are graphs of their own. If an iteration cannot be
+    captured, `reason` says why, and iterations go on as they are; too_many: because their inputs come in too many
+    kinds. captured: whether there is a graph.
     """
 
     #: Kinds of iterations by shapes and flags of their inputs, each with a graph in memory.
-    MOST = 8
+    MOST = 12
 
     def __init__(self, step: Callable[..., Logs], state: TrainState):
         self._step, self._state = step, state
         self._variants: dict[Hashable, tuple[Recorder, list[list[str]]]] = {}
         self.reason = ""
+        self.captured = self.too_many = False
 
-    def __call__(self, d_inputs: list[list[Inputs]], g_inputs: list[Inputs], ema: float) -> Logs:
+    def __call__(self, d_inputs: list[list[Inputs]], g_inputs: list[Inputs], ema: float, watch: bool = False) -> Logs:
         if self.reason:
-            return self._step(d_inputs, g_inputs, ema)
+            return self._step(d_inputs, g_inputs, ema, watch)
         flat, structure = tree_flatten((d_inputs, g_inputs))
         # A batch is the input of the discriminator's step and of the generator's: one tensor in the graph too.
         tensors = {id(value): value for value in flat if isinstance(value, Tensor)}
         order = {key: i for i, key in enumerate(tensors)}
-        variant = repr(structure), *(_fixed(value, order) for value in flat)
+        variant = repr(structure), watch, *(_fixed(value, order) for value in flat)
         if variant not in self._variants and len(self._variants) == self.MOST:
-            return self._give_up(f"its inputs come in more than {self.MOST} kinds", d_inputs, g_inputs, ema)
+            self.too_many = True
+            return self._give_up(f"its inputs come in more than {self.MOST} kinds", d_inputs, g_inputs, ema, watch)
         recorder, names = self._variants.setdefault(variant, (Recorder(self._pool), []))
 
         def run(given: list[Tensor]) -> Tensor:
             inputs = [given[order[id(value)]] if id(value) in order else value for value in flat]
-            logs = self._step(*tree_unflatten(inputs, structure), given[-1])
+            logs = self._step(*tree_unflatten(inputs, structure), given[-1], watch)
             names[:] = [list(log) for log in logs]
             return torch.stack([value.float() for log in logs for value in log.values()])
 
@@ -80,10 +84,11 @@ class IterationGraph:
         updates = tuple(fixed for update in self._state.updates.values() for fixed in update.addresses())
         try:
             values = recorder(updates, run, [*tensors.values(), weight])
-        except (RuntimeError, NotImplementedError) as error:
-            return self._give_up(str(error).splitlines()[0], d_inputs, g_inputs, ema)
+        except CaptureError as error:
+            return self._give_up(str(error), d_inputs, g_inputs, ema, watch)
         if recorder.full:
             self._set_reason("the GPU's memory does not hold its graph")
+        self.captured = self.captured or recorder.replays
         split = iter(values.unbind())
         return [{name: next(split) for name in step} for step in names]
 

@@ -36,7 +36,7 @@ class Monitor:
         """Figures for this interval's line, and `layers`. Waits for the device. Called on all ranks."""
         state = self._state
         found: dict[str, Tensor] = {}
-        with rng.preserved(state.device):
+        with rng.preserved(state.device), torch.no_grad():
             for name, update in state.updates.items():
                 found[f"skipped/{name}"] = update.skipped
                 if update.watched is not None:

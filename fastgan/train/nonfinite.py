@@ -94,8 +94,10 @@ class NonFiniteGuard:
     def _stopped(self, network: str, in_a_row: int) -> NonFiniteError:
         state = self._state
         steps = TaskSteps(state.task, state.config.precision)
-        noise = state.noise if (scale := state.updates[network].scale) is None else state.noise | {"loss_scale": scale}
-        bad = first_bad_layer(steps, state.batch, noise, network)
+        noise, own = (
+            state.updates[network].scaled(state.noise.get(name, {})) for name in ("discriminator", "generator")
+        )
+        bad = first_bad_layer(steps, state.batch, noise, network, own)
         bad = shared_finding(state.world, bad, state.device)
         other = bad.startswith("the batch")
         return NonFiniteError(
@@ -119,7 +121,9 @@ def shared_finding(world: World, own: str, device: torch.device) -> str:
     return ""
 
 
-def first_bad_layer(steps: TaskSteps, batch: Batch, noise: Noise, network: str | None = None) -> str:
+def first_bad_layer(
+    steps: TaskSteps, batch: Batch, noise: Noise, network: str | None = None, generator_noise: Noise | None = None
+) -> str:
     """What is the first not to be finite as both steps run on a batch, or "" where all is.
 
     The batch, noise and weights come first, then each module's output, the losses, and the gradients from the loss
@@ -132,12 +136,12 @@ def first_bad_layer(steps: TaskSteps, batch: Batch, noise: Noise, network: str |
     # Ranks find different things and end at different points: none may wait for another on the way.
     with preserved(buffers), unsynchronized(task.generator, task.discriminator):
         try:
-            return _walk(steps, batch, noise, network)
-        except RuntimeError as error:  # the step that failed before may fail otherwise now, out of memory even
-            return f"not found ({str(error).splitlines()[0]})"
+            return _walk(steps, batch, noise, network, noise if generator_noise is None else generator_noise)
+        except Exception as error:  # the step that failed before may fail otherwise now, out of memory even
+            return f"not found ({(str(error) or repr(error)).splitlines()[0]})"
 
 
-def _walk(steps: TaskSteps, batch: Batch, noise: Noise, network: str | None) -> str:
+def _walk(steps: TaskSteps, batch: Batch, noise: Noise, network: str | None, generator_noise: Noise) -> str:
     for name, tensor in batch.items():
         if bad := _count(tensor):
             return f"the batch's {name!r} ({bad})"
@@ -148,17 +152,19 @@ def _walk(steps: TaskSteps, batch: Batch, noise: Noise, network: str | None) -> 
     task = copy.copy(steps.task)
     task.joint = False
     steps = TaskSteps(task, steps.precision)
-    noise = {"lazy": True} | noise
     for name in ("generator", "discriminator"):
         if bad := _state_of(getattr(task, name), name):
             return bad
-    for name, step in (("discriminator", steps.discriminator), ("generator", steps.generator)):
-        trained = getattr(task, name)
+    for name, step, drawn in (
+        ("discriminator", steps.discriminator, noise),
+        ("generator", steps.generator, generator_noise),
+    ):
+        trained, drawn = getattr(task, name), {"lazy": True} | drawn
         with _hooked(task, name) as found:
-            loss, gradients, order = _watched(trained, lambda step=step: step(batch, noise))
+            loss, gradients, order = _watched(trained, lambda step=step, drawn=drawn: step(batch, drawn))
         if found:
             return found[0]
-        if network in (name, None) and (bad := _backward(trained, name, loss, gradients, order, noise)):
+        if network in (name, None) and (bad := _backward(trained, name, loss, gradients, order, drawn)):
             return bad
     return ""
 
@@ -214,6 +220,8 @@ def _hooked(task: Task, step: str) -> Iterator[list[str]]:
 def _of(task: Task, step: str, network: str, number: int) -> str:
     """ "of real images", where the task names the passes of its discriminator."""
     if network != "discriminator" or step != "discriminator":
+        return ""
+    if number == 0:  # a container of several networks, which is never called itself
         return ""
     return f"of {task.passes[number - 1]}" if number <= len(task.passes) else f"in its forward pass {number}"
 

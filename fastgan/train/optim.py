@@ -70,9 +70,13 @@ class Update:
         self._sum: list[Tensor | None] = []
         self._losses: list[Tensor] = []
 
-    def reset(self) -> None:
-        """Drop the gradients of an interrupted update. Raises UsageError where weights were frozen since."""
+    def drop(self) -> None:
+        """Drop the gradients of an interrupted update."""
         self._sum, self._losses = [], []
+
+    def reset(self) -> None:
+        """Begin a run. Raises UsageError where weights were frozen since the trainer was made."""
+        self.drop()
         if list(map(id, trainable(self._network))) != list(map(id, self._weights)):
             raise UsageError(
                 f"network: the weights of {type(self._network).__name__} that require a gradient are others than when"
@@ -85,8 +89,8 @@ class Update:
 
     def add(self, loss: Tensor, gradients: Gradients) -> None:
         """One batch's gradients; those of several batches are averaged."""
-        # A half-precision loss would make the optimizer's divisor half precision too.
-        self._losses.append(loss.float() if loss.dtype.itemsize < 4 else loss)
+        # The optimizer's divisor gets its type, and the fused kernels want float32.
+        self._losses.append(loss.float())
         if not self._sum:
             self._sum = list(gradients)
             return

@@ -35,12 +35,12 @@ def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
         check_reference(neighbors.shape, batches.raw, task.real)
     state.world.agree({"batches": len(batch[task.real])})
     with state.random.restored():  # it is drawn again in the first step
-        noise = {name: task.draw(name, batch, state.random, state.step) for name in ("discriminator", "generator")}
+        noise = {name: state.draw(name, batch) for name in ("discriminator", "generator")}
     plain = TaskSteps(task, state.config.precision)
-    batches.channels_last = not why_not_channels_last(task, batch, noise["discriminator"])
+    state.channels_last = not use_channels_last(task, batch, noise)
     for update in state.updates.values():
         update.match_strides()
-    if batches.channels_last:
+    if state.channels_last:
         batch = in_channels_last(batch)
     if isinstance(task, Generation):
         _decide_joint(state, task, batch)
@@ -124,11 +124,11 @@ def why_not_joint(task: Generation, batch: Batch) -> str:
     apart = torch.cat([first, second]).float()
     error = float((both.float() - apart).norm() / (apart.norm() + 1e-12))
     if not error <= 1e-4:
-        return f"its logits change by {error:.1e} when another batch is beside"
+        return f"its logits change by {error:.1e} when another batch is concatenated"
     return ""
 
 
-def why_not_channels_last(task: Task, batch: Batch, noise: Noise) -> str:
+def use_channels_last(task: Task, batch: Batch, noise: dict[str, Noise]) -> str:
     """Put both networks into channels_last, in which libraries convolve faster; "" or why they stayed as they were.
 
     A network that flattens its feature maps by `view` cannot run in it. Leaves buffers and random numbers as they were.
@@ -154,15 +154,16 @@ def why_not_channels_last(task: Task, batch: Batch, noise: Noise) -> str:
     return ""
 
 
-def forward(task: Task, batch: Batch, noise: Noise) -> None:
+def forward(task: Task, batch: Batch, noise: dict[str, Noise]) -> None:
     """Run both networks of a task once: of the built-in tasks their forward passes alone, of others the losses."""
     if isinstance(task, Generation):
         with torch.no_grad():
-            z, condition = task.inputs("discriminator", batch, noise)
+            z, condition = task.inputs("discriminator", batch, noise["discriminator"])
             task.discriminate(task.generate(z, condition), condition)
             task.discriminate(batch[task.real], condition)
     else:
-        task.discriminator_loss(batch, noise)
+        task.discriminator_loss(batch, noise["discriminator"])
+        task.generator_loss(batch, noise["generator"])
 
 
 @contextmanager

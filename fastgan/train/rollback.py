@@ -82,7 +82,7 @@ def protected_step(state: TrainState) -> int | None:
 
 
 def in_row(state: TrainState) -> dict[str, Any]:
-    """What the first line of metrics after going back says beside its figures: the report is made from the lines."""
+    """Fields added to the first line of metrics after a rollback, from which the report is made."""
     if not state.rollbacks or any(row["step"] > state.rollbacks[-1]["to_step"] for row in state.rows):
         return {}
     return {"rollbacks": state.rollbacks}

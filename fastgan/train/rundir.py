@@ -101,7 +101,7 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, for `config.json`."""
+    """Versions and hardware, for `config.json`."""
     from fastgan import __version__
     from fastgan._util import native
 

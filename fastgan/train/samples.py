@@ -59,7 +59,7 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device, labels: Tensor
 def save_all(state: TrainState) -> None:
     """Every sample grid of this step as samples/NAME-STEP.png. The random numbers of the run stay as they are."""
     assert state.run is not None
-    with rng.preserved(state.device):
+    with rng.preserved(state.device), torch.no_grad():
         averaged = state.task.with_generator(state.ema.module)
         grids = averaged.samples(state.batch, state.held_out, state.step)
     # All are enlarged alike.

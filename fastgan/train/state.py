@@ -29,14 +29,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class TrainState:
-    """Everything that a run is at a step.
+    """The state of a run at a step.
 
     updates: of "generator" and "discriminator". out: the run directory, or None. about: facts for `config.json`, among
     them how the steps are computed. loss: the name of the adversarial loss, or of a task of one's own. step, images,
-    seconds: done so far; images are those of all ranks. batch, noise: of the last discriminator step. held_out: a batch
-    that is not trained on. back_off: the learning rates as a part of the configured ones, lowered while updates are
-    skipped; skipped: how many were. rollbacks: where the run went back, in plain values. rows: the lines of metrics so
-    far, on rank 0.
+    seconds: done so far; images are those of all ranks. batch: of the last discriminator step. noise: of the last step
+    of each network. held_out: a batch that is not trained on. channels_last: whether networks and batches are in that
+    memory format. back_off: the learning rates as a part of the configured ones, lowered while updates are skipped;
+    skipped: how many were. rollbacks: where the run went back, in plain values. rows: the lines of metrics so far, on
+    rank 0.
     """
 
     config: Config
@@ -54,8 +55,9 @@ class TrainState:
     images: int = 0
     seconds: float = 0.0
     batch: Batch = field(default_factory=dict)
-    noise: Noise = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
     held_out: Batch | None = None
+    channels_last: bool = False
     back_off: float = 1.0
     skipped: int = 0
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
@@ -87,6 +89,11 @@ class TrainState:
         self.rollbacks = rollbacks
         for name, rate in self.rollback_rates.items():
             self.multiply_rates(rate / before[name], (name,))
+
+    def draw(self, network: str, batch: Batch) -> Noise:
+        """The noise of the next step of a network, on the device."""
+        noise = self.task.draw(network, batch, self.random, self.step)
+        return {n: value.to(self.device) if isinstance(value, Tensor) else value for n, value in noise.items()}
 
     def multiply_rates(self, factor: float, networks: tuple[str, ...] = ("generator", "discriminator")) -> None:
         """Multiply learning rates."""
@@ -148,7 +155,7 @@ def load(state: TrainState, batches: Any) -> None:
             raise UsageError(f"resume: {state.out} has no checkpoint, and this Trainer has trained; make a new one")
         _logger.info("%s has no checkpoint yet: it begins anew at step 0", state.out)
         return
-    folder, facts = checkpoint.newest(directory, _logger.warning)
+    folder, facts = checkpoint.newest(directory)
     restore(state, folder, facts)
     # "restored" in older versions, with other keys.
     past: dict[str, Any] = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}

@@ -45,9 +45,12 @@ class TaskSteps:
 def _detached(loss: Loss, network: str) -> Loss:
     """The loss for the log: "loss/NETWORK" is the whole value where the task logs no part of it by that name."""
     log = {f"loss/{network}": loss.value, **loss.log}
+    for name, value in log.items():
+        if value.numel() != 1:
+            raise UsageError(f"{name}: expected a scalar to log, got {list(value.shape)}")
     return Loss(
         loss.value.detach(),
-        {name: value.detach() for name, value in log.items()},
+        {name: value.detach().reshape(()) for name, value in log.items()},
         {name: value.detach() for name, value in loss.outputs.items()},
     )
 

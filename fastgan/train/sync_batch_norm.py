@@ -92,7 +92,7 @@ def synchronize(network: nn.Module, world: World) -> None:
     """
     for name, layer in network.named_modules():
         if type(layer) in _KINDS:
-            # The class, not the layer: whoever holds the layer goes on holding it.
+            # The class is replaced, not the layer, so that references to the layer stay valid.
             layer.__class__ = _KINDS[type(layer)]
             layer.world = world
         elif isinstance(layer, _BatchNorm) and not isinstance(layer, _Synchronized | nn.SyncBatchNorm):

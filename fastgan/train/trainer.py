@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,7 @@ from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
 from fastgan.train.prepare import prepare
+from fastgan.train.step import TaskSteps
 from fastgan.train.sync_batch_norm import running_statistics
 from fastgan.train.validation import check_networks, check_options, check_own_task, check_trainable
 
@@ -119,39 +121,47 @@ class Trainer:
         assert self.steps is not None
         state, task, logs = self.state, self.task, []
         discriminator, generator = state.updates["discriminator"], state.updates["generator"]
+        discriminator.drop()
+        generator.drop()
         for group in d_inputs:
             for batch, noise in group:
                 loss, gradients = self.steps.discriminator(batch, discriminator.scaled(noise))
-                discriminator.add(loss.log["loss/discriminator"], gradients)
+                discriminator.add(loss.value, gradients)
                 task.update(loss, batch, len(batch[task.real]) * state.world.size, state.random)
                 logs.append(loss.log)
             logs.append({"gradient/discriminator": discriminator.apply(watch)})
         for batch, noise in g_inputs:
             loss, gradients = self.steps.generator(batch, generator.scaled(noise))
-            generator.add(loss.log["loss/generator"], gradients)
+            generator.add(loss.value, gradients)
             logs.append(loss.log)
         logs.append({"gradient/generator": generator.apply(watch)})
         state.ema.update(task.generator, self._ema_weight() if ema is None else ema)
         return logs
 
     def iterate(self, batches: Batches, means: Means) -> None:
-        """One iteration on the next batches, step by step or as one CUDA graph. Waits for nothing.
-
-        The first call decides how steps are computed, which `fit` does before.
-        """
-        if self.steps is None:
-            self._prepare(batches)
+        """One iteration on the next batches, step by step or as one CUDA graph, after `prepare`. Waits for nothing."""
         watch = self._pauses_at(self.state.step + 1)
-        if self._graph is None or watch:
+        if self._graph is None:
             logs = self.train_step(self._d_inputs(batches), self._g_inputs(), watch=watch)
         else:
             d_inputs = [list(group) for group in self._d_inputs(batches)]
-            logs = self._graph(d_inputs, list(self._g_inputs()), self._ema_weight())
-            if self._graph.reason:  # then each step is a graph of its own
-                self._graph, self.steps = None, self._step_graphs
+            logs = self._graph(d_inputs, list(self._g_inputs()), self._ema_weight(), watch)
+            if self._graph.captured:
+                self._step_graphs = None  # their memory is needed no more
+            if self._graph.reason:
+                self._without_graph(self._graph)
         for log in logs:
             means.add(log)
         self.state.step += 1
+
+    def _without_graph(self, graph: IterationGraph) -> None:
+        """Go on where an iteration cannot be one graph: each step as a graph of its own, or eagerly."""
+        self._graph = None
+        if graph.too_many or self._step_graphs is None:
+            plain = TaskSteps(self.task, self.config.precision)
+            self.steps = Steps(plain.discriminator, plain.generator, "off", graph.reason)
+        else:
+            self.steps = self._step_graphs
 
     def _d_inputs(self, batches: Batches) -> Iterator[Iterator[Inputs]]:
         """Batches and noise of each update of the discriminator, drawn when they are asked for."""
@@ -160,8 +170,8 @@ class Trainer:
         def group() -> Iterator[Inputs]:
             for _ in range(optim.accumulate):
                 batch = next(batches)
-                noise = state.task.draw("discriminator", batch, state.random, state.step)
-                state.batch, state.noise = batch, noise
+                noise = state.draw("discriminator", batch)
+                state.batch, state.noise["discriminator"] = batch, noise
                 state.images += len(batch[state.task.real]) * state.world.size
                 self._recent.append(batch)
                 yield batch, noise
@@ -172,7 +182,8 @@ class Trainer:
     def _g_inputs(self) -> Iterator[Inputs]:
         """The batches of the last update of the discriminator, with noise for the generator's step."""
         for batch in self._recent:
-            yield batch, self.task.draw("generator", batch, self.state.random, self.state.step)
+            noise = self.state.noise["generator"] = self.state.draw("generator", batch)
+            yield batch, noise
 
     def _ema_weight(self) -> float:
         images = len(self.state.batch[self.task.real]) * self.config.optim.accumulate * self.state.world.size
@@ -263,14 +274,13 @@ class Trainer:
         rundir.write_status(state, "running")
         stop = False
         with contextlib.closing(bar):
+            if (self._grow() or self.steps is None) and state.step < config.steps:
+                with interval.paused():
+                    self.prepare(batches)
             while state.step < config.steps and not stop:
-                if state.growth.advance(state.images):
-                    _logger.info("step %d: images of %s", state.step, state.growth.name)
-                    self.steps = None  # decided anew for the new layers
-                    state.ema.forget()
-                if self.steps is None:
+                if self._grow():
                     with interval.paused():
-                        self._prepare(batches)
+                        self.prepare(batches)
                 self.iterate(batches, means)
                 pause = self._pauses_at(state.step)
                 if pause or state.world.size == 1:
@@ -320,13 +330,23 @@ class Trainer:
                 metrics.sync()
             run_state.save(state, batches, rollback.protected_step(state))
 
-    def _prepare(self, batches: Batches) -> None:
-        """What is decided from the first batch, and from the first one of each level of growing networks."""
+    def _grow(self) -> bool:
+        """Let networks that grow be what they are after so many images. Returns whether other layers run now."""
+        state = self.state
+        if not state.growth.advance(state.images):
+            return False
+        _logger.info("step %d: images of %s", state.step, state.growth.name)
+        state.ema.forget()
+        return True
+
+    def prepare(self, batches: Batches) -> None:
+        """Decide how steps are computed, from the next batch: before the first iteration, and for new layers."""
         state = self.state
         self._step_graphs, reason = prepare(state, batches)
         self._graph, self.steps = None, self._step_graphs
         if self.steps.inner is not None and not reason:
-            self._graph, self.steps = IterationGraph(self.train_step, state), self.steps.inner
+            self._graph = IterationGraph(self.train_step, state)
+            self.steps = dataclasses.replace(self.steps.inner, mode=self.steps.mode, about=self.steps.about)
         rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
         if state.run is not None and state.step == 0:
             samples.save_real(batches.raw[self.task.real], state.run)

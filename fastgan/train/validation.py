@@ -85,7 +85,8 @@ def check_networks(
 
 def check_own_task(config: Config) -> None:
     """Raise UsageError for options that only the built-in tasks have, beside a task of one's own."""
-    regularization = dataclasses.replace(config.regularization, historical_averaging=0.0)
+    # Without instance noise, its length has no meaning, and is set in the configuration of a run.
+    regularization = dataclasses.replace(config.regularization, historical_averaging=0.0, instance_noise_steps=None)
     for options in (dataclasses.replace(config.loss, adversarial="non-saturating"), regularization):
         for field in dataclasses.fields(options):
             usual = RegularizationConfig if options is regularization else LossConfig

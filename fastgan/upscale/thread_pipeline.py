@@ -17,7 +17,7 @@ class ConsumerClosedError(Exception):
 
 
 class CancelledError(Exception):
-    """Raised by the iteration over a queue whose producer was cancelled: the items so far are to be discarded."""
+    """Raised by the iteration over a queue whose producer was canceled: the items so far are to be discarded."""
 
 
 class BoundedQueue(Generic[T]):

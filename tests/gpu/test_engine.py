@@ -200,7 +200,7 @@ def iterating(nan_at=(), **flags):
             yield batch * math.nan if i in nan_at else batch
 
     batches = Batches(images(), trainer.state)
-    trainer.steps, _ = prepare(trainer.state, batches, "non-saturating")
+    trainer.steps, _ = prepare(trainer.state, batches)
     return trainer, batches
 
 
@@ -275,6 +275,7 @@ def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting, compile):
     trainer = Trainer(*networks, "wgan-gp", Config.from_flags(latent=16, batch=16, d_steps=1, compile=compile))
     batches = Batches([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(16)], trainer.state)
     means = Means()
+    trainer.prepare(batches)
     for _ in range(8):  # until an iteration that is one CUDA graph is captured
         trainer.iterate(batches, means)
     with no_waiting():

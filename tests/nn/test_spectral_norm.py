@@ -168,8 +168,8 @@ def test_a_part_in_eval_mode_does_not_iterate():
 def test_every_step_iterates_once_per_step_of_its_optimizer():
     network = spectral_norm(Network().double(), every="step")
     own = torch.optim.Adam(network.parameters(), 1e-2)
-    foreign = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
-    foreign.param_groups[0]["params"][0].grad = torch.zeros(1)
+    unrelated = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    unrelated.param_groups[0]["params"][0].grad = torch.zeros(1)
     network(X)
     for _ in range(3):
         discriminator_step(network, own)
@@ -178,7 +178,7 @@ def test_every_step_iterates_once_per_step_of_its_optimizer():
         assert len(changed(before, network)) == 8, "the first run after a step iterates"
         before = vectors(network)
         network(X)
-        foreign.step()
+        unrelated.step()
         network(X)
         assert changed(before, network) == [], "no other run does"
 
@@ -206,14 +206,14 @@ def test_gradients_of_every_step_are_those_of_every_forward():
 
 def test_a_copy_with_every_step_follows_its_own_optimizer():
     original = spectral_norm(Network().double(), every="step")
-    twin = copy.deepcopy(original)
-    for network in (original, twin):
+    copied = copy.deepcopy(original)
+    for network in (original, copied):
         network(X)
-    discriminator_step(twin, torch.optim.SGD(twin.parameters(), 0.1))
-    before, kept = vectors(twin), vectors(original)
-    twin(X)
+    discriminator_step(copied, torch.optim.SGD(copied.parameters(), 0.1))
+    before, kept = vectors(copied), vectors(original)
+    copied(X)
     original(X)
-    assert changed(before, twin)
+    assert changed(before, copied)
     assert not changed(kept, original)
 
 
@@ -272,13 +272,13 @@ def test_compiles_whole_and_gives_the_same_numbers(every):
 
 def test_deepcopy_and_pickle():
     network = ours("hook")
-    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         before = vectors(network)
         with OpRecorder() as calls:
-            twin(X)
+            copied(X)
         assert calls.counts()["power_iteration"] == 1
         assert changed(before, network) == []
-        assert changed(before, twin)
+        assert changed(before, copied)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])

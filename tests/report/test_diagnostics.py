@@ -18,7 +18,8 @@ def healthy(n=N):
         "step": 10 * (i + 1), "loss/discriminator": 0.9 + 0 * i, "loss/generator": 1.2 + 0 * i,
         "logit/real": 1 + 0 * i, "logit/fake": -1 + 0 * i, "auroc/real_fake": 0.9 + 0 * i,
         "gradient/generator": 2 + 0 * i, "gradient/discriminator": 1 + 0 * i, "nearest/real": 1 + 0 * i,
-        "nearest/fake": 0.9 * grown, "spread/real": 1 + 0 * i, "latent/ends": 0.9 * grown, "range/real_min": -1 + 0 * i,
+        "nearest/fake": 0.9 * grown, "spread/real": 1 + 0 * i, "latent/distance": 0.9 * grown,
+        "range/real_min": -1 + 0 * i,
         "range/real_max": 1 + 0 * i, "range/fake_min": -grown, "range/fake_max": grown,
         "update/generator": 1e-3 + 0 * i, "skipped/generator": 0 * i, "skipped/discriminator": 0 * i,
         "auroc/train_held_out": 0.52 + 0 * i,
@@ -71,7 +72,7 @@ def test_every_rule_has_a_case():
 
 
 def test_images_of_all_latents_alike_are_a_collapse_too():
-    found = diagnoses(changed(latent__ends=0.1))
+    found = diagnoses(changed(latent__distance=0.1))
     assert [diagnosis.name for diagnosis in found] == ["mode collapse"]
 
 

@@ -170,11 +170,10 @@ def test_a_slow_model_is_measured_small_and_once(two, upscaler, monkeypatch):
 def test_a_quick_model_is_measured_on_a_frame(two, upscaler):
     a, b = FakeBackend("onnxruntime", 0.0005), FakeBackend("openvino", 0.0001)
     two(onnxruntime=a, openvino=b)
-    start = time.perf_counter()
     Session(upscaler[1])
-    assert time.perf_counter() - start < 5
     assert a.shapes[:2] == [(1, 3, 64, 64), (1, 3, 180, 320)]
-    assert len(a.shapes) >= 5
+    # One trial at each size, then at most 50 rounds.
+    assert 5 <= len(a.shapes) <= 52
 
 
 def test_warm_up_calls_are_not_timed(two, upscaler, monkeypatch):

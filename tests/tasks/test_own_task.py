@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d, softplus
 
 from fastgan import Config, Trainer
 from fastgan._util.random import Random
-from fastgan.errors import UsageError
+from fastgan.errors import NonFiniteError, UsageError
 from fastgan.losses import r1
 from fastgan.tasks import Loss, Task
 from fastgan.testing.batches import Resumable
@@ -174,3 +174,67 @@ def test_positional_pairs_are_taken_as_real_and_labels():
     assert found.keys() == {"real", "labels"}
     assert found["labels"] is batch[1]
     assert Undefined(*networks()).collate(batch[0]).keys() == {"real"}
+
+
+def test_the_configuration_of_a_run_can_be_given_again():
+    first = Trainer(*networks(), config=Config.from_flags(**SMALL), task=TwoScales)
+    Trainer(*networks(), config=Config.from_dict(first.config.to_dict()), task=TwoScales)
+
+
+def test_what_is_no_task_is_refused():
+    with pytest.raises(UsageError, match="task: expected a Task, or a function that returns one, got NoneType of it"):
+        Trainer(*networks(), config=Config.from_flags(**SMALL), task=lambda g, d: None)
+
+
+class NotFinite(TwoScales):
+    def draw(self, network, batch, random, step):
+        names = {"discriminator": "z", "generator": "latent"}
+        return {names[network]: random.normal(len(batch["images"]), 4)}
+
+    def discriminator_loss(self, batch, noise):
+        loss = super().discriminator_loss(batch, noise)
+        return Loss(loss.value / 0.0, {"loss/sum": loss.value / 0.0})
+
+    def generator_loss(self, batch, noise):
+        return super().generator_loss(batch, {"z": noise["latent"]})
+
+
+def test_what_is_not_finite_is_diagnosed_with_the_noise_of_each_network():
+    config = Config.from_flags(**SMALL | {"steps": 8, "log_every": 1}, max_skipped=3)
+    with pytest.raises(NonFiniteError, match=r"discriminator's loss .* first bad: loss/\w+ of the discriminator"):
+        Trainer(*networks(), config=config, task=NotFinite).fit(Masked())
+
+
+class Viewed(nn.Module):
+    """Flattens by a view, for which channels_last is no format; only the generator's loss calls it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, 1, 1)
+
+    def forward(self, x):
+        return self.conv(x).view(len(x), -1).mean(1)
+
+
+def test_networks_of_the_generators_loss_alone_decide_on_the_memory_format():
+    generator, discriminator = networks()
+
+    class Task(TwoScales):
+        def generator_loss(self, batch, noise):
+            loss = super().generator_loss(batch, noise)
+            return Loss(loss.value + self.discriminator["encoder"](batch["images"]).square().mean(), loss.log)
+
+    discriminator["encoder"] = Viewed()
+    trainer = Trainer(generator, discriminator, config=Config.from_flags(**SMALL), task=Task)
+    trainer.fit(Masked())
+    assert trainer.state.channels_last is False
+
+
+class Vector(TwoScales):
+    def discriminator_loss(self, batch, noise):
+        return Loss(super().discriminator_loss(batch, noise).value, {"means": batch["mean"].mean(1)})
+
+
+def test_what_is_logged_is_a_scalar():
+    with pytest.raises(UsageError, match=r"means: expected a scalar to log, got \[6\]"):
+        Trainer(*networks(), config=Config.from_flags(**SMALL), task=Vector).fit(Masked())

@@ -6,6 +6,7 @@ files. Both print JSON.
 """
 
 import json
+import logging
 import os
 import random
 import signal
@@ -141,12 +142,17 @@ def saves(folder):
                 (directory / "00000003" / "ema.safetensors").write_bytes(b"damaged")
             done, _ = forked(save_and_die, directory, step, keep, len(found[scene]))
             warnings = []
+            handler = logging.Handler()
+            handler.emit = warnings.append
+            checkpoint._logger.addHandler(handler)
             try:
-                at, state = checkpoint.newest(directory, warnings.append)
+                at, state = checkpoint.newest(directory)
                 value = checkpoint.load_part(at, "ema")["w"][0].item()
                 found[scene].append([state["step"], state["version"], value, len(warnings)])
             except CheckpointError as error:
                 found[scene].append([str(error)])
+            finally:
+                checkpoint._logger.removeHandler(handler)
             checkpoint.save(directory, 9, parts(9), {}, 1)
             if [path.name for path in directory.iterdir()] != ["00000009"]:
                 found[scene].append([f"left: {sorted(path.name for path in directory.iterdir())}"])

@@ -132,7 +132,7 @@ def test_measurements_of_two_networks_are_kept_under_two_keys(monkeypatch):
 def test_a_damaged_file_is_measured_again(content, monkeypatch):
     stored(monkeypatch)
     store_file().write_text(content)
-    with pytest.warns(RuntimeWarning, match="cannot be read, so compilation are measured again"):
+    with pytest.warns(RuntimeWarning, match="cannot be read, so compile times are measured again"):
         assert trained().steps.compiled is True
     assert measured() == {"saving": 0.5, "seconds": 14.0}
 

@@ -189,7 +189,7 @@ def test_levels_are_trained_once_they_exist(options):
     for phase, here in enumerate(({"0"}, {"0", "1"}, {"0", "1"}, {"0", "1", "2"})):
         for _ in range(2):
             if trainer.state.growth.advance(trainer.state.images):
-                trainer._prepare(stream)
+                trainer.prepare(stream)
             trainer.iterate(stream, Means())
         for net, update in zip(networks, trainer.state.updates.values(), strict=True):
             known = {name for name, weight in net.named_parameters() if weight in update.optimizer.state}

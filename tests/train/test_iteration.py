@@ -187,6 +187,7 @@ def test_optimizer_hooks_run_in_eager_iterations_and_captures(captures):
     assert len(set(map(tuple, flags))) == 1
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -195,14 +196,19 @@ def test_optimizer_hooks_run_in_eager_iterations_and_captures(captures):
         (NotImplementedError("no such kernel"), "no such kernel"),
     ],
 )
-def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, caplog, error, reason):
-    eager, captured = trainer(), trainer()
+def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, caplog, error, reason, late):
+    """late: after the first of the batches whose gradients are averaged, which are of no use then."""
+    eager, captured = (trainer(accumulate=2) for _ in range(2))
     captures(captured)
     tried = []
 
     def fail(device, run, pool=None):
         tried.append(device)
+        if late:
+            captured.state.updates["discriminator"].add(torch.tensor(1e9), [torch.full_like(w, 1e9) for w in own])
         raise error
+
+    own = list(captured.discriminator.parameters())
 
     monkeypatch.setattr(cuda_graphs, "_recorded", fail)
     each = [(eager, started(eager)), (captured, started(captured))]
@@ -229,11 +235,12 @@ def test_inputs_of_many_kinds_are_not_captured(captures, monkeypatch):
         monkeypatch.setattr(one.task, "draw", lambda *args, draw=draw: draw(*args) | {"step": args[-1]}, raising=True)
     each = [(eager, started(eager)), (captured, started(captured))]
     graph = captured._graph = IterationGraph(captured.train_step, captured.state)
-    for _ in range(12):
+    for _ in range(20):
         for one, batches in each:
             one.iterate(batches, Means())
     assert all(map(torch.equal, tensors(eager), tensors(captured)))
-    assert graph.reason == "its inputs come in more than 8 kinds"
+    assert graph.reason == "its inputs come in more than 12 kinds"
+    assert captured.steps.mode == "off"  # a compiled step would be compiled for each kind
     assert made == []
 
 
@@ -268,3 +275,20 @@ def test_reasons_against_a_graph_of_an_iteration(changed, flags, reason):
     } | changed  # fmt: skip
     state = SimpleNamespace(device=given["device"], world=given["world"], config=config, task=given["task"])
     assert why_not(state, given["steps"]) == reason
+
+
+def test_an_error_of_an_iteration_is_no_failed_capture(captures):
+    """It is raised: the discriminator may have moved, and nothing may run twice."""
+    one = trainer()
+    captures(one)
+    batches = started(one)
+    one._graph = IterationGraph(one.train_step, one.state)
+
+    def fail(batch, noise):
+        raise RuntimeError("out of ideas")
+
+    one.iterate(batches, Means())
+    one.steps.generator = fail
+    with pytest.raises(RuntimeError, match="out of ideas"):
+        one.iterate(batches, Means())
+    assert one._graph.reason == ""

@@ -48,8 +48,8 @@ def test_figures_and_the_table_of_layers(tmp_path):
     config = Config.from_flags(loss="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
     t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(batches(), held_out=torch.randn(8, 2))
-    names = {"update/generator", "update/discriminator", "latent/path", "latent/ends", "slope/mean", "slope/deviation",
-             "auroc/train_held_out", "auroc/real_fake", "nearest/fake", "skipped/generator"}  # fmt: skip
+    names = {"update/generator", "update/discriminator", "latent/path", "latent/distance", "gradient_norm/mean",
+             "gradient_norm/deviation", "auroc/train_held_out", "auroc/real_fake", "nearest/fake", "skipped/generator"}  # fmt: skip
     assert all(names <= line.keys() for line in lines(tmp_path / "run"))
     table = {row["weight"]: row for row in json.loads((tmp_path / "run" / "layers.json").read_text())}
     weight = t.discriminator[3].parametrizations.weight.original.detach()
@@ -182,7 +182,7 @@ def test_figures_that_are_not_finite_are_left_out(tmp_path):
         t.ema.module.image.fill_(float("nan"))
     t.fit(batches())
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
-        assert "latent/ends" not in json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        assert "latent/distance" not in json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
 def test_a_step_that_is_not_finite_is_a_diagnosis(tmp_path, caplog):

@@ -62,7 +62,7 @@ def reason(network, real=REAL):
         (discriminator(nn.Dropout2d(0.5)), r"1 \(Dropout2d\) couples the samples"),
         (discriminator(MinibatchStdDev(2), widened=1), r"1 \(MinibatchStdDev\) couples the samples"),
         (nn.BatchNorm2d(3), r"the discriminator \(BatchNorm2d\) couples"),
-        (discriminator(MinibatchStddev(), widened=1), "its logits change by .* when another batch is beside"),
+        (discriminator(MinibatchStddev(), widened=1), "its logits change by .* when another batch is concatenated"),
         (discriminator(Noisy()), "its logits change by"),
     ],
 )

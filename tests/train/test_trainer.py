@@ -271,6 +271,7 @@ def test_single_iterations_without_fit_equal_fit(images):
     fitted, iterated = trainer(), trainer()
     fitted.fit(stream(images, fitted.config))
     batches = Batches(stream(images, iterated.config), iterated.state)
+    iterated.prepare(batches)
     for _ in range(6):
         iterated.iterate(batches, Means())
     assert iterated.step == 6

@@ -72,7 +72,7 @@ def test_an_error_that_finishes_a_queue_is_raised_downstream():
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_cancelled_queue_drops_its_items(finished):
+def test_a_canceled_queue_drops_its_items(finished):
     queue = BoundedQueue(2)
     queue.put(1)
     if finished:

@@ -59,7 +59,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     """Compile a network (eval mode) for the device it is on, and write it to `path` as one file.
 
     Batch and, for image models, height and width are dynamic. about: facts to store beside the spec. Returns PyTorch's
-    version, device, hardware ("machine"), bytes and seconds. Takes about a minute and needs a C++ compiler. Raises
+    version, device, hardware, bytes and seconds. Takes about a minute and needs a C++ compiler. Raises
     UsageError where there is none, ExportError for a network that cannot be traced, works at some sizes only or cannot
     be compiled, WriteError for `path`; then no file is left.
     """
@@ -71,7 +71,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     if why is not None:
         raise UsageError(f"to: aoti needs a C++ compiler: {why}")
     device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
-    facts = {"torch": torch.__version__, "device": device.type, "machine": hardware_name(device)}
+    facts = {"torch": torch.__version__, "device": device.type, "hardware": hardware_name(device)}
     start = time.perf_counter()
     try:
         program = torch.export.export(network, _sample(spec, device), dynamic_shapes=_dynamic(spec))

@@ -88,9 +88,10 @@ def load(path: Path) -> Package:
 
     spec, facts = _read_metadata(path)
     device = torch.device(facts.get("device", "cpu"))
+    compiled = str(facts.get("hardware", facts.get("machine")))  # "machine" in older files
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ExportError(f"model: {path} was compiled for a GPU ({facts.get('machine')}), there is none here")
-    compiled, here = str(facts.get("machine")), hardware_name(device)
+        raise ExportError(f"model: {path} was compiled for a GPU ({compiled}), there is none here")
+    here = hardware_name(device)
     if compiled in _X86_LEVELS and here in _X86_LEVELS:
         fits = _X86_LEVELS.index(compiled) <= _X86_LEVELS.index(here)
     else:

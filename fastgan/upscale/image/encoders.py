@@ -39,7 +39,7 @@ class JobResult:
 
 
 class EncoderPool:
-    """A context manager with threads that write images; jobs that are unfinished at its end are cancelled."""
+    """A context manager with threads that write images; jobs that are unfinished at its end are canceled."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="fastgan-encode")
