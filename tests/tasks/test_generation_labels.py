@@ -190,7 +190,7 @@ def test_unconditional_networks_ignore_labels():
     t = Trainer(*networks, config=Config.from_flags(steps=1, compile="off"), latent_shape=(4,))
     t.fit(stream())
     assert t.state.batch.keys() == {"real"}
-    assert t.state.noise.keys() == {"z", "lazy"}
+    assert t.state.noise["discriminator"].keys() == {"z", "lazy"}
 
 
 def test_the_first_bad_layer_of_conditional_networks():

@@ -48,8 +48,10 @@ def test_figures_and_the_table_of_layers(tmp_path):
     config = Config.from_flags(loss="wgan-gp", steps=4, log_every=2, sample_every=2, compile="off")
     t = Trainer(*networks(norm), "wgan-gp", config, latent_shape=(4,), out=tmp_path / "run")
     t.fit(batches(), held_out=torch.randn(8, 2))
-    names = {"update/generator", "update/discriminator", "latent/path", "latent/distance", "gradient_norm/mean",
-             "gradient_norm/deviation", "auroc/train_held_out", "auroc/real_fake", "nearest/fake", "skipped/generator"}  # fmt: skip
+    names = {
+        "update/generator", "update/discriminator", "latent/path", "latent/distance", "gradient_norm/mean",
+        "gradient_norm/deviation", "auroc/train_held_out", "auroc/real_fake", "nearest/fake", "skipped/generator",
+    }  # fmt: skip
     assert all(names <= line.keys() for line in lines(tmp_path / "run"))
     table = {row["weight"]: row for row in json.loads((tmp_path / "run" / "layers.json").read_text())}
     weight = t.discriminator[3].parametrizations.weight.original.detach()
