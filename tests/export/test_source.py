@@ -1,3 +1,4 @@
+import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -85,7 +86,7 @@ def stand_in(monkeypatch, name, **content):
     vars(module).update(content)
     monkeypatch.setitem(sys.modules, name, module)
     package, _, own = name.rpartition(".")
-    monkeypatch.setattr(sys.modules[package], own, module, raising=False)
+    monkeypatch.setattr(importlib.import_module(package), own, module, raising=False)
 
 
 def test_files_and_names(tmp_path, monkeypatch):

@@ -123,6 +123,8 @@ def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opse
         raise ExportError(f"the exported model has operators outside of the ONNX standard: {', '.join(what)}")
     if model.opset_imports[""] != opset:
         raise ExportError(f"the exporter wrote opset {model.opset_imports['']}, expected {opset}")
+    for node in model.graph.all_nodes():  # the exporter writes the call stack, with paths of the machine it runs on
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     exported.save(path, external_data=False)
 
 
