@@ -7,12 +7,33 @@ printed to stderr, one line each, without breaking a tqdm progress bar.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
+import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 #: The parent of every module's logger.
 ROOT = logging.getLogger("fastgan")
+
+
+@functools.cache
+def bars() -> type[tqdm]:
+    """The class of progress bars: tqdm with a lock that belongs to this process alone, and without its thread.
+
+    tqdm's own lock is shared with forked processes: one that is killed while it prints makes all others wait for ever.
+    """
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0
+
+    Bar.set_lock(threading.RLock())
+    return Bar
 
 
 class _Stderr(logging.Handler):
@@ -24,9 +45,7 @@ class _Stderr(logging.Handler):
         if not self.always and logging.getLogger().handlers:
             return
         try:
-            from tqdm import tqdm
-
-            tqdm.write(self.format(record), file=sys.stderr)
+            bars().write(self.format(record), file=sys.stderr)
         except Exception:
             self.handleError(record)
 

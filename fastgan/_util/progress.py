@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from fastgan._util.log import bars
+
 _logger = logging.getLogger(__name__)
 
 #: Seconds between two lines where there is no terminal.
@@ -32,14 +34,12 @@ class Progress:
         each_note: bool = False,
         quiet: bool = False,
     ):
-        from tqdm import tqdm
-
         stream = stream or sys.stderr
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
         self._live = stream.isatty() and not quiet
         self._quiet, self._each_note = quiet, each_note
-        self._bar = tqdm(
+        self._bar = bars()(
             total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,
             dynamic_ncols=True, mininterval=0.2,
         )  # fmt: skip

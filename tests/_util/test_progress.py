@@ -96,3 +96,26 @@ def test_the_command_line_always_prints_messages(capsys):
 
 def test_formatted_sizes():
     assert [amount(size) for size in (7_840_000, 999_000_000, 1_234_000_000)] == ["7.8 MB", "999.0 MB", "1.2 GB"]
+
+
+KILLED_WHILE_PRINTING = """
+import logging, os, signal
+from fastgan._util.log import bars
+
+logging.getLogger("fastgan").info("before")
+ready, write = os.pipe()
+child = os.fork()
+if not child:
+    bars().get_lock().acquire()
+    os.write(write, b"1")
+    signal.pause()
+os.read(ready, 1)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+logging.getLogger("fastgan").info("after")
+"""
+
+
+def test_a_forked_process_that_is_killed_while_it_prints_does_not_stop_the_others():
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_PRINTING], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "before\nafter\n")

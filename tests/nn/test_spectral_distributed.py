@@ -30,6 +30,8 @@ for _ in range(3):
 moved = [k for k, v in discriminator.state_dict().items() if not torch.equal(v, start[k])]
 assert len(moved) == len(start), moved
 torch.save(discriminator.state_dict(), out)
+torch.distributed.barrier()  # a rank that leaves early, or a network that holds the group at exit, can abort the other
+del network
 torch.distributed.destroy_process_group()
 """
 
