@@ -20,7 +20,7 @@ FOREIGN_FLAGS = {
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint",  # torchrun
     "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # SLURM
     "--rm", "--gpus", "--model-repository",  # docker and Triton server
-    "--durations",  # pytest
+    "--durations", "--dist",  # pytest
 }  # fmt: skip
 
 

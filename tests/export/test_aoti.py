@@ -46,7 +46,7 @@ def test_the_metadata_of_a_package(written):
     package = load(path)
     assert package.spec == IMAGE
     assert package.device == torch.device("cpu")
-    here = {"torch": torch.__version__, "device": "cpu", "machine": torch.backends.cpu.get_cpu_capability()}
+    here = {"torch": torch.__version__, "device": "cpu", "hardware": torch.backends.cpu.get_cpu_capability()}
     assert package.facts == {"step": 7, **here}
     assert facts["bytes"] == path.stat().st_size
     assert {name: facts[name] for name in here} == here
@@ -80,20 +80,24 @@ def test_a_package_for_other_hardware_is_not_run(written, tmp_path, monkeypatch)
                 data = old.read(name)
                 if name.endswith("_metadata.json"):
                     entries = json.loads(data)
-                    entries["fastgan"] = json.dumps({**json.loads(entries["fastgan"]), **changes})
+                    facts = json.loads(entries["fastgan"]) | changes
+                    entries["fastgan"] = json.dumps({key: value for key, value in facts.items() if value is not None})
                     data = json.dumps(entries).encode()
                 new.writestr(name, data)
         return path
 
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    for machine in ("AVX512", "SVE256"):
-        with pytest.raises(ExportError, match=f"was compiled for {machine}, this computer has AVX2; export it again"):
-            load(changed(machine=machine))
+    for hardware in ("AVX512", "SVE256"):
+        message = f"was compiled for {hardware}, this computer has AVX2; export it again"
+        with pytest.raises(ExportError, match=message):
+            load(changed(hardware=hardware))
+        with pytest.raises(ExportError, match=message):
+            load(changed(hardware=None, machine=hardware))  # the name in older files
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ExportError, match="was compiled for a GPU"):
-        load(changed(device="cuda", machine="compute capability 9.0"))
+        load(changed(device="cuda", hardware="compute capability 9.0"))
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: len)
-    assert load(changed(machine="DEFAULT")).facts["machine"] == "DEFAULT"
+    assert load(changed(hardware="DEFAULT")).facts["hardware"] == "DEFAULT"
 
 
 @pytest.mark.slow
