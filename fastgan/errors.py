@@ -54,3 +54,8 @@ class ExportError(FastganError):
 
 class BackendError(FastganError):
     """A back-end cannot open or run a model that it should."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the stack that some libraries append; the name of its class if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-pytest_plugins = ["fixtures_deploy"]
+pytest_plugins = ["fixtures_networks"]
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgan._util import env
+from fastgan.errors import first_line
 
 #: Runs a candidate once.
 Run = Callable[[], Any]
@@ -243,11 +244,6 @@ def one_by_one(milliseconds: Callable[[Run], float]) -> Measure:
         return times
 
     return measure
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, without the stack that some libraries append; its type if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class _Postponed(Exception):

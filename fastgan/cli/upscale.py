@@ -57,7 +57,7 @@ class _Upscale:
     crf: int | None = None
     """videos: constant rate factor, 0 is the best quality"""
     backend: str = "auto"
-    """library that runs the network: onnxruntime, openvino, torch, compile; auto: the fastest, by a measurement"""
+    """library that runs the network, by its name in `fastgan doctor`; auto: the fastest, by a measurement"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..."""
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fastgan.errors import ExportError, UsageError
-from fastgan.runtime.backends.base import first_line
+from fastgan.errors import ExportError, UsageError, first_line
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastgan.errors import ExportError
+from fastgan.errors import ExportError, first_line
 from fastgan.export.precision import Precision, compute, find_precision, to_float64
 from fastgan.export.verification_inputs import random_inputs, verification_batches
-from fastgan.runtime.backends.base import first_line
 from fastgan.runtime.spec import Inputs, Spec
 
 #: Runs a file: inputs (labels int64, others float32) → images float32.

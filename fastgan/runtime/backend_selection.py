@@ -9,9 +9,9 @@ from typing import Any
 
 from fastgan._util.autotune import NoCandidate, Selection, Store, open_store, select, stored_selection
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
-from fastgan.errors import BackendError, FastganError, UsageError
+from fastgan.errors import BackendError, FastganError, UsageError, first_line
 from fastgan.runtime import backends
-from fastgan.runtime.backends.base import Backend, first_line
+from fastgan.runtime.backends.base import Backend
 from fastgan.runtime.hardware import cpu_features, cpu_name, gpu_names
 from fastgan.runtime.spec import Inputs
 

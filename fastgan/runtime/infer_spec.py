@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastgan.errors import ExportError
-from fastgan.runtime.backends.base import Backend, Port, first_line
+from fastgan.errors import ExportError, first_line
+from fastgan.runtime.backends.base import Backend, Port
 from fastgan.runtime.spec import KEY, Spec
 
 #: Heights and widths to try where the file leaves them open: odd multiples of these.

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fastgan._util.hashing import file_sha256
-from fastgan.errors import BackendError, FastganError, UsageError
+from fastgan.errors import BackendError, FastganError, UsageError, first_line
 from fastgan.runtime import backend_selection, backends, infer_spec, labels
-from fastgan.runtime.backends.base import MODULE, Backend, first_line
+from fastgan.runtime.backends.base import MODULE, Backend
 from fastgan.runtime.hardware import usable_cores
 from fastgan.runtime.onnx_metadata import OnnxMetadata, read_metadata
 from fastgan.runtime.spec import KEY, Inputs, Spec

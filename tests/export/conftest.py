@@ -1,4 +1,4 @@
-"""Networks and ONNX files come from tests/fixtures_deploy.py."""
+"""Networks and ONNX files come from tests/fixtures_networks.py."""
 
 import pytest
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgan._util.files import failure, sync
-from fastgan.errors import ExportError, UsageError
+from fastgan.errors import ExportError, UsageError, first_line
 from fastgan.export.targets.base import Target, register
 from fastgan.runtime.backends.aoti import hardware_name, load
-from fastgan.runtime.backends.base import first_line
 from fastgan.runtime.spec import KEY, Spec
 
 if TYPE_CHECKING:

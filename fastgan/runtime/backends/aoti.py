@@ -10,9 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgan.errors import ExportError, UsageError
+from fastgan.errors import ExportError, UsageError, first_line
 from fastgan.runtime import labels
-from fastgan.runtime.backends.base import first_line, register
+from fastgan.runtime.backends.base import register
 from fastgan.runtime.backends.torch import TensorBackend
 from fastgan.runtime.spec import KEY, Spec
 

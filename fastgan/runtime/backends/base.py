@@ -111,8 +111,3 @@ def register(backend: _Class) -> _Class:
         raise ValueError(f"back-end {backend.name!r} is registered twice: {other.__module__}, {backend.__module__}")
     _registered[backend.name] = backend
     return backend
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or the name of its class."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

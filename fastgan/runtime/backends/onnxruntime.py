@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgan._util import env
-from fastgan.errors import BackendError, UsageError
+from fastgan.errors import BackendError, UsageError, first_line
 from fastgan.runtime import onnx_pixels, pixel_conversion
-from fastgan.runtime.backends.base import Backend, Port, first_line, register
+from fastgan.runtime.backends.base import Backend, Port, register
 from fastgan.runtime.hardware import installed, usable_cores
 
 if TYPE_CHECKING:

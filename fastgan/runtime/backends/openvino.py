@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgan.errors import BackendError
-from fastgan.runtime.backends.base import Backend, Port, first_line, register
+from fastgan.errors import BackendError, first_line
+from fastgan.runtime.backends.base import Backend, Port, register
 from fastgan.runtime.hardware import usable_cores
 from fastgan.runtime.pixel_conversion import scaling
 
