@@ -22,8 +22,9 @@ WEIGHTS = {
 class LossConfig:
     """What discriminator and generator minimize."""
 
-    adversarial: Annotated[str, tyro.conf.arg(name="loss")] = "non-saturating"
-    """adversarial loss: non-saturating, minimax, least-squares, hinge, wgan, wgan-gp or relativistic"""
+    adversarial: Annotated[str, tyro.conf.arg(name="loss", help=f"adversarial loss: {', '.join(ADVERSARIAL)}")] = (
+        "non-saturating"
+    )
     gp_weight: float | None = None
     """weight of the gradient penalty between real and fake images; the loss's own when left out (10 in wgan-gp)"""
     zero_centered_gp_weight: float = 0.0

@@ -44,8 +44,7 @@ class DataConfig:
 class ModelConfig:
     """Networks by name; not used where the Trainer is given networks."""
 
-    family: Annotated[str, tyro.conf.arg(name="model")] = "dcgan"
-    """family of networks: biggan, dcgan, mlp, progan, r3gan or resnet"""
+    family: Annotated[str, tyro.conf.arg(name="model", help=f"family of networks: {', '.join(FAMILIES)}")] = "dcgan"
     width: int = 64
     """width of both networks"""
     latent: int = 64
