@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_leaves
 
-from fastgan._util import env
+from fastgan.ops import _backend
+from fastgan.ops._eager import (
+    CAPACITY,
+    EagerFunction,
+    Key,
+    Plan,
+    all_none,
+    describe,
+    differentiable,
+    plan_of,
+    tensor_positions,
+)
 
 NAMESPACE = "fastgan"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -27,12 +38,15 @@ class Kernel:
     """A back-end of an op.
 
     run: takes the op's arguments and returns newly allocated tensors. why_not: takes the same arguments and returns
-    None if `run` supports them, else the reason in one sentence, which `fastgan doctor` and errors show.
+    None if `run` supports them, else the reason in one sentence, which `fastgan doctor` and errors show. plan: takes
+    the same arguments and returns a faster `run` for arguments with the same key (fastgan/ops/_eager.py); it must keep
+    no tensor. None where there is nothing to prepare.
     """
 
     name: str
     run: Callable[..., Any]
     why_not: Callable[..., str | None]
+    plan: Callable[..., Callable[..., Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class Gradient:
     formula: Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Op:
     """A defined op. Call it with exactly the arguments of its schema."""
 
@@ -57,10 +71,57 @@ class Op:
     schema: str
     reference: Callable[..., Any]
     kernels: tuple[Kernel, ...]
+    gradient: Gradient
     overload: torch._ops.OpOverload
+    inputs: int
+    returns_list: bool
+    check: Callable[..., None] | None = None
+    plans: dict[Key, Plan] = field(default_factory=dict, repr=False)
 
     def __call__(self, *args: Any) -> Any:
+        if not torch.compiler.is_compiling():
+            key, tensors = describe(args)
+            if key is not None:
+                plan = self.plans.get(key)
+                if plan is None:
+                    plan = self._new_plan(key, args, tensors)
+                if plan is not None:
+                    if differentiable(tensors):
+                        output = EagerFunction.apply(self, plan, args, *tensors)
+                        return list(output) if self.returns_list else output
+                    return plan.run(*args)
+        if self.check is not None:
+            self.check(*args)
         return self.overload(*args)
+
+    def _new_plan(self, key: Key, args: tuple[Any, ...], tensors: list[Tensor]) -> Plan | None:
+        """The plan of these arguments, kept for the next call. None where the registered op must run."""
+        if any(tensor.device.type not in ("cpu", "cuda") for tensor in tensors):
+            return None
+        if self.check is not None:
+            self.check(*args)
+        kernel = self.select(*args)
+        plan = plan_of(kernel.run if kernel.plan is None else kernel.plan(*args), args)
+        if len(self.plans) >= CAPACITY:
+            self.plans.clear()
+        self.plans[key] = plan
+        return plan
+
+    def select(self, *args: Any) -> Kernel:
+        """The back-end that runs these arguments: the forced one, or the first that can."""
+        if _backend.forced and self.kernels:  # an op without kernels is PyTorch's own arithmetic on every back-end
+            return forced_backend(self, _backend.forced, *args)
+        for kernel in self.kernels:
+            if kernel.why_not(*args) is None:
+                return kernel
+        return Kernel("reference", self.reference, lambda *_: None)
+
+    def gradients(self, ctx: Any, cotangents: Any) -> tuple[Any, ...]:
+        """One gradient or None per input. cotangents: one per output; not all are None."""
+        found = self.gradient.formula(ctx, *([cotangents] if self.returns_list else cotangents))
+        if not isinstance(found, tuple) or len(found) != self.inputs:
+            raise TypeError(f"op {self.name}: its gradient must return {self.inputs} values, one per input")
+        return found
 
 
 #: Every defined op, by name. A test fails for an op that has no OpCase (fastgan/testing/cases.py).
@@ -74,8 +135,12 @@ def define_op(
     fake: Callable[..., Any],
     gradient: Gradient,
     kernels: tuple[Kernel, ...] = (),
+    check: Callable[..., None] | None = None,
 ) -> Op:
     """Register `fastgan::<schema>` with PyTorch and return it.
+
+    check(arguments): raises TypeError or ValueError for arguments that the op does not take. It runs once for each
+    combination of shapes, dtypes and options, so that a training loop does not pay for it in each iteration.
 
     Raises TypeError or ValueError for a schema that mutates or aliases or has default values, for a reference or fake
     whose parameters are not those of the schema, for an op without a gradient, and for a name used twice.
@@ -100,10 +165,11 @@ def define_op(
 
     _library.define(schema)
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
-    op = Op(name, schema, reference, tuple(kernels), overload)
+    returns_list = len(parsed.returns) == 1 and str(parsed.returns[0].type) == "List[Tensor]"
+    op = Op(name, schema, reference, tuple(kernels), gradient, overload, len(names), returns_list, check)
     _library.impl(name, _implementation(op), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
-    setup, formula = _guarded(name, gradient, parsed.arguments)
+    setup, formula = _registered_gradient(op)
     torch.library.register_autograd(f"{NAMESPACE}::{name}", formula, setup_context=setup, lib=_library)
     registry[name] = op
     return op
@@ -114,15 +180,7 @@ def _implementation(op: Op) -> Callable[..., Any]:
         if forward_ad._current_level >= 0:
             # PyTorch would silently continue with a tangent of zero.
             raise RuntimeError(f"op {op.name} has no forward-mode derivative; use reverse mode (torch.autograd.grad)")
-        forced = env.read("FASTGAN_BACKEND")
-        if not op.kernels:  # PyTorch's own arithmetic is the only back-end
-            return op.reference(*args)
-        if not forced:
-            for kernel in op.kernels:
-                if kernel.why_not(*args) is None:
-                    return kernel.run(*args)
-            return op.reference(*args)
-        return forced_backend(op, forced, *args).run(*args)
+        return op.select(*args).run(*args)
 
     return run
 
@@ -141,38 +199,20 @@ def forced_backend(op: Op, name: str, *args: Any) -> Kernel:
     return kernel
 
 
-def _guarded(name: str, gradient: Gradient, arguments: list[Any]) -> tuple[Callable[..., None], Callable[..., Any]]:
+def _registered_gradient(op: Op) -> tuple[Callable[..., None], Callable[..., Any]]:
     def setup(ctx, inputs, output):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
-        ctx.edge_of = _edges(inputs)
-        gradient.save(ctx, inputs, output)
+        ctx.edge_of = {position: edge for edge, position in enumerate(tensor_positions(inputs))}
+        op.gradient.save(ctx, inputs, output)
 
     def formula(ctx, *cotangents):
-        if all(c is None for c in tree_leaves(cotangents)):
-            return _no_gradients(ctx)
-        gradients = gradient.formula(ctx, *cotangents)
-        if not isinstance(gradients, tuple) or len(gradients) != len(arguments):
-            raise TypeError(f"op {name}: its gradient must return {len(arguments)} values, one per input")
-        return gradients
+        if all_none(cotangents):
+            # No gradient for any input, in the structure of the inputs.
+            return tuple([None] * len(needs) if isinstance(needs, list) else None for needs in ctx.needs_input_grad)
+        return op.gradients(ctx, cotangents[0] if op.returns_list else cotangents)
 
     return setup, formula
-
-
-def _edges(inputs: tuple[Any, ...]) -> dict[tuple[int, int], int]:
-    """The number of each tensor's graph edge, by (index of the input, index within it if the input is a list)."""
-    positions = [
-        (i, j)
-        for i, value in enumerate(inputs)
-        for j, element in enumerate(value if isinstance(value, list | tuple) else [value])
-        if isinstance(element, torch.Tensor)
-    ]
-    return {position: edge for edge, position in enumerate(positions)}
-
-
-def _no_gradients(ctx: Any) -> tuple[Any, ...]:
-    """No gradient for any input, in the structure of the inputs."""
-    return tuple([None] * len(needs) if isinstance(needs, list) else None for needs in ctx.needs_input_grad)
 
 
 def needed(ctx: Any, i: int, j: int = 0) -> bool:
@@ -181,11 +221,11 @@ def needed(ctx: Any, i: int, j: int = 0) -> bool:
     ctx.needs_input_grad only says that input i requires a gradient. Under autograd.grad(y, inputs=[x]) most gradients
     are not requested, and computing them is wasted.
     """
-    needs = ctx.needs_input_grad[i]
-    if not (needs[j] if isinstance(needs, list) else needs):
+    edge = ctx.edge_of.get((i, j))
+    if edge is None:  # an optional tensor that is not given
         return False
-    node = ctx.next_functions[ctx.edge_of[i, j]][0]
-    if node is None:
+    node = ctx.next_functions[edge][0]
+    if node is None:  # the input requires no gradient
         return False
     try:
         return torch._C._will_engine_execute_node(node)

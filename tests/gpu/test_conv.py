@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastgan import doctor
+from fastgan.ops import _backend
 from fastgan.ops import ConvLayer, _autotune, conv2d_bias_act, conv2d_stack
 from fastgan.ops.conv import reference, triton
 from fastgan.testing.tolerances import assert_as_good_as
@@ -32,7 +33,7 @@ def draw(name, dtype=torch.bfloat16):
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
-    monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "forced", "")
     _autotune._selector.cache_clear()
     yield _autotune.directory()
     _autotune._selector.cache_clear()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastgan.ops import _backend
 from fastgan.ops._library import registry
 from fastgan.testing.cases import CASES
 
@@ -45,7 +46,7 @@ def cases_covering_all_ops():
 def _forced_backend(request, monkeypatch):
     callspec = getattr(request.node, "callspec", None)
     if callspec and "target" in callspec.params:
-        monkeypatch.setenv("FASTGAN_BACKEND", callspec.params["target"].backend)
+        monkeypatch.setattr(_backend, "forced", callspec.params["target"].backend)
 
 
 @pytest.fixture(autouse=True)

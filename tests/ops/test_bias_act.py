@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastgan.ops import ACTIVATIONS, bias_act
+from fastgan.ops import ACTIVATIONS, _backend, bias_act
 from fastgan.ops._library import registry
 from fastgan.testing.op_recorder import OpRecorder
 from fastgan.testing.targets import targets
@@ -60,7 +60,7 @@ CLOSED = {
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-7), (torch.float64, 1e-14)], ids=str)
 def test_values(monkeypatch, backend, act, dtype, tolerance):
-    monkeypatch.setenv("FASTGAN_BACKEND", backend)
+    monkeypatch.setattr(_backend, "forced", backend)
     # Relative to each value, so that small results count. Values below float32's range may be its smallest number.
     y = bias_act(torch.tensor([VALUES], dtype=dtype).view(1, 1, -1), act=act)
     expected = torch.tensor([CLOSED[act](p) for p in VALUES], dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_values(monkeypatch, backend, act, dtype, tolerance):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_order_of_steps(monkeypatch, backend):
-    monkeypatch.setenv("FASTGAN_BACKEND", backend)
+    monkeypatch.setattr(_backend, "forced", backend)
     x = torch.tensor([[[-3.0, -1.0, 0.0, 1.0, 3.0]]])
     y = bias_act(x, torch.tensor([-0.5]), "leaky_relu", alpha=0.1, gain=4.0, clamp=1.5)
     # −3.5, −1.5 and −0.5 times the slope 0.1, then 0.5 and 2.5; all times the gain 4; then clamped.
@@ -79,7 +79,7 @@ def test_order_of_steps(monkeypatch, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_slopes_at_the_kinks(monkeypatch, backend):
-    monkeypatch.setenv("FASTGAN_BACKEND", backend)
+    monkeypatch.setattr(_backend, "forced", backend)
     x = torch.tensor([[[0.0, -0.0, 2.0, -2.0, 1.9, 5.0]]], requires_grad=True)
     (dx,) = torch.autograd.grad(bias_act(x, act="leaky_relu", alpha=1.0, clamp=2.0).sum(), x)
     assert dx.flatten().tolist() == [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]
@@ -114,7 +114,7 @@ def test_any_number_of_dimensions(shape):
 @pytest.mark.skipif("cpp" not in BACKENDS, reason="the C++ kernels were not built")
 def test_the_cpp_kernels_run_on_the_cpu_by_default(monkeypatch):
     # With FASTGAN_BACKEND unset, the first kernel that supports the arguments runs.
-    monkeypatch.delenv("FASTGAN_BACKEND", raising=False)
+    monkeypatch.setattr(_backend, "forced", "")
     kernel = registry["bias_act"].kernels[0]
     assert kernel.name == "cpp"
     assert kernel.why_not(X) is None

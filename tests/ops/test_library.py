@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from fastgan.ops import _backend
 from fastgan.ops._library import Gradient, Kernel, define_op, needed, registry
 
 _numbers = itertools.count()
@@ -131,19 +132,19 @@ def test_the_reference_runs_if_no_kernel_can(name):
 
 @pytest.mark.parametrize(("forced", "value"), [("reference", 2), ("picky", 20), ("easy", 200)])
 def test_a_back_end_can_be_forced(two_kernels, monkeypatch, forced, value):
-    monkeypatch.setenv("FASTGAN_BACKEND", forced)
+    monkeypatch.setattr(_backend, "forced", forced)
     assert two_kernels(torch.ones(1, dtype=torch.float64)).item() == value
 
 
 def test_a_forced_back_end_that_cannot_run_raises_with_the_reason(two_kernels, monkeypatch):
-    monkeypatch.setenv("FASTGAN_BACKEND", "picky")
+    monkeypatch.setattr(_backend, "forced", "picky")
     reason = f"FASTGAN_BACKEND=picky: op {two_kernels.name} cannot run there: it takes float64, not torch.float32"
     with pytest.raises(RuntimeError, match=reason):
         two_kernels(torch.ones(1))
 
 
 def test_an_unknown_forced_back_end_raises(two_kernels, monkeypatch):
-    monkeypatch.setenv("FASTGAN_BACKEND", "abacus")
+    monkeypatch.setattr(_backend, "forced", "abacus")
     with pytest.raises(RuntimeError, match=r"abacus: .* has no such back-end, only reference, picky, easy"):
         two_kernels(torch.ones(1))
 

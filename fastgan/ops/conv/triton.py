@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan._util import env
-from fastgan.ops import _autotune
+from fastgan.ops import _autotune, _backend
 from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense
@@ -69,7 +68,7 @@ def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
 
 
 def _forced() -> bool:
-    return env.read("FASTGAN_BACKEND") == "triton"
+    return _backend.forced == "triton"
 
 
 def _why_not_triton(x: Tensor, weight: Tensor, groups: int) -> str | None:

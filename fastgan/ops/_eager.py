@@ -1,0 +1,161 @@
+"""The eager fast path of ops: plain tensors go straight to a kernel, without PyTorch's dispatcher.
+
+A registered op costs two dispatches through Python and a walk over its schema in each call, several times the cost of
+one of PyTorch's own operations. Tracing, compiling, modes, torch.func, and tensors that are not plain still take the
+registered op. Both paths run the same kernels and the same gradient formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
+
+from fastgan.ops import _backend
+
+#: More distinct arguments than this, of one op, are no repetition: the plans are made anew.
+CAPACITY = 4096
+
+Key = tuple[Any, ...]
+
+_SEQUENCES = (list, tuple, torch.Size)
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+_mkldnn_enabled = torch._C._get_mkldnn_enabled
+_is_grad_enabled = torch.is_grad_enabled
+_num_threads = torch.get_num_threads
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything about a call that depends on its key only.
+
+    run: computes the op's result from its arguments. positions: of the tensors among the arguments, as (index of the
+    argument, index within it if it is a list, else 0). lists: for each argument whether it is a list of tensors.
+    """
+
+    run: Callable[..., Any]
+    positions: tuple[tuple[int, int], ...]
+    lists: tuple[bool, ...]
+    edge_of: dict[tuple[int, int], int]
+
+
+def plan_of(run: Callable[..., Any], args: Sequence[Any]) -> Plan:
+    """The plan that runs a kernel on arguments like these."""
+    positions = tensor_positions(args)
+    lists = tuple(isinstance(arg, _SEQUENCES) and any(isinstance(e, Tensor) for e in arg) for arg in args)
+    return Plan(run, positions, lists, {position: edge for edge, position in enumerate(positions)})
+
+
+def tensor_positions(args: Sequence[Any]) -> tuple[tuple[int, int], ...]:
+    """(index of the argument, index within it if it is a list, else 0) of each tensor among the arguments."""
+    return tuple(
+        (i, j)
+        for i, value in enumerate(args)
+        for j, element in enumerate(value if isinstance(value, _SEQUENCES) else [value])
+        if isinstance(element, Tensor)
+    )
+
+
+def describe(args: Sequence[Any]) -> tuple[Key | None, list[Tensor]]:
+    """The key of a call's plan, and its tensors. The key is None where the registered op must run.
+
+    The key holds all that a kernel's selection and launch depend on: shapes, strides, dtypes, devices, options, and
+    PyTorch's settings. Reading them takes 0.3 µs per tensor.
+    """
+    if (
+        _dispatch_modes()
+        or _function_modes()
+        or _functorch_level() is not None
+        or _tracing() is not None
+        or forward_ad._current_level >= 0
+    ):
+        return None, []
+    key: list[Any] = [_backend.forced, _num_threads(), _mkldnn_enabled()]
+    tensors: list[Tensor] = []
+    for arg in args:
+        kind = type(arg)
+        if kind is Tensor or kind is nn.Parameter:
+            # A lazy negation or a tensor of zeros without memory: PyTorch's dispatcher makes them real.
+            if arg.is_neg() or arg._is_zerotensor() or arg.layout is not torch.strided:
+                return None, []
+            key += (arg.shape, arg.stride(), arg.dtype, arg.device)
+            tensors.append(arg)
+        elif kind in _SEQUENCES:
+            key.append(len(arg))
+            for element in arg:
+                kind = type(element)
+                if kind is Tensor or kind is nn.Parameter:
+                    if element.is_neg() or element._is_zerotensor() or element.layout is not torch.strided:
+                        return None, []
+                    key += (element.shape, element.stride(), element.dtype, element.device)
+                    tensors.append(element)
+                elif isinstance(element, Tensor):
+                    return None, []
+                else:
+                    key.append(element)
+        elif isinstance(arg, Tensor):
+            return None, []
+        else:
+            key.append(arg)
+    if tensors and tensors[0].is_cuda:
+        key += _cuda_settings(tensors)
+    return tuple(key), tensors
+
+
+def _cuda_settings(tensors: list[Tensor]) -> tuple[Any, ...]:
+    """What kernels on a GPU depend on besides: the settings of cuDNN, and the alignment of the tensors."""
+    return (
+        torch._C._get_cudnn_deterministic(),
+        torch._C._get_cudnn_benchmark(),
+        torch._C._get_cudnn_enabled(),
+        torch._C._get_fp32_precision_getter("cuda", "conv"),
+        *(tensor.data_ptr() % 16 for tensor in tensors),
+    )
+
+
+def differentiable(tensors: list[Tensor]) -> bool:
+    """Whether autograd records a call with these tensors."""
+    if _is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False
+
+
+class EagerFunction(torch.autograd.Function):
+    """The node of any op in the autograd graph of an eager run."""
+
+    @staticmethod
+    def forward(ctx: Any, op: Any, plan: Plan, args: Sequence[Any], *tensors: Tensor) -> Any:
+        # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
+        ctx.set_materialize_grads(False)
+        output = plan.run(*args)
+        ctx.op, ctx.plan, ctx.edge_of = op, plan, plan.edge_of
+        op.gradient.save(ctx, args, output)
+        return tuple(output) if isinstance(output, list) else output
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        plan = ctx.plan
+        nothing = (None,) * (3 + len(plan.positions))
+        if all(cotangent is None for cotangent in cotangents):
+            return nothing
+        gradients = ctx.op.gradients(ctx, list(cotangents) if ctx.op.returns_list else cotangents)
+        flat: list[Tensor | None] = [None, None, None]
+        for i, j in plan.positions:
+            gradient = gradients[i]
+            flat.append(gradient[j] if plan.lists[i] and gradient is not None else gradient)
+        return tuple(flat)
+
+
+def all_none(cotangents: Any) -> bool:
+    """Whether no output has a cotangent."""
+    return all(cotangent is None for cotangent in tree_leaves(cotangents))
