@@ -51,6 +51,11 @@ def passes_of(operation: Any, args: Any) -> int:
     if not isinstance(operation, torch._ops.OpOverload) or operation.namespace != "fastgan":
         return 0
     name = operation._schema.name.split("::")[1]
-    if name == "conv_stack":
+    if name in ("conv_stack", "conv_stack_tangent"):
         return len(args[1])
+    if name == "conv_stack_dgrad":
+        lowest, _, input_grad = args[-3:]
+        return len(args[1]) - 1 - lowest + input_grad
+    if name == "conv_stack_wgrad":
+        return len(args[0])
     return int(name.startswith("conv"))

@@ -37,31 +37,23 @@ _num_threads = torch.get_num_threads
 class Plan:
     """Everything about a call that depends on its key only.
 
-    run: computes the op's result from its arguments. positions: of the tensors among the arguments, as (index of the
-    argument, index within it if it is a list, else 0). lists: for each argument whether it is a list of tensors.
+    run: computes the op's result from its arguments. edge_of: the number of each tensor's edge in the autograd graph,
+    by (index of the argument, index within it if it is a list, else 0).
     """
 
     run: Callable[..., Any]
-    positions: tuple[tuple[int, int], ...]
-    lists: tuple[bool, ...]
     edge_of: dict[tuple[int, int], int]
 
 
-def plan_of(run: Callable[..., Any], args: Sequence[Any]) -> Plan:
-    """The plan that runs a kernel on arguments like these."""
-    positions = tensor_positions(args)
-    lists = tuple(isinstance(arg, _SEQUENCES) and any(isinstance(e, Tensor) for e in arg) for arg in args)
-    return Plan(run, positions, lists, {position: edge for edge, position in enumerate(positions)})
-
-
-def tensor_positions(args: Sequence[Any]) -> tuple[tuple[int, int], ...]:
-    """(index of the argument, index within it if it is a list, else 0) of each tensor among the arguments."""
-    return tuple(
+def edges(args: Sequence[Any]) -> dict[tuple[int, int], int]:
+    """The number of each tensor's edge in the autograd graph, as in `Plan`."""
+    positions = (
         (i, j)
         for i, value in enumerate(args)
         for j, element in enumerate(value if isinstance(value, _SEQUENCES) else [value])
         if isinstance(element, Tensor)
     )
+    return {position: edge for edge, position in enumerate(positions)}
 
 
 def describe(args: Sequence[Any]) -> tuple[Key | None, list[Tensor]]:
@@ -138,22 +130,18 @@ class EagerFunction(torch.autograd.Function):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
         output = plan.run(*args)
-        ctx.op, ctx.plan, ctx.edge_of = op, plan, plan.edge_of
+        ctx.op, ctx.edge_of = op, plan.edge_of
         op.gradient.save(ctx, args, output)
         return tuple(output) if isinstance(output, list) else output
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        plan = ctx.plan
-        nothing = (None,) * (3 + len(plan.positions))
+        op = ctx.op
         if all(cotangent is None for cotangent in cotangents):
-            return nothing
-        gradients = ctx.op.gradients(ctx, list(cotangents) if ctx.op.returns_list else cotangents)
-        flat: list[Tensor | None] = [None, None, None]
-        for i, j in plan.positions:
-            gradient = gradients[i]
-            flat.append(gradient[j] if plan.lists[i] and gradient is not None else gradient)
-        return tuple(flat)
+            return (None,) * (3 + len(ctx.edge_of))
+        gradients = op.gradients(ctx, list(cotangents) if op.returns_list else cotangents)
+        flat = [gradients[i][j] if op.takes_list[i] else gradients[i] for i, j in ctx.edge_of]
+        return (None, None, None, *flat)
 
 
 def all_none(cotangents: Any) -> bool:

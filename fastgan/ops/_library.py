@@ -8,6 +8,7 @@ refuses everything that could make a second derivative silently wrong.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,7 @@ from fastgan.ops._eager import (
     all_none,
     describe,
     differentiable,
-    plan_of,
-    tensor_positions,
+    edges,
 )
 
 NAMESPACE = "fastgan"
@@ -73,7 +73,8 @@ class Op:
     kernels: tuple[Kernel, ...]
     gradient: Gradient
     overload: torch._ops.OpOverload
-    inputs: int
+    takes_list: tuple[bool, ...]
+    """Whether each input is a list of tensors."""
     returns_list: bool
     check: Callable[..., None] | None = None
     plans: dict[Key, Plan] = field(default_factory=dict, repr=False)
@@ -101,7 +102,7 @@ class Op:
         if self.check is not None:
             self.check(*args)
         kernel = self.select(*args)
-        plan = plan_of(kernel.run if kernel.plan is None else kernel.plan(*args), args)
+        plan = Plan(kernel.run if kernel.plan is None else kernel.plan(*args), edges(args))
         if len(self.plans) >= CAPACITY:
             self.plans.clear()
         self.plans[key] = plan
@@ -117,10 +118,17 @@ class Op:
         return Kernel("reference", self.reference, lambda *_: None)
 
     def gradients(self, ctx: Any, cotangents: Any) -> tuple[Any, ...]:
-        """One gradient or None per input. cotangents: one per output; not all are None."""
+        """One gradient or None per input, lists for lists. cotangents: one per output; not all are None."""
         found = self.gradient.formula(ctx, *([cotangents] if self.returns_list else cotangents))
-        if not isinstance(found, tuple) or len(found) != self.inputs:
-            raise TypeError(f"op {self.name}: its gradient must return {self.inputs} values, one per input")
+        inputs = len(self.takes_list)
+        if not isinstance(found, tuple) or len(found) != inputs:
+            raise TypeError(f"op {self.name}: its gradient must return {inputs} values, one per input")
+        if any(self.takes_list):
+            lengths = Counter(i for i, _ in ctx.edge_of)
+            return tuple(
+                [None] * lengths[i] if is_list and gradient is None else gradient
+                for i, (is_list, gradient) in enumerate(zip(self.takes_list, found, strict=True))
+            )
         return found
 
 
@@ -166,7 +174,8 @@ def define_op(
     _library.define(schema)
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
     returns_list = len(parsed.returns) == 1 and str(parsed.returns[0].type) == "List[Tensor]"
-    op = Op(name, schema, reference, tuple(kernels), gradient, overload, len(names), returns_list, check)
+    takes_list = tuple(str(argument.type) == "List[Tensor]" for argument in parsed.arguments)
+    op = Op(name, schema, reference, tuple(kernels), gradient, overload, takes_list, returns_list, check)
     _library.impl(name, _implementation(op), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     setup, formula = _registered_gradient(op)
@@ -203,7 +212,7 @@ def _registered_gradient(op: Op) -> tuple[Callable[..., None], Callable[..., Any
     def setup(ctx, inputs, output):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
-        ctx.edge_of = {position: edge for edge, position in enumerate(tensor_positions(inputs))}
+        ctx.edge_of = edges(inputs)
         op.gradient.save(ctx, inputs, output)
 
     def formula(ctx, *cotangents):

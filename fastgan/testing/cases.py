@@ -214,7 +214,7 @@ def _block_cases() -> Iterator[OpCase]:
     yield _block_case("relu_gain_clamp_1x1", (3, 4, 3, 5), (6, 4, 1, 1), halved, single)
     yield _block_case("linear_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "linear"} | three, plain)
     yield _block_case("tanh_3x3", (2, 4, 5, 7), (4, 4, 3, 3), {"act": "tanh"} | three, curved, core=False)
-    stack = {"conv_stack": 2, "bias_act_grad": 6, "conv_dgrad_act": 2, "conv_dgrad": 2, "conv": 4, "conv_wgrad": 4}
+    stack = {"conv_stack": 2, "conv_stack_dgrad": 2, "conv_stack_tangent": 2, "conv_stack_wgrad": 2}
     yield OpCase(
         name="conv2d_stack-leaky_relu",
         ops=tuple(stack),

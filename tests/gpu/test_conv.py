@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from fastgan import doctor
-from fastgan.ops import _backend
-from fastgan.ops import ConvLayer, _autotune, conv2d_bias_act, conv2d_stack
+from fastgan.ops import ConvLayer, _autotune, _backend, conv2d_bias_act, conv2d_stack
 from fastgan.ops.conv import reference, triton
 from fastgan.testing.tolerances import assert_as_good_as
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from fastgan._util import native
 from fastgan.ops._launch import why_no_cpp
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense
+from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import cpu as bias_act_cpu
-from fastgan.ops.conv import reference
+from fastgan.ops.conv import reference, reference_stack
 
 #: The activations that oneDNN applies to its accumulator: our name → its name. Its relu would turn NaN into 0.
 _POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
@@ -47,7 +47,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
 
 
 def conv_stack(x, *rest):
-    return reference.each_block(conv_bias_act, x, *rest)
+    return reference_stack.each_block(conv_bias_act, x, *rest)
 
 
 def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
@@ -76,8 +76,30 @@ def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     return dx
 
 
+def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    z = reference.conv(x, weight, stride, padding, dilation, groups)
+    layout = memory_format(saved)
+    z = dense(z, layout)
+    bias_act_cpu.bias_act_grad_(z, dense(saved, layout), layout, act, alpha, gain, clamp, False)
+    return z
+
+
+def conv_stack_dgrad(dy, *rest):
+    return reference_stack.each_dgrad(bias_act_cpu.bias_act_grad, conv_dgrad_act, conv_dgrad, dy, *rest)
+
+
+def conv_stack_tangent(x, *rest):
+    return reference_stack.each_tangent(conv_slope, x, *rest)
+
+
+def _why_not_wgrad(dys: list[Tensor], *_) -> str | None:
+    return why_no_cpp(dys[0])
+
+
 CONV = Kernel("cpp", reference.conv, _why_not)
 CONV_DGRAD = Kernel("cpp", conv_dgrad, _why_not)
 CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
-CONV_DGRAD_ACT = Kernel("cpp", conv_dgrad_act, _why_not)
 CONV_STACK = Kernel("cpp", conv_stack, _why_not)
+CONV_STACK_DGRAD = Kernel("cpp", conv_stack_dgrad, _why_not)
+CONV_STACK_TANGENT = Kernel("cpp", conv_stack_tangent, _why_not)
+CONV_STACK_WGRAD = Kernel("cpp", reference_stack.conv_stack_wgrad, _why_not_wgrad)

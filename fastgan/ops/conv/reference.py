@@ -1,18 +1,20 @@
 """Specification of the convolution family, in plain PyTorch.
 
-Three ops, each linear in both of its tensors and each the derivative of the others, and three that contain `bias_act`,
-so that it needs no pass over memory of its own:
+Three ops, each linear in both of its tensors and each the derivative of the others:
 
     conv        y  [N, K, P, Q] = x [N, C, H, W] ∗ w [K, C/groups, R, S]
     conv_dgrad  dx [N, C, H, W]: the gradient of conv with respect to x, for the cotangent dy; as a forward pass it is
                 the transposed convolution
     conv_wgrad  dw [K, C/groups, R, S]: the gradient of conv with respect to w
 
+and three that contain `bias_act`, so that it needs no pass over memory of its own, one op and two steps of the ops on
+stacks (reference_stack.py):
+
     conv_bias_act   bias_act(conv(x, w), b): a block of a network; its steps are rounded as in bias_act, but between the
                     two the result may stay in the accumulation dtype
-    conv_stack      a chain of conv_bias_act; it returns the outputs of all blocks
     conv_dgrad_act  bias_act_grad(conv_dgrad(dy, w), saved): from the pre-activation gradient of a block to that of the
-                    block before, whose output is `saved`
+                    block before, whose output is `saved`; a step of conv_stack_dgrad
+    conv_slope      bias_act_grad(conv(x, w), saved): a step of conv_stack_tangent
 
 PyTorch's convolutions (oneDNN, cuDNN) do the arithmetic, in the tensors' dtype with their own accumulation.
 Results are dense: activations in channels_last when either operand is, weights as `channels_last` says.
@@ -23,9 +25,6 @@ large as the image, much slower than conv_wgrad.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +48,7 @@ def weight_layout(channels_last: bool) -> torch.memory_format:
 
 def conv(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Tensor:
     """x [N, C, H, W], weight [K, C/groups, R, S] → [N, K, P, Q]."""
-    y = torch.ops.aten.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
+    y = torch.convolution(x, weight, None, stride, padding, dilation, False, [0, 0], groups)
     return dense(y, activation_layout(x, weight))
 
 
@@ -62,7 +61,7 @@ def conv_dgrad(
         size[i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
         for i in range(2)
     ]
-    dx = torch.ops.aten.convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
+    dx = torch.convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
     return dense(dx, activation_layout(dy, weight))
 
 
@@ -110,54 +109,6 @@ def conv_bias_act(
     return bias_act_reference.bias_act(z, bias, act, alpha, gain, clamp)
 
 
-def options_of(
-    i: int, stride: list[int], padding: list[int], dilation: list[int], groups: list[int]
-) -> tuple[Pair, Pair, Pair, int]:
-    """stride, padding, dilation and groups of block i of a stack."""
-    pair = slice(2 * i, 2 * i + 2)
-    return stride[pair], padding[pair], dilation[pair], groups[i]
-
-
-def each_block(
-    block: Callable[..., Tensor],
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: list[int],
-    *act: Any,
-) -> list[Tensor]:
-    """The outputs of a stack, each from a call of `block` with the arguments of conv_bias_act."""
-    outputs = []
-    for i, weight in enumerate(weights):
-        options = options_of(i, stride, padding, dilation, groups)
-        x = block(x, weight, biases[i] if biases else None, *options, *act)
-        outputs.append(x)
-    return outputs
-
-
-def conv_stack(
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: list[int],
-    act: str,
-    alpha: float,
-    gain: float,
-    clamp: float | None,
-) -> list[Tensor]:
-    """x [N, C, H, W]; for each block a weight, a bias (or no biases at all), two numbers in stride, padding and
-    dilation, and one in groups. Returns the output of each block."""
-    return each_block(
-        conv_bias_act, x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp
-    )  # fmt: skip
-
-
 def conv_dgrad_act(
     dy: Tensor,
     weight: Tensor,
@@ -179,3 +130,21 @@ def conv_dgrad_act(
     d = conv_dgrad(dy, weight, list(saved.shape[2:]), stride, padding, dilation, groups)
     dx, db = bias_act_reference.bias_act_grad(d, saved, None, act, alpha, gain, clamp, bias_grad)
     return dense(dx, activation_layout(dy, weight)), db
+
+
+def conv_slope(
+    x: Tensor,
+    weight: Tensor,
+    saved: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """x [N, C, H, W], weight [K, C/groups, R, S], saved [N, K, P, Q] → conv(x, w) times the slope at saved."""
+    z = conv(x, weight, stride, padding, dilation, groups)
+    return bias_act_reference.bias_act_grad(z, saved, None, act, alpha, gain, clamp, False)[0]

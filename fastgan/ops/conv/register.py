@@ -16,7 +16,8 @@ from fastgan.ops.conv.reference import activation_layout, weight_layout
 OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
 
-def _is_channels_last(x: Tensor, like: Tensor) -> bool:
+def is_channels_last(x: Tensor, like: Tensor) -> bool:
+    """Whether a convolution with these operands gives channels_last."""
     return activation_layout(x, like) is torch.channels_last
 
 
@@ -38,7 +39,7 @@ def _conv_formula(ctx, dy):
 
 
 def wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
-    return conv_wgrad_op(dy, x, weight.shape[2:], *options, _is_channels_last(weight, weight))
+    return conv_wgrad_op(dy, x, weight.shape[2:], *options, is_channels_last(weight, weight))
 
 
 def output_shape(
@@ -56,12 +57,21 @@ def fake_conv(x, weight, stride, padding, dilation, groups):
     return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
 
 
+def check_conv(
+    x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> None:
+    """Raises TypeError or ValueError naming the argument."""
+    check_operands(x, weight, groups)
+    check_input(x.shape, weight, padding, dilation, groups)
+
+
 conv_op = define_op(
     f"conv(Tensor x, Tensor weight, {OPTIONS}) -> Tensor",
     reference=reference.conv,
     fake=fake_conv,
     gradient=Gradient(_save, _conv_formula),
     kernels=(cpu.CONV, triton.CONV),
+    check=check_conv,
 )
 
 
@@ -101,7 +111,7 @@ def _wgrad_formula(ctx, ddw):
     return ddy, dx, None, None, None, None, None, None
 
 
-def _fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
+def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
     shape = (dy.shape[1], x.shape[1] // groups, *kernel)
     return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
 
@@ -109,7 +119,7 @@ def _fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last)
 conv_wgrad_op = define_op(
     f"conv_wgrad(Tensor dy, Tensor x, SymInt[2] kernel, {OPTIONS}, bool channels_last) -> Tensor",
     reference=reference.conv_wgrad,
-    fake=_fake_wgrad,
+    fake=fake_wgrad,
     gradient=Gradient(_save, _wgrad_formula),
 )
 
@@ -135,9 +145,9 @@ def conv2d(
     Raises TypeError or ValueError naming the argument.
     """
     x, weight = cast(x, weight)
-    stride, padding, dilation = checked(x, weight, stride, padding, dilation, groups)
-    checked_input(x.shape, weight, padding, dilation, groups)
-    return conv_op(x, weight, stride, padding, dilation, groups)
+    return conv_op(
+        x, weight, pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1), groups
+    )
 
 
 def conv_transpose2d(
@@ -156,8 +166,9 @@ def conv_transpose2d(
     H = (P − 1)·stride − 2·padding + dilation·(R − 1) + output_padding + 1. The rest as for `conv2d`.
     """
     x, weight = cast(x, weight)
-    stride, padding, dilation = checked(x, weight, stride, padding, dilation, groups)
-    extra = _pair(output_padding, "output_padding", 0)
+    check_operands(x, weight, groups)
+    stride, padding, dilation = pair(stride, "stride", 1), pair(padding, "padding", 0), pair(dilation, "dilation", 1)
+    extra = pair(output_padding, "output_padding", 0)
     if x.shape[1] != weight.shape[0]:
         raise bad("x", f"{weight.shape[0]} channels, as weight {list(weight.shape)} takes", x.shape[1])
     size = []
@@ -173,21 +184,16 @@ def conv_transpose2d(
     return conv_dgrad_op(x, weight, size, stride, padding, dilation, groups)
 
 
-def _pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+def pair(value: int | Sequence[int], name: str, least: int) -> list[int]:
+    """The option of both dimensions. Raises ValueError for anything but one or two whole numbers >= least."""
+    both = [value, value] if isinstance(value, int) else list(value)
+    if len(both) != 2 or not all(isinstance(v, int) and v >= least for v in both):
         raise bad(name, f"a whole number >= {least}, or two", value)
-    return pair
+    return both
 
 
-def checked(
-    x: Tensor,
-    weight: Tensor,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-) -> tuple[list[int], list[int], list[int]]:
+def check_operands(x: Tensor, weight: Tensor, groups: int) -> None:
+    """Raises TypeError or ValueError unless the weight and groups fit each other and x's dtype and device."""
     if not x.is_floating_point():
         raise bad("x", "a floating tensor", x.dtype, TypeError)
     if x.dim() != 4:
@@ -200,10 +206,9 @@ def checked(
         raise bad("weight", f"on x's device {x.device}", weight.device)
     if not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
         raise bad("groups", f"a divisor of weight's {weight.shape[0]} rows", groups)
-    return _pair(stride, "stride", 1), _pair(padding, "padding", 0), _pair(dilation, "dilation", 1)
 
 
-def checked_input(shape: Sequence[int], weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> None:
+def check_input(shape: Sequence[int], weight: Tensor, padding: list[int], dilation: list[int], groups: int) -> None:
     """Raises ValueError unless an x of that shape has the channels and at least the pixels that the weight takes."""
     if shape[1] != weight.shape[1] * groups:
         takes = f"{weight.shape[1] * groups} channels, as weight {list(weight.shape)} with groups={groups} takes"

@@ -17,9 +17,9 @@ from torch import Tensor
 from fastgan.ops import _autotune, _backend
 from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense
+from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import triton as epilogue
-from fastgan.ops.conv import reference
+from fastgan.ops.conv import reference, reference_stack
 
 
 class Config(NamedTuple):
@@ -101,12 +101,17 @@ def _fused(groups_at: int) -> Callable[..., str | None]:
     return why_not
 
 
-def _why_not_stack(x: Tensor, *rest: Any) -> str | None:
-    reason = epilogue.why_not(x)
-    if reason or not _forced():
-        return reason
-    weights, groups = rest[0], rest[5]
-    return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_triton(x, w, g))), None)
+def _why_not_stack(groups_at: int) -> Callable[..., str | None]:
+    """why_not of an op on a stack, whose first tensor is an activation and whose second argument are the weights."""
+
+    def why_not(x: Tensor, weights: list[Tensor], *rest: Any) -> str | None:
+        reason = epilogue.why_not(x)
+        if reason or not _forced():
+            return reason
+        groups = rest[groups_at - 1]
+        return next((r for w, g in zip(weights, groups, strict=True) if (r := _why_not_triton(x, w, g))), None)
+
+    return why_not
 
 
 def _run_fastest(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], rows: int, outputs: int,
@@ -259,7 +264,7 @@ def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha
 
 
 def conv_stack(x, *rest):
-    return reference.each_block(conv_bias_act, x, *rest)
+    return reference_stack.each_block(conv_bias_act, x, *rest)
 
 
 def conv(x, weight, stride, padding, dilation, groups):
@@ -300,8 +305,26 @@ def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, al
     )  # fmt: skip
 
 
+def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    z = conv(x, weight, stride, padding, dilation, groups)
+    layout = memory_format(saved)
+    z = dense(z, layout)
+    epilogue.bias_act_grad_(z, dense(saved, layout), layout, act, alpha, gain, clamp, False)
+    return z
+
+
+def conv_stack_dgrad(dy, *rest):
+    return reference_stack.each_dgrad(epilogue.bias_act_grad, conv_dgrad_act, conv_dgrad, dy, *rest)
+
+
+def conv_stack_tangent(x, *rest):
+    return reference_stack.each_tangent(conv_slope, x, *rest)
+
+
 CONV = Kernel("triton", conv, _plain(groups_at=5))
 CONV_DGRAD = Kernel("triton", conv_dgrad, _plain(groups_at=6))
 CONV_BIAS_ACT = Kernel("triton", conv_bias_act, _fused(groups_at=6))
-CONV_DGRAD_ACT = Kernel("triton", conv_dgrad_act, _fused(groups_at=6))
-CONV_STACK = Kernel("triton", conv_stack, _why_not_stack)
+CONV_STACK = Kernel("triton", conv_stack, _why_not_stack(groups_at=5))
+CONV_STACK_DGRAD = Kernel("triton", conv_stack_dgrad, _why_not_stack(groups_at=6))
+CONV_STACK_TANGENT = Kernel("triton", conv_stack_tangent, _why_not_stack(groups_at=5))
+CONV_STACK_WGRAD = Kernel("triton", reference_stack.conv_stack_wgrad, lambda dys, *_: epilogue.why_not(dys[0]))

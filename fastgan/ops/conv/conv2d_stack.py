@@ -1,0 +1,100 @@
+"""The public function of a chain of convolution blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgan.ops._check import bad
+from fastgan.ops.bias_act import ACTIVATIONS
+from fastgan.ops.bias_act.register import check_options
+from fastgan.ops.conv.reference import activation_layout
+from fastgan.ops.conv.register import cast, pair
+from fastgan.ops.conv.stack import conv_stack_op
+
+
+class ConvLayer(NamedTuple):
+    """The weights and options of one block of a stack, as in `conv2d_bias_act`."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: int | Sequence[int] = 1
+    padding: int | Sequence[int] = 0
+    dilation: int | Sequence[int] = 1
+    groups: int = 1
+
+
+class StackOptions(NamedTuple):
+    """The options of all layers of a stack, as its ops take them: two numbers a layer, and one in groups."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: list[int]
+
+
+def stack_options(layers: Sequence[ConvLayer]) -> StackOptions:
+    """The options of the layers. Raises ValueError naming the option."""
+    stride, padding, dilation = [], [], []
+    for layer in layers:
+        stride += pair(layer.stride, "stride", 1)
+        padding += pair(layer.padding, "padding", 0)
+        dilation += pair(layer.dilation, "dilation", 1)
+    return StackOptions(stride, padding, dilation, [layer.groups for layer in layers])
+
+
+def conv2d_stack(
+    x: Tensor,
+    layers: Sequence[ConvLayer],
+    act: str = "leaky_relu",
+    *,
+    alpha: float = 0.2,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """A chain of `conv2d_bias_act` with one piecewise-linear activation: linear, relu or leaky_relu.
+
+    x: [N, C, H, W] floating. layers: from the first to the last, all with a bias or all without. Equal to the blocks
+    one by one, with less memory traffic: in the backward pass, the input gradient of a block applies the slope of the
+    previous block's activation and sums its bias gradient in the same pass. Returns the output of the last block.
+
+    Raises TypeError or ValueError naming the argument.
+    """
+    check_options(act, alpha, gain, clamp)
+    if not ACTIVATIONS[act].piecewise_linear:
+        raise bad("act", "a piecewise-linear activation: linear, relu, leaky_relu", repr(act))
+    weights = [layer.weight for layer in layers]
+    biases = [layer.bias for layer in layers if layer.bias is not None]
+    if not layers or len(biases) not in (0, len(layers)):
+        raise bad(
+            "layers", "at least one layer, and a bias for all or for none", [layer.bias is None for layer in layers]
+        )
+    return run_stack(x, weights, biases, stack_options(layers), act, alpha, gain, clamp)
+
+
+def run_stack(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    options: StackOptions,
+    act: str,
+    alpha: float,
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """`conv2d_stack` of options that were checked."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        cast_x, weights = x, [cast(x, weight)[1] for weight in weights]
+        x = cast(cast_x, weights[0])[0]
+    # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
+    # in every pass. Double, which is for checking gradients, stays as it is.
+    outside = activation_layout(x, weights[0])
+    convert = len(weights) > 1 and x.dtype != torch.float64 and x.dim() == 4
+    if convert:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = conv_stack_op(x, weights, biases, *options, act, alpha, gain, clamp)[-1]
+    return y.contiguous(memory_format=outside) if convert else y
