@@ -39,14 +39,19 @@ class Kernel:
 
     run: takes the op's arguments and returns newly allocated tensors. why_not: takes the same arguments and returns
     None if `run` supports them, else the reason in one sentence, which `fastgan doctor` and errors show. plan: takes
-    the same arguments and returns a faster `run` for arguments with the same key (fastgan/ops/_eager.py); it must keep
-    no tensor. None where there is nothing to prepare.
+    the same arguments and returns a faster `run` for all arguments with the same key (fastgan/ops/_eager.py); what it
+    returns keeps no tensor. None where there is nothing to prepare.
     """
 
     name: str
     run: Callable[..., Any]
     why_not: Callable[..., str | None]
     plan: Callable[..., Callable[..., Any]] | None = None
+
+
+def planned(name: str, plan: Callable[..., Callable[..., Any]], why_not: Callable[..., str | None]) -> Kernel:
+    """A back-end that always runs by a plan."""
+    return Kernel(name, lambda *args: plan(*args)(*args), why_not, plan)
 
 
 @dataclass(frozen=True)
@@ -83,9 +88,7 @@ class Op:
         if not torch.compiler.is_compiling():
             key, tensors = describe(args)
             if key is not None:
-                plan = self.plans.get(key)
-                if plan is None:
-                    plan = self._new_plan(key, args, tensors)
+                plan = self.plans.get(key) or self._new_plan(key, args, tensors)
                 if plan is not None:
                     if differentiable(tensors):
                         output = EagerFunction.apply(self, plan, args, *tensors)
@@ -94,6 +97,12 @@ class Op:
         if self.check is not None:
             self.check(*args)
         return self.overload(*args)
+
+    def run(self, *args: Any) -> Any:
+        """The op's result without a gradient: what the registered op calls, for example from a compiled graph."""
+        key, tensors = describe(args)
+        plan = None if key is None else self.plans.get(key) or self._new_plan(key, args, tensors)
+        return self.select(*args).run(*args) if plan is None else plan.run(*args)
 
     def _new_plan(self, key: Key, args: tuple[Any, ...], tensors: list[Tensor]) -> Plan | None:
         """The plan of these arguments, kept for the next call. None where the registered op must run."""
@@ -189,7 +198,7 @@ def _implementation(op: Op) -> Callable[..., Any]:
         if forward_ad._current_level >= 0:
             # PyTorch would silently continue with a tangent of zero.
             raise RuntimeError(f"op {op.name} has no forward-mode derivative; use reverse mode (torch.autograd.grad)")
-        return op.select(*args).run(*args)
+        return op.run(*args)
 
     return run
 

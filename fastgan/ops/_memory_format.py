@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import torch
 
 
@@ -53,3 +56,12 @@ def view_ncs(x: torch.Tensor) -> tuple[int, int, int]:
     for size in x.shape[2:]:
         pixels *= size
     return x.shape[0], x.shape[1], pixels
+
+
+def allocator(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device, layout: torch.memory_format
+) -> Callable[[], torch.Tensor]:
+    """A function that returns an uninitialized tensor of that shape, dense in that layout, at the least cost a call."""
+    size = tuple(shape)
+    strides = torch.empty(size, device="meta", memory_format=layout).stride()
+    return functools.partial(torch.empty_strided, size, strides, dtype=dtype, device=device)

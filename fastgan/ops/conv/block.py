@@ -26,10 +26,10 @@ from fastgan.ops.conv.register import (
     check_operands,
     conv2d,
     conv_dgrad_op,
-    fake_conv,
     pair,
     wgrad,
 )
+from fastgan.ops.conv.shapes import fake_conv
 
 ACT = "str act, float alpha, float gain, float? clamp"
 

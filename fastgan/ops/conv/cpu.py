@@ -1,20 +1,33 @@
-"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation where oneDNN has it, else with our C++
-epilogue in place; and our own kernel for input gradients with few channels (of first layers), where oneDNN is slow."""
+"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation or as our C++ epilogue in place; and our
+own kernel for input gradients with few channels (of first layers), where oneDNN is slow.
+
+Each function plan_* takes the arguments of a step and returns the function that runs it. Tensors whose values do not
+exist when a stack is planned are meta tensors: only their shapes, dtypes and layouts matter.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan._util import native
 from fastgan.ops._launch import why_no_cpp
-from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense, memory_format
+from fastgan.ops._library import planned
+from fastgan.ops._memory_format import memory_format
 from fastgan.ops.bias_act import cpu as bias_act_cpu
-from fastgan.ops.conv import reference, reference_stack
+from fastgan.ops.conv import reference
+from fastgan.ops.conv.shapes import dgrad_like, forward_like
 
 #: The activations that oneDNN applies to its accumulator: our name → its name. Its relu would turn NaN into 0.
 _POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
+#: Outputs of fewer elements stay in the cache, where the activation as a call of its own is faster than a call of
+#: PyTorch's operation with post-operations, which takes 4 µs longer.
+_SMALL = 1 << 15
+
+Step = Callable[..., Any]
 
 
 def _why_not(x: Tensor, *_) -> str | None:
@@ -34,72 +47,132 @@ def _post_operation(x: Tensor, act: str, alpha: float, gain: float, clamp: float
     )
 
 
-def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    if _post_operation(x, act, alpha, gain, clamp):
-        slopes = [alpha] if act == "leaky_relu" else []
-        y = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, padding, stride, dilation, groups, _POST_OPERATIONS[act], slopes, ""
-        )
-        return dense(y, reference.activation_layout(x, weight))
-    y = reference.conv(x, weight, stride, padding, dilation, groups)
-    bias_act_cpu.bias_act_(y, bias, act, alpha, gain, clamp)
-    return y
+def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    y = forward_like(x, weight, stride, padding, dilation, groups)
+    layout = memory_format(y)
+    convolution, none = torch.convolution, [0, 0]
+    if not _post_operation(x, act, alpha, gain, clamp):
+        epilogue = bias_act_cpu.in_place(y, bias, act, alpha, gain, clamp)
+
+        def run(x, weight, bias, *_):
+            y = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+            y = y.contiguous(memory_format=layout)
+            epilogue(y, bias)
+            return y
+
+    elif y.numel() < _SMALL and act == "leaky_relu":
+        leaky_relu_ = torch._C._nn.leaky_relu_
+
+        def run(x, weight, bias, *_):
+            y = convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
+            return leaky_relu_(y.contiguous(memory_format=layout), alpha)
+
+    else:
+        pointwise = torch.ops.mkldnn._convolution_pointwise.default
+        name, slopes = _POST_OPERATIONS[act], [alpha] if act == "leaky_relu" else []
+
+        def run(x, weight, bias, *_):
+            y = pointwise(x, weight, bias, padding, stride, dilation, groups, name, slopes, "")
+            return y.contiguous(memory_format=layout)
+
+    return run
 
 
-def conv_stack(x, *rest):
-    return reference_stack.each_block(conv_bias_act, x, *rest)
+def plan_conv(x, weight, stride, padding, dilation, groups):
+    layout = memory_format(forward_like(x, weight, stride, padding, dilation, groups))
+    convolution, none = torch.convolution, [0, 0]
+
+    def run(x, weight, *_):
+        y = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+        return y.contiguous(memory_format=layout)
+
+    return run
 
 
-def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
-    dx = reference.conv_dgrad(dy, weight, list(saved.shape[2:]), stride, padding, dilation, groups)
-    layout = reference.activation_layout(dy, weight)
-    db = bias_act_cpu.bias_act_grad_(dx, dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
-    return dx, db
+def plan_conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    layout = memory_format(saved)
+    slope = bias_act_cpu.grad_in_place(saved, layout, False, act, alpha, gain, clamp)
+    convolution, none = torch.convolution, [0, 0]
+
+    def run(x, weight, saved, *_):
+        z = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+        z = z.contiguous(memory_format=layout)
+        slope(z, saved)
+        return z
+
+    return run
 
 
-def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
-    layout = reference.activation_layout(dy, weight)
+def plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    dx = dgrad_like(dy, weight, size, stride, padding, dilation, groups)
+    layout = memory_format(dx)
     kernels = native.cpu()
     outputs, channels, *kernel = weight.shape
     thin = channels <= kernels.THIN and outputs % kernels.LANES == 0 and groups == 1
-    if not thin or dy.dtype != torch.float32 or layout is not torch.channels_last or not dy.numel():
-        return reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
-    dy, weight = dense(dy, layout), weight.permute(2, 3, 1, 0).contiguous()
-    shape = (dy.shape[0], channels, *size)
-    # With one channel both layouts are the same memory, and the fake says contiguous.
-    declared = layout if channels > 1 else torch.contiguous_format
-    dx = torch.empty(shape, dtype=dy.dtype, device=dy.device, memory_format=declared)
-    kernels.conv_thin_grad(
-        shape, (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads(),
-        dy.data_ptr(), weight.data_ptr(), dx.data_ptr(),
-    )  # fmt: skip
-    return dx
+    if thin and dy.dtype == torch.float32 and dy.numel() and reference.in_channels_last(dy, weight):
+        return _plan_thin(dx, dy, outputs, kernel, stride, padding, dilation, layout)
+    extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
+    convolution = torch.convolution
+
+    def run(dy, weight, *_):
+        dx = convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
+        return dx.contiguous(memory_format=layout)
+
+    return run
 
 
-def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    z = reference.conv(x, weight, stride, padding, dilation, groups)
-    layout = memory_format(saved)
-    z = dense(z, layout)
-    bias_act_cpu.bias_act_grad_(z, dense(saved, layout), layout, act, alpha, gain, clamp, False)
-    return z
+def _plan_thin(dx, dy, outputs, kernel, stride, padding, dilation, layout) -> Step:
+    sizes = list(dx.shape), (outputs, *dy.shape[2:]), kernel, stride, padding, dilation, torch.get_num_threads()
+    launch = native.cpu().conv_thin_grad
+    shape, strides = dx.shape, dx.stride()
+
+    def run(dy, weight, *_):
+        dy, weight = dy.contiguous(memory_format=torch.channels_last), weight.permute(2, 3, 1, 0).contiguous()
+        dx = torch.empty_strided(shape, strides, dtype=torch.float32)
+        launch(*sizes, dy.data_ptr(), weight.data_ptr(), dx.data_ptr())
+        return dx
+
+    return run
 
 
-def conv_stack_dgrad(dy, *rest):
-    return reference_stack.each_dgrad(bias_act_cpu.bias_act_grad, conv_dgrad_act, conv_dgrad, dy, *rest)
+def plan_conv_dgrad_act(
+    dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad
+):  # fmt: skip
+    size = list(saved.shape[2:])
+    layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
+    slope = bias_act_cpu.grad_in_place(saved, layout, bias_grad, act, alpha, gain, clamp)
+    extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
+    convolution = torch.convolution
+
+    def run(dy, weight, saved, *_):
+        dx = convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
+        dx = dx.contiguous(memory_format=layout)
+        return dx, slope(dx, saved)
+
+    return run
 
 
-def conv_stack_tangent(x, *rest):
-    return reference_stack.each_tangent(conv_slope, x, *rest)
+def plan_conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
+    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    layout = reference.weight_layout(channels_last)
+    # See reference.conv_wgrad.
+    convert = not channels_last and torch.Size(shape).numel() > x.numel()
+    like_layout = torch.contiguous_format if convert else reference.activation_layout(dy, x)
+    strides = torch.empty(shape, device="meta", memory_format=like_layout).stride()
+    backward, none, mask = torch.ops.aten.convolution_backward.default, [0, 0], [False, True, False]
+    dtype = dy.dtype
+
+    def run(dy, x, *_):
+        if convert:
+            dy, x = dy.contiguous(), x.contiguous()
+        like = torch.empty_strided(shape, strides, dtype=dtype)
+        dw = backward(dy, x, like, None, stride, padding, dilation, False, none, groups, mask)[1]
+        return dw.contiguous(memory_format=layout)
+
+    return run
 
 
-def _why_not_wgrad(dys: list[Tensor], *_) -> str | None:
-    return why_no_cpp(dys[0])
-
-
-CONV = Kernel("cpp", reference.conv, _why_not)
-CONV_DGRAD = Kernel("cpp", conv_dgrad, _why_not)
-CONV_BIAS_ACT = Kernel("cpp", conv_bias_act, _why_not)
-CONV_STACK = Kernel("cpp", conv_stack, _why_not)
-CONV_STACK_DGRAD = Kernel("cpp", conv_stack_dgrad, _why_not)
-CONV_STACK_TANGENT = Kernel("cpp", conv_stack_tangent, _why_not)
-CONV_STACK_WGRAD = Kernel("cpp", reference_stack.conv_stack_wgrad, _why_not_wgrad)
+CONV = planned("cpp", plan_conv, _why_not)
+CONV_DGRAD = planned("cpp", plan_conv_dgrad, _why_not)
+CONV_WGRAD = planned("cpp", plan_conv_wgrad, _why_not)
+CONV_BIAS_ACT = planned("cpp", plan_conv_bias_act, _why_not)

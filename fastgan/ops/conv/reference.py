@@ -41,6 +41,11 @@ def activation_layout(x: Tensor, weight: Tensor) -> torch.memory_format:
     return torch.channels_last if torch.channels_last in both else torch.contiguous_format
 
 
+def in_channels_last(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution with these operands gives channels_last."""
+    return activation_layout(x, weight) is torch.channels_last
+
+
 def weight_layout(channels_last: bool) -> torch.memory_format:
     """The layout of a weight gradient."""
     return torch.channels_last if channels_last else torch.contiguous_format
@@ -56,13 +61,20 @@ def conv_dgrad(
     dy: Tensor, weight: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
     """dy [N, K, P, Q], weight [K, C/groups, R, S], size (H, W) → [N, C, H, W]."""
-    kernel = weight.shape[2:]
-    extra = [
-        size[i] - ((dy.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
-        for i in range(2)
-    ]
+    extra = output_padding(dy.shape, weight, size, stride, padding, dilation)
     dx = torch.convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
     return dense(dx, activation_layout(dy, weight))
+
+
+def output_padding(
+    shape: torch.Size, weight: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> list[int]:
+    """The rows and columns of a transposed convolution's result beyond the smallest, for dy [N, K, P, Q] and size."""
+    kernel = weight.shape[2:]
+    return [
+        size[i] - ((shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + 1)
+        for i in range(2)
+    ]
 
 
 def conv_wgrad(

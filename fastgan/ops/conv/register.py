@@ -11,14 +11,10 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.conv import cpu, reference, triton
-from fastgan.ops.conv.reference import activation_layout, weight_layout
+from fastgan.ops.conv.reference import in_channels_last
+from fastgan.ops.conv.shapes import fake_conv, fake_dgrad, fake_wgrad
 
 OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
-
-
-def is_channels_last(x: Tensor, like: Tensor) -> bool:
-    """Whether a convolution with these operands gives channels_last."""
-    return activation_layout(x, like) is torch.channels_last
 
 
 def _save(ctx, inputs, output):
@@ -39,22 +35,7 @@ def _conv_formula(ctx, dy):
 
 
 def wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
-    return conv_wgrad_op(dy, x, weight.shape[2:], *options, is_channels_last(weight, weight))
-
-
-def output_shape(
-    shape: Sequence[int], weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> tuple[int, ...]:
-    """[N, K, P, Q] of a convolution of [N, C, H, W]."""
-    size = [
-        (shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
-    return (shape[0], weight.shape[0], *size)
-
-
-def fake_conv(x, weight, stride, padding, dilation, groups):
-    shape = output_shape(x.shape, weight, stride, padding, dilation)
-    return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
+    return conv_wgrad_op(dy, x, weight.shape[2:], *options, in_channels_last(weight, weight))
 
 
 def check_conv(
@@ -86,11 +67,6 @@ def _dgrad_formula(ctx, ddx):
     return ddy, dw, None, None, None, None, None
 
 
-def fake_dgrad(dy, weight, size, stride, padding, dilation, groups):
-    shape = (dy.shape[0], weight.shape[1] * groups, *size)
-    return dy.new_empty(shape).to(memory_format=activation_layout(dy, weight))
-
-
 conv_dgrad_op = define_op(
     f"conv_dgrad(Tensor dy, Tensor weight, SymInt[2] size, {OPTIONS}) -> Tensor",
     reference=reference.conv_dgrad,
@@ -109,11 +85,6 @@ def _wgrad_formula(ctx, ddw):
     ddy = conv_op(x, ddw, *options) if needed(ctx, 0) else None
     dx = conv_dgrad_op(dy, ddw, x.shape[2:], *options) if needed(ctx, 1) else None
     return ddy, dx, None, None, None, None, None, None
-
-
-def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
-    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
-    return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
 
 
 conv_wgrad_op = define_op(

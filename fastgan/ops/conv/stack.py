@@ -29,19 +29,16 @@ from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.bias_act.register import bias_act_grad_op
-from fastgan.ops.conv import cpu, reference_stack, triton
+from fastgan.ops.conv import cpu_stack, reference_stack, triton
 from fastgan.ops.conv.block import ACT, check_block
+from fastgan.ops.conv.reference import in_channels_last
 from fastgan.ops.conv.reference_stack import options_of
 from fastgan.ops.conv.register import (
     conv_dgrad_op,
     conv_op,
-    fake_conv,
-    fake_dgrad,
-    fake_wgrad,
-    is_channels_last,
-    output_shape,
     wgrad,
 )
+from fastgan.ops.conv.shapes import fake_conv, fake_dgrad, fake_wgrad, output_shape
 
 OPTIONS = "int[] stride, int[] padding, int[] dilation, int[] groups"
 Tensors = Sequence[Tensor]
@@ -107,7 +104,7 @@ def _weight_gradients(
         [n for i in chosen for n in weights[i].shape[2:]],
         *flat,
         [options[3] for options in each],
-        [is_channels_last(weights[i], weights[i]) for i in chosen],
+        [in_channels_last(weights[i], weights[i]) for i in chosen],
     )
     for i, dw in zip(chosen, dws, strict=True):
         found[i] = dw
@@ -158,7 +155,7 @@ conv_stack_op = define_op(
     reference=reference_stack.conv_stack,
     fake=_fake,
     gradient=Gradient(_save, _formula),
-    kernels=(cpu.CONV_STACK, triton.CONV_STACK),
+    kernels=(cpu_stack.CONV_STACK, triton.CONV_STACK),
     check=_check,
 )
 
@@ -250,7 +247,7 @@ conv_stack_dgrad_op = define_op(
     reference=reference_stack.conv_stack_dgrad,
     fake=_fake_dgrad,
     gradient=Gradient(_save_dgrad, _dgrad_formula),
-    kernels=(cpu.CONV_STACK_DGRAD, triton.CONV_STACK_DGRAD),
+    kernels=(cpu_stack.CONV_STACK_DGRAD, triton.CONV_STACK_DGRAD),
 )
 
 
@@ -280,7 +277,7 @@ conv_stack_tangent_op = define_op(
     reference=reference_stack.conv_stack_tangent,
     fake=_fake_tangent,
     gradient=Gradient(_save_tangent, _tangent_formula),
-    kernels=(cpu.CONV_STACK_TANGENT, triton.CONV_STACK_TANGENT),
+    kernels=(cpu_stack.CONV_STACK_TANGENT, triton.CONV_STACK_TANGENT),
 )
 
 
@@ -319,5 +316,5 @@ conv_stack_wgrad_op = define_op(
     reference=reference_stack.conv_stack_wgrad,
     fake=_fake_wgrad,
     gradient=Gradient(_save_wgrad, _wgrad_formula),
-    kernels=(cpu.CONV_STACK_WGRAD, triton.CONV_STACK_WGRAD),
+    kernels=(cpu_stack.CONV_STACK_WGRAD, triton.CONV_STACK_WGRAD),
 )

@@ -1,0 +1,50 @@
+"""The results of convolutions without their values: shapes and layouts, for fakes and for plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastgan.ops.conv.reference import activation_layout, weight_layout
+
+
+def output_shape(
+    shape: Sequence[int], weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> tuple[int, ...]:
+    """[N, K, P, Q] of a convolution of [N, C, H, W]."""
+    size = [
+        (shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
+    ]
+    return (shape[0], weight.shape[0], *size)
+
+
+def fake_conv(x, weight, stride, padding, dilation, groups):
+    shape = output_shape(x.shape, weight, stride, padding, dilation)
+    return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
+
+
+def fake_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    shape = (dy.shape[0], weight.shape[1] * groups, *size)
+    return dy.new_empty(shape).to(memory_format=activation_layout(dy, weight))
+
+
+def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
+    shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
+
+
+def forward_like(x: Tensor, weight: Tensor, *options) -> Tensor:
+    """A meta tensor like conv(x, weight)."""
+    return fake_conv(x.to("meta"), weight, *options)
+
+
+def dgrad_like(dy: Tensor, weight: Tensor, *options) -> Tensor:
+    """A meta tensor like conv_dgrad(dy, weight)."""
+    return fake_dgrad(dy.to("meta"), weight, *options)
+
+
+def like(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """A meta tensor like x, dense in that layout."""
+    return torch.empty(x.shape, dtype=x.dtype, device="meta", memory_format=layout)
