@@ -25,3 +25,13 @@ def is_plain_tensor(x: Any) -> bool:
         return True
     transformed = torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
     return not transformed and not torch.jit.is_tracing()
+
+
+def is_traced(x: Any) -> bool:
+    """Whether a graph is captured from the current run, or x is no tensor of an ordinary eager run."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch.jit.is_tracing()
+    )

@@ -106,7 +106,7 @@ class Op:
 
     def _new_plan(self, key: Key, args: tuple[Any, ...], tensors: list[Tensor]) -> Plan | None:
         """The plan of these arguments, kept for the next call. None where the registered op must run."""
-        if any(tensor.device.type not in ("cpu", "cuda") for tensor in tensors):
+        if any(t.device.type not in ("cpu", "cuda") or t.layout is not torch.strided for t in tensors):
             return None
         if self.check is not None:
             self.check(*args)

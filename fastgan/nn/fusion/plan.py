@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 from fastgan.nn.fusion import chain
 from fastgan.nn.fusion.fused_classes import base_without_forward, fused_class, methods, paths_called
 from fastgan.nn.fusion.fused_layers import FUSED_LAYERS
+from fastgan.nn.fusion.pieces import pieces
 from fastgan.nn.fusion.rewrite import NotRewritable
-from fastgan.nn.fusion.sequential import pieces
 from fastgan.nn.fusion.supported import ACTS, ModuleClass, bare, layer_type, original_class, why_not
 
 

@@ -86,15 +86,14 @@ def run_stack(
     clamp: float | None = None,
 ) -> Tensor:
     """`conv2d_stack` of options that were checked."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        cast_x, weights = x, [cast(x, weight)[1] for weight in weights]
-        x = cast(cast_x, weights[0])[0]
+    if torch.is_autocast_enabled(x.device.type):
+        weights = [cast(x, weight)[1] for weight in weights]
+        x, _ = cast(x, weights[0])
     # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
     # in every pass. Double, which is for checking gradients, stays as it is.
     outside = activation_layout(x, weights[0])
     convert = len(weights) > 1 and x.dtype != torch.float64 and x.dim() == 4
     if convert:
         x = x.contiguous(memory_format=torch.channels_last)
-    y = conv_stack_op(x, weights, biases, *options, act, alpha, gain, clamp)[-1]
+    y = conv_stack_op(x, weights, biases, *options, act, alpha, gain, clamp, torch.is_grad_enabled())[-1]
     return y.contiguous(memory_format=outside) if convert else y

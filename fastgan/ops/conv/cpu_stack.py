@@ -17,7 +17,8 @@ def _why_not(x: Tensor, *_) -> str | None:
     return why_no_cpp(x)
 
 
-def plan_conv_stack(x, weights, biases, stride, padding, dilation, groups, *act):
+def plan_conv_stack(x, weights, biases, stride, padding, dilation, groups, *rest):
+    *act, keep = rest
     steps = []
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
@@ -29,8 +30,9 @@ def plan_conv_stack(x, weights, biases, stride, padding, dilation, groups, *act)
         outputs = []
         for step, weight, bias in zip(steps, weights, biases or nothing, strict=True):
             x = step(x, weight, bias)
-            outputs.append(x)
-        return outputs
+            if keep:
+                outputs.append(x)
+        return outputs if keep else [x]
 
     return run
 

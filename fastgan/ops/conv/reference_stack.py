@@ -44,14 +44,19 @@ def each_block(
     padding: list[int],
     dilation: list[int],
     groups: list[int],
-    *act: Any,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    keep: bool,
 ) -> list[Tensor]:
     """conv_stack, from a conv_bias_act."""
     outputs = []
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
-        x = block(x, weight, biases[i] if biases else None, *options, *act)
-        outputs.append(x)
+        x = block(x, weight, biases[i] if biases else None, *options, act, alpha, gain, clamp)
+        if keep or i == len(weights) - 1:
+            outputs.append(x)
     return outputs
 
 
@@ -141,11 +146,15 @@ def conv_stack(
     alpha: float,
     gain: float,
     clamp: float | None,
+    keep: bool,
 ) -> list[Tensor]:
-    """x [N, C, H, W]; for each block a weight, a bias (or no biases at all), two numbers in stride, padding and
-    dilation, and one in groups. Returns the output of each block."""
+    """x [N, C, H, W]; for each block a weight and a bias (or no biases at all).
+
+    Returns the output of each block; without keep that of the last alone, so that inner results are freed, and the
+    result has no gradient.
+    """
     return each_block(
-        conv_bias_act, x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp
+        conv_bias_act, x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp, keep
     )  # fmt: skip
 
 

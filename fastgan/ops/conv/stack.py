@@ -49,7 +49,9 @@ Gradients = list[Tensor | None]
 
 
 def _save(ctx, inputs, output):
-    x, weights, biases, *rest = inputs
+    x, weights, biases, *rest, keep = inputs
+    if not keep:
+        raise RuntimeError("op conv_stack: without keep it has no gradient")
     ctx.conv, ctx.act = rest[:4], rest[4:]
     ctx.bias_dtypes = [bias.dtype for bias in biases]
     ctx.save_for_backward(x, *weights, *output)
@@ -62,7 +64,7 @@ def _formula(ctx, cotangents):
     bias_needed = [needed(ctx, 2, i) for i in range(len(ctx.bias_dtypes))] or [False] * blocks
     dx, dws, dbs = _pullback(ctx, cotangents, [x, *outputs[:-1]], weights, outputs, bias_needed)
     dbs = [None if db is None else db.to(dtype) for db, dtype in zip(dbs, ctx.bias_dtypes, strict=False)]
-    return dx, dws, dbs, *(None,) * 8
+    return dx, dws, dbs, *(None,) * 9
 
 
 def _pullback(
@@ -134,15 +136,15 @@ def _pullback_by_block(ctx, cotangents, inputs, weights, outputs, x_needed, weig
     return dx, dws, dbs
 
 
-def _fake(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
+def _fake(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp, keep):
     outputs = []
     for i, weight in enumerate(weights):
         x = fake_conv(x, weight, *options_of(i, stride, padding, dilation, groups))
         outputs.append(x)
-    return outputs
+    return outputs if keep else outputs[-1:]
 
 
-def _check(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp):
+def _check(x, weights, biases, stride, padding, dilation, groups, act, alpha, gain, clamp, keep):
     shape: Sequence[int] = x.shape
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
@@ -151,7 +153,7 @@ def _check(x, weights, biases, stride, padding, dilation, groups, act, alpha, ga
 
 
 conv_stack_op = define_op(
-    f"conv_stack(Tensor x, Tensor[] weights, Tensor[] biases, {OPTIONS}, {ACT}) -> Tensor[]",
+    f"conv_stack(Tensor x, Tensor[] weights, Tensor[] biases, {OPTIONS}, {ACT}, bool keep) -> Tensor[]",
     reference=reference_stack.conv_stack,
     fake=_fake,
     gradient=Gradient(_save, _formula),
