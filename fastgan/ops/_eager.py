@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,11 +42,13 @@ class Plan:
     """Everything about a call that depends on its key only.
 
     run: computes the op's result from its arguments. edge_of: the number of each tensor's edge in the autograd graph,
-    by (index of the argument, index within it if it is a list, else 0).
+    by (index of the argument, index within it if it is a list, else 0). memo: what the gradient's formula wants to keep
+    for calls with the same key; it must hold no tensor.
     """
 
     run: Callable[..., Any]
     edge_of: dict[tuple[int, int], int]
+    memo: dict[Any, Any] = field(default_factory=dict)
 
 
 def edges(args: Sequence[Any]) -> dict[tuple[int, int], int]:
@@ -132,7 +134,7 @@ class EagerFunction(torch.autograd.Function):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
         output = plan.run(*args)
-        ctx.op, ctx.edge_of = op, plan.edge_of
+        ctx.op, ctx.edge_of, ctx.memo = op, plan.edge_of, plan.memo
         op.gradient.save(ctx, args, output)
         return tuple(output) if isinstance(output, list) else output
 

@@ -58,7 +58,8 @@ def planned(name: str, plan: Callable[..., Callable[..., Any]], why_not: Callabl
 class Gradient:
     """The derivative of an op.
 
-    save(ctx, inputs, output): keeps what the formula needs (ctx.save_for_backward, attributes).
+    save(ctx, inputs, output): keeps what the formula needs (ctx.save_for_backward, attributes). ctx.memo is a dict
+    for what the formula derives from shapes, dtypes and options alone.
     formula(ctx, *cotangents): returns one gradient or None per input, built from differentiable ops, so that
     derivatives of every order exist. Cotangents that are zero arrive as None. A derivative that is zero almost
     everywhere is returned as None: a tensor of zeros would cause a whole backward pass over zeros.
@@ -221,7 +222,7 @@ def _registered_gradient(op: Op) -> tuple[Callable[..., None], Callable[..., Any
     def setup(ctx, inputs, output):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
-        ctx.edge_of = edges(inputs)
+        ctx.edge_of, ctx.memo = edges(inputs), {}
         op.gradient.save(ctx, inputs, output)
 
     def formula(ctx, *cotangents):

@@ -17,7 +17,7 @@ from torch.nn.modules import module as torch_module
 
 from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.pieces import Piece, pieces
-from fastgan.nn.fusion.supported import CONV2D, bias_for, original_class, prepare
+from fastgan.nn.fusion.supported import CONV2D, bias_for, has_no_observers, original_class, prepare
 from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack, run_stack, stack_options
 
 Step = Callable[[Any], Any]
@@ -96,7 +96,9 @@ def _step(piece: Piece) -> Step:
     if piece.overwritten:
         return lambda x: run_overwritten(first, x)
     if piece.act is None:
-        return first
+        # Without hooks, whose absence the signature guards, PyTorch's modules run without the overhead of a call.
+        direct = type(first).__module__.startswith("torch.nn.") and has_no_observers(first)
+        return first.forward if direct and not first._forward_pre_hooks else first
     if piece.stack:
         return _stack_step(piece)
     return lambda x: apply(rest[0], defer(first, x))

@@ -155,8 +155,10 @@ def plan_conv_dgrad_act(
 def plan_conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
     shape = (dy.shape[1], x.shape[1] // groups, *kernel)
     layout = reference.weight_layout(channels_last)
-    # See reference.conv_wgrad.
-    convert = not channels_last and torch.Size(shape).numel() > x.numel()
+    # Given channels_last images, oneDNN computes the weight gradient in channels_last. Converting the images is cheaper
+    # than converting a gradient that is larger than they are, except where both are small.
+    size = torch.Size(shape).numel()
+    convert = not channels_last and size > max(x.numel(), _SMALL)
     like_layout = torch.contiguous_format if convert else reference.activation_layout(dy, x)
     strides = torch.empty(shape, device="meta", memory_format=like_layout).stride()
     backward, none, mask = torch.ops.aten.convolution_backward.default, [0, 0], [False, True, False]

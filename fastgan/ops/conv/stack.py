@@ -86,28 +86,28 @@ def _pullback(
     count = blocks - lowest
     if any(bias_needed):
         dbs[lowest:] = [db if b else None for db, b in zip(found[count:], bias_needed[lowest:], strict=False)]
-    dws = _weight_gradients(weight_needed, {lowest + i: found[i] for i in range(count)}, inputs, weights, ctx.conv)
+    dws = _weight_gradients(ctx, weight_needed, {lowest + i: found[i] for i in range(count)}, inputs, weights)
     return found[-1] if x_needed else None, dws, dbs
 
 
 def _weight_gradients(
-    wanted: list[bool], dys: dict[int, Tensor], inputs: Tensors | dict[int, Tensor], weights: Tensors, conv: Any
+    ctx: Any, wanted: list[bool], dys: dict[int, Tensor], inputs: Tensors | dict[int, Tensor], weights: Tensors
 ) -> Gradients:
     """The weight gradients of the wanted blocks, from the gradient dys[i] of a convolution's result and its input."""
-    chosen = [i for i, want in enumerate(wanted) if want and i in dys]
+    chosen = tuple(i for i, want in enumerate(wanted) if want and i in dys)
     found: Gradients = [None] * len(wanted)
     if not chosen:
         return found
-    each = [options_of(i, *conv) for i in chosen]
-    flat = [[n for options in each for n in options[k]] for k in range(3)]
-    dws = conv_stack_wgrad_op(
-        [dys[i] for i in chosen],
-        [inputs[i] for i in chosen],
-        [n for i in chosen for n in weights[i].shape[2:]],
-        *flat,
-        [options[3] for options in each],
-        [in_channels_last(weights[i], weights[i]) for i in chosen],
-    )
+    options = ctx.memo.get(chosen)
+    if options is None:
+        each = [options_of(i, *ctx.conv) for i in chosen]
+        options = ctx.memo[chosen] = (
+            [n for i in chosen for n in weights[i].shape[2:]],
+            *([n for own in each for n in own[k]] for k in range(3)),
+            [own[3] for own in each],
+            [in_channels_last(weights[i], weights[i]) for i in chosen],
+        )
+    dws = conv_stack_wgrad_op([dys[i] for i in chosen], [inputs[i] for i in chosen], *options)
     for i, dw in zip(chosen, dws, strict=True):
         found[i] = dw
     return found
@@ -190,7 +190,7 @@ def _dgrad_formula(ctx, cotangents):
     else:
         tangents = _tangents_by_block(ctx, ddx, cotangents, weights, outputs)
     inner = {i: dz for i, dz in dzs.items() if i in tangents}
-    dws = _weight_gradients(weight_needed, inner, tangents, weights, ctx.conv)
+    dws = _weight_gradients(ctx, weight_needed, inner, tangents, weights)
     return tangents.get(blocks) if dy_needed else None, dws, None, None, *(None,) * 11
 
 
