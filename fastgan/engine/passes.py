@@ -11,6 +11,7 @@ from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
 from fastgan.engine import weight_gradients, zero_gradients
+from fastgan.ops.conv.reference_stack import lowest_block
 
 aten = torch.ops.aten
 
@@ -56,6 +57,10 @@ def passes_of(operation: Any, args: Any) -> int:
     if name == "conv_stack_dgrad":
         lowest, _, input_grad = args[-3:]
         return len(args[1]) - 1 - lowest + input_grad
+    if name == "conv_stack_backward":
+        weight_grad, bias_grad, input_grad = args[-3:]
+        lowest = lowest_block(weight_grad, bias_grad, input_grad)
+        return sum(weight_grad) + len(weight_grad) - 1 - lowest + input_grad
     if name == "conv_stack_wgrad":
         return len(args[0])
     return int(name.startswith("conv"))

@@ -28,7 +28,8 @@ _SEQUENCES = frozenset((list, tuple, torch.Size))
 _PLAIN = frozenset((Tensor, nn.Parameter))
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
-_functorch_level = torch._C._functorch.peek_interpreter_stack
+# True also while a transform runs the operations of the level below.
+_in_transform = torch._C._are_functorch_transforms_active
 _tracing = torch._C._get_tracing_state
 _mkldnn_enabled = torch._C._get_mkldnn_enabled
 _is_grad_enabled = torch.is_grad_enabled
@@ -71,7 +72,7 @@ def describe(args: Sequence[Any]) -> tuple[Key | None, list[Tensor]]:
     if (
         _dispatch_modes()
         or _function_modes()
-        or _functorch_level() is not None
+        or _in_transform()
         or _tracing() is not None
         or forward_ad._current_level >= 0
     ):

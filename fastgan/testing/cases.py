@@ -217,7 +217,7 @@ def _block_cases() -> Iterator[OpCase]:
     stack = {"conv_stack": 2, "conv_stack_dgrad": 2, "conv_stack_tangent": 2, "conv_stack_wgrad": 2}
     yield OpCase(
         name="conv2d_stack-leaky_relu",
-        ops=tuple(stack),
+        ops=(*stack, "conv_stack_backward"),
         make=_two_layers,
         call=_stack,
         plain=_stack_plain,

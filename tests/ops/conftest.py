@@ -1,9 +1,9 @@
-"""Forces the back-end of each contract test, and marks tests that need a GPU or the full run."""
+"""Forces the back-end and the dispatch path of each contract test, and marks tests that need a GPU or the full run."""
 
 import pytest
 import torch
 
-from fastgan.ops import _backend
+from fastgan.ops import _backend, _library
 from fastgan.ops._library import registry
 from fastgan.testing.cases import CASES
 
@@ -16,7 +16,10 @@ def pytest_collection_modifyitems(items):
         target = params.get("target")
         if "cuda" in getattr(target, "device", params.get("device", "")):  # no target: the list of targets is empty
             item.add_marker(pytest.mark.gpu)
-        if str(target) == "cpu-triton" and not in_default_run(params, cases):
+        registered = params.get("dispatch") == "registered"
+        if str(target) == "cpu-triton" and (registered or not in_default_run(params, cases)):
+            item.add_marker(pytest.mark.full)
+        if str(target) == "cpu-reference" and registered:
             item.add_marker(pytest.mark.full)
 
 
@@ -40,6 +43,21 @@ def cases_covering_all_ops():
         missing -= set(case.ops)
         found.append(case)
     return found
+
+
+def pytest_generate_tests(metafunc):
+    """Contract tests run on both dispatch paths."""
+    if "test_contract" in metafunc.module.__name__:
+        metafunc.fixturenames.append("dispatch")
+        metafunc.parametrize("dispatch", ["eager", "registered"], indirect=True)
+
+
+@pytest.fixture
+def dispatch(request, monkeypatch):
+    """The path that plain tensors take: the eager one, or the registered op."""
+    if request.param == "registered":
+        monkeypatch.setattr(_library, "describe", lambda args: (None, []))
+    return request.param
 
 
 @pytest.fixture(autouse=True)

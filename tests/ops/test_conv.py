@@ -6,6 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
 from fastgan.ops._memory_format import channels_last_strides
+from fastgan.ops.conv.stack import conv_stack_backward_op, conv_stack_op
+from fastgan.ops.conv.stack_passes import conv_stack_dgrad_op
 from fastgan.testing.op_recorder import OpRecorder
 
 X, W = torch.randn(2, 4, 6, 6), torch.randn(8, 4, 3, 3)
@@ -140,3 +142,46 @@ def test_the_strides_of_weights_that_fit_both_layouts_decide(shape, function):
         assert y.is_contiguous(memory_format=layout)
         with FakeTensorMode() as mode:
             assert function(mode.from_tensor(x), mode.from_tensor(weight)).stride() == y.stride()
+
+
+@pytest.mark.parametrize(
+    ("weight_grad", "bias_grad", "input_grad"),
+    [([True, True], [True, True], True), ([False, True], [False, False], False), ([True, False], [False, True], False)],
+)
+def test_the_gradients_of_a_stack_in_one_call_equal_its_passes_and_have_gradients(weight_grad, bias_grad, input_grad):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    weights = [torch.randn(4, 3, 3, 3, dtype=torch.float64), torch.randn(2, 4, 3, 2, dtype=torch.float64)]
+    options = [1, 1, 2, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 1], "leaky_relu", 0.2, 1.5, None
+    outputs = [y.detach() for y in conv_stack_op(x, weights, [], *options, True)]
+    dy = torch.randn_like(outputs[-1])
+    leaves = [t.requires_grad_() for t in (dy, x, *weights)]
+
+    def backward(dy, x, *weights):
+        return tuple(
+            conv_stack_backward_op(dy, x, list(weights), outputs, *options, weight_grad, bias_grad, input_grad)
+        )
+
+    dzs = conv_stack_dgrad_op(dy, weights, outputs, x.shape[2:], *options, 0, True, True)
+    dws = [
+        torch.nn.grad.conv2d_weight(y, w.shape, dz, stride, padding)
+        for y, w, dz, stride, padding in (
+            (x, weights[0], dzs[0], options[0][:2], options[1][:2]),
+            (outputs[0], weights[1], dzs[1], options[0][2:], options[1][2:]),
+        )
+    ]
+    expected = [dw for dw, want in zip(dws, weight_grad, strict=True) if want]
+    expected += [db for db, want in zip(dzs[2:4], bias_grad, strict=True) if want]
+    expected += [dzs[4]] if input_grad else []
+    torch.testing.assert_close(list(backward(*leaves)), expected)
+    assert torch.autograd.gradcheck(backward, leaves)
+
+
+def test_a_stack_that_keeps_nothing_has_no_gradient():
+    x = torch.randn(1, 1, 4, 4, requires_grad=True)
+    arguments = [torch.ones(1, 1, 3, 3)], [], [1, 1], [1, 1], [1, 1], [1], "relu", 0.0, 1.0, None
+    with pytest.raises(RuntimeError, match="conv_stack: without keep it has no gradient"):
+        conv_stack_op(x, *arguments, False)
+    with torch.no_grad():
+        (last,) = conv_stack_op(x, *arguments, False)
+    assert torch.equal(last, conv_stack_op(x, *arguments, True)[-1])

@@ -18,29 +18,24 @@ from torch.nn.modules import module as torch_module
 from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.pieces import Piece, pieces
 from fastgan.nn.fusion.supported import CONV2D, bias_for, has_no_observers, original_class, prepare
+from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack, run_stack, stack_options
 
 Step = Callable[[Any], Any]
-Signature = tuple[Any, ...]
+Signature = list[Any]
 
-_conv_options = operator.attrgetter("stride", "padding", "dilation", "groups")
-
-
-def _conv_signature(layer: Any) -> Any:
-    return _conv_options(layer), layer.padding_mode, layer._parameters.get("bias") is None
-
-
-#: What decides how a module runs, besides its class and hooks.
+#: What decides how a module runs, besides its class and hooks, read from its __dict__.
 _OPTIONS: dict[type, Callable[[Any], Any]] = {
-    nn.Conv2d: _conv_signature,
-    nn.LeakyReLU: operator.attrgetter("negative_slope", "inplace"),
+    nn.Conv2d: operator.itemgetter("stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.LeakyReLU: operator.itemgetter("negative_slope", "inplace"),
 }
+_HOOKS = operator.itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
 class _Plan:
     modules: list[nn.Module]
-    options: list[Callable[[Any], Any] | None]
+    options: list[Callable[[Any], Any]]
     signature: Signature
     steps: list[Step]
 
@@ -66,26 +61,22 @@ def _new_plan(modules: list[nn.Module]) -> _Plan:
     return _Plan(modules, options, _signature(modules, options), steps)
 
 
-def _signature(modules: list[nn.Module], options: list[Callable[[Any], Any] | None]) -> Signature:
-    """Everything about the children that `pieces` and the steps depend on, but their parameters' values."""
+def _signature(modules: list[nn.Module], options: list[Callable[[Any], Any]]) -> Signature:
+    """Everything about the children that `pieces` and the steps depend on, but their parameters."""
     found: list[Any] = [torch_module._has_any_global_hook()]
     for module, own in zip(modules, options, strict=True):
-        found += (
-            type(module),  # parametrization and fuse change it
-            len(module.__dict__),  # a forward of its own, or a compiled call
-            tuple(module._forward_hooks),
-            tuple(module._forward_pre_hooks),
-            len(module._backward_hooks) + len(module._backward_pre_hooks),
-            own(module) if own is not None else None,
-        )
-    return tuple(found)
+        values = module.__dict__
+        hooks = _HOOKS(values)
+        # Parametrization and fuse change the class; a forward of its own and a compiled call add an attribute.
+        found += type(module), len(values), own(values), [*map(tuple, hooks)] if any(hooks) else None
+    return found
 
 
-def _option_getter(module: nn.Module) -> Callable[[Any], Any] | None:
+def _option_getter(module: nn.Module) -> Callable[[Any], Any]:
     own = _OPTIONS.get(original_class(module))
-    if own is None and hasattr(module, "inplace"):
-        return operator.attrgetter("inplace")
-    return own
+    if own is not None:
+        return own
+    return operator.itemgetter("inplace") if "inplace" in module.__dict__ else lambda values: None
 
 
 # --- the steps -------------------------------------------------------------------------------------------------------
@@ -98,10 +89,17 @@ def _step(piece: Piece) -> Step:
     if piece.act is None:
         # Without hooks, whose absence the signature guards, PyTorch's modules run without the overhead of a call.
         direct = type(first).__module__.startswith("torch.nn.") and has_no_observers(first)
-        return first.forward if direct and not first._forward_pre_hooks else first
+        if not direct or first._forward_pre_hooks:
+            return first
+        return _linear_step(first) if type(first) is nn.Linear and "weight" in first._parameters else first.forward
     if piece.stack:
         return _stack_step(piece)
     return lambda x: apply(rest[0], defer(first, x))
+
+
+def _linear_step(layer: nn.Linear) -> Step:
+    parameters, linear = layer._parameters, torch._C._nn.linear
+    return lambda x: linear(x, parameters["weight"], parameters["bias"])
 
 
 def run_overwritten(module: Any, x: Any) -> Any:
@@ -135,15 +133,19 @@ def _stack_step(piece: Piece) -> Step:
     # Else a parametrization or a hook computes them.
     plain = all("weight" in own and not layer._forward_pre_hooks for own, layer in zip(parameters, layers, strict=True))
     biased = layers[0].bias is not None
-    options = stack_options([ConvLayer(None, None, *_conv_options(layer)) for layer in layers])  # type: ignore[arg-type]
+    options = stack_options(
+        [ConvLayer(None, None, layer.stride, layer.padding, layer.dilation, layer.groups) for layer in layers]  # type: ignore[arg-type]
+    )
     name, alpha = act.name, act.alpha
 
     def step(x: Any) -> Any:
-        if not CONV2D.takes(layers[0], x):
-            return run_blocks(piece, x)
-        if not plain or torch.is_autocast_enabled(x.device.type):
+        if plain and is_plain_tensor(x) and x.dim() == 4 and not torch.is_autocast_enabled(x.device.type):
+            biases = [own["bias"] for own in parameters]
+            if (type(None) in map(type, biases)) != biased:  # else a bias was added or removed
+                weights = [own["weight"] for own in parameters]
+                return run_stack(x, weights, biases if biased else [], options, name, alpha)
+        if CONV2D.takes(layers[0], x):
             return conv2d_stack(x, layers_of(piece, x), name, alpha=alpha)
-        weights = [own["weight"] for own in parameters]
-        return run_stack(x, weights, [own["bias"] for own in parameters] if biased else [], options, name, alpha)
+        return run_blocks(piece, x)
 
     return step

@@ -72,6 +72,9 @@ def conv2d_stack(
         raise bad(
             "layers", "at least one layer, and a bias for all or for none", [layer.bias is None for layer in layers]
         )
+    if torch.is_autocast_enabled(x.device.type):
+        weights = [cast(x, weight)[1] for weight in weights]
+        x, _ = cast(x, weights[0])
     return run_stack(x, weights, biases, stack_options(layers), act, alpha, gain, clamp)
 
 
@@ -85,10 +88,7 @@ def run_stack(
     gain: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    """`conv2d_stack` of options that were checked."""
-    if torch.is_autocast_enabled(x.device.type):
-        weights = [cast(x, weight)[1] for weight in weights]
-        x, _ = cast(x, weights[0])
+    """`conv2d_stack` of options that were checked, in the dtype of the tensors."""
     # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
     # in every pass. Double, which is for checking gradients, stays as it is.
     outside = activation_layout(x, weights[0])

@@ -174,6 +174,37 @@ def plan_conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_l
     return run
 
 
+def plan_conv_backward(dy, x, weight, stride, padding, dilation, groups, weight_grad, input_grad):
+    """run(dy, x, weight) → (dx or None, dw or None)."""
+    wide = reference.in_channels_last(weight, weight)
+    dgrad = wgrad = None
+    if input_grad:
+        size = list(x.shape[2:])
+        if weight_grad and max(x.numel(), dy.numel(), weight.numel()) < _SMALL:
+            return _plan_both(dy, x, weight, size, stride, padding, dilation, groups)
+        dgrad = plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
+    if weight_grad:
+        wgrad = plan_conv_wgrad(dy, x, list(weight.shape[2:]), stride, padding, dilation, groups, wide)
+
+    def run(dy, x, weight):
+        return None if dgrad is None else dgrad(dy, weight), None if wgrad is None else wgrad(dy, x)
+
+    return run
+
+
+def _plan_both(dy, x, weight, size, stride, padding, dilation, groups) -> Step:
+    """Both gradients of a small convolution in one call of PyTorch's operation, which takes some microseconds."""
+    layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
+    weight_layout = reference.weight_layout(reference.in_channels_last(weight, weight))
+    backward, none, mask = torch.ops.aten.convolution_backward.default, [0, 0], [True, True, False]
+
+    def run(dy, x, weight):
+        dx, dw, _ = backward(dy, x, weight, None, stride, padding, dilation, False, none, groups, mask)
+        return dx.contiguous(memory_format=layout), dw.contiguous(memory_format=weight_layout)
+
+    return run
+
+
 CONV = planned("cpp", plan_conv, _why_not)
 CONV_DGRAD = planned("cpp", plan_conv_dgrad, _why_not)
 CONV_WGRAD = planned("cpp", plan_conv_wgrad, _why_not)

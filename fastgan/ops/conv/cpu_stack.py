@@ -9,7 +9,7 @@ from fastgan.ops._library import planned
 from fastgan.ops._memory_format import memory_format
 from fastgan.ops.bias_act import cpu as bias_act_cpu
 from fastgan.ops.conv import cpu
-from fastgan.ops.conv.reference_stack import options_of
+from fastgan.ops.conv.reference_stack import lowest_block, options_of
 from fastgan.ops.conv.shapes import dgrad_like, forward_like, like
 
 
@@ -101,7 +101,45 @@ def plan_conv_stack_wgrad(dys, xs, kernels, stride, padding, dilation, groups, c
     return run
 
 
+def plan_conv_stack_backward(dy, x, weights, outputs, stride, padding, dilation, groups, *rest):
+    *act, weight_grad, bias_grad, input_grad = rest
+    lowest, last = lowest_block(weight_grad, bias_grad, input_grad), len(weights) - 1
+    sums, inputs = any(bias_grad), [x, *outputs[:-1]]
+    top = bias_act_cpu.plan_bias_act_grad(dy, outputs[last], None, *act, sums)
+    dz = like(dy, memory_format(outputs[last]))
+    steps = []
+    for i in range(last, lowest - 1, -1):
+        options = options_of(i, stride, padding, dilation, groups)
+        go_on = i > lowest or input_grad
+        step = cpu.plan_conv_backward(dz, inputs[i], weights[i], *options, weight_grad[i], go_on)
+        slope = None
+        if go_on:
+            dz = dgrad_like(dz, weights[i], inputs[i].shape[2:], *options)
+            if i > lowest:
+                slope = bias_act_cpu.grad_in_place(dz, memory_format(dz), sums, *act)
+        steps.append((i, step, slope))
+
+    def run(dy, x, weights, outputs, *_):
+        dz, db = top(dy, outputs[last], None)
+        dws, dbs = [None] * len(weights), [None] * len(weights)
+        for i, step, slope in steps:
+            dbs[i] = db
+            below = outputs[i - 1] if i else x
+            dz, dws[i] = step(dz, below, weights[i])
+            if slope is not None:
+                db = slope(dz, below)
+        found = [dw for dw in dws if dw is not None]
+        if sums:
+            found += [db for db, want in zip(dbs, bias_grad, strict=True) if want]
+        if input_grad:
+            found.append(dz)
+        return found
+
+    return run
+
+
 CONV_STACK = planned("cpp", plan_conv_stack, _why_not)
+CONV_STACK_BACKWARD = planned("cpp", plan_conv_stack_backward, _why_not)
 CONV_STACK_DGRAD = planned("cpp", plan_conv_stack_dgrad, _why_not)
 CONV_STACK_TANGENT = planned("cpp", plan_conv_stack_tangent, _why_not)
 CONV_STACK_WGRAD = planned("cpp", plan_conv_stack_wgrad, lambda dys, *_: why_no_cpp(dys[0]))

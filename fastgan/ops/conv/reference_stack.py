@@ -4,6 +4,7 @@
     conv_stack_dgrad    the input gradients, from the last block down: conv_dgrad_act for each block but the first
     conv_stack_tangent  the tangents of all outputs, from the first block up: conv_slope for each block
     conv_stack_wgrad    the conv_wgrad of several blocks
+    conv_stack_backward conv_stack_dgrad and conv_stack_wgrad together
 
 For each block there are two numbers in stride, padding, dilation and kernels, and one in groups and channels_last. The
 functions each_* also run the kernels of other back-ends, which they take as arguments.
@@ -24,6 +25,7 @@ from fastgan.ops.conv.reference import (
     conv_dgrad_act,
     conv_slope,
     conv_wgrad,
+    in_channels_last,
 )
 
 
@@ -33,6 +35,13 @@ def options_of(
     """stride, padding, dilation and groups of block i of a stack."""
     pair = slice(2 * i, 2 * i + 2)
     return stride[pair], padding[pair], dilation[pair], groups[i]
+
+
+def lowest_block(weight_grad: list[bool], bias_grad: list[bool], input_grad: bool) -> int:
+    """The lowest block whose pre-activation gradient is needed for these gradients, of which there is one at least."""
+    if input_grad:
+        return 0
+    return [w or b for w, b in zip(weight_grad, bias_grad, strict=True)].index(True)
 
 
 def each_block(
@@ -218,3 +227,70 @@ def conv_stack_wgrad(
     """For each block the gradient of its convolution's result and its input; two numbers in kernels, stride, padding
     and dilation, one in groups and channels_last. Returns each block's weight gradient."""
     return each_wgrad(conv_wgrad, dys, xs, kernels, stride, padding, dilation, groups, channels_last)
+
+
+def conv_stack_backward(
+    dy: Tensor,
+    x: Tensor,
+    weights: list[Tensor],
+    outputs: list[Tensor],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: list[int],
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    weight_grad: list[bool],
+    bias_grad: list[bool],
+    input_grad: bool,
+) -> list[Tensor]:
+    """The gradients of a conv_stack with input x for the gradient dy of its last output.
+
+    Returns the weight gradients of the blocks with weight_grad, then the bias gradients (in the accumulation dtype) of
+    those with bias_grad, then with input_grad that of x. One at least is asked for.
+    """
+    return both_passes(
+        conv_stack_dgrad, conv_stack_wgrad, dy, x, weights, outputs, stride, padding, dilation, groups,
+        act, alpha, gain, clamp, weight_grad, bias_grad, input_grad,
+    )  # fmt: skip
+
+
+def both_passes(
+    dgrad: Callable[..., list[Tensor]],
+    wgrad: Callable[..., list[Tensor]],
+    dy: Tensor,
+    x: Tensor,
+    weights: list[Tensor],
+    outputs: list[Tensor],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: list[int],
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+    weight_grad: list[bool],
+    bias_grad: list[bool],
+    input_grad: bool,
+) -> list[Tensor]:
+    """conv_stack_backward, from a conv_stack_dgrad and a conv_stack_wgrad."""
+    conv = stride, padding, dilation, groups
+    lowest = lowest_block(weight_grad, bias_grad, input_grad)
+    size = list(x.shape[2:])
+    found = dgrad(dy, weights, outputs, size, *conv, act, alpha, gain, clamp, lowest, any(bias_grad), input_grad)
+    count = len(weights) - lowest
+    chosen = [i for i, want in enumerate(weight_grad) if want]
+    inputs, each = [x, *outputs[:-1]], [options_of(i, *conv) for i in chosen]
+    dws = wgrad(
+        [found[i - lowest] for i in chosen],
+        [inputs[i] for i in chosen],
+        [n for i in chosen for n in weights[i].shape[2:]],
+        *([n for options in each for n in options[k]] for k in range(3)),
+        [options[3] for options in each],
+        [in_channels_last(weights[i], weights[i]) for i in chosen],
+    ) if chosen else []  # fmt: skip
+    dbs = [found[count + i - lowest] for i, want in enumerate(bias_grad) if want]
+    return [*dws, *dbs, *(found[-1:] if input_grad else [])]

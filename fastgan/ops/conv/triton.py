@@ -321,10 +321,17 @@ def conv_stack_tangent(x, *rest):
     return reference_stack.each_tangent(conv_slope, x, *rest)
 
 
+def conv_stack_backward(dy, x, weights, outputs, *rest):
+    return reference_stack.both_passes(
+        conv_stack_dgrad, reference_stack.conv_stack_wgrad, dy, x, weights, outputs, *rest
+    )
+
+
 CONV = Kernel("triton", conv, _plain(groups_at=5))
 CONV_DGRAD = Kernel("triton", conv_dgrad, _plain(groups_at=6))
 CONV_BIAS_ACT = Kernel("triton", conv_bias_act, _fused(groups_at=6))
 CONV_STACK = Kernel("triton", conv_stack, _why_not_stack(groups_at=5))
 CONV_STACK_DGRAD = Kernel("triton", conv_stack_dgrad, _why_not_stack(groups_at=6))
 CONV_STACK_TANGENT = Kernel("triton", conv_stack_tangent, _why_not_stack(groups_at=5))
+CONV_STACK_BACKWARD = Kernel("triton", conv_stack_backward, lambda dy, x, *rest: _why_not_stack(groups_at=5)(dy, *rest))
 CONV_STACK_WGRAD = Kernel("triton", reference_stack.conv_stack_wgrad, lambda dys, *_: epilogue.why_not(dys[0]))
