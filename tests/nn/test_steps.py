@@ -107,7 +107,8 @@ def test_changes_between_runs_are_seen(name, grad):
     assert name == "inplace" or after.shape != before.shape or not torch.equal(after, before)
 
 
-def test_a_bias_can_be_added():
+@pytest.mark.parametrize("both", [True, False], ids=["both", "one"])
+def test_a_bias_can_be_added(both):
     plain, ours = network(), network()
     for net in (plain, ours):
         net[0].bias = net[2].bias = None
@@ -115,8 +116,15 @@ def test_a_bias_can_be_added():
     torch.testing.assert_close(ours(X), plain(X))
     for net in (plain, ours):
         net[0].bias = nn.Parameter(torch.ones(4))
-        net[2].bias = nn.Parameter(torch.full((4,), 2.0))
+        net[2].bias = nn.Parameter(torch.full((4,), 2.0)) if both else None
     torch.testing.assert_close(ours(X), plain(X))
+
+
+def test_padding_given_as_text_runs_as_in_pytorch():
+    plain, ours = network(), network()
+    for net in (plain, ours):
+        net[0].padding, net[0]._reversed_padding_repeated_twice = "same", [1, 1, 1, 1]
+    torch.testing.assert_close(fastgan.fuse(ours)(X), plain(X))
 
 
 def test_global_hooks_are_called():

@@ -12,10 +12,8 @@ import torch
 from torch import nn
 
 from fastgan.nn.fusion.pieces import pieces
-from fastgan.nn.fusion.steps import layers_of, run_blocks, run_overwritten, run_steps
-from fastgan.nn.fusion.supported import CONV2D
+from fastgan.nn.fusion.steps import run_blocks, run_overwritten, run_stack, run_steps
 from fastgan.nn.plain_tensor import is_traced
-from fastgan.ops import conv2d_stack
 
 
 def run(modules: list[nn.Module], x: Any) -> Any:
@@ -27,8 +25,8 @@ def run(modules: list[nn.Module], x: Any) -> Any:
             x = run_overwritten(first, x)
         elif piece.act is None:
             x = first(x)
-        elif piece.stack and CONV2D.takes(first, x):
-            x = conv2d_stack(x, layers_of(piece, x), piece.act.name, alpha=piece.act.alpha)
+        elif piece.stack:
+            x = run_stack(piece, x)
         else:
             x = run_blocks(piece, x)
     return x

@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
 
 from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.pieces import Piece, pieces
-from fastgan.nn.fusion.supported import CONV2D, bias_for, has_no_observers, original_class, prepare
+from fastgan.nn.fusion.supported import (
+    CONV2D,
+    bias_for,
+    has_no_observers,
+    original_class,
+    prepare,
+    why_not,
+)
 from fastgan.nn.plain_tensor import is_plain_tensor
-from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack, run_stack, stack_options
+from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack, run_planned_stack, stack_options
 
 Step = Callable[[Any], Any]
 Signature = list[Any]
@@ -98,7 +105,8 @@ def _step(piece: Piece) -> Step:
 
 
 def _linear_step(layer: nn.Linear) -> Step:
-    parameters, linear = layer._parameters, torch._C._nn.linear
+    parameters: dict[str, Any] = layer._parameters
+    linear = torch._C._nn.linear
     return lambda x: linear(x, parameters["weight"], parameters["bias"])
 
 
@@ -114,15 +122,20 @@ def run_blocks(piece: Piece, x: Any) -> Any:
     return x
 
 
-def layers_of(piece: Piece, x: Tensor) -> list[ConvLayer]:
-    """The blocks of a stack, with their weights: reading a spectral norm's weight iterates it."""
+def run_stack(piece: Piece, x: Any) -> Any:
+    """A stack, inspected now."""
     layers: tuple[Any, ...] = piece.modules[::2]
+    act = piece.act
+    assert act is not None
+    if not CONV2D.takes(layers[0], x) or len({layer.bias is None for layer in layers}) > 1:
+        return run_blocks(piece, x)
     for layer in layers:
         prepare(layer)
-    return [
+    blocks = [  # each weight is read once, because reading a spectral norm's weight iterates it
         ConvLayer(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
         for layer in layers
     ]
+    return conv2d_stack(x, blocks, act.name, alpha=act.alpha)
 
 
 def _stack_step(piece: Piece) -> Step:
@@ -130,22 +143,22 @@ def _stack_step(piece: Piece) -> Step:
     act = piece.act
     assert act is not None
     parameters = [layer._parameters for layer in layers]
-    # Else a parametrization or a hook computes them.
-    plain = all("weight" in own and not layer._forward_pre_hooks for own, layer in zip(parameters, layers, strict=True))
-    biased = layers[0].bias is not None
-    options = stack_options(
-        [ConvLayer(None, None, layer.stride, layer.padding, layer.dilation, layer.groups) for layer in layers]  # type: ignore[arg-type]
+    # Else a parametrization or a hook computes the weights, or PyTorch pads the input.
+    plain = not why_not(layers[0]) and all(
+        "weight" in own and not layer._forward_pre_hooks for own, layer in zip(parameters, layers, strict=True)
     )
+    if not plain:
+        return lambda x: run_stack(piece, x)
+    biased = layers[0].bias is not None
+    options = stack_options(layers)
     name, alpha = act.name, act.alpha
 
     def step(x: Any) -> Any:
-        if plain and is_plain_tensor(x) and x.dim() == 4 and not torch.is_autocast_enabled(x.device.type):
+        if is_plain_tensor(x) and x.dim() == 4 and not torch.is_autocast_enabled(x.device.type):
             biases = [own["bias"] for own in parameters]
-            if (type(None) in map(type, biases)) != biased:  # else a bias was added or removed
+            if {bias is None for bias in biases} == {not biased}:  # else some were added or removed
                 weights = [own["weight"] for own in parameters]
-                return run_stack(x, weights, biases if biased else [], options, name, alpha)
-        if CONV2D.takes(layers[0], x):
-            return conv2d_stack(x, layers_of(piece, x), name, alpha=alpha)
-        return run_blocks(piece, x)
+                return run_planned_stack(x, weights, biases if biased else [], options, name, alpha)
+        return run_stack(piece, x)
 
     return step

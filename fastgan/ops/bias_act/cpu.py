@@ -84,8 +84,8 @@ def plan_bias_act(x, bias, *options):
     return run
 
 
-def plan_bias_act_grad(dy, saved, bias, *options):
-    *options, bias_grad = options
+def plan_bias_act_grad(dy, saved, bias, *rest):
+    *options, bias_grad = rest
     layout = memory_format(saved)
     shape, described = describe(dy, layout, *options)
     launch, empty = native.cpu().bias_act_grad, allocator(dy.shape, dy.dtype, dy.device, layout)

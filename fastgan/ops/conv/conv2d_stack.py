@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class StackOptions(NamedTuple):
     groups: list[int]
 
 
-def stack_options(layers: Sequence[ConvLayer]) -> StackOptions:
-    """The options of the layers. Raises ValueError naming the option."""
+def stack_options(layers: Sequence[Any]) -> StackOptions:
+    """The options of the layers, ConvLayers or nn.Conv2d. Raises ValueError naming the option."""
     stride, padding, dilation = [], [], []
     for layer in layers:
         stride += pair(layer.stride, "stride", 1)
@@ -75,10 +75,10 @@ def conv2d_stack(
     if torch.is_autocast_enabled(x.device.type):
         weights = [cast(x, weight)[1] for weight in weights]
         x, _ = cast(x, weights[0])
-    return run_stack(x, weights, biases, stack_options(layers), act, alpha, gain, clamp)
+    return run_planned_stack(x, weights, biases, stack_options(layers), act, alpha, gain, clamp)
 
 
-def run_stack(
+def run_planned_stack(
     x: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],

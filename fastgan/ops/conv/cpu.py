@@ -135,12 +135,12 @@ def _plan_thin(dx, dy, outputs, kernel, stride, padding, dilation, layout) -> St
     return run
 
 
-def plan_conv_dgrad_act(
-    dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad
-):  # fmt: skip
+def plan_conv_dgrad_act(dy, weight, saved, options, act, bias_grad):
+    """run(dy, weight, saved) → conv_dgrad_act with these options of the convolution and its activation."""
+    stride, padding, dilation, groups = options
     size = list(saved.shape[2:])
     layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
-    slope = bias_act_cpu.grad_in_place(saved, layout, bias_grad, act, alpha, gain, clamp)
+    slope = bias_act_cpu.grad_in_place(saved, layout, bias_grad, *act)
     extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
     convolution = torch.convolution
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from fastgan.ops._launch import why_no_cpp
@@ -13,7 +15,7 @@ from fastgan.ops.conv.reference_stack import lowest_block, options_of
 from fastgan.ops.conv.shapes import dgrad_like, forward_like, like
 
 
-def _why_not(x: Tensor, *_) -> str | None:
+def _why_not(x: Tensor, *_: Any) -> str | None:
     return why_no_cpp(x)
 
 
@@ -46,7 +48,7 @@ def plan_conv_stack_dgrad(dy, weights, outputs, size, stride, padding, dilation,
     for i in range(last, lowest, -1):
         options = options_of(i, stride, padding, dilation, groups)
         below = outputs[i - 1]
-        steps.append((cpu.plan_conv_dgrad_act(dz, weights[i], below, *options, *act, bias_grad), i))
+        steps.append((cpu.plan_conv_dgrad_act(dz, weights[i], below, options, act, bias_grad), i))
         dz = dgrad_like(dz, weights[i], below.shape[2:], *options)
     bottom = None
     if input_grad:

@@ -37,6 +37,12 @@ def options_of(
     return stride[pair], padding[pair], dilation[pair], groups[i]
 
 
+def flat_options(each: list[tuple[Pair, Pair, Pair, int]]) -> tuple[list[int], list[int], list[int], list[int]]:
+    """stride, padding, dilation and groups of a stack from those of its blocks."""
+    stride, padding, dilation = ([n for own in each for n in own[k]] for k in (0, 1, 2))  # type: ignore[union-attr]
+    return stride, padding, dilation, [own[3] for own in each]
+
+
 def lowest_block(weight_grad: list[bool], bias_grad: list[bool], input_grad: bool) -> int:
     """The lowest block whose pre-activation gradient is needed for these gradients, of which there is one at least."""
     if input_grad:
@@ -288,8 +294,7 @@ def both_passes(
         [found[i - lowest] for i in chosen],
         [inputs[i] for i in chosen],
         [n for i in chosen for n in weights[i].shape[2:]],
-        *([n for options in each for n in options[k]] for k in range(3)),
-        [options[3] for options in each],
+        *flat_options(each),
         [in_channels_last(weights[i], weights[i]) for i in chosen],
     ) if chosen else []  # fmt: skip
     dbs = [found[count + i - lowest] for i, want in enumerate(bias_grad) if want]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +36,12 @@ def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
     return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
 
 
-def forward_like(x: Tensor, weight: Tensor, *options) -> Tensor:
+def forward_like(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     """A meta tensor like conv(x, weight)."""
     return fake_conv(x.to("meta"), weight, *options)
 
 
-def dgrad_like(dy: Tensor, weight: Tensor, *options) -> Tensor:
+def dgrad_like(dy: Tensor, weight: Tensor, *options: Any) -> Tensor:
     """A meta tensor like conv_dgrad(dy, weight)."""
     return fake_dgrad(dy.to("meta"), weight, *options)
 

@@ -26,7 +26,7 @@ from fastgan.ops.bias_act.register import bias_act_grad_op
 from fastgan.ops.conv import cpu_stack, reference_stack, triton
 from fastgan.ops.conv.block import ACT
 from fastgan.ops.conv.reference import in_channels_last
-from fastgan.ops.conv.reference_stack import lowest_block, options_of
+from fastgan.ops.conv.reference_stack import flat_options, lowest_block, options_of
 from fastgan.ops.conv.register import (
     conv_dgrad_op,
     conv_op,
@@ -54,7 +54,8 @@ def pullback(
 ) -> tuple[Tensor | None, Gradients, Gradients]:
     """The gradients of input, weights and biases of a chain whose blocks have these inputs; outputs give the slopes."""
     blocks = len(weights)
-    dws, dbs = [None] * blocks, [None] * blocks
+    dws: Gradients = [None] * blocks
+    dbs: Gradients = [None] * blocks
     if not (x_needed or any(weight_needed) or any(bias_needed)):
         return None, dws, dbs
     if any(cotangent is not None for cotangent in cotangents[:-1]):
@@ -92,8 +93,7 @@ def weight_gradients(
         each = [options_of(i, *conv) for i in chosen]
         options = memo[chosen] = (
             [n for i in chosen for n in weights[i].shape[2:]],
-            *([n for own in each for n in own[k]] for k in range(3)),
-            [own[3] for own in each],
+            *flat_options(each),
             [in_channels_last(weights[i], weights[i]) for i in chosen],
         )
     dws = conv_stack_wgrad_op([dys[i] for i in chosen], [inputs[i] for i in chosen], *options)
@@ -103,10 +103,11 @@ def weight_gradients(
 
 
 def _pullback_by_block(ctx, cotangents, inputs, weights, outputs, weight_needed, bias_needed, x_needed):
-    """`_pullback` for cotangents of inner blocks: of second gradients of the weights, and of third orders."""
+    """`pullback` for cotangents of inner blocks: of second gradients of the weights, and of third orders."""
     blocks = len(weights)
     dx, dz = None, None  # dz: gradient of the pre-activation of block i
-    dws, dbs = [None] * blocks, [None] * blocks
+    dws: Gradients = [None] * blocks
+    dbs: Gradients = [None] * blocks
     for i in reversed(range(blocks)):
         options = options_of(i, *ctx.conv)
         dy = cotangents[i]
