@@ -16,7 +16,7 @@ ALLOWED = {
     "ops": set(),
     "nn": {"ops"},
     "models": {"nn", "ops"},
-    "losses": {"ops"},
+    "losses": {"engine", "ops"},
     "regularization": {"losses", "nn"},
     "tasks": {"losses", "nn", "regularization"},
     "engine": {"ops"},

@@ -21,7 +21,8 @@ class ExternalState:
 
     tensors: the outside tensors that the step reads or changes, in the order of first use. leaves: those among them
     whose `.grad` the step fills. replaces_grad: for each leaf, whether the step discards the previous `.grad` instead
-    of adding to it. changed: the indices of the tensor arguments that the step changes in place.
+    of adding to it. changed: the indices of the tensor arguments that the step changes in place. changes: whether it
+    changes an outside tensor. draws: whether it draws random numbers. modules: those that run.
 
     Raises RuntimeError for a step with effects that a graph cannot have: it fills the `.grad` of an argument, takes an
     optimizer step, replaces a buffer, or synchronizes with a GPU. Such a step must not be captured, because a failed
@@ -40,6 +41,7 @@ class ExternalState:
                 self.changed = [i for i, (version, _) in enumerate(before) if _version(given[i]) != version]
                 filled = [gradient for _, gradient in before if gradient.changed]
                 leaves = [gradient for gradient in seen.gradients if gradient.changed]
+                seen.changed = any(_version(tensor) != version for tensor, version in seen.versions)
             finally:
                 # Also after an exception: the step runs again, captured or eagerly.
                 for gradient in (*(gradient for _, gradient in before), *seen.gradients):
@@ -47,11 +49,12 @@ class ExternalState:
                 seen.restore()
         if filled:
             raise RuntimeError("it fills the .grad of an argument, which a graph does not")
+        self.changes, self.draws = seen.changed, seen.draws
         previous_grads = {id(gradient.previous) for gradient in leaves}
         self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in previous_grads]
         self.leaves = [gradient.tensor for gradient in leaves]
         self._given, self._generators = given, seen.generators
-        self._modules = [module for module, _ in modules.values()]
+        self.modules = [module for module, _ in modules.values()]
         self._buffers = list(modules.values())
         self.replaces_grad = self._find_replaced_grads(step, args, kwargs)
         self._captured_flags = self._flags()
@@ -98,7 +101,7 @@ class ExternalState:
             return [leaf.grad is None or not bool(leaf.grad.isnan().all()) for leaf in self.leaves]
 
     def _flags(self) -> tuple[Any, ...]:
-        modules = [(module.training, *map(id, module._parameters.values())) for module in self._modules]
+        modules = [(module.training, *map(id, module._parameters.values())) for module in self.modules]
         return modules, [(t.requires_grad, t.data_ptr() if t.is_cuda else 0) for t in self.tensors]
 
 
@@ -219,6 +222,8 @@ class _ExternalTensors(TorchDispatchMode):
         self._known = {id(tensor) for tensor in arguments}
         self._kept: list[Any] = list(arguments)  # keeps their ids from being used again
         self.outside: list[tuple[Tensor, Tensor]] = []
+        self.versions: list[tuple[Tensor, int]] = []
+        self.changed = self.draws = False
         self.gradients: list[_SavedGrad] = []
         self.generators: dict[torch.Generator, Tensor] = {}
 
@@ -236,8 +241,10 @@ class _ExternalTensors(TorchDispatchMode):
             if isinstance(value, Tensor) and id(value) not in self._known:
                 self._note(value)
                 self.outside.append((value, value.detach().clone()))
+                self.versions.append((value, _version(value)))
                 if value.requires_grad and value.is_leaf:
                     self.gradients.append(_SavedGrad(value))
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **kwargs)
         made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
         for tensor in made:

@@ -43,7 +43,7 @@ class CudaGraph:
                     run(*static_args, **static_kwargs)
                 self._clear_grads()
             before_capture()
-            self._graph, result = _recorded(self._device, lambda: run(*static_args, **static_kwargs))
+            self._graph, result = recorded(self._device, lambda: run(*static_args, **static_kwargs))
             self._gradients = [leaf.grad for leaf in state.leaves]
         self._outputs, self._shape = tree_flatten(result)
 
@@ -141,7 +141,7 @@ class Recorder:
     def _record(self, device: torch.device, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> None:
         with torch.cuda.device(device):
             self._given = [torch.empty_like(t) for t in given]
-            self._graph, self._result = _recorded(device, lambda: run(self._given), self._pool())
+            self._graph, self._result = recorded(device, lambda: run(self._given), self._pool())
             self._valid = True
 
 
@@ -162,7 +162,7 @@ def _side_stream(device: torch.device) -> Iterator[None]:
         torch.cuda.current_stream(device).wait_stream(_stream(device))
 
 
-def _recorded(device: torch.device, run: Callable[[], R], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, R]:
+def recorded(device: torch.device, run: Callable[[], R], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, R]:
     """A CUDA graph of what `run` launches, and what `run` returned. pool: of memory, one of its own if None."""
     graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastgan.engine.capture import ExternalState
 from fastgan.engine.compile import CompiledStep
+from fastgan.engine.loss_graph import reasons
 
 _ROUNDS = 5
 
@@ -26,7 +27,8 @@ class Explanation:
     how: how it was captured, or why it runs eagerly. nodes: operations in the graph after our passes. passes_eager,
     passes_before, passes_after: convolutions of an eager run, and of the graph before and after our passes.
     launches_eager, launches: of kernels on a GPU, else None. eager_ms, compiled_ms: medians of alternating runs.
-    compile_s: seconds to capture and compile.
+    compile_s: seconds to capture and compile. losses: for each penalty that the eager step runs, why it is not replayed
+    as a CUDA graph of its own, or "" where it is (fastgan/engine/loss_graph.py).
     """
 
     how: str
@@ -39,6 +41,7 @@ class Explanation:
     eager_ms: float
     compiled_ms: float
     compile_s: float
+    losses: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -54,6 +57,7 @@ class Explanation:
             f" {self.eager_ms / self.compiled_ms:.2f} times as fast",
             f"compiling              {self.compile_s:.1f} s",
         ]
+        lines += [f"{name:<22} {reason or 'one CUDA graph'}" for name, reason in self.losses.items()]
         return "\n".join(lines)
 
 
@@ -88,6 +92,11 @@ def explain(
         eager_ms=1000 * statistics.median(a for a, _ in pairs),
         compiled_ms=1000 * statistics.median(b for _, b in pairs),
         compile_s=compiled.seconds,
+        losses={
+            f"{name} of {type(network).__name__}": reason
+            for network in state.modules
+            for name, reason in reasons(network).items()
+        },
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.engine.loss_graph import scalar_loss
 from fastgan.errors import UsageError
 from fastgan.ops import norm_penalty
 
@@ -45,8 +46,9 @@ def gradient_penalty(
     from `generator` (on real's device) if given. scale: see above. Returns a scalar in float32 (float64 for double
     inputs). The derivative of the norm of a zero gradient is zero.
     """
-    points = _between(real, fake, generator, epsilon)
-    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+    epsilon = _epsilon(real, fake, generator, epsilon)
+    given = real.detach(), fake.detach(), epsilon, weight, target, scale, args, kwargs
+    return scalar_loss("gradient_penalty", _between_penalty, discriminator, *given)
 
 
 def zero_centered_gp(
@@ -64,8 +66,9 @@ def zero_centered_gp(
 
     As `gradient_penalty`, with target 0.
     """
-    points = _between(real, fake, generator, epsilon)
-    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+    epsilon = _epsilon(real, fake, generator, epsilon)
+    given = real.detach(), fake.detach(), epsilon, weight, None, scale, args, kwargs
+    return scalar_loss("zero_centered_gp", _between_penalty, discriminator, *given)
 
 
 def dragan(
@@ -88,7 +91,7 @@ def dragan(
     real = _images(real, "real").detach()
     noise_like = torch.rand(real.shape, dtype=real.dtype, device=real.device, generator=generator)
     points = real + _per_image(real, generator) * (noise * real.std() * noise_like)
-    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+    return scalar_loss("dragan", _penalty_at, discriminator, points, weight, target, scale, args, kwargs)
 
 
 def r1(
@@ -105,7 +108,7 @@ def r1(
     a scalar in float32 (float64 for double inputs).
     """
     points = _images(real, "real").detach()
-    return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+    return scalar_loss("r1", _penalty_at, discriminator, points, 0.5 * weight, None, scale, args, kwargs)
 
 
 def r2(
@@ -121,7 +124,25 @@ def r2(
     fake: [N, ...], treated as constant. The rest as for `r1`.
     """
     points = _images(fake, "fake").detach()
-    return 0.5 * weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), None).mean()
+    return scalar_loss("r2", _penalty_at, discriminator, points, 0.5 * weight, None, scale, args, kwargs)
+
+
+def _penalty_at(
+    discriminator: Discriminator,
+    points: Tensor,
+    weight: float,
+    target: float | None,
+    scale: float | Tensor,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """weight · E (‖∇ D‖ − target)² at these points, or weight · E ‖∇ D‖²."""
+    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+
+
+def _between_penalty(discriminator: Discriminator, real: Tensor, fake: Tensor, epsilon: Tensor, *rest: Any) -> Tensor:
+    """`_penalty_at` the points between real and fake images."""
+    return _penalty_at(discriminator, torch.lerp(real, fake.to(real.dtype), epsilon), *rest)
 
 
 def _images(images: Tensor, name: str) -> Tensor:
@@ -132,8 +153,8 @@ def _images(images: Tensor, name: str) -> Tensor:
     return images
 
 
-def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsilon: Tensor | None) -> Tensor:
-    """A point between each real image and its fake one."""
+def _epsilon(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsilon: Tensor | None) -> Tensor:
+    """The weight of the fake image in each pair, [N, 1, ...] in real's dtype. Checks the images."""
     _images(real, "real")
     _images(fake, "fake")
     for what in ("shape", "device"):
@@ -142,10 +163,10 @@ def _between(real: Tensor, fake: Tensor, generator: torch.Generator | None, epsi
             wanted, got = (list(v) if what == "shape" else v for v in (wanted, got))
             raise UsageError(f"fake: expected the {what} of real {wanted}, got {got}")
     if epsilon is None:
-        epsilon = _per_image(real, generator)
-    elif epsilon.shape != (len(real), *[1] * (real.dim() - 1)):
+        return _per_image(real, generator)
+    if epsilon.shape != (len(real), *[1] * (real.dim() - 1)):
         raise UsageError(f"epsilon: expected {[len(real), *[1] * (real.dim() - 1)]}, got {list(epsilon.shape)}")
-    return torch.lerp(real.detach(), fake.detach().to(real.dtype), epsilon.to(real.dtype))
+    return epsilon.to(real.dtype)
 
 
 def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -119,6 +119,11 @@ class _Norm:
     group: Any = None
     """A group of one member, which has no other reference; the hooks of a network refer to larger ones."""
 
+    @property
+    def capturable(self) -> bool:
+        """Whether it does the same in each replay of a CUDA graph: not if it iterates once a step, as Python counts."""
+        return self.options.every == "forward"
+
     def weight_of(self, weight: Tensor, u: Tensor, v: Tensor, iterate: bool) -> Tensor:
         slot = self.slot
         if slot.computed is not None:

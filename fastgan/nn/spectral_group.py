@@ -85,6 +85,11 @@ class Group:
         root.register_forward_pre_hook(self.before, prepend=True)
         root.register_forward_hook(self.after, always_call=True)
 
+    @property
+    def capturable(self) -> bool:
+        """As `SpectralNorm.capturable`."""
+        return self.options.every == "forward"
+
     def before(self, root: nn.Module, inputs: Any) -> None:
         members = [member for member in self.members if member.installed]
         training = {member.training for member in members}

@@ -7,6 +7,7 @@ since the last optimizer step would be captured without its power iteration.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 _listeners: list[Callable[[], Callable[[], None]]] = []
 
@@ -25,3 +26,12 @@ def before_capture() -> Callable[[], None]:
             one()
 
     return restore
+
+
+def is_capturable(value: Any, unknown: bool = False) -> bool:
+    """Whether a hook or module does the same in each replay of a graph as in a run of Python.
+
+    Those of fastgan say so by an attribute `capturable`, a hook that is a method by that of its object; `unknown` is
+    returned for all others.
+    """
+    return bool(getattr(getattr(value, "__self__", value), "capturable", unknown))

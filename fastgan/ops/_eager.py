@@ -63,19 +63,25 @@ def edges(args: Sequence[Any]) -> dict[tuple[int, int], int]:
     return {position: edge for edge, position in enumerate(positions)}
 
 
+def is_eager() -> bool:
+    """Whether operations run at once, without a mode, a transform or a trace that would see them."""
+    return not (
+        torch.compiler.is_compiling()  # first: a compiler cannot trace the others
+        or _dispatch_modes()
+        or _function_modes()
+        or _in_transform()
+        or _tracing() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
 def describe(args: Sequence[Any]) -> tuple[Key | None, list[Tensor]]:
     """The key of a call's plan, and its tensors. The key is None where the registered op must run.
 
     The key holds all that a kernel's selection and launch depend on: shapes, strides, dtypes, devices, options, and
     PyTorch's settings. Reading them takes 0.4 µs per tensor.
     """
-    if (
-        _dispatch_modes()
-        or _function_modes()
-        or _in_transform()
-        or _tracing() is not None
-        or forward_ad._current_level >= 0
-    ):
+    if not is_eager():
         return None, []
     key: list[Any] = [_backend.forced, _num_threads(), _mkldnn_enabled()]
     tensors: list[Tensor] = []

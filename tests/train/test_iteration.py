@@ -99,7 +99,7 @@ def captures(monkeypatch):
             graphs.append(graph)
             return graph, graph.result
 
-        monkeypatch.setattr(cuda_graphs, "_recorded", recorded)
+        monkeypatch.setattr(cuda_graphs, "recorded", recorded)
         monkeypatch.setattr(
             torch.cuda, "graph_pool_handle", lambda: pytest.fail("two pools") if pools else pools.append(1) or "pool"
         )
@@ -210,7 +210,7 @@ def test_a_failed_capture_falls_back_to_eager_iterations(captures, monkeypatch, 
 
     own = list(captured.discriminator.parameters())
 
-    monkeypatch.setattr(cuda_graphs, "_recorded", fail)
+    monkeypatch.setattr(cuda_graphs, "recorded", fail)
     each = [(eager, started(eager)), (captured, started(captured))]
     graph = captured._graph = IterationGraph(captured.train_step, captured.state)
     captured._step_graphs = steps = dataclasses.replace(captured.steps)
