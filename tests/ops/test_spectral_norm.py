@@ -2,16 +2,19 @@
 
 import itertools
 
+import emulated
 import pytest
 import torch
 
 from fastgan.ops._library import registry
 from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
-from fastgan.testing.targets import targets
+from fastgan.testing.targets import Target, targets
 from fastgan.testing.tolerances import assert_as_good_as
 
-TARGETS = [target for target in targets() if target.backend != "reference"]
+# CUDA C++ on the CPU is the emulation of tests/emulated.py.
+EMULATED = [Target("cpu", "cuda")] if emulated.compiler() else []
+TARGETS = [*(target for target in targets() if target.backend != "reference"), *EMULATED]
 TRITON = [target for target in TARGETS if target.backend == "triton"]
 FAST, CHANNELS = torch.contiguous_format, torch.channels_last
 
@@ -36,6 +39,13 @@ DISCRIMINATOR = [
     ((24, 64), 0, FAST),
 ]
 GROUPS = {"unusual": UNUSUAL, "discriminator": DISCRIMINATOR}
+
+
+@pytest.fixture(autouse=True)
+def _emulated_gpu(request, monkeypatch):
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    if params.get("target") in EMULATED:
+        emulated.install(monkeypatch, emulated.EmulatedKernels())
 
 
 def make(group, target, dtype=torch.float32, seed=0):

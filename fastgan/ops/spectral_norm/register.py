@@ -9,7 +9,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
-from fastgan.ops.spectral_norm import cpu, reference, triton
+from fastgan.ops.spectral_norm import cpu, cuda, reference, triton
 
 # --- power iteration -------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ power_iteration_op = define_op(
     reference=reference.power_iteration,
     fake=_fake_iteration,
     gradient=Gradient(_save_nothing, _constant),
-    kernels=(cpu.POWER_ITERATION, triton.POWER_ITERATION),
+    kernels=(cpu.POWER_ITERATION, cuda.POWER_ITERATION, triton.POWER_ITERATION),
 )
 
 
@@ -72,7 +72,7 @@ spectral_scale_op = define_op(
     reference=reference.spectral_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_scale, _scale_formula),
-    kernels=(cpu.SCALE, triton.SCALE),
+    kernels=(cpu.SCALE, cuda.SCALE, triton.SCALE),
 )
 
 
@@ -114,7 +114,7 @@ spectral_scale_grad_op = define_op(
     reference=reference.spectral_scale_grad,
     fake=_fake_grad,
     gradient=Gradient(_save_grad, _grad_formula),
-    kernels=(cpu.SCALE_GRAD, triton.SCALE_GRAD),
+    kernels=(cpu.SCALE_GRAD, cuda.SCALE_GRAD, triton.SCALE_GRAD),
 )
 
 

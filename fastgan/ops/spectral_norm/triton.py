@@ -6,7 +6,6 @@ The kernels read a table on the device with the addresses, sizes and strides of 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +15,16 @@ from torch import Tensor
 from fastgan._util import env
 from fastgan.ops._launch import FP_FUSION, blocks, on, why_no_triton
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops._tables import tables
+from fastgan.ops.spectral_norm.layout import (
+    WeightShape,
+    dense_weights,
+    empty_weights,
+    like_weights,
+    matrix_layout,
+    weight_shapes,
+    why_no_matrix,
+)
 
 _FLOATS = (torch.float32, torch.float64)
 _BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program loads at a time
@@ -67,34 +74,13 @@ class LaunchPlan:
     chunks: int
 
 
-class WeightShape(NamedTuple):
-    """The sizes of a weight, the dimension of its rows, and whether it is channels_last."""
-
-    sizes: torch.Size
-    dim: int
-    channels_last: bool
-
-
-def _matrix_layout(shape: WeightShape) -> tuple[int, int, bool, int, int, int, int, int]:
-    """The fields of WeightLayout from `rows` to `v_outer`."""
-    sizes, dim, channels_last = shape
-    rows = sizes[dim]
-    columns = math.prod(sizes) // rows
-    length = math.prod(sizes[dim + 1 :])
-    if channels_last and dim == 0:
-        channels = sizes[1]
-        return rows, columns, False, columns, channels, channels, columns // channels, 1
-    if channels_last or length == 1:
-        return columns, rows, True, rows, rows, 0, 1, 0
-    return rows, columns, False, length, length, rows * length, 1, length
-
-
 @functools.lru_cache(maxsize=256)
 def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
     layers = []
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
-        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _matrix_layout(shape)
+        matrix = matrix_layout(shape)
+        rows, columns, transposed = matrix[:3]
         across, down = blocks(columns, _BLOCK_C * _REPEATS), blocks(rows, _BLOCK_R * _REPEATS)
         # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
         left = rows, across, blocks(rows, _BLOCK_R) * across
@@ -104,50 +90,24 @@ def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
         scratch += u_size * u_parts
         v = VectorLayout(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(
-            WeightLayout(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v)
-        )
+        layers.append(WeightLayout(*matrix, tiles, chunks, u, v))
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += blocks(rows, _BLOCK_R) * across
         chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
     return LaunchPlan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
 
 
-def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[WeightShape, ...]:
-    return tuple(
-        WeightShape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _unsupported(shapes: tuple[WeightShape, ...]) -> str | None:
-    for i, (sizes, dim, channels_last) in enumerate(shapes):
-        if channels_last and dim > 1:
-            return f"weight {i} is channels_last and has its rows along dimension {dim}, not 0 or 1"
-        if max(sizes[dim], math.prod(sizes) // sizes[dim]) >= 1 << 30:
-            return f"weight {i} {list(sizes)} has 2^30 rows or columns"
-    return None
-
-
 def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
     reason = why_no_triton(weights[0], _FLOATS)
     if reason is None and weights[0].is_cuda and env.flag("TRITON_INTERPRET"):
         reason = "Triton's interpreter cannot read addresses of a GPU"
-    return reason or _unsupported(_shapes(weights, dims))
+    return reason or why_no_matrix(weightweight_shapes(weights, dims))
 
 
 def _kernels():
     from fastgan.ops.spectral_norm import triton_kernels
 
     return triton_kernels
-
-
-def _dense(x: Tensor) -> Tensor:
-    return dense(x, memory_format(x))
-
-
-def _empty(x: Tensor) -> Tensor:
-    return empty(x, memory_format(x))
 
 
 def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
@@ -166,8 +126,8 @@ def _layers(plan: LaunchPlan) -> dict[str, int]:
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights, uv = [_dense(w) for w in weights], uv.contiguous()
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights, uv = dense_weights(weights), uv.contiguous()
     sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
     kernels = _kernels()
     vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **FP_FUSION}
@@ -195,9 +155,9 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
 
 def spectral_scale(weights, uv, sigma, dims):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
-    scaled = [_empty(w) for w in weights]
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights, sigma = dense_weights(weights), sigma.contiguous()
+    scaled = empty_weights(weights)
     with on(sigma):
         table = _table(plan, weights, weights, scaled)
         _kernels().spectral_scale_kernel[(plan.chunks,)](table, sigma=sigma, **_layers(plan), **_CHUNK)
@@ -205,10 +165,9 @@ def spectral_scale(weights, uv, sigma, dims):
 
 
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights = [_dense(w) for w in weights]
-    dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
-    dw = [_empty(w) for w in weights]
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights = dense_weights(weights)
+    dy, dw = like_weights(dy, weights), empty_weights(weights)
     uv, sigma, partial = uv.contiguous(), sigma.contiguous(), sigma.new_empty(plan.chunks)
     with on(uv):
         table = _table(plan, weights, dy, dw)
