@@ -24,16 +24,15 @@ def compiler():
 
 
 @functools.cache
-def library():
-    """The emulated kernels as a shared library. It is kept between runs, by a hash of its sources."""
+def library(name="kernels"):
+    """tests/emulation/NAME.cpp as a shared library. It is kept between runs, by a hash of its sources."""
     sources = [*sorted((TESTS / "emulation").iterdir()), *sorted(DEVICE_CODE.glob("*.cuh"))]
     digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"fastgan-emulated-{os.getuid()}-{digest}.so"
+    path = Path(tempfile.gettempdir()) / f"fastgan-emulated-{os.getuid()}-{name}-{digest}.so"
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
-        # Signed overflow would be an error of the kernels; it must not be optimized away before it shows.
-        options = ["-std=c++17", "-O1", "-fwrapv", "-shared", "-fPIC", f"-I{DEVICE_CODE}"]
-        source = TESTS / "emulation" / "kernels.cpp"
+        options = ["-std=c++17", "-O1", "-shared", "-fPIC", f"-I{DEVICE_CODE}"]
+        source = TESTS / "emulation" / f"{name}.cpp"
         subprocess.run([compiler(), *options, str(source), "-o", str(part)], check=True)
         part.rename(path)
     loaded = ctypes.CDLL(str(path))
@@ -43,7 +42,7 @@ def library():
 
 
 class EmulatedKernels:
-    """In the place of _cuda.Kernels. order: 0 runs threads in their order, 1 in reverse, others randomly."""
+    """In the place of _cuda.Kernels. order: of the threads, an Order of cuda_emulation.h."""
 
     def __init__(self, multiprocessors=3, shared=64 << 10, order=0):
         self.multiprocessors, self.shared, self.order = multiprocessors, shared, order
@@ -52,6 +51,7 @@ class EmulatedKernels:
     def launch(self, name, grid, block, shared, cooperative, argument):
         self.launches.append((name, grid, shared))
         assert shared <= self.shared
+        assert not cooperative or grid <= self.multiprocessors
         problem = library().emulate(name.encode(), argument, grid, block, shared, self.order)
         if problem:
             raise RuntimeError(f"{name}: {problem.decode()}")

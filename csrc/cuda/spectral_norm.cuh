@@ -1,10 +1,11 @@
 // Spectral normalization of a group of weights, the arithmetic of fastgan/ops/spectral_norm/reference.py: one launch
 // for the power iterations and sigma of all weights, one for W / sigma, one for the gradient.
 //
-// The memory of a weight is a matrix M [rows, columns], which is W or, if transposed, Wᵀ. It is cut into tiles, and each
-// block owns adjacent tiles of the group. As many as fit are in its shared memory: if all do, an iteration reads the
-// weights from global memory once. Otherwise they pass through it in batches, every second time in reverse order,
-// because the last batch of a pass is still there in the next.
+// The memory of a weight is a matrix M [rows, columns], which is W or, if transposed, Wᵀ. It is cut into tiles. Each block
+// owns adjacent tiles of the group, and each of its warps some of these, which it processes without waiting for others.
+// As many as fit are in the block's shared memory: if all do, an iteration reads the weights from global memory once.
+// Otherwise they pass through it in batches, every second time in reverse order, because the last batch of a pass is
+// still there in the next.
 //
 // A product leaves one partial sum per tile and entry, which are added in a fixed order: results repeat bit for bit.
 #pragma once
@@ -14,11 +15,13 @@
 namespace fastgan {
 
 constexpr int MAX_LAYERS = 60;  // in one launch: the arguments stay below 4 KB
-constexpr int TILE_ROWS = 32;
+constexpr int TILE_ROWS = 16;
 constexpr int TILE_COLUMNS = 128;
 constexpr int TILE = TILE_ROWS * TILE_COLUMNS;
+constexpr int LANE_COLUMNS = TILE_COLUMNS / 32;  // of a tile, for a thread: its lane, lane + 32, ...
 constexpr int SLICE = 128;  // entries of a vector that a block processes at a time
-constexpr int MAX_THREADS = 512;
+constexpr int THREADS = 512;        // of blocks that wait for each other, one on a multiprocessor
+constexpr int SCALE_THREADS = 128;  // of others
 
 enum SpectralFlags : int {
   TRANSPOSED = 1,     // M is Wᵀ: u is the vector over M's columns
@@ -87,6 +90,10 @@ __device__ inline long long offset(const SpectralLayer& layer, int row, int colu
   return static_cast<long long>(row) * layer.columns + column;
 }
 
+__device__ inline int pitch(const SpectralLayer& layer) {
+  return layer.flags & SEGMENTED ? layer.inner : layer.columns;
+}
+
 // A vector over M's rows or columns: the sum of `parts` vectors, which are `size` apart.
 template <class T>
 struct Vector {
@@ -125,55 +132,30 @@ struct Factors {
 template <class T>
 struct Shared {
   Factors* factors;  // [MAX_LAYERS]
-  T* x;              // [TILE_COLUMNS], the entries of a vector that a tile needs
-  T* y;              // [TILE_ROWS]
-  T* partial;        // [warps, TILE_COLUMNS]
+  T* slice;          // [SLICE]
+  T* partial;        // [threads or SLICE, whichever is more]
   T* tiles;          // [slots, TILE_ROWS, TILE_COLUMNS]
 
   __device__ Shared() {
     factors = reinterpret_cast<Factors*>(shared_memory());
-    x = reinterpret_cast<T*>(factors + MAX_LAYERS);
-    y = x + TILE_COLUMNS;
-    partial = y + TILE_ROWS;
-    tiles = partial + blockDim.x / 32 * TILE_COLUMNS;
+    slice = reinterpret_cast<T*>(factors + MAX_LAYERS);
+    partial = slice + SLICE;
+    tiles = partial + (blockDim.x > SLICE ? blockDim.x : SLICE);
   }
 };
 
-// target[0, COUNT) = the entries of a vector from `first` on, 0 beyond its end. Groups of threads add some parts each.
-template <int COUNT, class T>
-__device__ inline void gather(const Vector<T>& vector, int first, T* target, T* partial) {
-  const int groups = blockDim.x >= COUNT ? blockDim.x / COUNT : 1;
-  for (int t = threadIdx.x; t < groups * COUNT; t += blockDim.x) {
-    const int i = first + t % COUNT;
-    T total = 0;
-    if (i < vector.size) {
-      const T* entry = vector.data + vector.position(i);
-      for (int part = t / COUNT; part < vector.parts; part += groups) {
-        total += entry[static_cast<long long>(part) * vector.size];
-      }
-    }
-    partial[t] = total;
-  }
-  __syncthreads();
-  for (int t = threadIdx.x; t < COUNT; t += blockDim.x) {
-    T total = 0;
-    for (int group = 0; group < groups; ++group) total += partial[group * COUNT + t];
-    target[t] = total;
-  }
-  __syncthreads();
-}
-
-// Calls body(Width, row, column, offset) for each run of Width numbers of a tile, with row and column within the tile;
-// offset is -1 beyond the edge of the matrix.
+// One warp calls body(Width, column, at, pitch, rows) for runs of Width numbers in the columns of a tile: `column` within
+// the tile, the offset of the run in the tile's first row, the distance of rows, and how many of the tile's rows are in
+// the matrix (0 for columns beyond its edge).
 template <class T, class Body>
 __device__ inline void for_each_run(const SpectralNorm& p, const Tile& tile, const Body& body) {
   const SpectralLayer& layer = p.layers[tile.layer];
   const auto loop = [&](auto width) {
-    constexpr int W = decltype(width)::value, RUNS = TILE_COLUMNS / W;
-    for (int i = threadIdx.x; i < TILE_ROWS * RUNS; i += blockDim.x) {
-      const int row = i / RUNS, column = i % RUNS * W;
-      const bool inside = tile.row + row < layer.rows && tile.column + column < layer.columns;
-      body(width, row, column, inside ? offset(layer, tile.row + row, tile.column + column) : -1);
+    constexpr int W = decltype(width)::value;
+    for (int column = threadIdx.x % 32 * W; column < TILE_COLUMNS; column += 32 * W) {
+      const int left = layer.rows - tile.row;
+      const int rows = tile.column + column >= layer.columns ? 0 : left < TILE_ROWS ? left : TILE_ROWS;
+      body(width, column, rows ? offset(layer, tile.row, tile.column + column) : 0, pitch(layer), rows);
     }
   };
   if (p.aligned && layer.flags & VECTOR) {
@@ -204,7 +186,7 @@ __device__ inline void store(T* to, const T (&from)[W]) {
   }
 }
 
-// The tiles of this block, batch by batch.
+// The tiles of this warp, batch by batch. The same warp always uses the same slots.
 template <class T>
 class Batches {
  public:
@@ -217,40 +199,45 @@ class Batches {
     count_ = divide_up(end_ - begin_, p.slots);
   }
 
-  // Calls body(index of the tile, tile, its numbers in shared memory) for each tile. All threads call it together.
+  // Calls body(index of the tile, tile, its numbers in shared memory) for each tile.
   template <class Body>
   __device__ void for_each(const Body& body) {
     for (int i = 0; i < count_; ++i) {
       const int batch = reverse_ ? count_ - 1 - i : i;
       if (batch != loaded_) fetch(batch);
-      const int first = begin_ + batch * p_.slots, last = first + p_.slots < end_ ? first + p_.slots : end_;
-      for (int index = first; index < last; ++index) {
-        body(index, tile_at(p_, index), slots_ + (index - first) * TILE);
-      }
+      for_each_slot(batch, [&](int index, T* numbers) { body(index, tile_at(p_, index), numbers); });
     }
     reverse_ = !reverse_;
   }
 
  private:
-  __device__ void fetch(int batch) {
-    __syncthreads();  // no thread reads the old batch any more
+  template <class Body>
+  __device__ void for_each_slot(int batch, const Body& body) {
     const int first = begin_ + batch * p_.slots;
-    for (int slot = 0; slot < p_.slots && first + slot < end_; ++slot) {
-      const Tile tile = tile_at(p_, first + slot);
+    for (int slot = threadIdx.x / 32; slot < p_.slots && first + slot < end_; slot += blockDim.x / 32) {
+      body(first + slot, slots_ + slot * TILE);
+    }
+  }
+
+  __device__ void fetch(int batch) {
+    __syncwarp();  // no thread reads the old batch any more
+    for_each_slot(batch, [&](int index, T* numbers) {
+      const Tile tile = tile_at(p_, index);
       const T* matrix = static_cast<const T*>(matrices_[tile.layer]);
-      T* numbers = slots_ + slot * TILE;
-      for_each_run<T>(p_, tile, [&](auto width, int row, int column, long long at) {
+      for_each_run<T>(p_, tile, [&](auto width, int column, long long at, int pitch, int rows) {
         constexpr int W = decltype(width)::value;
-        T* target = numbers + row * TILE_COLUMNS + column;
-        if (at >= 0) {
-          copy_async<W * sizeof(T)>(target, matrix + at);
-        } else {
-          for (int i = 0; i < W; ++i) target[i] = 0;
+        for (int row = 0; row < TILE_ROWS; ++row) {
+          T* target = numbers + row * TILE_COLUMNS + column;
+          if (row < rows) {
+            copy_async<W * sizeof(T)>(target, matrix + at + static_cast<long long>(row) * pitch);
+          } else {
+            for (int i = 0; i < W; ++i) target[i] = 0;
+          }
         }
       });
-    }
+    });
     wait_for_copies();
-    __syncthreads();
+    __syncwarp();
     loaded_ = batch;
   }
 
@@ -264,47 +251,70 @@ class Batches {
 
 // --- the power iteration ---------------------------------------------------------------------------------------------
 
+// The sum of every step-th part of an entry, from `part` on; 0 beyond the vector's end.
+template <class T>
+__device__ inline T entry(const Vector<T>& vector, int i, int part, int step) {
+  T total = 0;
+  if (i >= vector.size) return total;
+  const T* first = vector.data + vector.position(i);
+#pragma unroll 8
+  for (; part < vector.parts; part += step) total += first[static_cast<long long>(part) * vector.size];
+  return total;
+}
+
+// Adds 2 * HALF numbers of each thread over groups of 4 * HALF lanes. Returns the total of number lane / 2 % (2 * HALF).
+template <int HALF, class T>
+__device__ inline T warp_sums(T (&numbers)[TILE_ROWS]) {
+  if constexpr (HALF == 0) {
+    return numbers[0] + __shfl_xor_sync(0xffffffffu, numbers[0], 1);
+  } else {
+    // Each of two lanes keeps one half of the numbers, and gets the other's share of it.
+    const bool upper = threadIdx.x & 2 * HALF;
+#pragma unroll
+    for (int i = 0; i < HALF; ++i) {
+      const T kept = upper ? numbers[i + HALF] : numbers[i], sent = upper ? numbers[i] : numbers[i + HALF];
+      numbers[i] = kept + __shfl_xor_sync(0xffffffffu, sent, 2 * HALF);
+    }
+    return warp_sums<HALF / 2>(numbers);
+  }
+}
+
 // Partial sums of W v (to_u) or Wᵀ u. The vector is in `uv`, or it is the product before (from_sums).
 template <class T>
-__device__ inline void product(const SpectralNorm& p, const Shared<T>& shared, Batches<T>& batches, T* uv, bool to_u,
-                               bool from_sums) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  constexpr int LANE = TILE_COLUMNS / 32;
+__device__ inline void product(const SpectralNorm& p, Batches<T>& batches, T* uv, bool to_u, bool from_sums) {
+  const int lane = threadIdx.x % 32;
   batches.for_each([&](int, const Tile& tile, const T* numbers) {
     const SpectralLayer& layer = p.layers[tile.layer];
     const bool by_rows = to_u != ((layer.flags & TRANSPOSED) != 0);  // M x, else Mᵀ x
     const Vector<T> source =
         from_sums ? product_vector<T>(layer, p.sums, by_rows) : stored_vector<T>(layer, uv, by_rows);
     const Vector<T> target = product_vector<T>(layer, p.sums, !by_rows);
-    const T* own = numbers + lane * LANE;
     if (by_rows) {
-      gather<TILE_COLUMNS>(source, tile.column, shared.x, shared.partial);
-      T* sums = target.data + static_cast<long long>(tile.column / TILE_COLUMNS) * target.size + tile.row;
-      T x[LANE];
-      for (int i = 0; i < LANE; ++i) x[i] = shared.x[lane * LANE + i];
-      for (int row = warp; row < TILE_ROWS; row += warps) {
-        T total = 0;
-        for (int i = 0; i < LANE; ++i) total += own[row * TILE_COLUMNS + i] * x[i];
-        total = warp_sum(total);
-        if (lane == 0 && tile.row + row < layer.rows) sums[row] = total;
+      T x[LANE_COLUMNS], totals[TILE_ROWS];
+      for (int i = 0; i < LANE_COLUMNS; ++i) x[i] = entry(source, tile.column + lane + 32 * i, 0, 1);
+#pragma unroll
+      for (int row = 0; row < TILE_ROWS; ++row) {
+        totals[row] = 0;
+        for (int i = 0; i < LANE_COLUMNS; ++i) totals[row] += numbers[row * TILE_COLUMNS + lane + 32 * i] * x[i];
       }
-      // The next gather's first wait comes before its write to x.
+      const T total = warp_sums<TILE_ROWS / 2>(totals);
+      const int row = tile.row + lane / 2;
+      T* sums = target.data + static_cast<long long>(tile.column / TILE_COLUMNS) * target.size;
+      if (lane % 2 == 0 && row < layer.rows) sums[row] = total;
     } else {
-      gather<TILE_ROWS>(source, tile.row, shared.y, shared.partial);
-      T* sums = target.data + static_cast<long long>(tile.row / TILE_ROWS) * target.size + tile.column;
-      T totals[LANE] = {};
-      for (int row = warp; row < TILE_ROWS; row += warps) {
-        const T y = shared.y[row];
-        for (int i = 0; i < LANE; ++i) totals[i] += own[row * TILE_COLUMNS + i] * y;
+      // Lanes l and l + 16 add the even and the odd parts of row l.
+      T y = entry(source, tile.row + lane % TILE_ROWS, lane / TILE_ROWS, 2), totals[LANE_COLUMNS] = {};
+      y += __shfl_xor_sync(0xffffffffu, y, TILE_ROWS);
+#pragma unroll
+      for (int row = 0; row < TILE_ROWS; ++row) {
+        const T factor = __shfl_sync(0xffffffffu, y, row);
+        for (int i = 0; i < LANE_COLUMNS; ++i) totals[i] += numbers[row * TILE_COLUMNS + lane + 32 * i] * factor;
       }
-      for (int i = 0; i < LANE; ++i) shared.partial[warp * TILE_COLUMNS + lane * LANE + i] = totals[i];
-      __syncthreads();
-      for (int column = threadIdx.x; column < TILE_COLUMNS; column += blockDim.x) {
-        T total = 0;
-        for (int w = 0; w < warps; ++w) total += shared.partial[w * TILE_COLUMNS + column];
-        if (tile.column + column < layer.columns) sums[column] = total;
+      T* sums = target.data + static_cast<long long>(tile.row / TILE_ROWS) * target.size;
+      for (int i = 0; i < LANE_COLUMNS; ++i) {
+        const int column = tile.column + lane + 32 * i;
+        if (column < layer.columns) sums[column] = totals[i];
       }
-      __syncthreads();
     }
   });
 }
@@ -322,6 +332,22 @@ __device__ inline Slice slice_at(const SpectralNorm& p, int index) {
   return {layer, columns, (columns ? local - of_rows : local) * SLICE};
 }
 
+// slice[0, SLICE) = the entries of a vector from `first` on, 0 beyond its end. Groups of threads add some parts each.
+template <class T>
+__device__ inline void add_slice(const Vector<T>& vector, int first, const Shared<T>& shared) {
+  const int groups = blockDim.x >= SLICE ? blockDim.x / SLICE : 1;
+  for (int t = threadIdx.x; t < groups * SLICE; t += blockDim.x) {
+    shared.partial[t] = entry(vector, first + t % SLICE, t / SLICE, groups);
+  }
+  __syncthreads();
+  for (int t = threadIdx.x; t < SLICE; t += blockDim.x) {
+    T total = 0;
+    for (int group = 0; group < groups; ++group) total += shared.partial[group * SLICE + t];
+    shared.slice[t] = total;
+  }
+  __syncthreads();
+}
+
 // Adds the parts of both products, into their first part, and the squares of each slice of them. Without iterations
 // there is one product, W v, and instead of squares the numbers are uᵀ (W v).
 template <class T>
@@ -333,20 +359,20 @@ __device__ inline void add_parts(const SpectralNorm& p, const Shared<T>& shared)
     if (p.iterations == 0 && !is_u) continue;
     const Vector<T> vector = product_vector<T>(layer, p.sums, slice.columns);
     const Vector<T> old = stored_vector<T>(layer, static_cast<T*>(const_cast<void*>(p.uv)), slice.columns);
-    gather<SLICE>(vector, slice.first, shared.x, shared.partial);
+    add_slice(vector, slice.first, shared);
     if (threadIdx.x < 32) {
       double total = 0;
       for (int i = threadIdx.x; i < SLICE && slice.first + i < vector.size; i += 32) {
-        const double x = shared.x[i];
+        const double x = shared.slice[i];
         total += p.iterations ? x * x : x * static_cast<double>(old.data[old.position(slice.first + i)]);
       }
       total = warp_sum(total);
       if (threadIdx.x == 0) p.partial[index] = total;
     }
     for (int i = threadIdx.x; i < SLICE && slice.first + i < vector.size; i += blockDim.x) {
-      vector.data[slice.first + i] = shared.x[i];
+      vector.data[slice.first + i] = shared.slice[i];
     }
-    // The next gather's first wait comes before its write to x.
+    // The next slice is written after the first wait in add_slice.
   }
 }
 
@@ -419,10 +445,10 @@ __device__ inline void power_iteration(const SpectralNorm& p) {
       uv = static_cast<T*>(p.new_uv);
       grid_barrier(p.barrier);
     }
-    product(p, shared, batches, uv, p.iterations == 0 || !p.v_first, false);
+    product(p, batches, uv, p.iterations == 0 || !p.v_first, false);
     grid_barrier(p.barrier);
     if (p.iterations) {
-      product(p, shared, batches, uv, p.v_first != 0, true);
+      product(p, batches, uv, p.v_first != 0, true);
       grid_barrier(p.barrier);
     }
     add_parts(p, shared);
@@ -440,49 +466,55 @@ __device__ inline void power_iteration(const SpectralNorm& p) {
 
 // --- W / sigma and its gradient --------------------------------------------------------------------------------------
 
+// A warp for each tile.
 template <class T>
 __device__ inline void spectral_scale(const SpectralNorm& p) {
-  for (int index = blockIdx.x; index < p.tiles; index += gridDim.x) {
-    const Tile tile = tile_at(p, index);
-    const T* w = static_cast<const T*>(p.weights[tile.layer]);
-    T* out = static_cast<T*>(p.out[tile.layer]);
-    const T factor = 1 / static_cast<const T*>(p.sigma)[tile.layer];
-    for_each_run<T>(p, tile, [&](auto width, int, int, long long at) {
-      constexpr int W = decltype(width)::value;
-      if (at < 0) return;
-      T run[W];
-      load<W>(run, w + at);
-      for (int i = 0; i < W; ++i) run[i] *= factor;
-      store<W>(out + at, run);
-    });
-  }
+  const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+  if (index >= p.tiles) return;
+  const Tile tile = tile_at(p, index);
+  const T* w = static_cast<const T*>(p.weights[tile.layer]);
+  T* out = static_cast<T*>(p.out[tile.layer]);
+  const T factor = 1 / static_cast<const T*>(p.sigma)[tile.layer];
+  for_each_run<T>(p, tile, [&](auto width, int, long long at, int pitch, int rows) {
+    constexpr int W = decltype(width)::value;
+    // Several loads before the first store: the compiler cannot know that out is not w.
+    constexpr int BATCH = 8;
+    for (int first = 0; first < rows; first += BATCH) {
+      T runs[BATCH][W];
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        if (first + i < rows) load<W>(runs[i], w + at + static_cast<long long>(first + i) * pitch);
+      }
+#pragma unroll
+      for (int i = 0; i < BATCH; ++i) {
+        for (int j = 0; j < W; ++j) runs[i][j] *= factor;
+        if (first + i < rows) store<W>(out + at + static_cast<long long>(first + i) * pitch, runs[i]);
+      }
+    }
+  });
 }
 
 // <dY, W> of each tile.
 template <class T>
-__device__ inline void inner_products(const SpectralNorm& p, const Shared<T>& shared, Batches<T>& batches) {
-  double* of_warps = reinterpret_cast<double*>(shared.partial);
+__device__ inline void inner_products(const SpectralNorm& p, Batches<T>& batches) {
   batches.for_each([&](int index, const Tile& tile, const T* dy) {
     const T* w = static_cast<const T*>(p.weights[tile.layer]);
     double total = 0;
-    for_each_run<T>(p, tile, [&](auto width, int row, int column, long long at) {
+    for_each_run<T>(p, tile, [&](auto width, int column, long long at, int pitch, int rows) {
       constexpr int W = decltype(width)::value;
-      if (at < 0) return;
-      T run[W];
-      load<W>(run, w + at);
       T sum = 0;
-      for (int i = 0; i < W; ++i) sum += run[i] * dy[row * TILE_COLUMNS + column + i];
+#pragma unroll
+      for (int row = 0; row < TILE_ROWS; ++row) {
+        if (row >= rows) continue;
+        T run[W], other[W];
+        load<W>(run, w + at + static_cast<long long>(row) * pitch);
+        load<W>(other, dy + row * TILE_COLUMNS + column);
+        for (int i = 0; i < W; ++i) sum += run[i] * other[i];
+      }
       total += sum;
     });
     total = warp_sum(total);
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = total;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      total = 0;
-      for (int warp = 0; warp < static_cast<int>(blockDim.x / 32); ++warp) total += of_warps[warp];
-      p.partial[index] = total;
-    }
-    __syncthreads();
+    if (threadIdx.x % 32 == 0) p.partial[index] = total;
   });
 }
 
@@ -490,7 +522,7 @@ template <class T>
 __device__ inline void spectral_scale_grad(const SpectralNorm& p) {
   const Shared<T> shared;
   Batches<T> batches(p, p.dy, shared.tiles);
-  inner_products(p, shared, batches);
+  inner_products(p, batches);
   grid_barrier(p.barrier);
   for (int index = threadIdx.x / 32; index < p.layer_count; index += blockDim.x / 32) {
     const int end = index + 1 < p.layer_count ? p.layers[index + 1].tile : p.tiles;
@@ -505,22 +537,22 @@ __device__ inline void spectral_scale_grad(const SpectralNorm& p) {
   T* uv = static_cast<T*>(const_cast<void*>(p.uv));
   batches.for_each([&](int, const Tile& tile, const T* dy) {
     const SpectralLayer& layer = p.layers[tile.layer];
-    gather<TILE_ROWS>(stored_vector<T>(layer, uv, false), tile.row, shared.y, shared.partial);
-    gather<TILE_COLUMNS>(stored_vector<T>(layer, uv, true), tile.column, shared.x, shared.partial);
+    const Vector<T> left = stored_vector<T>(layer, uv, false), right = stored_vector<T>(layer, uv, true);
     const T inverse = static_cast<T>(shared.factors[tile.layer].first);
     const T inner = static_cast<T>(shared.factors[tile.layer].second);
     T* out = static_cast<T*>(p.out[tile.layer]);
-    for_each_run<T>(p, tile, [&](auto width, int row, int column, long long at) {
+    for_each_run<T>(p, tile, [&](auto width, int column, long long at, int pitch, int rows) {
       constexpr int W = decltype(width)::value;
-      if (at < 0) return;
-      T run[W];
-      const T left = inner * shared.y[row];
-      for (int i = 0; i < W; ++i) {
-        run[i] = (dy[row * TILE_COLUMNS + column + i] - left * shared.x[column + i]) * inverse;
+      T x[W] = {};
+      for (int i = 0; i < W && rows; ++i) x[i] = inner * right.data[right.position(tile.column + column + i)];
+      for (int row = 0; row < rows; ++row) {
+        const T y = left.data[tile.row + row];
+        T run[W];
+        load<W>(run, dy + row * TILE_COLUMNS + column);
+        for (int i = 0; i < W; ++i) run[i] = (run[i] - y * x[i]) * inverse;
+        store<W>(out + at + static_cast<long long>(row) * pitch, run);
       }
-      store<W>(out + at, run);
     });
-    // The next gather's first wait comes before its write to y.
   });
 }
 
@@ -529,15 +561,15 @@ __device__ inline void spectral_scale_grad(const SpectralNorm& p) {
 // --- the kernels -----------------------------------------------------------------------------------------------------
 
 #define FASTGAN_SPECTRAL_KERNELS(T)                                                                                \
-  extern "C" __global__ void __launch_bounds__(fastgan::MAX_THREADS, 1)                                               \
+  extern "C" __global__ void __launch_bounds__(fastgan::THREADS, 1)                                               \
       power_iteration_##T(const __grid_constant__ fastgan::SpectralNorm p) {                                       \
     fastgan::power_iteration<T>(p);                                                                                \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(fastgan::MAX_THREADS, 1)                                               \
+  extern "C" __global__ void __launch_bounds__(fastgan::SCALE_THREADS)                                               \
       spectral_scale_##T(const __grid_constant__ fastgan::SpectralNorm p) {                                        \
     fastgan::spectral_scale<T>(p);                                                                                 \
   }                                                                                                                \
-  extern "C" __global__ void __launch_bounds__(fastgan::MAX_THREADS, 1)                                               \
+  extern "C" __global__ void __launch_bounds__(fastgan::THREADS, 1)                                               \
       spectral_scale_grad_##T(const __grid_constant__ fastgan::SpectralNorm p) {                                   \
     fastgan::spectral_scale_grad<T>(p);                                                                            \
   }

@@ -81,7 +81,12 @@ inline void run_current() {
 constexpr size_t STACK = 64 << 10, GUARD = 64;
 constexpr unsigned char GUARD_BYTE = 0xa5;
 
-// order: 0 runs the threads in their order, 1 in reverse, others in a random order that changes all the time.
+// The order in which threads run until they wait: in turn; the first warps as far as they can before the others, or the
+// last ones; or, from RANDOM on, in a random order that changes all the time.
+enum Order : unsigned { IN_TURN = 0, FIRST_WARPS_FIRST = 1, LAST_WARPS_FIRST = 2, RANDOM = 3 };
+
+inline const Warp* warp_of(const Thread* thread) { return &thread->home->warps[thread->thread.x / 32]; }
+
 inline void launch(int grid, int block, size_t shared, unsigned order, std::function<void()> kernel) {
   if (block % 32) throw std::runtime_error("the emulation takes whole warps");
   block_size = {static_cast<unsigned>(block), 1, 1};
@@ -112,13 +117,16 @@ inline void launch(int grid, int block, size_t shared, unsigned order, std::func
     }
   }
   std::mt19937 random(order);
-  if (order == 1) std::reverse(queue.begin(), queue.end());
+  if (order == LAST_WARPS_FIRST) std::reverse(queue.begin(), queue.end());
   while (!queue.empty()) {
     const long long before = progress;
-    if (order > 1) std::shuffle(queue.begin(), queue.end(), random);
-    for (Thread* thread : queue) {
-      current = thread;
-      swapcontext(&scheduler, &thread->context);
+    if (order >= RANDOM) std::shuffle(queue.begin(), queue.end(), random);
+    const bool by_warps = order == FIRST_WARPS_FIRST || order == LAST_WARPS_FIRST;
+    for (size_t i = 0; i < queue.size(); ++i) {
+      // After a warp that has got further the first ones of the queue have their turn again.
+      if (by_warps && i && progress != before && warp_of(queue[i]) != warp_of(queue[i - 1])) break;
+      current = queue[i];
+      swapcontext(&scheduler, &current->context);
     }
     if (!failure.empty()) throw std::runtime_error(failure);
     queue.erase(std::remove_if(queue.begin(), queue.end(), [](Thread* t) { return t->done; }), queue.end());
@@ -148,15 +156,21 @@ inline void launch(int grid, int block, size_t shared, unsigned order, std::func
 inline void __syncthreads() { emulation::arrive(emulation::current->home->barrier); }
 inline void __threadfence() {}
 
+inline void __syncwarp() { emulation::arrive(emulation::current->home->warps[threadIdx.x / 32].barrier); }
+
 template <class T>
-T __shfl_xor_sync(unsigned, T value, int mask) {
-  const int lane = threadIdx.x % 32;
+T __shfl_sync(unsigned, T value, int source) {
   emulation::Warp& warp = emulation::current->home->warps[threadIdx.x / 32];
-  warp.numbers[lane] = value;
+  warp.numbers[threadIdx.x % 32] = value;
   emulation::arrive(warp.barrier);
-  const T result = static_cast<T>(warp.numbers[lane ^ mask]);
+  const T result = static_cast<T>(warp.numbers[source]);
   emulation::arrive(warp.barrier);
   return result;
+}
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  return __shfl_sync(mask, value, threadIdx.x % 32 ^ distance);
 }
 
 inline unsigned atomicAdd(unsigned* address, unsigned value) {

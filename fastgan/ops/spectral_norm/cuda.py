@@ -30,11 +30,11 @@ from fastgan.ops.spectral_norm.layout import (
 
 FAMILY = "spectral_norm"
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
-THREADS = 512
+THREADS, SCALE_THREADS = 512, 128
 
 # Constants and structures of csrc/cuda/spectral_norm.cuh.
 MAX_LAYERS = 60
-TILE_ROWS, TILE_COLUMNS, SLICE = 32, 128, 128
+TILE_ROWS, TILE_COLUMNS, SLICE = 16, 128, 128
 _TRANSPOSED, _SEGMENTED, _CHANNELS_LAST, _VECTOR = 1, 2, 4, 8
 _LAYER = struct.Struct("=8iq")
 _REST = struct.Struct("=6Qd8i")
@@ -86,7 +86,7 @@ def make_launch_plans(shapes: tuple[WeightShape, ...], itemsize: int) -> tuple[L
 
 def shared_bytes(slots: int, itemsize: int) -> int:
     """The shared memory of a block that has room for that many tiles."""
-    numbers = TILE_COLUMNS + TILE_ROWS + THREADS // 32 * TILE_COLUMNS + slots * TILE_ROWS * TILE_COLUMNS
+    numbers = SLICE + max(THREADS, SLICE) + slots * TILE_ROWS * TILE_COLUMNS
     return MAX_LAYERS * _FACTORS + numbers * itemsize
 
 
@@ -110,14 +110,14 @@ def _launch(
     iterations, v_first, eps = iteration
     device, itemsize = uv.device, uv.element_size()
     kernels = _cuda.kernels(FAMILY, device)
-    shared, slots, partial = 0, 0, 0
-    # Kernels that wait have a block on each multiprocessor; of the others four fit.
-    grid = min(plan.tiles, kernels.multiprocessors * (1 if cooperative else 4))
-    if cooperative:
+    if cooperative:  # the blocks wait for each other, so each has a multiprocessor
+        threads, grid, counter = THREADS, min(plan.tiles, kernels.multiprocessors), _cuda.counters.get(device)
         room = (kernels.shared - shared_bytes(0, itemsize)) // (TILE_ROWS * TILE_COLUMNS * itemsize)
         slots = min(blocks(plan.tiles, grid), room)
-        shared = shared_bytes(slots, itemsize)
-        partial = 8 * max(plan.tiles, plan.slices)
+        shared, partial = shared_bytes(slots, itemsize), 8 * max(plan.tiles, plan.slices)
+    else:
+        threads, grid, counter = SCALE_THREADS, blocks(plan.tiles, SCALE_THREADS // 32), 0
+        slots = shared = partial = 0
     scratch = torch.empty(partial + plan.sums * itemsize if cooperative else 0, dtype=torch.uint8, device=device)
     first = scratch.data_ptr()
     part = slice(plan.begin, plan.end)
@@ -125,11 +125,11 @@ def _launch(
     aligned = not any(address % 16 for column in pointers for address in column)
     rest = _REST.pack(
         uv.data_ptr(), new.data_ptr(), sigma.data_ptr() + plan.begin * itemsize, first + partial, first,
-        _cuda.counters.get(device) if cooperative else 0, eps,
+        counter, eps,
         plan.end - plan.begin, plan.tiles, plan.slices, slots, iterations, v_first, aligned, 0,
     )  # fmt: skip
     argument = b"".join([*(column.tobytes() for column in pointers), plan.layers, rest])
-    kernels.launch(f"{name}_{ELEMENTS[uv.dtype]}", grid, THREADS, shared, cooperative, argument)
+    kernels.launch(f"{name}_{ELEMENTS[uv.dtype]}", grid, threads, shared, cooperative, argument)
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
