@@ -35,7 +35,13 @@ def library(name="kernels"):
         source = TESTS / "emulation" / f"{name}.cpp"
         subprocess.run([compiler(), *options, str(source), "-o", str(part)], check=True)
         part.rename(path)
-    loaded = ctypes.CDLL(str(path))
+    return ctypes.CDLL(str(path))
+
+
+@functools.cache
+def kernels(name="kernels"):
+    """The library of that name, with its function `emulate`."""
+    loaded = library(name)
     loaded.emulate.restype = ctypes.c_char_p
     loaded.emulate.argtypes = [ctypes.c_char_p, ctypes.c_char_p, *[ctypes.c_int] * 2, ctypes.c_size_t, ctypes.c_uint]
     return loaded
@@ -52,7 +58,7 @@ class EmulatedKernels:
         self.launches.append((name, grid, shared))
         assert shared <= self.shared
         assert not cooperative or grid <= self.multiprocessors
-        problem = library().emulate(name.encode(), argument, grid, block, shared, self.order)
+        problem = kernels().emulate(name.encode(), argument, grid, block, shared, self.order)
         if problem:
             raise RuntimeError(f"{name}: {problem.decode()}")
 

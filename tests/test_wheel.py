@@ -46,7 +46,8 @@ def run(site, code, cwd):
 @pytest.mark.slow
 def test_the_wheel_contains_the_package_and_nothing_else(without_compiler):
     names = zipfile.ZipFile(without_compiler[0]).namelist()
-    for name in ("fastgan/py.typed", "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
+    for name in ("fastgan/py.typed", "fastgan/cuda_sources/spectral_norm.cuh", "fastgan/cuda_sources/primitives.cuh",
+                 "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
                  "fastgan/data/embedded/t10k-images-idx3-ubyte.gz",
                  "fastgan/data/embedded/LICENSE"):  # fmt: skip
         assert name in names

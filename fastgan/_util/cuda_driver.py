@@ -45,9 +45,9 @@ class Module:
         self, name: str, grid: int, block: int, shared: int, cooperative: bool, stream: int, argument: bytes
     ) -> None:
         """Launch a prepared kernel with the bytes of its structure. Raises RuntimeError."""
-        arguments = ctypes.c_void_p(ctypes.cast(argument, ctypes.c_void_p).value)
+        structure = ctypes.c_char_p(argument)  # points into the bytes, which live during the call
         sizes = grid, 1, 1, block, 1, 1, shared
-        where = self._functions[name], *sizes, ctypes.c_void_p(stream), ctypes.byref(arguments)
+        where = self._functions[name], *sizes, ctypes.c_void_p(stream), ctypes.byref(structure)
         with self:
             if cooperative:
                 self._call("cuLaunchCooperativeKernel", *where)

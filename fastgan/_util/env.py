@@ -11,7 +11,7 @@ from pathlib import Path
 VARIABLES = {
     "FASTGAN_BACKEND": (
         "",
-        "force one back-end for every op: reference, cpp, triton (debugging; raises if it cannot run)",
+        "force one back-end for every op: reference, cpp, cuda, triton (debugging; raises if it cannot run)",
     ),
     "FASTGAN_CACHE": (
         "",

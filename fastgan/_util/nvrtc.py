@@ -86,7 +86,7 @@ def cubin(name: str, arch: int) -> bytes:
     text = [*_OPTIONS, str(version()), *(part for item in sources.items() for part in item)]
     digest = hashlib.sha256("\0".join(text).encode()).hexdigest()
     path = env.cache_dir() / "cuda" / f"{name}-sm_{arch}-{digest[:16]}.cubin"
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         return path.read_bytes()
     code = None
     try:
@@ -106,12 +106,8 @@ def compiled(name: str, sources: Mapping[str, str], arch: int) -> bytes:
     nvrtc = library()
     headers = [key for key in sources if key != name]
     program = ctypes.c_void_p()
-    _check(
-        nvrtc.nvrtcCreateProgram(
-            ctypes.byref(program), sources[name].encode(), name.encode(), len(headers),
-            _strings(sources[key] for key in headers), _strings(headers),
-        )  # fmt: skip
-    )
+    included = len(headers), _strings(sources[key] for key in headers), _strings(headers)
+    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), sources[name].encode(), name.encode(), *included))
     try:
         options = [f"--gpu-architecture=sm_{arch}", *_OPTIONS]
         status = nvrtc.nvrtcCompileProgram(program, len(options), _strings(options))

@@ -50,7 +50,7 @@ class _Loaded:
         properties = torch.cuda.get_device_properties(index)
         self.index = index
         self.multiprocessors = properties.multi_processor_count
-        self.shared = properties.shared_memory_per_block_optin
+        self.shared = properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 class _Built(_Loaded):

@@ -296,7 +296,7 @@ def _spectral_cases() -> Iterator[OpCase]:
             curved=True,
             cost=_no_cost,
             penalty_calls={"power_iteration": 2, "spectral_scale": 2, "spectral_scale_grad": 3},
-            dtypes={"reference": FLOATS, "cpp": FLOATS, "triton": FLOATS},
+            dtypes={"reference": FLOATS, "cpp": FLOATS, "cuda": FLOATS, "triton": FLOATS},
             mixed=False,
             couples=True,
             least_images=1,

@@ -45,6 +45,7 @@ struct Thread {
   std::unique_ptr<char[]> stack;
   Index thread, block;
   Block* home = nullptr;
+  std::vector<std::function<void()>> copies;  // started, and not waited for yet
   bool done = false;
 };
 
@@ -188,10 +189,13 @@ template <int BYTES>
 void copy_async(void* shared, const void* global) {
   const auto bits = reinterpret_cast<std::uintptr_t>(shared) | reinterpret_cast<std::uintptr_t>(global);
   if (bits % BYTES) throw std::runtime_error("a copy to shared memory is not aligned");
-  std::memcpy(shared, global, BYTES);
+  emulation::current->copies.push_back([=] { std::memcpy(shared, global, BYTES); });
 }
 
-inline void wait_for_copies() {}
+inline void wait_for_copies() {
+  for (const auto& copy : emulation::current->copies) copy();
+  emulation::current->copies.clear();
+}
 
 inline unsigned poll(const unsigned* address) {
   emulation::yield();

@@ -178,7 +178,7 @@ def test_every_output_is_written_and_nothing_beside_it(emulate, monkeypatch):
 def test_the_argument_is_the_structure_of_the_kernels(emulate, monkeypatch):
     """Its size on both sides: the emulation's compiler and Python's struct."""
     sizes = cuda._LAYER.size, 3 * 8 * cuda.MAX_LAYERS + cuda.MAX_LAYERS * cuda._LAYER.size + cuda._REST.size
-    size = emulated.library().spectral_norm_size
+    size = emulated.kernels().spectral_norm_size
     assert tuple(size(i) for i in (0, 1)) == sizes
     assert sizes[1] <= 4096
     constants = tuple(size(i) for i in range(2, 9))
@@ -194,7 +194,7 @@ def faulty(name, order=0, data=None):
     data = torch.zeros(64) if data is None else data
     barrier = torch.zeros(1, dtype=torch.int32)
     argument = struct.pack("=2Q", data.data_ptr(), barrier.data_ptr())
-    emulate = emulated.library("faulty").emulate
+    emulate = emulated.kernels("faulty").emulate
     return ctypes.string_at(emulate(name.encode(), argument, 3, 64, 64 * 4, order)).decode(), data
 
 

@@ -23,8 +23,8 @@ class WeightShape(NamedTuple):
 class MatrixLayout(NamedTuple):
     """The matrix M [rows, columns] in memory: the weight's matrix W, or Wᵀ if transposed.
 
-    Row r, column j = a · inner + b is at r · pitch + a · outer + b, and is entry a · v_outer + b · v_inner of the vector
-    over the columns. The vector over the rows is in their order.
+    Row r, column j = a · inner + b is at r · pitch + a · outer + b, and belongs to entry a · v_outer + b · v_inner of
+    the vector over the columns. The vector over the rows is in their order.
     """
 
     rows: int

@@ -101,7 +101,7 @@ def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
     reason = why_no_triton(weights[0], _FLOATS)
     if reason is None and weights[0].is_cuda and env.flag("TRITON_INTERPRET"):
         reason = "Triton's interpreter cannot read addresses of a GPU"
-    return reason or why_no_matrix(weightweight_shapes(weights, dims))
+    return reason or why_no_matrix(weight_shapes(weights, dims))
 
 
 def _kernels():
