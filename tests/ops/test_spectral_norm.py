@@ -186,7 +186,7 @@ def test_the_fields_of_the_table_have_the_order_that_the_kernels_read(target):
     from fastgan.ops.spectral_norm import triton_kernels
 
     u, v = ([f"{name}.{field}" for field in back_end.VectorLayout._fields] for name in "uv")
-    fields = ["w", "dy", "out", *back_end.WeightLayout._fields[:-2], *u, *v]
+    fields = ["w", "dy", "out", *back_end.WeightLayout._fields[:-2], "wide", *u, *v]
     for at, field in enumerate(fields):
         first, _, second = field.upper().partition(".")
         number = getattr(triton_kernels, first).value + (getattr(triton_kernels, second).value if second else 0)

@@ -36,6 +36,10 @@ class MatrixLayout(NamedTuple):
     v_inner: int
     v_outer: int
 
+    def is_wide(self, itemsize: int) -> bool:
+        """Whether rows, and segments of a row in order, begin at multiples of 16 bytes if the matrix does."""
+        return all(n * itemsize % 16 == 0 for n in (self.columns, self.pitch, self.inner, self.outer))
+
 
 def weight_shapes(weights: list[Tensor], dims: list[int]) -> tuple[WeightShape, ...]:
     return tuple(

@@ -17,6 +17,7 @@ from fastgan.ops._launch import FP_FUSION, blocks, on, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._tables import tables
 from fastgan.ops.spectral_norm.layout import (
+    MatrixLayout,
     WeightShape,
     dense_weights,
     empty_weights,
@@ -115,8 +116,12 @@ def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[
     addresses = tuple((w.data_ptr(), g.data_ptr(), y.data_ptr()) for w, g, y in zip(weights, dy, out, strict=True))
 
     def numbers() -> list[int]:
-        rows = zip(addresses, plan.layers, strict=True)
-        return [int(n) for three, layer in rows for n in (*three, *layer[:-2], *layer.u, *layer.v)]
+        rows = []
+        for three, layer in zip(addresses, plan.layers, strict=True):
+            matrix = MatrixLayout(*layer[: len(MatrixLayout._fields)])
+            wide = matrix.is_wide(weights[0].element_size()) and not any(address % 16 for address in three)
+            rows += [*three, *layer[:-2], wide, *layer.u, *layer.v]
+        return list(map(int, rows))
 
     return tables.get(weights[0].device, (plan, addresses), numbers)
 
