@@ -1,5 +1,6 @@
 // Spectral normalization of a group of weights, the arithmetic of fastgan/ops/spectral_norm/reference.py: one launch
-// for the power iterations and sigma of all weights, one for W / sigma, one for the gradient.
+// for the power iterations and sigma of all weights, and for W / sigma if it is wanted; one for W / sigma with a given
+// sigma; one for the gradient.
 //
 // The memory of a weight is a matrix M [rows, columns], which is W or, if transposed, Wᵀ. It is cut into tiles. Each block
 // owns adjacent tiles of the group, and each of its warps some of these, which it processes without waiting for others.
@@ -43,7 +44,7 @@ struct SpectralLayer {
 
 struct SpectralNorm {
   const void* weights[MAX_LAYERS];
-  void* out[MAX_LAYERS];        // W / sigma, or the gradient of W: laid out as the weight
+  void* out[MAX_LAYERS];        // W / sigma (not null in an iteration, if wanted), or the gradient: laid out as the weight
   const void* dy[MAX_LAYERS];   // the gradient alone: laid out as the weight
   SpectralLayer layers[MAX_LAYERS];
   const void* uv;
@@ -434,6 +435,12 @@ __device__ inline void write_vectors(const SpectralNorm& p, const Factors* facto
   }
 }
 
+// sigma as it is stored, so that W / sigma has the same bits with and without a launch of its own.
+template <class T>
+__device__ inline T rounded_sigma(const Factors& f) {
+  return static_cast<T>(f.finite ? f.sigma : f.sigma - f.sigma);
+}
+
 template <class T>
 __device__ inline void power_iteration(const SpectralNorm& p) {
   const Shared<T> shared;
@@ -457,11 +464,24 @@ __device__ inline void power_iteration(const SpectralNorm& p) {
     write_vectors<T>(p, shared.factors, last);
     if (last && blockIdx.x == 0) {
       for (int layer = threadIdx.x; layer < p.layer_count; layer += blockDim.x) {
-        const Factors& f = shared.factors[layer];
-        static_cast<T*>(p.sigma)[layer] = static_cast<T>(f.finite ? f.sigma : f.sigma - f.sigma);
+        static_cast<T*>(p.sigma)[layer] = rounded_sigma<T>(shared.factors[layer]);
       }
     }
   }
+  if (p.out[0] == nullptr) return;
+  batches.for_each([&](int, const Tile& tile, const T* numbers) {
+    T* out = static_cast<T*>(p.out[tile.layer]);
+    const T factor = 1 / rounded_sigma<T>(shared.factors[tile.layer]);
+    for_each_run<T>(p, tile, [&](auto width, int column, long long at, int pitch, int rows) {
+      constexpr int W = decltype(width)::value;
+      for (int row = 0; row < rows; ++row) {
+        T run[W];
+        load<W>(run, numbers + row * TILE_COLUMNS + column);
+        for (int i = 0; i < W; ++i) run[i] *= factor;
+        store<W>(out + at + static_cast<long long>(row) * pitch, run);
+      }
+    });
+  });
 }
 
 // --- W / sigma and its gradient --------------------------------------------------------------------------------------

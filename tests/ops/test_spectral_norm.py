@@ -9,6 +9,7 @@ import torch
 from fastgan.ops._library import registry
 from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
+from fastgan.ops.spectral_norm.layout import MatrixLayout
 from fastgan.testing.targets import Target, targets
 from fastgan.testing.tolerances import assert_as_good_as
 
@@ -186,7 +187,7 @@ def test_the_fields_of_the_table_have_the_order_that_the_kernels_read(target):
     from fastgan.ops.spectral_norm import triton_kernels
 
     u, v = ([f"{name}.{field}" for field in back_end.VectorLayout._fields] for name in "uv")
-    fields = ["w", "dy", "out", *back_end.WeightLayout._fields[:-2], "wide", *u, *v]
+    fields = ["w", "dy", "out", *MatrixLayout._fields, "tiles", "chunks", "wide", *u, *v]
     for at, field in enumerate(fields):
         first, _, second = field.upper().partition(".")
         number = getattr(triton_kernels, first).value + (getattr(triton_kernels, second).value if second else 0)

@@ -106,6 +106,18 @@ def test_weights_larger_than_the_shared_memory_pass_through_it(emulate, slots, m
     assert grids[0] == grids[2] == min(multiprocessors, tiles)
 
 
+@pytest.mark.parametrize("iterations", [0, 2])
+@pytest.mark.parametrize("slots", [2, 1 << 10])
+def test_iteration_and_scaling_in_one_launch_have_the_same_bits(emulate, slots, iterations):
+    weights, _, uv, dims = make()
+    kernels = emulate(shared=room_for(slots), order=2)
+    new, sigma = cuda.power_iteration(weights, uv, dims, iterations, False, 1e-12)
+    separate = [new, sigma, *cuda.spectral_scale(weights, new, sigma, dims)]
+    assert len(kernels.launches) == 2
+    assert_same_bits(cuda.spectral_normalize(weights, uv, dims, iterations, False, 1e-12), separate)
+    assert len(kernels.launches) == 3
+
+
 def test_batches_in_double(emulate):
     inputs = make(dtype=torch.float64)
     emulate(shared=room_for(2, 8))
@@ -167,9 +179,11 @@ def test_every_output_is_written_and_nothing_beside_it(emulate, monkeypatch):
     torch.use_deterministic_algorithms(True)  # new memory, scratch included, is NaN
     try:
         assert_same_bits(step(*inputs), usual)
+        normalized = cuda.spectral_normalize(inputs[0], *inputs[2:], 1, False, 1e-12)
+        assert_same_bits(normalized, usual[: len(normalized)])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert len(memories) == 2 * len(GROUP)
+    assert len(memories) == 3 * len(GROUP)
     for memory in memories:
         assert (memory[:32] == 7).all()
         assert (memory[-32:] == 7).all()

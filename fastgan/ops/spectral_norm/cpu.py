@@ -71,6 +71,11 @@ def spectral_scale(weights, uv, sigma, dims):
     return scaled
 
 
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps):
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    return [uv, sigma, *spectral_scale(weights, uv, sigma, dims)]
+
+
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
     kernels = native.cpu()
     weights = [_dense(w) for w in weights]
@@ -85,5 +90,6 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
 
 
 POWER_ITERATION = Kernel("cpp", power_iteration, _why_not)
+NORMALIZE = Kernel("cpp", spectral_normalize, _why_not)
 SCALE = Kernel("cpp", spectral_scale, _why_not)
 SCALE_GRAD = Kernel("cpp", spectral_scale_grad, lambda dy, *rest: _why_not(*rest))

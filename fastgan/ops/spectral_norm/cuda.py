@@ -141,6 +141,15 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
     return new, sigma
 
 
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps):
+    plans = make_launch_plans(weight_shapes(weights, dims), uv.element_size())
+    weights, uv = dense_weights(weights), uv.contiguous()
+    new, sigma, scaled = torch.empty_like(uv), uv.new_empty(len(weights)), empty_weights(weights)
+    for plan in plans:
+        _launch("power_iteration", plan, weights, scaled, None, (uv, new, sigma), (iterations, v_first, eps))
+    return [new, sigma, *scaled]
+
+
 def spectral_scale(weights, uv, sigma, dims):
     plans = make_launch_plans(weight_shapes(weights, dims), sigma.element_size())
     weights, sigma = dense_weights(weights), sigma.contiguous()
@@ -164,5 +173,6 @@ def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
 
 
 POWER_ITERATION = Kernel("cuda", power_iteration, lambda weights, uv, dims, *_: _why_not(weights, dims))
+NORMALIZE = Kernel("cuda", spectral_normalize, lambda weights, uv, dims, *_: _why_not(weights, dims))
 SCALE = Kernel("cuda", spectral_scale, lambda weights, uv, sigma, dims: _why_not(weights, dims))
 SCALE_GRAD = Kernel("cuda", spectral_scale_grad, lambda dy, weights, uv, sigma, dims: _why_not(weights, dims))

@@ -4,10 +4,12 @@ A group is L weights of one dtype on one device. Weight l of any shape is a matr
 `dims[l]` (the outputs: 0, or 1 of a transposed convolution) gives the rows, the others in their order the columns.
 u [rows] and v [columns] are the current estimates of its singular vectors. All are in one flat tensor uv: u_0, v_0, ...
 
-    power_iteration  from u and v, `iterations` times: u = W v / ‖W v‖, v = Wᵀu / ‖Wᵀu‖ (v before u, if `v_first`),
-                     with norms of at least eps; then sigma = uᵀ W v
-    spectral_scale   W / sigma
-    its gradient     (dY − ⟨dY, W⟩ / sigma · u vᵀ) / sigma, the derivative through sigma with u and v held constant
+    power_iteration      from u and v, `iterations` times: u = W v / ‖W v‖, v = Wᵀu / ‖Wᵀu‖ (v before u, if `v_first`),
+                         with norms of at least eps; then sigma = uᵀ W v
+    spectral_scale       W / sigma
+    spectral_normalize   both
+    spectral_scale_grad  (dY − ⟨dY, W⟩ / sigma · u vᵀ) / sigma, the derivative of W / sigma through sigma with u and v
+                         held constant
 
 The arithmetic is in the weights' dtype. A matrix in which an iteration meets NaN or infinity keeps its u and v, and its
 sigma is NaN.
@@ -62,6 +64,14 @@ def power_iteration(
 def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]) -> list[Tensor]:
     """W / sigma for each weight, dense in the layout that `memory_format` chooses. uv is used by the gradient."""
     return [dense(weight / sigma[i], memory_format(weight)) for i, weight in enumerate(weights)]
+
+
+def spectral_normalize(
+    weights: list[Tensor], uv: Tensor, dims: list[int], iterations: int, v_first: bool, eps: float
+) -> list[Tensor]:
+    """New uv, sigma, and W / sigma for each weight."""
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    return [uv, sigma, *spectral_scale(weights, uv, sigma, dims)]
 
 
 def spectral_scale_grad(

@@ -1,5 +1,5 @@
 """Spectral normalization as ops: power_iteration (constant to autograd) and spectral_scale → spectral_scale_grad →
-plain PyTorch."""
+plain PyTorch. spectral_normalize is the first two at once: a GPU then reads the weights once."""
 
 from __future__ import annotations
 
@@ -76,7 +76,35 @@ spectral_scale_op = define_op(
 )
 
 
-# --- its gradient ----------------------------------------------------------------------------------------------------
+# --- both at once ----------------------------------------------------------------------------------------------------
+
+
+def _save_normalize(ctx, inputs, output):
+    weights, _, ctx.dims, *_ = inputs
+    uv, sigma, *_ = output
+    ctx.save_for_backward(*weights, uv, sigma)
+
+
+def _normalize_formula(ctx, gradients):
+    # uv and sigma are constant, as power_iteration's.
+    weights, *_ = _scale_formula(ctx, gradients[2:])
+    return weights, None, None, None, None, None
+
+
+def _fake_normalize(weights, uv, dims, iterations, v_first, eps):
+    return [*_fake_iteration(weights, uv, dims, iterations, v_first, eps), *_fake_scale(weights, uv, None, dims)]
+
+
+spectral_normalize_op = define_op(
+    "spectral_normalize(Tensor[] weights, Tensor uv, int[] dims, int iterations, bool v_first, float eps) -> Tensor[]",
+    reference=reference.spectral_normalize,
+    fake=_fake_normalize,
+    gradient=Gradient(_save_normalize, _normalize_formula),
+    kernels=(cpu.NORMALIZE, cuda.NORMALIZE, triton.NORMALIZE),
+)
+
+
+# --- the gradient of W / sigma ---------------------------------------------------------------------------------------
 
 
 def _save_grad(ctx, inputs, output):
@@ -140,12 +168,28 @@ def power_iteration(
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/spectral_norm/reference.py.
     """
     _check(weights, uv, dims)
-    if iterations < 0:
-        raise bad("iterations", "a whole number >= 0", iterations)
-    if not eps > 0:
-        raise bad("eps", "a number > 0", eps)
+    _check_iteration(iterations, eps)
     with torch.no_grad():
         return power_iteration_op([w.detach() for w in weights], uv.detach(), dims, iterations, v_first, eps)
+
+
+def spectral_normalize(
+    weights: list[Tensor],
+    uv: Tensor,
+    dims: list[int],
+    *,
+    iterations: int = 1,
+    v_first: bool = False,
+    eps: float = 1e-12,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """`power_iteration`, and `spectral_scale` with its results, as one op: (weights / sigma, uv, sigma).
+
+    Arguments, errors and arithmetic are those of the two functions; uv and sigma are constant to autograd.
+    """
+    _check(weights, uv, dims)
+    _check_iteration(iterations, eps)
+    uv, sigma, *scaled = spectral_normalize_op(weights, uv.detach(), dims, iterations, v_first, eps)
+    return scaled, uv.detach(), sigma.detach()
 
 
 def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]) -> list[Tensor]:
@@ -158,6 +202,13 @@ def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[
     if sigma.shape != (len(weights),):
         raise bad("sigma", f"[{len(weights)}]", list(sigma.shape))
     return spectral_scale_op(weights, uv, sigma, dims)
+
+
+def _check_iteration(iterations: int, eps: float) -> None:
+    if iterations < 0:
+        raise bad("iterations", "a whole number >= 0", iterations)
+    if not eps > 0:
+        raise bad("eps", "a number > 0", eps)
 
 
 def _check(weights: list[Tensor], uv: Tensor, dims: list[int]) -> None:

@@ -47,16 +47,9 @@ class VectorLayout(NamedTuple):
 
 
 class WeightLayout(NamedTuple):
-    """A weight as the matrix M in memory; triton_kernels.py describes the fields."""
+    """A weight in memory, and its part of each launch; triton_kernels.py describes the fields."""
 
-    rows: int
-    columns: int
-    transposed: bool
-    pitch: int
-    inner: int
-    outer: int
-    v_inner: int
-    v_outer: int
+    matrix: MatrixLayout
     tiles: int  # the first program of a launch over tiles of M, and of one over chunks of memory
     chunks: int
     u: VectorLayout
@@ -91,7 +84,7 @@ def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
         scratch += u_size * u_parts
         v = VectorLayout(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(WeightLayout(*matrix, tiles, chunks, u, v))
+        layers.append(WeightLayout(matrix, tiles, chunks, u, v))
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += blocks(rows, _BLOCK_R) * across
         chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
@@ -118,9 +111,8 @@ def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[
     def numbers() -> list[int]:
         rows = []
         for three, layer in zip(addresses, plan.layers, strict=True):
-            matrix = MatrixLayout(*layer[: len(MatrixLayout._fields)])
-            wide = matrix.is_wide(weights[0].element_size()) and not any(address % 16 for address in three)
-            rows += [*three, *layer[:-2], wide, *layer.u, *layer.v]
+            wide = layer.matrix.is_wide(weights[0].element_size()) and not any(address % 16 for address in three)
+            rows += [*three, *layer.matrix, layer.tiles, layer.chunks, wide, *layer.u, *layer.v]
         return list(map(int, rows))
 
     return tables.get(weights[0].device, (plan, addresses), numbers)
@@ -169,6 +161,11 @@ def spectral_scale(weights, uv, sigma, dims):
     return scaled
 
 
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps):
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    return [uv, sigma, *spectral_scale(weights, uv, sigma, dims)]
+
+
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
     plan = make_launch_plan(weight_shapes(weights, dims))
     weights = dense_weights(weights)
@@ -184,5 +181,6 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
 
 
 POWER_ITERATION = Kernel("triton", power_iteration, lambda weights, uv, dims, *_: _why_not(weights, dims))
+NORMALIZE = Kernel("triton", spectral_normalize, lambda weights, uv, dims, *_: _why_not(weights, dims))
 SCALE = Kernel("triton", spectral_scale, lambda weights, uv, sigma, dims: _why_not(weights, dims))
 SCALE_GRAD = Kernel("triton", spectral_scale_grad, lambda dy, weights, uv, sigma, dims: _why_not(weights, dims))
