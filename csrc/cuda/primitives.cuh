@@ -19,6 +19,14 @@ struct Width {
 
 __host__ __device__ inline int divide_up(int a, int b) { return (a + b - 1) / b; }
 
+// Half-precision numbers as bits: NVRTC does not come with CUDA's headers for them.
+struct BFloat16 {
+  unsigned short bits;
+};
+struct Float16 {
+  unsigned short bits;
+};
+
 template <class T>
 __device__ inline T warp_sum(T x) {
   // Every lane adds in the same order, so that all get the same bits.
@@ -47,6 +55,10 @@ __device__ inline void copy_async(void* shared, const void* global) {
 
 // Waits for the copies that this thread has started.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// Rounded to nearest, ties to even.
+__device__ inline void convert(float x, BFloat16& result) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(x)); }
+__device__ inline void convert(float x, Float16& result) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(x)); }
 
 __device__ inline unsigned poll(const unsigned* address) { return *static_cast<const volatile unsigned*>(address); }
 

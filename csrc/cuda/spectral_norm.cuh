@@ -31,6 +31,9 @@ enum SpectralFlags : int {
   VECTOR = 8,         // rows, segments and columns are multiples of 16 bytes
 };
 
+// The element type of W / sigma where the iteration writes it.
+enum SpectralOutput : int { NONE = 0, LIKE_WEIGHTS = 1, BFLOAT16 = 2, FLOAT16 = 3 };
+
 struct SpectralLayer {
   int rows, columns;  // of M
   int inner;
@@ -44,7 +47,7 @@ struct SpectralLayer {
 
 struct SpectralNorm {
   const void* weights[MAX_LAYERS];
-  void* out[MAX_LAYERS];        // W / sigma (not null in an iteration, if wanted), or the gradient: laid out as the weight
+  void* out[MAX_LAYERS];        // W / sigma, or the gradient of W: laid out as the weight
   const void* dy[MAX_LAYERS];   // the gradient alone: laid out as the weight
   SpectralLayer layers[MAX_LAYERS];
   const void* uv;
@@ -59,7 +62,7 @@ struct SpectralNorm {
   int iterations;
   int v_first;
   int aligned;  // all addresses are multiples of 16 bytes
-  int unused;
+  int output;   // a SpectralOutput: of the iteration alone
 };
 
 // The layer of a tile or slice. field: the number of the first one of each layer.
@@ -185,6 +188,16 @@ __device__ inline void store(T* to, const T (&from)[W]) {
     for (int i = 0; i < W; ++i) pack.values[i] = from[i];
     *reinterpret_cast<Pack<T>*>(to) = pack;
   }
+}
+
+// The same for numbers of another type.
+template <int W, class T, class O>
+__device__ inline void store(O* to, const T (&from)[W]) {
+  struct alignas(W * sizeof(O)) {
+    O values[W];
+  } run;
+  for (int i = 0; i < W; ++i) convert(static_cast<float>(from[i]), run.values[i]);
+  *reinterpret_cast<decltype(run)*>(to) = run;
 }
 
 // The tiles of this warp, batch by batch. The same warp always uses the same slots.
@@ -441,6 +454,24 @@ __device__ inline T rounded_sigma(const Factors& f) {
   return static_cast<T>(f.finite ? f.sigma : f.sigma - f.sigma);
 }
 
+// W / sigma from the tiles in shared memory, in numbers of type O.
+template <class O, class T>
+__device__ inline void write_scaled(const SpectralNorm& p, const Factors* factors, Batches<T>& batches) {
+  batches.for_each([&](int, const Tile& tile, const T* numbers) {
+    O* out = static_cast<O*>(p.out[tile.layer]);
+    const T factor = 1 / rounded_sigma<T>(factors[tile.layer]);
+    for_each_run<T>(p, tile, [&](auto width, int column, long long at, int pitch, int rows) {
+      constexpr int W = decltype(width)::value;
+      for (int row = 0; row < rows; ++row) {
+        T run[W];
+        load<W>(run, numbers + row * TILE_COLUMNS + column);
+        for (int i = 0; i < W; ++i) run[i] *= factor;
+        store<W>(out + at + static_cast<long long>(row) * pitch, run);
+      }
+    });
+  });
+}
+
 template <class T>
 __device__ inline void power_iteration(const SpectralNorm& p) {
   const Shared<T> shared;
@@ -468,20 +499,9 @@ __device__ inline void power_iteration(const SpectralNorm& p) {
       }
     }
   }
-  if (p.out[0] == nullptr) return;
-  batches.for_each([&](int, const Tile& tile, const T* numbers) {
-    T* out = static_cast<T*>(p.out[tile.layer]);
-    const T factor = 1 / rounded_sigma<T>(shared.factors[tile.layer]);
-    for_each_run<T>(p, tile, [&](auto width, int column, long long at, int pitch, int rows) {
-      constexpr int W = decltype(width)::value;
-      for (int row = 0; row < rows; ++row) {
-        T run[W];
-        load<W>(run, numbers + row * TILE_COLUMNS + column);
-        for (int i = 0; i < W; ++i) run[i] *= factor;
-        store<W>(out + at + static_cast<long long>(row) * pitch, run);
-      }
-    });
-  });
+  if (p.output == LIKE_WEIGHTS) write_scaled<T>(p, shared.factors, batches);
+  if (p.output == BFLOAT16) write_scaled<BFloat16>(p, shared.factors, batches);
+  if (p.output == FLOAT16) write_scaled<Float16>(p, shared.factors, batches);
 }
 
 // --- W / sigma and its gradient --------------------------------------------------------------------------------------

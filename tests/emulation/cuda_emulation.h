@@ -204,6 +204,24 @@ inline unsigned poll(const unsigned* address) {
 
 }  // namespace fastgan
 
+#include "primitives.cuh"
+
+namespace fastgan {
+
+inline void convert(float x, BFloat16& result) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const bool nan = x != x;
+  result.bits = nan ? 0x7fff : static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline void convert(float x, Float16& result) {
+  const _Float16 half = static_cast<_Float16>(x);
+  std::memcpy(&result.bits, &half, 2);
+}
+
+}  // namespace fastgan
+
 // The C function `emulate`, for the kernels that a file lists between EMULATED_KERNELS and END_OF_KERNELS.
 inline thread_local std::string emulation_error;
 

@@ -1,6 +1,5 @@
 // Kernels with an error each, which the emulation has to find.
 #include "cuda_emulation.h"
-#include "primitives.cuh"
 
 struct Numbers {
   float* data;

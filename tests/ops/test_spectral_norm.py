@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastgan.ops._library import registry
-from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
+from fastgan.ops.spectral_norm import power_iteration, reference, spectral_normalize, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
 from fastgan.ops.spectral_norm.layout import MatrixLayout
 from fastgan.testing.targets import Target, targets
@@ -110,6 +110,39 @@ def test_scaling_and_gradient_are_as_good_as_the_reference(target, group, dtype)
         for w, result, other, exact in zip(weights, results, plains, truths, strict=True):
             assert result.stride() == w.stride()
             assert_as_good_as(result, other, exact, terms=w.numel(), what=str(list(w.shape)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_rounded_weights_and_their_gradient(target, group, dtype):
+    """The same bits as a cast after the op, forward and backward, and with a derivative of second order."""
+    weights, uv, dims = make(GROUPS[group], target)
+    dy = [g.to(dtype) for g in make(GROUPS[group], target, seed=1)[0]]
+    leaves = [w.requires_grad_() for w in weights]
+    rounded, *vectors = spectral_normalize(leaves, uv, dims, dtype=dtype)
+    scaled, *others = spectral_normalize(leaves, uv, dims)
+    assert all(torch.equal(a, b) for a, b in zip(vectors, others, strict=True))
+    assert all(a.dtype == dtype and torch.equal(a, b.to(dtype)) for a, b in zip(rounded, scaled, strict=True))
+    assert [a.stride() for a in rounded] == [w.stride() for w in weights]
+    gradients = torch.autograd.grad(rounded, leaves, dy)
+    expected = torch.autograd.grad([y.to(dtype) for y in scaled], leaves, dy)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_second_order_of_rounded_weights(target):
+    weights, uv, dims = make(DISCRIMINATOR[:2], target)
+    found = []
+    for after in (False, True):
+        leaves = [w.detach().clone(memory_format=torch.preserve_format).requires_grad_() for w in weights]
+        scaled = spectral_normalize(leaves, uv, dims, dtype=None if after else torch.bfloat16)[0]
+        scaled = [y.to(torch.bfloat16) for y in scaled]
+        loss = sum((y.float() ** 3).sum() for y in scaled)
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), leaves))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # from NumPy, in Triton's interpreter

@@ -114,7 +114,7 @@ def test_iteration_and_scaling_in_one_launch_have_the_same_bits(emulate, slots, 
     new, sigma = cuda.power_iteration(weights, uv, dims, iterations, False, 1e-12)
     separate = [new, sigma, *cuda.spectral_scale(weights, new, sigma, dims)]
     assert len(kernels.launches) == 2
-    assert_same_bits(cuda.spectral_normalize(weights, uv, dims, iterations, False, 1e-12), separate)
+    assert_same_bits(cuda.spectral_normalize(weights, uv, dims, iterations, False, 1e-12, None), separate)
     assert len(kernels.launches) == 3
 
 
@@ -167,10 +167,10 @@ def test_every_output_is_written_and_nothing_beside_it(emulate, monkeypatch):
     usual = step(*inputs)
     memories = []
 
-    def guarded(weights):
+    def guarded(weights, dtype=None):
         views = []
         for w in weights:
-            memories.append(w.new_full((w.numel() + 64,), 7.0))
+            memories.append(w.new_full((w.numel() + 64,), 7.0, dtype=dtype))
             views.append(memories[-1].as_strided(w.shape, w.stride(), 32).fill_(float("nan")))
         return views
 
@@ -179,11 +179,13 @@ def test_every_output_is_written_and_nothing_beside_it(emulate, monkeypatch):
     torch.use_deterministic_algorithms(True)  # new memory, scratch included, is NaN
     try:
         assert_same_bits(step(*inputs), usual)
-        normalized = cuda.spectral_normalize(inputs[0], *inputs[2:], 1, False, 1e-12)
+        normalized = cuda.spectral_normalize(inputs[0], *inputs[2:], 1, False, 1e-12, None)
         assert_same_bits(normalized, usual[: len(normalized)])
+        half = cuda.spectral_normalize(inputs[0], *inputs[2:], 1, False, 1e-12, torch.bfloat16)
+        assert_same_bits(half[2:], [y.bfloat16() for y in normalized[2:]])
     finally:
         torch.use_deterministic_algorithms(False)
-    assert len(memories) == 3 * len(GROUP)
+    assert len(memories) == 4 * len(GROUP)
     for memory in memories:
         assert (memory[:32] == 7).all()
         assert (memory[-32:] == 7).all()

@@ -38,6 +38,7 @@ TILE_ROWS, TILE_COLUMNS, SLICE = 16, 128, 128
 _TRANSPOSED, _SEGMENTED, _CHANNELS_LAST, _VECTOR = 1, 2, 4, 8
 _LAYER = struct.Struct("=8iq")
 _REST = struct.Struct("=6Qd8i")
+_OUTPUTS = {torch.bfloat16: 2, torch.float16: 3}
 _FACTORS = 32  # bytes of a layer's factors in shared memory
 
 
@@ -120,13 +121,14 @@ def _launch(
         slots = shared = partial = 0
     scratch = torch.empty(partial + plan.sums * itemsize if cooperative else 0, dtype=torch.uint8, device=device)
     first = scratch.data_ptr()
+    output = 0 if out is None else _OUTPUTS.get(out[0].dtype, 1)
     part = slice(plan.begin, plan.end)
     pointers = [_pointers(None if tensors is None else tensors[part]) for tensors in (weights, out, dy)]
     aligned = not any(address % 16 for column in pointers for address in column)
     rest = _REST.pack(
         uv.data_ptr(), new.data_ptr(), sigma.data_ptr() + plan.begin * itemsize, first + partial, first,
         counter, eps,
-        plan.end - plan.begin, plan.tiles, plan.slices, slots, iterations, v_first, aligned, 0,
+        plan.end - plan.begin, plan.tiles, plan.slices, slots, iterations, v_first, aligned, output,
     )  # fmt: skip
     argument = b"".join([*(column.tobytes() for column in pointers), plan.layers, rest])
     kernels.launch(f"{name}_{ELEMENTS[uv.dtype]}", grid, threads, shared, cooperative, argument)
@@ -141,10 +143,10 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
     return new, sigma
 
 
-def spectral_normalize(weights, uv, dims, iterations, v_first, eps):
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
     plans = make_launch_plans(weight_shapes(weights, dims), uv.element_size())
     weights, uv = dense_weights(weights), uv.contiguous()
-    new, sigma, scaled = torch.empty_like(uv), uv.new_empty(len(weights)), empty_weights(weights)
+    new, sigma, scaled = torch.empty_like(uv), uv.new_empty(len(weights)), empty_weights(weights, dtype)
     for plan in plans:
         _launch("power_iteration", plan, weights, scaled, None, (uv, new, sigma), (iterations, v_first, eps))
     return [new, sigma, *scaled]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgan.ops._memory_format import dense, empty, memory_format
+from fastgan.ops._memory_format import dense, memory_format
 
 
 class WeightShape(NamedTuple):
@@ -76,9 +76,20 @@ def dense_weights(weights: list[Tensor]) -> list[Tensor]:
 
 
 def like_weights(tensors: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    """Each tensor, dense in the layout of its weight."""
-    return [dense(t, memory_format(w)) for t, w in zip(tensors, weights, strict=True)]
+    """Each tensor in the dtype of its weight, dense in its layout."""
+    tensors = [dense(t, memory_format(w)) for t, w in zip(tensors, weights, strict=True)]
+    return cast(tensors, weights[0].dtype)
 
 
-def empty_weights(weights: list[Tensor]) -> list[Tensor]:
-    return [empty(w, memory_format(w)) for w in weights]
+def empty_weights(weights: list[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Uninitialized tensors like the weights, dense in their layouts. dtype: None is the weights'."""
+    return [torch.empty_like(w, dtype=dtype, memory_format=memory_format(w)) for w in weights]
+
+
+def cast(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Dense tensors of one dtype in another one, in one launch on a GPU."""
+    if tensors[0].dtype == dtype:
+        return tensors
+    results = [torch.empty_like(t, dtype=dtype) for t in tensors]
+    torch._foreach_copy_(results, tensors)
+    return results

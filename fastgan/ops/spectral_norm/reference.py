@@ -67,21 +67,32 @@ def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[
 
 
 def spectral_normalize(
-    weights: list[Tensor], uv: Tensor, dims: list[int], iterations: int, v_first: bool, eps: float
+    weights: list[Tensor],
+    uv: Tensor,
+    dims: list[int],
+    iterations: int,
+    v_first: bool,
+    eps: float,
+    dtype: torch.dtype | None,
 ) -> list[Tensor]:
-    """New uv, sigma, and W / sigma for each weight."""
+    """New uv, sigma, and W / sigma for each weight, rounded to dtype (None: the weights')."""
     uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
-    return [uv, sigma, *spectral_scale(weights, uv, sigma, dims)]
+    scaled = spectral_scale(weights, uv, sigma, dims)
+    return [uv, sigma, *(scaled if dtype is None else [y.to(dtype) for y in scaled])]
 
 
 def spectral_scale_grad(
     dy: list[Tensor], weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]
 ) -> list[Tensor]:
-    """The gradient of each weight for the cotangents dy of the scaled weights; sigma is uᵀ W v of these weights."""
+    """The gradient of each weight for the cotangents dy of the scaled weights; sigma is uᵀ W v of these weights.
+
+    dy has the dtype of W / sigma, which may have been rounded; the gradients have that of the weights.
+    """
     gradients = []
     vectors = split(uv, weights, dims)
     for i, (g, weight, dim) in enumerate(zip(dy, weights, dims, strict=True)):
         u, v = vectors[i]
+        g = g.to(weight.dtype)
         shape = [weight.shape[dim], *(n for d, n in enumerate(weight.shape) if d != dim)]
         outer = torch.outer(u, v).view(shape).movedim(0, dim)
         inner = (g * weight).sum() / sigma[i]

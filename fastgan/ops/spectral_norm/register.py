@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
-from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.spectral_norm import cpu, cuda, reference, triton
+from fastgan.ops.spectral_norm.layout import empty_weights
 
 # --- power iteration -------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ def _scale_formula(ctx, dy):
 
 
 def _fake_scale(weights, uv, sigma, dims):
-    return [empty(weight, memory_format(weight)) for weight in weights]
+    return empty_weights(weights)
 
 
 spectral_scale_op = define_op(
@@ -88,15 +88,16 @@ def _save_normalize(ctx, inputs, output):
 def _normalize_formula(ctx, gradients):
     # uv and sigma are constant, as power_iteration's.
     weights, *_ = _scale_formula(ctx, gradients[2:])
-    return weights, None, None, None, None, None
+    return weights, None, None, None, None, None, None
 
 
-def _fake_normalize(weights, uv, dims, iterations, v_first, eps):
-    return [*_fake_iteration(weights, uv, dims, iterations, v_first, eps), *_fake_scale(weights, uv, None, dims)]
+def _fake_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
+    return [*_fake_iteration(weights, uv, dims, iterations, v_first, eps), *empty_weights(weights, dtype)]
 
 
 spectral_normalize_op = define_op(
-    "spectral_normalize(Tensor[] weights, Tensor uv, int[] dims, int iterations, bool v_first, float eps) -> Tensor[]",
+    "spectral_normalize(Tensor[] weights, Tensor uv, int[] dims, int iterations, bool v_first, float eps,"
+    " ScalarType? dtype) -> Tensor[]",
     reference=reference.spectral_normalize,
     fake=_fake_normalize,
     gradient=Gradient(_save_normalize, _normalize_formula),
@@ -122,19 +123,20 @@ def _grad_formula(ctx, ddw):
     for i, t in enumerate(ddw):
         if t is None:
             continue
-        g, w, dim = dy[i], weights[i], ctx.dims[i]
+        w, dim = weights[i], ctx.dims[i]
+        g = dy[i].to(w.dtype)
         u, v = vectors[i]
         shape = [w.shape[dim], *(n for d, n in enumerate(w.shape) if d != dim)]
         outer = torch.outer(u, v).view(shape).movedim(0, dim)
         s = torch.dot(u, torch.mv(reference.matrix(w, dim), v))
         along, inner = (t * outer).sum(), (g * w).sum()
-        d_dy[i] = (t - along / s * w) / s
+        d_dy[i] = ((t - along / s * w) / s).to(dy[i].dtype)
         d_weights[i] = -((t * g).sum() * outer + along * g) / s**2 + 2 * inner * along / s**3 * outer
     return d_dy, d_weights, None, None, None
 
 
 def _fake_grad(dy, weights, uv, sigma, dims):
-    return [empty(weight, memory_format(weight)) for weight in weights]
+    return empty_weights(weights)
 
 
 spectral_scale_grad_op = define_op(
@@ -181,14 +183,19 @@ def spectral_normalize(
     iterations: int = 1,
     v_first: bool = False,
     eps: float = 1e-12,
+    dtype: torch.dtype | None = None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """`power_iteration`, and `spectral_scale` with its results, as one op: (weights / sigma, uv, sigma).
 
     Arguments, errors and arithmetic are those of the two functions; uv and sigma are constant to autograd.
+    dtype: bfloat16 or float16 to round weights / sigma to it, as autocast would before a convolution; their gradients
+    then have that dtype, those of the weights have theirs. None is the weights' dtype.
     """
     _check(weights, uv, dims)
     _check_iteration(iterations, eps)
-    uv, sigma, *scaled = spectral_normalize_op(weights, uv.detach(), dims, iterations, v_first, eps)
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise bad("dtype", "bfloat16, float16 or None", dtype)
+    uv, sigma, *scaled = spectral_normalize_op(weights, uv.detach(), dims, iterations, v_first, eps, dtype)
     return scaled, uv.detach(), sigma.detach()
 
 

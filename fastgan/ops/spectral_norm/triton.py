@@ -19,6 +19,7 @@ from fastgan.ops._tables import tables
 from fastgan.ops.spectral_norm.layout import (
     MatrixLayout,
     WeightShape,
+    cast,
     dense_weights,
     empty_weights,
     like_weights,
@@ -161,9 +162,10 @@ def spectral_scale(weights, uv, sigma, dims):
     return scaled
 
 
-def spectral_normalize(weights, uv, dims, iterations, v_first, eps):
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
     uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
-    return [uv, sigma, *spectral_scale(weights, uv, sigma, dims)]
+    scaled = spectral_scale(weights, uv, sigma, dims)
+    return [uv, sigma, *(scaled if dtype is None else cast(scaled, dtype))]
 
 
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
