@@ -138,7 +138,7 @@ class Counters:
 
     def get(self, device: torch.device) -> int:
         """The address of a counter for the next launch on the device's current stream."""
-        key = device, torch.cuda.current_stream(device).cuda_stream
+        key = device, torch._C._cuda_getCurrentRawStream(device.index)
         with self._lock:
             if torch.cuda.is_current_stream_capturing():
                 return self._for_graph(device)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgan.ops import power_iteration, spectral_scale
+from fastgan.ops import power_iteration, spectral_normalize, spectral_scale
 from fastgan.ops._tables import CAPACITY, RESERVE, tables
 
 # A discriminator of 64² images and layers of very different sizes: shape, dimension of the rows, channels_last.
@@ -40,7 +40,8 @@ def make(seed=0, scale=1.0):
 def step(weights, uv, dims, dy, iterations=1):
     new, sigma = power_iteration(weights, uv, dims, iterations=iterations)
     scaled = spectral_scale(weights, new, sigma, dims)
-    return new, sigma, *scaled, *torch.autograd.grad(scaled, weights, dy)
+    at_once, *_ = spectral_normalize(weights, uv, dims, iterations=iterations)
+    return new, sigma, *scaled, *at_once, *torch.autograd.grad(scaled, weights, dy)
 
 
 def assert_same_bits(got, want):
