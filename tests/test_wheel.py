@@ -1,6 +1,7 @@
 """The package installed without compiler, Triton and GPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,12 +64,14 @@ def test_it_works_without_compiler_and_triton_and_reports_what_is_missing(withou
         "from fastgan.ops import bias_act\n"
         "x = torch.randn(2, 3, 4, 4, dtype=torch.double, requires_grad=True)\n"
         "torch.autograd.gradcheck(bias_act, (x, torch.randn(3, dtype=torch.double)))\n"
+        "from fastgan._util import nvrtc; print('device code:', *nvrtc.device_sources())\n"
         "from fastgan.doctor import examine; print(examine())"
     )
     said = run(site, code, tmp_path)
     assert str(site) in said
     assert "fastgan._cpu was not built: no working compiler was found" in said
     assert "apt install g++" in said
+    assert re.search(r"device code: .*spectral_norm\.cuh", said)
     assert "triton is not installed" in said
     assert "bias_act             on cpu: reference" in said
 
