@@ -32,7 +32,7 @@ FAMILY = "spectral_norm"
 ELEMENTS = {torch.float32: "float", torch.float64: "double"}
 THREADS, SCALE_THREADS = 512, 128
 
-# Constants and structures of csrc/cuda/spectral_norm.cuh.
+# Constants and structures of csrc/cuda/spectral_tiles.cuh.
 MAX_LAYERS = 60
 TILE_ROWS, TILE_COLUMNS, SLICE = 16, 128, 128
 _TRANSPOSED, _SEGMENTED, _CHANNELS_LAST, _VECTOR = 1, 2, 4, 8
