@@ -15,6 +15,7 @@ from pathlib import Path
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 CUDA_WANTED = os.environ.get("FASTGAN_CUDA", "auto")
@@ -34,6 +35,18 @@ def find_nvcc() -> Path | None:
 def sources(*patterns: str) -> list[str]:
     """Sorted paths relative to this file, as setuptools requires."""
     return sorted(path.as_posix() for pattern in patterns for path in Path("csrc").glob(pattern))
+
+
+class BuildPython(build_py):
+    """Adds the device code as fastgan/cuda_sources: NVRTC compiles it where fastgan._cuda was not built."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:  # fastgan/_util/nvrtc.py then finds csrc/cuda
+            target = Path(self.build_lib) / "fastgan" / "cuda_sources"
+            target.mkdir(parents=True, exist_ok=True)
+            for source in sources("cuda/*.cuh"):
+                shutil.copy(source, target)
 
 
 class BuildNative(build_ext):
@@ -76,7 +89,7 @@ class BuildNative(build_ext):
 
 
 # A change of these causes a rebuild, and source distributions contain them.
-HEADERS = sources("include/fastgan/*.h")
+HEADERS = sources("include/fastgan/*.h", "cuda/*.cuh")
 # Without -fno-trapping-math GCC 12 does not vectorize the AVX2 clones, since a select might hide a trap: 10 to 20 times
 # slower.
 VECTOR = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
@@ -110,4 +123,4 @@ if CUDA_WANTED != "0" and sys.platform.startswith("linux") and (find_nvcc() or C
 
 # One compiler for each core, or as many as FASTGAN_BUILD_JOBS says.
 ParallelCompile("FASTGAN_BUILD_JOBS").install()
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildNative, "build_py": BuildPython})

@@ -2,7 +2,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdint>
+#include <string_view>
+
 #include "fastgan/device.h"
+#include "fastgan/launch.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -20,4 +24,15 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("driver_version", &cuda_driver_version);
   m.def("devices", &cuda_devices, "All GPUs; empty where no driver is");
   m.def("why_not", &cuda_why_not, py::arg("device"), "Empty when a kernel of this binary runs on the device");
+  m.def("prepare", &prepare_cuda_kernel, py::arg("name"), py::arg("device"), py::arg("shared"),
+        "Allows a kernel that many bytes of shared memory; raises RuntimeError if it cannot run on the device");
+  m.def(
+      "launch",
+      [](const std::string& name, int device, int grid, int block, int shared, bool cooperative, std::uintptr_t stream,
+         const py::bytes& argument) {
+        const std::string_view bytes = argument;
+        launch_cuda_kernel({name, device, grid, block, shared, cooperative, reinterpret_cast<void*>(stream)},
+                           bytes.data(), bytes.size());
+      },
+      "Launches a kernel with the bytes of its structure");
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastgan import __version__, ops
-from fastgan._util import env, native
+from fastgan._util import env, native, nvrtc
 from fastgan.export import targets
 from fastgan.ops import _autotune
 from fastgan.ops._library import Op, registry
@@ -71,14 +71,23 @@ def _gpu() -> str:
         lines.append(_line(True, f"triton {installed('triton')}" + ("" if count else ", unused without a GPU")))
     reason = native.why_not("_cuda")
     if reason is not None:
-        lines.append(_line(False, f"{reason}; only this page uses it" if "not built" in reason else reason))
-        return "\n".join(lines)
+        return "\n".join([*lines, _line(False, reason), _nvrtc()])
     kernels = native.cuda()
     lines.append(_line(True, f"CUDA C++ part, runtime {_version(kernels.runtime_version())}"))
     for device in kernels.devices():
         problem = kernels.why_not(device.index)
         lines.append(_line(not problem, f"CUDA C++ kernels on {device.name}: {problem or 'run'}"))
     return "\n".join(lines)
+
+
+def _nvrtc() -> str:
+    """The line of the library that compiles the CUDA C++ kernels where fastgan._cuda is missing."""
+    try:
+        return _line(
+            True, f"NVRTC {'.'.join(map(str, nvrtc.version()))} compiles the CUDA C++ kernels at their first call"
+        )
+    except RuntimeError as error:
+        return _line(False, f"the CUDA C++ kernels cannot be compiled at run time: {error}")
 
 
 def _version(number: int) -> str:

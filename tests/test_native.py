@@ -7,6 +7,8 @@ import subprocess
 import pytest
 
 from fastgan._util import native
+from fastgan.ops import _cuda
+from fastgan.ops.spectral_norm import cuda
 
 
 def compiler_works():
@@ -38,3 +40,15 @@ def test_a_missing_module_has_a_reason(monkeypatch):
             native.cpu()
     finally:
         native._load.cache_clear()
+
+
+@pytest.mark.skipif(native.why_not("_cuda") is not None, reason="fastgan._cuda was not built")
+def test_the_cuda_module_has_all_kernels_and_checks_their_structures():
+    """Needs no GPU: the arguments are checked first."""
+    launch = native.cuda().launch
+    with pytest.raises(RuntimeError, match="no CUDA kernel is named nothing"):
+        launch("nothing", 0, 1, 32, 0, False, 0, b"")
+    size = 3 * 8 * cuda.MAX_LAYERS + cuda.MAX_LAYERS * cuda._LAYER.size + cuda._REST.size
+    for name in _cuda.KERNELS[cuda.FAMILY]:
+        with pytest.raises(RuntimeError, match=f"{name} takes a structure of {size} bytes, got 1"):
+            launch(name, 0, 1, 32, 0, False, 0, b"x")

@@ -1,6 +1,7 @@
 """The package installed without compiler, Triton and GPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def run(site, code, cwd):
 @pytest.mark.slow
 def test_the_wheel_contains_the_package_and_nothing_else(without_compiler):
     names = zipfile.ZipFile(without_compiler[0]).namelist()
-    for name in ("fastgan/py.typed", "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
+    for name in ("fastgan/py.typed", "fastgan/cuda_sources/spectral_norm.cuh", "fastgan/cuda_sources/primitives.cuh",
+                 "fastgan/report/templates/page.css", "fastgan/report/templates/run.html.j2",
                  "fastgan/data/embedded/t10k-images-idx3-ubyte.gz",
                  "fastgan/data/embedded/LICENSE"):  # fmt: skip
         assert name in names
@@ -62,12 +64,14 @@ def test_it_works_without_compiler_and_triton_and_reports_what_is_missing(withou
         "from fastgan.ops import bias_act\n"
         "x = torch.randn(2, 3, 4, 4, dtype=torch.double, requires_grad=True)\n"
         "torch.autograd.gradcheck(bias_act, (x, torch.randn(3, dtype=torch.double)))\n"
+        "from fastgan._util import nvrtc; print('device code:', *nvrtc.device_sources())\n"
         "from fastgan.doctor import examine; print(examine())"
     )
     said = run(site, code, tmp_path)
     assert str(site) in said
     assert "fastgan._cpu was not built: no working compiler was found" in said
     assert "apt install g++" in said
+    assert re.search(r"device code: .*spectral_norm\.cuh", said)
     assert "triton is not installed" in said
     assert "bias_act             on cpu: reference" in said
 

@@ -7,19 +7,19 @@ Imports no torch: the runtime uses it too.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastgan._util import env
+from fastgan._util.files import locked
 from fastgan.errors import first_line
 
 #: Runs a candidate once.
@@ -56,7 +56,7 @@ class Store:
         self._values = {**self._values, key: dict(value)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path.with_suffix(".lock")):
+            with locked(self.path.with_suffix(".lock")):
                 self._values = {**self._values, **self._read(), key: dict(value)}
                 self._write()
         except OSError as error:
@@ -119,17 +119,6 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
         return {str(name): str(value) for name, value in hardware.items()}, values
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a file of measurements: {error}") from error
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock against other processes and threads, where the system has flock. Elsewhere there is no lock."""
-    with path.open("a") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 # --- selection -------------------------------------------------------------------------------------------------------

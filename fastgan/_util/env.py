@@ -11,11 +11,12 @@ from pathlib import Path
 VARIABLES = {
     "FASTGAN_BACKEND": (
         "",
-        "force one back-end for every op: reference, cpp, triton (debugging; raises if it cannot run)",
+        "force one back-end for every op: reference, cpp, cuda, triton (debugging; raises if it cannot run)",
     ),
     "FASTGAN_CACHE": (
         "",
-        "data sets, networks and autotune measurements (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
+        "data sets, networks, compiled kernels and autotune measurements"
+        " (default: $XDG_CACHE_HOME/fastgan or ~/.cache/fastgan)",
     ),
     "FASTGAN_DEBUG": ("", "1 shows tracebacks, like --debug"),
     "LOCAL_RANK": ("0", "rank of the process within its host, and so its GPU (set by torchrun)"),
@@ -40,7 +41,7 @@ def flag(name: str) -> bool:
 
 
 def cache_dir() -> Path:
-    """The directory for fetched data and networks, and for autotune measurements. It need not exist yet."""
+    """The directory for fetched data and networks, compiled kernels and measurements. It need not exist yet."""
     if own := read("FASTGAN_CACHE"):
         return Path(own)
     base = read("XDG_CACHE_HOME")

@@ -10,6 +10,9 @@ from types import ModuleType
 DTYPE_CODES = {"float32": 0, "float64": 1}
 
 
+_COMPILERS = {"_cpu": "compiler", "_cuda": "nvcc"}
+
+
 @functools.cache
 def _load(name: str) -> tuple[ModuleType | None, str | None]:
     try:
@@ -17,7 +20,7 @@ def _load(name: str) -> tuple[ModuleType | None, str | None]:
         importlib.import_module("torch")
         return importlib.import_module(f"fastgan.{name}"), None
     except ModuleNotFoundError:
-        return None, f"fastgan.{name} was not built: no working compiler was found when fastgan was installed"
+        return None, f"fastgan.{name} was not built: no working {_COMPILERS[name]} was found when fastgan was installed"
     except ImportError as error:
         return None, f"fastgan.{name} does not load: {error}"
 

@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm as TorchParametrizatio
 
 from fastgan.errors import UsageError
 from fastgan.nn.plain_tensor import is_plain_tensor
-from fastgan.ops import power_iteration, spectral_scale
+from fastgan.ops import power_iteration, spectral_normalize
 
 TorchHook = sys.modules["torch.nn.utils.spectral_norm"].SpectralNorm  # the function of the same name hides the module
 
@@ -71,14 +71,14 @@ def normalize(
             _normalize_plain(*one, iterations, options)
             for one in zip(weights, vectors[::2], vectors[1::2], dims, strict=True)
         ]
-    uv, sigma = power_iteration(
+    scaled, uv, sigma = spectral_normalize(
         weights, torch.cat(vectors), dims, iterations=iterations, v_first=options.v_first, eps=options.eps
     )
     # On a GPU this would wait for the device: there the loss becomes NaN, and the buffers keep their values too.
     if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
         _check(names, sigma)
     parts = uv.split([len(vector) for vector in vectors])
-    return list(zip(spectral_scale(weights, uv, sigma, dims), parts[::2], parts[1::2], strict=True))
+    return list(zip(scaled, parts[::2], parts[1::2], strict=True))
 
 
 def _normalize_plain(
@@ -190,7 +190,7 @@ class SpectralNorm(_Norm, nn.Module):
         return own.train(norm.training)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """weight / sigma, in the layout that `fastgan.ops.spectral_scale` gives."""
+        """weight / sigma, in the layout that `fastgan.ops.spectral_normalize` gives."""
         return self.weight_of(weight, self._u, self._v, self.training)
 
     def right_inverse(self, value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from fastgan.ops.conv import (
     conv_transpose2d,
 )
 from fastgan.ops.norm_penalty import norm_penalty
-from fastgan.ops.spectral_norm import power_iteration, spectral_scale
+from fastgan.ops.spectral_norm import power_iteration, spectral_normalize, spectral_scale
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,5 +25,6 @@ __all__ = [
     "conv_transpose2d",
     "norm_penalty",
     "power_iteration",
+    "spectral_normalize",
     "spectral_scale",
 ]

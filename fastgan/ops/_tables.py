@@ -21,9 +21,11 @@ class Tables:
 
     While a CUDA graph is captured nothing runs: a captured table is filled by each replay and by nothing else. Hence
     captured tables are made anew and never cached. Their device memory belongs to the graph, like that of any captured
-    tensor, but each replay copies from the pinned memory again. Since nothing reports when a graph is deleted, that
-    pinned memory is never freed. It is taken from a reserve that ordinary calls allocate, because allocating pinned
-    memory queries the events of other copies, which is forbidden during a capture.
+    tensor, but each replay copies from the pinned memory again: a copy on another stream, outside of the graph, has to
+    be finished before the first replay, so the host would have to wait for it during the capture. (The CUDA C++ kernels
+    take addresses in their arguments and need no table.) Since nothing reports when a graph is deleted, the pinned
+    memory is never freed. It is taken from a reserve that ordinary calls allocate, because allocating pinned memory
+    queries the events of other copies, which is forbidden during a capture.
     """
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from fastgan.ops import (
     conv_transpose2d,
     norm_penalty,
     power_iteration,
+    spectral_normalize,
     spectral_scale,
 )
 from fastgan.testing.case import FLOATS, Cost, Inputs, Normal, OpCase, Shape
@@ -285,18 +287,22 @@ def _spectral_cases() -> Iterator[OpCase]:
         "transposed": ([1], (6, 5, 4, 3), []),
         "group": ([0, 1, 0], (9, 4, 3, 3), [(8, 5, 2, 6), (11, 12)]),
     }
-    for name, (dims, shape, others) in groups.items():
+    uses = {
+        "spectral_norm": (_spectral_norm, {"power_iteration": 2, "spectral_scale": 2, "spectral_scale_grad": 3}),
+        "spectral_normalize": (_spectral_normalize, {"spectral_normalize": 2, "spectral_scale_grad": 3}),
+    }
+    for (use, (call, calls)), (name, (dims, shape, others)) in itertools.product(uses.items(), groups.items()):
         yield OpCase(
-            name=f"spectral_norm-{name}",
-            ops=("power_iteration", "spectral_scale", "spectral_scale_grad"),
+            name=f"{use}-{name}",
+            ops=tuple(calls),
             make=functools.partial(_weights, dims=dims, others=others),
-            call=functools.partial(_spectral_norm, dims=dims),
+            call=functools.partial(call, dims=dims),
             plain=functools.partial(_spectral_norm_plain, dims=dims),
             shape=shape,
             curved=True,
             cost=_no_cost,
-            penalty_calls={"power_iteration": 2, "spectral_scale": 2, "spectral_scale_grad": 3},
-            dtypes={"reference": FLOATS, "cpp": FLOATS, "triton": FLOATS},
+            penalty_calls=calls,
+            dtypes={"reference": FLOATS, "cpp": FLOATS, "cuda": FLOATS, "triton": FLOATS},
             mixed=False,
             couples=True,
             least_images=1,
@@ -326,10 +332,18 @@ def _weights(normal: Normal, shape: Shape, dims: list[int], others: list[Shape])
 
 
 def _spectral_norm(*weights: Tensor, dims: list[int]) -> Tensor:
-    uv = torch.cat([part for w, dim in zip(weights, dims, strict=True) for part in _vectors(w, dim)])
-    uv, sigma = power_iteration(list(weights), uv, dims, iterations=0)
+    uv, sigma = power_iteration(list(weights), _flat_vectors(weights, dims), dims, iterations=0)
     x, *others = spectral_scale(list(weights), uv, sigma, dims)
     return _with_one_of(x, others)
+
+
+def _spectral_normalize(*weights: Tensor, dims: list[int]) -> Tensor:
+    (x, *others), _, _ = spectral_normalize(list(weights), _flat_vectors(weights, dims), dims, iterations=0)
+    return _with_one_of(x, others)
+
+
+def _flat_vectors(weights: tuple[Tensor, ...], dims: list[int]) -> Tensor:
+    return torch.cat([part for w, dim in zip(weights, dims, strict=True) for part in _vectors(w, dim)])
 
 
 def _spectral_norm_plain(*weights: Tensor, dims: list[int]) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fastgan._util import env, native
+from fastgan.ops import _cuda
 from fastgan.testing.case import OpCase
 from fastgan.testing.cases import CASES
 
@@ -43,6 +44,8 @@ def targets() -> list[Target]:
         found.append(Target("cuda", "reference"))
         if importlib.util.find_spec("triton"):
             found.append(Target("cuda", "triton"))
+        if _cuda.why_not("spectral_norm", torch.zeros(1, device="cuda"), (torch.float32,)) is None:
+            found.append(Target("cuda", "cuda"))
     forced = env.read("FASTGAN_BACKEND")
     return [target for target in found if forced in ("", target.backend)]
 

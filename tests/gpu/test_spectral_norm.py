@@ -1,9 +1,9 @@
-"""Spectral normalization where a GPU differs from the interpreter: graphs, tables on the device, big offsets."""
+"""Spectral normalization where a GPU differs from interpreter and emulation: graphs, streams, tables, big offsets."""
 
 import pytest
 import torch
 
-from fastgan.ops import power_iteration, spectral_scale
+from fastgan.ops import power_iteration, spectral_normalize, spectral_scale
 from fastgan.ops._tables import CAPACITY, RESERVE, tables
 
 # A discriminator of 64² images and layers of very different sizes: shape, dimension of the rows, channels_last.
@@ -20,6 +20,12 @@ GROUP = [
 ]
 
 
+@pytest.fixture(autouse=True, params=["cuda", "triton"])
+def backend(request, monkeypatch):
+    monkeypatch.setenv("FASTGAN_BACKEND", request.param)
+    return request.param
+
+
 def make(seed=0, scale=1.0):
     generator = torch.Generator().manual_seed(seed)
     weights, parts = [], []
@@ -34,7 +40,8 @@ def make(seed=0, scale=1.0):
 def step(weights, uv, dims, dy, iterations=1):
     new, sigma = power_iteration(weights, uv, dims, iterations=iterations)
     scaled = spectral_scale(weights, new, sigma, dims)
-    return new, sigma, *scaled, *torch.autograd.grad(scaled, weights, dy)
+    at_once, *_ = spectral_normalize(weights, uv, dims, iterations=iterations)
+    return new, sigma, *scaled, *at_once, *torch.autograd.grad(scaled, weights, dy)
 
 
 def assert_same_bits(got, want):
@@ -59,7 +66,7 @@ def test_nothing_waits_for_the_device(no_waiting):
         step(*others)
 
 
-def test_streams_share_no_table():
+def test_streams_share_no_table_and_no_counter():
     inputs = *make(), make(1)[0]
     expected = step(*inputs)
     torch.cuda.synchronize()
@@ -68,6 +75,26 @@ def test_streams_share_no_table():
         got = step(*inputs)
     side.synchronize()
     assert_same_bits(got, expected)
+
+
+def test_graphs_of_two_streams_run_at_once():
+    """Each captured launch of the cooperative kernels has a counter of its own."""
+    inputs = *make(), make(1)[0]
+    expected = step(*inputs)
+    graphs, results, streams = [], [], []
+    for _ in range(2):
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1]):
+            results.append(step(*inputs))
+        streams.append(torch.cuda.Stream())
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for stream, graph in zip(streams, graphs, strict=True):
+            with torch.cuda.stream(stream):
+                graph.replay()
+    torch.cuda.synchronize()
+    for result in results:
+        assert_same_bits(result, expected)
 
 
 def test_captured_graphs_use_current_weights_and_do_not_depend_on_cached_tables():

@@ -48,6 +48,8 @@ for job in map(json.loads, sys.stdin):
         file.flush()
         answer["usage"] = subprocess.check_output([TOOL, "--dump-resource-usage", file.name], text=True)
     answer["products"] = any(name in ptx for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma"))
+    answer["wide"] = {kind: ptx.count(f"{kind}.global.v4.b32") + ptx.count(f"{kind}.global.v2.b64")
+                      for kind in ("ld", "st")}
     answer["asynchronous"] = "cp.async.c" in ptx and ", 0x10," in ptx
     answer["target"] = next(line for line in ptx.splitlines() if line.startswith(".target"))
     # Not in the PTX, where a float32 constant is already folded into a double, with its rounding.
@@ -127,6 +129,23 @@ def spectral_jobs(arch, element, layers=16):
         for kernel, first, second in variants
         if kernel in SPECTRAL[:2] or (first and second)  # the other kernels do not have these options
     ]
+
+
+@pytest.mark.parametrize("element", ["fp32", "fp64"])
+def test_spectral_kernels_load_16_bytes_at_a_time(element):
+    """In the branches for weights whose rows are multiples of 16 bytes."""
+    jobs = spectral_jobs(90, element)
+    each = 16 * 128 // 128 * (4 if element == "fp32" else 8) // 16  # of 16 × 128 elements by 128 threads
+    expected = {
+        "spectral_product_kernel": (2 * each, 0),  # M x and Mᵀ x
+        "spectral_scale_kernel": (each, each),
+        "spectral_inner_kernel": (2 * each, 0),  # W and dY
+        "spectral_grad_kernel": (each, each),
+    }
+    for one, answer in zip(jobs, compile_all(jobs), strict=True):
+        loads, stores = expected.get(one["kernel"], (0, 0))
+        assert answer["wide"]["ld"] >= loads, one
+        assert answer["wide"]["st"] >= stores, one
 
 
 PENALTY = ["sample_dot_kernel", "dot_finish_kernel", "penalty_finish_kernel", "sample_scale_kernel"]

@@ -2,16 +2,20 @@
 
 import itertools
 
+import emulated
 import pytest
 import torch
 
 from fastgan.ops._library import registry
-from fastgan.ops.spectral_norm import power_iteration, reference, spectral_scale
+from fastgan.ops.spectral_norm import power_iteration, reference, spectral_normalize, spectral_scale
 from fastgan.ops.spectral_norm import triton as back_end
-from fastgan.testing.targets import targets
+from fastgan.ops.spectral_norm.layout import MatrixLayout
+from fastgan.testing.targets import Target, targets
 from fastgan.testing.tolerances import assert_as_good_as
 
-TARGETS = [target for target in targets() if target.backend != "reference"]
+# CUDA C++ on the CPU is the emulation of tests/emulated.py.
+EMULATED = [Target("cpu", "cuda")] if emulated.compiler() else []
+TARGETS = [*(target for target in targets() if target.backend != "reference"), *EMULATED]
 TRITON = [target for target in TARGETS if target.backend == "triton"]
 FAST, CHANNELS = torch.contiguous_format, torch.channels_last
 
@@ -36,6 +40,13 @@ DISCRIMINATOR = [
     ((24, 64), 0, FAST),
 ]
 GROUPS = {"unusual": UNUSUAL, "discriminator": DISCRIMINATOR}
+
+
+@pytest.fixture(autouse=True)
+def _emulated_gpu(request, monkeypatch):
+    params = getattr(getattr(request.node, "callspec", None), "params", {})
+    if params.get("target") in EMULATED:
+        emulated.install(monkeypatch, emulated.EmulatedKernels())
 
 
 def make(group, target, dtype=torch.float32, seed=0):
@@ -99,6 +110,39 @@ def test_scaling_and_gradient_are_as_good_as_the_reference(target, group, dtype)
         for w, result, other, exact in zip(weights, results, plains, truths, strict=True):
             assert result.stride() == w.stride()
             assert_as_good_as(result, other, exact, terms=w.numel(), what=str(list(w.shape)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_rounded_weights_and_their_gradient(target, group, dtype):
+    """The same bits as a cast after the op, forward and backward, and with a derivative of second order."""
+    weights, uv, dims = make(GROUPS[group], target)
+    dy = [g.to(dtype) for g in make(GROUPS[group], target, seed=1)[0]]
+    leaves = [w.requires_grad_() for w in weights]
+    rounded, *vectors = spectral_normalize(leaves, uv, dims, dtype=dtype)
+    scaled, *others = spectral_normalize(leaves, uv, dims)
+    assert all(torch.equal(a, b) for a, b in zip(vectors, others, strict=True))
+    assert all(a.dtype == dtype and torch.equal(a, b.to(dtype)) for a, b in zip(rounded, scaled, strict=True))
+    assert [a.stride() for a in rounded] == [w.stride() for w in weights]
+    gradients = torch.autograd.grad(rounded, leaves, dy)
+    expected = torch.autograd.grad([y.to(dtype) for y in scaled], leaves, dy)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_second_order_of_rounded_weights(target):
+    weights, uv, dims = make(DISCRIMINATOR[:2], target)
+    found = []
+    for after in (False, True):
+        leaves = [w.detach().clone(memory_format=torch.preserve_format).requires_grad_() for w in weights]
+        scaled = spectral_normalize(leaves, uv, dims, dtype=None if after else torch.bfloat16)[0]
+        scaled = [y.to(torch.bfloat16) for y in scaled]
+        loss = sum((y.float() ** 3).sum() for y in scaled)
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum((g**2).sum() for g in first), leaves))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # from NumPy, in Triton's interpreter
@@ -176,7 +220,7 @@ def test_the_fields_of_the_table_have_the_order_that_the_kernels_read(target):
     from fastgan.ops.spectral_norm import triton_kernels
 
     u, v = ([f"{name}.{field}" for field in back_end.VectorLayout._fields] for name in "uv")
-    fields = ["w", "dy", "out", *back_end.WeightLayout._fields[:-2], *u, *v]
+    fields = ["w", "dy", "out", *MatrixLayout._fields, "tiles", "chunks", "wide", *u, *v]
     for at, field in enumerate(fields):
         first, _, second = field.upper().partition(".")
         number = getattr(triton_kernels, first).value + (getattr(triton_kernels, second).value if second else 0)

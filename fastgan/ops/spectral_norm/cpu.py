@@ -10,7 +10,8 @@ from torch import Tensor
 from fastgan._util import native
 from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense, empty, memory_format
+from fastgan.ops._memory_format import memory_format
+from fastgan.ops.spectral_norm.layout import cast, dense_weights, empty_weights, like_weights
 
 
 def _why_not(weights: list[Tensor], *rest) -> str | None:
@@ -18,14 +19,6 @@ def _why_not(weights: list[Tensor], *rest) -> str | None:
     if any(dim > 1 and memory_format(w) is torch.channels_last for w, dim in zip(weights, dims, strict=True)):
         return "a channels_last weight has its rows along height or width"
     return why_no_cpp(weights[0])
-
-
-def _dense(x: Tensor) -> Tensor:
-    return dense(x, memory_format(x))
-
-
-def _empty(x: Tensor) -> Tensor:
-    return empty(x, memory_format(x))
 
 
 def _layers(kernels, weights: list[Tensor], dims: list[int]):
@@ -50,7 +43,7 @@ def _layers(kernels, weights: list[Tensor], dims: list[int]):
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
     kernels = native.cpu()
-    weights = [_dense(w) for w in weights]
+    weights = dense_weights(weights)
     new, sigma = uv.clone(memory_format=torch.contiguous_format), uv.new_empty(len(weights))
     kernels.power_iteration(
         _layers(kernels, weights, dims), CPP_DTYPES[uv.dtype], torch.get_num_threads(), iterations, v_first, eps,
@@ -61,9 +54,9 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
 def spectral_scale(weights, uv, sigma, dims):
     kernels = native.cpu()
-    weights = [_dense(w) for w in weights]
+    weights = dense_weights(weights)
     sigma = sigma.contiguous()
-    scaled = [_empty(w) for w in weights]
+    scaled = empty_weights(weights)
     kernels.spectral_scale(
         [w.data_ptr() for w in weights], [y.data_ptr() for y in scaled], [w.numel() for w in weights],
         CPP_DTYPES[uv.dtype], torch.get_num_threads(), sigma.data_ptr(),
@@ -71,11 +64,17 @@ def spectral_scale(weights, uv, sigma, dims):
     return scaled
 
 
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    scaled = spectral_scale(weights, uv, sigma, dims)
+    return [uv, sigma, *(scaled if dtype is None else cast(scaled, dtype))]
+
+
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
     kernels = native.cpu()
-    weights = [_dense(w) for w in weights]
-    dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
-    dw = [_empty(w) for w in weights]
+    weights = dense_weights(weights)
+    dy = like_weights(dy, weights)
+    dw = empty_weights(weights)
     uv, sigma = uv.contiguous(), sigma.contiguous()
     kernels.spectral_scale_grad(
         _layers(kernels, weights, dims), [g.data_ptr() for g in dy], [d.data_ptr() for d in dw],
@@ -85,5 +84,6 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
 
 
 POWER_ITERATION = Kernel("cpp", power_iteration, _why_not)
+NORMALIZE = Kernel("cpp", spectral_normalize, _why_not)
 SCALE = Kernel("cpp", spectral_scale, _why_not)
 SCALE_GRAD = Kernel("cpp", spectral_scale_grad, lambda dy, *rest: _why_not(*rest))

@@ -4,10 +4,12 @@ A group is L weights of one dtype on one device. Weight l of any shape is a matr
 `dims[l]` (the outputs: 0, or 1 of a transposed convolution) gives the rows, the others in their order the columns.
 u [rows] and v [columns] are the current estimates of its singular vectors. All are in one flat tensor uv: u_0, v_0, ...
 
-    power_iteration  from u and v, `iterations` times: u = W v / ‖W v‖, v = Wᵀu / ‖Wᵀu‖ (v before u, if `v_first`),
-                     with norms of at least eps; then sigma = uᵀ W v
-    spectral_scale   W / sigma
-    its gradient     (dY − ⟨dY, W⟩ / sigma · u vᵀ) / sigma, the derivative through sigma with u and v held constant
+    power_iteration      from u and v, `iterations` times: u = W v / ‖W v‖, v = Wᵀu / ‖Wᵀu‖ (v before u, if `v_first`),
+                         with norms of at least eps; then sigma = uᵀ W v
+    spectral_scale       W / sigma
+    spectral_normalize   both
+    spectral_scale_grad  (dY − ⟨dY, W⟩ / sigma · u vᵀ) / sigma, the derivative of W / sigma through sigma with u and v
+                         held constant
 
 The arithmetic is in the weights' dtype. A matrix in which an iteration meets NaN or infinity keeps its u and v, and its
 sigma is NaN.
@@ -64,14 +66,33 @@ def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[
     return [dense(weight / sigma[i], memory_format(weight)) for i, weight in enumerate(weights)]
 
 
+def spectral_normalize(
+    weights: list[Tensor],
+    uv: Tensor,
+    dims: list[int],
+    iterations: int,
+    v_first: bool,
+    eps: float,
+    dtype: torch.dtype | None,
+) -> list[Tensor]:
+    """New uv, sigma, and W / sigma for each weight, rounded to dtype (None: the weights')."""
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    scaled = spectral_scale(weights, uv, sigma, dims)
+    return [uv, sigma, *(scaled if dtype is None else [y.to(dtype) for y in scaled])]
+
+
 def spectral_scale_grad(
     dy: list[Tensor], weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]
 ) -> list[Tensor]:
-    """The gradient of each weight for the cotangents dy of the scaled weights; sigma is uᵀ W v of these weights."""
+    """The gradient of each weight for the cotangents dy of the scaled weights; sigma is uᵀ W v of these weights.
+
+    dy has the dtype of W / sigma, which may have been rounded; the gradients have that of the weights.
+    """
     gradients = []
     vectors = split(uv, weights, dims)
     for i, (g, weight, dim) in enumerate(zip(dy, weights, dims, strict=True)):
         u, v = vectors[i]
+        g = g.to(weight.dtype)
         shape = [weight.shape[dim], *(n for d, n in enumerate(weight.shape) if d != dim)]
         outer = torch.outer(u, v).view(shape).movedim(0, dim)
         inner = (g * weight).sum() / sigma[i]

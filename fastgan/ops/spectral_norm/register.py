@@ -1,5 +1,5 @@
 """Spectral normalization as ops: power_iteration (constant to autograd) and spectral_scale → spectral_scale_grad →
-plain PyTorch."""
+plain PyTorch. spectral_normalize is the first two at once: a GPU then reads the weights once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
-from fastgan.ops._memory_format import empty, memory_format
-from fastgan.ops.spectral_norm import cpu, reference, triton
+from fastgan.ops.spectral_norm import cpu, cuda, reference, triton
+from fastgan.ops.spectral_norm.layout import empty_weights
 
 # --- power iteration -------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ power_iteration_op = define_op(
     reference=reference.power_iteration,
     fake=_fake_iteration,
     gradient=Gradient(_save_nothing, _constant),
-    kernels=(cpu.POWER_ITERATION, triton.POWER_ITERATION),
+    kernels=(cpu.POWER_ITERATION, cuda.POWER_ITERATION, triton.POWER_ITERATION),
 )
 
 
@@ -64,7 +64,7 @@ def _scale_formula(ctx, dy):
 
 
 def _fake_scale(weights, uv, sigma, dims):
-    return [empty(weight, memory_format(weight)) for weight in weights]
+    return empty_weights(weights)
 
 
 spectral_scale_op = define_op(
@@ -72,11 +72,40 @@ spectral_scale_op = define_op(
     reference=reference.spectral_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_scale, _scale_formula),
-    kernels=(cpu.SCALE, triton.SCALE),
+    kernels=(cpu.SCALE, cuda.SCALE, triton.SCALE),
 )
 
 
-# --- its gradient ----------------------------------------------------------------------------------------------------
+# --- both at once ----------------------------------------------------------------------------------------------------
+
+
+def _save_normalize(ctx, inputs, output):
+    weights, _, ctx.dims, *_ = inputs
+    uv, sigma, *_ = output
+    ctx.save_for_backward(*weights, uv, sigma)
+
+
+def _normalize_formula(ctx, gradients):
+    # uv and sigma are constant, as power_iteration's.
+    weights, *_ = _scale_formula(ctx, gradients[2:])
+    return weights, None, None, None, None, None, None
+
+
+def _fake_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
+    return [*_fake_iteration(weights, uv, dims, iterations, v_first, eps), *empty_weights(weights, dtype)]
+
+
+spectral_normalize_op = define_op(
+    "spectral_normalize(Tensor[] weights, Tensor uv, int[] dims, int iterations, bool v_first, float eps,"
+    " ScalarType? dtype) -> Tensor[]",
+    reference=reference.spectral_normalize,
+    fake=_fake_normalize,
+    gradient=Gradient(_save_normalize, _normalize_formula),
+    kernels=(cpu.NORMALIZE, cuda.NORMALIZE, triton.NORMALIZE),
+)
+
+
+# --- the gradient of W / sigma ---------------------------------------------------------------------------------------
 
 
 def _save_grad(ctx, inputs, output):
@@ -94,19 +123,20 @@ def _grad_formula(ctx, ddw):
     for i, t in enumerate(ddw):
         if t is None:
             continue
-        g, w, dim = dy[i], weights[i], ctx.dims[i]
+        w, dim = weights[i], ctx.dims[i]
+        g = dy[i].to(w.dtype)
         u, v = vectors[i]
         shape = [w.shape[dim], *(n for d, n in enumerate(w.shape) if d != dim)]
         outer = torch.outer(u, v).view(shape).movedim(0, dim)
         s = torch.dot(u, torch.mv(reference.matrix(w, dim), v))
         along, inner = (t * outer).sum(), (g * w).sum()
-        d_dy[i] = (t - along / s * w) / s
+        d_dy[i] = ((t - along / s * w) / s).to(dy[i].dtype)
         d_weights[i] = -((t * g).sum() * outer + along * g) / s**2 + 2 * inner * along / s**3 * outer
     return d_dy, d_weights, None, None, None
 
 
 def _fake_grad(dy, weights, uv, sigma, dims):
-    return [empty(weight, memory_format(weight)) for weight in weights]
+    return empty_weights(weights)
 
 
 spectral_scale_grad_op = define_op(
@@ -114,7 +144,7 @@ spectral_scale_grad_op = define_op(
     reference=reference.spectral_scale_grad,
     fake=_fake_grad,
     gradient=Gradient(_save_grad, _grad_formula),
-    kernels=(cpu.SCALE_GRAD, triton.SCALE_GRAD),
+    kernels=(cpu.SCALE_GRAD, cuda.SCALE_GRAD, triton.SCALE_GRAD),
 )
 
 
@@ -140,12 +170,33 @@ def power_iteration(
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/spectral_norm/reference.py.
     """
     _check(weights, uv, dims)
-    if iterations < 0:
-        raise bad("iterations", "a whole number >= 0", iterations)
-    if not eps > 0:
-        raise bad("eps", "a number > 0", eps)
+    _check_iteration(iterations, eps)
     with torch.no_grad():
         return power_iteration_op([w.detach() for w in weights], uv.detach(), dims, iterations, v_first, eps)
+
+
+def spectral_normalize(
+    weights: list[Tensor],
+    uv: Tensor,
+    dims: list[int],
+    *,
+    iterations: int = 1,
+    v_first: bool = False,
+    eps: float = 1e-12,
+    dtype: torch.dtype | None = None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """`power_iteration`, and `spectral_scale` with its results, as one op: (weights / sigma, uv, sigma).
+
+    Arguments, errors and arithmetic are those of the two functions; uv and sigma are constant to autograd.
+    dtype: bfloat16 or float16 to round weights / sigma to it, as autocast would before a convolution; their gradients
+    then have that dtype, those of the weights have theirs. None is the weights' dtype.
+    """
+    _check(weights, uv, dims)
+    _check_iteration(iterations, eps)
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise bad("dtype", "bfloat16, float16 or None", dtype)
+    uv, sigma, *scaled = spectral_normalize_op(weights, uv.detach(), dims, iterations, v_first, eps, dtype)
+    return scaled, uv.detach(), sigma.detach()
 
 
 def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[int]) -> list[Tensor]:
@@ -158,6 +209,13 @@ def spectral_scale(weights: list[Tensor], uv: Tensor, sigma: Tensor, dims: list[
     if sigma.shape != (len(weights),):
         raise bad("sigma", f"[{len(weights)}]", list(sigma.shape))
     return spectral_scale_op(weights, uv, sigma, dims)
+
+
+def _check_iteration(iterations: int, eps: float) -> None:
+    if iterations < 0:
+        raise bad("iterations", "a whole number >= 0", iterations)
+    if not eps > 0:
+        raise bad("eps", "a number > 0", eps)
 
 
 def _check(weights: list[Tensor], uv: Tensor, dims: list[int]) -> None:

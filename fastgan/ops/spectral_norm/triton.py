@@ -6,7 +6,6 @@ The kernels read a table on the device with the addresses, sizes and strides of 
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +15,18 @@ from torch import Tensor
 from fastgan._util import env
 from fastgan.ops._launch import FP_FUSION, blocks, on, why_no_triton
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops._tables import tables
+from fastgan.ops.spectral_norm.layout import (
+    MatrixLayout,
+    WeightShape,
+    cast,
+    dense_weights,
+    empty_weights,
+    like_weights,
+    matrix_layout,
+    weight_shapes,
+    why_no_matrix,
+)
 
 _FLOATS = (torch.float32, torch.float64)
 _BLOCK_R, _BLOCK_C = 16, 128  # rows and columns that a program loads at a time
@@ -39,16 +48,9 @@ class VectorLayout(NamedTuple):
 
 
 class WeightLayout(NamedTuple):
-    """A weight as the matrix M in memory; triton_kernels.py describes the fields."""
+    """A weight in memory, and its part of each launch; triton_kernels.py describes the fields."""
 
-    rows: int
-    columns: int
-    transposed: bool
-    pitch: int
-    inner: int
-    outer: int
-    v_inner: int
-    v_outer: int
+    matrix: MatrixLayout
     tiles: int  # the first program of a launch over tiles of M, and of one over chunks of memory
     chunks: int
     u: VectorLayout
@@ -67,34 +69,13 @@ class LaunchPlan:
     chunks: int
 
 
-class WeightShape(NamedTuple):
-    """The sizes of a weight, the dimension of its rows, and whether it is channels_last."""
-
-    sizes: torch.Size
-    dim: int
-    channels_last: bool
-
-
-def _matrix_layout(shape: WeightShape) -> tuple[int, int, bool, int, int, int, int, int]:
-    """The fields of WeightLayout from `rows` to `v_outer`."""
-    sizes, dim, channels_last = shape
-    rows = sizes[dim]
-    columns = math.prod(sizes) // rows
-    length = math.prod(sizes[dim + 1 :])
-    if channels_last and dim == 0:
-        channels = sizes[1]
-        return rows, columns, False, columns, channels, channels, columns // channels, 1
-    if channels_last or length == 1:
-        return columns, rows, True, rows, rows, 0, 1, 0
-    return rows, columns, False, length, length, rows * length, 1, length
-
-
 @functools.lru_cache(maxsize=256)
 def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
     layers = []
     at = scratch = u_items = v_items = tiles = chunks = 0
     for shape in shapes:
-        rows, columns, transposed, pitch, inner, outer, v_inner, v_outer = _matrix_layout(shape)
+        matrix = matrix_layout(shape)
+        rows, columns, transposed = matrix[:3]
         across, down = blocks(columns, _BLOCK_C * _REPEATS), blocks(rows, _BLOCK_R * _REPEATS)
         # A program of M x has a block of rows and gives one of `across` parts of each; one of Mᵀ x has columns.
         left = rows, across, blocks(rows, _BLOCK_R) * across
@@ -104,36 +85,18 @@ def make_launch_plan(shapes: tuple[WeightShape, ...]) -> LaunchPlan:
         scratch += u_size * u_parts
         v = VectorLayout(v_items, at + u_size, v_size, scratch, v_parts)
         scratch += v_size * v_parts
-        layers.append(
-            WeightLayout(rows, columns, transposed, pitch, inner, outer, v_inner, v_outer, tiles, chunks, u, v)
-        )
+        layers.append(WeightLayout(matrix, tiles, chunks, u, v))
         at, u_items, v_items = at + u_size + v_size, u_items + u_more, v_items + v_more
         tiles += blocks(rows, _BLOCK_R) * across
         chunks += blocks(rows * columns, _BLOCK_R * _BLOCK_C * _REPEATS)
     return LaunchPlan(tuple(layers), scratch, u_items, v_items, tiles, chunks)
 
 
-def _shapes(weights: list[Tensor], dims: list[int]) -> tuple[WeightShape, ...]:
-    return tuple(
-        WeightShape(w.shape, dim, memory_format(w) is torch.channels_last) for w, dim in zip(weights, dims, strict=True)
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def _unsupported(shapes: tuple[WeightShape, ...]) -> str | None:
-    for i, (sizes, dim, channels_last) in enumerate(shapes):
-        if channels_last and dim > 1:
-            return f"weight {i} is channels_last and has its rows along dimension {dim}, not 0 or 1"
-        if max(sizes[dim], math.prod(sizes) // sizes[dim]) >= 1 << 30:
-            return f"weight {i} {list(sizes)} has 2^30 rows or columns"
-    return None
-
-
 def _why_not(weights: list[Tensor], dims: list[int]) -> str | None:
     reason = why_no_triton(weights[0], _FLOATS)
     if reason is None and weights[0].is_cuda and env.flag("TRITON_INTERPRET"):
         reason = "Triton's interpreter cannot read addresses of a GPU"
-    return reason or _unsupported(_shapes(weights, dims))
+    return reason or why_no_matrix(weight_shapes(weights, dims))
 
 
 def _kernels():
@@ -142,21 +105,16 @@ def _kernels():
     return triton_kernels
 
 
-def _dense(x: Tensor) -> Tensor:
-    return dense(x, memory_format(x))
-
-
-def _empty(x: Tensor) -> Tensor:
-    return empty(x, memory_format(x))
-
-
 def _table(plan: LaunchPlan, weights: list[Tensor], dy: list[Tensor], out: list[Tensor]) -> Tensor:
     """The table: a row for each weight. Kernels that use no DY or OUT get the weights' addresses there."""
     addresses = tuple((w.data_ptr(), g.data_ptr(), y.data_ptr()) for w, g, y in zip(weights, dy, out, strict=True))
 
     def numbers() -> list[int]:
-        rows = zip(addresses, plan.layers, strict=True)
-        return [int(n) for three, layer in rows for n in (*three, *layer[:-2], *layer.u, *layer.v)]
+        rows = []
+        for three, layer in zip(addresses, plan.layers, strict=True):
+            wide = layer.matrix.is_wide(weights[0].element_size()) and not any(address % 16 for address in three)
+            rows += [*three, *layer.matrix, layer.tiles, layer.chunks, wide, *layer.u, *layer.v]
+        return list(map(int, rows))
 
     return tables.get(weights[0].device, (plan, addresses), numbers)
 
@@ -166,8 +124,8 @@ def _layers(plan: LaunchPlan) -> dict[str, int]:
 
 
 def power_iteration(weights, uv, dims, iterations, v_first, eps):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights, uv = [_dense(w) for w in weights], uv.contiguous()
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights, uv = dense_weights(weights), uv.contiguous()
     sums, sigma = uv.new_empty(plan.scratch), uv.new_empty(len(weights))
     kernels = _kernels()
     vectors = {"BLOCK": _VECTOR, "BLOCK_P": _BLOCK_P, "num_warps": 8, **FP_FUSION}
@@ -195,20 +153,25 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
 
 def spectral_scale(weights, uv, sigma, dims):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights, sigma = [_dense(w) for w in weights], sigma.contiguous()
-    scaled = [_empty(w) for w in weights]
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights, sigma = dense_weights(weights), sigma.contiguous()
+    scaled = empty_weights(weights)
     with on(sigma):
         table = _table(plan, weights, weights, scaled)
         _kernels().spectral_scale_kernel[(plan.chunks,)](table, sigma=sigma, **_layers(plan), **_CHUNK)
     return scaled
 
 
+def spectral_normalize(weights, uv, dims, iterations, v_first, eps, dtype):
+    uv, sigma = power_iteration(weights, uv, dims, iterations, v_first, eps)
+    scaled = spectral_scale(weights, uv, sigma, dims)
+    return [uv, sigma, *(scaled if dtype is None else cast(scaled, dtype))]
+
+
 def spectral_scale_grad(dy, weights, uv, sigma, dims):
-    plan = make_launch_plan(_shapes(weights, dims))
-    weights = [_dense(w) for w in weights]
-    dy = [dense(g, memory_format(w)) for g, w in zip(dy, weights, strict=True)]
-    dw = [_empty(w) for w in weights]
+    plan = make_launch_plan(weight_shapes(weights, dims))
+    weights = dense_weights(weights)
+    dy, dw = like_weights(dy, weights), empty_weights(weights)
     uv, sigma, partial = uv.contiguous(), sigma.contiguous(), sigma.new_empty(plan.chunks)
     with on(uv):
         table = _table(plan, weights, dy, dw)
@@ -220,5 +183,6 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
 
 
 POWER_ITERATION = Kernel("triton", power_iteration, lambda weights, uv, dims, *_: _why_not(weights, dims))
+NORMALIZE = Kernel("triton", spectral_normalize, lambda weights, uv, dims, *_: _why_not(weights, dims))
 SCALE = Kernel("triton", spectral_scale, lambda weights, uv, sigma, dims: _why_not(weights, dims))
 SCALE_GRAD = Kernel("triton", spectral_scale_grad, lambda dy, weights, uv, sigma, dims: _why_not(weights, dims))

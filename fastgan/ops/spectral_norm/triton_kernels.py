@@ -3,7 +3,8 @@
 A program reads its layer and its part of the layer from a table on the device, with a row per layer (made in
 triton.py). The memory of a weight is a matrix M [ROWS, COLUMNS], which is W or, if TRANSPOSED, Wᵀ, so that adjacent
 columns are adjacent in memory: row r, column j = a · INNER + b is at r · PITCH + a · OUTER + b, and is entry
-a · V_OUTER + b · V_INNER of the vector over the columns. The vector over the rows is in their order.
+a · V_OUTER + b · V_INNER of the vector over the columns. The vector over the rows is in their order. If WIDE, addresses
+and rows are multiples of 16 bytes: the compiler is told so, and loads and stores 16 bytes at a time.
 
 An iteration reads the weights twice, the second time from L2 if they fit. The second product uses the first one before
 it is normalized, and the norm is divided out afterwards, so that norms need no launch of their own. sigma² must be
@@ -28,9 +29,10 @@ V_INNER = tl.constexpr(9)
 V_OUTER = tl.constexpr(10)
 TILES = tl.constexpr(11)
 CHUNKS = tl.constexpr(12)
-U = tl.constexpr(13)
-V = tl.constexpr(18)
-FIELDS = tl.constexpr(23)
+WIDE = tl.constexpr(13)
+U = tl.constexpr(14)
+V = tl.constexpr(19)
+FIELDS = tl.constexpr(24)
 
 # Fields of a vector, counted from U or V, in the order of triton.VectorLayout.
 ITEMS = tl.constexpr(0)
@@ -58,14 +60,33 @@ def _int(row, FIELD: tl.constexpr):
 
 
 @triton.jit
-def _address(row, FIELD: tl.constexpr, like):
-    return tl.load(row + FIELD).to(tl.pointer_type(like.dtype.element_ty))
+def _is_wide(row):
+    return tl.load(row + WIDE) != 0
 
 
 @triton.jit
-def _strides(row):
+def _address(row, FIELD: tl.constexpr, like, IS_WIDE: tl.constexpr):
+    address = tl.load(row + FIELD).to(tl.pointer_type(like.dtype.element_ty))
+    if IS_WIDE:
+        address = tl.multiple_of(address, 16)
+    return address
+
+
+@triton.jit
+def _length(row, FIELD: tl.constexpr, like, IS_WIDE: tl.constexpr):
+    """COLUMNS, PITCH, INNER or OUTER: multiples of 16 bytes if the layer is wide."""
+    # The hint has no effect on a function's argument, so the load is here.
+    number = tl.load(row + FIELD)
+    if IS_WIDE:
+        number = tl.multiple_of(number, 128 // like.dtype.element_ty.primitive_bitwidth)
+    return number
+
+
+@triton.jit
+def _strides(row, like, IS_WIDE: tl.constexpr):
     """The strides for _columns, loaded once, since the compiler moves no load out of a loop."""
-    return _int(row, INNER), tl.load(row + OUTER), tl.load(row + V_INNER), tl.load(row + V_OUTER)
+    inner, outer = _length(row, INNER, like, IS_WIDE).to(tl.int32), _length(row, OUTER, like, IS_WIDE)
+    return inner, outer, tl.load(row + V_INNER), tl.load(row + V_OUTER)
 
 
 @triton.jit
@@ -110,17 +131,18 @@ def _entries(first, size, parts, positions, inside, FROM_SUMS: tl.constexpr, BLO
 
 
 @triton.jit
-def _product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+def _product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr, IS_WIDE: tl.constexpr,
              BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of M · source: a block of rows, REPEATS blocks of columns."""
-    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
-    inner, outer, v_inner, v_outer = _strides(row)
+    rows, columns = _int(row, ROWS), _length(row, COLUMNS, uv, IS_WIDE).to(tl.int32)
+    pitch = _length(row, PITCH, uv, IS_WIDE)
+    inner, outer, v_inner, v_outer = _strides(row, uv, IS_WIDE)
     x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
     y_first, y_size, across = _parts(target, sums)
     r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
     part = item % across
     begin = part * (BLOCK_C * REPEATS)
-    row_starts = _address(row, W, uv) + (r * tl.load(row + PITCH))[:, None]
+    row_starts = _address(row, W, uv, IS_WIDE) + (r * pitch)[:, None]
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
         j = start + tl.arange(0, BLOCK_C)
@@ -132,20 +154,20 @@ def _product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
 
 
 @triton.jit
-def _transposed_product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr,
+def _transposed_product(row, source, target, item, uv, sums, FROM_SUMS: tl.constexpr, IS_WIDE: tl.constexpr,
                         BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
                         REPEATS: tl.constexpr):  # fmt: skip
     """Partial sums of Mᵀ · source: a block of columns, REPEATS blocks of rows."""
-    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
-    inner, outer, v_inner, v_outer = _strides(row)
+    rows, columns = _int(row, ROWS), _length(row, COLUMNS, uv, IS_WIDE).to(tl.int32)
+    inner, outer, v_inner, v_outer = _strides(row, uv, IS_WIDE)
     x_first, x_size, x_parts = _source(source, uv, sums, FROM_SUMS)
     y_first, y_size, down = _parts(target, sums)
     j = item // down * BLOCK_C + tl.arange(0, BLOCK_C)
     part = item % down
     begin = part * (BLOCK_R * REPEATS)
     offsets, positions = _columns(j, inner, outer, v_inner, v_outer)
-    column_starts = _address(row, W, uv) + offsets[None, :]
-    pitch = tl.load(row + PITCH)
+    column_starts = _address(row, W, uv, IS_WIDE) + offsets[None, :]
+    pitch = _length(row, PITCH, uv, IS_WIDE)
     total = tl.zeros([BLOCK_R, BLOCK_C], uv.dtype.element_ty)
     for start in range(begin, tl.minimum(rows, begin + BLOCK_R * REPEATS), BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
@@ -168,10 +190,21 @@ def spectral_product_kernel(table, layers, uv, sums, TO_U: tl.constexpr, FROM_SU
         _, row, item = _find(table, layers, V + ITEMS, LAYERS)
         source, target = row + U, row + V
         untransposed = tl.load(row + TRANSPOSED) != 0
-    if untransposed:
-        _product(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+    # Both branches have the same code: what the compiler knows of the addresses differs.
+    if _is_wide(row):
+        if untransposed:
+            _product(row, source, target, item, uv, sums, FROM_SUMS, True, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+        else:
+            _transposed_product(
+                row, source, target, item, uv, sums, FROM_SUMS, True, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS
+            )
     else:
-        _transposed_product(row, source, target, item, uv, sums, FROM_SUMS, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+        if untransposed:
+            _product(row, source, target, item, uv, sums, FROM_SUMS, False, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS)
+        else:
+            _transposed_product(
+                row, source, target, item, uv, sums, FROM_SUMS, False, BLOCK_R, BLOCK_C, BLOCK_P, REPEATS
+            )
 
 
 @triton.jit
@@ -265,12 +298,9 @@ def spectral_sigma_kernel(table, sums, uv, sigma, BLOCK: tl.constexpr, BLOCK_P: 
 
 
 @triton.jit
-def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
-    """OUT = W / sigma"""
-    layer, row, item = _find(table, layers, CHUNKS, LAYERS)
-    w, out = _address(row, W, sigma), _address(row, OUT, sigma)
-    elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
-    factor = _inverse(tl.load(sigma + layer))
+def _scale(row, item, sigma, factor, IS_WIDE: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    w, out = _address(row, W, sigma, IS_WIDE), _address(row, OUT, sigma, IS_WIDE)
+    elements = tl.load(row + ROWS) * _length(row, COLUMNS, sigma, IS_WIDE)
     for repeat in range(REPEATS):
         i = (item.to(tl.int64) * REPEATS + repeat) * CHUNK + tl.arange(0, CHUNK)
         x = tl.load(w + i, mask=i < elements, other=0.0)
@@ -278,18 +308,37 @@ def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.
 
 
 @triton.jit
-def spectral_inner_kernel(table, layers, partial, LAYERS: tl.constexpr, CHUNK: tl.constexpr,
-                          REPEATS: tl.constexpr):  # fmt: skip
-    """partial[program] = Σ DY · W over the program's chunk; both have the same memory layout."""
-    _, row, item = _find(table, layers, CHUNKS, LAYERS)
-    w, dy = _address(row, W, partial), _address(row, DY, partial)
-    elements = tl.load(row + ROWS) * tl.load(row + COLUMNS)
+def spectral_scale_kernel(table, layers, sigma, LAYERS: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    """OUT = W / sigma"""
+    layer, row, item = _find(table, layers, CHUNKS, LAYERS)
+    factor = _inverse(tl.load(sigma + layer))
+    if _is_wide(row):
+        _scale(row, item, sigma, factor, True, CHUNK, REPEATS)
+    else:
+        _scale(row, item, sigma, factor, False, CHUNK, REPEATS)
+
+
+@triton.jit
+def _inner(row, item, partial, IS_WIDE: tl.constexpr, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
+    w, dy = _address(row, W, partial, IS_WIDE), _address(row, DY, partial, IS_WIDE)
+    elements = tl.load(row + ROWS) * _length(row, COLUMNS, partial, IS_WIDE)
     total = tl.zeros([CHUNK], partial.dtype.element_ty)
     for repeat in range(REPEATS):
         i = (item.to(tl.int64) * REPEATS + repeat) * CHUNK + tl.arange(0, CHUNK)
         inside = i < elements
         total += tl.load(w + i, mask=inside, other=0.0) * tl.load(dy + i, mask=inside, other=0.0)
     tl.store(partial + tl.program_id(0), tl.sum(total, axis=0))
+
+
+@triton.jit
+def spectral_inner_kernel(table, layers, partial, LAYERS: tl.constexpr, CHUNK: tl.constexpr,
+                          REPEATS: tl.constexpr):  # fmt: skip
+    """partial[program] = Σ DY · W over the program's chunk; both have the same memory layout."""
+    _, row, item = _find(table, layers, CHUNKS, LAYERS)
+    if _is_wide(row):
+        _inner(row, item, partial, True, CHUNK, REPEATS)
+    else:
+        _inner(row, item, partial, False, CHUNK, REPEATS)
 
 
 @triton.jit
@@ -304,21 +353,17 @@ def _sum_of_chunks(row, partial, CHUNK: tl.constexpr, REPEATS: tl.constexpr):
 
 
 @triton.jit
-def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr, BLOCK_R: tl.constexpr,
-                         BLOCK_C: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
-    """OUT = (DY − ⟨DY, W⟩ / sigma · u vᵀ) / sigma, in tiles of M."""
-    layer, row, item = _find(table, layers, TILES, LAYERS)
-    scale = _inverse(tl.load(sigma + layer))
-    factor = scale * _sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS)
-    dy, out = _address(row, DY, uv), _address(row, OUT, uv)
+def _grad(row, item, uv, scale, factor, IS_WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+          REPEATS: tl.constexpr):  # fmt: skip
+    dy, out = _address(row, DY, uv, IS_WIDE), _address(row, OUT, uv, IS_WIDE)
     u_at, v_at = tl.load(row + U + AT), tl.load(row + V + AT)
     transposed = tl.load(row + TRANSPOSED) != 0
     left_at, right_at = tl.where(transposed, v_at, u_at), tl.where(transposed, u_at, v_at)
-    rows, columns = _int(row, ROWS), _int(row, COLUMNS)
-    inner, outer, v_inner, v_outer = _strides(row)
+    rows, columns = _int(row, ROWS), _length(row, COLUMNS, uv, IS_WIDE).to(tl.int32)
+    inner, outer, v_inner, v_outer = _strides(row, uv, IS_WIDE)
     across = tl.cdiv(columns, BLOCK_C * REPEATS)
     r = item // across * BLOCK_R + tl.arange(0, BLOCK_R)
-    row_starts = (r * tl.load(row + PITCH))[:, None]
+    row_starts = (r * _length(row, PITCH, uv, IS_WIDE))[:, None]
     left = factor * tl.load(uv + left_at + r, mask=r < rows, other=0.0)
     begin = item % across * (BLOCK_C * REPEATS)
     for start in range(begin, tl.minimum(columns, begin + BLOCK_C * REPEATS), BLOCK_C):
@@ -328,3 +373,16 @@ def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr
         inside = (r < rows)[:, None] & (j < columns)[None, :]
         g = tl.load(dy + row_starts + offsets[None, :], mask=inside, other=0.0)
         tl.store(out + row_starts + offsets[None, :], (g - left[:, None] * right[None, :]) * scale, mask=inside)
+
+
+@triton.jit
+def spectral_grad_kernel(table, layers, uv, sigma, partial, LAYERS: tl.constexpr, BLOCK_R: tl.constexpr,
+                         BLOCK_C: tl.constexpr, REPEATS: tl.constexpr):  # fmt: skip
+    """OUT = (DY − ⟨DY, W⟩ / sigma · u vᵀ) / sigma, in tiles of M."""
+    layer, row, item = _find(table, layers, TILES, LAYERS)
+    scale = _inverse(tl.load(sigma + layer))
+    factor = scale * _sum_of_chunks(row, partial, BLOCK_R * BLOCK_C, REPEATS)
+    if _is_wide(row):
+        _grad(row, item, uv, scale, factor, True, BLOCK_R, BLOCK_C, REPEATS)
+    else:
+        _grad(row, item, uv, scale, factor, False, BLOCK_R, BLOCK_C, REPEATS)
