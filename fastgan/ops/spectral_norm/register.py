@@ -1,5 +1,8 @@
 """Spectral normalization as ops: power_iteration (constant to autograd) and spectral_scale → spectral_scale_grad →
-plain PyTorch. spectral_normalize is the first two at once: a GPU then reads the weights once."""
+plain PyTorch. spectral_normalize is the first two at once: a GPU then reads the weights once.
+
+CUDA C++ comes after Triton until a GPU has run and timed it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def _save_nothing(ctx, inputs, output):
 
 def _constant(ctx, duv, dsigma):
     # By definition: u and v are held constant, and spectral_scale's gradient contains the derivative of sigma.
-    return [None] * len(ctx.needs_input_grad[0]), None, None, None, None, None
+    return None, None, None, None, None, None
 
 
 power_iteration_op = define_op(
@@ -33,7 +36,7 @@ power_iteration_op = define_op(
     reference=reference.power_iteration,
     fake=_fake_iteration,
     gradient=Gradient(_save_nothing, _constant),
-    kernels=(cpu.POWER_ITERATION, cuda.POWER_ITERATION, triton.POWER_ITERATION),
+    kernels=(cpu.POWER_ITERATION, triton.POWER_ITERATION, cuda.POWER_ITERATION),
 )
 
 
@@ -72,7 +75,7 @@ spectral_scale_op = define_op(
     reference=reference.spectral_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_scale, _scale_formula),
-    kernels=(cpu.SCALE, cuda.SCALE, triton.SCALE),
+    kernels=(cpu.SCALE, triton.SCALE, cuda.SCALE),
 )
 
 
@@ -101,7 +104,7 @@ spectral_normalize_op = define_op(
     reference=reference.spectral_normalize,
     fake=_fake_normalize,
     gradient=Gradient(_save_normalize, _normalize_formula),
-    kernels=(cpu.NORMALIZE, cuda.NORMALIZE, triton.NORMALIZE),
+    kernels=(cpu.NORMALIZE, triton.NORMALIZE, cuda.NORMALIZE),
 )
 
 
@@ -144,7 +147,7 @@ spectral_scale_grad_op = define_op(
     reference=reference.spectral_scale_grad,
     fake=_fake_grad,
     gradient=Gradient(_save_grad, _grad_formula),
-    kernels=(cpu.SCALE_GRAD, cuda.SCALE_GRAD, triton.SCALE_GRAD),
+    kernels=(cpu.SCALE_GRAD, triton.SCALE_GRAD, cuda.SCALE_GRAD),
 )
 
 
