@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from generators import Case, cases, inputs, photographs
-from run import write
 from runners import CannotRun, OnGpu, of_session, providers
+from table import write
 
 import fastgan
 from fastgan._util.timing import alternate, quantile, rounds_in, watch

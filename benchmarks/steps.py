@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from ceilings import Ceilings
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastgan
-from fastgan.testing.timing import recorded
+from fastgan.testing.timing import Graph, captured
 
 #: A step of a network on real and fake images: the loss whose gradients it takes.
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -109,7 +111,11 @@ def weights_alone(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table. batches: by device. side: of the images. optimizer: whether its step is included."""
+    """One row of the table.
+
+    batches: by device. side: of the images. optimizer: whether its step is included. passes: how many times the
+    convolutions of one forward pass the step needs, 0 for a step without convolutions.
+    """
 
     name: str
     network: Callable[[], nn.Module]
@@ -117,6 +123,7 @@ class Step:
     batches: dict[str, tuple[int, ...]]
     side: int = 64
     optimizer: bool = False
+    passes: int = 0
     whole: bool = True
     """Whether the whole step, with its autograd calls, can be compiled."""
 
@@ -132,12 +139,12 @@ _TRAINING = {"cpu": (32,), "cuda": (64, 256)}
 _NONE = {"cpu": (1,), "cuda": (1,)}
 
 STEPS = [
-    Step("gradient_penalty", dcgan_discriminator, gradient_penalty, _TRAINING),
-    Step("wgan_gp_discriminator_step", dcgan_discriminator, wgan_gp, _TRAINING, optimizer=True),
-    Step("r1_six_blocks", six_block_discriminator, r1, {"cpu": (16,), "cuda": (64, 256)}),
+    Step("gradient_penalty", dcgan_discriminator, gradient_penalty, _TRAINING, passes=4),
+    Step("wgan_gp_discriminator_step", dcgan_discriminator, wgan_gp, _TRAINING, optimizer=True, passes=10),
+    Step("r1_six_blocks", six_block_discriminator, r1, {"cpu": (16,), "cuda": (64, 256)}, passes=4),
     Step("spectral_norm_dcgan", lambda: Weights(spectral_dcgan_discriminator()), weights_alone, _NONE, whole=False),
     Step("spectral_norm_sngan", lambda: Weights(sngan_discriminator()), weights_alone, _NONE, 32, whole=False),
-    Step("sngan_discriminator_step", sngan_discriminator, hinge, _TRAINING, 32, optimizer=True),
+    Step("sngan_discriminator_step", sngan_discriminator, hinge, _TRAINING, 32, optimizer=True, passes=6),
 ]
 
 
@@ -188,11 +195,40 @@ def providers(
         found[name] = functools.partial(_run, step, network, real, fake)
         if whole and step.whole:
             found[f"{name}+compile"] = functools.partial(_compiled, step, network, real, fake)
-        if device == "cuda":
-            # The time without the cost of launches.
-            build = functools.partial(_run, step, copy.deepcopy(network), real, fake, capturable=True)
-            found[f"{name}+graph"] = functools.partial(recorded, build)
     return found
+
+
+def graphs(
+    step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int
+) -> dict[str, Callable[[], Graph]]:
+    """For each provider, a function that captures its step as a CUDA graph, which may fail."""
+    real, fake = step.images(dtype, device, layout, batch)
+    return {
+        name: functools.partial(
+            captured, [functools.partial(_run, step, copy.deepcopy(network), real, fake, capturable=True)]
+        )
+        for name, network in networks(step, device, dtype, layout).items()
+    }
+
+
+#: How often spectral normalization and its backward pass read or write each weight at least: W and W/σ in the forward
+#: pass; the cotangent, W and the gradient in the backward pass.
+NORM_TRAFFIC = 5
+
+
+def floor(step: Step, device: str, dtype: torch.dtype, batch: int, ceilings: Ceilings) -> float | None:
+    """The least milliseconds of the step on this device: of its products, or of the weights' traffic.
+
+    Bytes of activations and of the optimizer are not counted.
+    """
+    network = step.network().to(device, dtype)
+    if not step.passes:
+        size = sum(weight.nbytes for weight in network.parameters() if weight.dim() > 1)
+        return ceilings.floor_ms(size=NORM_TRAFFIC * size)
+    real, _ = step.images(dtype, device, torch.contiguous_format, batch)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(real)
+    return ceilings.floor_ms(flops=step.passes * counter.get_total_flops(), dtype=dtype)
 
 
 def _optimizer(step: Step, network: nn.Module, capturable: bool = False) -> torch.optim.Optimizer | None:
