@@ -50,8 +50,9 @@ def test_the_table_of_a_wgan_gp_critic_step_on_the_cpu(monkeypatch):
         assert found[name].wall.median > 0
         assert not found[name].reason
         assert (found[name].host, found[name].graph, found[name].memory) == (None, None, None)
+    draws = steps.draws()
     with Counts() as counts:
-        critic(network)(*steps.draws())
+        critic(network)(*draws)
     assert found["eager"].operations == counts.operations
     _, _, passes, zeros = steps.STEPS["wgan-gp"]
     assert found["eager"].passes == passes + zeros + 1
