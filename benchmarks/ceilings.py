@@ -81,12 +81,16 @@ class Ceilings:
         return max(moved, done)
 
 
-def main() -> int:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=0.3, help="time spent on each figure")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
-    options = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
     with float32_products(tf32=options.device == "cuda"):
         rows = measure(options.device, options.seconds)
     for row in rows:

@@ -27,7 +27,7 @@ import networks
 import torch
 from networks import LATENT
 from plain import plain_pytorch
-from table import GPU_TIMES, gpu_times, write
+from table import GPU_TIMES, gpu_times, has, resumed, write
 from torch import nn
 
 import fastgan
@@ -277,6 +277,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="another batch size for all presets")
     parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each contestant")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --out, and measure what is missing")
     options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device here")
@@ -290,14 +291,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
-    rows: list[dict[str, object]] = []
+    rows, failed = resumed(options.out, options.resume), 0
     for preset in presets(options):
-        with float32_products(tf32=SINGLE[options.device] == "tf32"):
-            rows += measure(preset, options)
+        if has(rows, {"preset": preset.name}):
+            continue
+        try:
+            with float32_products(tf32=SINGLE[options.device] == "tf32"):
+                rows += measure(preset, options)
+        except Exception as error:  # wrong gradients, or a GPU's error: the other presets are still worth their time
+            failed += 1
+            print(f"NOT TIMED: {preset.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if options.out:  # after every preset, so that an interrupted run leaves its rows
             write(options.out, rows, COLUMNS[options.device])
     for row in rows:
-        if "images_per_second" in row:
+        if row.get("images_per_second"):
             parts = " ".join(
                 f"{name} {row.get(f'{name}_ms', '')}" for name in ("discriminator", "generator", "update", "data")
             )
@@ -305,7 +312,7 @@ def main(argv: list[str] | None = None) -> int:
                   f" {row['ratio_vs_eager']:>6}x  {parts} ms  {row['peak_MB']} MB  {row['note']}")  # fmt: skip
         else:
             print(f"{row['preset']:20} {row['provider']:20} {row['precision']:5} {row['note']}")
-    return 0
+    return 1 if failed or not rows else 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch._functorch.config
 from ceilings import Ceilings
 from steps import STEPS, Step, floor, graphs, verify
 from steps import providers as step_providers
-from table import GPU_TIMES, device_name, gpu_times, ms, print_table, ratio, write
+from table import GPU_TIMES, device_name, gpu_times, has, ms, print_table, ratio, resumed, write
 
 import fastgan
 from fastgan.testing.benchmark_modes import MODES, least_bytes, step
@@ -34,7 +34,7 @@ DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.bfloat16)}
 PROVIDERS = ("fastgan", "eager", "compile", "reference")
 KEY = ("op", "case", "provider", "mode", "shape", "dtype", "layout", "device", "threads", "torch", "fastgan")
 FIGURES = ("median_ms", "q20_ms", "q80_ms", "ratio_vs_eager", "ratio_vs_eager_contiguous", "GB/s")
-GPU_FIGURES = (*GPU_TIMES, "wall_vs_eager", "graph_vs_eager", "floor_ms", "GB/s")
+GPU_FIGURES = (*GPU_TIMES, "wall_vs_eager", "graph_vs_eager", "floor_ms", "floor_share", "GB/s")
 COLUMNS = {"cpu": (*KEY, *FIGURES, "note"), "cuda": (*KEY, *GPU_FIGURES, "note")}
 #: Bytes that the sets of inputs of one graph have together at least: twice the L2 cache of an H200. And the most sets.
 ROTATED_BYTES, MOST_SETS = 2**27, 32
@@ -207,6 +207,7 @@ def figures(
             "wall_vs_eager": ratio(eager.wall.median, found.wall.median),
             "graph_vs_eager": ratio(base, graph),
             "floor_ms": ms(floor_ms) if floor_ms else "",
+            "floor_share": ratio(floor_ms, best),
             "GB/s": speed,
         }
     return {
@@ -243,6 +244,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--seconds", type=float, default=0.3, help="time spent on each figure")
     parser.add_argument("--ceilings", type=Path, metavar="CSV", help="of ceilings.py on this machine, for the floors")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --out, and measure what is missing")
     options = parser.parse_args(argv)
     options.floors = Ceilings(options.ceilings)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -260,33 +262,40 @@ def main(argv: list[str] | None = None) -> int:
         print("other programs use the CPU: threads will wait; --threads 1 gives better ratios", file=sys.stderr)
     # The backward pass is timed on a graph that is kept, whose buffers must not be donated.
     torch._functorch.config.donated_buffer = False
-    rows: list[Row] = []
+    rows = resumed(options.out, options.resume)
     wrong = 0
-    for name, measured in plan(options):
+    for name, unit, measured in plan(options):
+        if has(rows, unit):
+            continue
         try:
             rows += measured()
             print(f"timed {name}", file=sys.stderr, flush=True)
-        except AssertionError as error:
+        except Exception as error:  # wrong results, or a GPU's error: the other cases are still worth their time
             wrong += 1
-            print(f"NOT TIMED, wrong: {name}: {error}", file=sys.stderr, flush=True)
+            print(f"NOT TIMED: {name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if options.out:  # after each case, so that an interrupted run leaves its results
             write(options.out, rows, COLUMNS[options.device])
     print_rows(rows)
     return 1 if wrong or not rows else 0
 
 
-def plan(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
-    """The measurements: name and function of each."""
+def plan(options: argparse.Namespace) -> Iterator[tuple[str, Row, Callable[[], Iterator[Row]]]]:
+    """The measurements: name, the columns by which its rows are known, and function of each."""
     for case in CASES if options.only != "steps" else ():
         for shape in case.bench_shapes if options.case in case.name else ():
             for dtype in DTYPES[options.device]:
                 for layout in layouts(shape):
                     name = f"{case.name} {shape} {dtype} {layout}"
-                    yield name, functools.partial(measure, case, shape, dtype, layout, options)
+                    unit: Row = {"case": case.name, "shape": "x".join(map(str, shape)), "layout": layout}
+                    run = functools.partial(measure, case, shape, dtype, layout, options)
+                    yield name, unit | {"dtype": str(dtype).removeprefix("torch.")}, run
     for what in STEPS if options.only != "ops" else ():
         for dtype in DTYPES[options.device] if options.case in what.name else ():
             for batch in what.batches[options.device]:
-                yield f"{what.name} {batch} {dtype}", functools.partial(measure_step, what, dtype, batch, options)
+                unit = {"case": what.name, "shape": f"{batch}x3x{what.side}x{what.side}"}
+                run = functools.partial(measure_step, what, dtype, batch, options)
+                name = f"{what.name} {batch} {dtype}"
+                yield name, unit | {"dtype": str(dtype).removeprefix("torch.")}, run
 
 
 if __name__ == "__main__":

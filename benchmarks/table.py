@@ -45,6 +45,19 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
+def resumed(path: Path | None, resume: bool) -> list[Row]:
+    """The rows that an interrupted run has written to `path`; none if it is not to be resumed."""
+    if path is None or not resume or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def has(rows: Sequence[Mapping[str, object]], unit: Mapping[str, object]) -> bool:
+    """Whether a row has these values, so that the unit of work was measured."""
+    return any(all(str(row.get(name)) == str(value) for name, value in unit.items()) for row in rows)
+
+
 def write(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write the rows as CSV, first to another file, so that an interrupted run leaves whole tables."""
     path.parent.mkdir(parents=True, exist_ok=True)

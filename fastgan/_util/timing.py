@@ -15,7 +15,7 @@ from typing import Any, Protocol
 Clock = Callable[[Callable[[], object]], Callable[[], float]]
 
 #: Blocks of calls that each function is timed in.
-BLOCKS = 7
+BLOCKS = 5
 #: The fewest and the most calls in a block. Wall time includes the wait at the end of a block once.
 CALLS = (10, 2000)
 #: Calls with an empty queue for each block, for host time.
