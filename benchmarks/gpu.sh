@@ -8,7 +8,7 @@
 # keeps the rows that it has measured; the next call skips what is complete (PART.done) and resumes the rest. If a part
 # fails, the others still run and the script exits non-zero. --dry-run prints the commands and their limits.
 #
-# TRITON_CACHE_DIR, if set, is where Triton looks for kernels compiled beforehand (benchmarks/precompile.py).
+# TRITON_CACHE_DIR, if set, is a folder with kernels that benchmarks/precompile.py has compiled elsewhere for this GPU.
 set -uo pipefail
 
 dry=0
@@ -87,9 +87,12 @@ print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())' 2>&1 | 
     "$python" -P -c 'import fastgan, fastgan._util.native as n
 print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built", "| CUDA C++:", n.why_not("_cuda") or "built")' \
         2>&1 | tee -a "$results/summary.txt"
+    if [ -n "${TRITON_CACHE_DIR:-}" ]; then
+        say "kernels compiled beforehand: $("$python" -P benchmarks/precompile.py --relocate 2>&1 | tail -n 1)"
+    fi
 fi
 
-# Most of the time of the tests is spent compiling kernels. `-P`: `-m pytest` would otherwise import the checkout in the
+# Most of the time of the tests is spent in compilers. `-P`: `-m pytest` would otherwise import the checkout in the
 # current directory instead of the installation.
 workers=$("$python" -c 'import xdist, os; print("-n", min(12, len(os.sched_getaffinity(0))))' 2>/dev/null)
 part tests 150 "$python" -P -m pytest -m gpu $workers -q -rf -p no:benchmark -W ignore::pytest.PytestConfigWarning \
@@ -120,4 +123,7 @@ bench families_cuda 90 end_to_end --resume --families --seconds 0.1 --only "${ea
 bench deploy_cuda 60 deploy --seconds 0.3 --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime
 bench compiled_cuda 120 end_to_end --resume --seconds 0.2 --only compile "fastgan graph" "fastgan+compile"
 bench whole_cuda 60 run --resume --only steps --case wgan_gp --whole --seconds 0.05
+if [ "$dry" = 0 ] && [ -n "${TRITON_CACHE_DIR:-}" ]; then
+    say "kernels in the cache now: $(find "$TRITON_CACHE_DIR" -name '*.cubin' | wc -l)"
+fi
 exit "$failed"

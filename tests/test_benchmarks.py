@@ -3,8 +3,11 @@
 import argparse
 import csv
 import importlib
+import os
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import ceilings
@@ -13,6 +16,7 @@ import convolutions
 import end_to_end
 import host
 import monitor
+import precompile as precompile_module
 import presets
 import profile_steps
 import pytest
@@ -340,3 +344,45 @@ def names(y):
             found.add(node)
             open_ += [before for before, _ in node.next_functions]
     return {type(node).__name__ for node in found}
+
+
+PRECOMPILE = """
+import collections, sys
+import triton
+import precompile
+from fastgan.testing.cases import CASES
+
+hits = collections.Counter()
+triton.knobs.compilation.listener = lambda *, cache_hit, **_: hits.update([cache_hit])
+precompile.CASES = [case for case in CASES if case.name == "bias_act-silu"]
+precompile.steps.STEPS = []
+precompile.convolutions.LAYERS = (precompile.convolutions.LAYERS[1],) if sys.argv[1:] else ()
+precompile.convolutions.passes = lambda layer: ("conv",)
+code = precompile.main([])
+print(code, hits[False], hits[True])
+"""
+
+
+def test_kernels_compiled_beforehand_are_found_where_the_cache_is_copied_to(tmp_path):
+    pytest.importorskip("triton")
+
+    def precompile(cache, *words):
+        env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+        done = subprocess.run(
+            [sys.executable, "-c", PRECOMPILE, *words], capture_output=True, text=True, cwd=ROOT / "benchmarks",
+            env={**env, "TRITON_CACHE_DIR": str(cache), "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        code, compiled, found = map(int, done.stdout.splitlines()[-1].split())
+        assert code == 0
+        assert not done.stderr, done.stderr
+        return compiled, found
+
+    compiled, found = precompile(tmp_path / "first", "convolutions")
+    # Forward, backward and its backward in two layouts and dtypes; all candidates of one convolution.
+    assert compiled >= 12 + 4
+    assert found == 0
+    assert len(list((tmp_path / "first").rglob("*.cubin"))) == compiled
+    shutil.move(tmp_path / "first", tmp_path / "second")
+    assert precompile_module.relocate(tmp_path / "second") == compiled
+    assert precompile(tmp_path / "second", "convolutions") == (0, compiled)
