@@ -204,9 +204,7 @@ def graphs(
     """For each provider, a function that captures its step as a CUDA graph, which may fail."""
     real, fake = step.images(dtype, device, layout, batch)
     return {
-        name: functools.partial(
-            captured, [functools.partial(_run, step, copy.deepcopy(network), real, fake, capturable=True)]
-        )
+        name: functools.partial(captured, [functools.partial(_run, step, network, real, fake, capturable=True)])
         for name, network in networks(step, device, dtype, layout).items()
     }
 

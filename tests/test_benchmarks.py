@@ -346,6 +346,49 @@ def names(y):
     return {type(node).__name__ for node in found}
 
 
+PYTHON = """#!/bin/bash
+# In place of Python: notes its script, and what becomes of it.
+all="$*"
+case $all in
+    *benchmarks/*) script=${all#*benchmarks/}; name=${script%%.py*} ;;
+    *"-m pytest "*) name=pytest ;;
+    *) exit 0 ;;
+esac
+echo "$name" >>"$CALLS"
+[ "$name" = host ] && exit 3
+[ "$name" = "$SLOW" ] && exec sleep 60
+exit 0
+"""
+
+
+@pytest.mark.slow  # waits until a part is cut off
+def test_the_script_for_a_gpu_skips_what_is_complete_and_goes_on_after_failures(tmp_path):
+    python, calls, results = tmp_path / "python", tmp_path / "calls", tmp_path / "results"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+
+    def call(slow="", budget="590"):
+        calls.write_text("")
+        env = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "CALLS": str(calls), "SLOW": slow, "BUDGET": budget}
+        words = [str(ROOT / "benchmarks" / "gpu.sh"), str(results)]
+        done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=60)
+        return done.returncode, calls.read_text().split(), done.stdout
+
+    # The fourth part takes longer than the budget: it is cut off, which is no failure, and the rest is not started.
+    code, called, said = call(slow="run", budget="17")
+    assert called == ["pytest", "ceilings", "host", "run"]
+    assert "host_cuda: exit 3" in said
+    assert "steps_cuda: exit 124" in said
+    assert "profile_cuda: not started" in said
+    assert code == 1  # host
+    assert sorted(path.stem for path in results.glob("*.done")) == ["ceilings", "tests"]
+    code, called, said = call()
+    assert called[:4] == ["host", "run", "profile_steps", "convolutions"]
+    assert "tests: complete" in said
+    assert (results / "steps_cuda.done").exists()
+    assert call()[1] == ["host"]
+
+
 PRECOMPILE = """
 import collections, sys
 import triton

@@ -74,11 +74,17 @@ def captured(builds: Sequence[Callable[[], Callable[[], object]]]) -> Graph:
         for _ in range(3):
             for run in runs:
                 run()
-    torch.cuda.current_stream().wait_stream(side)
+    before = torch.cuda.current_stream()
+    before.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=side):
-        for run in runs:
-            run()
+    try:
+        with torch.cuda.graph(graph, stream=side):
+            for run in runs:
+                run()
+    except BaseException:
+        # If the capture fails, PyTorch leaves its stream the current one.
+        torch.cuda.set_stream(before)
+        raise
 
     def replay(kept: list[Callable[[], object]] = runs) -> None:
         graph.replay()
