@@ -218,6 +218,25 @@ def test_an_optimizer_that_a_graph_cannot_hold_is_the_reason():
         assert state.why_not_captured() == "its Adam has capturable=False"
 
 
+def test_steps_can_be_compiled_afterwards(monkeypatch):
+    """Dynamo has one object for None, on which a compiled step could leave a source that later steps do not have."""
+
+    def inductor(self, function):
+        return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+
+    def no_dynamo(self):
+        raise RuntimeError("without Dynamo's capture")
+
+    monkeypatch.setattr(CompiledStep, "_inductor", inductor)
+    found = benchmark(critic(steps.discriminator()), *steps.draws(), seconds=0.001)
+    assert found["fastgan.compile"].wall is not None, found["fastgan.compile"].reason
+    monkeypatch.setattr(CompiledStep, "_by_dynamo", no_dynamo)
+    network = steps.discriminator()
+    compiled = compile(lambda x: network(x).mean().backward())
+    compiled(steps.draws()[0])
+    assert not compiled.why_eager
+
+
 def test_wrong_arguments():
     with pytest.raises(UsageError, match=r"step: expected the function itself"):
         fastgan.benchmark(compile(lambda x: x), torch.zeros(2))
