@@ -93,6 +93,42 @@ def test_what_limits_a_step_on_a_gpu_follows_from_its_times(graph, bound):
     assert re.search(r"^eager +7\.200 +7\.100 +[17]\.000 +300 +- +5 +1\.00$", text, flags=re.M), text
 
 
+def test_times_of_a_gpu_are_of_each_contestant_alone(monkeypatch):
+    class Simulated:
+        """Calls move the host's clock, and the device needs twice as long."""
+
+        host = device = 0.0
+
+        def call(self):
+            self.host += 1e-3
+            self.device = max(self.device, self.host) + 2e-3
+
+        def now(self):
+            return self.host
+
+        def synchronize(self):
+            self.host = max(self.host, self.device)
+
+        def clear_cache(self):
+            self.call()
+
+        def mark(self):
+            return max(self.host, self.device)
+
+        def between(self, first, last):
+            return 1e3 * (last - first)
+
+    gpu = Simulated()
+    monkeypatch.setattr(MODULE, "CudaDevice", lambda: gpu)
+    ready = {"eager": MODULE._Ready(gpu.call, gpu.call), "torch.compile": MODULE._Ready(gpu.call)}
+    found = MODULE._times(ready, 0.2, cuda=True)
+    wall, host, graph = found["eager"]
+    # The first of at least ten calls in a block is not hidden behind the device's work.
+    assert 2 <= wall.median <= 2.1 + 1e-6
+    assert (host.median, graph.median) == (pytest.approx(1), pytest.approx(2))
+    assert found["torch.compile"][2] is None
+
+
 def wrong(change):
     """A contestant that runs the eager step and then changes what it leaves."""
 
