@@ -64,6 +64,10 @@ class Contestant:
         """One iteration."""
         raise NotImplementedError
 
+    def replay(self) -> Callable[[], object] | None:
+        """Replays the last iteration, without its data, where it is one CUDA graph; else None."""
+        return None
+
     def phase(self, name: str, run: Callable[[], Any]) -> Any:
         """Run a part of an iteration."""
         if self.spent is None:
@@ -211,6 +215,9 @@ class HandWrittenGraph(ChannelsLast):
             static.copy_(next(self.source))
         self.graph.replay()
 
+    def replay(self) -> Callable[[], object] | None:
+        return None if self.graph is None else self.graph.replay
+
 
 class Ours(Contestant):
     """fastgan's Trainer.
@@ -237,6 +244,14 @@ class Ours(Contestant):
         self.iterations()
         assert self.trainer.steps is not None
         self.about = self.trainer.steps.about
+
+    def replay(self) -> Callable[[], object] | None:
+        iteration = self.trainer._graph
+        recorders = [] if iteration is None else [recorder for recorder, _ in iteration._variants.values()]
+        # Iterations with and without a lazy penalty are several graphs, of which no single one is the iteration.
+        if len(recorders) != 1 or recorders[0]._graph is None:
+            return None
+        return recorders[0]._graph.replay
 
     def watch(self) -> None:
         """From now on phases are timed, in iterations that are not one CUDA graph."""

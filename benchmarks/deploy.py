@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 from generators import Case, cases, inputs, photographs
-from run import write
 from runners import CannotRun, OnGpu, of_session, providers
+from table import write
 
 import fastgan
 from fastgan._util.timing import alternate, quantile, rounds_in, watch
@@ -265,7 +265,7 @@ def log(options: argparse.Namespace, text: str) -> None:
     print(f"{time.perf_counter() - options.began:6.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose name contains this")
@@ -277,7 +277,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing, for each row")
     parser.add_argument("--quick", action="store_true", help="small networks and sizes, to test the script")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device here")
     options.device_name = torch.cuda.get_device_name() if options.device == "cuda" else cpu_name()

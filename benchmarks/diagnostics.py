@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run import write
+from table import write
 from torch import Tensor, nn
 
 from fastgan import Config, Trainer, models

@@ -5,7 +5,9 @@
 Every contestant trains a copy of the same networks: plain PyTorch modules, or with --families the networks of
 fastgan.models, which are compared with the same networks built from plain PyTorch layers (plain.py). An iteration reads
 real images from one stream and consists of all discriminator steps, the generator step, Adam, and the moving average of
-the generator's weights. --sweep measures one preset over batch sizes and resolutions instead.
+the generator's weights. On a GPU an iteration has a wall time (of a loop, from which images per second follow), a host
+time, and, where it is one CUDA graph, the GPU time of a replay. --sweep measures one preset over batch sizes and
+resolutions instead.
 Before anything is timed, the gradients of fastgan's steps are compared with those of plain PyTorch.
 """
 
@@ -25,12 +27,12 @@ import networks
 import torch
 from networks import LATENT
 from plain import plain_pytorch
-from run import write
+from table import GPU_TIMES, gpu_times, has, resumed, write
 from torch import nn
 
 import fastgan
 from fastgan import models
-from fastgan.testing.timing import side_by_side
+from fastgan.testing.timing import Graph, times
 from fastgan.train.device import float32_products, why_slow
 
 
@@ -90,11 +92,16 @@ FAMILIES = [
 #: Single precision by device. On a GPU PyTorch convolves in TF32 by default; here matrix products use TF32 too.
 SINGLE = {"cpu": "fp32", "cuda": "tf32"}
 SWEEP = [(8, 64), (16, 64), (32, 64), (64, 64), (16, 32), (16, 128)]
-COLUMNS = (
-    "preset", "provider", "precision", "batch", "side", "device", "threads", "torch", "fastgan",
-    "images_per_second", "ratio_vs_eager", "iteration_ms", "discriminator_ms", "generator_ms", "update_ms", "data_ms",
-    "peak_MB", "launches", "compile_s", "note",
+_KEY = ("preset", "provider", "precision", "batch", "side", "device", "threads", "torch", "fastgan")
+_TIMES = {"cpu": ("iteration_ms",), "cuda": GPU_TIMES}
+_PARTS = (
+    "discriminator_ms", "generator_ms", "update_ms", "data_ms", "peak_MB", "launches", "compile_s", "note",
 )  # fmt: skip
+COLUMNS = {
+    device: (*_KEY, "images_per_second", "ratio_vs_eager", *figures, *_PARTS) for device, figures in _TIMES.items()
+}
+#: Iterations before anything is timed, by device. A Trainer on a GPU captures its iteration after a few of them.
+WARM_UP = {"cpu": 1, "cuda": 8}
 
 
 def networks_of(preset: Preset, device: str, plain: bool = True) -> tuple[nn.Module, nn.Module]:
@@ -209,15 +216,17 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
             start = time.perf_counter()
             contestant = build()
             contestant.use(contestants.stream(batch, preset.side, device))
-            contestant.iterate()
+            for _ in range(WARM_UP[device]):
+                contestant.iterate()
             ready[label] = contestant
             notes[label] = f"{time.perf_counter() - start:.0f}"
         except Exception as error:
             if provider in ("eager", "fastgan"):
                 raise
             notes[label] = f"not available: {str(error).strip().splitlines()[0][:120]}"
-    times = side_by_side({label: c.iterate for label, c in ready.items()}, device, options.seconds, (5, 60))
-    base = times[f"eager|{SINGLE[device]}"].median
+    graphs = {label: Graph(replay) for label, c in ready.items() if (replay := c.replay()) is not None}
+    found = times({label: c.iterate for label, c in ready.items()}, device, options.seconds, (5, 60), graphs)
+    base = found[f"eager|{SINGLE[device]}"].wall.median
     for provider, precision in wanted:
         label = f"{provider}|{precision}"
         row: dict[str, object] = {
@@ -228,11 +237,11 @@ def measure(preset: Preset, options: argparse.Namespace) -> Iterator[dict[str, o
         if label not in ready:
             yield row | {"note": notes[label]}
             continue
-        median = times[label].median
+        median = found[label].wall.median
         yield row | {
             "images_per_second": f"{1000 * batch * preset.d_steps / median:.1f}",
             "ratio_vs_eager": f"{base / median:.2f}",
-            "iteration_ms": f"{median:.2f}",
+            **(gpu_times(found[label]) if device == "cuda" else {"iteration_ms": f"{median:.2f}"}),
             **contestants.phases(ready[label], device),
             "peak_MB": contestants.peak_megabytes(ready[label], device),
             "launches": contestants.launches(ready[label], device),
@@ -254,7 +263,7 @@ def presets(options: argparse.Namespace) -> Iterator[Preset]:
     yield from (preset for preset in found if options.case in preset.name)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--case", default="", metavar="SUBSTRING", help="only presets whose name contains this")
@@ -268,7 +277,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="another batch size for all presets")
     parser.add_argument("--seconds", type=float, default=10.0, help="time spent on each contestant")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
-    options = parser.parse_args()
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --out, and measure what is missing")
+    options = parser.parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device here")
     if options.only:
@@ -279,16 +289,22 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def main() -> int:
-    options = arguments()
-    rows: list[dict[str, object]] = []
+def main(argv: list[str] | None = None) -> int:
+    options = arguments(argv)
+    rows, failed = resumed(options.out, options.resume), 0
     for preset in presets(options):
-        with float32_products(tf32=SINGLE[options.device] == "tf32"):
-            rows += measure(preset, options)
+        if has(rows, {"preset": preset.name}):
+            continue
+        try:
+            with float32_products(tf32=SINGLE[options.device] == "tf32"):
+                rows += measure(preset, options)
+        except Exception as error:  # wrong gradients, or a GPU's error: the other presets are still worth their time
+            failed += 1
+            print(f"NOT TIMED: {preset.name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if options.out:  # after every preset, so that an interrupted run leaves its rows
-            write(options.out, rows, COLUMNS)
+            write(options.out, rows, COLUMNS[options.device])
     for row in rows:
-        if "iteration_ms" in row:
+        if row.get("images_per_second"):
             parts = " ".join(
                 f"{name} {row.get(f'{name}_ms', '')}" for name in ("discriminator", "generator", "update", "data")
             )
@@ -296,7 +312,7 @@ def main() -> int:
                   f" {row['ratio_vs_eager']:>6}x  {parts} ms  {row['peak_MB']} MB  {row['note']}")  # fmt: skip
         else:
             print(f"{row['preset']:20} {row['provider']:20} {row['precision']:5} {row['note']}")
-    return 0
+    return 1 if failed or not rows else 0
 
 
 if __name__ == "__main__":

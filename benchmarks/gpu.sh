@@ -1,13 +1,23 @@
 #!/usr/bin/env bash
-# Installs fastgan, runs the tests that need a GPU, and the benchmarks. All results and logs are written to RESULTS_DIR.
-# No network is needed. If a part fails, the rest still runs and the script exits non-zero. The time limits of all parts
-# add up to about 15 minutes.
+# All that needs a GPU: installs fastgan, runs the tests and the benchmarks, the most valuable parts first. Results and
+# logs are written to RESULTS_DIR. No network is needed.
 #
-#   benchmarks/gpu.sh RESULTS_DIR [PART...]     install tests training families steps ops deploy doctor compiled whole
+#   benchmarks/gpu.sh [--dry-run] RESULTS_DIR [PART...]
+#
+# One call takes at most BUDGET seconds (default 590): each part gets its limit or what is left. A part that is cut off
+# keeps the rows that it has measured; the next call skips what is complete (PART.done) and resumes the rest. If a part
+# fails, the others still run and the script exits non-zero. --dry-run prints the commands and their limits.
+#
+# TRITON_CACHE_DIR, if set, is a folder with kernels that benchmarks/precompile.py has compiled elsewhere for this GPU.
 set -uo pipefail
 
+dry=0
+if [ "${1:-}" = --dry-run ]; then
+    dry=1
+    shift
+fi
 if [ $# -lt 1 ]; then
-    echo "usage: benchmarks/gpu.sh RESULTS_DIR [PART...]" >&2
+    echo "usage: benchmarks/gpu.sh [--dry-run] RESULTS_DIR [PART...]" >&2
     exit 2
 fi
 mkdir -p "$1"
@@ -16,63 +26,104 @@ shift
 asked=" $* "
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
+deadline=$((SECONDS + ${BUDGET:-590}))
 failed=0
 
-wanted() { [ "$asked" = "  " ] || [[ $asked == *" $1 "* ]]; }
+say() { echo "$@" | tee -a "$results/summary.txt"; }
 
-# part NAME SECONDS COMMAND...: runs a command with a time limit and keeps its output. A benchmark that exceeds the limit
-# has written the rows measured until then.
+# part NAME SECONDS COMMAND...: runs a command with a time limit and keeps its output.
 part() {
-    local name=$1 limit=$2 start=$SECONDS status=0
+    local name=$1 limit=$2 start=$SECONDS status=0 left=$((deadline - SECONDS - 5))
     shift 2
-    wanted "$name" || return 0
-    timeout --signal=INT --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1 || status=$?
-    echo "$name: exit $status after $((SECONDS - start)) s" | tee -a "$results/summary.txt"
-    return "$status"
+    [ "$asked" = "  " ] || [[ $asked == *" $name "* ]] || return 0
+    [ "$left" -lt "$limit" ] && limit=$left
+    if [ "$dry" = 1 ]; then
+        echo "$name $limit: ${*@Q}"
+        return 0
+    fi
+    if [ -e "$results/$name.done" ]; then
+        say "$name: complete"
+        return 0
+    fi
+    if [ "$limit" -lt 10 ]; then
+        say "$name: not started, $left s left"
+        return 0
+    fi
+    timeout --signal=INT --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1 || status=$?
+    say "$name: exit $status after $((SECONDS - start)) s of $limit"
+    case $status in
+        0) touch "$results/$name.done" ;;
+        124 | 130 | 137) ;; # cut off, which is no failure
+        *) failed=1 ;;
+    esac
 }
 
-: >"$results/summary.txt"
-"$python" -c 'import platform, torch, triton
+# bench NAME SECONDS SCRIPT...: a benchmark that writes NAME.csv.
+bench() {
+    local name=$1 limit=$2 script=$3
+    shift 3
+    part "$name" "$limit" "$python" -P "benchmarks/$script.py" --device cuda "$@" --out "$results/$name.csv"
+}
+
+if [ "$dry" = 0 ]; then
+    "$python" -c 'import platform, torch, triton
 print("python", platform.python_version(), "torch", torch.__version__, "triton", triton.__version__)
 print(torch.cuda.get_device_name(), torch.cuda.get_device_capability())' 2>&1 | tee -a "$results/summary.txt"
 
-# fastgan is installed into a temporary folder; the packages of the machine are not changed. `-P` keeps the checkout off
-# sys.path, so that the installed package is imported; benchmarks/ is added for the modules that the scripts share.
-site=$(mktemp -d)
-trap 'rm -rf "$site"' EXIT
-# CUDA C++ is compiled for this GPU only.
-arch=$("$python" -c 'import torch; a = "%d%d" % torch.cuda.get_device_capability(); print(a + "a" * (a >= "90"))')
-export FASTGAN_CUDA_ARCHS=${FASTGAN_CUDA_ARCHS:-$arch}
-if wanted install && part install 90 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" .; then
-    export PYTHONPATH=$site:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
-else
-    echo "install: not requested or failed; running from source, without the C++ extensions" | tee -a "$results/summary.txt"
-    export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
-fi
-"$python" -P -c 'import fastgan, fastgan._util.native as n
+    # fastgan is installed into a temporary folder, in every call; the packages of the machine are not changed. `-P`
+    # keeps the checkout off sys.path, so that the installed package is imported; benchmarks/ is added for the modules
+    # that the scripts share. CUDA C++ is compiled for this GPU only.
+    site=$(mktemp -d)
+    trap 'rm -rf "$site"' EXIT
+    arch=$("$python" -c 'import torch; a = "%d%d" % torch.cuda.get_device_capability(); print(a + "a" * (a >= "90"))')
+    export FASTGAN_CUDA_ARCHS=${FASTGAN_CUDA_ARCHS:-$arch}
+    if timeout 120 "$python" -m pip install --no-deps --quiet --retries 1 --target "$site" . >"$results/install.log" 2>&1; then
+        export PYTHONPATH=$site:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
+    else
+        say "install: failed; running from source, without the C++ extensions"
+        failed=1
+        export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
+    fi
+    "$python" -P -c 'import fastgan, fastgan._util.native as n
 print("fastgan from", fastgan.__path__[0], "| C++:", n.why_not("_cpu") or "built", "| CUDA C++:", n.why_not("_cuda") or "built")' \
-    2>&1 | tee -a "$results/summary.txt"
-
-if wanted tests; then
-    # Most of the time is spent compiling kernels. `-P`: `-m pytest` would otherwise import the checkout in the current
-    # directory instead of the installation.
-    workers=$("$python" -c 'import xdist, os; print("-n", min(8, len(os.sched_getaffinity(0))))' 2>/dev/null)
-    part tests 240 "$python" -P -m pytest -m gpu $workers -q -rf -p no:benchmark -W ignore::pytest.PytestConfigWarning \
-        --tb=short tests/ops tests/gpu || failed=1
-    tail -n 1 "$results/tests.log" | tee -a "$results/summary.txt"
+        2>&1 | tee -a "$results/summary.txt"
+    if [ -n "${TRITON_CACHE_DIR:-}" ]; then
+        say "kernels compiled beforehand: $("$python" -P benchmarks/precompile.py --relocate 2>&1 | tail -n 1)"
+    fi
 fi
+
+# Most of the time of the tests is spent in compilers. `-P`: `-m pytest` would otherwise import the checkout in the
+# current directory instead of the installation.
+workers=$("$python" -c 'import xdist, os; print("-n", min(12, len(os.sched_getaffinity(0))))' 2>/dev/null)
+part tests 150 "$python" -P -m pytest -m gpu $workers -q -rf -p no:benchmark -W ignore::pytest.PytestConfigWarning \
+    --tb=short tests/ops tests/gpu
+
+bench ceilings 20 ceilings
+floors=()
+if [ "$dry" = 1 ] || [ -e "$results/ceilings.csv" ]; then
+    floors=(--ceilings "$results/ceilings.csv")
+fi
+bench host_cuda 30 host --seconds 0.05
+bench steps_cuda 100 run --resume --only steps --seconds 0.03 "${floors[@]}"
+bench profile_cuda 25 profile_steps
+bench convolutions_cuda 110 convolutions --resume --seconds 0.01 "${floors[@]}"
+bench spectral_norm_cuda 25 run --resume --only steps --case spectral_norm --seconds 0.05 "${floors[@]}"
+bench bias_act_cuda 45 run --resume --only ops --case bias_act-leaky_relu --seconds 0.01 "${floors[@]}"
 eager=("eager channels_last" "hand-written graph" fastgan "fastgan graph")
-part training 90 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 0.5 --only "${eager[@]}" \
-    --out "$results/training_cuda.csv" || failed=1
-part families 90 "$python" -P benchmarks/end_to_end.py --device cuda --families --seconds 0.3 --only "${eager[@]}" \
-    --out "$results/families_cuda.csv" || failed=1
-part steps 80 "$python" -P benchmarks/run.py --device cuda --only steps --seconds 0.05 --out "$results/steps_cuda.csv" || failed=1
-part ops 60 "$python" -P benchmarks/run.py --device cuda --only ops --seconds 0.03 --out "$results/ops_cuda.csv" || failed=1
-part deploy 60 "$python" -P benchmarks/deploy.py --device cuda --seconds 0.3 --out "$results/deploy_cuda.csv" \
-    --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime || failed=1
-part doctor 10 "$python" -P -m fastgan doctor --kernels || failed=1
-# The next two compile with Inductor and may exceed their limits, which is no failure.
-part compiled 120 "$python" -P benchmarks/end_to_end.py --device cuda --seconds 0.5 --only compile "fastgan graph" "fastgan+compile" \
-    --out "$results/compiled_cuda.csv" || true
-part whole 30 "$python" -P benchmarks/run.py --device cuda --only steps --case wgan_gp --whole --seconds 0.1 --out "$results/whole_cuda.csv" || true
+bench training_cuda 100 end_to_end --resume --seconds 0.2 --only "${eager[@]}"
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+if [ -n "$sanitizer" ] || [ "$dry" = 1 ]; then
+    part sanitizer 60 "${sanitizer:-compute-sanitizer}" --error-exitcode 3 "$python" -P benchmarks/tiny_ops.py --device cuda
+else
+    say "sanitizer: compute-sanitizer is not installed"
+fi
+part doctor 15 "$python" -P -m fastgan doctor --kernels
+bench ops_cuda 60 run --resume --only ops --seconds 0.01 "${floors[@]}"
+bench families_cuda 90 end_to_end --resume --families --seconds 0.1 --only "${eager[@]}"
+bench deploy_cuda 60 deploy --seconds 0.3 --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime
+bench compiled_cuda 120 end_to_end --resume --seconds 0.2 --only compile "fastgan graph" "fastgan+compile"
+bench whole_cuda 60 run --resume --only steps --case wgan_gp --whole --seconds 0.05
+if [ "$dry" = 0 ] && [ -n "${TRITON_CACHE_DIR:-}" ]; then
+    say "kernels in the cache now: $(find "$TRITON_CACHE_DIR" -name '*.cubin' | wc -l)"
+fi
 exit "$failed"

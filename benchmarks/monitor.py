@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 from iterations import Iterations
-from run import write
+from table import write
 
 from fastgan import Config, Trainer, models
 from fastgan.tasks import measures

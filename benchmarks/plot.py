@@ -16,11 +16,9 @@ from matplotlib.figure import Figure
 COLORS = {
     "fastgan": "#0b6bcb",
     "fastgan+compile": "#6aa9e9",
-    "fastgan+graph": "#123e72",
     "hand-written graph": "#7a5200",
     "eager channels_last": "#8a8f98",
     "eager+compile": "#c98500",
-    "eager+graph": "#7a5200",
     "compile": "#c98500",
     "reference": "#8a8f98",
 }
@@ -38,14 +36,15 @@ def groups(rows: list[Row]) -> list[Group]:
     """For each measured case the providers and their ratios, without eager itself."""
     found: dict[str, list[tuple[str, float]]] = {}
     for row in rows:
-        if not row["ratio_vs_eager"] or (row["provider"], row.get("precision", "fp32")) == ("eager", "fp32"):
+        ratio = row["ratio_vs_eager"] if "ratio_vs_eager" in row else row["wall_vs_eager"]
+        if not ratio or (row["provider"], row.get("precision", "fp32")) == ("eager", "fp32"):
             continue
         if "preset" in row:
             title = f"{row['preset']}\nbatch {row['batch']} {row['precision']}"
         else:
             mode = "" if row["mode"] == "step" else f" {row['mode']}"
             title = f"{row['case']}{mode}\n{row['shape']} {row['layout']} {row['dtype']}"
-        found.setdefault(title, []).append((row["provider"], float(row["ratio_vs_eager"])))
+        found.setdefault(title, []).append((row["provider"], float(ratio)))
     return list(found.items())
 
 

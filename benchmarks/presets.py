@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from iterations import Iterations
-from run import write
+from table import write
 
 from fastgan import Config, Trainer
 from fastgan.data import ImageSet, open_source

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from ceilings import Ceilings
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastgan
-from fastgan.testing.timing import recorded
+from fastgan.testing.timing import Graph, captured
 
 #: A step of a network on real and fake images: the loss whose gradients it takes.
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -71,6 +73,28 @@ def wgan_gp(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return discriminator(fake).mean() - discriminator(real).mean() + fastgan.gradient_penalty(discriminator, real, fake)
 
 
+def plain_gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    """gradient_penalty in plain PyTorch, as public code has it."""
+    epsilon = torch.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
+    points = torch.lerp(real, fake, epsilon).requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
+    return 10 * (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def plain_r1(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    points = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(points).sum(), points, create_graph=True)
+    return 0.5 * gradient.square().flatten(1).sum(1).mean()
+
+
+def plain_wgan_gp(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return discriminator(fake).mean() - discriminator(real).mean() + plain_gradient_penalty(discriminator, real, fake)
+
+
+#: Our losses in plain PyTorch, which the eager network runs: fastgan's would also be faster on a plain network.
+PLAIN: dict[Loss, Loss] = {gradient_penalty: plain_gradient_penalty, r1: plain_r1, wgan_gp: plain_wgan_gp}
+
+
 def hinge(discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - discriminator(real)).mean() + F.relu(1 + discriminator(fake)).mean()
 
@@ -109,7 +133,11 @@ def weights_alone(network: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the table. batches: by device. side: of the images. optimizer: whether its step is included."""
+    """One row of the table.
+
+    batches: by device. side: of the images. optimizer: whether its step is included. passes: how many times the
+    convolutions of one forward pass the step needs, 0 for a step without convolutions.
+    """
 
     name: str
     network: Callable[[], nn.Module]
@@ -117,6 +145,7 @@ class Step:
     batches: dict[str, tuple[int, ...]]
     side: int = 64
     optimizer: bool = False
+    passes: int = 0
     whole: bool = True
     """Whether the whole step, with its autograd calls, can be compiled."""
 
@@ -132,12 +161,12 @@ _TRAINING = {"cpu": (32,), "cuda": (64, 256)}
 _NONE = {"cpu": (1,), "cuda": (1,)}
 
 STEPS = [
-    Step("gradient_penalty", dcgan_discriminator, gradient_penalty, _TRAINING),
-    Step("wgan_gp_discriminator_step", dcgan_discriminator, wgan_gp, _TRAINING, optimizer=True),
-    Step("r1_six_blocks", six_block_discriminator, r1, {"cpu": (16,), "cuda": (64, 256)}),
+    Step("gradient_penalty", dcgan_discriminator, gradient_penalty, _TRAINING, passes=4),
+    Step("wgan_gp_discriminator_step", dcgan_discriminator, wgan_gp, _TRAINING, optimizer=True, passes=10),
+    Step("r1_six_blocks", six_block_discriminator, r1, {"cpu": (16,), "cuda": (64, 256)}, passes=4),
     Step("spectral_norm_dcgan", lambda: Weights(spectral_dcgan_discriminator()), weights_alone, _NONE, whole=False),
     Step("spectral_norm_sngan", lambda: Weights(sngan_discriminator()), weights_alone, _NONE, 32, whole=False),
-    Step("sngan_discriminator_step", sngan_discriminator, hinge, _TRAINING, 32, optimizer=True),
+    Step("sngan_discriminator_step", sngan_discriminator, hinge, _TRAINING, 32, optimizer=True, passes=6),
 ]
 
 
@@ -154,12 +183,17 @@ def networks(step: Step, device: str, dtype: torch.dtype, layout: torch.memory_f
     return {"fastgan": fused.to(memory_format=layout), "eager": plain.to(memory_format=layout)}
 
 
-def gradients(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
+def loss_of(step: Step, provider: str) -> Loss:
+    """The loss that a provider runs."""
+    return PLAIN.get(step.loss, step.loss) if provider.startswith("eager") else step.loss
+
+
+def gradients(loss: Loss, network: nn.Module, real: Tensor, fake: Tensor) -> list[Tensor]:
     """The gradients of the loss for fixed random numbers, of a copy, since spectral norms iterate in every run."""
     network = copy.deepcopy(network)
     torch.manual_seed(1)
     weights = list(network.parameters())
-    found = torch.autograd.grad(step.loss(network, real, fake), weights, allow_unused=True)
+    found = torch.autograd.grad(loss(network, real, fake), weights, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True)]
 
 
@@ -169,7 +203,7 @@ def verify(step: Step, device: str, layout: torch.memory_format) -> None:
     real, fake = step.images(torch.float32, device, layout, 8)
     # Without TF32, which rounds the operands.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        got, want = (gradients(step, network, real, fake) for network in pair.values())
+        got, want = (gradients(loss_of(step, name), network, real, fake) for name, network in pair.items())
     for g, w in zip(got, want, strict=True):
         error = (g - w).norm() / (w.norm() + 1e-5)
         assert error <= 1e-4, f"{step.name}: gradients differ by {error:.1e}"
@@ -185,41 +219,72 @@ def providers(
     real, fake = step.images(dtype, device, layout, batch)
     found: dict[str, Callable[[], Callable[[], object]]] = {}
     for name, network in networks(step, device, dtype, layout).items():
-        found[name] = functools.partial(_run, step, network, real, fake)
+        found[name] = functools.partial(_run, step, loss_of(step, name), network, real, fake)
         if whole and step.whole:
-            found[f"{name}+compile"] = functools.partial(_compiled, step, network, real, fake)
-        if device == "cuda":
-            # The time without the cost of launches.
-            build = functools.partial(_run, step, copy.deepcopy(network), real, fake, capturable=True)
-            found[f"{name}+graph"] = functools.partial(recorded, build)
+            found[f"{name}+compile"] = functools.partial(_compiled, step, loss_of(step, name), network, real, fake)
     return found
+
+
+def graphs(
+    step: Step, device: str, dtype: torch.dtype, layout: torch.memory_format, batch: int
+) -> dict[str, Callable[[], Graph]]:
+    """For each provider, a function that captures its step as a CUDA graph, which may fail."""
+    real, fake = step.images(dtype, device, layout, batch)
+    return {
+        name: functools.partial(
+            captured, [functools.partial(_run, step, loss_of(step, name), network, real, fake, capturable=True)]
+        )
+        for name, network in networks(step, device, dtype, layout).items()
+    }
+
+
+#: How often spectral normalization and its backward pass read or write each weight at least: W and W/σ in the forward
+#: pass; the cotangent, W and the gradient in the backward pass.
+NORM_TRAFFIC = 5
+
+
+def floor(step: Step, device: str, dtype: torch.dtype, batch: int, ceilings: Ceilings) -> float | None:
+    """The least milliseconds of the step on this device: of its products, or of the weights' traffic.
+
+    Bytes of activations and of the optimizer are not counted.
+    """
+    network = step.network().to(device, dtype)
+    if not step.passes:
+        size = sum(weight.nbytes for weight in network.parameters() if weight.dim() > 1)
+        return ceilings.floor_ms(size=NORM_TRAFFIC * size)
+    real, _ = step.images(dtype, device, torch.contiguous_format, batch)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(real)
+    return ceilings.floor_ms(flops=step.passes * counter.get_total_flops(), dtype=dtype)
 
 
 def _optimizer(step: Step, network: nn.Module, capturable: bool = False) -> torch.optim.Optimizer | None:
     return torch.optim.Adam(network.parameters(), 1e-5, fused=True, capturable=capturable) if step.optimizer else None
 
 
-def _run(step: Step, network: nn.Module, real: Tensor, fake: Tensor, capturable: bool = False) -> Callable[[], None]:
+def _run(
+    step: Step, loss: Loss, network: nn.Module, real: Tensor, fake: Tensor, capturable: bool = False
+) -> Callable[[], None]:
     """Loss, backward pass, and the optimizer step if it is included."""
     optimizer = _optimizer(step, network, capturable)
 
     def run() -> None:
         network.zero_grad(set_to_none=True)
-        step.loss(network, real, fake).backward()
+        loss(network, real, fake).backward()
         if optimizer is not None:
             optimizer.step()
 
     return run
 
 
-def _compiled(step: Step, network: nn.Module, real: Tensor, fake: Tensor) -> Callable[[], None]:
+def _compiled(step: Step, loss: Loss, network: nn.Module, real: Tensor, fake: Tensor) -> Callable[[], None]:
     """The same with loss and both backward passes as one graph of Inductor's."""
     network = copy.deepcopy(network)
     optimizer = _optimizer(step, network)
     weights = list(network.parameters())
 
     def whole(real: Tensor, fake: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(step.loss(network, real, fake), weights, allow_unused=True)
+        return torch.autograd.grad(loss(network, real, fake), weights, allow_unused=True)
 
     compiled = torch.compile(whole, fullgraph=True)
 

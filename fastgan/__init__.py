@@ -18,6 +18,7 @@ _HOMES = {
     "Session": "fastgan.runtime.session",
     "Task": "fastgan.tasks",
     "Trainer": "fastgan.train.trainer",
+    "benchmark": "fastgan.engine",
     "compile": "fastgan.engine",
     "data": "fastgan.data",
     "dragan": "fastgan.losses",
@@ -44,6 +45,7 @@ __all__ = [
     "Task",
     "Trainer",
     "__version__",
+    "benchmark",
     "compile",
     "data",
     "dragan",
@@ -65,7 +67,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, export, losses, models, nn, ops, runtime, upscale
-    from fastgan.engine import compile, explain
+    from fastgan.engine import benchmark, compile, explain
     from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.runtime.session import Session

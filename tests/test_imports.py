@@ -29,7 +29,19 @@ ALLOWED = {
     "upscale": {"export", "models", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},
-    "cli": {"data", "doctor", "export", "metrics", "models", "report", "runtime", "tasks", "train", "upscale"},
+    "cli": {
+        "data",
+        "doctor",
+        "engine",
+        "export",
+        "metrics",
+        "models",
+        "report",
+        "runtime",
+        "tasks",
+        "train",
+        "upscale",
+    },
 }
 FREE = {"_util", "errors"}
 

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "bench": (
         "fastgan.cli.bench", "bench",
-        "time models in every back-end: fastgan bench MODEL... [--batches 1,4] [--out CSV] [--plot SVG]",
+        "time models, or a training step: fastgan bench MODEL... [--batches 1,4] [--out CSV] | step FILE:FUNCTION",
     ),
     "eval": (
         "fastgan.cli.eval", "evaluate",

@@ -24,7 +24,7 @@ class _Bench:
     """Time models in every back-end that can run them here, in alternating rounds: latency at batch 1 (p50, p95, p99),
     images per second by batch size, of the network alone and from pixels to pixels, and memory. Models are exported
     files (.onnx, .pt2, .engine), or what fastgan export accepts: runs, weights, names of pretrained networks, modules
-    of your own."""
+    of your own. For a training step: fastgan bench step FILE:FUNCTION."""
 
     sources: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
     """exported files, runs, weights or names"""
@@ -48,7 +48,13 @@ class _Bench:
 
 
 def bench(argv: list[str]) -> None:
-    """fastgan bench MODEL... [--size WxH] [--batches 1,4] [--backends ...] [--seconds 1] [--out CSV] [--plot SVG]"""
+    """fastgan bench MODEL... [--size WxH] [--batches 1,4] [--backends ...] [--seconds 1] [--out CSV] [--plot SVG]
+    fastgan bench step FILE:FUNCTION [--seconds 1] [--json]"""
+    if argv[:1] == ["step"]:
+        from fastgan.cli.bench_step import bench_step
+
+        bench_step(argv[1:])
+        return
     options = parse(_Bench, argv, "bench")
     sources = list(options.sources)
     if not sources:

@@ -1,6 +1,8 @@
-"""Whole training steps as graphs: capture, graph passes, CUDA graphs."""
+"""Whole training steps as graphs: capture, graph passes, CUDA graphs, benchmarks of a step."""
 
+from fastgan.engine.benchmark import benchmark
+from fastgan.engine.benchmark_result import Benchmark, Contestant
 from fastgan.engine.compile import CompiledStep, compile
 from fastgan.engine.explain import Explanation, explain
 
-__all__ = ["CompiledStep", "Explanation", "compile", "explain"]
+__all__ = ["Benchmark", "CompiledStep", "Contestant", "Explanation", "benchmark", "compile", "explain"]

@@ -190,8 +190,8 @@ def _autograd_tracing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """A context without the warnings that PyTorch's compiler causes itself."""
-    with warnings.catch_warnings():
+    """A context without the warnings that PyTorch's compiler causes itself, and without what it leaves behind."""
+    with warnings.catch_warnings(), _without_stale_source():
         # Dynamo reads .grad of every tensor, and Inductor's own modules are scripted.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
@@ -199,6 +199,22 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
         yield
+
+
+@contextlib.contextmanager
+def _without_stale_source() -> Iterator[None]:
+    """A context after which Dynamo's constant None comes from nowhere again.
+
+    All its Nones are one object. In torch 2.13 a `.grad` that is None can leave its own source on it, and then every
+    later graph that returns None fails to compile.
+    """
+    from torch._dynamo.variables import constant
+
+    try:
+        yield
+    finally:
+        if (shared := getattr(constant, "CONSTANT_VARIABLE_NONE", None)) is not None:
+            shared.source = None
 
 
 def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:

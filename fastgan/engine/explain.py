@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastgan.engine.capture import ExternalState
 from fastgan.engine.compile import CompiledStep
+from fastgan.engine.counts import Counts, launches
 from fastgan.engine.loss_graph import reasons
 
 _ROUNDS = 5
@@ -75,20 +75,20 @@ def explain(
     with state.restored(), torch._inductor.config.patch(fx_graph_cache=False):
         compiled(*args)
     with state.restored():
-        with _Passes() as eager:
+        with Counts() as eager:
             step(*args)
-        launches = [_launches(run, args) for run in (step, compiled)]
+        counted = [_launches(run, args) for run in (step, compiled)]
         pairs = [(_time(step, args), _time(compiled, args)) for _ in range(_ROUNDS + 1)][1:]
     passes = compiled.passes
     captured = passes.ran and not compiled.why_eager
     return Explanation(
         how=f"not captured: {compiled.why_eager}" if compiled.why_eager else compiled.how[-1],
         nodes=passes.nodes if captured else 0,
-        passes_eager=eager.count,
-        passes_before=passes.before if captured else eager.count,
-        passes_after=passes.after if captured else eager.count,
-        launches_eager=launches[0],
-        launches=launches[1],
+        passes_eager=eager.passes,
+        passes_before=passes.before if captured else eager.passes,
+        passes_after=passes.after if captured else eager.passes,
+        launches_eager=counted[0],
+        launches=counted[1],
         eager_ms=1000 * statistics.median(a for a, _ in pairs),
         compiled_ms=1000 * statistics.median(b for _, b in pairs),
         compile_s=compiled.seconds,
@@ -100,30 +100,12 @@ def explain(
     )
 
 
-class _Passes(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from fastgan.engine.passes import passes_of
-
-        self.count += passes_of(func, args)
-        return func(*args, **(kwargs or {}))
-
-
 def _on_gpu(args: Any) -> bool:
     return any(isinstance(value, Tensor) and value.is_cuda for value in tree_leaves(args))
 
 
 def _launches(run: Callable[..., Any], args: Any) -> int | None:
-    if not _on_gpu(args):
-        return None
-    run(*args)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        run(*args)
-        torch.cuda.synchronize()
-    return sum(event.count for event in seen.key_averages() if "Launch" in event.key)
+    return launches(lambda: run(*args)) if _on_gpu(args) else None
 
 
 def _time(run: Callable[..., Any], args: Any) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from fastgan._util.user_code import module_of_file
 from fastgan.errors import UsageError
 
 
@@ -42,7 +41,7 @@ def open_network(source: str | Path, *, names: Iterable[str] = ()) -> nn.Module:
 
 
 def _from_code(where: str, name: str) -> nn.Module:
-    module = _module_of_file(Path(where)) if where.endswith(".py") else _module_named(where)
+    module = module_of_file(Path(where), "source") if where.endswith(".py") else _module_named(where)
     if not hasattr(module, name):
         raise UsageError(f"source: {where} has no {name!r}")
     found = getattr(module, name)
@@ -54,30 +53,6 @@ def _from_code(where: str, name: str) -> nn.Module:
     if not isinstance(found, nn.Module):
         raise UsageError(f"source: {where}:{name} must be or return a torch.nn.Module, got {type(found).__name__}")
     return found
-
-
-def _module_of_file(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"source: {path} is not a file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # As for a script: modules beside it can be imported, and dataclasses find the module by its name.
-    added = str(path.resolve().parent)
-    before = sys.modules.get(spec.name)
-    sys.path.insert(0, added)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's code
-        del sys.modules[spec.name]
-        if before is not None:
-            sys.modules[spec.name] = before
-        raise UsageError(f"source: {path} fails: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(added)
-    return module
 
 
 def _module_named(name: str) -> Any:

@@ -76,10 +76,10 @@ def test_both_paths_raise_the_same_errors_each_time(call, registered):
 def paths(monkeypatch):
     """A list of the paths that bias_act takes."""
     taken = []
-    overload, apply = bias_act_op.overload, _eager.EagerFunction.apply
+    overload, apply = bias_act_op.overload, bias_act_op.function.apply
     # The op is frozen.
     object.__setattr__(bias_act_op, "overload", lambda *args: (taken.append("registered"), overload(*args))[1])
-    monkeypatch.setattr(_library.EagerFunction, "apply", lambda *args: (taken.append("function"), apply(*args))[1])
+    monkeypatch.setattr(bias_act_op.function, "apply", lambda *args: (taken.append("function"), apply(*args))[1])
     yield taken
     object.__setattr__(bias_act_op, "overload", overload)
 

@@ -26,7 +26,7 @@ from fastgan.nn.fusion.supported import (
     why_not,
 )
 from fastgan.nn.plain_tensor import is_plain_tensor
-from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack, run_planned_stack, stack_options
+from fastgan.ops.conv.layers import ConvLayer, conv2d_stack, run_planned_stack, stack_options
 
 Step = Callable[[Any], Any]
 Signature = list[Any]

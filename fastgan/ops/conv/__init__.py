@@ -2,7 +2,7 @@
 
 from fastgan.ops.conv.block import conv2d_bias_act
 from fastgan.ops.conv.conv1d import conv1d, conv_transpose1d
-from fastgan.ops.conv.conv2d_stack import ConvLayer, conv2d_stack
+from fastgan.ops.conv.layers import ConvLayer, conv2d_stack
 from fastgan.ops.conv.register import conv2d, conv_transpose2d
 
 __all__ = [
