@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+import operator
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.nn.fusion.supported import bare, prepare
+from fastgan.nn.fusion.steps import Step, run_steps, stack_step
+from fastgan.nn.fusion.supported import Act, bare, prepare
+from fastgan.nn.plain_tensor import is_traced
 from fastgan.nn.spectral_group import spectral_norm
 from fastgan.ops import ACTIVATIONS, ConvLayer, bias_act, conv2d, conv2d_bias_act, conv2d_stack, conv_transpose2d
 
@@ -25,6 +29,9 @@ class ConvBlock(nn.Module):
 
     norm: "none", "batch" or "spectral". act: see `fastgan.ops.ACTIVATIONS`.
     """
+
+    #: What decides how a ConvStack runs it, from its __dict__ (fastgan/nn/fusion/steps.py).
+    plan_options = operator.itemgetter("stride", "padding", "act")
 
     def __init__(
         self,
@@ -81,15 +88,37 @@ class ConvStack(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        stack: list[ConvBlock] = []
-        for block in self:
-            if stack and not (self._joins(block) and block.act == stack[0].act):
-                x, stack = self._run(stack, x), []
-            if self._joins(block):
-                stack.append(cast(ConvBlock, block))
+        blocks = list(self._modules.values())
+        if is_traced(x):
+            for piece in self._pieces(blocks):
+                x = piece[0](x) if len(piece) == 1 else _run_stack(piece, x)
+            return x
+        inner = [block._modules.get("conv") for block in blocks]
+        return run_steps(self, [*blocks, *filter(None, inner)], lambda: self._steps(blocks), x)
+
+    @classmethod
+    def _steps(cls, blocks: list[Any]) -> list[Step]:
+        steps: list[Step] = []
+        for piece in cls._pieces(blocks):
+            if len(piece) == 1:
+                steps.append(piece[0])
+                continue
+            options = [ConvLayer(None, None, block.stride, block.padding) for block in piece]  # type: ignore[arg-type]
+            act = Act(piece[0].act, 0.2)
+            steps.append(stack_step([block.conv for block in piece], options, act, partial(_run_stack, piece)))
+        return steps
+
+    @classmethod
+    def _pieces(cls, blocks: list[Any]) -> list[list[Any]]:
+        """The blocks that run together."""
+        pieces: list[list[Any]] = []
+        for block in blocks:
+            joins = cls._joins(block)
+            if pieces and joins and cls._joins(pieces[-1][0]) and block.act == pieces[-1][0].act:
+                pieces[-1].append(block)
             else:
-                x = block(x)
-        return self._run(stack, x) if stack else x
+                pieces.append([block])
+        return pieces
 
     @staticmethod
     def _joins(block: nn.Module) -> bool:
@@ -98,12 +127,12 @@ class ConvStack(nn.Sequential):
             return False
         return bare(block) and bare(block.conv) and not block._forward_pre_hooks
 
-    @staticmethod
-    def _run(stack: list[ConvBlock], x: Tensor) -> Tensor:
-        for block in stack:
-            prepare(block.conv)
-        layers = [ConvLayer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in stack]
-        return conv2d_stack(x, layers, stack[0].act)
+
+def _run_stack(blocks: list[ConvBlock], x: Tensor) -> Tensor:
+    for block in blocks:
+        prepare(block.conv)
+    layers = [ConvLayer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in blocks]
+    return conv2d_stack(x, layers, blocks[0].act)
 
 
 class LinearBlock(nn.Module):

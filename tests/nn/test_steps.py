@@ -142,8 +142,8 @@ def test_global_hooks_are_called():
 
 def test_the_plan_is_made_once_and_belongs_to_no_copy(monkeypatch):
     made = []
-    new = steps._new_plan
-    monkeypatch.setattr(steps, "_new_plan", lambda modules: (made.append(modules), new(modules))[1])
+    new = steps._Plan
+    monkeypatch.setattr(steps, "_Plan", lambda *given: (made.append(given), new(*given))[1])
     ours = fastgan.fuse(network())
     for _ in range(3):
         ours(X)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from fastgan.nn.fusion.pieces import pieces
-from fastgan.nn.fusion.steps import run_blocks, run_overwritten, run_stack, run_steps
+from fastgan.nn.fusion.steps import run_blocks, run_overwritten, run_stack, run_steps, sequential_steps
 from fastgan.nn.plain_tensor import is_traced
 
 
-def run(modules: list[nn.Module], x: Any) -> Any:
+def run(modules: list[Any], x: Any) -> Any:
     """The result of nn.Sequential of these modules, inspected now."""
     # Without gradients a stack would only keep its inner results in memory for longer.
     for piece in pieces(modules, stacks=torch.is_grad_enabled()):
@@ -38,4 +38,7 @@ class Sequential(nn.Sequential):
     _fastgan_original = nn.Sequential
 
     def forward(self, input: Any) -> Any:
-        return run(list(self), input) if is_traced(input) else run_steps(self, input)
+        modules = list(self._modules.values())
+        if is_traced(input):
+            return run(modules, input)
+        return run_steps(self, modules, lambda: sequential_steps(modules), input)

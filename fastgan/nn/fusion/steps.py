@@ -1,4 +1,4 @@
-"""The plan of a fused Sequential in eager mode: its pieces as functions, made anew only if its children changed.
+"""The plan of a Sequential in eager mode: its pieces as functions, made anew only if its children changed.
 
 Inspecting ten children takes 80 µs, several times the cost of running a small layer; comparing their signature takes 7.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.pieces import Piece, pieces
 from fastgan.nn.fusion.supported import (
     CONV2D,
+    Act,
     bias_for,
     has_no_observers,
     original_class,
@@ -51,21 +52,20 @@ class _Plan:
 _plans: weakref.WeakKeyDictionary[nn.Module, _Plan] = weakref.WeakKeyDictionary()
 
 
-def run_steps(sequential: nn.Sequential, x: Any) -> Any:
-    """The result of a Sequential in eager mode."""
-    modules = list(sequential._modules.values())
-    plan = _plans.get(sequential)
+def run_steps(owner: nn.Module, modules: list[nn.Module], make: Callable[[], list[Step]], x: Any) -> Any:
+    """Run x through the steps of a module in eager mode. make: returns them; modules: all that they depend on."""
+    plan = _plans.get(owner)
     if plan is None or plan.modules != modules or plan.signature != _signature(modules, plan.options):
-        plan = _plans[sequential] = _new_plan(modules)
+        options = [_option_getter(module) for module in modules]
+        plan = _plans[owner] = _Plan(modules, options, _signature(modules, options), make())
     for step in plan.steps:
         x = step(x)
     return x
 
 
-def _new_plan(modules: list[nn.Module]) -> _Plan:
-    options = [_option_getter(module) for module in modules]
-    steps = [_step(piece) for piece in pieces(modules, stacks=True)]
-    return _Plan(modules, options, _signature(modules, options), steps)
+def sequential_steps(modules: list[nn.Module]) -> list[Step]:
+    """The steps of nn.Sequential of these modules."""
+    return [_step(piece) for piece in pieces(modules, stacks=True)]
 
 
 def _signature(modules: list[nn.Module], options: list[Callable[[Any], Any]]) -> Signature:
@@ -80,7 +80,7 @@ def _signature(modules: list[nn.Module], options: list[Callable[[Any], Any]]) ->
 
 
 def _option_getter(module: nn.Module) -> Callable[[Any], Any]:
-    own = _OPTIONS.get(original_class(module))
+    own = getattr(type(module), "plan_options", None) or _OPTIONS.get(original_class(module))
     if own is not None:
         return own
     return operator.itemgetter("inplace") if "inplace" in module.__dict__ else lambda values: None
@@ -100,7 +100,10 @@ def _step(piece: Piece) -> Step:
             return first
         return _linear_step(first) if type(first) is nn.Linear and "weight" in first._parameters else first.forward
     if piece.stack:
-        return _stack_step(piece)
+        assert piece.act is not None
+        layers: Any = piece.modules[::2]
+        supported = not why_not(layers[0])  # else PyTorch pads the input
+        return stack_step(layers if supported else (), layers, piece.act, lambda x: run_stack(piece, x))
     return lambda x: apply(rest[0], defer(first, x))
 
 
@@ -138,27 +141,26 @@ def run_stack(piece: Piece, x: Any) -> Any:
     return conv2d_stack(x, blocks, act.name, alpha=act.alpha)
 
 
-def _stack_step(piece: Piece) -> Step:
-    layers: tuple[Any, ...] = piece.modules[::2]
-    act = piece.act
-    assert act is not None
+def stack_step(layers: Sequence[Any], options_of: Sequence[Any], act: Act, otherwise: Step) -> Step:
+    """A stack of convolutions with their parameters as they are then; none where something else computes its weights.
+
+    options_of: of each layer, an object with its stride, padding, dilation and groups. otherwise: runs the stack on
+    inputs that this step does not take, and after a bias was added or removed.
+    """
     parameters = [layer._parameters for layer in layers]
-    # Else a parametrization or a hook computes the weights, or PyTorch pads the input.
-    plain = not why_not(layers[0]) and all(
-        "weight" in own and not layer._forward_pre_hooks for own, layer in zip(parameters, layers, strict=True)
-    )
-    if not plain:
-        return lambda x: run_stack(piece, x)
-    biased = layers[0].bias is not None
-    options = stack_options(layers)
-    name, alpha = act.name, act.alpha
+    # Else a parametrization or a hook computes the weights.
+    if not layers or any(
+        "weight" not in own or one._forward_pre_hooks for own, one in zip(parameters, layers, strict=True)
+    ):
+        return otherwise
+    biased, options = layers[0].bias is not None, stack_options(options_of)
 
     def step(x: Any) -> Any:
         if is_plain_tensor(x) and x.dim() == 4 and not torch.is_autocast_enabled(x.device.type):
             biases = [own["bias"] for own in parameters]
-            if {bias is None for bias in biases} == {not biased}:  # else some were added or removed
+            if {bias is None for bias in biases} == {not biased}:
                 weights = [own["weight"] for own in parameters]
-                return run_planned_stack(x, weights, biases if biased else [], options, name, alpha)
-        return run_stack(piece, x)
+                return run_planned_stack(x, weights, biases if biased else [], options, act.name, act.alpha)
+        return otherwise(x)
 
     return step
