@@ -1,0 +1,34 @@
+// One step of Adam over many tensors, with the moving average of the weights in the same pass.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fastgan/dtype.h"
+
+namespace fastgan {
+
+// A weight and what moves with it: dense, of one dtype, and of the same strides.
+struct AdamTensor {
+  void* weight;
+  const void* gradient;
+  void* mean;     // of the gradients
+  void* square;   // mean of their squares
+  void* average;  // of the weights, or nullptr
+  float* step;    // updates so far
+  int64_t size;
+};
+
+struct AdamEma {
+  std::vector<AdamTensor> tensors;
+  Dtype dtype;
+  int threads;
+  double lr, beta1, beta2, eps;
+  double ema_weight;     // how far the averages move toward the new weights
+  const float* divisor;  // of the gradients
+  const float* bad;      // 1: only the averages move
+};
+
+void launch_adam_ema(const AdamEma& p);
+
+}  // namespace fastgan

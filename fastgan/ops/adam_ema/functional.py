@@ -1,0 +1,122 @@
+"""The public function adam_ema: it checks its arguments and picks a back-end.
+
+It changes its arguments and has no derivative, so it is not made by define_op, and steps that are compiled do not call
+it: the trainer's updates run between them. Triton has no kernel of it: CUDA C++ serves every GPU, and PyTorch's fused
+kernels serve where that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgan._util import env
+from fastgan.ops._check import bad
+from fastgan.ops.adam_ema import cpu, reference
+from fastgan.ops.adam_ema.reference import Checked
+
+KERNELS = (cpu.ADAM_EMA,)
+
+
+@torch.no_grad()
+def adam_ema(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    means: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    loss: Tensor,
+    divisor: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float = 1e-8,
+    clip: float = 0.0,
+    averages: Sequence[Tensor | None] | None = None,
+    ema_weight: float | Tensor = 0.0,
+    copies: Sequence[Tensor | None] | None = None,
+) -> Checked:
+    """Adam's step with a check of the gradients, clipping by the global norm, and the moving average of the weights.
+
+    weights, means, squares: changed in place; dense tensors of one device, float32 or float64 (others by PyTorch's own
+    kernels). gradients: like the weights; their values are undefined afterwards. steps: float32 scalars, the updates so
+    far. loss: scalar; divisor: float32 scalar by which the gradients are divided first, such as a loss scale. clip:
+    largest L2 norm of the whole divided gradient, 0 for none. averages: None or a tensor like it for each weight, moved
+    toward it by ema_weight, a number or a scalar on the device. copies: None or a tensor of any dtype for each weight,
+    of its shape and strides, which gets its new value. Where the norm or the loss is not finite, weights, means,
+    squares and steps stay.
+
+    Nothing waits for the device, and a CUDA graph may capture the call; lr, betas, eps and clip are then constants.
+    Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/adam_ema/reference.py.
+    """
+    weights, gradients, means, squares, steps = map(list, (weights, gradients, means, squares, steps))
+    averages = [None] * len(weights) if averages is None else list(averages)
+    copies = [None] * len(weights) if copies is None else list(copies)
+    _check(weights, gradients=gradients, means=means, squares=squares, averages=averages, copies=copies)
+    _check_scalars(weights, steps, loss, divisor)
+    args = weights, gradients, means, squares, steps, averages, copies, loss, divisor, ema_weight, lr, betas, eps, clip
+    return _back_end(*args)(*args)
+
+
+def _back_end(*args: Any) -> Callable[..., Checked]:
+    forced = env.read("FASTGAN_BACKEND")
+    for kernel in KERNELS:
+        if forced not in ("", kernel.name):
+            continue
+        reason = kernel.why_not(*args)
+        if reason is None:
+            return kernel.run
+        if forced:
+            raise RuntimeError(f"FASTGAN_BACKEND={forced}: adam_ema cannot run there: {reason}")
+    return reference.adam_ema
+
+
+def _check(weights: list[Tensor], **lists: Sequence[Tensor | None]) -> None:
+    if not weights:
+        raise bad("weights", "one tensor or more", "none")
+    device = weights[0].device
+    for name, tensors in lists.items():
+        if len(tensors) != len(weights):
+            raise bad(name, f"one for each of {len(weights)} weights", len(tensors))
+    for i, weight in enumerate(weights):
+        shape, stride, dtype = weight.shape, weight.stride(), weight.dtype
+        if not dtype.is_floating_point or weight.device != device:
+            raise bad(f"weights[{i}]", f"a floating tensor on {device}", f"{dtype} on {weight.device}", TypeError)
+        if not _dense(weight):
+            raise bad(f"weights[{i}]", "a dense tensor", f"{list(shape)} with strides {list(stride)}")
+        for name, tensors in lists.items():
+            other = tensors[i]
+            if other is None and name in ("averages", "copies"):
+                continue
+            if not isinstance(other, Tensor) or other.device != device or (other.dtype != dtype and name != "copies"):
+                got = f"{other.dtype} on {other.device}" if isinstance(other, Tensor) else type(other)
+                raise bad(f"{name}[{i}]", f"{dtype} on {device}, as its weight", got, TypeError)
+            if other.shape != shape or other.stride() != stride:
+                like = f"{list(shape)} with strides {list(stride)}, as its weight"
+                raise bad(f"{name}[{i}]", like, f"{list(other.shape)} with {list(other.stride())}")
+
+
+def _check_scalars(weights: list[Tensor], steps: list[Tensor], loss: Tensor, divisor: Tensor) -> None:
+    device = weights[0].device
+    if len(steps) != len(weights):
+        raise bad("steps", f"one for each of {len(weights)} weights", len(steps))
+    scalars = {"loss": loss, "divisor": divisor, **{f"steps[{i}]": step for i, step in enumerate(steps)}}
+    for name, value in scalars.items():
+        if value.numel() != 1 or value.device != device or (value.dtype != torch.float32 and name != "loss"):
+            got = f"{value.dtype} {list(value.shape)} on {value.device}"
+            raise bad(name, f"a float32 scalar on {device}", got)
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether x's elements fill its memory, in any order of the dimensions."""
+    if x.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size > 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
