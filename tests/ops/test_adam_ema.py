@@ -245,22 +245,24 @@ def test_weights_of_two_dtypes_are_pytorchs():
         ({"squares": lambda x: [x[0][:0], *x[1:]]}, r"squares\[0\]: expected \[1\] with strides \[1\], as its weight"),
         ({"gradients": lambda x: [*x[:-1], x[-1].contiguous()]}, r"gradients\[11\]: expected \[5, 8\] with strides"),
         ({"averages": lambda x: [*x[:-1], x[-1].half()]}, r"averages\[11\]: expected torch.float32 on cpu"),
-        ({"gradients": lambda x: [None, *x[1:]]}, r"gradients\[0\]: expected torch.float32 on cpu, as its weight, got"),
+        ({"gradients": lambda x: [None, *x[1:]]}, r"gradients\[0\]: expected a tensor, got None"),
         ({"weights": lambda x: [x[0].long(), *x[1:]]}, r"weights\[0\]: expected a floating tensor on cpu"),
         ({"weights": lambda x: [torch.zeros(2)[::2], *x[1:]]}, None),
         ({"weights": lambda x: [*x[:2], torch.zeros(16)[::2], *x[3:]]}, r"weights\[2\]: expected a dense tensor"),
         ({"steps": lambda x: [x[0].long(), *x[1:]]}, r"steps\[0\]: expected a float32 scalar on cpu"),
+        ({"divisor": lambda x: x.double()}, r"divisor: expected a float32 scalar on cpu, got torch.float64"),
+        ({"loss": lambda x: x.expand(2)}, r"loss: expected a float32 scalar on cpu, got torch.float32 \[2\]"),
         ({name: lambda x: [] for name in ("weights", "gradients", "steps")}, "weights: expected one tensor or more"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
-    lists = make(TARGETS[0])
+    arguments = make(TARGETS[0]) | options(TARGETS[0])
     for name, function in change.items():
-        lists[name] = function(lists[name])
+        arguments[name] = function(arguments[name])
     if message is None:  # one element is dense whatever its strides, and these are not its gradient's
         message = r"gradients\[0\]: expected \[1\] with strides \[2\]"
     with pytest.raises((TypeError, ValueError), match=message):
-        adam_ema(**lists, **options(TARGETS[0]))
+        adam_ema(**arguments)
 
 
 def test_a_forced_back_end_that_cannot_run_is_an_error(monkeypatch):

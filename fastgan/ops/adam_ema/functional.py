@@ -77,24 +77,24 @@ def _back_end(*args: Any) -> Callable[..., Checked]:
 def _check(weights: list[Tensor], **lists: Sequence[Tensor | None]) -> None:
     if not weights:
         raise bad("weights", "one tensor or more", "none")
-    device = weights[0].device
     for name, tensors in lists.items():
         if len(tensors) != len(weights):
             raise bad(name, f"one for each of {len(weights)} weights", len(tensors))
-    for i, weight in enumerate(weights):
+    device = weights[0].device
+    for i, (weight, *others) in enumerate(zip(weights, *lists.values(), strict=True)):
         shape, stride, dtype = weight.shape, weight.stride(), weight.dtype
         if not dtype.is_floating_point or weight.device != device:
             raise bad(f"weights[{i}]", f"a floating tensor on {device}", f"{dtype} on {weight.device}", TypeError)
         if not _dense(weight):
             raise bad(f"weights[{i}]", "a dense tensor", f"{list(shape)} with strides {list(stride)}")
-        for name, tensors in lists.items():
-            other = tensors[i]
-            if other is None and name in ("averages", "copies"):
-                continue
-            if not isinstance(other, Tensor) or other.device != device or (other.dtype != dtype and name != "copies"):
-                got = f"{other.dtype} on {other.device}" if isinstance(other, Tensor) else type(other)
+        for name, other in zip(lists, others, strict=True):
+            if other is None:
+                if name not in ("averages", "copies"):
+                    raise bad(f"{name}[{i}]", "a tensor", None, TypeError)
+            elif other.device != device or (other.dtype is not dtype and name != "copies"):
+                got = f"{other.dtype} on {other.device}"
                 raise bad(f"{name}[{i}]", f"{dtype} on {device}, as its weight", got, TypeError)
-            if other.shape != shape or other.stride() != stride:
+            elif other.shape != shape or other.stride() != stride:
                 like = f"{list(shape)} with strides {list(stride)}, as its weight"
                 raise bad(f"{name}[{i}]", like, f"{list(other.shape)} with {list(other.stride())}")
 
@@ -103,11 +103,10 @@ def _check_scalars(weights: list[Tensor], steps: list[Tensor], loss: Tensor, div
     device = weights[0].device
     if len(steps) != len(weights):
         raise bad("steps", f"one for each of {len(weights)} weights", len(steps))
-    scalars = {"loss": loss, "divisor": divisor, **{f"steps[{i}]": step for i, step in enumerate(steps)}}
-    for name, value in scalars.items():
-        if value.numel() != 1 or value.device != device or (value.dtype != torch.float32 and name != "loss"):
-            got = f"{value.dtype} {list(value.shape)} on {value.device}"
-            raise bad(name, f"a float32 scalar on {device}", got)
+    for i, value in enumerate((*steps, divisor, loss)):
+        if value.device != device or value.numel() != 1 or (value.dtype != torch.float32 and value is not loss):
+            name = f"steps[{i}]" if i < len(steps) else "loss" if value is loss else "divisor"
+            raise bad(name, f"a float32 scalar on {device}", f"{value.dtype} {list(value.shape)} on {value.device}")
 
 
 def _dense(x: Tensor) -> bool:
