@@ -58,8 +58,9 @@ PYBIND11_MODULE(_cpu, m) {
 
   m.def(
       "adam_ema",
-      [](const std::vector<std::array<Address, 6>>& addresses, const std::vector<int64_t>& sizes, int dtype, int threads,
-         double lr, std::array<double, 2> betas, double eps, double ema_weight, Address divisor, Address bad) {
+      [](const std::vector<std::array<Address, 6>>& addresses, const std::vector<int64_t>& sizes, int dtype,
+         int threads, double lr, std::array<double, 2> betas, double eps, double ema_weight, Address divisor,
+         Address bad) {
         std::vector<AdamTensor> tensors;
         for (size_t i = 0; i < sizes.size(); ++i) {
           const auto [weight, gradient, mean, square, average, step] = addresses.at(i);

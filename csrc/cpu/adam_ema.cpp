@@ -1,9 +1,9 @@
-// Adam and the moving average of the weights on the CPU, in one pass. It is bound by memory: an element is 28 bytes read
-// and written in float, 36 with an average.
+// Adam and the moving average of the weights on the CPU, in one pass. It is bound by memory: an element takes 28 bytes,
+// read or written, in float, and 36 with an average.
 //
 // The results are those of torch.optim.Adam(fused=True) and torch.lerp, bit for bit, where PyTorch's kernels use fused
-// multiply-add (x86-64-v3 and later), so that a run goes on as PyTorch's optimizer would have. They do not depend on the
-// number of threads.
+// multiply-add (x86-64-v3 and later), so that a run goes on as it would with PyTorch's optimizer. They do not depend on
+// the number of threads.
 #include "fastgan/adam_ema.h"
 
 #include <cmath>

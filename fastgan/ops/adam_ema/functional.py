@@ -1,8 +1,7 @@
 """The public function adam_ema: it checks its arguments and picks a back-end.
 
 It changes its arguments and has no derivative, so it is not made by define_op, and steps that are compiled do not call
-it: the trainer's updates run between them. Triton has no kernel of it: CUDA C++ serves every GPU, and PyTorch's fused
-kernels serve where that is missing.
+it: the trainer's updates run between them. On a GPU it is PyTorch's fused kernels.
 """
 
 from __future__ import annotations
