@@ -1,11 +1,6 @@
-"""The CUDA C++ kernels of adam_ema: emulated on the CPU against the reference, and compiled for every architecture."""
+"""The CUDA C++ kernels of adam_ema, emulated on the CPU, against the reference."""
 
-import ctypes
 import math
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +12,6 @@ emulated = pytest.importorskip("emulated", reason="needs tests/emulated.py, whic
 cuda = pytest.importorskip("fastgan.ops.adam_ema.cuda", reason="needs fastgan.ops._cuda, which launches CUDA kernels")
 emulation = pytest.mark.skipif(not emulated.compiler(), reason="no C++ compiler here")
 
-SOURCE = Path(__file__).parents[2] / "csrc" / "cuda"
 #: Sizes around those of packs, warps and chunks of 4096; one tensor with several chunks.
 SHAPES = [(1,), (0,), (3,), (4,), (5,), (33,), (4095,), (4096,), (4097,), (3, 5000), (2, 3, 5, 5), ()]
 CHANGED = ("weights", "means", "squares", "steps", "averages", "copies")
@@ -26,9 +20,9 @@ CHANGED = ("weights", "means", "squares", "steps", "averages", "copies")
 class Kernels(emulated.EmulatedKernels):
     def launch(self, name, grid, block, shared, cooperative, argument):
         self.launches.append(name)
-        problem = emulated.library("adam_ema").emulate(name.encode(), argument, grid, block, shared, self.order)
+        problem = emulated.kernels("adam_ema").emulate(name.encode(), argument, grid, block, shared, self.order)
         if problem:
-            raise RuntimeError(f"{name}: {ctypes.string_at(problem).decode()}")
+            raise RuntimeError(f"{name}: {problem.decode()}")
 
 
 @pytest.fixture
@@ -220,20 +214,3 @@ def test_the_arguments_are_the_structures_of_the_kernels():
     step = cuda.MAX_WEIGHTS * (8 * 8 + 4) + cuda._STEP.size
     assert [size(i) for i in range(6)] == [check, step, cuda.MAX_GRADIENTS, cuda.MAX_WEIGHTS, cuda.CHUNK, cuda.THREADS]
     assert max(check, step) <= 4096
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100"])
-def test_it_compiles_to_wide_loads_without_spills(arch, tmp_path):
-    """128-bit loads of five tensors in float, and no register in local memory."""
-    (tmp_path / "kernels.cu").write_text('#include "adam_ema.cuh"\n')
-    options = ["-std=c++17", "-O3", f"-I{SOURCE}", f"-arch={arch}", "-Xptxas", "-v", "--keep", f"--keep-dir={tmp_path}"]
-    command = ["nvcc", *options, "-c", "kernels.cu", "-o", "kernels.o"]
-    log = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
-    assert re.findall(r"(\d+) bytes spill", log) == ["0"] * 8
-    assert re.findall(r"(\d+) bytes stack frame", log) == ["0"] * 4
-    ptx = next(text for text in (path.read_text() for path in tmp_path.glob("*.ptx")) if ".entry " in text)
-    _, *functions = ptx.split(".entry ")
-    loads = {text.split("(")[0]: text.count("ld.global.v4.f32") for text in functions}
-    assert loads["adam_ema_float"] >= 5
-    assert loads["check_gradients_float"] >= 1
