@@ -93,7 +93,7 @@ def _check(weights: list[Tensor], **lists: Sequence[Tensor | None]) -> None:
             elif other.device != device or (other.dtype is not dtype and name != "copies"):
                 got = f"{other.dtype} on {other.device}"
                 raise bad(f"{name}[{i}]", f"{dtype} on {device}, as its weight", got, TypeError)
-            elif other.shape != shape or other.stride() != stride:
+            elif other.shape != shape or (other.stride() != stride and not _same_order(other, weight)):
                 like = f"{list(shape)} with strides {list(stride)}, as its weight"
                 raise bad(f"{name}[{i}]", like, f"{list(other.shape)} with {list(other.stride())}")
 
@@ -106,6 +106,12 @@ def _check_scalars(weights: list[Tensor], steps: list[Tensor], loss: Tensor, div
         if value.device != device or value.numel() != 1 or (value.dtype != torch.float32 and value is not loss):
             name = f"steps[{i}]" if i < len(steps) else "loss" if value is loss else "divisor"
             raise bad(name, f"a float32 scalar on {device}", f"{value.dtype} {list(value.shape)} on {value.device}")
+
+
+def _same_order(one: Tensor, other: Tensor) -> bool:
+    """Whether elements follow each other alike in memory: the strides of dimensions of size 1 do not matter."""
+    strides = zip(one.shape, one.stride(), other.stride(), strict=True)
+    return all(size == 1 or a == b for size, a, b in strides)
 
 
 def _dense(x: Tensor) -> bool:
