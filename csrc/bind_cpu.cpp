@@ -57,6 +57,14 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("threaded", &threaded, "Whether the kernels were built with OpenMP");
 
   m.def(
+      "check_gradients",
+      [](const std::vector<Address>& gradients, const std::vector<int64_t>& sizes, int dtype, int threads, Address loss,
+         Address divisor, Address found) {
+        launch_check_gradients({at(gradients), sizes, static_cast<Dtype>(dtype), threads, at<const float>(loss),
+                                at<const float>(divisor), at<float>(found)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
       "adam_ema",
       [](const std::vector<std::array<Address, 6>>& addresses, const std::vector<int64_t>& sizes, int dtype,
          int threads, double lr, std::array<double, 2> betas, double eps, double ema_weight, Address divisor,

@@ -1,14 +1,15 @@
 // Adam and the moving average of the weights on the CPU, in one pass. It is bound by memory: an element takes 28 bytes,
 // read or written, in float, and 36 with an average.
 //
-// The results are those of torch.optim.Adam(fused=True) and torch.lerp, bit for bit, where PyTorch's kernels use fused
-// multiply-add (x86-64-v3 and later), so that a run goes on as it would with PyTorch's optimizer. They do not depend on
-// the number of threads.
+// The results of the update are those of torch.optim.Adam(fused=True) and torch.lerp, bit for bit, where PyTorch's
+// kernels use fused multiply-add (x86-64-v3 and later), so that a run goes on as it would with PyTorch's optimizer. No
+// result depends on the number of threads.
 #include "fastgan/adam_ema.h"
 
 #include <cmath>
 
 #include "fastgan/check.h"
+#include "fastgan/dot.h"
 #include "fastgan/parallel.h"
 
 namespace fastgan {
@@ -36,6 +37,48 @@ bool fused_multiply_add() {
   return false;
 #endif
 }
+
+// --- the check -------------------------------------------------------------------------------------------------------
+
+constexpr int64_t kSumChunk = 16384;  // elements of a partial sum, so that results do not depend on the threads
+
+FASTGAN_CLONES double square(const float* x, int64_t n) { return dot<float>(x, x, n); }
+FASTGAN_CLONES double square(const double* x, int64_t n) { return dot<double>(x, x, n); }
+
+struct Chunk {
+  size_t tensor;
+  int64_t begin, end;
+};
+
+void add_chunks(std::vector<Chunk>& chunks, size_t tensor, int64_t size, int64_t length) {
+  FASTGAN_CHECK(size >= 0, "adam_ema: a size is negative");
+  for (int64_t begin = 0; begin < size; begin += length) {
+    chunks.push_back({tensor, begin, std::min(size, begin + length)});
+  }
+}
+
+template <class T>
+void check_gradients(const CheckGradients& p) {
+  std::vector<Chunk> chunks;
+  for (size_t i = 0; i < p.sizes.size(); ++i) add_chunks(chunks, i, p.sizes[i], kSumChunk);
+  std::vector<double> partial(chunks.size()), squares(p.sizes.size());
+  parallel_for(static_cast<int64_t>(chunks.size()), kSumChunk, p.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      const auto [i, from, to] = chunks[c];
+      partial[c] = square(static_cast<const T*>(p.gradients.at(i)) + from, to - from);
+    }
+  });
+  for (size_t c = 0; c < chunks.size(); ++c) squares[chunks[c].tensor] += partial[c];
+  double total = 0;
+  for (size_t i = 0; i < squares.size(); ++i) {
+    total += squares[i];
+    p.found[2 + i] = static_cast<float>(std::sqrt(squares[i])) / *p.divisor;
+  }
+  p.found[0] = static_cast<float>(std::sqrt(total)) / *p.divisor;
+  p.found[1] = std::isfinite(p.found[0]) && std::isfinite(*p.loss) ? 0.0f : 1.0f;
+}
+
+// --- the update ------------------------------------------------------------------------------------------------------
 
 // What the elements of one tensor have in common.
 template <class T>
@@ -145,11 +188,6 @@ Entries<double> entries(double, bool fused) {
                : Entries<double>{move_double_plain, average_double_plain};
 }
 
-struct Chunk {
-  size_t tensor;
-  int64_t begin, end;
-};
-
 template <class T>
 void adam_ema(const AdamEma& p) {
   const bool move = *p.bad != 1.0f;
@@ -158,13 +196,9 @@ void adam_ema(const AdamEma& p) {
   std::vector<Chunk> chunks;
   for (size_t i = 0; i < p.tensors.size(); ++i) {
     const AdamTensor& t = p.tensors[i];
-    FASTGAN_CHECK(t.size >= 0, "adam_ema: a size is negative");
     if (move) *t.step += 1;
     shared.push_back(factors<T>(p, *t.step));
-    if (!move && !t.average) continue;
-    for (int64_t begin = 0; begin < t.size; begin += kChunk) {
-      chunks.push_back({i, begin, std::min(t.size, begin + kChunk)});
-    }
+    if (move || t.average) add_chunks(chunks, i, t.size, kChunk);
   }
   parallel_for(static_cast<int64_t>(chunks.size()), kChunk, p.threads, [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
@@ -177,12 +211,14 @@ void adam_ema(const AdamEma& p) {
 
 }  // namespace
 
-void launch_adam_ema(const AdamEma& p) {
-  FASTGAN_CHECK(p.dtype == Dtype::float32 || p.dtype == Dtype::float64, "adam_ema: dtype is not float or double");
-  if (p.dtype == Dtype::float32)
-    adam_ema<float>(p);
-  else
-    adam_ema<double>(p);
-}
+#define FASTGAN_FOR_DTYPE(function)                                                                                  \
+  FASTGAN_CHECK(p.dtype == Dtype::float32 || p.dtype == Dtype::float64, #function ": dtype is not float or double"); \
+  if (p.dtype == Dtype::float32)                                                                                     \
+    function<float>(p);                                                                                              \
+  else                                                                                                               \
+    function<double>(p);
+
+void launch_check_gradients(const CheckGradients& p) { FASTGAN_FOR_DTYPE(check_gradients) }
+void launch_adam_ema(const AdamEma& p) { FASTGAN_FOR_DTYPE(adam_ema) }
 
 }  // namespace fastgan

@@ -263,7 +263,6 @@ class Adam(torch.optim.Adam):
         # By these load_state_dict puts the step counts on the weights' device.
         super().__init__(weights, lr, betas, fused=True, capturable=all(weight.is_cuda for weight in weights))
 
-    @torch.no_grad()
     def step(  # type: ignore[override]
         self,
         closure: Any = None,

@@ -106,7 +106,8 @@ def test_it_is_as_good_as_pytorch(target, betas, ema_weight, clip, dtype):
     run_reference(plain, **set_to)
     checked = adam_ema(**ours, **set_to)
     assert checked.norm.item() == pytest.approx(norm, rel=1e-5)
-    assert checked.norms.square().sum().sqrt().item() == pytest.approx(norm, rel=1e-5)
+    for found, gradient in zip(checked.norms, lists["gradients"], strict=True):
+        assert found.item() == pytest.approx(gradient.double().norm().item() / 4, rel=1e-5)
     assert checked.bad == 0
     for name in CHANGED:
         for i, (own, other, true) in enumerate(zip(ours[name], plain[name], truth[name], strict=True)):
@@ -124,8 +125,8 @@ def test_the_cpp_kernel_makes_pytorchs_bits(beta1, ema_weight, threads, dtype, m
     torch.set_num_threads(threads)
     lists = make(target, dtype, shapes=[*SHAPES, *((n,) for n in range(10, 40)), (70_001,)])
     plain, ours = clone(lists), clone(lists)
-    set_to = options(target, divisor=3.0, betas=(beta1, 0.999), ema_weight=ema_weight, clip=5.0)
-    for _ in range(3):
+    for clip in (0.0, 5.0, 5.0):
+        set_to = options(target, divisor=3.0, betas=(beta1, 0.999), ema_weight=ema_weight, clip=clip)
         for part in (plain, ours):
             part["gradients"] = clone(lists)["gradients"]
         run_reference(plain, **set_to)
@@ -195,12 +196,23 @@ def test_many_weights(target):
 
 
 @pytest.mark.parametrize("target", FAST, ids=str)
-def test_results_repeat_bit_for_bit(target):
+def test_norms_of_large_gradients_lose_no_digits(target):
+    """PyTorch's sum on the CPU, in float32, is wrong in the fourth digit here."""
+    gradient = torch.full((3_000_000,), 0.1, device=target.device)
+    weight, mean, square = (torch.zeros_like(gradient) for _ in range(3))
+    step = [torch.zeros((), device=target.device)]
+    checked = adam_ema([weight], [gradient], [mean], [square], step, **options(target))
+    assert checked.norm.item() == pytest.approx(gradient[:1].double().item() * math.sqrt(3_000_000), rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("target", FAST, ids=str)
+def test_results_repeat_bit_for_bit(target, clip):
     runs = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         lists = make(target, shapes=[*SHAPES, (100_003,)])
-        checked = adam_ema(**lists, **options(target, clip=1.0))
+        checked = adam_ema(**lists, **options(target, clip=clip))
         runs.append({**lists, "checked": list(checked)})
     assert all(not differing(runs[0], other, (*CHANGED, "checked")) for other in runs[1:])
 

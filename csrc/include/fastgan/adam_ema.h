@@ -1,4 +1,4 @@
-// One step of Adam over many tensors, with the moving average of the weights in the same pass.
+// One step of Adam over many tensors: the check of the gradients, and the update of weights and their moving average.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,17 @@ struct AdamEma {
   const float* bad;      // 1: only the averages move
 };
 
+struct CheckGradients {
+  std::vector<const void*> gradients;
+  std::vector<int64_t> sizes;
+  Dtype dtype;
+  int threads;
+  const float* loss;
+  const float* divisor;  // of the gradients
+  float* found;          // the norm of the whole divided gradient, whether it or the loss is not finite, then each norm
+};
+
+void launch_check_gradients(const CheckGradients& p);
 void launch_adam_ema(const AdamEma& p);
 
 }  // namespace fastgan

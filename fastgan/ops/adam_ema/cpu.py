@@ -1,7 +1,4 @@
-"""adam_ema on the CPU: steps 4 and 5 in one pass by fastgan._cpu, float and double.
-
-Steps 1 to 3 are PyTorch's: its norm reads the gradients once, and the bits of a clipped update depend on its order.
-"""
+"""adam_ema on the CPU: one pass for the norms and one for steps 4 and 5 by fastgan._cpu, float and double."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from fastgan._util import native
 from fastgan.ops._launch import CPP_DTYPES, why_no_cpp
 from fastgan.ops._library import Kernel
 from fastgan.ops.adam_ema import reference
+from fastgan.ops.adam_ema.reference import Checked
 
 
 def _why_not(weights, *_) -> str | None:
@@ -20,10 +18,21 @@ def _why_not(weights, *_) -> str | None:
     return why_no_cpp(weights[0])
 
 
+def _check(gradients, loss, divisor, clip) -> Checked:
+    if clip > 0:  # the bits of the update depend on the order of PyTorch's sums
+        return reference.check_gradients(gradients, loss, divisor, clip)
+    found, loss = torch.empty(2 + len(gradients), dtype=torch.float32, device="cpu"), loss.float()
+    native.cpu().check_gradients(
+        [g.data_ptr() for g in gradients], [g.numel() for g in gradients], CPP_DTYPES[gradients[0].dtype],
+        torch.get_num_threads(), loss.data_ptr(), divisor.data_ptr(), found.data_ptr(),
+    )  # fmt: skip
+    return Checked(found[0], found[2:], divisor, found[1])
+
+
 def adam_ema(
     weights, gradients, means, squares, steps, averages, copies, loss, divisor, ema_weight, lr, betas, eps, clip
 ):
-    checked = reference.check_gradients(gradients, loss, divisor, clip)
+    checked = _check(gradients, loss, divisor, clip)
     addresses = [
         (w.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr(), 0 if a is None else a.data_ptr(), t.data_ptr())
         for w, g, m, v, a, t in zip(weights, gradients, means, squares, averages, steps, strict=True)

@@ -3,7 +3,7 @@ between a check of the gradients and the moving average of the weights.
 
 For N weights w_i with gradients g_i, means m_i and squares v_i, counts t_i of updates, averages a_i and copies c_i:
 
-    1. norms        n_i = ‖g_i‖, n = ‖(n_1, ..., n_N)‖, in float32, or float64 if a gradient is; both / divisor
+    1. norms        n_i = ‖g_i‖, n = ‖(n_1, ..., n_N)‖, in float32 or wider, float64 if a gradient is; both / divisor
     2. check        bad = 1 unless n and the loss are finite, else 0
     3. clipping     divisor ← divisor · max(n / clip, 1), if clip > 0
     4. Adam         if bad = 0:  t_i ← t_i + 1
