@@ -183,6 +183,16 @@ def test_copies_get_the_new_weights(target, dtype):
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
+def test_a_backward_pass_through_changed_weights_is_an_error(target):
+    lists = make(target)
+    weight = lists["weights"][2].requires_grad_()
+    y = weight.square().sum()
+    adam_ema(**lists, **options(target))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.backward()
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 def test_many_weights(target):
     """More than one launch takes, on a GPU."""
     lists = make(target, shapes=[(n % 13 + 1, 3) for n in range(200)])

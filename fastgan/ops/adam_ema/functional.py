@@ -57,7 +57,10 @@ def adam_ema(
     _check(weights, gradients=gradients, means=means, squares=squares, averages=averages, copies=copies)
     _check_scalars(weights, steps, loss, divisor)
     args = weights, gradients, means, squares, steps, averages, copies, loss, divisor, ema_weight, lr, betas, eps, clip
-    return _back_end(*args)(*args)
+    checked = _back_end(*args)(*args)
+    # Kernels write to addresses; autograd has to refuse a backward pass that needs the weights as they were.
+    torch.autograd.graph.increment_version([*weights, *(own for own in (*averages, *copies) if own is not None)])
+    return checked
 
 
 def _back_end(*args: Any) -> Callable[..., Checked]:
