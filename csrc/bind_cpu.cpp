@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 
+#include "fastgan/adam_ema.h"
 #include "fastgan/bias_act.h"
 #include "fastgan/conv_thin.h"
 #include "fastgan/norm_penalty.h"
@@ -54,6 +55,30 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "fastgan's CPU kernels";
   m.def("instruction_set", &instruction_set, "The widest vector code that this processor runs");
   m.def("threaded", &threaded, "Whether the kernels were built with OpenMP");
+
+  m.def(
+      "check_gradients",
+      [](const std::vector<Address>& gradients, const std::vector<int64_t>& sizes, int dtype, int threads, Address loss,
+         Address divisor, Address found) {
+        launch_check_gradients({at(gradients), sizes, static_cast<Dtype>(dtype), threads, at<const float>(loss),
+                                at<const float>(divisor), at<float>(found)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "adam_ema",
+      [](const std::vector<std::array<Address, 6>>& addresses, const std::vector<int64_t>& sizes, int dtype,
+         int threads, double lr, std::array<double, 2> betas, double eps, double ema_weight, Address divisor,
+         Address bad) {
+        std::vector<AdamTensor> tensors;
+        for (size_t i = 0; i < sizes.size(); ++i) {
+          const auto [weight, gradient, mean, square, average, step] = addresses.at(i);
+          tensors.push_back({at<void>(weight), at(gradient), at<void>(mean), at<void>(square), at<void>(average),
+                             at<float>(step), sizes[i]});
+        }
+        launch_adam_ema({tensors, static_cast<Dtype>(dtype), threads, lr, betas[0], betas[1], eps, ema_weight,
+                         at<const float>(divisor), at<const float>(bad)});
+      },
+      py::call_guard<py::gil_scoped_release>());
 
   py::class_<BiasActShape>(m, "BiasActShape")
       .def(py::init([](int64_t images, int64_t channels, int64_t pixels, bool channels_last, int dtype, int threads) {

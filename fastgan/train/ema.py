@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
@@ -30,21 +31,36 @@ class Ema:
         return 1 - min(decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
-    def update(self, network: nn.Module, weight: float | Tensor) -> None:
-        """Move the average toward `network` by `weight`: a number, or a scalar on the device for a CUDA graph."""
-        if self._known is None or self._known[0] is not network:
-            self._known = network, *self._pairs(network)
-        _, (averages, weights), (copies, originals) = self._known
-        if isinstance(weight, Tensor):
-            torch._foreach_lerp_(averages, weights, [weight.to(average.dtype) for average in averages])
-        else:
-            torch._foreach_lerp_(averages, weights, weight)
+    def update(self, network: nn.Module, weight: float | Tensor, moved: Container[int] = ()) -> None:
+        """Move the average toward `network` by `weight`: a number, or a scalar on the device for a CUDA graph.
+
+        moved: the ids of the network's tensors whose averages an optimizer's step has moved already.
+        """
+        every, (copies, originals) = self._tensors(network)
+        pairs = [pair for pair in zip(*every, strict=True) if id(pair[1]) not in moved]
+        if pairs:
+            averages, weights = map(list, zip(*pairs, strict=True))
+            if isinstance(weight, Tensor):
+                torch._foreach_lerp_(averages, weights, [weight.to(average.dtype) for average in averages])
+            else:
+                torch._foreach_lerp_(averages, weights, weight)
         if copies:
             torch._foreach_copy_(copies, originals)
+
+    def averages(self, network: nn.Module) -> dict[int, Tensor]:
+        """The average of each tensor of `network` that has one, by the tensor's id."""
+        (averages, weights), _ = self._tensors(network)
+        return {id(weight): average for average, weight in zip(averages, weights, strict=True)}
 
     def forget(self) -> None:
         """Look the tensors of both networks up again: they have changed, as in networks that grow."""
         self._known = None
+
+    def _tensors(self, network: nn.Module) -> tuple[_Pairs, _Pairs]:
+        """`_pairs`, looked up once."""
+        if self._known is None or self._known[0] is not network:
+            self._known = network, *self._pairs(network)
+        return self._known[1:]
 
     def _pairs(self, network: nn.Module) -> tuple[_Pairs, _Pairs]:
         """Those of ours and of the original's that are averaged, and those that are copied."""

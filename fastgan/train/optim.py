@@ -1,17 +1,18 @@
 """Optimizers, and the update of a network: gradients are summed, averaged over ranks, checked, clipped and applied.
 
-Nothing waits for the device: whether an update is finite is a tensor there, and the fused optimizer reads it.
+Nothing waits for the device: whether an update is finite is a tensor there, and the optimizers read it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
+from fastgan.ops.adam_ema import Checked, adam_ema, check_gradients
 from fastgan.regularization.average import HistoricalAverage
 from fastgan.tasks.base import Noise, trainable
 from fastgan.train.config import OptimConfig
@@ -24,21 +25,19 @@ FIRST_SCALE = 2.0**14
 
 
 def optimizer_of(config: OptimConfig, weights: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """The optimizer that a settled configuration names; it obeys `grad_scale` and `found_inf` as fused ones do."""
+    """The optimizer that a settled configuration names."""
     if config.optimizer == "rmsprop":
         return RMSprop(weights, lr)
     assert config.beta1 is not None
     assert config.beta2 is not None
-    weights = list(weights)
-    # Else PyTorch refuses to record its step in a CUDA graph.
-    capturable = all(weight.is_cuda for weight in weights)
-    return torch.optim.Adam(weights, lr, (config.beta1, config.beta2), fused=True, capturable=capturable)
+    return Adam(weights, lr, (config.beta1, config.beta2))
 
 
 class Update:
     """From the gradients of one network to its weights.
 
-    clip: largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
+    optimizer: Adam of this module, or one that obeys `grad_scale` and `found_inf` as PyTorch's fused ones do. clip:
+    largest L2 norm of the whole gradient, 0 for none. weight_clip: largest absolute value of a weight, 0 for none
     (Arjovsky et al. 2017, algorithm 1). historical: weight of historical averaging, 0 for none. fp16: whether losses
     are scaled, by `scale`, which halves when gradients overflow and doubles after GROWTH_INTERVAL good updates. An
     update with a loss or gradient that is not finite is skipped; `skipped` counts those, `in_a_row` the last ones
@@ -61,6 +60,8 @@ class Update:
         self.names = [name for name, weight in network.named_parameters() if weight.requires_grad]
         #: Of the last update that was watched, for each weight: the norms of gradient, weight and change, [3, weights].
         self.watched: Tensor | None = None
+        #: The ids of the weights whose averages the last update moved.
+        self.averaged: frozenset[int] = frozenset()
         self._average = HistoricalAverage(historical, self._weights) if historical > 0 else None
         device = self._weights[0].device
         self.scale = torch.tensor(FIRST_SCALE, device=device) if fp16 else None
@@ -101,8 +102,14 @@ class Update:
                 self._sum[i] = new
 
     @torch.no_grad()
-    def apply(self, watch: bool = False) -> Tensor:
-        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar. watch: fill `watched`."""
+    def apply(
+        self, watch: bool = False, averages: Mapping[int, Tensor] | None = None, ema_weight: float | Tensor = 0.0
+    ) -> Tensor:
+        """Change the weights. Returns the gradient's L2 norm before clipping, a scalar.
+
+        watch: fill `watched`. averages: of weights, by the weight's id. Those that can be moved toward the new weights
+        in the same pass are moved by ema_weight, a number or a scalar on the device, and listed in `averaged`.
+        """
         if self._average is not None:
             # Like the other gradients: scaled, and once for each batch.
             times = len(self._losses) if self.scale is None else self.scale * len(self._losses)
@@ -113,42 +120,59 @@ class Update:
         gradients = [g for g in self._sum if g is not None]
         losses, self._sum, self._losses = self._losses, [], []
         before = [weight.detach().clone() for weight in weights] if watch else []
-        norm, each = self._change(weights, gradients, losses)
+        found = self._averages(weights, averages or {})
+        self.averaged = frozenset(id(weight) for weight, own in zip(weights, found, strict=True) if own is not None)
+        checked = self._change(weights, gradients, losses, found, ema_weight)
         if watch:
-            self.watched = self._norms(weights, before, each)
+            self.watched = self._norms(weights, before, checked.norms)
         if self._average is not None:
             self._average.update()
-        return norm
+        return checked.norm
+
+    def _averages(self, weights: list[nn.Parameter], averages: Mapping[int, Tensor]) -> list[Tensor | None]:
+        """For each weight the average that the optimizer's step can move, or None."""
+        # Weights that are clipped change once more after it.
+        if not isinstance(self.optimizer, Adam) or self._weight_clip > 0:
+            return [None] * len(weights)
+        found = [averages.get(id(weight)) for weight in weights]
+        return [own if own is not None and _alike(own, w) else None for own, w in zip(found, weights, strict=True)]
 
     def _change(
-        self, weights: list[nn.Parameter], gradients: list[Tensor], losses: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The update itself; the norms of the whole gradient and of each weight's."""
+        self,
+        weights: list[nn.Parameter],
+        gradients: list[Tensor],
+        losses: list[Tensor],
+        averages: list[Tensor | None],
+        ema_weight: float | Tensor,
+    ) -> Checked:
+        """The update itself."""
         gradients = _owned(weights, gradients)
         loss = torch.stack(losses).mean()
         divisor = torch.full_like(loss, len(losses)) if self.scale is None else self.scale * len(losses)
         # The loss goes with them, so that all ranks skip the same updates.
         self._world.mean_([*gradients, loss])
-        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
-        norms = torch.stack(torch._foreach_norm(gradients, dtype=wide))
-        norm, each = norms.norm().float() / divisor, norms.float() / divisor
-        bad = (~(norm.isfinite() & loss.isfinite())).float()
-        if self._clip > 0:
-            divisor = divisor * (norm / self._clip).clamp(min=1.0)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        # The fused kernels divide by the one and obey the other; both are what torch.amp's scaler hands them.
-        self.optimizer.grad_scale, self.optimizer.found_inf = divisor, bad  # type: ignore[attr-defined]
-        self.optimizer.step()
+        if isinstance(self.optimizer, Adam):
+            checked = self.optimizer.step(
+                weights=weights, gradients=gradients, loss=loss, divisor=divisor, clip=self._clip, averages=averages,
+                ema_weight=ema_weight,
+            )  # fmt: skip
+        else:
+            checked = check_gradients(gradients, loss, divisor, self._clip)
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.grad = gradient
+            # They divide by the one and obey the other; both are what torch.amp's scaler hands them.
+            self.optimizer.grad_scale = checked.divisor  # type: ignore[attr-defined]
+            self.optimizer.found_inf = checked.bad  # type: ignore[attr-defined]
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         if self._weight_clip > 0:
             for weight in self._weights:
                 weight.clamp_(-self._weight_clip, self._weight_clip)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.skipped += bad
-        self.in_a_row.add_(1).mul_(bad)
+        self.skipped += checked.bad
+        self.in_a_row.add_(1).mul_(checked.bad)
         if self.scale is not None:
-            torch._amp_update_scale_(self.scale, self._growth, bad, 2.0, 0.5, GROWTH_INTERVAL)
-        return norm, each
+            torch._amp_update_scale_(self.scale, self._growth, checked.bad, 2.0, 0.5, GROWTH_INTERVAL)
+        return checked
 
     def addresses(self) -> tuple[object, ...]:
         """What a recorded update takes as fixed: learning rates, and where weights and moments are in memory."""
@@ -218,10 +242,51 @@ def _owned(weights: Sequence[Tensor], gradients: list[Tensor]) -> list[Tensor]:
 def with_strides_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """A tensor with a weight's strides.
 
-    PyTorch's fused Adam walks through memory: on the CPU, where the strides of a weight and its gradient or moments
-    differ, it pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_optim.py shows it).
+    Fused optimizers walk through memory: on the CPU, where the strides of a weight and its gradient or moments differ,
+    PyTorch's pairs the wrong numbers and says nothing (torch 2.13; tests/train/test_optim.py shows it).
     """
     return tensor if tensor.stride() == weight.stride() else torch.empty_like(weight).copy_(tensor)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.stride() == other.stride() and one.dtype == other.dtype and one.device == other.device
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam with its fused kernel's arithmetic and its state, so that checkpoints of either are the other's.
+
+    One pass checks the gradients, one updates weights, moments and averages: `fastgan.ops.adam_ema`.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, betas: tuple[float, float]):
+        weights = list(weights)
+        # By these load_state_dict puts the step counts on the weights' device.
+        super().__init__(weights, lr, betas, fused=True, capturable=all(weight.is_cuda for weight in weights))
+
+    def step(  # type: ignore[override]
+        self,
+        closure: Any = None,
+        *,
+        weights: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        loss: Tensor,
+        divisor: Tensor,
+        clip: float,
+        averages: Sequence[Tensor | None],
+        ema_weight: float | Tensor,
+    ) -> Checked:
+        """One step of these weights of the optimizer; the arguments are `adam_ema`'s."""
+        (group,) = self.param_groups
+        states = [self.state[weight] for weight in weights]
+        for weight, state in zip(weights, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), device=weight.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        means, squares, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        return adam_ema(
+            weights, gradients, means, squares, steps, loss=loss, divisor=divisor, lr=group["lr"], betas=group["betas"],
+            eps=group["eps"], clip=clip, averages=averages, ema_weight=ema_weight,
+        )  # fmt: skip
 
 
 class RMSprop(torch.optim.Optimizer):

@@ -134,8 +134,9 @@ class Trainer:
             loss, gradients = self.steps.generator(batch, generator.scaled(noise))
             generator.add(loss.value, gradients)
             logs.append(loss.log)
-        logs.append({"gradient/generator": generator.apply(watch)})
-        state.ema.update(task.generator, self._ema_weight() if ema is None else ema)
+        weight = self._ema_weight() if ema is None else ema
+        logs.append({"gradient/generator": generator.apply(watch, state.ema.averages(task.generator), weight)})
+        state.ema.update(task.generator, weight, generator.averaged)
         return logs
 
     def iterate(self, batches: Batches, means: Means) -> None:

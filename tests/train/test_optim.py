@@ -10,9 +10,10 @@ from torch import nn
 from fastgan import Config, Trainer
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss, Defaults
-from fastgan.train import optim
+from fastgan.train import build, optim
 from fastgan.train.distributed import World
-from fastgan.train.optim import FIRST_SCALE, RMSprop, Update
+from fastgan.train.ema import Ema
+from fastgan.train.optim import FIRST_SCALE, Adam, RMSprop, Update
 
 
 def network():
@@ -20,9 +21,8 @@ def network():
     return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def updating(net, clip=0.0, fp16=False, lr=0.1):
-    adam = torch.optim.Adam(net.parameters(), lr, (0.5, 0.9), fused=True)
-    return Update(net, adam, World(), clip, fp16)
+def updating(net, clip=0.0, fp16=False, lr=0.1, weight_clip=0.0):
+    return Update(net, Adam(net.parameters(), lr, (0.5, 0.9)), World(), clip, fp16, weight_clip)
 
 
 def gradients(net, seed=1, scale=1.0):
@@ -226,13 +226,18 @@ def test_multiply_rates_multiplies_the_learning_rates():
     assert [g["lr"] for g in update.optimizer.param_groups] == [0.025]
 
 
-def test_gradients_of_other_strides_are_applied_to_the_right_weights():
+def fused_adam(weights, lr, betas=(0.9, 0.999)):
+    return torch.optim.Adam(weights, lr, betas, fused=True)
+
+
+@pytest.mark.parametrize("adam", [Adam, fused_adam])
+def test_gradients_of_other_strides_are_applied_to_the_right_weights(adam):
     """PyTorch's fused Adam pairs the wrong elements where strides differ, so Update converts gradients and moments."""
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         layer = torch.nn.Conv2d(3, 4, 5).to(memory_format=layout)
-        update = Update(layer, torch.optim.Adam(layer.parameters(), 0.01, fused=True), World(), 0.0, False)
+        update = Update(layer, adam(layer.parameters(), 0.01, (0.9, 0.999)), World(), 0.0, False)
         source = torch.Generator().manual_seed(1)
         for _ in range(3):
             gradients = [torch.randn(p.shape, generator=source) for p in layer.parameters()]  # contiguous
@@ -256,7 +261,8 @@ class Sums(nn.Module):
 @pytest.mark.parametrize(("clip", "fp16"), [(1.0, False), (0.0, True)])
 def test_weights_that_share_a_gradient_are_divided_once_each(clip, fp16):
     net = Sums()
-    adam = torch.optim.Adam(net.parameters(), 0.1, (0.0, 0.0), eps=1.0, fused=True)
+    adam = Adam(net.parameters(), 0.1, (0.0, 0.0))
+    adam.param_groups[0]["eps"] = 1.0
     update = Update(net, adam, World(), clip, fp16)
     loss = net(torch.zeros(3))
     found = torch.autograd.grad(loss * (1.0 if update.scale is None else update.scale), list(net.parameters()))
@@ -275,7 +281,7 @@ def test_ranks_can_average_an_expanded_gradient_in_place():
                 tensor.copy_(tensor.clone())
 
     net = Sums()
-    update = Update(net, torch.optim.Adam(net.parameters(), fused=True), Two(), 0.0, False)
+    update = Update(net, Adam(net.parameters(), 0.001, (0.9, 0.999)), Two(), 0.0, False)
     loss = net(torch.zeros(3))
     update.add(loss.detach(), torch.autograd.grad(loss, list(net.parameters())))
     update.apply()
@@ -299,6 +305,97 @@ def test_weights_frozen_after_construction_are_an_error():
     net[0].requires_grad_(False)
     with pytest.raises(UsageError, match="the weights of Sequential that require a gradient are others"):
         update.reset()
+
+
+# --- Adam and the average ------------------------------------------------------------------------------------------
+
+
+def assert_same_bits(one, other):
+    """Where PyTorch's CPU kernels use fused multiply-add, as ours do; elsewhere the last bits may differ."""
+    exact = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    torch.testing.assert_close(one, other, **({"rtol": 0, "atol": 0} if exact else {}))
+
+
+@pytest.mark.parametrize(("clip", "fp16"), [(0.0, False), (0.5, True)])
+def test_pytorchs_optimizer_and_ours_continue_each_others_state(clip, fp16):
+    """Checkpoints of earlier versions, which PyTorch's optimizer wrote, go on with the same bits."""
+    nets = [network(), network()]
+    updates = [
+        Update(net, make(net.parameters(), 0.1, (0.5, 0.9)), World(), clip, fp16)
+        for net, make in zip(nets, (Adam, fused_adam), strict=True)
+    ]
+    for seed in range(6):
+        if seed == 3:  # each goes on from the other's state
+            states = [copy.deepcopy(update.optimizer.state_dict()["state"]) for update in updates]
+            for update, state in zip(updates, reversed(states), strict=True):
+                groups = update.optimizer.state_dict()["param_groups"]
+                update.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for update, net in zip(updates, nets, strict=True):
+            update.add(LOSS, gradients_with(net, math.inf) if seed == 1 else gradients(net, seed))
+            update.apply()
+        assert_same_bits(weights(nets[0]), weights(nets[1]))
+        one, other = (update.optimizer.state_dict()["state"] for update in updates)
+        assert one.keys() == other.keys()
+        for i in one:
+            assert [*one[i]] == [*other[i]] == ["step", "exp_avg", "exp_avg_sq"]
+            assert_same_bits(list(one[i].values()), list(other[i].values()))
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.75, torch.tensor(0.25)])
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_averages_that_the_optimizer_moves_equal_those_of_a_pass_of_their_own(value, weight):
+    nets, found = [network(), network()], []
+    for net, together in zip(nets, (True, False), strict=True):
+        update, ema = updating(net), Ema(network(), half_life=1.0)
+        for seed in range(3):
+            taken = gradients(net, seed)
+            taken[0].mul_(value)
+            update.add(LOSS, (*taken[:3], None))  # one weight takes no part, and its average follows all the same
+            with torch.no_grad():
+                net[2].bias.add_(1.0)
+            if together:
+                update.apply(averages=ema.averages(net), ema_weight=weight)
+                assert update.averaged == {id(w) for w in list(net.parameters())[:3]}
+            else:
+                update.apply()
+                assert update.averaged == frozenset()
+            ema.update(net, weight, update.averaged)
+        found.append(weights(net) + weights(ema.module))
+        assert not same(weights(ema.module), weights(net))
+    assert_same_bits(*found)
+
+
+def test_averages_that_differ_from_their_weights_or_weights_that_change_again_are_left():
+    layer = nn.Conv2d(3, 4, 5)
+    ema = Ema(layer, half_life=1.0)
+    ema.module.to(memory_format=torch.channels_last)
+    ema.module.bias.data = ema.module.bias.data.double()
+    update = updating(layer)
+    update.add(LOSS, gradients(layer))
+    before = weights(ema.module)
+    update.apply(averages=ema.averages(layer), ema_weight=1.0)
+    assert update.averaged == frozenset()
+    assert same(weights(ema.module), before)
+
+    net = network()
+    update = updating(net, weight_clip=0.01)
+    update.add(LOSS, gradients(net))
+    update.apply(averages=Ema(net, half_life=1.0).averages(net), ema_weight=1.0)
+    assert update.averaged == frozenset()
+    assert largest(net) == pytest.approx(0.01)
+
+
+def test_a_run_equals_one_with_pytorchs_optimizer_and_an_average_of_its_own(monkeypatch):
+    found = []
+    for make in (optim.optimizer_of, lambda config, w, lr: fused_adam(w, lr, (config.beta1, config.beta2))):
+        monkeypatch.setattr(build, "optimizer_of", make)
+        t = Trainer(
+            *pair(), config=Config.from_flags(steps=5, compile="off", clip=0.5, ema_images=20), latent_shape=(4,)
+        )
+        t.fit(batches())
+        found.append([w for net in t.state.networks.values() for w in weights(net)])
+        assert type(t.state.updates["generator"].optimizer) is (Adam if len(found) == 1 else torch.optim.Adam)
+    assert_same_bits(*found)
 
 
 # --- RMSprop and the optimizers of a configuration -----------------------------------------------------------------
