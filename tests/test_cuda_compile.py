@@ -20,6 +20,10 @@ ARCHITECTURES = [pytest.param(arch, marks=[] if arch == "90a" else pytest.mark.f
 REGISTERS = 65536  # of a multiprocessor
 RESERVED = 1024  # bytes of shared memory that CUDA reserves from sm_90 on
 WIDE = {
+    "check_gradients_float": ["LDG.E.128"],
+    "check_gradients_double": ["LDG.E.128"],
+    "adam_ema_float": ["LDG.E.128", "STG.E.128"],
+    "adam_ema_double": ["LDG.E.128", "STG.E.128"],
     "power_iteration_float": ["LDGSTS.E.BYPASS.128"],
     "power_iteration_double": ["LDGSTS.E.BYPASS.128"],
     "spectral_scale_float": ["LDG.E.128", "STG.E.128"],

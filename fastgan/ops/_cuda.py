@@ -21,6 +21,7 @@ OLDEST = (8, 0)  # compute capability: asynchronous copies to shared memory
 
 #: The kernels of each source file csrc/cuda/NAME.cuh.
 KERNELS = {
+    "adam_ema": [f"{name}_{element}" for name in ("check_gradients", "adam_ema") for element in ("float", "double")],
     "spectral_norm": [
         f"{name}_{element}"
         for name in ("power_iteration", "spectral_scale", "spectral_scale_grad")

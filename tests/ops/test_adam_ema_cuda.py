@@ -2,14 +2,13 @@
 
 import math
 
+import emulated
 import pytest
 import torch
 
-from fastgan.ops.adam_ema import reference
+from fastgan.ops.adam_ema import adam_ema, cuda, reference
 from fastgan.testing.tolerances import assert_as_good_as
 
-emulated = pytest.importorskip("emulated", reason="needs tests/emulated.py, which emulates CUDA kernels on the CPU")
-cuda = pytest.importorskip("fastgan.ops.adam_ema.cuda", reason="needs fastgan.ops._cuda, which launches CUDA kernels")
 emulation = pytest.mark.skipif(not emulated.compiler(), reason="no C++ compiler here")
 
 #: Sizes around those of packs, warps and chunks of 4096; one tensor with several chunks.
@@ -178,6 +177,15 @@ def test_many_weights_take_several_launches(emulate):
         for own, other in zip(ours[name], plain[name], strict=True):
             assert own is None or torch.allclose(own.float(), other.float(), rtol=1e-2 if name == "copies" else 1e-5)
     assert kernels.launches == ["check_gradients_float"] * 3 + ["adam_ema_float"] * 7
+
+
+@emulation
+def test_the_public_function_launches_them(emulate, monkeypatch):
+    kernels = emulate()
+    monkeypatch.setenv("FASTGAN_BACKEND", "cuda")
+    lists = make()
+    adam_ema(**lists, **options())
+    assert kernels.launches == ["check_gradients_float", "adam_ema_float"]
 
 
 @emulation

@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-import fastgan.ops._cuda as _cuda
+from fastgan.ops import _cuda
 from fastgan.ops._launch import blocks
 from fastgan.ops._library import Kernel
 from fastgan.ops.adam_ema import reference

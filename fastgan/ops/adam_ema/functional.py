@@ -1,7 +1,8 @@
 """The public function adam_ema: it checks its arguments and picks a back-end.
 
 It changes its arguments and has no derivative, so it is not made by define_op, and steps that are compiled do not call
-it: the trainer's updates run between them. On a GPU it is PyTorch's fused kernels.
+it: the trainer's updates run between them. Triton has no kernel of it: CUDA C++ serves the GPUs, and PyTorch's fused
+kernels serve where that is missing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from fastgan._util import env
 from fastgan.ops._check import bad
-from fastgan.ops.adam_ema import cpu, reference
+from fastgan.ops.adam_ema import cpu, cuda, reference
 from fastgan.ops.adam_ema.reference import Checked
 
-KERNELS = (cpu.ADAM_EMA,)
+KERNELS = (cpu.ADAM_EMA, cuda.ADAM_EMA)
 
 
 @torch.no_grad()
