@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastgan.ops import power_iteration, spectral_normalize, spectral_scale
+from fastgan.ops import _backend, power_iteration, spectral_normalize, spectral_scale
 from fastgan.ops._tables import CAPACITY, RESERVE, tables
 
 # A discriminator of 64² images and layers of very different sizes: shape, dimension of the rows, channels_last.
@@ -22,7 +22,7 @@ GROUP = [
 
 @pytest.fixture(autouse=True, params=["cuda", "triton"])
 def backend(request, monkeypatch):
-    monkeypatch.setenv("FASTGAN_BACKEND", request.param)
+    monkeypatch.setattr(_backend, "forced", request.param)
     return request.param
 
 

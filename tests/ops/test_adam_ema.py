@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastgan._util import native
+from fastgan.ops import _backend
 from fastgan.ops.adam_ema import adam_ema, functional, reference
 from fastgan.testing.targets import targets
 from fastgan.testing.tolerances import assert_as_good_as
@@ -121,7 +122,7 @@ def test_it_is_as_good_as_pytorch(target, betas, ema_weight, clip, dtype):
 @pytest.mark.parametrize(("beta1", "ema_weight"), [*itertools.product((0.0, 0.4, 0.6, 0.9), (0.001, 0.5, 1.0))])
 def test_the_cpp_kernel_makes_pytorchs_bits(beta1, ema_weight, threads, dtype, monkeypatch):
     (target,) = [t for t in FAST if t.backend == "cpp"] or pytest.skip("the C++ kernels were not built")
-    monkeypatch.setenv("FASTGAN_BACKEND", "cpp")
+    monkeypatch.setattr(_backend, "forced", "cpp")
     torch.set_num_threads(threads)
     lists = make(target, dtype, shapes=[*SHAPES, *((n,) for n in range(10, 40)), (70_001,)])
     plain, ours = clone(lists), clone(lists)
@@ -298,7 +299,7 @@ def test_wrong_arguments_are_named(change, message):
 def test_a_forced_back_end_that_cannot_run_is_an_error(monkeypatch):
     lists = make(TARGETS[0], torch.float16, shapes=[(3,)])
     assert functional._back_end(*lists.values()) is reference.adam_ema
-    monkeypatch.setenv("FASTGAN_BACKEND", "cpp")
+    monkeypatch.setattr(_backend, "forced", "cpp")
     with pytest.raises(RuntimeError, match="FASTGAN_BACKEND=cpp: adam_ema cannot run there: the C"):
         adam_ema(**lists, **options(TARGETS[0]))
 

@@ -6,6 +6,7 @@ import emulated
 import pytest
 import torch
 
+from fastgan.ops import _backend
 from fastgan.ops.adam_ema import adam_ema, cuda, reference
 from fastgan.testing.tolerances import assert_as_good_as
 
@@ -182,7 +183,7 @@ def test_many_weights_take_several_launches(emulate):
 @emulation
 def test_the_public_function_launches_them(emulate, monkeypatch):
     kernels = emulate()
-    monkeypatch.setenv("FASTGAN_BACKEND", "cuda")
+    monkeypatch.setattr(_backend, "forced", "cuda")
     lists = make()
     adam_ema(**lists, **options())
     assert kernels.launches == ["check_gradients_float", "adam_ema_float"]

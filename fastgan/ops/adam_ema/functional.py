@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan._util import env
+from fastgan.ops import _backend
 from fastgan.ops._check import bad
 from fastgan.ops.adam_ema import cpu, cuda, reference
 from fastgan.ops.adam_ema.reference import Checked
 
 KERNELS = (cpu.ADAM_EMA, cuda.ADAM_EMA)
+#: Back-ends that run only where they are forced: no GPU has run and timed this one yet.
+ONLY_FORCED = ("cuda",)
 
 
 @torch.no_grad()
@@ -65,9 +67,9 @@ def adam_ema(
 
 
 def _back_end(*args: Any) -> Callable[..., Checked]:
-    forced = env.read("FASTGAN_BACKEND")
+    forced = _backend.forced
     for kernel in KERNELS:
-        if forced not in ("", kernel.name):
+        if forced not in ("", kernel.name) or (not forced and kernel.name in ONLY_FORCED):
             continue
         reason = kernel.why_not(*args)
         if reason is None:
