@@ -60,7 +60,7 @@ def _store_penalty(square, sample, value, slope, norm, HAS_TARGET: tl.constexpr,
         away = size - TARGET
         tl.store(value + sample, away * away)
         zero = size - size
-        tl.store(slope + sample, tl.where(size == 0, zero, 2.0 * away / size))
+        tl.store(slope + sample, tl.where(size == 0, zero, 2.0 * away / tl.where(size == 0, zero + 1.0, size)))
     else:
         tl.store(value + sample, square)
         tl.store(slope + sample, 2.0)
