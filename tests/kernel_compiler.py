@@ -40,19 +40,23 @@ for job in map(json.loads, sys.stdin):
         file.write(compiled.asm["cubin"])
         file.flush()
         answer["usage"] = subprocess.check_output([TOOL, "--dump-resource-usage", file.name], text=True)
+    answer["ttir"] = compiled.asm["ttir"]
     # Not in the PTX, where a float32 constant is already folded into a double, with its rounding.
     answer["single"] = [line.strip() for line in compiled.asm["ttir"].splitlines() if "f32" in line]
     print(json.dumps(answer), flush=True)
 """
 
+#: A folder with another release of Triton, which the compiling process then searches first.
+PACKAGES = "KERNEL_COMPILER_PACKAGES"
+
 ARCHITECTURES = {80: "sm_80", 90: "sm_90", 100: "sm_100"}
 
 
-def compile_all(jobs, packages: Path | None = None):
-    """What the compiler makes of each job, from a process that finds triton in `packages` first, if given."""
+def compile_all(jobs):
+    """What the compiler makes of each job."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    if packages is not None:
-        environment["PYTHONPATH"] = os.pathsep.join([str(packages), environment.get("PYTHONPATH", "")])
+    if packages := environment.get(PACKAGES):
+        environment["PYTHONPATH"] = os.pathsep.join([packages, environment.get("PYTHONPATH", "")])
     text = "\n".join(json.dumps(job) for job in jobs)
     done = subprocess.run(
         [sys.executable, "-c", CHILD], input=text, env=environment, capture_output=True, text=True, timeout=550
@@ -60,6 +64,9 @@ def compile_all(jobs, packages: Path | None = None):
     assert done.returncode == 0, done.stderr[-4000:]
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(jobs)
+    if packages:
+        (found,) = Path(packages).glob("triton-*.dist-info")
+        assert {answer["release"] for answer in answers} == {found.name.split("-")[1].removesuffix(".dist")}
     return answers
 
 
@@ -80,6 +87,13 @@ def wide_loads(answer):
 
 def divisions_of_64_bits(answer):
     return re.findall(r"(?:div|rem)\.[su]64", answer["ptx"])
+
+
+def divisions_in_loops(answer):
+    """The divisions that the innermost loops of a kernel compute in each iteration."""
+    bodies = re.findall(r"scf\.for [^\n]*\n((?:(?!scf\.for).)*?)scf\.yield", answer["ttir"], re.DOTALL)
+    assert bodies, "the kernel has no loop"
+    return re.findall(r"arith\.(?:div|rem|floordiv|ceildiv)\w+", "".join(bodies))
 
 
 def spilled_bytes(answer):

@@ -7,6 +7,7 @@ import torch
 from kernel_compiler import (
     ARCHITECTURES,
     compile_all,
+    divisions_in_loops,
     divisions_of_64_bits,
     products,
     shared_bytes,
@@ -95,6 +96,8 @@ def check(jobs, dtype, arch):
         # A few words may be on the stack; a tile that does not fit into registers takes hundreds of bytes.
         assert spilled_bytes(answer) <= 64, (about, answer["usage"])
         assert not divisions_of_64_bits(answer), about
+        if not one["constants"]["FEW"]:
+            assert not divisions_in_loops(answer), about
         if not one["constants"]["FEW"] and (dtype != torch.float32 or one["kernel"] != WGRAD):
             assert wide_copies(answer) > 0, about
             # Of both operands: nothing else is copied in pieces.
