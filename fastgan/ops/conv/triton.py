@@ -17,7 +17,7 @@ from torch import Tensor
 from fastgan._util import env
 from fastgan.ops import _autotune
 from fastgan.ops._library import Kernel
-from fastgan.ops._memory_format import dense
+from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import triton as epilogue
 from fastgan.ops.conv import reference
 from fastgan.ops.conv.triton_configs import (
@@ -189,13 +189,13 @@ def conv(x, weight, stride, padding, dilation, groups):
 def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
     """conv(x, weight) times the slope of an activation, from its output `saved` [N, K, P, Q]: the tangent of a block.
 
-    bias_act_grad(conv(x, weight), saved) in one launch where our kernel is the fastest, in the layout of conv. For
+    bias_act_grad(conv(x, weight), saved) in one launch where our kernel is the fastest, in saved's layout. For
     activations that save their output.
     """
 
     def library(x, weight, saved):
-        layout = reference.activation_layout(x, weight)
-        y = reference.conv(x, weight, stride, padding, dilation, groups)
+        layout = memory_format(saved)
+        y = dense(reference.conv(x, weight, stride, padding, dilation, groups), layout)
         epilogue.bias_act_grad_(y, dense(saved, layout), layout, act, alpha, gain, clamp, False)
         return y
 

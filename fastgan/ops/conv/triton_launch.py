@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
-from fastgan.ops._memory_format import dense
+from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import triton as bias_act
 from fastgan.ops.conv import reference
 from fastgan.ops.conv.triton_configs import FLATTENED, Config, padded_channels
@@ -128,8 +128,9 @@ def _finish(workspace, bias, saved, result, splits: int, what: dict[str, Any], b
 
 
 def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config, saved=None):
-    """conv_bias_act of one group. With saved, like the result: conv(x, weight) times the activation's slope there."""
-    layout = reference.activation_layout(x, weight)
+    """conv_bias_act of one group. With saved [N, K, P, Q]: conv(x, weight) times the slope there, in the layout of
+    saved."""
+    layout = reference.activation_layout(x, weight) if saved is None else memory_format(saved)
     shape = forward_shape(x, weight, stride, padding, dilation)
     y = _result(x, shape, layout)
     images, outputs, out_height, out_width = shape
