@@ -219,8 +219,8 @@ def steps_of_taps(stride, dilation) -> tuple[list[int], list[int]]:
 def wgrad(dy, x, kernel, stride, padding, dilation, channels_last, config):
     """conv_wgrad of one group."""
     outputs, channels, (out_height, out_width) = dy.shape[1], x.shape[1], dy.shape[2:]
-    dw = _result(dy, (outputs, channels, *kernel), torch.channels_last)
     layout = reference.weight_layout(channels_last)
+    dw = _result(dy, (outputs, channels, *kernel), layout)
     rows = dy.shape[0] * out_height * out_width
     if not dw.numel() or not rows:
         return dense(dw.zero_(), layout)
