@@ -85,6 +85,11 @@ def wide_loads(answer):
     return len(re.findall(r"ld\.global(?:\.\w+)*\.(?:v4\.b32|v2\.b64|v8\.b16)", answer["ptx"]))
 
 
+def wide_stores(answer):
+    """How many 16-byte stores to global memory the kernel has."""
+    return len(re.findall(r"st\.global(?:\.\w+)*\.(?:v4\.b32|v2\.b64)", answer["ptx"]))
+
+
 def divisions_of_64_bits(answer):
     return re.findall(r"(?:div|rem)\.[su]64", answer["ptx"])
 

@@ -13,6 +13,7 @@ from kernel_compiler import (
     shared_bytes,
     spilled_bytes,
     wide_copies,
+    wide_stores,
 )
 
 from fastgan.ops.bias_act import triton as epilogue
@@ -24,6 +25,8 @@ pytest.importorskip("triton")
 FORWARD, BACKWARD, WGRAD = "conv_fwd_kernel", "conv_bwd_kernel", "conv_wgrad_kernel"
 TARGETS = [pytest.param(arch, marks=[] if arch == 90 else pytest.mark.full) for arch in ARCHITECTURES]
 TORCH = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+#: The instructions for tiles of 64 rows and more.
+LARGE_PRODUCTS = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
 POINTERS = ("x", "weight", "bias", "saved", "y", "dy", "dx", "dw", "partial", "workspace", "padded")
 COUNTS = ("rows", "height", "width", "channels", "out_height", "out_width", "outputs", "images", "pixels",
           "step_image", "step_p", "step_q")  # fmt: skip
@@ -90,14 +93,15 @@ def check(jobs, dtype, arch):
         about = one["kernel"], one["options"], {n: one["constants"][n] for n in ("FEW", "SPLITS", "BLOCK_M", "BLOCK_N")}
         assert f".target {ARCHITECTURES[arch]}" in answer["ptx"]
         assert products(answer) is not None, about
-        if arch == 90 and one["constants"]["BLOCK_M"] >= 64:
-            assert products(answer) == "wgmma.mma_async", about
+        if one["constants"]["BLOCK_M"] >= 64 and (arch == 90 or dtype == torch.bfloat16):
+            assert products(answer) == LARGE_PRODUCTS[arch], about
         assert shared_bytes(answer) <= shared_memory((arch // 10, arch % 10)), about
         # A few words may be on the stack; a tile that does not fit into registers takes hundreds of bytes.
         assert spilled_bytes(answer) <= 64, (about, answer["usage"])
         assert not divisions_of_64_bits(answer), about
         if not one["constants"]["FEW"]:
             assert not divisions_in_loops(answer), about
+            assert wide_stores(answer) > 0, about
         if not one["constants"]["FEW"] and (dtype != torch.float32 or one["kernel"] != WGRAD):
             assert wide_copies(answer) > 0, about
             # Of both operands: nothing else is copied in pieces.
