@@ -122,12 +122,26 @@ def test_few_channels_are_copied_asynchronously_once_they_are_padded(arch):
         conv_job(kernel, arch, "bf16", c, 4 if c.pad else 3, "act" if kernel == FORWARD else "plain")
         for kernel in (FORWARD, WGRAD)
         for c in candidates(arch, torch.bfloat16, kernel, few=True)
+        if kernel == FORWARD or c.pad
     ]
     check(jobs, torch.bfloat16, arch)
     padded = [one for one in jobs if one["constants"]["FEW"] == 4 and one["kernel"] == FORWARD]
     for answer in compile_all(padded):
         assert "cp.async.ca" in answer["ptx"]
         assert ", 0x8," in answer["ptx"]
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_weight_gradients_of_few_channels_compile_tap_by_tap(arch):
+    found = [c for c in candidates(arch, torch.bfloat16, WGRAD, few=True) if not c.pad]
+    jobs = [conv_job(WGRAD, arch, "bf16", c, 0, "plain") for c in found]
+    for one in jobs:
+        one["aligned"].remove("channels")
+    for one, answer in zip(jobs, compile_all(jobs), strict=True):
+        assert products(answer) is not None
+        assert spilled_bytes(answer) <= 64, one["options"]
+        assert not divisions_in_loops(answer)
+        assert wide_copies(answer) > 0  # of dy
 
 
 @pytest.mark.parametrize("arch", TARGETS)

@@ -169,6 +169,21 @@ def test_split_sums_repeat_bit_for_bit(device, dtype):
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NumPy's, of ∞ − ∞
+def test_a_weight_depends_only_on_the_pixels_of_dy_that_its_tap_reaches(device):
+    # Where padding is read, a product with zero would spread an infinite dy.
+    for name in ("3x3", "first_layer"):
+        x, w, _, dy, options = draw(name, torch.float32, device)
+        dy[:, :, 0] = float("inf")
+        kernel = list(w.shape[2:])
+        ours, expected = (
+            wgrad(dy, x, kernel, *options, True, LARGE),
+            reference.conv_wgrad(dy, x, kernel, *options, 1, True),
+        )
+        assert expected.isfinite().any()
+        assert torch.equal(ours.isfinite(), expected.isfinite())
+
+
 def test_packed_weights_give_the_same_gradient(device, monkeypatch):
     x, w, _, dy, options = draw("4x4_stride2", torch.float32, device)
     size = list(x.shape[2:])

@@ -169,23 +169,25 @@ def wgrad_configs(
 ) -> tuple[Config, ...]:
     """The candidates for a weight gradient [outputs, taps, channels] with sums over `rows` pixels.
 
-    Sums are long and results small, so that programs share the sums until the GPU is busy.
+    Sums are long and results small, so that programs share the sums until the GPU is busy. A tile covers one tap; with
+    `pad`, a candidate for few channels, it covers several.
     """
-    few = channels < FLATTENED
-    columns, repeats = (channels * taps, 1) if few else (channels, taps)
-    fit = _fitting(columns, 64 if few else 256, dtype, tf32, device)
-    height = max(power_of_two(outputs), min(c.block_m for c in fit))
-    fit = [c for c in fit if c.block_m <= height]
-    found = []
-    for config in fit:
-        tiles = blocks(outputs, config.block_m) * blocks(columns, config.block_n) * repeats
-        most = min(_MOST_SHARES, blocks(rows, config.block_k) // _SHALLOW)
-        most = min(most, _most_in_workspace(outputs * channels * taps, dtype))
-        found.append(config._replace(splits=max(1, min(most, device.processors // tiles))))
-    pad = few and padded_channels(channels) != channels
-    padded = [c._replace(pad=True) for c in found if pad]
-    # Offsets of each column take registers; more, where they are divided by channels that are no power of two.
-    return (*(c for c in found if not few or c.block_n <= 8 * c.warps), *padded)
+
+    def shared(fit: list[Config], columns: int, repeats: int) -> list[Config]:
+        height = max(power_of_two(outputs), min(c.block_m for c in fit))
+        found = []
+        for config in (c for c in fit if c.block_m <= height):
+            tiles = blocks(outputs, config.block_m) * blocks(columns, config.block_n) * repeats
+            most = min(_MOST_SHARES, blocks(rows, config.block_k) // _SHALLOW)
+            most = min(most, _most_in_workspace(outputs * channels * taps, dtype))
+            found.append(config._replace(splits=max(1, min(most, device.processors // tiles))))
+        return found
+
+    found = shared(_fitting(channels, 256, dtype, tf32, device), channels, taps)
+    if channels < FLATTENED:
+        columns = padded_channels(channels) * taps
+        found += [c._replace(pad=True) for c in shared(_fitting(columns, 64, dtype, tf32, device), columns, 1)]
+    return tuple(found)
 
 
 def _most_in_workspace(elements: int, dtype: torch.dtype) -> int:

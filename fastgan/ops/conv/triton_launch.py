@@ -91,7 +91,8 @@ def _few(x: Tensor, channels: int, config: Config) -> tuple[Tensor, int]:
     """x and FEW for a sum over the channels of x, the tensor padded if the config says so. On the current device."""
     if not 0 < channels < FLATTENED:
         return x, 0
-    return (_padded(x), padded_channels(channels)) if config.pad else (x, channels)
+    padded = padded_channels(channels)
+    return (_padded(x), padded) if config.pad and padded != channels else (x, channels)
 
 
 def _result(x: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
@@ -227,7 +228,7 @@ def wgrad(dy, x, kernel, stride, padding, dilation, channels_last, config):
     height, width = x.shape[2:]
     dy, x = dense(dy, torch.channels_last), dense(x, torch.channels_last)
     with on(dy):
-        source, few = _few(x, channels, config)
+        source, few = _few(x, channels, config) if config.pad else (x, 0)
         options = constants(dy, kernel, few, rows, stride, padding, dilation, config)
         block = options["BLOCK_K"]
         steps = (block // (out_height * out_width), block // out_width % out_height, block % out_width)

@@ -23,7 +23,8 @@ def conv_wgrad_kernel(dy, x, dw, rows, height, width, channels, out_height, out_
                       BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """dw [K, R, S, C], or the workspace. rows = N·P·Q. step_*: BLOCK_K pixels as images, rows of one and pixels of one.
 
-    FEW: 0, or the channels of a pixel of x, of which the first C are used; a tile then covers several taps.
+    FEW: 0, or the channels of a pixel of x, of which the first C are used; a tile then covers several taps, and a dy
+    that is not finite makes the weights of all taps so, also of those that read outside of the image there.
     """
     columns = tl.cdiv(R * S * FEW, BLOCK_N) if FEW > 0 else R * S * tl.cdiv(channels, BLOCK_N)
     tiles = tl.cdiv(outputs, BLOCK_M) * columns
@@ -53,8 +54,6 @@ def conv_wgrad_kernel(dy, x, dw, rows, height, width, channels, out_height, out_
     total = wide(tl.zeros([BLOCK_M, BLOCK_N], tl.float32), DOUBLE)
     for _ in range(begin, end):
         exists = m < rows
-        a = tl.load(dy + (m.to(tl.int64)[None, :] * outputs + o[:, None]),
-                    mask=exists[None, :] & (o < outputs)[:, None], other=0.0)  # fmt: skip
         x_image = x + image.to(tl.int64) * (height * width * pixel_size)
         if FEW > 0:
             h = (p * STRIDE_H)[:, None] + move_h[None, :]
@@ -67,6 +66,9 @@ def conv_wgrad_kernel(dy, x, dw, rows, height, width, channels, out_height, out_
             inside = (h >= 0) & (h < height) & (w >= 0) & (w < width) & exists
             pixel = x_image + (h * width + w) * channels
             b = tl.load(pixel[:, None] + c[None, :], mask=inside[:, None] & known[None, :], other=0.0)
+            exists = inside
+        a = tl.load(dy + (m.to(tl.int64)[None, :] * outputs + o[:, None]),
+                    mask=exists[None, :] & (o < outputs)[:, None], other=0.0)  # fmt: skip
         total = dot(a, b, total, WIDEN, PRECISION)
         # The next pixels, by carries instead of divisions.
         m += BLOCK_K
