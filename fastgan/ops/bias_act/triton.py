@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format, view_ncs
 from fastgan.ops.bias_act.activations import ACTIVATIONS
@@ -95,7 +95,7 @@ def _forward(x, bias, y, layout, act, alpha, gain, clamp):
         return
     sizes, constants = geometry(x, layout, act, alpha, gain, clamp)
     with on(x):
-        _kernels().bias_act_fwd_kernel[grid(sizes, constants)](
+        launch(_kernels().bias_act_fwd_kernel, grid(sizes, constants))(
             x, x if bias is None else bias.contiguous(), y, *sizes, HAS_BIAS=bias is not None, **constants
         )
 
@@ -118,7 +118,7 @@ def _gradient(dy, saved, bias, dx, layout, act, alpha, gain, clamp, bias_grad):
     programs, parts, repeats = gradient_grid(sizes, constants)
     partial = partial_sums(dy, parts, bias_grad)
     with on(dy):
-        _kernels().bias_act_bwd_kernel[(programs,)](
+        launch(_kernels().bias_act_bwd_kernel, (programs,))(
             dy, saved, saved if bias is None else bias.contiguous(), dx, partial, *sizes,
             HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=repeats, **constants,
         )  # fmt: skip
@@ -156,7 +156,7 @@ def add_rows(partial: Tensor, total: Tensor) -> None:
     rows, columns = partial.shape
     block_k = min(64, power_of_two(rows))
     block_c = 1024 // block_k
-    _kernels().sum_rows_kernel[(blocks(columns, block_c),)](
+    launch(_kernels().sum_rows_kernel, (blocks(columns, block_c),))(
         partial, total, rows, columns, BLOCK_K=block_k, BLOCK_C=block_c, **FP_FUSION
     )
 
@@ -169,7 +169,7 @@ def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
         return ddy, dsaved
     sizes, constants = geometry(dy, layout, act, alpha, gain, clamp)
     with on(dy):
-        _kernels().bias_act_bwd_bwd_kernel[grid(sizes, constants)](
+        launch(_kernels().bias_act_bwd_bwd_kernel, grid(sizes, constants))(
             ddx, dy, saved, saved if bias is None else bias.contiguous(), ddy, dsaved, *sizes,
             HAS_BIAS=bias is not None, **constants,
         )  # fmt: skip

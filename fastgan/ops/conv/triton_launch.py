@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, power_of_two
 from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import triton as bias_act
 from fastgan.ops.conv import reference
@@ -81,7 +81,7 @@ def _padded(x: Tensor) -> Tensor:
     pixels, wanted = images * height * width, padded_channels(channels)
     result = torch.empty((images, height, width, wanted), dtype=x.dtype, device=x.device)
     block = 256
-    _epilogue_kernels().pad_channels_kernel[(blocks(pixels, block),)](
+    launch(_epilogue_kernels().pad_channels_kernel, (blocks(pixels, block),))(
         x, result, pixels, channels, PADDED=wanted, BLOCK=block, **FP_FUSION
     )
     return result
@@ -121,7 +121,7 @@ def _finish(workspace, bias, saved, result, splits: int, what: dict[str, Any], b
     rows = result.numel() // channels
     block_m, block_n = finish_tile(channels)
     partial = bias_act.partial_sums(result, blocks(rows, block_m), bias_grad)
-    _epilogue_kernels().conv_finish_kernel[(blocks(rows, block_m) * blocks(channels, block_n),)](
+    launch(_epilogue_kernels().conv_finish_kernel, (blocks(rows, block_m) * blocks(channels, block_n),))(
         workspace, bias, saved, result, partial, rows, channels, BIAS_GRAD=bias_grad, **what,
         DOUBLE=result.dtype == torch.float64, SPLITS=splits, BLOCK_M=block_m, BLOCK_N=block_n, **FP_FUSION,
     )  # fmt: skip
@@ -153,7 +153,8 @@ def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp,
         taps = math.prod(weight.shape[2:])
         options = constants(x, weight.shape[2:], few, few * taps or channels, stride, padding, dilation, config)
         target = _workspace(y, config.splits)
-        _kernels().conv_fwd_kernel[(blocks(rows, config.block_m) * blocks(outputs, config.block_n) * config.splits,)](
+        tiles = blocks(rows, config.block_m) * blocks(outputs, config.block_n)
+        launch(_kernels().conv_fwd_kernel, (tiles * config.splits,))(
             source, weight, bias, saved, target, rows, height, width, channels, out_height, out_width, outputs,
             **what, **options,
         )  # fmt: skip
@@ -195,7 +196,7 @@ def backward(dy, weight, size, stride, padding, dilation, config, saved=None, ac
         target = _workspace(dx, config.splits)
         sums = bias_grad and config.splits == 1
         partial = bias_act.partial_sums(dx, tiles, sums)
-        _kernels().conv_bwd_kernel[(tiles * blocks(channels, config.block_n) * config.splits,)](
+        launch(_kernels().conv_bwd_kernel, (tiles * blocks(channels, config.block_n) * config.splits,))(
             source, weight, saved, target, partial, rows, out_height, out_width, outputs, *size, channels, dy.shape[0],
             STEP_R=steps[0], STEP_S=steps[1], MOVE_H=moves[0], MOVE_W=moves[1],
             BIAS_GRAD=sums, PACKED=packed, **what, **options,
@@ -234,7 +235,7 @@ def wgrad(dy, x, kernel, stride, padding, dilation, channels_last, config):
         steps = (block // (out_height * out_width), block // out_width % out_height, block % out_width)
         target = _workspace(dw, config.splits)
         tiles = blocks(outputs, config.block_m) * wgrad_columns(channels, few, kernel, config.block_n)
-        _wgrad_kernels().conv_wgrad_kernel[(tiles * config.splits,)](
+        launch(_wgrad_kernels().conv_wgrad_kernel, (tiles * config.splits,))(
             dy, source, target, rows, height, width, channels, out_height, out_width, outputs, *steps, **options
         )
         if config.splits > 1:

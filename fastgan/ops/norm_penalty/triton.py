@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops.norm_penalty.reference import accumulation_dtype
@@ -40,7 +40,7 @@ def _partial_dots(a: Tensor, b: Tensor) -> Tensor:
     samples, size = a.shape[0], a[0].numel()
     chunks = blocks(size, chunk(size))
     partial = _wide(a, samples, chunks)
-    _kernels().sample_dot_kernel[(chunks * samples,)](
+    launch(_kernels().sample_dot_kernel, (chunks * samples,))(
         a, b, partial, size, chunk(size), chunks, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
     )
     return partial
@@ -60,13 +60,13 @@ def norm_penalty(g, target):
     penalty = {"HAS_TARGET": target is not None, "TARGET": float(target or 0), **FP_FUSION}
     with on(g):
         if size == chunk(size):
-            _kernels().penalty_kernel[(samples,)](
+            launch(_kernels().penalty_kernel, (samples,))(
                 g, value, slope, norm, size, DOUBLE=g.dtype == torch.float64, BLOCK=_BLOCK, **penalty
             )
         else:
             partial = _partial_dots(g, g)
             chunks = partial.shape[1]
-            _kernels().penalty_finish_kernel[(samples,)](
+            launch(_kernels().penalty_finish_kernel, (samples,))(
                 partial, value, slope, norm, chunks, BLOCK=_finish_block(chunks), **penalty
             )
     return value, slope, norm
@@ -78,7 +78,7 @@ def sample_scale(a, c):
     if a.numel():
         size = a[0].numel()
         with on(a):
-            _kernels().sample_scale_kernel[(blocks(size, _BLOCK) * a.shape[0],)](
+            launch(_kernels().sample_scale_kernel, (blocks(size, _BLOCK) * a.shape[0],))(
                 a, c, y, size, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
             )
     return y
@@ -95,7 +95,9 @@ def sample_dot(a, b):
         if chunks == 1:
             return partial.view(samples)
         result = _wide(a, samples)
-        _kernels().dot_finish_kernel[(samples,)](partial, result, chunks, BLOCK=_finish_block(chunks), **FP_FUSION)
+        launch(_kernels().dot_finish_kernel, (samples,))(
+            partial, result, chunks, BLOCK=_finish_block(chunks), **FP_FUSION
+        )
     return result
 
 
