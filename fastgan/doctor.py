@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,6 +157,15 @@ def kernel_choices() -> str:
         "  On a GPU, each new shape of a convolution in channels_last is measured at its first call:\n"
         "  run a few training steps of a network that uses conv2d_bias_act or conv2d_stack first."
     )
+
+
+def write_tables(folder: Path) -> list[Path]:
+    """Write what was measured on the GPUs of this computer into a folder, as the package ships it: a file for each GPU.
+
+    Of several files of a GPU, the newest has the last word on a shape. Returns the files. Raises OSError or ValueError.
+    """
+    files = sorted(_autotune.directory().glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return sorted({_autotune.write_table(path, folder) for path in files})
 
 
 def _described(selection: _autotune.Selection) -> str:

@@ -230,6 +230,12 @@ def test_doctor_lists_what_was_measured(cli, tmp_path):
         "  conv 2x3 → triton/128x64x64w8s3 0.1000 ms, library 0.2000 ms, 2.00×",
         "  conv 4x3 → library 0.3000 ms; triton/a cannot run: too big",
     ]
+    (directory / "broken.json").unlink()
+    done = cli("doctor", "--kernels", "--write-table", tmp_path / "tables")
+    assert done.returncode == 0, done.stderr
+    table = tmp_path / "tables" / "nvidia-h200.json"
+    assert f"table: {table}" in done.stdout.splitlines()
+    assert json.loads(table.read_text()) == content
 
 
 def test_a_forced_back_end_runs_whole_networks(command, images_npz):

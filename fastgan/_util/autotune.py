@@ -102,11 +102,15 @@ def directory(subject: str) -> Path:
     return env.cache_dir() / "autotune" / re.sub(r"\W+", "-", subject)
 
 
+def device_name(hardware: Mapping[str, str]) -> str:
+    """hardware["device"] as a part of a file's name."""
+    return re.sub(r"\W+", "-", hardware["device"]).strip("-").lower()
+
+
 def store_path(folder: Path, hardware: Mapping[str, str]) -> Path:
     """The file of that hardware in a folder."""
-    name = re.sub(r"\W+", "-", hardware["device"]).strip("-").lower()
     digest = hashlib.sha256(json.dumps(dict(hardware), sort_keys=True).encode()).hexdigest()
-    return folder / f"{name}-{digest[:12]}.json"
+    return folder / f"{device_name(hardware)}-{digest[:12]}.json"
 
 
 def read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
@@ -164,7 +168,7 @@ def select(
     reference: str | None = None,
     compare: Callable[[Any, Any], str | None] | None = None,
     unavailable: Mapping[str, str] | None = None,
-    postpone: tuple[type[Exception], ...] = (),
+    postpone: Callable[[Exception], bool] | None = None,
 ) -> Selection:
     """The fastest of some candidates: as stored under `key`, or measured now and stored.
 
@@ -172,8 +176,8 @@ def select(
 
     candidates: by name. reference: the one that always works; its errors are raised, and it has a time in each result.
     compare(result, expected): a reason why a candidate's result is wrong, given the reference's, or None; a candidate
-    with a wrong result is left out. unavailable: why other candidates do not take part. postpone: exceptions (running
-    out of memory) after which the reference is selected and nothing is stored.
+    with a wrong result is left out. unavailable: why other candidates do not take part. postpone(error): whether an
+    error may pass (running out of memory), so that the reference is selected and nothing is stored.
 
     Raises NoCandidate if none runs, ValueError for a comparison without a reference.
     """
@@ -183,17 +187,20 @@ def select(
     if stored is not None and stored.name in candidates:
         return stored
     reasons = dict(unavailable or {})
+    working: dict[str, Run] = {}
 
     def leave_out(name: str, error: Exception) -> None:
+        # The reference has run once: what may pass then is no fault of its own.
+        if postpone and postpone(error) and (name != reference or name in working):
+            raise _Postponed
         if name == reference:
             raise error
-        if isinstance(error, postpone):
-            raise _Postponed
         reasons[name] = first_line(error)
 
     try:
         times: dict[str, float] = {}
-        for name, time in measure(_working(candidates, reference, compare, leave_out)).items():
+        _try(candidates, reference, compare, leave_out, working)
+        for name, time in measure(working).items():
             if isinstance(time, Exception):
                 leave_out(name, time)
             else:
@@ -243,15 +250,15 @@ class _Wrong(Exception):
     """A result that differs from the reference's."""
 
 
-def _working(
+def _try(
     candidates: Mapping[str, Run],
     reference: str | None,
     compare: Callable[[Any, Any], str | None] | None,
     leave_out: Callable[[str, Exception], None],
-) -> dict[str, Run]:
-    """The candidates that run and whose result passes the comparison, the reference first."""
+    working: dict[str, Run],
+) -> None:
+    """Add to `working` the candidates that run and whose result passes the comparison, the reference first."""
     order = sorted(candidates, key=lambda name: name != reference)
-    working: dict[str, Run] = {}
     expected = None
     for name in order:
         try:
@@ -263,4 +270,3 @@ def _working(
             working[name] = candidates[name]
         except Exception as error:  # compilers and launchers raise many kinds
             leave_out(name, error)
-    return working

@@ -94,10 +94,16 @@ class _Doctor:
 
     kernels: bool = False
     """list the kernels chosen by measurement, with their times, instead"""
+    write_table: Path | None = None
+    """also write them into this folder, a file for each GPU, as the package ships them"""
 
 
 def doctor(argv: list[str]) -> None:
-    """fastgan doctor [--kernels]"""
-    from fastgan.doctor import examine, kernel_choices
+    """fastgan doctor [--kernels] [--write-table DIR]"""
+    from fastgan.doctor import examine, kernel_choices, write_tables
 
-    print(kernel_choices() if parse(_Doctor, argv, "doctor").kernels else examine())
+    options = parse(_Doctor, argv, "doctor")
+    print(kernel_choices() if options.kernels else examine())
+    if options.write_table is not None:
+        for path in write_tables(options.write_table):
+            print(f"table: {path}")

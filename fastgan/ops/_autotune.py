@@ -1,6 +1,7 @@
 """Selects the fastest of several GPU kernels that compute the same: measured once on the user's GPU, kept in a file.
 
-There is one file for each GPU, set of library versions and source of our kernels, so that nothing stale is read.
+There is one file for each GPU, set of library versions and source of our kernels, so that nothing stale is read. Where
+it has no answer, a table that ships with the package for that GPU may have one (`fastgan/ops/tables/README.md`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import statistics
+import re
 import threading
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -20,21 +21,31 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastgan._util import autotune
-from fastgan._util.autotune import Selection, Store, one_by_one, select, stored_selection
+from fastgan._util.autotune import Selection, Store, select, stored_selection
+from fastgan.ops._replay import Uncapturable, milliseconds
 
-Runs = Mapping[str, Callable[[], Any]]
+Tensors = tuple[Tensor | None, ...]
+#: An implementation. It takes the tensors, and may hold anything but tensors, since it is kept for the next call.
+Run = Callable[..., Any]
+Runs = Mapping[str, Run]
 Key = tuple[Any, ...]
 
 #: The library's implementation, which always works. It runs where nothing can be measured.
 LIBRARY = "library"
 
+#: The library's implementation as it measures itself at its first call with a shape, which no graph may capture.
+WARMED = "library/benchmark"
+
 SUBJECT = "kernels"
+
+#: The tables that ship with the package.
+TABLES = Path(__file__).parent / "tables"
 
 #: How far a kernel's result may be from the library's, as relative L2 error. Products of float32 may be in TF32.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def selection_key(op: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...]) -> Key:
+def selection_key(op: str, tensors: Tensors, options: tuple[Any, ...]) -> Key:
     """What a selection depends on: op, shapes, dtypes, options. Cheap, since every call of an op makes one."""
     kinds = [None if t is None else (tuple(t.shape), t.dtype) for t in tensors]
     return op, *kinds, *(tuple(o) if isinstance(o, list) else o for o in options)
@@ -62,44 +73,112 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Selection]]:
     return hardware, {key: Selection.parse(value, LIBRARY) for key, value in values.items()}
 
 
-class KernelSelector:
-    """Runs the fastest kernel: as stored, or as measured at the first call with a key.
+def shipped_table(device: str, folder: Path = TABLES) -> dict[str, Selection]:
+    """The selections that ship with the package for a GPU of that name; empty if none do."""
+    try:
+        return read(folder / f"{autotune.device_name({'device': device})}.json")[1]
+    except FileNotFoundError:
+        return {}
 
-    milliseconds: the time of one run. capturing: whether a CUDA graph is being captured.
+
+def write_table(store: Path, folder: Path = TABLES) -> Path:
+    """Write a file of measurements as the table of its GPU into a folder. Returns the table's path.
+
+    Raises OSError, or ValueError if the content is damaged.
+    """
+    hardware, values = autotune.read(store)
+    read(store)  # every entry must be a selection
+    table = Store(folder / f"{autotune.device_name(hardware)}.json", hardware, SUBJECT)
+    for key, value in values.items():
+        table.put(key, value)
+    table.path.with_suffix(".lock").unlink(missing_ok=True)
+    return table.path
+
+
+class KernelSelector:
+    """Runs the fastest kernel: as stored, else as in the table that ships, else as measured at the first call.
+
+    measure(run, tensors): the milliseconds of one run. capturing: whether a CUDA graph is being captured. table: what
+    ships for this GPU.
     """
 
     def __init__(
-        self, store: Store, milliseconds: Callable[[Callable[[], Any]], float], capturing: Callable[[], bool]
+        self,
+        store: Store,
+        measure: Callable[[Run, Tensors], float],
+        capturing: Callable[[], bool],
+        table: Mapping[str, Selection] | None = None,
     ) -> None:
         self.store = store
-        self._milliseconds = milliseconds
+        self._measure = measure
         self._capturing = capturing
-        self._names: dict[Key, str] = {}
+        self._table = table or {}
+        self._fastest: dict[Key, Run] = {}
         self._lock = threading.Lock()  # autograd runs backward passes in threads of its own
 
-    def fastest(self, key: Key, runs: Runs) -> Any:
-        """The result of the fastest of `runs`. All must compute the same, and LIBRARY must be one of them."""
-        name = self._names.get(key)
-        if name is None:
+    def fastest(self, key: Key, runs: Callable[[], Runs], tensors: Tensors) -> Any:
+        """The result of the fastest of `runs()` on these tensors. All compute the same; LIBRARY is one of them."""
+        run = self._fastest.get(key)
+        if run is None:
             if self._capturing():
                 # Measuring would be captured too: the next call outside of a graph does it.
-                stored = stored_selection(_text(key), self.store, LIBRARY)
-                if stored is None or stored.name not in runs:
-                    return runs[LIBRARY]()
+                return self._without_measuring(_text(key), runs())(*tensors)
             with self._lock:
-                name = self._names.setdefault(key, self._select(key, runs))
-        return runs[name]()
+                run = self._fastest.get(key)
+                if run is None:
+                    candidates = runs()
+                    run = self._fastest[key] = candidates[self._select(_text(key), candidates, tensors)]
+        return run(*tensors)
 
-    def _select(self, key: Key, runs: Runs) -> str:
+    def _known(self, key: str, runs: Runs) -> str | None:
+        """The name of the fastest as stored or as shipped, if it is one of `runs`."""
+        for selection in (stored_selection(key, self.store, LIBRARY), self._table.get(key)):
+            if selection is not None and selection.name in runs:
+                return selection.name
+        return None
+
+    def _without_measuring(self, key: str, runs: Runs) -> Run:
+        name = self._known(key, runs)
+        return runs[LIBRARY if name in (None, WARMED) else name]
+
+    def _select(self, key: str, runs: Runs, tensors: Tensors) -> str:
+        if (known := self._known(key, runs)) is not None:
+            return known
+
+        def measured(working: Mapping[str, Any]) -> dict[str, float | Exception]:
+            times: dict[str, float | Exception] = {}
+            for name in working:
+                try:
+                    times[name] = self._measure(runs[name], tensors)
+                except Exception as error:  # compilers and launchers raise many kinds
+                    if name == LIBRARY and isinstance(error, Uncapturable):
+                        error = RuntimeError(f"no graph can be captured now: {error}")
+                    times[name] = error
+            return times
+
         return select(
-            _text(key),
-            runs,
-            one_by_one(self._milliseconds),
+            key,
+            {name: functools.partial(run, *tensors) for name, run in runs.items()},
+            measured,
             self.store,
             reference=LIBRARY,
             compare=wrong_result,
-            postpone=(torch.OutOfMemoryError,),  # another process may have more memory
+            postpone=may_pass,
         ).name
+
+
+#: Errors of the CUDA driver and its libraries: memory that another process holds, a stream that another thread
+#: captures, a device that was busy. Our kernels' own are about resources that no GPU of this kind has.
+_PASSING = re.compile(
+    r"out of memory|captur|CUDA error|Triton Error \[CUDA\]|CUDNN_STATUS|CUBLAS_STATUS", re.IGNORECASE
+)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error need not come again in the next process, so that nothing is concluded from it."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _PASSING.search(str(error)) is not None
+    )
 
 
 def wrong_result(result: Any, expected: Any) -> str | None:
@@ -120,18 +199,18 @@ def wrong_result(result: Any, expected: Any) -> str | None:
     return f"its result differs from the library's: relative error {error / scale if scale else math.inf:.1e}"
 
 
-def fastest(device: torch.device, key: Key, runs: Runs) -> Any:
-    """The result of the fastest of `runs` on that GPU."""
+def fastest(device: torch.device, key: Key, runs: Callable[[], Runs], tensors: Tensors) -> Any:
+    """The result of the fastest of `runs()` on these tensors on that GPU. `runs` is called once for each key."""
     index = torch.cuda.current_device() if device.index is None else device.index
     with torch.cuda.device(index):
-        return _selector(index, directory()).fastest(key, runs)
+        return _selector(index, directory()).fastest(key, runs, tensors)
 
 
 @functools.cache
 def _selector(index: int, folder: Path) -> KernelSelector:
     found = hardware(index)
     store = Store(autotune.store_path(folder, found), found, SUBJECT)
-    return KernelSelector(store, _milliseconds, torch.cuda.is_current_stream_capturing)
+    return KernelSelector(store, milliseconds, torch.cuda.is_current_stream_capturing, shipped_table(found["device"]))
 
 
 def hardware(index: int) -> dict[str, str]:
@@ -151,24 +230,3 @@ def _source_hash() -> str:
     for path in sorted(Path(__file__).parent.glob("*/triton*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-_RUNS, _ROUNDS = 10, 5
-
-
-def _milliseconds(run: Callable[[], Any]) -> float:
-    """Time of one run on the current GPU, launches not counted: the median of some rounds of runs back to back."""
-    for _ in range(3):
-        run()
-    times = []
-    for _ in range(_ROUNDS):
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # The GPU is kept busy for a millisecond or two, while the launches of a round queue up.
-        torch.cuda._sleep(3_000_000)
-        before.record()
-        for _ in range(_RUNS):
-            run()
-        after.record()
-        after.synchronize()
-        times.append(before.elapsed_time(after) / _RUNS)
-    return statistics.median(times)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -45,27 +45,32 @@ def on(x: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-#: Compiled Triton kernels with their constants in the order of their parameters, by everything they depend on.
-_compiled: dict[Any, tuple[Any, list[Any]]] = {}
+#: Compiled Triton kernels, by all that they depend on, with the names of the parameters that were given by name.
+_compiled: dict[Any, tuple[Any, list[str]]] = {}
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """kernel[grid](*args, **constants) for a Triton kernel, without Triton's front end from the second launch on.
+def launch(kernel: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+    """kernel[grid] of a Triton kernel, without Triton's front end from the second launch on.
 
-    args: its first parameters. constants: its constexpr parameters and launch options. The front end binds some 25
-    arguments in each call and inspects them, which takes 20 to 40 µs. The key here holds all that it specializes for: a
-    pointer's type and whether it is a multiple of 16, and the values of numbers.
+    The front end binds some 25 arguments in each call and inspects them. The key here holds all that it specializes
+    for: a pointer's type and whether it is a multiple of 16, and the values of numbers.
     """
-    device = next((arg.get_device() for arg in args if isinstance(arg, Tensor)), None)
-    key = id(kernel), device, tuple(map(_specialization, args)), *constants.values()
-    known = _compiled.get(key)
-    if known is not None:
-        compiled, rest = known
-        compiled[(*grid, 1, 1)[:3]](*args, *rest)
-        return
-    compiled = kernel[grid](*args, **constants)
-    if compiled is not None:  # the interpreter compiles nothing
-        _compiled[key] = compiled, [constants[name] for name in kernel.arg_names[len(args) :]]
+
+    def run(*args: Any, **named: Any) -> None:
+        """args: the kernel's first parameters. named: its other parameters, and launch options."""
+        device = next((arg.get_device() for arg in args if isinstance(arg, Tensor)), None)
+        values = named.values()
+        key = id(kernel), device, *map(_specialization, args), *named, *map(_specialization, values)
+        known = _compiled.get(key)
+        if known is not None:
+            compiled, names = known
+            compiled[(*grid, 1, 1)[:3]](*args, *[named[name] for name in names])
+            return
+        compiled = kernel[grid](*args, **named)
+        if compiled is not None:  # the interpreter compiles nothing
+            _compiled[key] = compiled, kernel.arg_names[len(args) :]
+
+    return run
 
 
 def _specialization(arg: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -48,9 +49,30 @@ def float32_products(tf32: bool) -> Iterator[None]:
 
     PyTorch's own default rounds in convolutions and not in matrix products.
     """
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    restore = _float32_products()
+    # By the older switches, which set the newer ones too: PyTorch's compiler reads the older.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        restore()
+
+
+def _float32_products() -> Callable[[], None]:
+    """Returns a function that restores the settings of float32 products as they are now."""
+    try:
+        older = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # a program has set the newer switches, after which reading the older ones raises
+        cudnn: Any = torch.backends.cudnn
+        switches: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+        newer = [(switch, switch.fp32_precision) for switch in switches]
+
+        def restore() -> None:
+            for switch, precision in newer:
+                switch.fp32_precision = precision
+    else:
+
+        def restore() -> None:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = older
+
+    return restore

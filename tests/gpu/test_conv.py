@@ -1,11 +1,18 @@
 """Convolutions where a GPU differs from the interpreter: tensor cores, graphs, streams, and kernel selection."""
 
+import math
+import time
+
 import pytest
 import torch
 
 from fastgan import doctor
 from fastgan.ops import ConvLayer, _autotune, _backend, conv2d_bias_act, conv2d_stack
+from fastgan.ops._replay import milliseconds
+from fastgan.ops.bias_act import reference as bias_act_reference
 from fastgan.ops.conv import reference, triton
+from fastgan.ops.conv.triton_configs import FLATTENED, configs, gpu, wgrad_configs
+from fastgan.ops.conv.triton_launch import pixels_of_phases, wgrad
 from fastgan.testing.tolerances import assert_as_good_as
 
 # The discriminator of DCGAN at 64²: [N, C, H, W], [K, C, R, S], stride, padding.
@@ -48,8 +55,27 @@ def test_every_config_on_the_layers_of_a_discriminator(name):
     plain_dx, plain_db = reference.conv_dgrad_act(*arguments)
     doubles = (a.double() if isinstance(a, torch.Tensor) else a for a in arguments)
     true_dx, true_db = reference.conv_dgrad_act(*doubles)
-    for config in triton.CONFIGS:
+    images, outputs, *size = plain.shape
+    few, taps = x.shape[1] < FLATTENED, math.prod(w.shape[2:])
+    saved = torch.randn_like(plain)
+
+    def tangent(x, w, saved):
+        return bias_act_reference.bias_act_grad(reference.conv(x, w, *options, 1), saved, None, *ACT, False)[0]
+
+    plain_tangent, true_tangent = tangent(x, w, saved), tangent(x.double(), w.double(), saved.double())
+    rows = images * math.prod(size)
+    for config in configs(rows, outputs, x.shape[1] * taps, x.dtype, gpu(0), few=few, pad=few):
         assert_as_good_as(triton.forward(x, w, b, *options, *ACT, config), plain, truth, what=f"y, {config}")
+        ours = triton.forward(x, w, None, *options, *ACT, config, saved)
+        assert_as_good_as(ours, plain_tangent, true_tangent, what=f"tangent, {config}")
+    plain_dw = reference.conv_wgrad(dy, x, list(w.shape[2:]), *options, 1, True)
+    true_dw = reference.conv_wgrad(dy.double(), x.double(), list(w.shape[2:]), *options, 1, True)
+    for config in wgrad_configs(rows, outputs, x.shape[1], taps, x.dtype, gpu(0)):
+        dws = [wgrad(dy, x, list(w.shape[2:]), *options, True, config) for _ in range(2)]
+        assert torch.equal(*dws), config
+        assert_as_good_as(dws[0], plain_dw, true_dw, terms=rows, what=f"dw, {config}")
+    few, rows = outputs < FLATTENED, math.prod(pixels_of_phases(dy, list(x.shape[2:]), options[0]))
+    for config in configs(rows, x.shape[1], outputs * taps, x.dtype, gpu(0), few=few, pad=few, widest=128):
         runs = [triton.backward(dy, w, list(x.shape[2:]), *options, config, x, ACT, True) for _ in range(2)]
         for first, second in zip(*runs, strict=True):
             assert torch.equal(first, second), config
@@ -79,15 +105,16 @@ def test_a_kernel_is_measured_once_and_doctor_lists_it(own_cache, monkeypatch):
     (file,) = own_cache.glob("*.json")
     hardware, selections = _autotune.read(file)
     assert hardware == _autotune.hardware(0)
-    assert {key.split()[0] for key in selections} == {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"}
+    assert {"conv_bias_act", "conv_dgrad", "conv_dgrad_act"} <= {key.split()[0] for key in selections}
+    assert all(_autotune.WARMED in selection.milliseconds for selection in selections.values()), selections
     assert all(len(selection.milliseconds) > 1 for selection in selections.values()), selections
     assert not any("differs" in r for selection in selections.values() for r in selection.unavailable.values())
     assert all(key in doctor.kernel_choices() for key in selections)
 
-    def forbidden(run):
+    def forbidden(run, tensors):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(_autotune, "_milliseconds", forbidden)
+    monkeypatch.setattr(_autotune, "milliseconds", forbidden)
     _autotune._selector.cache_clear()
     assert all(torch.equal(a, b) for a, b in zip(step(*arguments), expected, strict=True))
 
@@ -134,3 +161,23 @@ def test_contiguous_activations_run_in_cudnn_with_our_epilogue():
     truth = reference.conv_bias_act(x.double(), w.double(), b.double(), [2, 2], [1, 1], [1, 1], 1, *ACT)
     assert_as_good_as(y, reference.conv_bias_act(x, w, b, [2, 2], [1, 1], [1, 1], 1, *ACT), truth)
     assert not list(_autotune.directory().glob("*.json"))
+
+
+def test_replayed_times_hold_no_host_time_and_grow_with_the_work():
+    def slow_to_launch(x):
+        time.sleep(0.002)
+        return x + 1
+
+    small, large = torch.ones(2**22, device="cuda"), torch.ones(2**26, device="cuda")
+    few = milliseconds(slow_to_launch, (small,))
+    assert few < 1
+    assert 4 < milliseconds(slow_to_launch, (large,)) / few < 64
+
+
+def test_a_run_that_no_graph_can_hold_is_named():
+    def waits(x):
+        return x + x.sum().item()
+
+    with pytest.raises(_autotune.Uncapturable, match="cannot be captured"):
+        milliseconds(waits, (torch.ones(4, device="cuda"),))
+    assert torch.ones(4, device="cuda").sum().item() == 4

@@ -41,14 +41,19 @@ def interpret(*words):
 
 
 CONTRACT = ["tests/ops/test_contract.py", "tests/ops/test_contract_memory.py"]
-SUITE = [*CONTRACT, "tests/ops/test_conv_triton.py", "tests/ops/test_spectral_norm.py"]
+SUITE = [
+    *CONTRACT,
+    "tests/ops/test_conv_triton.py",
+    "tests/ops/test_elementwise_triton.py",
+    "tests/ops/test_spectral_norm.py",
+]
 
 
 def test_one_case_of_each_op_passes_in_the_interpreter():
-    interpret("-k", "cpu-triton or test_conv_triton", "-m", "not full", *SUITE)
+    interpret("-k", "cpu-triton or _triton.py", "-m", "not full", *SUITE)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("file", SUITE)
 def test_all_other_cases_pass_in_the_interpreter(file):
-    interpret("-k", "cpu-triton or test_conv_triton", "-m", "full", file)
+    interpret("-k", "cpu-triton or _triton.py", "-m", "full", file)

@@ -45,9 +45,9 @@ OPTIONS = {"BLOCK": 32, "ACT": 2, "num_warps": 4}
 
 
 def test_from_the_second_launch_on_the_compiled_kernel_gets_all_parameters_in_order(kernel):
-    _launch.launch(kernel, (3,), X, Y, 8, **OPTIONS)
+    _launch.launch(kernel, (3,))(X, Y, 8, **OPTIONS)
     other = torch.ones(8)
-    _launch.launch(kernel, (5, 2), other, Y, 8, **OPTIONS)
+    _launch.launch(kernel, (5, 2))(other, Y, 8, **OPTIONS)
     (first, *_), (kind, grid, args) = kernel.calls
     assert first == "front end"
     assert kind == "compiled"
@@ -68,9 +68,17 @@ def test_from_the_second_launch_on_the_compiled_kernel_gets_all_parameters_in_or
     ids=["dtype", "alignment", "number", "constant", "launch_option"],
 )
 def test_what_triton_specializes_for_is_compiled_apart(kernel, args, options):
-    _launch.launch(kernel, (3,), X, Y, 8, **OPTIONS)
-    _launch.launch(kernel, (3,), *args, **options)
+    _launch.launch(kernel, (3,))(X, Y, 8, **OPTIONS)
+    _launch.launch(kernel, (3,))(*args, **options)
     assert [kind for kind, *_ in kernel.calls] == ["front end", "front end"]
+
+
+def test_tensors_can_be_given_by_name(kernel):
+    for y in (Y, torch.ones(8)):
+        _launch.launch(kernel, (3,))(X, size=8, y=y, **OPTIONS)
+    assert kernel.calls[1][2][1] is y
+    _launch.launch(kernel, (3,))(X, size=8, y=unaligned(), **OPTIONS)
+    assert [kind for kind, *_ in kernel.calls] == ["front end", "compiled", "front end"]
 
 
 def test_the_interpreter_compiles_nothing(monkeypatch):
@@ -82,7 +90,7 @@ def test_the_interpreter_compiles_nothing(monkeypatch):
 
     kernel = Interpreted()
     for _ in range(2):
-        _launch.launch(kernel, (1,), X, Y, 8, **OPTIONS)
+        _launch.launch(kernel, (1,))(X, Y, 8, **OPTIONS)
     assert len(calls) == 2
     assert not _launch._compiled
 

@@ -230,6 +230,26 @@ def test_the_precision_of_products_is_set_and_restored(tf32, before):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_newer_switches_of_the_precision_are_restored(tf32):
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def newer():
+        return matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+    kept = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        matmul.fp32_precision, cudnn.conv.fp32_precision = "tf32", "ieee"
+        before = newer()
+        with pytest.raises(RuntimeError):  # what must not stop a run
+            cudnn.allow_tf32  # noqa: B018
+        with float32_products(tf32):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (tf32, tf32)
+        assert newer() == before == ("tf32", "ieee", before[2])
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = kept
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_a_run_sets_the_precision_of_products(precision):
     seen = []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format, view_ncs
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _TILE = 2048  # elements that a program loads at a time
-_REPEATS = 8  # tiles that a program of the gradient processes, so that there are few partial sums
+_REPEATS = 8  # tiles that a program of the gradient processes at most, so that there are few partial sums
+_MOST_ROWS = 2**31 - _TILE * _REPEATS  # rows are counted in 32 bits
 
 
 def why_not(x: Tensor, *_) -> str | None:
+    if x.numel() >= _MOST_ROWS and matrix(x, memory_format(x))[0] >= _MOST_ROWS:
+        return f"the Triton kernels take a matrix of less than {_MOST_ROWS:,} rows"
     return why_no_triton(x, _FLOATS)
 
 
@@ -25,15 +28,21 @@ def _kernels():
     return triton_kernels
 
 
-def tile(channels: int, rows: int, channel_is_fast: bool) -> tuple[int, int]:
-    """(rows, channels) of a program's tile: a pure function of the shape, so that results are reproducible.
+def matrix(x: Tensor, layout: torch.memory_format) -> tuple[int, int, bool]:
+    """(rows, columns) of a dense tensor [N, C, *] as a matrix, and whether a column is a channel (else a pixel)."""
+    images, channels, pixels = view_ncs(x)
+    if layout is torch.channels_last or pixels == 1:
+        return images * pixels, channels, True
+    return images * channels, pixels, False
 
-    If the channel is the fast axis, a tile spans a block of channels; else it spans pixels of one channel.
+
+def tile(outer: int, inner: int, channel_is_fast: bool) -> tuple[int, int]:
+    """(rows, columns) of a program's tile of a matrix: a pure function of its size, so that results are reproducible.
+
+    Columns of channels take a value of the bias each, so that tiles are high; rows of pixels share one.
     """
-    if not channel_is_fast:
-        return min(_TILE, power_of_two(rows)), 1
-    block_c = min(128, power_of_two(channels))
-    return min(_TILE // block_c, power_of_two(rows)), block_c
+    width = min(128 if channel_is_fast else 512, power_of_two(inner))
+    return min(_TILE // width, power_of_two(outer)), width
 
 
 def act_constants(act: str, alpha: float, gain: float, clamp: float | None):
@@ -49,20 +58,24 @@ def act_constants(act: str, alpha: float, gain: float, clamp: float | None):
 
 
 def geometry(x: Tensor, layout: torch.memory_format, act: str, alpha: float, gain: float, clamp: float | None):
-    """(rows, channels, pixels) for a kernel, and its constants."""
-    images, channels, pixels = view_ncs(x)
-    fast = layout is torch.channels_last or pixels == 1
-    rows = images * pixels
-    block_k, block_c = tile(channels, rows, fast)
+    """(outer, inner, channels) for a kernel, and its constants."""
+    outer, inner, fast = matrix(x, layout)
+    block_o, block_i = tile(outer, inner, fast)
     constants = {
         **act_constants(act, alpha, gain, clamp),
         "CHANNEL_IS_FAST": fast,
         "DOUBLE": x.dtype == torch.float64,
-        "BLOCK_K": block_k,
-        "BLOCK_C": block_c,
+        "BLOCK_O": block_o,
+        "BLOCK_I": block_i,
         **FP_FUSION,
     }
-    return (rows, channels, pixels), constants
+    return (outer, inner, x.shape[1]), constants
+
+
+def grid(sizes: tuple[int, int, int], constants: dict) -> tuple[int]:
+    """The number of programs, a tile each."""
+    outer, inner, _ = sizes
+    return (blocks(outer, constants["BLOCK_O"]) * blocks(inner, constants["BLOCK_I"]),)
 
 
 def bias_act(x, bias, act, alpha, gain, clamp):
@@ -80,18 +93,10 @@ def bias_act_(y, bias, act, alpha, gain, clamp):
 def _forward(x, bias, y, layout, act, alpha, gain, clamp):
     if not x.numel():
         return
-    (rows, channels, pixels), constants = geometry(x, layout, act, alpha, gain, clamp)
-    grid = (blocks(rows, constants["BLOCK_K"]), blocks(channels, constants["BLOCK_C"]))
+    sizes, constants = geometry(x, layout, act, alpha, gain, clamp)
     with on(x):
-        _kernels().bias_act_fwd_kernel[grid](
-            x,
-            x if bias is None else bias.contiguous(),
-            y,
-            rows,
-            channels,
-            pixels,
-            HAS_BIAS=bias is not None,
-            **constants,
+        launch(_kernels().bias_act_fwd_kernel, grid(sizes, constants))(
+            x, x if bias is None else bias.contiguous(), y, *sizes, HAS_BIAS=bias is not None, **constants
         )
 
 
@@ -109,16 +114,27 @@ def bias_act_grad_(dy, saved, layout, act, alpha, gain, clamp, bias_grad):
 def _gradient(dy, saved, bias, dx, layout, act, alpha, gain, clamp, bias_grad):
     if not dy.numel():
         return partial_sums(dy, 0, bias_grad).sum(0)
-    (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
-    parts = blocks(rows, constants["BLOCK_K"] * _REPEATS)
-    grid = (parts, blocks(channels, constants["BLOCK_C"]))
+    sizes, constants = geometry(dy, layout, act, alpha, gain, clamp)
+    programs, parts, repeats = gradient_grid(sizes, constants)
     partial = partial_sums(dy, parts, bias_grad)
     with on(dy):
-        _kernels().bias_act_bwd_kernel[grid](
-            dy, saved, saved if bias is None else bias.contiguous(), dx, partial, rows, channels, pixels,
-            HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=_REPEATS, **constants,
+        launch(_kernels().bias_act_bwd_kernel, (programs,))(
+            dy, saved, saved if bias is None else bias.contiguous(), dx, partial, *sizes,
+            HAS_BIAS=bias is not None, BIAS_GRAD=bias_grad, REPEATS=repeats, **constants,
         )  # fmt: skip
         return sums(partial)
+
+
+def gradient_grid(sizes: tuple[int, int, int], constants: dict) -> tuple[int, int, int]:
+    """Of the gradient's kernel: the number of programs, of rows of partial sums, and of tiles of a program."""
+    outer, inner, channels = sizes
+    rows, columns = blocks(outer, constants["BLOCK_O"]), blocks(inner, constants["BLOCK_I"])
+    if constants["CHANNEL_IS_FAST"]:
+        parts = blocks(rows, _REPEATS)
+        return parts * columns, parts, _REPEATS
+    repeats = min(_REPEATS, columns)
+    chunks = blocks(columns, repeats)
+    return rows * chunks, outer // channels * chunks, repeats
 
 
 def partial_sums(x: Tensor, parts: int, wanted: bool) -> Tensor:
@@ -129,13 +145,20 @@ def partial_sums(x: Tensor, parts: int, wanted: bool) -> Tensor:
 
 def sums(partial: Tensor) -> Tensor:
     """The sum of the rows of partial, in a fixed order. Launches on the current device."""
-    parts, channels = partial.shape
-    total = partial.new_empty(channels)
-    if channels:
-        _kernels().sum_rows_kernel[(blocks(channels, 16),)](
-            partial, total, parts, channels, BLOCK_K=64, BLOCK_C=16, **FP_FUSION
-        )
+    total = partial.new_empty(partial.shape[1])
+    if total.numel():
+        add_rows(partial, total)
     return total
+
+
+def add_rows(partial: Tensor, total: Tensor) -> None:
+    """Store the sum of the rows of partial [rows, columns] in total, dense, of any dtype: in a fixed order."""
+    rows, columns = partial.shape
+    block_k = min(64, power_of_two(rows))
+    block_c = 1024 // block_k
+    launch(_kernels().sum_rows_kernel, (blocks(columns, block_c),))(
+        partial, total, rows, columns, BLOCK_K=block_k, BLOCK_C=block_c, **FP_FUSION
+    )
 
 
 def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
@@ -144,11 +167,10 @@ def bias_act_grad_grad(ddx, dy, saved, bias, act, alpha, gain, clamp):
     ddy, dsaved = empty(dy, layout), empty(dy, layout)
     if not dy.numel():
         return ddy, dsaved
-    (rows, channels, pixels), constants = geometry(dy, layout, act, alpha, gain, clamp)
-    grid = (blocks(rows, constants["BLOCK_K"]), blocks(channels, constants["BLOCK_C"]))
+    sizes, constants = geometry(dy, layout, act, alpha, gain, clamp)
     with on(dy):
-        _kernels().bias_act_bwd_bwd_kernel[grid](
-            ddx, dy, saved, saved if bias is None else bias.contiguous(), ddy, dsaved, rows, channels, pixels,
+        launch(_kernels().bias_act_bwd_bwd_kernel, grid(sizes, constants))(
+            ddx, dy, saved, saved if bias is None else bias.contiguous(), ddy, dsaved, *sizes,
             HAS_BIAS=bias is not None, **constants,
         )  # fmt: skip
     return ddy, dsaved

@@ -1,4 +1,8 @@
-"""The Triton kernels of bias_act. A tensor [N, C, *] is seen as rows k = (n, pixel) by channels c, in either layout.
+"""The Triton kernels of bias_act. A dense tensor [N, C, *] is a matrix [OUTER, INNER], contiguous in either layout:
+(image, pixel) by channel where the channel is the fast axis, else (image, channel) by pixel. The channel of an element
+is then its column, or the remainder of its row, which costs one 32-bit division for each row of a tile.
+
+Programs are numbered along one axis of the grid, because the other two end at 65,535.
 
 Memory traffic: forward 2 tensors, gradient 3, second gradient 5. Sums are float32 (float64 for double). Each program
 stores a partial sum, and a second kernel adds them in order, without atomics, so that results repeat bit for bit.
@@ -131,16 +135,21 @@ def wide(x, DOUBLE: tl.constexpr):
 
 
 @triton.jit
-def _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST: tl.constexpr):
-    """Offsets and mask of the tile k [BLOCK_K] by c [BLOCK_C]. Offsets are 64 bits wide, for large tensors."""
-    inside = (k < rows)[:, None] & (c < channels)[None, :]
-    k = k.to(tl.int64)
-    c = c.to(tl.int64)
+def _where(o, i, outer, inner):
+    """Offsets and mask of the tile o [BLOCK_O] by i [BLOCK_I]. Offsets are 64 bits wide, for large tensors."""
+    return o.to(tl.int64)[:, None] * inner + i[None, :], (o < outer)[:, None] & (i < inner)[None, :]
+
+
+@triton.jit
+def _bias(bias, o, i, outer, inner, channels, HAS_BIAS: tl.constexpr, CHANNEL_IS_FAST: tl.constexpr,
+          DOUBLE: tl.constexpr):  # fmt: skip
+    """The bias of a tile, [1, BLOCK_I] or [BLOCK_O, 1]."""
     if CHANNEL_IS_FAST:
-        offsets = k[:, None] * channels + c[None, :]
+        return bias_row(bias, i, inner, HAS_BIAS, DOUBLE)
+    elif HAS_BIAS:
+        return wide(tl.load(bias + o % channels, mask=o < outer, other=0.0), DOUBLE)[:, None]
     else:
-        offsets = ((k // pixels) * channels * pixels + k % pixels)[:, None] + (c * pixels)[None, :]
-    return offsets, inside
+        return wide(tl.zeros_like(o), DOUBLE)[:, None]
 
 
 @triton.jit
@@ -189,32 +198,39 @@ def slope(saved, b, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr, 
 
 
 @triton.jit
-def bias_act_fwd_kernel(x, bias, y, rows, channels, pixels,
+def bias_act_fwd_kernel(x, bias, y, outer, inner, channels,
                         HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
                         INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
                         CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
-                        BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
-    p = wide(tl.load(x + offsets, mask=inside, other=0.0), DOUBLE) + bias_row(bias, c, channels, HAS_BIAS, DOUBLE)
+                        BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):  # fmt: skip
+    columns = tl.cdiv(inner, BLOCK_I)
+    o = (tl.program_id(0) // columns) * BLOCK_O + tl.arange(0, BLOCK_O)
+    i = (tl.program_id(0) % columns) * BLOCK_I + tl.arange(0, BLOCK_I)
+    offsets, inside = _where(o, i, outer, inner)
+    b = _bias(bias, o, i, outer, inner, channels, HAS_BIAS, CHANNEL_IS_FAST, DOUBLE)
+    p = wide(tl.load(x + offsets, mask=inside, other=0.0), DOUBLE) + b
     v = activated(p, ACT, ALPHA, GAIN, HAS_CLAMP, CLAMP, DOUBLE)
     tl.store(y + offsets, v.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def bias_act_bwd_kernel(dy, saved, bias, dx, partial, rows, channels, pixels,
+def bias_act_bwd_kernel(dy, saved, bias, dx, partial, outer, inner, channels,
                         HAS_BIAS: tl.constexpr, BIAS_GRAD: tl.constexpr, REPEATS: tl.constexpr,
                         ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
                         INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
                         CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
-                        BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    b = bias_row(bias, c, channels, HAS_BIAS, DOUBLE)
-    total = wide(tl.zeros([BLOCK_K, BLOCK_C], tl.float32), DOUBLE)
+                        BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):  # fmt: skip
+    """A program processes REPEATS tiles along the axis that the bias gradient sums: rows where the channel is the fast
+    axis, else pixels. partial [parts, C] receives its sums."""
+    columns = tl.cdiv(inner, BLOCK_I if CHANNEL_IS_FAST else BLOCK_I * REPEATS)
+    part = tl.program_id(0) // columns
+    column = tl.program_id(0) % columns
+    total = wide(tl.zeros([BLOCK_O, BLOCK_I], tl.float32), DOUBLE)
     for repeat in range(REPEATS):
-        k = (tl.program_id(0) * REPEATS + repeat) * BLOCK_K + tl.arange(0, BLOCK_K)
-        offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
+        o = (part * REPEATS + repeat if CHANNEL_IS_FAST else part) * BLOCK_O + tl.arange(0, BLOCK_O)
+        i = (column if CHANNEL_IS_FAST else column * REPEATS + repeat) * BLOCK_I + tl.arange(0, BLOCK_I)
+        b = _bias(bias, o, i, outer, inner, channels, HAS_BIAS, CHANNEL_IS_FAST, DOUBLE)
+        offsets, inside = _where(o, i, outer, inner)
         g = wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
         s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
         d = g * slope(s, b, ACT, ALPHA, GAIN, INVERSE_GAIN, HAS_CLAMP, CLAMP, DOUBLE)
@@ -222,34 +238,43 @@ def bias_act_bwd_kernel(dy, saved, bias, dx, partial, rows, channels, pixels,
         if BIAS_GRAD:
             total += tl.where(inside, d, 0.0)
     if BIAS_GRAD:
-        tl.store(partial + tl.program_id(0) * channels + c, tl.sum(total, axis=0), mask=c < channels)
+        if CHANNEL_IS_FAST:
+            c = column * BLOCK_I + tl.arange(0, BLOCK_I)
+            tl.store(partial + part.to(tl.int64) * channels + c, tl.sum(total, axis=0), mask=c < channels)
+        else:
+            plane = part * BLOCK_O + tl.arange(0, BLOCK_O)
+            row = (plane // channels) * columns + column
+            at = row.to(tl.int64) * channels + plane % channels
+            tl.store(partial + at, tl.sum(total, axis=1), mask=plane < outer)
 
 
 @triton.jit
 def sum_rows_kernel(partial, result, rows, channels, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
-    """result[c] = Σ partial[k, c], in a fixed order."""
+    """result[c] = Σ partial[k, c], in a fixed order, rounded once to result's dtype."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_K, BLOCK_C], partial.dtype.element_ty)
     for start in range(0, rows, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         inside = (k < rows)[:, None] & (c < channels)[None, :]
-        total += tl.load(partial + k[:, None] * channels + c[None, :], mask=inside, other=0.0)
-    tl.store(result + c, tl.sum(total, axis=0), mask=c < channels)
+        total += tl.load(partial + k.to(tl.int64)[:, None] * channels + c[None, :], mask=inside, other=0.0)
+    tl.store(result + c, tl.sum(total, axis=0).to(result.dtype.element_ty), mask=c < channels)
 
 
 @triton.jit
-def bias_act_bwd_bwd_kernel(ddx, dy, saved, bias, ddy, dsaved, rows, channels, pixels,
+def bias_act_bwd_bwd_kernel(ddx, dy, saved, bias, ddy, dsaved, outer, inner, channels,
                             HAS_BIAS: tl.constexpr, ACT: tl.constexpr, ALPHA: tl.constexpr, GAIN: tl.constexpr,
                             INVERSE_GAIN: tl.constexpr, HAS_CLAMP: tl.constexpr, CLAMP: tl.constexpr,
                             CHANNEL_IS_FAST: tl.constexpr, DOUBLE: tl.constexpr,
-                            BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):  # fmt: skip
-    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    offsets, inside = _where(k, c, rows, channels, pixels, CHANNEL_IS_FAST)
+                            BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr):  # fmt: skip
+    columns = tl.cdiv(inner, BLOCK_I)
+    o = (tl.program_id(0) // columns) * BLOCK_O + tl.arange(0, BLOCK_O)
+    i = (tl.program_id(0) % columns) * BLOCK_I + tl.arange(0, BLOCK_I)
+    offsets, inside = _where(o, i, outer, inner)
+    b = _bias(bias, o, i, outer, inner, channels, HAS_BIAS, CHANNEL_IS_FAST, DOUBLE)
     t = wide(tl.load(ddx + offsets, mask=inside, other=0.0), DOUBLE)
     g = wide(tl.load(dy + offsets, mask=inside, other=0.0), DOUBLE)
     s = wide(tl.load(saved + offsets, mask=inside, other=0.0), DOUBLE)
-    u = _argument(s, bias_row(bias, c, channels, HAS_BIAS, DOUBLE), ACT, INVERSE_GAIN)
+    u = _argument(s, b, ACT, INVERSE_GAIN)
     first = _d1(u, ACT, ALPHA, DOUBLE) * GAIN
     # Where the output is saved, its gain and that of the derivative cancel.
     second = _d2(u, ACT) * GAIN if ACT == SILU else _d2(u, ACT)

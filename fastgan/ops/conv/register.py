@@ -92,6 +92,7 @@ conv_wgrad_op = define_op(
     reference=reference.conv_wgrad,
     fake=fake_wgrad,
     gradient=Gradient(_save, _wgrad_formula),
+    kernels=(cpu.CONV_WGRAD, triton.CONV_WGRAD),
 )
 
 

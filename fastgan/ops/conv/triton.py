@@ -9,60 +9,34 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgan.ops import _autotune, _backend
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, memory_format
 from fastgan.ops.bias_act import triton as epilogue
 from fastgan.ops.conv import reference, reference_stack
-
-
-class Config(NamedTuple):
-    """The tile sizes and launch options of a kernel. Any config is correct for any shape."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    warps: int
-    stages: int
-
-    def __str__(self) -> str:
-        return f"{self.block_m}x{self.block_n}x{self.block_k}w{self.warps}s{self.stages}"
-
-
-#: For 16-bit numbers; block_k of wider ones is as many bytes. The tiles of all stages fit into 99 KB of shared memory
-#: and the accumulators into registers: doubles get a quarter of the largest tile.
-CONFIGS = (
-    Config(128, 128, 64, 8, 3),
-    Config(128, 64, 64, 8, 3),
-    Config(64, 64, 64, 4, 4),
-    Config(128, 32, 64, 4, 4),
-    Config(64, 32, 64, 4, 4),
-    Config(128, 16, 64, 4, 4),
-    Config(32, 16, 64, 2, 5),
+from fastgan.ops.conv.triton_configs import (
+    FLATTENED,
+    INTERPRETED,
+    Config,
+    configs,
+    gpu,
+    padded_channels,
+    wgrad_configs,
 )
-_INTERPRETED = Config(
-    1024, 64, 64, 1, 1
-)  # few large programs: the interpreter takes a millisecond for each, whatever its size
-_FLATTENED = 16  # fewer channels than this share an index with the taps: tl.dot takes at least 16
-_BUSY = 132  # the number of programs that occupies a large GPU
-
-
-def configs(rows: int, outputs: int, dtype: torch.dtype) -> tuple[Config, ...]:
-    """The candidates for a product of that many rows and columns, probably best first. A pure function."""
-    width = min(128, max(16, power_of_two(outputs)))
-    accumulators = 128 * 128 if dtype != torch.float64 else 64 * 64
-    fit = [c for c in CONFIGS if width // 2 <= c.block_n <= width and c.block_m * c.block_n <= accumulators]
-    busy = [c for c in fit if blocks(rows, c.block_m) * blocks(outputs, c.block_n) >= _BUSY]
-    first = busy[0] if busy else fit[-1]
-    ordered = [first, *(c for c in fit if c is not first)]
-    return tuple(c._replace(block_k=max(16, c.block_k * 2 // dtype.itemsize)) for c in ordered)
-
+from fastgan.ops.conv.triton_launch import (
+    backward,
+    forward,
+    forward_shape,
+    pixels_of_phases,
+    precision,
+    steps_of_taps,
+    wgrad,
+)
 
 # --- support ---------------------------------------------------------------------------------------------------------
 
@@ -72,13 +46,13 @@ def _forced() -> bool:
 
 
 def _why_not_triton(x: Tensor, weight: Tensor, groups: int) -> str | None:
-    """Why our kernels do not run, or None. x: the input activation."""
+    """Why our kernels do not run, or None. x: the input activation; weight: the weight, or the other activation."""
     if groups != 1:
         return f"the Triton convolutions take one group, not {groups}"
     if x.is_cuda and not _forced() and reference.activation_layout(x, weight) is not torch.channels_last:
         return "the Triton convolutions read channels_last, and the tensors are contiguous"
-    if max(math.prod(x.shape[1:]), weight.numel()) >= 2**31:
-        return "an image or the weight has 2^31 elements or more"
+    if math.prod(x.shape[1:]) >= 2**31:
+        return "an image has 2^31 elements or more"
     return None
 
 
@@ -114,152 +88,89 @@ def _why_not_stack(groups_at: int) -> Callable[..., str | None]:
     return why_not
 
 
-def _run_fastest(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], rows: int, outputs: int,
-            groups: int, library: Callable[[], Any], ours: Callable[[Config], Any]) -> Any:  # fmt: skip
+# --- selection -------------------------------------------------------------------------------------------------------
+
+
+def _run_fastest(name: str, tensors: tuple[Tensor | None, ...], options: tuple[Any, ...], supported: bool,
+                 candidates: Callable[[], tuple[Config, ...]], library: Callable[..., Any],
+                 ours: Callable[..., Any]) -> Any:  # fmt: skip
     """The result of PyTorch's convolution or of our kernel with one of its configs, whichever is faster.
 
-    tensors, options: what the selection depends on. rows, outputs: the sizes of the matrix product.
+    tensors, options: what the selection depends on. library takes the tensors, ours the tensors and a config; neither
+    may hold tensors, as they are kept. candidates: the configs.
     """
-    x, weight, *_ = tensors
+    x = tensors[0]
     assert x is not None
-    assert weight is not None
-    if rows >= 2**30 or _why_not_triton(x, weight, groups) is not None:  # our kernels count rows in 32 bits
-        return library()
-    candidates = configs(rows, outputs, x.dtype)
+    if not supported:
+        return library(*tensors)
     if not x.is_cuda:
-        return ours(_INTERPRETED)
+        return ours(*tensors, INTERPRETED)
     if _forced():
-        return ours(candidates[0])
-    runs: dict[str, Callable[[], Any]] = {_autotune.LIBRARY: library}
-    runs |= {f"triton/{c}": functools.partial(ours, c) for c in candidates}
-    return _autotune.fastest(x.device, _autotune.selection_key(name, tensors, (*options, _precision(x))), runs)
+        return ours(*tensors, candidates()[0])
+    deterministic = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+    key = _autotune.selection_key(name, tensors, (*options, precision(x), *(("deterministic",) * deterministic)))
+
+    def runs() -> dict[str, Callable[..., Any]]:
+        found: dict[str, Callable[..., Any]] = {_autotune.LIBRARY: library}
+        if not deterministic:  # cuDNN's own measurement may choose another algorithm in the next process
+            found[_autotune.WARMED] = functools.partial(_with_benchmark, library)
+        return found | {f"triton/{c}": functools.partial(_with_config, ours, c) for c in candidates()}
+
+    return _autotune.fastest(x.device, key, runs, tensors)
 
 
-# --- launchers -------------------------------------------------------------------------------------------------------
+def _with_config(ours: Callable[..., Any], config: Config, *tensors: Tensor | None) -> Any:
+    return ours(*tensors, config)
 
 
-def _kernels():
-    from fastgan.ops.conv import triton_kernels
-
-    return triton_kernels
-
-
-def _precision(x: Tensor) -> str:
-    return "tf32" if x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
-
-
-def _constants(x, weight, summed: int, taps: int, stride, padding, dilation, config: Config) -> dict[str, Any]:
-    """Constants of both kernels. summed, taps: the channels and the taps of an output pixel that are summed over."""
-    few = summed if 0 < summed < _FLATTENED else 0
-    depth = summed * taps if few else summed
-    return {
-        "R": weight.shape[2],
-        "S": weight.shape[3],
-        "STRIDE_H": stride[0],
-        "STRIDE_W": stride[1],
-        "PADDING_H": padding[0],
-        "PADDING_W": padding[1],
-        "DILATION_H": dilation[0],
-        "DILATION_W": dilation[1],
-        "FEW": few,
-        # Triton's interpreter multiplies bfloat16 wrongly: by its bits.
-        "WIDEN": x.dtype == torch.bfloat16 and not x.is_cuda,
-        "PRECISION": _precision(x),
-        "DOUBLE": x.dtype == torch.float64,
-        "BLOCK_M": config.block_m,
-        "BLOCK_N": config.block_n,
-        "BLOCK_K": min(config.block_k, max(16, power_of_two(depth))),
-        "num_warps": config.warps,
-        "num_stages": config.stages,
-        **FP_FUSION,
-    }
+def _with_benchmark(library: Callable[..., Any], *tensors: Tensor | None) -> Any:
+    """The library's convolution with the algorithm that cuDNN itself measures to be the fastest."""
+    before = torch._C._get_cudnn_benchmark()
+    torch._C._set_cudnn_benchmark(True)
+    try:
+        return library(*tensors)
+    finally:
+        torch._C._set_cudnn_benchmark(before)
 
 
-def _result(x: Tensor, shape: tuple[int, ...], layout: torch.memory_format) -> Tensor:
-    """An uninitialized tensor of that shape in channels_last; in `layout` if both layouts are the same memory."""
-    narrow = shape[1] == 1 or shape[2:] == (1, 1)  # then only the strides differ
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout if narrow else torch.channels_last)
+def _configs(x: Tensor, rows: int, outputs: int, taps: int, widest: int = 256) -> tuple[Config, ...]:
+    """The candidates for a sum over the channels of x and taps."""
+    channels = x.shape[1]
+    few = channels < FLATTENED
+    return configs(
+        rows, outputs, channels * taps, x.dtype, _gpu(x),
+        tf32=precision(x) == "tf32", few=few, pad=few and padded_channels(channels) != channels, widest=widest,
+    )  # fmt: skip
 
 
-def forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config):
-    """conv_bias_act of one group, by our kernel."""
-    layout = reference.activation_layout(x, weight)
-    shape = _forward_shape(x, weight, stride, padding, dilation)
-    y = _result(x, shape, layout)
-    images, outputs, out_height, out_width = shape
-    rows = images * out_height * out_width
-    if y.numel():
-        x, weight = (dense(t, torch.channels_last) for t in (x, weight))
-        taps = math.prod(weight.shape[2:])
-        constants = _constants(x, weight, x.shape[1], taps, stride, padding, dilation, config)
-        activation = epilogue.act_constants(act, alpha, gain, clamp)
-        del activation["INVERSE_GAIN"]
-        with on(x):
-            _kernels().conv_fwd_kernel[(blocks(rows, config.block_m) * blocks(outputs, config.block_n),)](
-                x, weight, x if bias is None else bias.contiguous(), y,
-                rows, x.shape[2], x.shape[3], x.shape[1], out_height, out_width, outputs,
-                HAS_BIAS=bias is not None, **activation, **constants,
-            )  # fmt: skip
-    return dense(y, layout)
+def _gpu(x: Tensor) -> Any:
+    return gpu(torch.cuda.current_device() if x.device.index is None else x.device.index)
 
 
-def _forward_shape(x, weight, stride, padding, dilation):
-    sizes = (
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
-    )
-    return (x.shape[0], weight.shape[0], *sizes)
+_WITH_SLOPE = 128  # columns of a tile at most: the slope takes registers, of which wider tiles leave too few
+_MOST_ROWS = 2**30  # our kernels count rows in 32 bits
 
 
-def backward(dy, weight, size, stride, padding, dilation, config, saved=None, act=None, bias_grad=False):
-    """conv_dgrad of one group by our kernel; with saved (of the size of dx) and act (act, alpha, gain, clamp), the dx
-    of conv_dgrad_act. And its db, empty unless bias_grad."""
-    layout = reference.activation_layout(dy, weight)
-    dx = _result(dy, (dy.shape[0], weight.shape[1], *size), layout)
-    rows, phases = _phases(dy, size, stride)
-    tiles = blocks(rows, config.block_m) * phases
-    partial = epilogue.partial_sums(dx, tiles if dx.numel() else 0, bias_grad)
-    if not dx.numel():
-        return dense(dx, layout), partial.sum(0)
-    dy, weight = (dense(t, torch.channels_last) for t in (dy, weight))
-    gcds = [math.gcd(stride[i], dilation[i]) for i in (0, 1)]
-    steps = [stride[i] // gcds[i] for i in (0, 1)]  # the distance of taps that reach the same pixel
-    taps = math.prod(blocks(weight.shape[2 + i], steps[i]) for i in (0, 1))
-    constants = {
-        **_constants(dy, weight, dy.shape[1], taps, stride, padding, dilation, config),
-        **epilogue.act_constants(*(act or ("linear", 0.0, 1.0, None))),
-        "STEP_R": steps[0],
-        "STEP_S": steps[1],
-        "MOVE_H": -dilation[0] // gcds[0],
-        "MOVE_W": -dilation[1] // gcds[1],
-    }
-    with on(dy):
-        _kernels().conv_bwd_kernel[(tiles * blocks(dx.shape[1], config.block_n),)](
-            dy, weight, dy if saved is None else dense(saved, torch.channels_last), dx, partial,
-            rows, dy.shape[2], dy.shape[3], dy.shape[1], *size, dx.shape[1],
-            HAS_ACT=saved is not None, BIAS_GRAD=bias_grad, **constants,
-        )  # fmt: skip
-        return dense(dx, layout), epilogue.sums(partial)
-
-
-def _phases(dy, size, stride):
-    """The pixels of the largest phase of dx over all images, and the number of phases."""
-    return dy.shape[0] * blocks(size[0], stride[0]) * blocks(size[1], stride[1]), stride[0] * stride[1]
+def _supported(x: Tensor, weight: Tensor, groups: int, rows: int) -> bool:
+    return rows < _MOST_ROWS and weight.numel() < 2**31 and _why_not_triton(x, weight, groups) is None
 
 
 # --- the back-ends ---------------------------------------------------------------------------------------------------
 
 
 def conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    def library():
+    def library(x, weight, bias):
         y = reference.conv(x, weight, stride, padding, dilation, groups)
         epilogue.bias_act_(y, bias, act, alpha, gain, clamp)
         return y
 
-    images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
+    images, outputs, *size = forward_shape(x, weight, stride, padding, dilation)
+    rows = images * math.prod(size)
     return _run_fastest(
         "conv_bias_act", (x, weight, bias), (stride, padding, dilation, act, alpha, gain, clamp),
-        images * math.prod(size), outputs, groups, library,
-        lambda config: forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config),
+        _supported(x, weight, groups, rows), lambda: _configs(x, rows, outputs, math.prod(weight.shape[2:])), library,
+        lambda x, weight, bias, config:
+            forward(x, weight, bias, stride, padding, dilation, act, alpha, gain, clamp, config),
     )  # fmt: skip
 
 
@@ -268,49 +179,92 @@ def conv_stack(x, *rest):
 
 
 def conv(x, weight, stride, padding, dilation, groups):
-    images, outputs, *size = _forward_shape(x, weight, stride, padding, dilation)
+    images, outputs, *size = forward_shape(x, weight, stride, padding, dilation)
+    rows = images * math.prod(size)
     return _run_fastest(
-        "conv", (x, weight), (stride, padding, dilation), images * math.prod(size), outputs, groups,
-        lambda: reference.conv(x, weight, stride, padding, dilation, groups),
-        lambda config: forward(x, weight, None, stride, padding, dilation, "linear", 0.0, 1.0, None, config),
+        "conv", (x, weight), (stride, padding, dilation), _supported(x, weight, groups, rows),
+        lambda: _configs(x, rows, outputs, math.prod(weight.shape[2:])),
+        lambda x, weight: reference.conv(x, weight, stride, padding, dilation, groups),
+        lambda x, weight, config:
+            forward(x, weight, None, stride, padding, dilation, "linear", 0.0, 1.0, None, config),
     )  # fmt: skip
 
 
-def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
-    rows, phases = _phases(dy, size, stride)
+def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
+    """conv(x, weight) times the slope of an activation, from its output `saved` [N, K, P, Q]: the tangent of a block.
+
+    bias_act_grad(conv(x, weight), saved) in one launch where our kernel is the fastest, in saved's layout. For
+    activations that save their output.
+    """
+
+    def library(x, weight, saved):
+        layout = memory_format(saved)
+        y = dense(reference.conv(x, weight, stride, padding, dilation, groups), layout)
+        epilogue.bias_act_grad_(y, dense(saved, layout), layout, act, alpha, gain, clamp, False)
+        return y
+
+    images, outputs, *size = forward_shape(x, weight, stride, padding, dilation)
+    rows = images * math.prod(size)
     return _run_fastest(
-        "conv_dgrad", (dy, weight), (size, stride, padding, dilation), rows * phases, weight.shape[1], groups,
-        lambda: reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups),
-        lambda config: backward(dy, weight, size, stride, padding, dilation, config)[0],
+        "conv_slope", (x, weight, saved), (stride, padding, dilation, act, alpha, gain, clamp),
+        _supported(x, weight, groups, rows),
+        lambda: _configs(x, rows, outputs, math.prod(weight.shape[2:]), _WITH_SLOPE), library,
+        lambda x, weight, saved, config:
+            forward(x, weight, None, stride, padding, dilation, act, alpha, gain, clamp, config, saved),
+    )  # fmt: skip
+
+
+def _backward_configs(dy, weight, rows, stride, dilation):
+    steps, _ = steps_of_taps(stride, dilation)
+    taps = math.prod(max(1, weight.shape[2 + i] // steps[i]) for i in (0, 1))
+    return _configs(dy, rows, weight.shape[1], taps, _WITH_SLOPE)
+
+
+def conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
+    size = list(size)
+    rows = math.prod(pixels_of_phases(dy, size, stride))
+    return _run_fastest(
+        "conv_dgrad", (dy, weight), (size, stride, padding, dilation), _supported(dy, weight, groups, rows),
+        lambda: _backward_configs(dy, weight, rows, stride, dilation),
+        lambda dy, weight: reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups),
+        lambda dy, weight, config: backward(dy, weight, size, stride, padding, dilation, config)[0],
     )  # fmt: skip
 
 
 def conv_dgrad_act(dy, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp, bias_grad):
     size = list(saved.shape[2:])
 
-    def library():
+    def library(dy, weight, saved):
         dx = reference.conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
         layout = reference.activation_layout(dy, weight)
         return dx, epilogue.bias_act_grad_(dx, dense(saved, layout), layout, act, alpha, gain, clamp, bias_grad)
 
-    def ours(config):
+    def ours(dy, weight, saved, config):
         return backward(
             dy, weight, size, stride, padding, dilation, config, saved, (act, alpha, gain, clamp), bias_grad
         )
 
-    rows, phases = _phases(dy, size, stride)
+    rows = math.prod(pixels_of_phases(dy, size, stride))
     return _run_fastest(
         "conv_dgrad_act", (dy, weight, saved), (stride, padding, dilation, act, alpha, gain, clamp, bias_grad),
-        rows * phases, weight.shape[1], groups, library, ours,
+        _supported(dy, weight, groups, rows), lambda: _backward_configs(dy, weight, rows, stride, dilation), library,
+        ours,
     )  # fmt: skip
 
 
-def conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
-    z = conv(x, weight, stride, padding, dilation, groups)
-    layout = memory_format(saved)
-    z = dense(z, layout)
-    epilogue.bias_act_grad_(z, dense(saved, layout), layout, act, alpha, gain, clamp, False)
-    return z
+def conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
+    kernel, rows = list(kernel), dy.shape[0] * math.prod(dy.shape[2:])
+
+    def candidates():
+        taps, tf32 = math.prod(kernel), precision(dy) == "tf32"
+        return wgrad_configs(rows, dy.shape[1], x.shape[1], taps, dy.dtype, _gpu(dy), tf32=tf32)
+
+    return _run_fastest(
+        "conv_wgrad", (dy, x), (kernel, stride, padding, dilation, channels_last),
+        _supported(x, dy, groups, rows) and math.prod(dy.shape[1:]) < 2**31, candidates,
+        lambda dy, x: reference.conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last),
+        lambda dy, x, config: wgrad(dy, x, kernel, stride, padding, dilation, channels_last, config),
+    )  # fmt: skip
 
 
 def conv_stack_dgrad(dy, *rest):
@@ -321,17 +275,24 @@ def conv_stack_tangent(x, *rest):
     return reference_stack.each_tangent(conv_slope, x, *rest)
 
 
+def conv_stack_wgrad(dys, *rest):
+    return reference_stack.each_wgrad(conv_wgrad, dys, *rest)
+
+
 def conv_stack_backward(dy, x, weights, outputs, *rest):
-    return reference_stack.both_passes(
-        conv_stack_dgrad, reference_stack.conv_stack_wgrad, dy, x, weights, outputs, *rest
-    )
+    return reference_stack.both_passes(conv_stack_dgrad, conv_stack_wgrad, dy, x, weights, outputs, *rest)
+
+
+def _why_not_wgrad(dy: Tensor, x: Tensor, *rest: Any) -> str | None:
+    return epilogue.why_not(dy) or _why_not_triton(x, dy, rest[4])
 
 
 CONV = Kernel("triton", conv, _plain(groups_at=5))
 CONV_DGRAD = Kernel("triton", conv_dgrad, _plain(groups_at=6))
+CONV_WGRAD = Kernel("triton", conv_wgrad, _why_not_wgrad)
 CONV_BIAS_ACT = Kernel("triton", conv_bias_act, _fused(groups_at=6))
 CONV_STACK = Kernel("triton", conv_stack, _why_not_stack(groups_at=5))
 CONV_STACK_DGRAD = Kernel("triton", conv_stack_dgrad, _why_not_stack(groups_at=6))
 CONV_STACK_TANGENT = Kernel("triton", conv_stack_tangent, _why_not_stack(groups_at=5))
 CONV_STACK_BACKWARD = Kernel("triton", conv_stack_backward, lambda dy, x, *rest: _why_not_stack(groups_at=5)(dy, *rest))
-CONV_STACK_WGRAD = Kernel("triton", reference_stack.conv_stack_wgrad, lambda dys, *_: epilogue.why_not(dys[0]))
+CONV_STACK_WGRAD = Kernel("triton", conv_stack_wgrad, lambda dys, *_: epilogue.why_not(dys[0]))

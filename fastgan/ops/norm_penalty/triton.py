@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgan.ops._launch import FP_FUSION, blocks, on, power_of_two, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, power_of_two, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._memory_format import dense, empty, memory_format
 from fastgan.ops.norm_penalty.reference import accumulation_dtype
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BLOCK = 1024  # elements that a program loads at a time
-_REPEATS = 8  # blocks that a program of a sum processes, so that there are few partial sums
+_CHUNK = 8 * _BLOCK  # elements that a program of a sum processes, so that there are few partial sums
+_ONE_LAUNCH = 8 * _CHUNK  # a sample of up to that many elements takes one program less time than a second launch
 
 
 def _why_not(x: Tensor, *_) -> str | None:
-    # Samples are the second axis of a grid, which CUDA limits.
-    return "more than 65,535 samples" if x.shape[0] > 65_535 else why_no_triton(x, _FLOATS)
+    return why_no_triton(x, _FLOATS)
 
 
 def _kernels():
@@ -30,30 +30,46 @@ def _wide(x: Tensor, *size: int) -> Tensor:
     return torch.empty(size, dtype=accumulation_dtype(x.dtype), device=x.device)
 
 
-def _partial_dots(a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-    """Partial sums [N, chunks] and the block size that adds them. a and b are dense in one layout."""
+def chunk(size: int) -> int:
+    """How many elements of a sample of that size a program adds up: all, or some that leave a second launch to do."""
+    return size if size <= _ONE_LAUNCH else _CHUNK
+
+
+def _partial_dots(a: Tensor, b: Tensor) -> Tensor:
+    """Partial sums [N, chunks] of samples that are not empty. a and b are dense in one layout."""
     samples, size = a.shape[0], a[0].numel()
-    chunks = blocks(size, _BLOCK * _REPEATS)
+    chunks = blocks(size, chunk(size))
     partial = _wide(a, samples, chunks)
-    if chunks:
-        _kernels().sample_dot_kernel[(chunks, samples)](
-            a, b, partial, size, chunks, REPEATS=_REPEATS, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
-        )
-    return partial, min(_BLOCK, power_of_two(chunks))
+    launch(_kernels().sample_dot_kernel, (chunks * samples,))(
+        a, b, partial, size, chunk(size), chunks, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
+    )
+    return partial
+
+
+def _finish_block(chunks: int) -> int:
+    return min(_BLOCK, power_of_two(chunks))
 
 
 def norm_penalty(g, target):
     g = dense(g, memory_format(g))
     samples = g.shape[0]
-    value, slope, size = (_wide(g, samples) for _ in range(3))
-    if samples:
-        with on(g):
-            partial, block = _partial_dots(g, g)
-            _kernels().penalty_finish_kernel[(samples,)](
-                partial, value, slope, size, partial.shape[1],
-                HAS_TARGET=target is not None, TARGET=float(target or 0), BLOCK=block, **FP_FUSION,
-            )  # fmt: skip
-    return value, slope, size
+    value, slope, norm = (_wide(g, samples) for _ in range(3))
+    if not samples:
+        return value, slope, norm
+    size = g[0].numel()
+    penalty = {"HAS_TARGET": target is not None, "TARGET": float(target or 0), **FP_FUSION}
+    with on(g):
+        if size == chunk(size):
+            launch(_kernels().penalty_kernel, (samples,))(
+                g, value, slope, norm, size, DOUBLE=g.dtype == torch.float64, BLOCK=_BLOCK, **penalty
+            )
+        else:
+            partial = _partial_dots(g, g)
+            chunks = partial.shape[1]
+            launch(_kernels().penalty_finish_kernel, (samples,))(
+                partial, value, slope, norm, chunks, BLOCK=_finish_block(chunks), **penalty
+            )
+    return value, slope, norm
 
 
 def sample_scale(a, c):
@@ -62,7 +78,7 @@ def sample_scale(a, c):
     if a.numel():
         size = a[0].numel()
         with on(a):
-            _kernels().sample_scale_kernel[(blocks(size, _BLOCK), a.shape[0])](
+            launch(_kernels().sample_scale_kernel, (blocks(size, _BLOCK) * a.shape[0],))(
                 a, c, y, size, DOUBLE=a.dtype == torch.float64, BLOCK=_BLOCK, **FP_FUSION
             )
     return y
@@ -71,11 +87,17 @@ def sample_scale(a, c):
 def sample_dot(a, b):
     layout = memory_format(a)
     a, b = dense(a, layout), dense(b, layout)
-    result = _wide(a, a.shape[0])
-    if a.shape[0]:
-        with on(a):
-            partial, block = _partial_dots(a, b)
-            _kernels().dot_finish_kernel[(a.shape[0],)](partial, result, partial.shape[1], BLOCK=block, **FP_FUSION)
+    if not a.numel():
+        return _wide(a, a.shape[0]).zero_()
+    with on(a):
+        partial = _partial_dots(a, b)
+        samples, chunks = partial.shape
+        if chunks == 1:
+            return partial.view(samples)
+        result = _wide(a, samples)
+        launch(_kernels().dot_finish_kernel, (samples,))(
+            partial, result, chunks, BLOCK=_finish_block(chunks), **FP_FUSION
+        )
     return result
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgan._util import env
-from fastgan.ops._launch import FP_FUSION, blocks, on, why_no_triton
+from fastgan.ops._launch import FP_FUSION, blocks, launch, on, why_no_triton
 from fastgan.ops._library import Kernel
 from fastgan.ops._tables import tables
 from fastgan.ops.spectral_norm.layout import (
@@ -132,7 +132,7 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
 
     def product(table: Tensor, vector: Tensor, to_u: bool, from_sums: bool) -> None:
         grid = (plan.u_items if to_u else plan.v_items,)
-        kernels.spectral_product_kernel[grid](
+        launch(kernels.spectral_product_kernel, grid)(
             table, uv=vector, sums=sums, TO_U=to_u, FROM_SUMS=from_sums, BLOCK_P=_BLOCK_P, **_layers(plan), **_TILE
         )
 
@@ -140,13 +140,13 @@ def power_iteration(weights, uv, dims, iterations, v_first, eps):
         table = _table(plan, weights, weights, weights)
         if iterations == 0:
             product(table, uv, to_u=True, from_sums=False)
-            kernels.spectral_sigma_kernel[(len(weights),)](table, sums, uv, sigma, **vectors)
+            launch(kernels.spectral_sigma_kernel, (len(weights),))(table, sums, uv, sigma, **vectors)
             return uv.clone(), sigma
         new = torch.empty_like(uv)
         for i in range(iterations):
             product(table, new if i else uv, to_u=not v_first, from_sums=False)
             product(table, new if i else uv, to_u=v_first, from_sums=True)
-            kernels.spectral_finish_kernel[(len(weights),)](
+            launch(kernels.spectral_finish_kernel, (len(weights),))(
                 table, sums, uv, new, sigma, U_FIRST=not v_first, LAST=i == iterations - 1, EPS=eps, **vectors
             )
     return new, sigma
@@ -158,7 +158,7 @@ def spectral_scale(weights, uv, sigma, dims):
     scaled = empty_weights(weights)
     with on(sigma):
         table = _table(plan, weights, weights, scaled)
-        _kernels().spectral_scale_kernel[(plan.chunks,)](table, sigma=sigma, **_layers(plan), **_CHUNK)
+        launch(_kernels().spectral_scale_kernel, (plan.chunks,))(table, sigma=sigma, **_layers(plan), **_CHUNK)
     return scaled
 
 
@@ -175,8 +175,8 @@ def spectral_scale_grad(dy, weights, uv, sigma, dims):
     uv, sigma, partial = uv.contiguous(), sigma.contiguous(), sigma.new_empty(plan.chunks)
     with on(uv):
         table = _table(plan, weights, dy, dw)
-        _kernels().spectral_inner_kernel[(plan.chunks,)](table, partial=partial, **_layers(plan), **_CHUNK)
-        _kernels().spectral_grad_kernel[(plan.tiles,)](
+        launch(_kernels().spectral_inner_kernel, (plan.chunks,))(table, partial=partial, **_layers(plan), **_CHUNK)
+        launch(_kernels().spectral_grad_kernel, (plan.tiles,))(
             table, uv=uv, sigma=sigma, partial=partial, **_layers(plan), **_TILE
         )
     return dw

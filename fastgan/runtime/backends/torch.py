@@ -110,8 +110,9 @@ class Eager(TensorBackend):
         self._set_function(self._prepared(network, place), place, dtype, threads)
         if place.type == "cuda":
             self.notes.append("a CUDA graph for each shape from its second call on")
-            if dtype == torch.float32 and torch.backends.cudnn.allow_tf32:
-                self.notes.append("float32 convolutions are rounded to TF32 (torch.backends.cudnn.allow_tf32)")
+            convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+            if dtype == torch.float32 and convolutions.fp32_precision == "tf32":
+                self.notes.append("float32 convolutions are rounded to TF32 (torch.backends.cudnn.conv.fp32_precision)")
 
     def _prepared(self, network: nn.Module, device: torch.device) -> Callable[..., Tensor]:
         return network
