@@ -2,10 +2,10 @@
 
     python benchmarks/convolutions.py [--device cuda] [--batch N...] [--ceilings CSV] [--out CSV]
 
-Four passes of each layer: forward with bias and leaky ReLU, input gradient with the activation's mask, tangent (a
-convolution alone), weight gradient. The candidates are those that autotuning would time, and cuDNN with
-`benchmark=True`. A candidate is compared with the library first; its time is that of a CUDA graph over several sets of
-inputs. On a CPU the op itself is the only candidate.
+Four passes of each layer: forward with bias and leaky ReLU, input gradient with the activation's slope, tangent with
+its slope, weight gradient. The candidates are those that autotuning would time, cuDNN with `benchmark=True` among them.
+A candidate is compared with the library first; its time is that of a CUDA graph over several sets of inputs. On a CPU
+the reference is the only candidate.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from ceilings import Ceilings
@@ -26,7 +27,7 @@ from torch import Tensor
 
 import fastgan
 from fastgan.ops import _autotune
-from fastgan.ops._library import registry
+from fastgan.ops.conv import reference, triton
 from fastgan.testing.timing import captured, times
 from fastgan.train.device import float32_products
 
@@ -48,12 +49,12 @@ def label(layer: tuple[int, int, int]) -> str:
 
 
 def passes(layer: tuple[int, int, int]) -> tuple[str, ...]:
-    """The ops of a penalty in a layer. Images have no activation, so the first layer's input gradient has no mask."""
-    return "conv_bias_act", "conv_dgrad" if layer is LAYERS[0] else "conv_dgrad_act", "conv", "conv_wgrad"
+    """The steps of a penalty in a layer. Images have no activation: their gradient has no slope."""
+    return "conv_bias_act", "conv_dgrad" if layer is LAYERS[0] else "conv_dgrad_act", "conv_slope", "conv_wgrad"
 
 
 def operands(name: str, layer: tuple[int, int, int], batch: int, dtype: torch.dtype, device: str) -> tuple[Any, ...]:
-    """Random arguments of an op."""
+    """Random arguments of a step."""
     channels, outputs, side = layer
 
     def normal(*shape: int) -> Tensor:
@@ -68,44 +69,31 @@ def operands(name: str, layer: tuple[int, int, int], batch: int, dtype: torch.dt
         return y, weight, [side, side], *_CONV, 1
     if name == "conv_dgrad_act":
         return y, weight, x, *_CONV, 1, *_ACT, True
-    if name == "conv":
-        return x, weight, *_CONV, 1
+    if name == "conv_slope":
+        return x, weight, y, *_CONV, 1, *_ACT
     assert name == "conv_wgrad"
     return y, x, [4, 4], *_CONV, 1, True
 
 
 @contextmanager
 def recorded_candidates(found: list[Runs]) -> Iterator[None]:
-    """A context in which an op appends its candidates to `found` and runs the library, instead of autotuning."""
+    """A context in which a step appends its candidates to `found` and runs the library, instead of autotuning."""
 
-    def fastest(device: torch.device, key: Any, runs: Any) -> Any:
-        found.append(dict(runs))
-        return runs[_autotune.LIBRARY]()
+    def fastest(device: torch.device, key: Any, runs: Callable[[], Runs], tensors: Any) -> Any:
+        found.append({name: functools.partial(run, *tensors) for name, run in runs().items()})
+        return found[-1][_autotune.LIBRARY]()
 
-    before = _autotune.fastest
-    _autotune.fastest = fastest
-    try:
+    with mock.patch.object(_autotune, "fastest", fastest):
         yield
-    finally:
-        _autotune.fastest = before
 
 
 def candidates(name: str, given: tuple[Any, ...]) -> Runs:
-    """By name, functions that compute the op. Those of a kernel whose op does not autotune are the op itself."""
-    op, found = registry[name].overload, list[Runs]()
+    """By name, functions that compute the step. On a CPU that is the reference."""
+    found: list[Runs] = []
+    run = getattr(triton if given[0].is_cuda else reference, name)
     with recorded_candidates(found), torch.no_grad():
-        op(*given)
-    runs = found[0] if len(found) == 1 else {_autotune.LIBRARY: functools.partial(op, *given)}
-    return {**runs, "library, benchmark=True": functools.partial(_with_benchmark, runs[_autotune.LIBRARY])}
-
-
-def _with_benchmark(run: Callable[[], Any]) -> Any:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        return run()
-    finally:
-        torch.backends.cudnn.benchmark = before
+        run(*given)
+    return found[0] if found else {_autotune.LIBRARY: functools.partial(run, *given)}
 
 
 def measure(

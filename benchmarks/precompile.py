@@ -31,7 +31,8 @@ from torch import nn
 
 import fastgan._util.native
 from fastgan.ops import _autotune
-from fastgan.ops._library import registry
+from fastgan.ops.conv import triton as conv_triton
+from fastgan.ops.conv.triton_configs import Gpu, shared_memory
 from fastgan.testing.benchmark_modes import MODES, step
 from fastgan.testing.case import Inputs, OpCase
 from fastgan.testing.cases import CASES
@@ -40,6 +41,8 @@ from fastgan.train.device import float32_products
 FLOATS = (torch.bfloat16, torch.float32)
 #: Sizes decide which kernels are compiled only by whether they are multiples of 16, and these batches are.
 BATCH = 16
+#: Of an H200: configs are ordered by how well they fill these.
+MULTIPROCESSORS = 132
 
 
 class Compiled:
@@ -59,13 +62,14 @@ class Compiled:
         return run
 
 
-def _every_candidate(device: torch.device, key: Any, runs: Any) -> Any:
+def _every_candidate(device: torch.device, key: Any, runs: Callable[[], Any], tensors: Any) -> Any:
     """In place of autotuning: launch each candidate, and return the library's result."""
-    for name, candidate in runs.items():
-        if name != _autotune.LIBRARY:
+    candidates = runs()
+    for name, candidate in candidates.items():
+        if not name.startswith(_autotune.LIBRARY):
             with contextlib.suppress(Exception):  # one that does not compile is not timed either
-                candidate()
-    return runs[_autotune.LIBRARY]()
+                candidate(*tensors)
+    return candidates[_autotune.LIBRARY](*tensors)
 
 
 def _filled(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -102,6 +106,7 @@ def pretended_gpu(arch: int) -> Iterator[Compiled]:
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (fastgan._util.native, "why_not", lambda name: "kernels are compiled for a GPU here"),
             (_autotune, "fastest", _every_candidate),
+            (conv_triton, "_gpu", lambda x: Gpu(MULTIPROCESSORS, shared_memory((arch // 10, arch % 10)))),
             (JITFunction, "run", compiled.run(JITFunction.run)),
             (CompiledKernel, "_init_handles", lambda self: None),
             (CompiledKernel, "run", property(lambda self: lambda *args: None)),
@@ -118,7 +123,7 @@ def work(tests: bool) -> Iterator[tuple[str, Callable[[], object]]]:
         for layer in convolutions.LAYERS:
             for name in convolutions.passes(layer):
                 given = convolutions.operands(name, layer, BATCH, dtype, "cpu")
-                yield f"{name} {layer} {dtype}", functools.partial(registry[name].overload, *given)
+                yield f"{name} {layer} {dtype}", functools.partial(getattr(conv_triton, name), *given)
         for one in steps.STEPS:
             for layout, memory_format in layouts.items():
                 real, fake = one.images(dtype, "cpu", memory_format, BATCH)

@@ -101,7 +101,7 @@ triton.knobs.compilation.listener = lambda *, cache_hit, **_: hits.update([cache
 precompile.CASES = [case for case in CASES if case.name == "bias_act-silu"]
 precompile.steps.STEPS = []
 precompile.convolutions.LAYERS = (precompile.convolutions.LAYERS[1],) if sys.argv[1:] else ()
-precompile.convolutions.passes = lambda layer: ("conv",)
+precompile.convolutions.passes = lambda layer: ("conv_slope",)
 code = precompile.main([])
 print(code, hits[False], hits[True])
 """
