@@ -9,18 +9,25 @@ from fastgan.testing.cases import CASES
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     cases = cases_covering_all_ops()
+    dropped = []
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
         target = params.get("target")
         if "cuda" in getattr(target, "device", params.get("device", "")):  # no target: the list of targets is empty
             item.add_marker(pytest.mark.gpu)
-        registered = params.get("dispatch") == "registered"
-        if str(target) == "cpu-triton" and (registered or not in_default_run(params, cases)):
+        by_default, registered = in_default_run(params, cases), params.get("dispatch") == "registered"
+        if str(target) == "cpu-triton" and registered and not by_default:
+            dropped.append(item)  # slow, and the path does not depend on the kernel
+        elif (str(target) == "cpu-triton" and (registered or not by_default)) or (
+            str(target) == "cpu-reference" and registered
+        ):
             item.add_marker(pytest.mark.full)
-        if str(target) == "cpu-reference" and registered:
-            item.add_marker(pytest.mark.full)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        gone = set(map(id, dropped))
+        items[:] = [item for item in items if id(item) not in gone]
 
 
 def in_default_run(params, cases):
