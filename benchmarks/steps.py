@@ -19,6 +19,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastgan
+from fastgan.ops._backend import backend
 from fastgan.testing.timing import Graph, captured
 
 #: A step of a network on real and fake images: the loss whose gradients it takes.
@@ -222,7 +223,29 @@ def providers(
         found[name] = functools.partial(_run, step, loss_of(step, name), network, real, fake)
         if whole and step.whole:
             found[f"{name}+compile"] = functools.partial(_compiled, step, loss_of(step, name), network, real, fake)
+        if name == "fastgan" and cuda_too(step, device):
+            found[CUDA] = functools.partial(_forced, found[name])
     return found
+
+
+#: Spectral norms by our CUDA C++ kernels instead of Triton's.
+CUDA = "fastgan CUDA C++"
+
+
+def cuda_too(step: Step, device: str) -> bool:
+    """Whether a step runs only ops that have a kernel in CUDA C++."""
+    return device == "cuda" and step.name.startswith("spectral_norm")
+
+
+def _forced(build: Callable[[], Callable[[], object]]) -> Callable[[], None]:
+    """A step whose ops run on CUDA C++."""
+    run = build()
+
+    def forced() -> None:
+        with backend("cuda"):
+            run()
+
+    return forced
 
 
 def graphs(
@@ -230,12 +253,13 @@ def graphs(
 ) -> dict[str, Callable[[], Graph]]:
     """For each provider, a function that captures its step as a CUDA graph, which may fail."""
     real, fake = step.images(dtype, device, layout, batch)
-    return {
-        name: functools.partial(
-            captured, [functools.partial(_run, step, loss_of(step, name), network, real, fake, capturable=True)]
-        )
+    builds: dict[str, Callable[[], Callable[[], object]]] = {
+        name: functools.partial(_run, step, loss_of(step, name), network, real, fake, capturable=True)
         for name, network in networks(step, device, dtype, layout).items()
     }
+    if cuda_too(step, device):
+        builds[CUDA] = functools.partial(_forced, builds["fastgan"])
+    return {name: functools.partial(captured, [build]) for name, build in builds.items()}
 
 
 #: How often spectral normalization and its backward pass read or write each weight at least: W and W/σ in the forward

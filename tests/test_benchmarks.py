@@ -17,6 +17,7 @@ import steps
 import table
 import tiny_ops
 import torch
+import updates
 from end_to_end import Preset, networks_of, verify
 from plain import plain_pytorch
 
@@ -171,6 +172,15 @@ def test_every_pass_of_every_layer_is_timed(tmp_path, small, floors):
         for name in ("conv_bias_act", second, "conv_slope", "conv_wgrad")
     ]
     assert all(float(row["floor_ms"]) > 0 for row in rows_of(out))
+
+
+def test_updates_are_compared_and_timed(tmp_path):
+    out = tmp_path / "updates.csv"
+    assert updates.main(["--width", "2", "--seconds", "0.01", "--out", str(out)]) == 0
+    rows = rows_of(out)
+    assert [row["provider"] for row in rows] == ["torch", "adam_ema"]
+    assert rows[0]["ratio_vs_torch"] == "1.00"
+    assert all(float(row["median_ms"]) > 0 and not row["note"] for row in rows)
 
 
 def test_iterations_are_timed(tmp_path, small):
