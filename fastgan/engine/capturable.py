@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import random
 import sys
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from fastgan.ops._capture import is_capturable
 
+#: Arguments of these types never change.
+_CONSTANTS = bool | int | float | complex | str | bytes | None | torch.dtype | torch.device | enum.Enum
 _NUMBERS = frozenset((bool, int, float, str))
 
 
@@ -18,8 +21,6 @@ def why_not(network: Any, arguments: list[Any]) -> str:
     """The reason why losses of a network with these arguments run in Python, or ""."""
     if not isinstance(network, nn.Module):
         return f"{type(network).__name__} is not a torch.nn.Module, so its weights are unknown"
-    if isinstance(network, nn.parallel.DistributedDataParallel) or "FullyShardedDataParallel" in type(network).__name__:
-        return f"{type(network).__name__} communicates when it runs; give the losses the module inside it"
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return "it is part of a CUDA graph that is being captured"
     for name, weight in network.named_parameters():
@@ -30,6 +31,10 @@ def why_not(network: Any, arguments: list[Any]) -> str:
         if weight.dtype == torch.float16:
             return f"{name} is in fp16, whose gradients need the loss scale, which comes after the loss"
     for name, module in network.named_modules():
+        kind = type(module).__name__
+        parallel = isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        if parallel or "FullyShardedDataParallel" in kind:
+            return f"{kind} communicates when it runs; give the losses the module inside it"
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         if any(not is_capturable(hook) for own in hooks if own for hook in own.values()):
             return f"{name or type(module).__name__} has a hook, which must run in Python"
@@ -37,20 +42,37 @@ def why_not(network: Any, arguments: list[Any]) -> str:
             return f"{name or type(module).__name__} decides in Python what it does in each step"
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.float16:
         return "under autocast to fp16 the gradients need the loss scale, which comes after the loss"
-    if any(isinstance(value, Tensor) and value.requires_grad for value in arguments):
-        return "an argument requires a gradient"
+    return why_not_arguments(arguments)
+
+
+def why_not_arguments(arguments: list[Any]) -> str:
+    """The reason why losses with these arguments, of which the images are the first, run in Python, or ""."""
+    for value in arguments:
+        if not isinstance(value, Tensor | _CONSTANTS):
+            return f"an argument is a {type(value).__name__}, which may change"
+        if isinstance(value, Tensor) and value.device != arguments[0].device:
+            return f"an argument is on {value.device}, whose value a graph would keep"
+        if isinstance(value, Tensor) and value.requires_grad:
+            return "an argument requires a gradient"
     return ""
 
 
 def network_signature(network: nn.Module | None) -> list[Any]:
     """What a captured graph of a network holds fixed and Python may change: its modules, how many hooks they have, the
-    numbers and texts among their attributes (`training`, a fade-in weight), and which weights are trained."""
+    numbers and texts among their attributes (`training`, a fade-in weight), which tensors their buffers and attributes
+    are, and which weights are trained."""
     assert network is not None
     found: list[Any] = []
     for module in network.modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
         found += id(module), sum(map(len, hooks))
-        found += [value for value in module.__dict__.values() if type(value) in _NUMBERS]
+        for value in module.__dict__.values():
+            kind = type(value)
+            if kind in _NUMBERS:
+                found.append(value)
+            elif kind is Tensor:
+                found.append(id(value))
+        found += map(id, module._buffers.values())
         found += [
             (id(w), w.requires_grad, bool(w._backward_hooks)) for w in module._parameters.values() if w is not None
         ]

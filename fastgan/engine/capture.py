@@ -22,7 +22,8 @@ class ExternalState:
     tensors: the outside tensors that the step reads or changes, in the order of first use. leaves: those among them
     whose `.grad` the step fills. replaces_grad: for each leaf, whether the step discards the previous `.grad` instead
     of adding to it. changed: the indices of the tensor arguments that the step changes in place. changes: whether it
-    changes an outside tensor. draws: whether it draws random numbers. modules: those that run.
+    changes an outside tensor. draws: whether it draws random numbers. draws_on: the types of the devices on
+    which it does. dtypes: of all that it computes. modules: those that run.
 
     Raises RuntimeError for a step with effects that a graph cannot have: it fills the `.grad` of an argument, takes an
     optimizer step, replaces a buffer, or synchronizes with a GPU. Such a step must not be captured, because a failed
@@ -49,7 +50,8 @@ class ExternalState:
                 seen.restore()
         if filled:
             raise RuntimeError("it fills the .grad of an argument, which a graph does not")
-        self.changes, self.draws = seen.changed, seen.draws
+        self.changes, self.draws = seen.changed, bool(seen.draws)
+        self.draws_on, self.dtypes = seen.draws, seen.dtypes
         previous_grads = {id(gradient.previous) for gradient in leaves}
         self.tensors = [tensor for tensor, _ in seen.outside if id(tensor) not in previous_grads]
         self.leaves = [gradient.tensor for gradient in leaves]
@@ -108,20 +110,23 @@ class ExternalState:
 @contextmanager
 def preserved(tensors: list[Tensor]) -> Iterator[None]:
     """A context that restores these tensors and the RNG states of the default generators at its end."""
-    held = [tensor.detach().clone() for tensor in tensors]
+    held, versions = [tensor.detach().clone() for tensor in tensors], list(map(_version, tensors))
     restore_listeners = before_capture()
     try:
         with torch.random.fork_rng(_devices()):
             yield
     finally:
         restore_listeners()
-        _restore(tensors, held)
+        _restore(tensors, held, versions)
 
 
-def _restore(tensors: list[Tensor], held: list[Tensor]) -> None:
+def _restore(tensors: list[Tensor], held: list[Tensor], versions: list[int]) -> None:
+    """Give tensors the values that they had. A new version only where the run gave one: otherwise autograd would take
+    weights to have changed that a loss before the run has saved for its backward pass."""
     with torch.no_grad():
-        for tensor, value in zip(tensors, held, strict=True):
-            tensor.copy_(value)
+        for tensor, value, version in zip(tensors, held, versions, strict=True):
+            same = _version(tensor) == version and not tensor.is_inference()
+            (tensor.data if same else tensor).copy_(value)
 
 
 def _devices() -> list[int]:
@@ -223,19 +228,24 @@ class _ExternalTensors(TorchDispatchMode):
         self._kept: list[Any] = list(arguments)  # keeps their ids from being used again
         self.outside: list[tuple[Tensor, Tensor]] = []
         self.versions: list[tuple[Tensor, int]] = []
-        self.changed = self.draws = False
+        self.changed = False
+        self.draws: set[str] = set()
+        self.dtypes: set[torch.dtype] = set()
         self.gradients: list[_SavedGrad] = []
         self.generators: dict[torch.Generator, Tensor] = {}
 
     def restore(self) -> None:
         """Give the tensors and generators the values that they had at first use."""
-        _restore([tensor for tensor, _ in self.outside], [held for _, held in self.outside])
+        tensors, held = [tensor for tensor, _ in self.outside], [held for _, held in self.outside]
+        _restore(tensors, held, [version for _, version in self.versions])
         for generator, state in self.generators.items():
             generator.set_state(state)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for value in tree_leaves((args, kwargs)):
+            if func is torch.ops.aten.lift_fresh.default:  # a new tensor of Python numbers
+                self._note(value)
             if isinstance(value, torch.Generator):
                 self.generators.setdefault(value, value.get_state())
             if isinstance(value, Tensor) and id(value) not in self._known:
@@ -244,11 +254,13 @@ class _ExternalTensors(TorchDispatchMode):
                 self.versions.append((value, _version(value)))
                 if value.requires_grad and value.is_leaf:
                     self.gradients.append(_SavedGrad(value))
-        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **kwargs)
         made = [tensor for tensor in tree_leaves(result) if isinstance(tensor, Tensor)]
         for tensor in made:
             self._note(tensor)
+            self.dtypes.add(tensor.dtype)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.draws.update(tensor.device.type for tensor in made)
         if self._strict:
             _refuse_synchronization(func, args, [v for v in tree_leaves((args, kwargs, made)) if isinstance(v, Tensor)])
         return result

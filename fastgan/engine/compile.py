@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from fastgan.engine.capturable import host_generators
 from fastgan.engine.capture import ExternalState
 from fastgan.engine.cuda_graphs import CudaGraph
 from fastgan.errors import UsageError
@@ -107,7 +108,10 @@ class CompiledStep(Generic[P, R]):
         captured = functools.partial(self._captured, states)
         if not cuda or self._cuda_graph is False:
             return captured(args, kwargs)
+        generators = host_generators()
         states.append(ExternalState(self.step, args, kwargs))
+        if "cpu" in states[0].draws_on or host_generators() != generators:
+            raise RuntimeError("it draws random numbers on the host, which a CUDA graph would repeat")
         reason, entries = "", len(self.how)
         if self._mode != "graph":
             try:

@@ -162,15 +162,30 @@ def _side_stream(device: torch.device) -> Iterator[None]:
         torch.cuda.current_stream(device).wait_stream(_stream(device))
 
 
+@contextlib.contextmanager
+def own_casts() -> Iterator[None]:
+    """A context that neither takes weights that autocast has cast before nor leaves those that it casts.
+
+    Autocast keeps the cast weights of a `with` block. A graph must contain the casts, for the weights of each replay,
+    and later code must not read casts in the graph's memory.
+    """
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+
+
 def recorded(device: torch.device, run: Callable[[], R], pool: Any = None) -> tuple[torch.cuda.CUDAGraph, R]:
     """A CUDA graph of what `run` launches, and what `run` returned. pool: of memory, one of its own if None."""
-    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    graph, before, index = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device), torch.cuda.current_device()
     try:
         # thread_local: other threads, such as a data loader's, may copy meanwhile.
-        with torch.cuda.graph(graph, pool, _stream(device), "thread_local"):
+        with own_casts(), torch.cuda.graph(graph, pool, _stream(device), "thread_local"):
             result = run()
     except BaseException:
         # If the capture fails, PyTorch leaves its stream the current one.
         torch.cuda.set_stream(before)
+        torch.cuda.set_device(index)
         raise
     return graph, result

@@ -5,6 +5,9 @@ together in the forward pass, and the backward pass scales them: a gradient pena
 one launch. After a few ordinary runs with the same shapes it is captured; weights are read in place, so that
 optimizers, averages, `load_state_dict` and spectral norms work as before.
 
+If weights are changed in place between the forward and the backward pass, where PyTorch raises an error, the gradients
+are those of the weights in the forward pass.
+
 What cannot be captured runs as before, with a reason that `fastgan.explain` shows. On the CPU that is everything:
 computing the gradients early saves nothing there.
 """
@@ -20,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastgan.engine import cuda_graphs
-from fastgan.engine.capturable import host_generators, network_signature, why_not
+from fastgan.engine.capturable import host_generators, network_signature, why_not, why_not_arguments
 from fastgan.engine.capture import ExternalState
 from fastgan.errors import first_line
+from fastgan.ops import _backend
 from fastgan.ops._capture import before_capture
 from fastgan.ops._eager import is_eager
 
@@ -30,6 +34,8 @@ from fastgan.ops._eager import is_eager
 ORDINARY_RUNS = 3
 #: Captures of one loss of one network, with other shapes or after changes; after that it runs as before.
 MAX_CAPTURES = 8
+#: Kinds of arguments of the losses of one network that are counted at a time.
+MAX_KINDS = 64
 
 #: A loss of (network, *arguments).
 Compute = Callable[..., Tensor]
@@ -47,7 +53,10 @@ def scalar_loss(name: str, compute: Compute, network: Any, images: Tensor, *args
         _note(network, name, "its images are not on a GPU")
         return compute(network, images, *args)
     flat, spec = tree_flatten((images, *args))
-    key = name, compute, str(spec), _settings(), tuple(map(_description, flat))
+    if reason := why_not_arguments(flat):
+        _note(network, name, reason)
+        return compute(network, images, *args)
+    key = name, compute, str(spec), _settings(images), tuple(map(_description, flat))
     graphs = _graphs.get(network, {}) if isinstance(network, nn.Module) else {}
     graph = graphs.get(key)
     if graph is not None and graph.valid(flat):
@@ -55,35 +64,45 @@ def scalar_loss(name: str, compute: Compute, network: Any, images: Tensor, *args
     reason = why_not(network, flat)
     if not reason:
         graphs = _graphs.setdefault(network, {})
-        graph = graphs.setdefault(key, LossGraph(network, compute, spec))
+        if graph is None:
+            if len(graphs) >= MAX_KINDS:  # of a schedule, whose arguments change in each step
+                _forget_oldest(graphs)
+            graph = graphs[key] = LossGraph(network, compute, spec)
         graph.prepare(flat, may_capture=sum(one.captures for one in graphs.values()) < MAX_CAPTURES)
         reason = graph.reason
     _note(network, name, reason)
-    return compute(network, images, *args) if graph is None or not graph.captured else graph.node(flat)
+    # One that is captured may still not be replayed here, for that reason.
+    return graph.node(flat) if graph is not None and graph.captured and not reason else compute(network, images, *args)
 
 
 def on_gpu(images: Tensor) -> bool:
     return images.is_cuda
 
 
-def _settings() -> tuple[Any, ...]:
+def _settings(images: Tensor) -> tuple[Any, ...]:
     """What a captured loss depends on besides its arguments and the network."""
+    # A graph has one set of results, so that it is replayed on one stream.
+    stream = torch._C._cuda_getCurrentRawStream(images.device.index) if images.is_cuda else 0
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-    return dtype, torch.backends.cudnn.deterministic, torch._C._get_fp32_precision_getter("cuda", "conv")
+    precisions = [torch._C._get_fp32_precision_getter("cuda", op) for op in ("conv", "matmul")]
+    deterministic = torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    return stream, dtype, *deterministic, *precisions, _backend.forced
 
 
 def _description(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.device
-    return value if isinstance(value, int | float | str | type(None)) else (type(value), id(value))
+    # 1, 1.0 and True are equal.
+    return type(value), value
 
 
 class Gradients:
     """The gradients of one run. All replays share their tensors: a run whose backward pass comes after the next replay
-    gets copies before it."""
+    gets copies before it. weights: of the capture, which a later one may change. places: the number of the gradient of
+    each, or None."""
 
-    def __init__(self, tensors: list[Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, tensors: list[Tensor], weights: list[Tensor], places: list[int | None]) -> None:
+        self.tensors, self.weights, self.places = tensors, weights, places
 
     def copy(self) -> None:
         copies = [torch.empty_like(t) for t in self.tensors]
@@ -120,9 +139,9 @@ class LossGraph:
         self._graph, self._runs = None, 0
         return False
 
-    def _current_addresses(self) -> list[int]:
+    def _current_addresses(self) -> list[Any]:
         """Where the weights, buffers and other tensors lie that the graph reads."""
-        return [tensor.data_ptr() for tensor in self._outside]
+        return [(tensor.data_ptr(), tensor.dtype, tensor.stride()) for tensor in self._outside]
 
     def prepare(self, flat: list[Any], may_capture: bool) -> None:
         """Count an ordinary run, or capture after enough of them."""
@@ -152,7 +171,7 @@ class LossGraph:
         weights: list[Tensor] = [weight for weight in network.parameters() if weight.requires_grad]
 
         def run(flat: list[Any]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            with torch.enable_grad():
+            with torch.enable_grad(), cuda_graphs.own_casts():
                 value = self._ordinary(flat)
                 return value.detach(), torch.autograd.grad(value, weights, allow_unused=True)
 
@@ -162,10 +181,19 @@ class LossGraph:
         self._outside, self._repeatable = state.tensors, not (state.draws or state.changes)
         if host_generators() != generators:
             raise RuntimeError("its network draws random numbers on the host, which a graph would repeat")
+        device = flat[0].device
+        if device.type != "cpu" and "cpu" in state.draws_on:
+            raise RuntimeError("its network draws random numbers on the host, which a graph would repeat")
+        if any(tensor.device != device for tensor in state.tensors):
+            raise RuntimeError(f"it reads a tensor that is not on {device}, whose value a graph would keep")
+        own = {id(weight) for weight in weights}
+        if any(tensor.requires_grad and id(tensor) not in own for tensor in state.tensors):
+            raise RuntimeError("it reads a weight that is not a parameter of its network")
+        if torch.float16 in state.dtypes:
+            raise RuntimeError("it computes in fp16, whose gradients need the loss scale, which comes after the loss")
         if network_signature(network) != signature:
             raise RuntimeError("its network changes attributes when it runs, which a graph does not")
         self._given = [value.detach().clone() if isinstance(value, Tensor) else value for value in flat]
-        device = next(value.device for value in flat if isinstance(value, Tensor))
         self.captures += 1
         with state.restored():
             before_capture()
@@ -184,16 +212,16 @@ class LossGraph:
             given, values = ([t for t in each if isinstance(t, Tensor)] for each in (self._given, flat))
             torch._foreach_copy_(given, values)
             self._graph.replay()
-            gradients = Gradients(self._gradients)
+            gradients = Gradients(self._gradients, self._weights, self._places)
             self._last = weakref.ref(gradients)
             return self._value.clone(), gradients
 
     def scaled(self, gradients: Gradients, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of all weights times the gradient of the loss."""
         scaled = torch._foreach_mul(gradients.tensors, upstream)
-        return tuple(None if place is None else scaled[place] for place in self._places)
+        return tuple(None if place is None else scaled[place] for place in gradients.places)
 
-    def differentiable(self, flat: list[Any], upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def differentiable(self, flat: list[Any], gradients: Gradients, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """`scaled` for create_graph: by the ordinary graph. From then on the loss runs as before.
 
         Raises RuntimeError where another run of the loss would give other numbers.
@@ -205,7 +233,7 @@ class LossGraph:
                 " draws random numbers or changes its buffers; from its next run on the loss is not replayed"
             )
         value = self._ordinary(flat)
-        return torch.autograd.grad(value, self._weights, upstream, create_graph=True, allow_unused=True)
+        return torch.autograd.grad(value, gradients.weights, upstream, create_graph=True, allow_unused=True)
 
 
 class _Node(torch.autograd.Function):
@@ -223,7 +251,7 @@ class _Node(torch.autograd.Function):
         if upstream is None:
             return (None,) * (2 + ctx.count)
         if torch.is_grad_enabled():
-            return None, None, *ctx.graph.differentiable(ctx.flat, upstream)
+            return None, None, *ctx.graph.differentiable(ctx.flat, ctx.gradients, upstream)
         return None, None, *ctx.graph.scaled(ctx.gradients, upstream)
 
 
@@ -231,6 +259,13 @@ class _Node(torch.autograd.Function):
 
 _graphs: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, LossGraph]] = weakref.WeakKeyDictionary()
 _notes: weakref.WeakKeyDictionary[nn.Module, dict[str, str]] = weakref.WeakKeyDictionary()
+
+
+def _forget_oldest(graphs: dict[Hashable, LossGraph]) -> None:
+    """Forget the oldest kind of arguments that was never captured."""
+    oldest = next((key for key, graph in graphs.items() if not graph.captures), None)
+    if oldest is not None:
+        del graphs[oldest]
 
 
 def _note(network: Any, name: str, reason: str) -> None:

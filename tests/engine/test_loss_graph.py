@@ -3,6 +3,7 @@
 import copy
 import gc
 import random
+import types
 import weakref
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 import fastgan
 from fastgan.engine import cuda_graphs, loss_graph
-from fastgan.engine.loss_graph import MAX_CAPTURES, ORDINARY_RUNS, reasons
+from fastgan.engine.capture import ExternalState, _ExternalTensors
+from fastgan.engine.loss_graph import MAX_CAPTURES, MAX_KINDS, ORDINARY_RUNS, reasons
 from fastgan.nn import spectral_norm
 
 N = 4
@@ -338,3 +340,138 @@ def test_explain_lists_the_reasons():
     text = str(fastgan.explain(step, images(1)[0]))
     assert "r1 of Sequential" in text
     assert "its images are not on a GPU" in text
+
+
+# --- what a graph must not keep or break ------------------------------------------------------------------------------
+
+
+class With(nn.Module):
+    """network() times a factor that `forward` takes from anywhere."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.net, self.factor = network(), factor
+
+    def forward(self, x, *args):
+        return self.net(x) * self.factor(*args)
+
+
+def test_a_loss_before_a_captured_penalty_has_its_backward_pass_after_it(graphs):
+    net = network(nn.Tanh())
+    for step in range(ORDINARY_RUNS + 3):
+        real, fake = images(step)
+        (net(fake).mean() - net(real).mean() + fastgan.r1(net, real)).backward()
+    assert graphs[0].replays == 3
+
+
+def test_an_argument_that_takes_a_gradient_gets_it_after_a_capture(graphs):
+    net, factor = With(lambda factor: factor), torch.ones(N, 1)
+    warm(net, lambda n: fastgan.r1(n, images(1)[0], factor))
+    factor = factor.clone().requires_grad_()
+    fastgan.r1(net, images(1)[0], factor).backward()
+    assert factor.grad is not None
+    assert graphs[0].replays == 1
+
+
+def test_no_replay_within_a_capture(graphs, monkeypatch):
+    net = network()
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    fastgan.r1(net, images(1)[0])
+    assert graphs[0].replays == 1
+
+
+def test_autocast_casts_the_weights_within_the_graph(graphs, monkeypatch):
+    read = []
+
+    def recorded(device, run, pool=None):
+        seen = _ExternalTensors([], False)
+        with seen:
+            result = run()
+        read.extend(tensor for tensor, _ in seen.outside)
+        return Replayed(run), result
+
+    monkeypatch.setattr(cuda_graphs, "recorded", recorded)
+    net = network()
+    for _ in range(ORDINARY_RUNS + 1):
+        with torch.autocast("cpu", torch.bfloat16):
+            (net(images(1)[0]).mean() + fastgan.r1(net, images(1)[0])).backward()
+    assert {id(weight) for weight in net.parameters()} <= set(map(id, read))
+    assert {tensor.dtype for tensor in read} == {torch.float32}
+
+
+def test_changing_weights_of_a_penalty_do_not_fill_the_memory(graphs):
+    net = network()
+    for step in range(MAX_KINDS + 10):
+        fastgan.r1(net, images(1)[0], weight=step / 7)
+    assert len(loss_graph._graphs[net]) == MAX_KINDS
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]))
+    assert graphs[0].replays == 1
+
+
+def test_objects_that_may_change_are_no_constants(graphs):
+    net, own = With(lambda own: own.factor), types.SimpleNamespace(factor=1.0)
+    warm(net, lambda n: fastgan.r1(n, images(1)[0], own))
+    assert not graphs
+    assert "a SimpleNamespace, which may change" in reasons(net)["r1"]
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+def test_a_replaced_tensor_is_captured_anew(graphs, buffer):
+    net = network(Scaled(buffer))
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]))
+    net[5].scale = torch.full((), 2.0)
+    fastgan.r1(net, images(1)[0])
+    assert graphs[0].replays == 1
+
+
+class Scaled(nn.Module):
+    def __init__(self, buffer):
+        super().__init__()
+        if buffer:
+            self.register_buffer("scale", torch.ones(()))
+        else:
+            self.scale = torch.ones(())
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_fp16_within_a_network_is_not_captured(graphs):
+    net = With(lambda: 1)
+    net.net.insert(0, Half())
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]))
+    assert not graphs
+    assert "fp16" in reasons(net)["r1"]
+
+
+class Half(nn.Module):
+    def forward(self, x):
+        return x.half().float()
+
+
+def test_a_weight_that_is_no_parameter_gets_its_gradient(graphs):
+    weight = torch.ones(1, requires_grad=True)
+    net = With(lambda: weight)
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]))
+    weight.grad = None
+    fastgan.r1(net, images(1)[0]).backward()
+    assert weight.grad is not None
+
+
+def test_draws_on_the_host_are_found():
+    assert ExternalState(lambda: torch.rand(2), (), {}).draws_on == {"cpu"}
+
+
+def test_a_backward_pass_after_another_capture(graphs):
+    net, x = network(nn.Tanh()), images(1)[0]
+    warm(net, lambda n: fastgan.r1(n, x))
+    expected = gradients(net, lambda: fastgan.r1(net, x))
+    value = fastgan.r1(net, x)
+    freeze(net)
+    for _ in range(ORDINARY_RUNS + 1):
+        fastgan.r1(net, x)
+    assert len(graphs) == 2
+    expected[1] = None  # autograd does not fill that of a frozen weight
+    same(gradients(net, lambda: value), expected)
