@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from functools import partial
 from typing import Any
 
@@ -31,7 +30,10 @@ class ConvBlock(nn.Module):
     """
 
     #: What decides how a ConvStack runs it, from its __dict__ (fastgan/nn/fusion/steps.py).
-    plan_options = operator.itemgetter("stride", "padding", "act")
+    @staticmethod
+    def plan_options(values: dict[str, Any]) -> Any:
+        # The norm is an attribute or a module, which may be None and replaced.
+        return values["stride"], values["padding"], values["act"], type(values["_modules"].get("norm"))
 
     def __init__(
         self,
@@ -114,11 +116,15 @@ class ConvStack(nn.Sequential):
         pieces: list[list[Any]] = []
         for block in blocks:
             joins = cls._joins(block)
-            if pieces and joins and cls._joins(pieces[-1][0]) and block.act == pieces[-1][0].act:
+            if pieces and joins and cls._joins(pieces[-1][0]) and cls._alike(block, pieces[-1][0]):
                 pieces[-1].append(block)
             else:
                 pieces.append([block])
         return pieces
+
+    @staticmethod
+    def _alike(a: ConvBlock, b: ConvBlock) -> bool:
+        return a.act == b.act and (a.conv.bias is None) == (b.conv.bias is None)
 
     @staticmethod
     def _joins(block: nn.Module) -> bool:
@@ -129,9 +135,10 @@ class ConvStack(nn.Sequential):
 
 
 def _run_stack(blocks: list[ConvBlock], x: Tensor) -> Tensor:
-    for block in blocks:
+    layers = []
+    for block in blocks:  # the same block may occur twice, and its hook sets another weight each time
         prepare(block.conv)
-    layers = [ConvLayer(block.conv.weight, block.conv.bias, block.stride, block.padding) for block in blocks]
+        layers.append(ConvLayer(block.conv.weight, block.conv.bias, block.stride, block.padding))
     return conv2d_stack(x, layers, blocks[0].act)
 
 

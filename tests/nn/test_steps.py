@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fastgan
+from fastgan.nn import ConvBlock, ConvStack
 from fastgan.nn.fusion import steps
 
 
@@ -157,3 +158,39 @@ def test_the_plan_is_made_once_and_belongs_to_no_copy(monkeypatch):
     plain.load_state_dict(twin.state_dict())
     torch.testing.assert_close(twin(X), plain(X))
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_parameters_may_become_buffers(name, when):
+    def freeze(net):
+        for layer in (net[0], net[2], net[5]):
+            value = getattr(layer, name).detach()
+            delattr(layer, name)
+            layer.register_buffer(name, value)
+
+    plain, fused = network(), fastgan.fuse(network())
+    if when == "after":
+        fused(X)
+    freeze(plain)
+    freeze(fused)
+    torch.testing.assert_close(fused(X), plain(X))
+
+
+def test_the_older_spectral_norm_of_a_layer_used_twice_iterates_before_each_use():
+    torch.manual_seed(0)
+    layer = nn.utils.spectral_norm(nn.Conv2d(3, 3, 3, padding=1))
+    plain = nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU())
+    fused = fastgan.fuse(copy.deepcopy(plain))
+    torch.testing.assert_close(fused(X), plain(X))
+
+
+def test_a_stack_follows_norms_that_are_removed_and_added():
+    stack = ConvStack(ConvBlock(3, 4, 3, padding=1, norm="batch"), ConvBlock(4, 4, 3, padding=1)).eval()
+    stack[0].norm = None  # the first convolution has no bias, the second has one
+    torch.testing.assert_close(stack(X), stack[1](stack[0](X)))
+    stack[0].conv.bias = nn.Parameter(torch.randn(4))
+    torch.testing.assert_close(stack(X), stack[1](stack[0](X)))
+    stack[0].norm = nn.BatchNorm2d(4).eval()
+    nn.init.constant_(stack[0].norm.weight, 3.0)
+    torch.testing.assert_close(stack(X), stack[1](stack[0](X)))

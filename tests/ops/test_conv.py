@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastgan.ops import bias_act, conv2d, conv2d_bias_act, conv_transpose2d
+from fastgan.ops import ConvLayer, bias_act, conv2d, conv2d_bias_act, conv2d_stack, conv_transpose2d
 from fastgan.ops._memory_format import channels_last_strides
 from fastgan.ops.conv.stack import conv_stack_backward_op, conv_stack_op
 from fastgan.ops.conv.stack_passes import conv_stack_dgrad_op
@@ -185,3 +185,38 @@ def test_a_stack_that_keeps_nothing_has_no_gradient():
     with torch.no_grad():
         (last,) = conv_stack_op(x, *arguments, False)
     assert torch.equal(last, conv_stack_op(x, *arguments, True)[-1])
+
+
+@pytest.mark.parametrize("act", ["linear", "leaky_relu"])
+@pytest.mark.parametrize("bias", [torch.randn(32)[::2], torch.tensor([1.5]).expand(16)], ids=["strided", "expanded"])
+def test_a_bias_may_have_any_strides(act, bias):
+    x, weight = torch.randn(2, 3, 40, 40), torch.randn(16, 3, 3, 3)
+    found = conv2d_bias_act(x, weight, bias, act, padding=1)
+    torch.testing.assert_close(found, conv2d_bias_act(x, weight, bias.contiguous(), act, padding=1))
+
+
+@pytest.mark.parametrize("act", [None, "leaky_relu"])
+def test_the_layout_for_an_expanded_input_is_that_of_the_fake(act):
+    def run(x, weight):
+        return conv2d(x, weight) if act is None else conv2d_bias_act(x, weight, None, act)
+
+    x, weight = torch.randn(2, 8, 1, 1).expand(2, 8, 6, 6), torch.randn(16, 8, 3, 3)
+    with FakeTensorMode() as mode:
+        fake = run(mode.from_tensor(x), mode.from_tensor(weight))
+    assert run(x, weight).stride() == fake.stride()
+    dy = torch.randn(2, 16, 1, 1).expand(2, 16, 4, 4)
+    with FakeTensorMode() as mode:
+        fake = conv_transpose2d(mode.from_tensor(dy), mode.from_tensor(weight))
+    assert conv_transpose2d(dy, weight).stride() == fake.stride()
+
+
+def test_a_stack_with_other_strides_in_height_than_in_width_avoids_onednn_s_channels_last():
+    x = torch.randn(2, 1, 5, 1, 2)[..., 0]  # one channel, not dense
+    layers = [
+        ConvLayer(torch.randn(1, 1, 1, 1), torch.randn(1), 2, 2),
+        ConvLayer(torch.randn(16, 1, 3, 3), torch.randn(16), (1, 2)),
+    ]
+    expected = x
+    for layer in layers:
+        expected = F.leaky_relu(F.conv2d(expected, *layer), 0.2)
+    torch.testing.assert_close(conv2d_stack(x, layers), expected)

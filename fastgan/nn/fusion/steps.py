@@ -98,7 +98,11 @@ def _step(piece: Piece) -> Step:
         direct = type(first).__module__.startswith("torch.nn.") and has_no_observers(first)
         if not direct or first._forward_pre_hooks:
             return first
-        return _linear_step(first) if type(first) is nn.Linear and "weight" in first._parameters else first.forward
+        return (
+            _linear_step(first)
+            if type(first) is nn.Linear and {"weight", "bias"} <= first._parameters.keys()
+            else first.forward
+        )
     if piece.stack:
         assert piece.act is not None
         layers: Any = piece.modules[::2]
@@ -110,7 +114,15 @@ def _step(piece: Piece) -> Step:
 def _linear_step(layer: nn.Linear) -> Step:
     parameters: dict[str, Any] = layer._parameters
     linear = torch._C._nn.linear
-    return lambda x: linear(x, parameters["weight"], parameters["bias"])
+
+    def step(x: Any) -> Any:
+        try:
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:  # one is a buffer now
+            return layer.forward(x)
+        return linear(x, weight, bias)
+
+    return step
 
 
 def run_overwritten(module: Any, x: Any) -> Any:
@@ -132,12 +144,12 @@ def run_stack(piece: Piece, x: Any) -> Any:
     assert act is not None
     if not CONV2D.takes(layers[0], x) or len({layer.bias is None for layer in layers}) > 1:
         return run_blocks(piece, x)
-    for layer in layers:
+    blocks = []
+    for layer in layers:  # each weight is read once and after its own hook, which both may iterate a spectral norm
         prepare(layer)
-    blocks = [  # each weight is read once, because reading a spectral norm's weight iterates it
-        ConvLayer(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
-        for layer in layers
-    ]
+        blocks.append(
+            ConvLayer(layer.weight, bias_for(layer, x), layer.stride, layer.padding, layer.dilation, layer.groups)
+        )
     return conv2d_stack(x, blocks, act.name, alpha=act.alpha)
 
 
@@ -148,18 +160,21 @@ def stack_step(layers: Sequence[Any], options_of: Sequence[Any], act: Act, other
     inputs that this step does not take, and after a bias was added or removed.
     """
     parameters = [layer._parameters for layer in layers]
-    # Else a parametrization or a hook computes the weights.
+    # Else a parametrization or a hook computes the weights, or they are buffers.
     if not layers or any(
-        "weight" not in own or one._forward_pre_hooks for own, one in zip(parameters, layers, strict=True)
+        not {"weight", "bias"} <= own.keys() or one._forward_pre_hooks
+        for own, one in zip(parameters, layers, strict=True)
     ):
         return otherwise
     biased, options = layers[0].bias is not None, stack_options(options_of)
 
     def step(x: Any) -> Any:
         if is_plain_tensor(x) and x.dim() == 4 and not torch.is_autocast_enabled(x.device.type):
-            biases = [own["bias"] for own in parameters]
+            try:
+                biases, weights = [own["bias"] for own in parameters], [own["weight"] for own in parameters]
+            except KeyError:  # one is a buffer now
+                return otherwise(x)
             if {bias is None for bias in biases} == {not biased}:
-                weights = [own["weight"] for own in parameters]
                 return run_planned_stack(x, weights, biases if biased else [], options, act.name, act.alpha)
         return otherwise(x)
 

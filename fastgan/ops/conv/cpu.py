@@ -72,6 +72,8 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
         name, slopes = _POST_OPERATIONS[act], [alpha] if act == "leaky_relu" else []
 
         def run(x, weight, bias, *_):
+            # This operation reads the bias as if it were dense.
+            bias = None if bias is None else bias.contiguous()
             y = pointwise(x, weight, bias, padding, stride, dilation, groups, name, slopes, "")
             return y.contiguous(memory_format=layout)
 

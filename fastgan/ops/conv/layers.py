@@ -92,7 +92,10 @@ def run_planned_stack(
     # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
     # in every pass. Double, which is for checking gradients, stays as it is.
     outside = activation_layout(x, weights[0])
-    convert = len(weights) > 1 and x.dtype != torch.float64 and x.dim() == 4
+    # oneDNN 3 fails in channels_last where the strides of height and width differ: wrong values for images with one
+    # channel whose output is one pixel wide, and a crash in the weight gradient of 1×1 kernels.
+    even = not x.is_cpu or options.stride[::2] == options.stride[1::2]
+    convert = len(weights) > 1 and x.dtype != torch.float64 and x.dim() == 4 and even
     if convert:
         x = x.contiguous(memory_format=torch.channels_last)
     y = conv_stack_op(x, weights, biases, *options, act, alpha, gain, clamp, torch.is_grad_enabled())[-1]

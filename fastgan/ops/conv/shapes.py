@@ -38,12 +38,16 @@ def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
 
 def forward_like(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     """A meta tensor like conv(x, weight)."""
-    return fake_conv(x.to("meta"), weight, *options)
+    # Not of x.to("meta"), which changes the strides of a tensor that is not dense.
+    y = torch.empty(output_shape(x.shape, weight, *options[:3]), dtype=x.dtype, device="meta")
+    return y.to(memory_format=activation_layout(x, weight))
 
 
 def dgrad_like(dy: Tensor, weight: Tensor, *options: Any) -> Tensor:
     """A meta tensor like conv_dgrad(dy, weight)."""
-    return fake_dgrad(dy.to("meta"), weight, *options)
+    size, *_, groups = options
+    dx = torch.empty((dy.shape[0], weight.shape[1] * groups, *size), dtype=dy.dtype, device="meta")
+    return dx.to(memory_format=activation_layout(dy, weight))
 
 
 def like(x: Tensor, layout: torch.memory_format) -> Tensor:
