@@ -60,12 +60,13 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
             epilogue(y, bias)
             return y
 
-    elif y.numel() < _SMALL and act == "leaky_relu":
-        leaky_relu_ = torch._C._nn.leaky_relu_
+    elif y.numel() < _SMALL:
+        leaky_relu_, linear = torch._C._nn.leaky_relu_, act == "linear"
 
         def run(x, weight, bias, *_):
             y = convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
-            return leaky_relu_(y.contiguous(memory_format=layout), alpha)
+            y = y.contiguous(memory_format=layout)
+            return y if linear else leaky_relu_(y, alpha)
 
     else:
         pointwise = torch.ops.mkldnn._convolution_pointwise.default
