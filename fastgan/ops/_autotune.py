@@ -203,13 +203,14 @@ def fastest(device: torch.device, key: Key, runs: Callable[[], Runs], tensors: T
     """The result of the fastest of `runs()` on these tensors on that GPU. `runs` is called once for each key."""
     index = torch.cuda.current_device() if device.index is None else device.index
     with torch.cuda.device(index):
-        return _selector(index, directory()).fastest(key, runs, tensors)
+        return _selector(index).fastest(key, runs, tensors)
 
 
 @functools.cache
-def _selector(index: int, folder: Path) -> KernelSelector:
+def _selector(index: int) -> KernelSelector:
+    # The folder is read from the environment once, not in each call of an op.
     found = hardware(index)
-    store = Store(autotune.store_path(folder, found), found, SUBJECT)
+    store = Store(autotune.store_path(directory(), found), found, SUBJECT)
     return KernelSelector(store, milliseconds, torch.cuda.is_current_stream_capturing, shipped_table(found["device"]))
 
 

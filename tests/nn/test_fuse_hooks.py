@@ -133,7 +133,7 @@ def test_the_older_spectral_norm_iterates_as_before():
     assert calls.counts() == {"spectral_normalize": 1, "conv_stack": 1}
 
 
-def test_without_gradients_no_stack_keeps_inner_results():
+def test_a_traced_run_without_gradients_has_no_stack():
     network, x = make("plain_discriminator")
     fastgan.fuse(network)
     with OpRecorder() as calls, torch.no_grad():

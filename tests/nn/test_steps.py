@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 import fastgan
 from fastgan.nn import ConvBlock, ConvStack
 from fastgan.nn.fusion import steps
+from fastgan.ops.conv import layers
 
 
 def network():
@@ -194,3 +195,13 @@ def test_a_stack_follows_norms_that_are_removed_and_added():
     stack[0].norm = nn.BatchNorm2d(4).eval()
     nn.init.constant_(stack[0].norm.weight, 3.0)
     torch.testing.assert_close(stack(X), stack[1](stack[0](X)))
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_a_stack_keeps_inner_results_only_for_gradients(grad, monkeypatch):
+    ours, kept = fastgan.fuse(network()), []
+    op = layers.conv_stack_op
+    monkeypatch.setattr(layers, "conv_stack_op", lambda *args: kept.append(len(op(*args))) or op(*args))
+    with torch.set_grad_enabled(grad):
+        ours(X)
+    assert kept == [2 if grad else 1]

@@ -1,8 +1,11 @@
 """The selection of GPU kernels, with a timer that returns given times."""
 
+import contextlib
+
 import pytest
 import torch
 
+from fastgan._util import env
 from fastgan._util.autotune import Store
 from fastgan.ops import _autotune
 from fastgan.ops._autotune import (
@@ -264,3 +267,22 @@ def test_keys_differ_where_the_selection_may():
         selection_key("op", (x, w), ([1, 2], "relu")),
     }
     assert len(keys) == 6
+
+
+def test_a_selection_that_was_made_reads_no_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(_autotune, "hardware", lambda index: {"device": "stand-in"})
+    monkeypatch.setattr(_autotune, "milliseconds", lambda run, tensors: 1.0)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    _autotune._selector.cache_clear()
+
+    def fastest():
+        return _autotune.fastest(torch.device("cuda", 0), ("op",), lambda: {LIBRARY: lambda x: x + 1}, (torch.ones(2),))
+
+    try:
+        first = fastest()
+        monkeypatch.setattr(env, "read", lambda name: pytest.fail(f"{name} was read"))
+        assert torch.equal(fastest(), first)
+    finally:
+        _autotune._selector.cache_clear()

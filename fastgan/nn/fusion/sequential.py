@@ -18,7 +18,7 @@ from fastgan.nn.plain_tensor import is_traced
 
 def run(modules: list[Any], x: Any) -> Any:
     """The result of nn.Sequential of these modules, inspected now."""
-    # Without gradients a stack would only keep its inner results in memory for longer.
+    # A traced run without gradients is mostly an export, whose graph should convert no memory formats, as a stack does.
     for piece in pieces(modules, stacks=torch.is_grad_enabled()):
         first = piece.modules[0]
         if piece.overwritten:

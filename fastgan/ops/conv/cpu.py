@@ -23,8 +23,8 @@ from fastgan.ops.conv.shapes import dgrad_like, forward_like
 
 #: The activations that oneDNN applies to its accumulator: our name → its name. Its relu would turn NaN into 0.
 _POST_OPERATIONS = {"linear": "none", "leaky_relu": "leaky_relu"}
-#: Outputs of fewer elements stay in the cache, where the activation as a call of its own is faster than a call of
-#: PyTorch's operation with post-operations, which takes 4 µs longer.
+#: Outputs of fewer elements stay in the cache, where the activation as a call of its own is faster than PyTorch's
+#: operation with post-operations, whose call costs more.
 _SMALL = 1 << 15
 
 Step = Callable[..., Any]
