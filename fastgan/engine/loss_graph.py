@@ -15,7 +15,7 @@ computing the gradients early saves nothing there.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from fastgan.engine.capturable import host_generators, network_signature, why_no
 from fastgan.engine.capture import ExternalState
 from fastgan.errors import first_line
 from fastgan.ops import _backend
+from fastgan.ops._autotune import wrong_result
 from fastgan.ops._capture import before_capture
 from fastgan.ops._eager import is_eager
 
@@ -198,10 +199,22 @@ class LossGraph:
         with state.restored():
             before_capture()
             self._graph, (self._value, found) = cuda_graphs.recorded(device, lambda: run(self._given))
+        if not state.draws:
+            self._check_replay(state, lambda: run(self._given), found)
         self._signature, self._weights, self._addresses = signature, weights, self._current_addresses()
         self._gradients = [gradient for gradient in found if gradient is not None]
         numbers = iter(range(len(found)))
         self._places = [None if gradient is None else next(numbers) for gradient in found]
+
+    def _check_replay(self, state: ExternalState, run: Callable[[], Any], found: Sequence[Tensor | None]) -> None:
+        """Raise RuntimeError unless a replay gives an ordinary run's numbers; the effects of both are undone."""
+        with state.restored():
+            value, gradients = run()
+        with state.restored():
+            self._graph.replay()
+            expected = [t for t in (value, *gradients) if t is not None]
+            if reason := wrong_result([t for t in (self._value, *found) if t is not None], expected, "an ordinary run"):
+                raise RuntimeError(f"its replay is wrong: {reason}")
 
     def replay(self, flat: list[Any]) -> tuple[Tensor, Gradients]:
         """The value, and the gradients of the weights that have one."""

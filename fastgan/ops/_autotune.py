@@ -181,14 +181,14 @@ def may_pass(error: Exception) -> bool:
     )
 
 
-def wrong_result(result: Any, expected: Any) -> str | None:
-    """Why a result of tensors differs from the expected one by more than rounding, or None.
+def wrong_result(result: Any, expected: Any, source: str = "the library") -> str | None:
+    """Why a result of tensors differs from the expected one by more than rounding, or None. source: of the latter.
 
     The scale is the largest L2 norm among the expected tensors: the sums of a bias gradient may cancel.
     """
     got, want = tree_leaves(result), tree_leaves(expected)
     if [(t.shape, t.dtype) for t in got] != [(t.shape, t.dtype) for t in want]:
-        return "its result differs from the library's in shape or dtype"
+        return f"its result differs from {source}'s in shape or dtype"
     # Overflows count as the largest number: a scaled loss has them in its first steps.
     finite = [(torch.nan_to_num(g).double(), torch.nan_to_num(w).double()) for g, w in zip(got, want, strict=True)]
     scale = max((float(w.norm()) for _, w in finite), default=0.0)
@@ -196,7 +196,7 @@ def wrong_result(result: Any, expected: Any) -> str | None:
     tolerance = max((TOLERANCE[t.dtype] for t in want), default=0.0)
     if error <= tolerance * scale:
         return None
-    return f"its result differs from the library's: relative error {error / scale if scale else math.inf:.1e}"
+    return f"its result differs from {source}'s: relative error {error / scale if scale else math.inf:.1e}"
 
 
 def fastest(device: torch.device, key: Key, runs: Callable[[], Runs], tensors: Tensors) -> Any:

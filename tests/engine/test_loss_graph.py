@@ -38,7 +38,7 @@ class Replayed:
     """Does what a CUDA graph does: a replay repeats the captured work on the tensors of the capture."""
 
     def __init__(self, run):
-        self.run, self.replays = run, 0
+        self.run, self.replays = run, -1  # the check after the capture is one
         self.result = run()
 
     def replay(self):
@@ -288,6 +288,24 @@ def test_a_failed_capture_is_remembered(graphs, monkeypatch):
     warm(net, lambda n: fastgan.r1(n, images(1)[0]), ORDINARY_RUNS + 4)
     assert len(calls) == 1
     assert reasons(net) == {"r1": "operation not permitted"}
+
+
+def test_a_replay_with_other_numbers_is_refused(monkeypatch, graphs):
+    recorded = cuda_graphs.recorded
+
+    def wrong(device, run, pool=None):
+        graph, (value, gradients) = recorded(device, run, pool)
+        replay = graph.replay
+        monkeypatch.setattr(graph, "replay", lambda: (replay(), gradients[2].mul_(1.1)))
+        return graph, (value, gradients)
+
+    monkeypatch.setattr(cuda_graphs, "recorded", wrong)
+    net = network()
+    before = [p.detach().clone() for p in net.parameters()]
+    warm(net, lambda n: fastgan.r1(n, images(1)[0]), ORDINARY_RUNS + 3)
+    assert "its replay is wrong: its result differs from an ordinary run's: relative error" in reasons(net)["r1"]
+    assert len(graphs) == 1
+    same([p.detach() for p in net.parameters()], before)
 
 
 def test_third_orders_run_as_before(graphs):
