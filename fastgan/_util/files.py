@@ -147,17 +147,17 @@ def overwritable(path: Path, overwrite: bool, *, own: bool = False, argument: st
     Called before any work. A directory is never replaced.
     """
     if path.is_dir():
-        raise UsageError(f"{argument}: expected a file to write, {path} is a directory")
+        raise UsageError(f"{argument}: {path} cannot be written: it is a directory")
     if os.path.lexists(path) and not (overwrite or own):
         raise UsageError(f"{argument}: {path} exists; --overwrite replaces it")
 
 
-def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths are one file, also through links."""
-    try:
-        return os.path.samefile(one, other)
-    except OSError:
-        return False
+def not_a_source(path: Path, *sources: str | Path, argument: str = "out") -> None:
+    """Raise UsageError where `path` is one of the files that are read, also through links: whatever flags are given."""
+    for source in sources:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(path, source):
+                raise UsageError(f"{argument}: {path} is the source itself ({source}); choose another file")
 
 
 def append_whole(file: io.FileIO, data: bytes) -> None:

@@ -107,7 +107,7 @@ def _taken(path: Path, where: Path, doing: str) -> int:
 
 
 def owner(path: Path) -> str | None:
-    """"pid N on HOST" of the process that holds the lock file `path` (see `owned`), or None. Changes nothing."""
+    """ "pid N on HOST" of the process that holds the lock file `path` (see `owned`), or None. Changes nothing."""
     try:
         descriptor = os.open(path, READ)
     except OSError:

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastgan._util import env
+from fastgan._util import env, output
 
 #: The type of an option `class_`, which is --class to a user.
 Class = Annotated[int | None, tyro.conf.arg(name="class")]
@@ -45,4 +45,5 @@ def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any
     first = env.read("RANK") == "0"
     # Subcommands take no default: None would become one of them.
     given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=argv, prog=f"fastgan {command}", console_outputs=first, **given)
+    with output.colors():
+        return tyro.cli(kind, args=argv, prog=f"fastgan {command}", console_outputs=first, **given)

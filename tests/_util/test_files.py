@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from fastgan._util import files, locks
-from fastgan._util.files import aside, aside_folder, clean, is_unfinished, write_whole
+from fastgan._util.files import clean, is_unfinished, write_whole
 from fastgan.errors import UsageError, WriteError
 
 LEFT = ".fastgan-0123456789abcdef.part"
@@ -119,15 +119,20 @@ def test_without_file_locks_nothing_is_removed_that_may_be_in_use(tmp_path, monk
 def test_an_error_in_the_block_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(ValueError, match="mine"), files.writing_whole(path) as file:
-        file.write(b"half")
-        raise ValueError("mine")
-    with pytest.raises(KeyError), aside(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise KeyError
-    with pytest.raises(KeyError), aside_folder(path) as temporary:
-        (temporary / "inner").write_bytes(b"half")
-        raise KeyError
+    half = {
+        "writing_whole": lambda file: file.write(b"half"),
+        "aside": lambda temporary: temporary.write_bytes(b"half"),
+        "aside_folder": lambda temporary: (temporary / "inner").write_bytes(b"half"),
+    }
+
+    def fail(kind):
+        with getattr(files, kind)(path) as opened:
+            half[kind](opened)
+            raise ValueError("mine")
+
+    for kind in half:
+        with pytest.raises(ValueError, match="mine"):
+            fail(kind)
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
 
 

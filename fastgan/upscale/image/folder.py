@@ -66,6 +66,11 @@ def jobs_of(
         if job.out in jobs:
             raise UsageError(f"source: {file} and {jobs[job.out].source} would both become {job.out}")
         jobs[job.out] = job
+    found = {(facts.st_dev, facts.st_ino) for facts in (job.source.stat() for job in jobs.values())}
+    for job in [job for job in jobs.values() if job.out.exists()]:
+        if ((facts := job.out.stat()).st_dev, facts.st_ino) in found:
+            report.failed.append((job.source, f"{job.out} is one of the sources, which are never written over"))
+            del jobs[job.out]
     return [job for job in jobs.values() if _is_pending(scale, job, overwrite, report)]
 
 
