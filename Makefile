@@ -10,8 +10,8 @@ DEMO := runs/demo
 demo: $(VENV)/demo
 	$(BIN)/fastgan train demo --out $(DEMO) --overwrite
 	$(BIN)/fastgan export $(DEMO) --out $(DEMO)/generator.onnx
-	$(BIN)/fastgan sample $(DEMO) --n 64 --out $(DEMO)/samples.png
-	$(BIN)/fastgan sample $(DEMO)/generator.onnx --n 64 --out $(DEMO)/samples_onnx.png
+	$(BIN)/fastgan sample $(DEMO) --n 64 --out $(DEMO)/samples.png --overwrite
+	$(BIN)/fastgan sample $(DEMO)/generator.onnx --n 64 --out $(DEMO)/samples_onnx.png --overwrite
 	@echo
 	@$(BIN)/fastgan report $(DEMO)
 	@echo "grids:    $(DEMO)/samples.png (PyTorch), $(DEMO)/samples_onnx.png (ONNX Runtime, from the file alone)"

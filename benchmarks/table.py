@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from fastgan._util.files import write_whole
 from fastgan.testing.timing import Times
 
 Row = dict[str, object]
@@ -61,12 +63,11 @@ def has(rows: Sequence[Mapping[str, object]], unit: Mapping[str, object]) -> boo
 def write(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write the rows as CSV, first to another file, so that an interrupted run leaves whole tables."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    with aside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    aside.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
 
 
 def print_table(lines: Sequence[Sequence[str]]) -> None:

@@ -29,7 +29,7 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     grids = []
     for words in ((), ("--class", "3")):
         for source, out in (("run", "torch.png"), (ONNX, "onnx.png")):
-            assert run(["sample", source, "--n", "20", "--out", out, *words]) == 0
+            assert run(["sample", source, "--n", "20", "--out", out, "--overwrite", *words]) == 0
             grids.append(picture(out))
     assert np.abs(grids[0] - grids[1]).max() <= 1
     assert np.abs(grids[2] - grids[3]).max() <= 1

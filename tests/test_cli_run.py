@@ -156,7 +156,8 @@ def test_the_command(command, model, tmp_path):
         (["g.onnx", "--seeds", "x"], "seeds: expected numbers such as 0-63 or 1,5,9, got 'x'"),
         (["g.onnx", "--out", "a.txt"], "out: expected a folder, a .png, or one of .mp4"),
         (["g.onnx", "--frames", "0"], "frames: expected a number from 1 to 100000, got 0"),
-        (["none.onnx"], "none.onnx"),
+        (["g.onnx"], "out: grid.png exists; --overwrite replaces it"),
+        (["none.onnx", "--overwrite"], "none.onnx"),
         ([], "Missing from fastgan run"),
     ):
         done = command("run", *words)

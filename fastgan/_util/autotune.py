@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fastgan._util import env
-from fastgan._util.files import locked
+from fastgan._util.files import write_whole
+from fastgan._util.locks import locked
 from fastgan.errors import first_line
 
 #: Runs a candidate once.
@@ -79,14 +78,7 @@ class Store:
 
     def _write(self) -> None:
         content = {"hardware": self.hardware, "measurements": dict(sorted(self._values.items()))}
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(content, file, indent=1)
-            os.replace(name, self.path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        write_whole(self.path, json.dumps(content, indent=1).encode())
 
 
 def open_store(subject: str, hardware: Mapping[str, str]) -> Store:

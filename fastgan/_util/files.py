@@ -1,4 +1,10 @@
-"""Atomic writes: a file is complete or unchanged, also where the disk is full or the process is killed."""
+"""Atomic writes: a file is complete or unchanged, also where the disk is full, the process is killed, or
+several processes write it at once.
+
+What is not complete yet is a file or folder `.fastgan-<16 hexadecimal digits>.part` beside its target. It is created
+exclusively, so that no link and no other process's file is ever written to, and its process holds a lock on it: what is
+not locked, a killed process has left.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,19 @@ import contextlib
 import errno
 import io
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from fastgan.errors import FastganError, WriteError
+from fastgan._util.locks import NOFOLLOW, READ, is_file_of, try_lock
+from fastgan.errors import FastganError, UsageError, WriteError
+
+_UNFINISHED = re.compile(r"\.fastgan-[0-9a-f]{16}\.part(\.\w+)?")
+#: Folders in which this process has removed what killed ones left: (device, inode).
+_cleaned: set[tuple[int, int]] = set()
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -24,22 +37,127 @@ def write_whole(path: Path, data: bytes) -> None:
 def writing_whole(path: Path) -> Iterator[BinaryIO]:
     """An open temporary file that replaces `path` when the block ends without an error; otherwise it is removed.
 
-    Any OSError in the block becomes a WriteError of `path`.
+    Of several processes that write `path` at once, each writes a whole file, and the last one stays. Any OSError in the
+    block becomes a WriteError of `path`.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync(path.parent)
-    except BaseException as error:
+        with aside(path) as temporary:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync(path.parent)
+    except OSError as error:
+        if isinstance(error, FastganError):
+            raise
+        raise failure(path, error) from error
+
+
+@contextlib.contextmanager
+def aside(path: Path, suffix: str = "") -> Iterator[Path]:
+    """A new empty file beside `path`, to write and then to move to `path`; removed at the end if it is still there.
+
+    suffix: of its name, such as ".onnx", for libraries that look at it. Only its content may be replaced, not the file:
+    the lock on it protects it (see `aside_folder`). Raises OSError.
+    """
+
+    def create(temporary: Path) -> int:
+        return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666)
+
+    with _aside(path, suffix, create) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def aside_folder(path: Path) -> Iterator[Path]:
+    """A new empty folder beside `path`, which is removed at the end, if it is still there. Raises OSError."""
+
+    def create(temporary: Path) -> int:
+        temporary.mkdir()
+        return os.open(temporary, os.O_RDONLY | NOFOLLOW)
+
+    with _aside(path, "", create) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _aside(path: Path, suffix: str, create: Callable[[Path], int]) -> Iterator[Path]:
+    clean(path.parent, once=True)
+    while True:
+        temporary = path.with_name(f".fastgan-{secrets.token_hex(8)}.part{suffix}")
+        try:
+            descriptor = create(temporary)
+        except FileExistsError:
+            continue
+        # Between its creation and the lock on it, another process may have taken it for a killed one's.
+        if try_lock(descriptor) is not False and is_file_of(descriptor, temporary):
+            break
+        os.close(descriptor)
+    try:
+        yield temporary
+    finally:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, FastganError):
-            raise failure(path, error) from error
-        raise
+            remove(temporary)
+        os.close(descriptor)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a name is that of a file or folder of `aside` or `aside_folder`."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def clean(folder: Path, *, once: bool = False) -> None:
+    """Remove what killed processes have left of their work in a folder; what is locked, a living one works on.
+
+    once: only the first time in this process.
+    """
+    try:
+        facts = os.stat(folder)
+        if once and (facts.st_dev, facts.st_ino) in _cleaned:
+            return
+        _cleaned.add((facts.st_dev, facts.st_ino))
+        found = [entry.path for entry in os.scandir(folder) if _UNFINISHED.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in map(Path, found):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, READ)
+            try:
+                if try_lock(descriptor) and is_file_of(descriptor, path):
+                    remove(path)
+            finally:
+                os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with what is in it, if it is there. Raises OSError."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def overwritable(path: Path, overwrite: bool, *, own: bool = False, argument: str = "out") -> None:
+    """Raise UsageError where something stands at `path`, unless `overwrite` is set or `own` says it is fastgan's.
+
+    Called before any work. A directory is never replaced.
+    """
+    if path.is_dir():
+        raise UsageError(f"{argument}: {path} cannot be written: it is a directory")
+    if os.path.lexists(path) and not (overwrite or own):
+        raise UsageError(f"{argument}: {path} exists; --overwrite replaces it")
+
+
+def not_a_source(path: Path, *sources: str | Path, argument: str = "out") -> None:
+    """Raise UsageError where `path` is one of the files that are read, also through links: whatever flags are given."""
+    for source in sources:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(path, source):
+                raise UsageError(f"{argument}: {path} is the source itself ({source}); choose another file")
 
 
 def append_whole(file: io.FileIO, data: bytes) -> None:
@@ -81,14 +199,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock against other processes and threads, where the system has flock. Elsewhere there is no lock."""
-    with path.open("a") as file:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+
+from fastgan._util import output
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,7 +46,7 @@ class _Stderr(logging.Handler):
         if not self.always and logging.getLogger().handlers:
             return
         try:
-            bars().write(self.format(record), file=sys.stderr)
+            bars().write(output.printable(self.format(record), lines=True), file=output.stderr())
         except Exception:
             self.handleError(record)
 

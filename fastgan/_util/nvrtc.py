@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from fastgan._util import env
-from fastgan._util.files import locked, write_whole
+from fastgan._util.files import write_whole
+from fastgan._util.locks import locked
 from fastgan.errors import WriteError
 
 _PACKAGE = Path(__file__).parents[1]

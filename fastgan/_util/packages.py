@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
+from fastgan._util.files import aside_folder
 from fastgan._util.hashing import file_sha256
 from fastgan.errors import DataError
 
@@ -198,19 +199,20 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """A new folder beside `target` to fill; when the block ends without an error it replaces `target`.
 
     An existing `target` (damaged, or finished by another process meanwhile) is moved away first and then deleted.
+    Raises DataError, before the block, where it cannot be written, and after it where `target` holds other files than
+    the new folder: those are somebody else's.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with aside_folder(target) as work:
+        temporary, old = work / "new", work / "old"
+        temporary.mkdir()
         yield temporary
+        if target.is_dir():
+            others = sorted(set(os.listdir(target)) - set(os.listdir(temporary)))
+            if others:
+                raise DataError(f"{target} is not replaced: it holds {others[0]!r}, which is none of its files")
         try:
             temporary.rename(target)
         except OSError:
-            old = temporary.with_suffix(".old")
             target.rename(old)
             temporary.rename(target)
-            shutil.rmtree(old)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

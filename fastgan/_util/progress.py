@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from typing import TextIO
 
+from fastgan._util import output
 from fastgan._util.log import bars
+from fastgan._util.output import printable
 
 _logger = logging.getLogger(__name__)
 
@@ -34,13 +35,15 @@ class Progress:
         each_note: bool = False,
         quiet: bool = False,
     ):
-        stream = stream or sys.stderr
+        doing = printable(doing)
+        # Bars move the cursor by control characters.
+        shown = output.stderr() if stream is None else output.BestEffort(stream)
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
-        self._live = stream.isatty() and not quiet
+        self._live = shown.isatty() and not quiet
         self._quiet, self._each_note = quiet, each_note
         self._bar = bars()(
-            total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,
+            total=total, desc=doing, unit=f" {unit}", initial=before, file=shown, disable=not self._live,
             dynamic_ncols=True, mininterval=0.2,
         )  # fmt: skip
 
@@ -48,7 +51,7 @@ class Progress:
         """Advance by `count`. note: shown after the bar, or at the end of the line."""
         self._done += count
         if note and self._live:
-            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.set_postfix_str(printable(note), refresh=False)
         self._bar.update(count)
         now = time.monotonic()
         due = bool(note) if self._each_note else now - self._shown >= QUIET_SECONDS

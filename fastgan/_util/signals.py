@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in long work that should end between two steps."""
+"""Ctrl-C, SIGTERM and SIGHUP in long work that should end between two steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 
 class StopSignals:
-    """While it lasts, Ctrl-C or SIGTERM set `requested`, so that the step in progress ends first; a second Ctrl-C ends
-    at once. Several ranks agree on the step at which to end where they pause anyway: to log, sample or save.
+    """While it lasts, Ctrl-C, SIGTERM or SIGHUP (the terminal has gone) set `requested`, so that the step in progress
+    ends first; a second Ctrl-C ends at once. Several ranks agree on the step at which to end where they pause anyway: to
+    log, sample or save. Under nohup SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
@@ -19,7 +20,10 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self.requested = False
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
 
-from fastgan._util import env, log
+from fastgan._util import env, log, output
 from fastgan.errors import FastganError, UsageError
 
 #: Each command's module, its function of the remaining words, and what the command does. A command's module is imported
@@ -64,7 +65,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `fastgan` script."""
+    output.install()
     code = run(sys.argv[1:] if argv is None else argv)
+    if error := output.lost():
+        # The work is done nevertheless. A reader that has ended, as `| head` does, wants no message.
+        if error.errno != errno.EPIPE:
+            print(f"fastgan: not all of the output could be written: {error.strerror or error}", file=sys.stderr)
+        code = code or 1
     if env.read("WORLD_SIZE") not in ("", "1"):
         # All files are written and the process group is destroyed, but gloo's threads do not wait for Python's exit:
         # now and then a rank aborted there ("terminate called without an active exception", torch 2.13).
@@ -90,10 +97,6 @@ def run(argv: list[str]) -> int:
         return _fail(error, str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output has ended (`| head`); Python would raise again while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if debug:
             raise
@@ -104,7 +107,7 @@ def run(argv: list[str]) -> int:
 def _fail(error: Exception, sentence: str, code: int) -> int:
     # Of several processes that fail together, one prints the reason.
     if not getattr(error, "reported", False):
-        print(f"fastgan: {sentence}", file=sys.stderr)
+        print(f"fastgan: {output.printable(sentence, lines=True)}", file=sys.stderr)
     return code
 
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fastgan._util import env
+from fastgan._util import env, output
 from fastgan.cli._habits import checked
 
 #: The type of an option `class_`, which is --class to a user.
@@ -48,4 +48,5 @@ def parse(kind: type, argv: list[str], command: str, default: Any = None, usage:
     first = env.read("RANK") == "0"
     # Subcommands take no default: None would become one of them.
     given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=argv, prog=f"fastgan {command}{usage}", console_outputs=first, **given)
+    with output.colors():
+        return tyro.cli(kind, args=argv, prog=f"fastgan {command}{usage}", console_outputs=first, **given)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fastgan._util.files import overwritable
 from fastgan.cli._parse import parse
 from fastgan.errors import UsageError
 
@@ -45,6 +46,8 @@ class _Bench:
     """CSV to write"""
     plot: Path | None = None
     """SVG to draw (needs matplotlib: pip install 'fastgan[plot]')"""
+    overwrite: bool = False
+    """replace existing files"""
 
 
 def bench(argv: list[str]) -> None:
@@ -62,8 +65,8 @@ def bench(argv: list[str]) -> None:
     size = _size(options.size)
     if not options.seconds > 0:
         raise UsageError(f"seconds: expected a number > 0, got {options.seconds}")
-    _check_path("out", options.out, ".csv")
-    _check_path("plot", options.plot, ".svg")
+    _check_path("out", options.out, ".csv", options.overwrite)
+    _check_path("plot", options.plot, ".svg", options.overwrite)
     from fastgan._util.files import write_whole
     from fastgan.runtime import benchmark
 
@@ -127,11 +130,12 @@ def _batches(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",")) if text else ()
 
 
-def _check_path(name: str, path: Path | None, suffix: str) -> None:
+def _check_path(name: str, path: Path | None, suffix: str, overwrite: bool) -> None:
     # Checked before the measurements, which take minutes.
     if path is None:
         return
     if path.suffix.lower() != suffix or path.is_dir():
         raise UsageError(f"{name}: expected a file {suffix}, got {path}")
+    overwritable(path, overwrite, argument=name)
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"{name}: {path} cannot be written: {path.parent} is no writable directory")

@@ -20,6 +20,8 @@ class _Compare:
     """run directories, two or more"""
     out: Path = Path("compare.html")
     """HTML file to write"""
+    overwrite: bool = False
+    """replace an existing file"""
 
 
 def compare(argv: list[str]) -> None:
@@ -27,4 +29,4 @@ def compare(argv: list[str]) -> None:
     from fastgan.report.compare import write_comparison
 
     options = parse(_Compare, argv, "compare")
-    print(f"comparison: {write_comparison(options.runs, options.out)}")
+    print(f"comparison: {write_comparison(options.runs, options.out, overwrite=options.overwrite)}")

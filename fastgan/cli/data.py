@@ -41,6 +41,8 @@ class _Info:
     """1 for gray, 3 for color"""
     out: Path | None = None
     """write a grid of the first 64 images to this file"""
+    overwrite: bool = False
+    """replace an existing file"""
 
 
 _SUBCOMMANDS: Any = (
@@ -74,9 +76,13 @@ def _list() -> None:
 
 
 def _info(options: _Info) -> None:
+    from fastgan._util.files import not_a_source, overwritable
     from fastgan.data import open_source
     from fastgan.data.pack import check_pack
 
+    if options.out is not None:
+        not_a_source(options.out, options.source)
+        overwritable(options.out, options.overwrite)
     images = open_source(options.source, resolution=options.resolution, channels=options.channels)
     print(images.describe())
     if images.pack is not None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fastgan._util.files import not_a_source, overwritable
+from fastgan._util.locks import locked
 from fastgan.cli._parse import parse
 from fastgan.errors import DataError, UsageError
 
@@ -44,6 +46,8 @@ class _Eval:
     """cpu, cuda or cuda:N"""
     out: Path | None = None
     """JSON file to write, with c2st.png beside it for c2st; the results of a run are written into RUN as well"""
+    overwrite: bool = False
+    """replace existing files"""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -58,6 +62,10 @@ def evaluate(argv: list[str]) -> None:
 
     device = resolve_device(options.device)
     names = select(options.metrics or None)
+    if options.out is not None:
+        for path in (options.out, options.out.with_name("c2st.png")) if "c2st" in names else (options.out,):
+            not_a_source(path, options.source, options.against, options.extractor)
+            overwritable(path, options.overwrite)
     samples, facts = _samples(options.source, options.n, options.seed, device)
     reference, warnings = _reference(options.against, samples.images.shape[1:])
     needs = any(METRICS[name].network for name in names if name != "copies")
@@ -171,7 +179,8 @@ def _write(result: dict[str, Any], out: Path | None, run: Path | None) -> None:
         print(f"results: {out}")
     if run is not None:
         path = run / "eval.json"
-        write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
+        with locked(run):
+            write_whole(path, json.dumps([*_earlier(path, result), result], indent=1).encode())
         print(f"results: {path}")
         from fastgan.report.page import write_report
 

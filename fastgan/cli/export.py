@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fastgan._util.files import not_a_source
 from fastgan.cli._parse import parse
 from fastgan.errors import UsageError
 
@@ -29,6 +30,8 @@ class _Export:
     """file to write (default for a run: RUN/generator.onnx); the report is written beside it, FILE.json"""
     calibrate: Path | None = None
     """int8: an image, or a folder of images, like those the network will see; they determine the quantization ranges"""
+    overwrite: bool = False
+    """replace existing files that are no earlier export"""
 
 
 def export(argv: list[str]) -> None:
@@ -49,6 +52,11 @@ def export(argv: list[str]) -> None:
         if run is None or options.to != "onnx":
             raise UsageError("out: expected a file to write (--out FILE); only the ONNX file of a run has a default")
         out = run / "generator.onnx"
+    target = targets.registry()[options.to]()
+    weights = f"{source.removesuffix('.param')}.bin"  # the other file of ncnn's
+    for path in (out, target.verified_file(out), targets.base.report_path(target.verified_file(out))):
+        not_a_source(path, source, weights, source.rpartition(":")[0])
+    target.check_out(out, overwrite=options.overwrite)  # before the network is opened, which may take long
     from fastgan.export import export as export_network
     from fastgan.runtime.spec import Spec
 
@@ -69,6 +77,7 @@ def export(argv: list[str]) -> None:
         latent_shape=latent_shape,
         calibration=calibration,
         about=about,
+        overwrite=options.overwrite,
     )
     origin = f", from step {about['step']}" if "step" in about else ""
     opset = f", opset {report['opset']}" if "opset" in report else ""

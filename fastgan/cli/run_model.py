@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fastgan._util.files import not_a_source, overwritable
 from fastgan.cli._parse import Class, parse
 from fastgan.errors import UsageError, WriteError
 
@@ -42,6 +43,8 @@ class _Run:
     """a walk returns to its first seed"""
     batch: int = 16
     """images generated at once"""
+    overwrite: bool = False
+    """replace existing files"""
 
 
 def run(argv: list[str]) -> None:
@@ -56,6 +59,12 @@ def run(argv: list[str]) -> None:
     out, suffix = options.out, options.out.suffix.lower()
     if suffix and suffix != ".png" and suffix not in _VIDEOS and not out.is_dir():
         raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
+    not_a_source(out, options.source)
+    if out.suffix and not out.is_dir():
+        overwritable(out, options.overwrite)
+    else:
+        for path in _seed_files(seeds, out):
+            overwritable(path, options.overwrite)
     session = Session(options.source)
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
@@ -107,12 +116,15 @@ def save_images(session: Any, seeds: list[int], folder: Path, batch: int = 16, l
     from fastgan.runtime import generate
 
     points = generate.points(session, seeds, label)
-    digits = max(4, len(str(max(seeds))))
-    for seed, image in zip(seeds, generate.images(session, points, batch), strict=True):
-        path = folder / f"seed{seed:0{digits}d}.png"
+    for path, image in zip(_seed_files(seeds, folder), generate.images(session, points, batch), strict=True):
         with _as_write_error(path):
             save_png(_rgb(image), path)
     return len(seeds)
+
+
+def _seed_files(seeds: list[int], folder: Path) -> list[Path]:
+    digits = max(4, len(str(max(seeds))))
+    return [folder / f"seed{seed:0{digits}d}.png" for seed in seeds]
 
 
 def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | None = None) -> int:

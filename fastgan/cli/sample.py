@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fastgan._util.files import not_a_source, overwritable
 from fastgan.cli._parse import Class, parse
 from fastgan.errors import FastganError, UsageError
 
@@ -35,6 +36,8 @@ class _Sample:
     """run directory, or exported generator"""
     out: Path = Path("grid.png")
     """PNG to write"""
+    overwrite: bool = False
+    """replace an existing file"""
     n: int = 64
     """how many images"""
     seed: int = 0
@@ -52,6 +55,8 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
         raise UsageError(f"keep_best: expected a fraction from 0.01 to below 1, got {options.keep_best}")
+    not_a_source(options.out, options.source)
+    overwritable(options.out, options.overwrite)
     from fastgan.report.images import save_grid
     from fastgan.runtime.labels import of_class
     from fastgan.runtime.session import Session, latents

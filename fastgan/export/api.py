@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fastgan._util.files import aside_folder
 from fastgan.errors import FastganError, UsageError
 from fastgan.export import targets
 from fastgan.export.precision import find_precision
@@ -27,6 +28,7 @@ def export(
     latent_shape: tuple[int, ...] | None = None,
     calibration: Iterable[np.ndarray] | None = None,
     about: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a network to `out`, and a report to `out`.json: what was compared, the errors, and how fast the file runs.
 
@@ -40,7 +42,8 @@ def export(
     precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 inputs and
     outputs; "int8": quantized with `calibration`, batches float32 [N, C, H, W] like the network's input (latents need
     none).
-    latent_shape: of one z, for networks without the attribute `latent`. about: facts to store in the file.
+    latent_shape: of one z, for networks without the attribute `latent`. about: facts to store in the file. overwrite:
+    replace files that stand where the result and its report go; an earlier export is replaced in any case.
 
     Every file is compared with the network in float64 at several batches and sizes: its error may be twice that of
     PyTorch at the same precision. A file that differs more, overflows or works at the traced size only is refused with
@@ -60,6 +63,7 @@ def export(
     if reason := target.missing_package():
         raise UsageError(reason)
     out = Path(out)
+    target.check_out(out, overwrite=overwrite)
     with _temporary_file(target, out) as written:
         prepared = prepare(network, spec, row, {**(about or {}), "to": to})
         report = {"file": target.verified_file(out).name, **target.write(prepared, written, calibration)}
@@ -71,18 +75,11 @@ def export(
 def _temporary_file(target: Target, out: Path) -> Iterator[Path]:
     """A path beside the result for the unverified file. Raises UsageError, before any work, where `out` cannot be."""
     file = target.verified_file(out)
-    for path in {out, file} if target.suffixes else ():
-        if path.is_dir():
-            raise UsageError(f"out: {path} cannot be written: it is a directory")
-    temporary = file.with_name(f".{file.stem}.part{file.suffix or '.onnx'}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        yield temporary
+        with aside_folder(file) as folder:
+            yield folder / f"model{file.suffix or '.onnx'}"
     except OSError as error:
         if isinstance(error, FastganError):
             raise
         raise UsageError(f"out: {out} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # `out.parent` may be no directory
-            temporary.unlink(missing_ok=True)

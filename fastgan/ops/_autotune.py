@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastgan._util import autotune
 from fastgan._util.autotune import Selection, Store, select, stored_selection
+from fastgan.errors import UsageError
 from fastgan.ops._replay import Uncapturable, milliseconds
 
 Tensors = tuple[Tensor | None, ...]
@@ -84,11 +85,17 @@ def shipped_table(device: str, folder: Path = TABLES) -> dict[str, Selection]:
 def write_table(store: Path, folder: Path = TABLES) -> Path:
     """Write a file of measurements as the table of its GPU into a folder. Returns the table's path.
 
-    Raises OSError, or ValueError if the content is damaged.
+    Raises OSError, ValueError if the content is damaged, UsageError if another file has the table's name.
     """
     hardware, values = autotune.read(store)
     read(store)  # every entry must be a selection
-    table = Store(folder / f"{autotune.device_name(hardware)}.json", hardware, SUBJECT)
+    path = folder / f"{autotune.device_name(hardware)}.json"
+    if path.exists():
+        try:
+            read(path)
+        except ValueError as error:
+            raise UsageError(f"write_table: {path} is no table of fastgan ({error}); move it away") from error
+    table = Store(path, hardware, SUBJECT)
     for key, value in values.items():
         table.put(key, value)
     table.path.with_suffix(".lock").unlink(missing_ok=True)

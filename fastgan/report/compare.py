@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastgan._util.files import write_whole
+from fastgan._util.files import overwritable, write_whole
 from fastgan.errors import UsageError
 from fastgan.report import view
 from fastgan.report.charts import overlaid, style_of
@@ -40,11 +40,11 @@ class Comparison:
     rows: list[tuple[str, list[str]]]  # (name, cells)
 
 
-def write_comparison(paths: Sequence[Path], out: Path) -> Path:
+def write_comparison(paths: Sequence[Path], out: Path, *, overwrite: bool = False) -> Path:
     """Write a page that compares run directories to `out`, whole or not at all, and return its path.
 
-    Raises UsageError for fewer than two runs, a run that is given twice, a path that is no run directory, or an `out`
-    whose folder does not exist.
+    overwrite: replace an existing file. Raises UsageError for fewer than two runs, a run that is given twice, a path
+    that is no run directory, or an `out` that exists or whose folder does not.
     """
     if len(paths) < 2:
         raise UsageError(f"runs: expected two or more to compare, got {len(paths)}")
@@ -55,6 +55,7 @@ def write_comparison(paths: Sequence[Path], out: Path) -> Path:
         seen.add(Path(path).resolve())
     if not out.parent.is_dir():
         raise UsageError(f"out: expected a file in an existing folder, got {out}")
+    overwritable(out, overwrite)
     html = page([(label, read_run(path)) for label, path in zip(labels(paths), paths, strict=True)])
     write_whole(out, html.encode("utf-8", "replace"))
     return out

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fastgan._util.files import amount, free, sync
+from fastgan._util.files import amount, free, remove, sync
 from fastgan.errors import CheckpointError
 
 _logger = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def _not_written(directory: Path, step: int, parts: dict[str, dict[str, Tensor]]
 def clean(directory: Path) -> None:
     """Delete what a process that was killed had begun to write, or to delete."""
     for left in directory.glob(".*.part"):
-        shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(left)
 
 
 def _remove(folder: Path) -> None:

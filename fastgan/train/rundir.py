@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
+import os
 import platform
-import shutil
+import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fastgan._util.files import write_whole
+from fastgan._util.files import aside, clean, is_unfinished, remove, write_whole
+from fastgan._util.locks import NOFOLLOW, owned, owner
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
@@ -24,54 +28,108 @@ from fastgan.train import checkpoint
 from fastgan.train.logging import Metrics
 from fastgan.train.state import TrainState
 
-#: The first is what makes a folder a run.
-FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html")
+_logger = logging.getLogger(__name__)
+
+#: Held by the process that trains.
+LOCK = ".lock"
+#: What a run and the commands on it write. A run is recognized by what its config.json says, see `is_run`.
+FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html", "eval.json", "c2st.png")
+_WRITTEN = {
+    "samples": re.compile(r".+-\d{8,}\.png|real\.png|fixed\.webp"),
+    "checkpoints": re.compile(r"\.?\d{8,}(\.old|(\.gone)?\.part)?"),
+    "tensorboard": re.compile(r"events\.out\.tfevents\..+"),
+    "wandb": re.compile(r"id|latest-run|(offline-)?run-.+|debug.*\.log|settings"),
+}
 
 
 def check(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Raise UsageError rather than touch another run, or a folder that is none of ours. Changes nothing."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"out: expected a directory, {out} is a file")
+    if found := owner(out / LOCK):
+        raise UsageError(f"out: {out}: another process ({found}) trains there")
+    _check_content(out, resume=resume, overwrite=overwrite)
+
+
+def _check_content(out: Path, *, resume: bool, overwrite: bool) -> None:
     if resume:
         if not (out / "config.json").exists():
             raise UsageError(f"resume: {out} holds no run (there is no config.json in it)")
+        if not is_run(out):
+            raise UsageError(f"resume: {out} holds no run of fastgan (its config.json is not one of a run)")
     elif (out / "config.json").exists():
+        if not is_run(out):
+            raise UsageError(
+                f"out: {out} is not empty and holds no run of fastgan (its config.json is another program's);"
+                " choose another directory"
+            )
         if not overwrite:
             raise UsageError(
                 f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
             )
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
-    elif out.exists() and any(path.name not in (".writable", ".config.json.part") for path in out.iterdir()):
+    elif out.exists() and any(path.name != LOCK and not is_unfinished(path) for path in out.iterdir()):
         raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
 
 
-def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """`check`, then make `out` ready for a run. Raises UsageError also where it cannot be written."""
-    check(out, resume=resume, overwrite=overwrite)
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run: its config.json is one that a run of fastgan, of any version, has written."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
-    if overwrite:
-        _clear(out)
-    # By a process that was killed, which may have been the one to write the last of these files.
-    checkpoint.clean(out / "checkpoints")
-    for left in [*(out / f".{name}.part" for name in FILES), *(out / "samples").glob(".*.part")]:
-        left.unlink(missing_ok=True)
+        facts = json.loads((path / "config.json").read_bytes())
+        return isinstance(facts["config"], dict) and "fastgan" in facts["environment"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+@contextlib.contextmanager
+def prepared(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """`check`, then make `out` ready for a run and hold its lock until the block ends.
+
+    Raises UsageError also where it cannot be written.
+    """
+    check(out, resume=resume, overwrite=overwrite)
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owned(out / LOCK, out, "trains there"))
+            with aside(out / "config.json"):
+                pass  # whether files can be created
+        except OSError as error:
+            raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
+        _check_content(out, resume=resume, overwrite=overwrite)  # again: it was not locked yet
+        if overwrite:
+            _clear(out)
+        # By a process that was killed, which may have been the one to write the last of these files.
+        checkpoint.clean(out / "checkpoints")
+        for folder in (out, out / "samples"):
+            clean(folder)
+        yield
 
 
 def _clear(out: Path) -> None:
-    # Only what a run writes: a user's notes in the folder stay.
-    for name in ("samples", "checkpoints", "tensorboard", "wandb"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    # Only what a run writes: a user's notes in the folder, and in the folders in it, stay.
+    for name, written in _WRITTEN.items():
+        folder = out / name
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if written.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    remove(path)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     # An export of the old generator beside the new run would be taken for the new one's.
-    exports = [path.name for figures in out.glob("*.onnx.json") for path in (figures, figures.with_suffix(""))]
+    reports = [path for path in out.glob("*.onnx.json") if _names_version(path)]
+    exports = [path for report in reports for path in (report, report.with_suffix(""))]
     # config.json stays until the new one takes its place: without it, a folder that is not empty is no run's.
-    for name in (*FILES[1:], *exports):
-        (out / name).unlink(missing_ok=True)
+    for path in (*(out / name for name in FILES[1:]), *exports):
+        path.unlink(missing_ok=True)
+
+
+def _names_version(path: Path) -> bool:
+    """Whether a JSON file is one of fastgan's: a report of an export names the version."""
+    try:
+        return "fastgan" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -84,7 +142,7 @@ def write_last(path: Path, value: Any) -> None:
     try:
         write_json(path, value)
     except WriteError:
-        with path.open("r+b") as file:
+        with os.fdopen(os.open(path, os.O_RDWR | NOFOLLOW), "r+b") as file:
             file.write(json.dumps(value, indent=1).encode())
             file.truncate()
 
@@ -167,27 +225,29 @@ def write_status(state: TrainState, name: str, message: str = "") -> None:
 
 
 def write_pages(state: TrainState, layers: list[dict[str, float | str]]) -> None:
-    """The report as of now, and what it shows of layers."""
-    if state.run is not None:
-        write_json(state.run / "layers.json", layers)
+    """The report as of now, and what it shows of layers. What cannot be written is logged, and the run goes on."""
+    if (run := state.run) is not None:
         write_status(state, "running")
-        write_report(state.run)
+        _shown(lambda: write_json(run / "layers.json", layers))
+        _shown(lambda: write_report(run))
+
+
+def _shown(write: Callable[[], object]) -> None:
+    """Write something that a run is looked at with, and does not need to go on."""
+    try:
+        write()
+    except Exception as error:  # whatever a file that another program has written into the run leads to
+        _logger.warning("%s; the run does not need it", error)
 
 
 def finish(state: TrainState, name: str, metrics: Metrics | None, message: str = "") -> None:
     """Close the metrics; the last status, animation and report."""
     run = state.run
-
-    def pages() -> None:
-        if run is not None:
-            write_animation(run)
-
-    def report() -> None:
-        if run is not None:
-            write_report(run)
-
-    # Each by itself: on a full disk what ended the run matters more than a page that could not be written.
+    # Each by itself: on a full disk what ended the run matters more than a line that could not be written.
     close = metrics.close if metrics is not None else lambda: None
-    for write in (lambda: write_status(state, name, message), close, pages, report):
+    for write in (lambda: write_status(state, name, message), close):
         with contextlib.suppress(*[OSError] * (name != "finished")):
             write()
+    if run is not None:
+        _shown(lambda: write_animation(run))
+        _shown(lambda: write_report(run))

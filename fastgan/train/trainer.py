@@ -230,10 +230,16 @@ class Trainer:
         if state.out is not None:
             run_state.check_batches(batches)
         check_wandb(self.config.logging.wandb, state.out)
-        if state.run is not None:
-            if reference is not None and isinstance(task, Generation):
-                task.neighbors = samples.NearestNeighbors(reference)
-            rundir.prepare(state.run, resume=resume, overwrite=overwrite)
+        if state.run is None:
+            return self._fit(batches, resume)
+        if reference is not None and isinstance(task, Generation):
+            task.neighbors = samples.NearestNeighbors(reference)
+        with rundir.prepared(state.run, resume=resume, overwrite=overwrite):
+            return self._fit(batches, resume)
+
+    def _fit(self, batches: Iterable[Any], resume: bool) -> dict[str, float]:
+        """`fit`, with arguments that were checked and the run directory of this process."""
+        state = self.state
         if resume:
             self._resume(batches)
         self._align_ranks()

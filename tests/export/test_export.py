@@ -194,7 +194,7 @@ def test_a_wrong_export_is_refused_and_older_files_stay(tmp_path, network, sente
     path.write_text("older")
     figures.write_text("older figures")
     with pytest.raises(ExportError, match=sentence):
-        export(network, path)
+        export(network, path, overwrite=True)
     assert path.read_text() == "older"
     assert figures.read_text() == "older figures"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["generator.onnx", "generator.onnx.json"]
@@ -303,7 +303,7 @@ def test_other_targets_are_built_from_what_was_verified(tmp_path, monkeypatch):
         out.write_text("engine")
         return {"gpu": "none"}
 
-    def write_repository(file, folder, name, spec):
+    def write_repository(file, folder, name, spec, *, overwrite):
         seen["triton"] = (operators(file), folder, name)
         (folder / name).mkdir()
 

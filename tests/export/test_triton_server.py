@@ -118,8 +118,11 @@ def test_another_model_of_the_name_is_replaced_and_the_others_stay(tmp_path, ups
     folder = tmp_path / "models"
     triton_server.write_repository(upscaler, folder, "a", IMAGE)
     triton_server.write_repository(generator, folder, "b", LATENT)
-    (folder / "a" / "1" / "left").touch()
-    triton_server.write_repository(generator, folder, "a", LATENT)
+    triton_server.write_repository(upscaler, folder, "a", IMAGE)  # its own: replaced without a word
+    (folder / "a" / "2").mkdir()
+    with pytest.raises(UsageError, match="holds '2', which no export has written; --overwrite replaces it as a whole"):
+        triton_server.write_repository(generator, folder, "a", LATENT)
+    triton_server.write_repository(generator, folder, "a", LATENT, overwrite=True)
     assert sorted(p.name for p in folder.iterdir()) == ["a", "b"]
     assert [p.name for p in (folder / "a" / "1").iterdir()] == ["model.onnx"]
     assert (folder / "a" / "1" / "model.onnx").read_bytes() == generator.read_bytes()

@@ -36,7 +36,7 @@ def runs(run):
 
 
 def compared(runs, out):
-    page = Page(write_comparison(list(runs), out).read_text("utf-8"))
+    page = Page(write_comparison(list(runs), out, overwrite=True).read_text("utf-8"))
     return page, out.read_text("utf-8")
 
 

@@ -178,7 +178,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_at_step_0(tmp_path, cap
 def test_a_run_killed_before_its_configuration_is_started_again(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    for name in (".writable", ".config.json.part"):
+    for name in (".lock", ".fastgan-0123456789abcdef.part"):
         (run / name).touch()
     with pytest.raises(UsageError, match="holds no run"):
         made(run).fit(Batches(), resume=True)
@@ -188,7 +188,7 @@ def test_a_run_killed_before_its_configuration_is_started_again(tmp_path):
 
 def test_resuming_a_finished_run_only_removes_temporary_files(half, tmp_path):
     run = tmp_path / "run"
-    left = [run / ".report.html.part", run / ".status.json.part", run / "samples" / ".fixed-00000003.png.part"]
+    left = [folder / ".fastgan-0123456789abcdef.part" for folder in (run, run / "samples")]
     for path in left:
         path.touch()
     (half.parent / ".00000002.gone.part").mkdir()

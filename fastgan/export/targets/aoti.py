@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgan._util.files import failure, sync
+from fastgan._util.files import aside_folder, failure, sync
 from fastgan.errors import ExportError, UsageError, first_line
 from fastgan.export.targets.base import Target, register
 from fastgan.runtime.backends.aoti import hardware_name, load
@@ -78,8 +77,8 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
         raise ExportError(f"the network cannot be exported: {first_line(error)}") from error
     try:
         # The compiler requires a name that ends in .pt2, and writes in place.
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / "model.pt2"
+        with aside_folder(path) as folder:
+            temporary = folder / "model.pt2"
             try:
                 with warnings.catch_warnings():
                     # PyTorch's warnings about its own code: torch.jit.script, a deprecated name in copyreg.

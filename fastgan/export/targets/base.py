@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from fastgan._util.files import write_whole
+from fastgan._util.files import overwritable, write_whole
 from fastgan.runtime.hardware import is_importable
 
 if TYPE_CHECKING:
@@ -47,6 +47,12 @@ class Target(ABC):
     def verified_file(self, out: Path) -> Path:
         """The path of the file that `write` writes and that the report is beside, for export(out=out)."""
         return out
+
+    def check_out(self, out: Path, *, overwrite: bool) -> None:
+        """Raise UsageError where `out` is no path for a result, or a file stands there that is no earlier export."""
+        file = self.verified_file(out)
+        for path in dict.fromkeys((out, file, report_path(file))):
+            overwritable(path, overwrite, own=is_export(file))
 
     def publish(self, written: Path, out: Path, prepared: Prepared, report: dict[str, Any]) -> None:
         """Move the verified file `written` to its place, and write the report beside it (NAME.json)."""
@@ -88,6 +94,15 @@ def register(target: _Class) -> _Class:
 def report_path(file: Path) -> Path:
     """NAME.json beside an exported file."""
     return file.with_name(file.name + ".json")
+
+
+def is_export(file: Path) -> bool:
+    """Whether `file` is an earlier export, or was: the report beside it names it and the version of fastgan."""
+    try:
+        report = json.loads(report_path(file).read_bytes())
+        return "fastgan" in report and report["file"] == file.name
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def write_report(file: Path, report: dict[str, Any]) -> None:

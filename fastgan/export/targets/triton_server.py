@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgan._util.files import failure, sync, write_whole
+from fastgan._util.files import aside_folder, failure, overwritable, sync, write_whole
 from fastgan.errors import UsageError
-from fastgan.export.targets.base import register, report_path, write_report
+from fastgan.export.targets.base import is_export, register, report_path, write_report
 from fastgan.export.targets.onnx import Onnx
 from fastgan.runtime.backends.tensorrt import TensorRT
 from fastgan.runtime.spec import Spec
@@ -19,6 +18,8 @@ from fastgan.runtime.spec import Spec
 if TYPE_CHECKING:
     from fastgan.export.prepare import Prepared
 
+#: The first line of a configuration, by which a folder is known as fastgan's.
+_MARK = "# written by fastgan\n"
 #: How long the server may delay a request to fill a batch, microseconds.
 DELAY_US = 2000
 #: Largest batch by kind of network, by default.
@@ -33,23 +34,35 @@ class TritonServer(Onnx):
     help = "a folder REPOSITORY/NAME for NVIDIA Triton Inference Server"
     suffixes = ()
 
+    def check_out(self, out: Path, *, overwrite: bool) -> None:
+        _check_replaced(out, overwrite=overwrite)
+        overwritable(report_path(out), overwrite, own=is_export(out))
+
     def publish(self, written: Path, out: Path, prepared: Prepared, report: dict[str, Any]) -> None:
-        write_repository(written, out.parent, out.name, prepared.spec)
+        write_repository(written, out.parent, out.name, prepared.spec, overwrite=True)  # it was checked before
         report_path(out).unlink(missing_ok=True)
         write_report(out, report)
 
 
 def write_repository(
-    model: Path, folder: Path, name: str, spec: Spec, *, max_batch: int | None = None, tensorrt: bool = False
+    model: Path,
+    folder: Path,
+    name: str,
+    spec: Spec,
+    *,
+    max_batch: int | None = None,
+    tensorrt: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write folder/name/{config.pbtxt, 1/model.onnx}, and return folder/name. Other models in `folder` stay.
 
     model: an ONNX file that export wrote, or a TensorRT engine (.engine, .plan) built with the server's version.
     name: of the model for the server's clients: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by
     default 64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime
-    runs the network in TensorRT, which builds an engine at the first request of each shape.
-    Raises UsageError for wrong arguments, WriteError where it cannot be written. An older folder/name is replaced as a
-    whole.
+    runs the network in TensorRT, which builds an engine at the first request of each shape. overwrite: replace an older
+    folder/name as a whole, whatever versions and files are in it; one with the files of an earlier export only is
+    replaced in any case. A folder that is no model of a repository never is.
+    Raises UsageError for wrong arguments, WriteError where it cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
         raise UsageError(
@@ -65,14 +78,13 @@ def write_repository(
     if not model.is_file():
         raise UsageError(f"model: {model} is not a file")
     target = folder / name
-    if target.exists() and not (target / "config.pbtxt").is_file():
-        raise UsageError(f"folder: {target} exists and is no model of a repository; it is not replaced")
+    _check_replaced(target, overwrite=overwrite)
     tensors = [] if engine else _tensors(model, spec)  # the server reads those of an engine itself
     text = _configuration(name, backend, tensors, max_batch, tensorrt=tensorrt)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder) as work:
-            new, old = Path(work) / "new", Path(work) / "old"
+        with aside_folder(target) as work:
+            new, old = work / "new", work / "old"
             (new / "1").mkdir(parents=True)
             new.chmod(0o755)  # the server runs as another user
             shutil.copyfile(model, new / "1" / file)
@@ -90,6 +102,19 @@ def write_repository(
     except OSError as error:
         raise failure(target, error) from error
     return target
+
+
+def _check_replaced(target: Path, *, overwrite: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not (target / "config.pbtxt").is_file():
+        raise UsageError(f"folder: {target} exists and is no model of a repository; it is not replaced")
+    written = {"config.pbtxt", "1", "1/model.onnx", "1/model.plan"}
+    others = sorted({str(path.relative_to(target)) for path in target.rglob("*")} - written)
+    ours = is_export(target) or (target / "config.pbtxt").read_bytes().startswith(_MARK.encode())
+    if not overwrite and (others or not ours):
+        what = f"holds {others[0]!r}, which no export has written" if others else "exists and is no earlier export"
+        raise UsageError(f"folder: {target} {what}; --overwrite replaces it as a whole")
 
 
 def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, *, tensorrt: bool) -> str:
@@ -115,7 +140,7 @@ def _configuration(name: str, backend: str, tensors: list[str], max_batch: int, 
         lines += ["optimization { execution_accelerators { gpu_execution_accelerator [ {", '  name: "tensorrt"']
         lines += [f'  parameters {{ key: "{key}" value: "{value}" }}' for key, value in options.items()]
         lines += ["} ] } }"]
-    return "\n".join(lines) + "\n"
+    return _MARK + "\n".join(lines) + "\n"
 
 
 def _tensors(model: Path, spec: Spec) -> list[str]:

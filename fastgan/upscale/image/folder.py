@@ -62,7 +62,8 @@ def jobs_of(
         if name in jobs:
             raise UsageError(f"source: {file} and {jobs[name].source} would both become {name}")
         jobs[name] = Job(file, name, animated[file])
-    return [job for job in jobs.values() if _is_pending(scale, job, overwrite, report)]
+    sources = {(facts.st_dev, facts.st_ino) for facts in (file.stat() for file in files)}
+    return [job for job in jobs.values() if _is_pending(scale, job, sources, overwrite, report)]
 
 
 def _is_image(file: Path, source: Path, out: Path, report: FolderReport) -> bool:
@@ -83,9 +84,16 @@ def _is_image(file: Path, source: Path, out: Path, report: FolderReport) -> bool
     return False
 
 
-def _is_pending(scale: int, job: Job, overwrite: bool, report: FolderReport) -> bool:
+def _is_pending(
+    scale: int, job: Job, sources: set[tuple[int, int]], overwrite: bool, report: FolderReport
+) -> bool:
     try:
-        if overwrite or not job.out.exists():
+        if not job.out.exists():
+            return True
+        if ((facts := job.out.stat()).st_dev, facts.st_ino) in sources:
+            report.failed.append((job.source, f"{job.out} is one of the sources, which are never written over"))
+            return False
+        if overwrite:
             return True
         height, width = read.read_size(job.source)
     except DataError as error:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fastgan._util.files import sync
+from fastgan._util.files import aside, sync
 from fastgan.errors import DataError
 from fastgan.upscale.video.decode import VideoSource
 from fastgan.upscale.video.encode import EncodeSettings, container_of, set_display_properties
@@ -33,15 +33,11 @@ def join_segments(
     source; otherwise the audio ends with them. Raises WriteError, and DataError for a damaged segment.
     """
     end = None if complete else _end(store.segments, len(store.segments) - 1, settings) * settings.time_base
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        with write_errors(out):
-            _write(store, source, settings, temporary, container_of(out), out.suffix, scale, end)
-            sync(temporary)
-            os.replace(temporary, out)
-            sync(out.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with write_errors(out), aside(out) as temporary:
+        _write(store, source, settings, temporary, container_of(out), out.suffix, scale, end)
+        sync(temporary)
+        os.replace(temporary, out)
+        sync(out.parent)
 
 
 def _write(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fastgan._util.files import overwritable
 from fastgan._util.progress import Progress
 from fastgan.errors import DataError, UsageError
 from fastgan.upscale.video.color import MATRICES, PC
@@ -84,6 +85,8 @@ def upscale_video(
         _logger.info("%s", note)
     store = SegmentStore(out)
     with store.locked():
+        if not store.owns_partial:
+            overwritable(store.partial, overwrite)
         store.load(state)
         resumed = store.frames
         with _stop_on_signals() as stop, _reporting(progress, source.name, video.total, resumed) as report:
@@ -101,8 +104,9 @@ def upscale_video(
         if video.damaged:
             _logger.warning("%s frames of the source have errors, which the decoder concealed", video.damaged)
         join_segments(store, video, settings, out, scale=scale, complete=True)
+        if store.owns_partial:
+            store.partial.unlink(missing_ok=True)
         store.remove()
-        partial_path(out).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     return {
         "frames": store.frames,
@@ -111,11 +115,6 @@ def upscale_video(
         "fps": (store.frames - resumed) / seconds,
         "busy": {name: busy / stages.seconds for name, busy in stages.pipeline.busy_seconds.items()},
     }
-
-
-def partial_path(out: Path) -> Path:
-    """The file for the finished frames of a stopped run: clip.mp4 → clip.partial.mp4."""
-    return out.with_name(f"{out.stem}.partial{out.suffix}")
 
 
 def _check_arguments(spec: Any, source: Path, out: Path, overwrite: bool) -> None:
@@ -210,9 +209,9 @@ def _write_partial(store: SegmentStore, video: VideoSource, settings: EncodeSett
     """Write the finished frames to OUT.partial; None where there are none."""
     if not store.segments:
         return None
-    path = partial_path(store.out)
-    join_segments(store, video, settings, path, scale=scale, complete=False)
-    return path
+    join_segments(store, video, settings, store.partial, scale=scale, complete=False)
+    store.mark_partial()
+    return store.partial
 
 
 def _with_partial(

@@ -3,6 +3,8 @@
 OUT.parts/state.json       source, model and settings of the segments
 OUT.parts/00000.nut        a segment: encoded frames, with times relative to its first frame
 OUT.parts/00000.json       its `Segment`, written after it: the segment is complete where this file exists
+OUT.parts/partial          exists where OUT.partial is a file of this work
+OUT.parts/lock             held by the process that works on it
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
+import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgan._util.files import sync, write_whole
+from fastgan._util.files import clean, is_unfinished, remove, sync, write_whole
+from fastgan._util.locks import owned
 from fastgan.errors import UsageError
 from fastgan.upscale.video.decode import ResumePoint, TimedFrame
 from fastgan.upscale.video.encode import Encoder, EncodeSettings
@@ -25,6 +29,7 @@ from fastgan.upscale.video.pyav import file_url, load, write_errors
 
 _logger = logging.getLogger(__name__)
 
+_NAMES = re.compile(r"state\.json|partial|lock|\d{5,}\.(nut|json)")
 _ENDS = 1 << 20  # bytes at both ends of a source file that its identity hashes
 
 
@@ -86,9 +91,7 @@ class SegmentStore:
             changed = ", ".join(name for name in state if found.get(name) != state[name])
             _logger.info("removing the segments of another run in %s (different: %s)", self.folder, changed)
         with write_errors(self.folder):
-            for file in self.folder.iterdir():
-                if file.name != "lock":
-                    file.unlink()
+            self._clear(keep="lock")
             write_whole(self.folder / "state.json", json.dumps(state, indent=1).encode())
 
     def commit(self, segment: Segment) -> None:
@@ -99,27 +102,49 @@ class SegmentStore:
         write_whole(path.with_suffix(".json"), json.dumps(asdict(segment)).encode())
         self.segments.append(segment)
 
+    @property
+    def partial(self) -> Path:
+        """The file for the finished frames of a stopped run: clip.mp4 → clip.partial.mp4."""
+        return self.out.with_name(f"{self.out.stem}.partial{self.out.suffix}")
+
+    @property
+    def owns_partial(self) -> bool:
+        """Whether OUT.partial was written by this work."""
+        return (self.folder / "partial").exists()
+
+    def mark_partial(self) -> None:
+        """Remember that OUT.partial is a file of this work."""
+        write_whole(self.folder / "partial", b"")
+
     def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the files of this work and the folder."""
+        with suppress(OSError):
+            self._clear()
+            self.folder.rmdir()
+
+    def _clear(self, keep: str = "") -> None:
+        for file in self.folder.iterdir():
+            if file.name != keep and (_NAMES.fullmatch(file.name) or is_unfinished(file)):
+                remove(file)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder and hold its lock. Raises UsageError where it cannot be created or is locked already."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / "lock").open("a")
-        except OSError as error:
-            raise UsageError(f"out: {self.out} cannot be written: {error.strerror or error}") from error
-        with lock:
-            try:
-                import fcntl
+        """Create the folder and hold its lock.
 
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"out: another process is writing {self.out}") from None
-            except ImportError:
-                pass  # a system without file locks
+        Raises UsageError where it cannot be created, is locked already, or has somebody else's files in it.
+        """
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(owned(self.folder / "lock", self.out, "is writing it"))
+                others = [name for name in os.listdir(self.folder) if not _NAMES.fullmatch(name)]
+            except OSError as error:
+                raise UsageError(f"out: {self.out} cannot be written: {error.strerror or error}") from error
+            clean(self.folder)
+            if others := [name for name in others if not is_unfinished(Path(name))]:
+                raise UsageError(
+                    f"out: {self.folder} is for the work on {self.out}, and holds {others[0]!r}; move it away"
+                )
             yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from fractions import Fraction
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fastgan._util.files import failure, sync, write_whole
+from fastgan._util.files import aside, failure, sync, write_whole
 from fastgan.errors import UsageError
 from fastgan.upscale.video.color import BT709, TV, Color, ToYUV
 from fastgan.upscale.video.encode import (
@@ -112,34 +113,31 @@ class _AvSink:
         pixels = pixel_format(codec, width, height, full_chroma=False)
         color = Color(BT709, TV, BT709, BT709)
         settings = EncodeSettings(codec, width, height, pixels, 1 / rate, rate, color, None, check_crf(crf, codec))
-        self._path, self._aside = path, path.with_name(f".{path.name}.part")
+        self._path = path
         self._to_yuv = ToYUV(color, pixels)
-        with write_errors(path):
+        with write_errors(path), contextlib.ExitStack() as stack:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._aside = stack.enter_context(aside(path))
             self._container = load().open(file_url(self._aside), "w", format=container_of(path))
             self._encoder = Encoder(self._container, settings)
+            self._cleanup = stack.pop_all()
 
     def write(self, frame: np.ndarray, number: int) -> None:
         with write_errors(self._path):
             self._mux(self._encoder.write(self._to_yuv(frame), number))
 
     def close(self) -> None:
-        try:
-            with write_errors(self._path):
-                self._mux(self._encoder.finish())
-                self._container.close()
-                sync(self._aside)
-                os.replace(self._aside, self._path)
-                sync(self._path.parent)
-        finally:
-            self._aside.unlink(missing_ok=True)
+        with self._cleanup, write_errors(self._path):
+            self._mux(self._encoder.finish())
+            self._container.close()
+            sync(self._aside)
+            os.replace(self._aside, self._path)
+            sync(self._path.parent)
 
     def discard(self) -> None:
-        try:
+        # The file is removed anyway, and an error has been raised already.
+        with self._cleanup, contextlib.suppress(load().error.FFmpegError):
             self._container.close()
-        except load().error.FFmpegError:
-            pass  # the file is removed anyway, and an error has been raised already
-        self._aside.unlink(missing_ok=True)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:

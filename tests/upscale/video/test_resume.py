@@ -193,7 +193,9 @@ def test_a_damaged_segment_is_not_joined(kit, upscale, clip, tmp_path, half):
 def test_two_processes_with_the_same_output(kit, upscale, clip, tmp_path):
     process = start(clip, tmp_path / "out.mp4", 0.2)
     wait_for(lambda: any(tmp_path.glob("*/0*.nut")), process)
-    with pytest.raises(UsageError, match=r"out: another process is writing .*out\.mp4"):
+    with pytest.raises(
+        UsageError, match=rf"out: .*out\.mp4: another process \(pid {process.pid} on .*\) is writing it"
+    ):
         upscale(kit.Nearest(2), clip, tmp_path / "out.mp4")
     process.kill()
     process.communicate()
