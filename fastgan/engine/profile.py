@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fastgan._util.files import writing_whole
+from fastgan._util.files import overwritable, writing_whole
 from fastgan.engine.step_state import StepState
 from fastgan.errors import UsageError
 from fastgan.ops._library import Op
@@ -87,8 +87,8 @@ def profile(
         raise UsageError(f"step: expected a function of tensors, got {type(step).__name__}")
     if not isinstance(steps, int) or steps < 1:
         raise UsageError(f"steps: expected a number >= 1, got {steps!r}")
-    if trace is not None and Path(trace).exists() and not overwrite:
-        raise UsageError(f"trace: {trace} exists; overwrite replaces it")
+    if trace is not None:
+        overwritable(Path(trace), overwrite, argument="trace")
     state = StepState(step, args)
     with state.held():
         cuda = any(tensor.is_cuda for tensor in state.tensors)

@@ -12,7 +12,7 @@ from fastgan.cli import run
 from fastgan.cli.upscale import kind_of
 from fastgan.errors import DataError, UsageError
 from fastgan.models.esrgan import SRVGGNetCompact
-from fastgan.upscale.image.read import read
+from fastgan.upscale.image.read import _PLUGINS, read
 from fastgan.upscale.upscaler import open_upscaler
 
 
@@ -89,7 +89,7 @@ def test_a_folder_with_a_failed_image_fails(call, upscaler, photo, tmp_path):
     code, out, error = call(*words)
     assert code == 1
     assert out.startswith("1 images in ")
-    assert "1 other files ignored" in out
+    assert "1 other files passed over" in out
     assert "1 of the images could not be upscaled: in/b.png" in error
     (tmp_path / "in" / "b.png").unlink()
     code, out, _ = call(*words)
@@ -161,11 +161,14 @@ def test_kinds_of_input(tmp_path, noise):
     (tmp_path / "torn.jpg").write_bytes(b"torn")
     (tmp_path / "a.txt").write_text("text")
     (tmp_path / "a.avif").write_bytes(b"\0\0\0\x20ftypavif" + bytes(20))
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x20ftypheic" + bytes(20))
     (tmp_path / "empty.mp4").write_bytes(b"")
     assert kind_of(tmp_path) == "folder"
     assert kind_of(tmp_path / "image.mp4") == kind_of(tmp_path / "torn.jpg") == "image"
+    if "AVIF" in _PLUGINS:
+        assert kind_of(tmp_path / "a.avif") == "image"
     assert kind_of(tmp_path / "a.mkv") == kind_of(tmp_path / "a.ts") == "video"
-    for name, words in (("a.txt", "neither"), ("a.avif", "AVIF image, which is not"), ("empty.mp4", "is empty")):
+    for name, words in (("a.txt", "neither"), ("a.heic", "HEIC image, which is not"), ("empty.mp4", "is empty")):
         with pytest.raises(DataError, match=words):
             kind_of(tmp_path / name)
     with pytest.raises(UsageError, match="does not exist"):
