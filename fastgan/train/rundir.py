@@ -36,7 +36,7 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
         if not (out / "config.json").exists():
             raise UsageError(f"resume: {out} holds no run (there is no config.json in it)")
     elif (out / "config.json").exists():
-        if not overwrite:
+        if not overwrite and not never_stepped(out):
             raise UsageError(
                 f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
             )
@@ -55,12 +55,22 @@ def prepare(out: Path, *, resume: bool, overwrite: bool) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
-    if overwrite:
+    if overwrite or (not resume and never_stepped(out)):
         _clear(out)
     # By a process that was killed, which may have been the one to write the last of these files.
     checkpoint.clean(out / "checkpoints")
     for left in [*(out / f".{name}.part" for name in FILES), *(out / "samples").glob(".*.part")]:
         left.unlink(missing_ok=True)
+
+
+def never_stepped(out: Path) -> bool:
+    """Whether the run in `out` ended before its first step, as one does whose batches do not fit: nothing is lost."""
+    try:
+        status = json.loads((out / "status.json").read_text())
+        ended = status["state"] in ("failed", "interrupted") and status["step"] == 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return ended and not checkpoint.steps_in(out / "checkpoints")
 
 
 def _clear(out: Path) -> None:

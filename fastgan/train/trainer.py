@@ -204,8 +204,10 @@ class Trainer:
     ) -> dict[str, float]:
         """Train until config.steps. Returns the last interval's means.
 
-        batches: dictionaries of tensors, as the task takes them; for `Generation` also images [N, C, H, W], float in
-        [-1, 1], or pairs of those and labels int64 [N]; for `Paired` also pairs of sources and targets.
+        batches: a data loader or another iterable, which is iterated again at its end, or an endless iterator, of
+        dictionaries of tensors, as the task takes them; for `Generation` also images [N, C, H, W], float in [-1, 1] (or
+        in the generator's attribute `range`), or pairs of those and labels [N]; for `Paired` also pairs of sources and
+        targets. The first one is checked: a UsageError says what does not fit.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fastgan.errors import UsageError
@@ -109,6 +110,14 @@ def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:
 def _misfit(
     config: Config, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None
 ) -> str:
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        others = {weight.dtype for weight in network.parameters() if weight.is_floating_point()} - {torch.float32}
+        if others:
+            half = "; its forward passes run in half precision with precision='bf16' or 'fp16'"
+            return (
+                f"{name}: expected weights in float32, got {str(min(others, key=str)).removeprefix('torch.')}; use"
+                f" {name}.float()" + half * (torch.float64 not in others)
+            )
     channels, seen = source_channels(generator), source_channels(discriminator)
     if seen not in (0, channels):
         return (
