@@ -48,6 +48,13 @@ def path(first: Tensor, second: Tensor, count: int) -> Tensor:
     return torch.cos(angle) * first + torch.sin(angle) * second
 
 
+def shown(images: Tensor, span: tuple[float, float]) -> Tensor:
+    """Images of this range as float32 in [-1, 1] on the CPU, as grids take them."""
+    low, high = span
+    images = images.float().cpu()
+    return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
+
+
 def images_of(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Images of a generator for z [N, *latent_shape], and labels int64 [N] where it has classes; in turn if None."""
     classes = int(getattr(generator, "classes", 0))
@@ -63,7 +70,7 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
     fixed, fresh = latents(task.seed, 0, shape), latents(task.seed, step, shape)
 
     def draw(z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return task.enlarge(images_of(task.generator, z.to(device), labels)).float().cpu()
+        return shown(task.enlarge(images_of(task.generator, z.to(device), labels)), task.range)
 
     def rows(z: Tensor, of_row: Tensor) -> Tensor:
         """Images of z [R, N, *latent_shape], each row of the class of its number where the generator has classes."""
@@ -81,7 +88,7 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
         chosen = torch.linspace(0, task.classes - 1, min(task.classes, CLASSES)).round().long()
         same = fixed[:COLUMNS].expand(len(chosen), *fixed[:COLUMNS].shape)
         found["classes"] = Grid(rows(same, chosen), COLUMNS)
-    real = task.enlarge(batch[task.real][:COMPARED]).float().cpu()
+    real = shown(task.enlarge(batch[task.real][:COMPARED]), task.range)
     found["beside"] = Grid(real, 4, made[:COMPARED][: len(real)])
     if task.neighbors is not None:
         compared = made[:COMPARED]
@@ -90,13 +97,18 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
 
 
 @torch.no_grad()
-def of_pairs(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dict[str, Grid]:
-    """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch."""
+def of_pairs(
+    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
+) -> dict[str, Grid]:
+    """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch.
+
+    span: the range of all of them.
+    """
     found = {}
     for kind, pairs in (("fixed", held_out), ("fresh", batch)):
         if pairs is not None:
-            source, target = (pairs[name][:PAIRS].float().cpu() for name in ("source", "target"))
-            made = generator(pairs["source"][:PAIRS]).float().cpu()
+            source, target = (shown(pairs[name][:PAIRS], span) for name in ("source", "target"))
+            made = shown(generator(pairs["source"][:PAIRS]), span)
             found[kind] = Grid(in_rows(source, made, target), len(target))
     return found
 

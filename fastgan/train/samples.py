@@ -12,7 +12,9 @@ from fastgan._util import random as rng
 from fastgan.errors import UsageError
 from fastgan.metrics.neighbors import nearest, thumbnails
 from fastgan.report.images import beside, grid, save_grid, save_png, to_uint8
-from fastgan.tasks.sample_grids import COMPARED, Grid, images_of
+from fastgan.tasks import Generation, Task
+from fastgan.tasks.base import Batch
+from fastgan.tasks.sample_grids import COMPARED, Grid, images_of, shown
 from fastgan.train.state import TrainState
 
 #: Training images that are searched, and the bytes that they may take: the search has to stay a small part of a run.
@@ -67,9 +69,10 @@ def save_all(state: TrainState) -> None:
         save(_grid(found), state.run / "samples" / f"{name}-{state.step:08d}.png")
 
 
-def save_real(images: Tensor, run: Path) -> None:
+def save_real(task: Task, batch: Batch, run: Path) -> None:
     """The first real images of a run as samples/real.png."""
-    save(Grid(images[: 4 * COMPARED].float().cpu()), run / "samples" / "real.png")
+    span = task.range if isinstance(task, Generation) else (-1.0, 1.0)
+    save(Grid(shown(batch[task.real][: 4 * COMPARED], span)), run / "samples" / "real.png")
 
 
 def save(found: Grid, path: Path) -> None:

@@ -352,7 +352,7 @@ class Trainer:
             self.steps = dataclasses.replace(self.steps.inner, mode=self.steps.mode, about=self.steps.about)
         rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
         if state.run is not None and state.step == 0:
-            samples.save_real(batches.raw[self.task.real], state.run)
+            samples.save_real(self.task, batches.raw, state.run)
 
     def _resume(self, batches: Any) -> None:
         state = self.state

@@ -4,8 +4,10 @@ import dataclasses
 import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -254,3 +256,15 @@ def test_a_network_that_keeps_its_features_is_copied():
     generator = Keeping()
     generator(torch.randn(2, 8))
     fit(generator=generator)
+
+
+def test_grids_show_images_of_another_range_as_they_are(tmp_path):
+    """Black is black where images are in [0, 1], in the picture of the data and of the samples."""
+    config = Config.from_flags(steps=1, log_every=1, compile="off", batch=8)
+    generator = Generator(lambda x: torch.sigmoid(x * 0 - 20))
+    trainer = Trainer(generator, discriminator(), config=config, out=tmp_path / "run")
+    trainer.fit([(REAL > 0).float()])
+    for name, expected in (("real", {0, 255}), ("fresh-00000001", {0})):
+        picture = np.asarray(Image.open(tmp_path / "run" / "samples" / f"{name}.png"))
+        assert set(np.unique(picture[16:-16, 16:66])) >= expected
+        assert np.isin(picture, (0, 255)).all()
