@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastgan import models
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
@@ -39,7 +40,8 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     channels, height, width = image_shape
     if height != width:
         raise UsageError(
-            f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
+            f"data: the networks here make square images, these are {width}×{height}; crop them with"
+            f" {option('resolution')}"
         )
     model, pack = config.model, config.regularization.pack
     options: dict[str, Any] = {"latent": model.latent, "width": model.width, "d_norm": model.d_norm, **model.options}

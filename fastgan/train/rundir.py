@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fastgan._util.files import write_whole
+from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
@@ -38,7 +39,8 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
     elif (out / "config.json").exists():
         if not overwrite and not never_stepped(out):
             raise UsageError(
-                f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
+                f"out: {out} already holds a run; continue it with {option('resume', True)} or replace it with"
+                f" {option('overwrite', True)}"
             )
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
     elif out.exists() and any(path.name not in (".writable", ".config.json.part") for path in out.iterdir()):

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
+from fastgan._util.options import named, option
 from fastgan._util.progress import Progress
 from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
@@ -252,7 +253,7 @@ class Trainer:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)
         except KeyboardInterrupt:
-            again = f"; continue with --resume --out {state.out}" if state.out else ""
+            again = f"; continue with {option('resume', True)}, out {state.out}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
             rundir.finish(state, "interrupted", metrics)
             raise
@@ -260,7 +261,7 @@ class Trainer:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
-                error.then = f"{whole}; the run can go on with --resume" if whole else ""
+                error.then = f"{whole}; the run can go on with {option('resume', True)}" if whole else ""
             rundir.finish(state, "failed", metrics, str(error))
             raise
 
@@ -311,7 +312,9 @@ class Trainer:
                     bar.move_to(state.step)
                 interval.start()
                 if decision.stop:
-                    why = "another rank has found that it collapsed" if diagnosis is None else diagnosis.sentence()
+                    why = (
+                        "another rank has found that it collapsed" if diagnosis is None else named(diagnosis.sentence())
+                    )
                     raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt

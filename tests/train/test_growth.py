@@ -416,7 +416,7 @@ def test_networks_of_ones_own_grow():
     ],
 )
 def test_networks_that_cannot_grow(tmp_path, networks, message):
-    with pytest.raises(UsageError, match=f"grow_images: expected networks that can grow, and {message}; use --model"):
+    with pytest.raises(UsageError, match=f"grow_images: expected networks that can grow, and {message}; use model='p"):
         made(9, tmp_path / "run", networks=networks)
     assert not (tmp_path / "run").exists()
 
