@@ -34,11 +34,15 @@ Result = TypeVar("Result")
 
 
 class Built(NamedTuple):
-    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read."""
+    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read.
+
+    why_unlabeled: as in Listing.
+    """
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
     skipped: list[str]
+    why_unlabeled: str
 
 
 def build(source: Source, folder: Path, resolution: int | None, channels: int | None) -> Built:
@@ -67,7 +71,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
             raise
     present = set(kept)
     skipped = [name for i, name in enumerate(listing.names) if i not in present]
-    return Built((len(kept), *shape[1:]), listing.class_names, skipped)
+    return Built((len(kept), *shape[1:]), listing.class_names, skipped, listing.why_unlabeled)
 
 
 def describe_skipped(skipped: list[str], total: int, where: str) -> str:

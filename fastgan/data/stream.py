@@ -182,6 +182,8 @@ class _Order:
 
 def labels_of(images: ImageSet) -> np.ndarray:
     """The labels of a set, int64 [N]. Raises UsageError where it has none."""
+    if images.labels is None and images.why_unlabeled:
+        raise UsageError(f"labels: {images.name} has none, as {images.why_unlabeled}")
     if images.labels is None:
         raise UsageError(
             f"labels: {images.name} has none, and conditional networks need them; use labeled images (a folder for each"

@@ -25,11 +25,13 @@ CLASSES = 10
 
 
 class Grid(NamedTuple):
-    """images: float [N, C, H, W] in [-1, 1]. columns: as square as it gets where None. beside: a grid to its right."""
+    """images: float [N, C, H, W] in [-1, 1]. columns: as square as it gets where None. beside: a grid to its right.
+    classes: the label of each row, where its images are of one class."""
 
     images: Tensor
     columns: int | None = None
     beside: Tensor | None = None
+    classes: tuple[int, ...] = ()
 
 
 def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -80,14 +82,15 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
     made = draw(fresh)
     found = {"fixed": Grid(draw(fixed)), "fresh": Grid(made)}
     strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], COLUMNS).transpose(0, 1)
-    found["strips"] = Grid(rows(strips, torch.arange(ROWS)), COLUMNS)
+    of_row = tuple(row % task.classes for row in range(ROWS)) if task.classes else ()
+    found["strips"] = Grid(rows(strips, torch.arange(ROWS)), COLUMNS, classes=of_row)
     truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
-    found["truncation"] = Grid(rows(truncated, torch.arange(ROWS)), len(TRUNCATIONS))
+    found["truncation"] = Grid(rows(truncated, torch.arange(ROWS)), len(TRUNCATIONS), classes=of_row)
     if task.classes:
         # Rows of one class, columns of one latent.
         chosen = torch.linspace(0, task.classes - 1, min(task.classes, CLASSES)).round().long()
         same = fixed[:COLUMNS].expand(len(chosen), *fixed[:COLUMNS].shape)
-        found["classes"] = Grid(rows(same, chosen), COLUMNS)
+        found["classes"] = Grid(rows(same, chosen), COLUMNS, classes=tuple(chosen.tolist()))
     real = shown(task.enlarge(batch[task.real][:COMPARED]), task.range)
     found["beside"] = Grid(real, 4, made[:COMPARED][: len(real)])
     if task.neighbors is not None:

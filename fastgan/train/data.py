@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,14 +148,18 @@ def in_channels_last(batch: Batch) -> Batch:
     return {name: converted.get(id(t), t) for name, t in batch.items()}
 
 
-def open_images(config: Config) -> tuple[ImageSet, Config]:
-    """The images that a configuration names, and the configuration with the number of classes that they have."""
+def open_images(config: Config, class_names: Sequence[str] | None = None) -> tuple[ImageSet, Config]:
+    """The images that a configuration names, and the configuration with the number of classes that they have.
+
+    class_names: the order of the classes in a run that is resumed; another version may have numbered them otherwise.
+    """
     from fastgan.data import open_source
     from fastgan.data.stream import labels_of
 
     images = open_source(config.data.source, resolution=config.data.resolution, channels=config.data.channels)
     if config.model.condition == "none":
         return images, config
+    images = images if class_names is None else images.with_classes(class_names)
     labels = labels_of(images)
     model = dataclasses.replace(config.model, classes=config.model.classes or images.num_classes)
     if labels.max() >= (model.classes or 0):

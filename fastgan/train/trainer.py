@@ -253,7 +253,7 @@ class Trainer:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)
         except KeyboardInterrupt:
-            again = f"; continue with {option('resume', True)}, out {state.out}" if state.out else ""
+            again = f"; continue with {option('resume', True)} {option('out', str(state.out))}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
             rundir.finish(state, "interrupted", metrics)
             raise
