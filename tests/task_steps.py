@@ -14,7 +14,7 @@ def trainer(loss="non-saturating", **options):
 
 def draws(t, n=4):
     """A batch, and the noise of a discriminator's step on it, which is not a lazy one."""
-    batch = {"real": torch.rand(n, 1, 28, 28)}
+    batch = {"real": torch.rand(n, 1, 28, 28) * 2 - 1}
     return batch, t.task.draw("discriminator", batch, t.state.random, 0) | {"lazy": False}
 
 

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from fastgan.cli import run
+from fastgan.errors import UsageError
 from fastgan.runtime import Session
 
 QUICK = ["--width", "4", "--latent", "8", "--batch", "8", "--steps", "6", "--log-every", "6", "--sample-every", "6",
@@ -35,7 +36,18 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     assert np.abs(grids[2] - grids[3]).max() <= 1
     assert np.abs(grids[0] - grids[2]).max() > 10
 
-    assert run(["run", ONNX, "--seeds", "0-9", "--class", "3", "--out", "threes"]) == 0
+    for source, out in (("run", "torch.png"), (ONNX, "onnx.png")):
+        assert run(["sample", source, "--n", "20", "--out", out, "--class", "Dress"]) == 0
+        assert "20 images of class 3 ('Dress') in" in capsys.readouterr().out
+        assert np.abs(grids[2] - picture(out)).max() <= 1
+    session, z = Session(ONNX, backend="onnxruntime"), np.zeros((2, 8), np.float32)
+    assert session.class_names[3] == "Dress"
+    np.testing.assert_array_equal(session(z, ["Dress", 4]), session(z, np.array([3, 4])))
+    with pytest.raises(UsageError, match="y: expected int64, got float32"):
+        session(z, np.zeros((2, 10), np.float32))
+
+    assert run(["run", ONNX, "--seeds", "0-9", "--class", "Dress", "--out", "threes"]) == 0
+    assert "10 images of class 3 ('Dress')" in capsys.readouterr().out
     assert run(["run", ONNX, "--seeds", "3,4", "--out", "own"]) == 0
     assert len(list((tmp_path / "threes").iterdir())) == 10
     for seed, same in ((3, True), (4, False)):
@@ -48,10 +60,10 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("cas100_test100_cnn16") == 2  # not "taught": by the requested labels
 
     for words, message in (
-        (["sample", "run", "--class", "10"], "class: expected a number from 0 to 9, got 10"),
-        (["sample", ONNX, "--class", "-1"], "class: expected a number from 0 to 9, got -1"),
-        (["run", ONNX, "--class", "10"], "class: expected a number from 0 to 9, got 10"),
-        (["run", ONNX, "--class", "cat"], "Error parsing --class"),
+        (["sample", "run", "--class", "10"], "class: expected a number from 0 to 9 or a name, got 10"),
+        (["sample", ONNX, "--class", "-1"], "class: expected a number from 0 to 9 or a name, got -1"),
+        (["run", ONNX, "--class", "10"], "class: expected a number from 0 to 9 or a name, got 10"),
+        (["run", ONNX, "--class", "coat"], "got 'coat'; unknown name 'coat'; did you mean 'Coat'?"),
         (["sample", "run", "--keep-best", "0.5"], "condition is concat"),
     ):
         assert run(words) == 2

@@ -9,6 +9,7 @@ import os
 import sys
 
 from fastgan._util import env, log, output
+from fastgan._util.options import as_flags
 from fastgan.errors import FastganError, UsageError
 
 #: Each command's module, its function of the remaining words, and what the command does. A command's module is imported
@@ -86,7 +87,7 @@ def run(argv: list[str]) -> int:
     debug = "--debug" in argv or env.flag("FASTGAN_DEBUG")
     argv = [word for word in argv if word != "--debug"]
     try:
-        with log.printing():
+        with log.printing(), as_flags():
             return _dispatch(argv)
     except SystemExit as end:
         # tyro has printed its help (0) or its error (2).

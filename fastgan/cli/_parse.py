@@ -29,7 +29,7 @@ from fastgan._util import env, output
 from fastgan.cli._habits import checked
 
 #: The type of an option `class_`, which is --class to a user.
-Class = Annotated[int | None, tyro.conf.arg(name="class")]
+Class = Annotated[str | None, tyro.conf.arg(name="class", metavar="NAME|NUMBER")]
 
 
 @dataclass

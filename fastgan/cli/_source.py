@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgan.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import nn
 
 
-def open_source(source: str) -> tuple[nn.Module, tuple[int, ...] | None, dict[str, Any]]:
+def open_source(source: str, network: str | None = None) -> tuple[nn.Module, tuple[int, ...] | None, dict[str, Any]]:
     """The network, the shape of its latents where a run gives it, and facts for an exported file.
 
     source: a run directory (its averaged generator), RUN/checkpoints/STEP, the name of a pretrained network, or what
-    `fastgan.export.source.open_network` opens. Raises what opening raises.
+    `fastgan.export.source.open_network` opens. network: the code of the generator of a run of the user's own networks,
+    file.py:name. Raises what opening raises.
     """
     path = Path(source)
     if (run := run_of(path)) is None:
+        no_code(network, source)
         from fastgan.export.source import open_network
         from fastgan.upscale import pretrained
 
@@ -24,11 +28,12 @@ def open_source(source: str) -> tuple[nn.Module, tuple[int, ...] | None, dict[st
         return open_network(file, names=pretrained.KNOWN), None, {"source": path.name}
     from fastgan.train.networks import load_generator
 
-    trained = load_generator(run, None if path == run else path)
-    facts = trained.facts
-    about = {"step": trained.step, "dataset": facts["dataset"]["name"], "model": trained.config.model.family}
-    if names := facts["dataset"].get("class_names"):
-        about["class_names"] = names
+    trained = load_generator(run, None if path == run else path, code(network))
+    about: dict[str, Any] = {"step": trained.step}
+    if network is None:
+        about |= {"dataset": trained.facts["dataset"]["name"], "model": trained.config.model.family}
+    if trained.class_names:
+        about["class_names"] = list(trained.class_names)
     return trained.generator, trained.latent_shape, about
 
 
@@ -37,3 +42,20 @@ def run_of(path: Path) -> Path | None:
     if not path.is_dir():
         return None
     return path.parent.parent if path.parent.name == "checkpoints" else path
+
+
+def code(network: str | None) -> nn.Module | None:
+    """The module that --network names, file.py:name or package.module:name. Raises UsageError for anything else."""
+    if network is None:
+        return None
+    from fastgan.export.source import open_network
+
+    if ":" not in network:
+        raise UsageError(f"network: expected file.py:name or package.module:name, got {network!r}")
+    return open_network(network)
+
+
+def no_code(network: str | None, source: str) -> None:
+    """Raise UsageError for --network beside anything but a run."""
+    if network is not None:
+        raise UsageError(f"network: it is the code of a run's generator, and {source} is no run; leave it out")

@@ -13,6 +13,7 @@ import tyro
 from fastgan._util.files import not_a_source, overwritable
 from fastgan._util.locks import locked
 from fastgan.cli._parse import parse
+from fastgan.cli._source import code, no_code
 from fastgan.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class _Eval:
     """seed of the latents and of the choice of images"""
     device: str = "auto"
     """cpu, cuda or cuda:N"""
+    network: str | None = None
+    """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     out: Path | None = None
     """JSON file to write, with c2st.png beside it for c2st; the results of a run are written into RUN as well"""
     overwrite: bool = False
@@ -66,7 +69,7 @@ def evaluate(argv: list[str]) -> None:
         for path in (options.out, options.out.with_name("c2st.png")) if "c2st" in names else (options.out,):
             not_a_source(path, options.source, options.against, options.extractor)
             overwritable(path, options.overwrite)
-    samples, facts = _samples(options.source, options.n, options.seed, device)
+    samples, facts = _samples(options.source, options.n, options.seed, device, options.network)
     reference, warnings = _reference(options.against, samples.images.shape[1:])
     needs = any(METRICS[name].network for name in names if name != "copies")
     extractor = open_extractor(options.extractor, reference, device) if needs else None
@@ -80,48 +83,57 @@ def evaluate(argv: list[str]) -> None:
     _write_pictures(found.pictures, {path for path in (run, options.out and options.out.parent) if path is not None})
 
 
-def _samples(source: str, n: int, seed: int, device: torch.device) -> tuple[ImageSet, dict[str, Any]]:
+def _samples(
+    source: str, n: int, seed: int, device: torch.device, network: str | None = None
+) -> tuple[ImageSet, dict[str, Any]]:
     """n samples of a run or an exported generator, or the images of a source; and facts about them."""
     from fastgan.data import ImageSet, open_source
 
     path = Path(source)
+    is_run = (path / "config.json").is_file()
+    if not is_run:
+        no_code(network, source)
     if path.suffix == ".onnx":
-        images, labels = _from_file(path, n, seed)
-        return ImageSet(images, labels, path.stem, ""), {"kind": "model", "what": f"{n:,} samples of {path}"}
-    if (path / "config.json").is_file():
-        images, labels, step = _from_run(path, n, seed, device)
+        images, labels, names = _from_file(path, n, seed)
+        return ImageSet(images, labels, path.stem, "", names), {"kind": "model", "what": f"{n:,} samples of {path}"}
+    if is_run:
+        images, labels, names, step = _from_run(path, n, seed, device, network)
         what = f"{n:,} samples of {path} at step {step:,}"
-        return ImageSet(images, labels, path.name, ""), {"kind": "run", "what": what, "step": step}
+        return ImageSet(images, labels, path.name, "", names), {"kind": "run", "what": what, "step": step}
     found = open_source(source)
     return found, {"kind": "source", "what": f"{found.name} ({len(found):,} images)"}
 
 
-def _from_run(run: Path, n: int, seed: int, device: torch.device) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Images, the class of each where the generator is conditional, and the step."""
+_Samples = tuple["np.ndarray", "np.ndarray | None", tuple[str, ...] | None]
+
+
+def _from_run(run: Path, n: int, seed: int, device: torch.device, network: str | None) -> tuple[*_Samples, int]:
+    """Images, the class of each where the generator is conditional, the names of the classes, and the step."""
     import torch
 
     from fastgan.runtime.session import latents
     from fastgan.train.networks import load_generator
     from fastgan.train.samples import sample
 
-    trained = load_generator(run)
+    trained = load_generator(run, network=code(network))
     generator = trained.generator.to(device)
 
     def draw(z: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
         return sample(generator, torch.from_numpy(z), device, None if y is None else torch.from_numpy(y))
 
-    images, labels = _draw(draw, latents(n, trained.latent_shape, seed), trained.classes, (-1.0, 1.0))
-    return images, labels, trained.step
+    images, labels = _draw(draw, latents(n, trained.latent_shape, seed), trained.classes, trained.range)
+    return images, labels, trained.class_names or None, trained.step
 
 
-def _from_file(path: Path, n: int, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _from_file(path: Path, n: int, seed: int) -> _Samples:
     from fastgan.runtime.session import Session, latents
 
     session = Session(path)
     if session.spec.kind != "latent":
         raise UsageError(f"model: {path} maps images to images; run it, and give the folder of its images instead")
     spec = session.spec
-    return _draw(session, latents(n, spec.latent_shape, seed), spec.classes, spec.range)
+    found = _draw(session, latents(n, spec.latent_shape, seed), spec.classes, spec.range)
+    return *found, session.class_names or None
 
 
 def _draw(

@@ -28,6 +28,8 @@ class _Export:
     """of weights and arithmetic; inputs and outputs are always float32. int8 needs --calibrate for image models"""
     out: Path | None = None
     """file to write (default for a run: RUN/generator.onnx); the report is written beside it, FILE.json"""
+    network: str | None = None
+    """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     calibrate: Path | None = None
     """int8: an image, or a folder of images, like those the network will see; they determine the quantization ranges"""
     overwrite: bool = False
@@ -60,7 +62,7 @@ def export(argv: list[str]) -> None:
     from fastgan.export import export as export_network
     from fastgan.runtime.spec import Spec
 
-    network, latent_shape, about = open_source(source)
+    network, latent_shape, about = open_source(source, options.network)
     calibration = None
     if options.calibrate is not None:
         from fastgan.export.quantization.calibration import CalibrationImages

@@ -48,11 +48,12 @@ class _Run:
 
 
 def run(argv: list[str]) -> None:
-    """fastgan run MODEL.onnx [--seeds 0-63] [--class 3] [--out FOLDER|grid.png|walk.mp4] [--frames 60] [...]"""
+    """fastgan run MODEL.onnx [--seeds 0-63] [--class cat] [--out FOLDER|grid.png|walk.mp4] [--frames 60] [...]"""
     options = parse(_Run, argv, "run")
     for name, most in (("frames", 100_000), ("batch", 4096)):
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
+    from fastgan.runtime.labels import described, number_of
     from fastgan.runtime.session import Session
 
     seeds = parse_seeds(options.seeds)
@@ -66,6 +67,9 @@ def run(argv: list[str]) -> None:
         for path in _seed_files(seeds, out):
             overwritable(path, options.overwrite)
     session = Session(options.source)
+    label = None
+    if options.class_ is not None:
+        label = number_of(options.class_, session.spec.classes, session.class_names)
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
         count = save_walk(
@@ -76,13 +80,14 @@ def run(argv: list[str]) -> None:
             fps=options.fps,
             loop=options.loop,
             batch=options.batch,
-            label=options.class_,
+            label=label,
         )
         what = f"a walk of {count} frames"
     elif suffix == ".png" and not out.is_dir():
-        what = f"{save_sheet(session, seeds, out, options.batch, options.class_)} images in a grid"
+        what = f"{save_sheet(session, seeds, out, options.batch, label)} images in a grid"
     else:
-        what = f"{save_images(session, seeds, out, options.batch, options.class_)} images"
+        what = f"{save_images(session, seeds, out, options.batch, label)} images"
+    what += f" of {described(label, session.class_names)}" if label is not None else ""
     print(f"{what} in {time.perf_counter() - start:.1f} s ({session.provider}): {out}")
 
 
@@ -110,7 +115,7 @@ def _is_number(text: str) -> bool:
 # the number of images, and raise UsageError for other models and WriteError where a file cannot be written.
 
 
-def save_images(session: Any, seeds: list[int], folder: Path, batch: int = 16, label: int | None = None) -> int:
+def save_images(session: Any, seeds: list[int], folder: Path, batch: int = 16, label: int | str | None = None) -> int:
     """One PNG for each seed: FOLDER/seed0000.png."""
     from fastgan.report.images import save_png
     from fastgan.runtime import generate
@@ -127,7 +132,7 @@ def _seed_files(seeds: list[int], folder: Path) -> list[Path]:
     return [folder / f"seed{seed:0{digits}d}.png" for seed in seeds]
 
 
-def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | None = None) -> int:
+def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | str | None = None) -> int:
     """All seeds in one PNG, row by row; at most MAX_GRID."""
     import numpy as np
 
@@ -152,7 +157,7 @@ def save_walk(
     fps: float,
     loop: bool = False,
     batch: int = 16,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> int:
     """A video of a latent walk from seed to seed, see generate.walk.
 

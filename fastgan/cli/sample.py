@@ -13,6 +13,7 @@ import tyro
 
 from fastgan._util.files import not_a_source, overwritable
 from fastgan.cli._parse import Class, parse
+from fastgan.cli._source import code, no_code, run_of
 from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
@@ -30,75 +31,176 @@ _BATCH = 100
 
 @dataclass
 class _Sample:
-    """Make a grid of images from a run or from an exported generator."""
+    """Make images with a run, one of its checkpoints, or an exported generator: a grid, or one file each."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx")]
-    """run directory, or exported generator"""
+    """run directory, RUN/checkpoints/STEP, exported generator, or file.py:name of a module with its weights"""
     out: Path = Path("grid.png")
-    """PNG to write"""
+    """.png: a grid; a folder: one PNG for each image"""
     overwrite: bool = False
-    """replace an existing file"""
+    """replace existing files"""
     n: int = 64
     """how many images"""
     seed: int = 0
     """seed of the latents; a run and its export give the same images for the same seed"""
     class_: Class = None
     """of a conditional generator; by default its classes in turn"""
+    truncation: float | None = None
+    """largest absolute value of the latents, which are drawn anew beyond it: better images of less variety (0.5)"""
+    network: str | None = None
+    """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     keep_best: float | None = None
     """draw more, and keep this fraction, ranked by the run's discriminator; the effect on the metrics is printed"""
 
 
+@dataclass
+class _Generator:
+    """What is sampled. draw: z and labels or None → float images [N, C, H, W] in `range`. about: where it computes.
+    trained: of a run."""
+
+    latent_shape: tuple[int, ...]
+    classes: int
+    names: tuple[str, ...]
+    range: tuple[float, float]
+    draw: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    about: str
+    trained: Trained | None = None
+
+
 def sample(argv: list[str]) -> None:
-    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png] [--seed 0] [--class 3] [--keep-best 0.5]"""
+    """fastgan sample RUN|MODEL.onnx [--n 64] [--out grid.png|FOLDER] [--seed 0] [--class cat] [--truncation 0.7] ..."""
     options = parse(_Sample, argv, "sample")
     if not 1 <= options.n <= 10_000:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
         raise UsageError(f"keep_best: expected a fraction from 0.01 to below 1, got {options.keep_best}")
-    not_a_source(options.out, options.source)
-    overwritable(options.out, options.overwrite)
-    from fastgan.report.images import save_grid
-    from fastgan.runtime.labels import of_class
-    from fastgan.runtime.session import Session, latents
+    if options.truncation is not None and not options.truncation > 0:
+        raise UsageError(f"truncation: expected a number > 0, got {options.truncation}")
+    out, suffix = options.out, options.out.suffix.lower()
+    if suffix and suffix != ".png" and not out.is_dir():
+        raise UsageError(f"out: expected a .png or a folder, got {out}")
+    not_a_source(out, options.source)
+    grid = suffix == ".png" and not out.is_dir()
+    for path in (out,) if grid else _files(out, options.n):
+        overwritable(path, options.overwrite)
+    from fastgan.runtime.labels import in_turn, number_of
+    from fastgan.runtime.session import latents
 
-    path, cost = options.source, None
-    if path.suffix == ".onnx":
-        if options.keep_best is not None:
-            raise UsageError(
-                f"keep_best: samples are ranked by the discriminator, which {path} does not contain; give its run"
-            )
-        session = Session(path)
-        z = latents(options.n, session.latent_shape, options.seed)
-        y = None if options.class_ is None else of_class(options.class_, options.n, session.spec.classes)
-        start = time.perf_counter()
-        images = session(z, y)
-        where = f"{session.backend}, {session.provider}"
+    generator = _open(str(options.source), options.network)
+    label = None
+    if options.class_ is not None:
+        label = number_of(options.class_, generator.classes, generator.names)
+    start, cost = time.perf_counter(), None
+    if options.keep_best is None:
+        import numpy as np
+
+        z = latents(options.n, generator.latent_shape, options.seed, options.truncation)
+        y = None
+        if generator.classes:
+            y = in_turn(options.n, generator.classes) if label is None else np.full(options.n, label, np.int64)
+        images = generator.draw(z, y)
+    elif generator.trained is None:
+        raise UsageError(
+            f"keep_best: samples are ranked by the discriminator, which {options.source} does not contain; give its run"
+        )
     else:
-        import torch
-
-        from fastgan.train.networks import load_generator
-        from fastgan.train.samples import images_of
-
-        trained = load_generator(path)
-        y = None if options.class_ is None else of_class(options.class_, options.n, trained.classes)
-        start = time.perf_counter()
-        if options.keep_best is None:
-            given = torch.from_numpy(latents(options.n, trained.latent_shape, options.seed))
-            images = images_of(trained.generator, given, None if y is None else torch.from_numpy(y)).numpy()
-        else:
-            images, cost = _best(trained, options.n, options.keep_best, options.seed)
-        where = f"PyTorch, step {trained.step}"
+        images, cost = _best(generator.trained, options.n, options.keep_best, options.seed, options.truncation)
     seconds = time.perf_counter() - start
-    try:
-        save_grid(images, options.out, scale=max(1, 64 // images.shape[-1]))
-    except OSError as error:
-        raise UsageError(f"out: {options.out} cannot be written: {error.strerror or error}") from error
-    print(f"{options.n} images in {1000 * seconds:.1f} ms ({where}): {options.out}")
+    low, high = generator.range
+    text = _classes(generator, label)
+    written = _write((images - low) * (2 / (high - low)) - 1, out, grid, text)
+    of = f" of {text}" if label is not None else ""
+    print(f"{options.n} images{of} in {1000 * seconds:.1f} ms ({generator.about}): {written}")
     if cost is not None:
         print(f"effect of keeping {options.keep_best:g} of the samples: {cost()}")
 
 
-def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndarray, Callable[[], str]]:
+def _open(source: str, network: str | None) -> _Generator:
+    """The generator that a user names."""
+    path = Path(source)
+    if path.suffix == ".onnx":
+        no_code(network, source)
+        from fastgan.runtime.session import Session
+
+        session = Session(path)
+        spec = session.spec
+        if spec.kind != "latent":
+            raise UsageError(f"model: expected a generator of latents, {path} maps images to images (fastgan upscale)")
+        about = f"{session.backend}, {session.provider}"
+        return _Generator(session.latent_shape, spec.classes, session.class_names, spec.range, session, about)
+    from fastgan.runtime.spec import Spec
+
+    if (run := run_of(path)) is None and ":" in source:
+        no_code(network, source)
+        module = code(source)
+        assert module is not None
+        module.eval().requires_grad_(False)
+        spec = Spec.of(module)
+        if spec.kind != "latent":
+            raise UsageError(f"source: expected a generator of latents, {source} maps images to images")
+        return _Generator(spec.latent_shape, spec.classes, (), spec.range, _drawing(module), f"PyTorch, {source}")
+    from fastgan.train.networks import load_generator
+
+    run = path if run is None else run
+    trained = load_generator(run, None if path == run else path, code(network))
+    drawing = _drawing(trained.generator)
+    about = f"PyTorch, step {trained.step}"
+    facts = trained.latent_shape, trained.classes, trained.class_names, trained.range
+    return _Generator(*facts, drawing, about, trained)
+
+
+def _drawing(network: object) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """`_Generator.draw` of a torch module."""
+    import torch
+
+    from fastgan.train.samples import images_of
+
+    @torch.no_grad()
+    def draw(z: np.ndarray, y: np.ndarray | None) -> np.ndarray:
+        given = [torch.from_numpy(z).split(_BATCH)]
+        given += [] if y is None else [torch.from_numpy(y).split(_BATCH)]
+        return torch.cat([images_of(network, *parts) for parts in zip(*given, strict=True)]).float().numpy()  # type: ignore[arg-type]
+
+    return draw
+
+
+def _classes(generator: _Generator, label: int | None) -> str:
+    """What class the images are of: "class 3 ('cat')", "classes in turn: 'cat', 'dog'", or "" without classes."""
+    from fastgan.runtime.labels import described
+
+    if not generator.classes:
+        return ""
+    if label is not None:
+        return described(label, generator.names)
+    names = map(repr, generator.names) if generator.names else map(str, range(generator.classes))
+    return f"classes in turn: {', '.join(names)}"
+
+
+def _files(folder: Path, n: int) -> list[Path]:
+    digits = max(4, len(str(n - 1)))
+    return [folder / f"sample{i:0{digits}d}.png" for i in range(n)]
+
+
+def _write(images: np.ndarray, out: Path, as_grid: bool, text: str) -> Path:
+    """Images [N, C, H, W] in [-1, 1] as a grid under `text`, or each as a file; where they were written."""
+    from fastgan.report.captions import above
+    from fastgan.report.images import grid, save_png, to_uint8
+
+    pixels = to_uint8(images)
+    try:
+        if as_grid:
+            picture = grid(pixels, scale=max(1, 64 // images.shape[-1]))
+            return save_png(above(picture, text) if text else picture, out)
+        for path, image in zip(_files(out, len(pixels)), pixels, strict=True):
+            save_png(image.transpose(1, 2, 0).repeat(3 // len(image), 2), path)
+    except OSError as error:
+        raise UsageError(f"out: {out} cannot be written: {error.strerror or error}") from error
+    return out
+
+
+def _best(
+    trained: Trained, n: int, fraction: float, seed: int, truncation: float | None
+) -> tuple[np.ndarray, Callable[[], str]]:
     """The n drawn images with the highest scores of the run's discriminator, and a function that measures the cost."""
     import torch
 
@@ -110,7 +212,7 @@ def _best(trained: Trained, n: int, fraction: float, seed: int) -> tuple[np.ndar
 
     @torch.no_grad()
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        z = torch.from_numpy(latents(count, trained.latent_shape, seed))
+        z = torch.from_numpy(latents(count, trained.latent_shape, seed, truncation))
         images = [trained.generator(part) for part in z.split(_BATCH)]
         return torch.cat(images).numpy(), torch.cat([discriminator(part).flatten() for part in images]).numpy()
 

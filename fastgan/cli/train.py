@@ -125,7 +125,8 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
     if world.rank == 0:
         rundir.check(out, resume=resume, overwrite=overwrite)
     world.barrier()
-    images, config = open_images(config)
+    stored = rundir.read_config(out).get("dataset", {}).get("class_names") if resume else None
+    images, config = open_images(config, stored)
     labels = config.model.condition != "none"
     shape = (images.channels, *images.resolution)
     rng.seed(config.seed)

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from fastgan._util.files import amount
+from fastgan._util.options import option
 from fastgan._util.progress import Progress
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
@@ -33,11 +34,15 @@ Result = TypeVar("Result")
 
 
 class Built(NamedTuple):
-    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read."""
+    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read.
+
+    why_unlabeled: as in Listing.
+    """
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...] | None
     skipped: list[str]
+    why_unlabeled: str
 
 
 def build(source: Source, folder: Path, resolution: int | None, channels: int | None) -> Built:
@@ -66,7 +71,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
             raise
     present = set(kept)
     skipped = [name for i, name in enumerate(listing.names) if i not in present]
-    return Built((len(kept), *shape[1:]), listing.class_names, skipped)
+    return Built((len(kept), *shape[1:]), listing.class_names, skipped, listing.why_unlabeled)
 
 
 def describe_skipped(skipped: list[str], total: int, where: str) -> str:
@@ -92,7 +97,7 @@ def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[l
         (a, b), (c, d) = (size for size, _ in sizes.most_common(2))
         raise DataError(
             f"the images in {source.path} have {len(sizes)} sizes, such as {a}×{b} and {c}×{d} (height×width); "
-            "pass --resolution to crop and resize them to one"
+            f"pass {option('resolution')} to crop and resize them to one"
         )
     return readable, next(iter(sizes)), gray
 
@@ -194,5 +199,5 @@ def _disk_full(source: Source, folder: Path, needed: int, found: str) -> DataErr
     """The error of a disk that is, or would become, full. found: a clause about the disk."""
     return DataError(
         f"packing {source.path} takes {amount(needed)} in {folder.parent}, {found}; "
-        "free some space, set FASTGAN_CACHE to another directory, or pass a smaller --resolution"
+        f"free some space, set FASTGAN_CACHE to another directory, or pass a smaller {option('resolution')}"
     )

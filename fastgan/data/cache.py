@@ -100,6 +100,7 @@ def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
             "source": key,
             "splits": {"main": split_facts(temporary, "main", built.shape, NOT_STATED)},
             "skipped": built.skipped,
+            "why_unlabeled": built.why_unlabeled,
         }
         write_meta(temporary, meta)
         _remove_outdated(folder, key)

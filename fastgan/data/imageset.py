@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fastgan.errors import UsageError
+from fastgan.errors import DataError, UsageError
 
 NOT_STATED = "not stated"  # the license of files that come without one
 _CHUNK = 4096  # images read at a time: `describe` must not load a memory-mapped set into memory
@@ -21,7 +22,8 @@ class ImageSet:
     images: uint8 [N, C, H, W], C-contiguous, C 1 (gray) or 3 (RGB), values 0..255; may be a read-only memory map.
     labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
     license: as stated by the source. skipped: number of images of the source that cannot be read and are left out.
-    pack: the folder of the pack that the arrays are mapped from, or None.
+    pack: the folder of the pack that the arrays are mapped from, or None. why_unlabeled: why there are no labels, where
+    it is not plain, or "".
     Raises UsageError where an argument does not fit.
     """
 
@@ -32,6 +34,7 @@ class ImageSet:
     class_names: tuple[str, ...] | None = None
     skipped: int = 0
     pack: Path | None = None
+    why_unlabeled: str = ""
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -79,6 +82,20 @@ class ImageSet:
             return 0
         return len(self.class_names) if self.class_names is not None else int(self.labels.max()) + 1
 
+    def with_classes(self, names: Sequence[str]) -> ImageSet:
+        """The same images with classes numbered in the order of `names`. Raises DataError where they are others."""
+        if self.labels is None or self.class_names is None or tuple(names) == self.class_names:
+            return self
+        if sorted(names) != sorted(self.class_names):
+            others = sorted({*names} ^ {*self.class_names})
+            raise DataError(
+                f"{self.name} has other classes than the {len(names)} named before: {', '.join(map(repr, others[:5]))}"
+                " of one are not in the other"
+            )
+        number = {name: i for i, name in enumerate(names)}
+        order = np.array([number[name] for name in self.class_names], np.int64)
+        return replace(self, labels=order[self.labels], class_names=tuple(names))
+
     def describe(self) -> str:
         """A summary of several lines: count, size, channels, values, classes, license. Reads every pixel once."""
         low, high, total = 255, 0, 0
@@ -102,7 +119,7 @@ class ImageSet:
 
     def _describe_classes(self) -> str:
         if self.labels is None:
-            return "no labels"
+            return f"no labels{f': {self.why_unlabeled}' * bool(self.why_unlabeled)}"
         counts = np.bincount(self.labels, minlength=self.num_classes)
         names = self.class_names or tuple(str(i) for i in range(len(counts)))
         listed = ", ".join(

@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import takewhile
@@ -25,6 +25,7 @@ from fastgan.errors import DataError
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DATASET_JSON = "dataset.json"
 _INT64_END = 1 << 63
+_DIGITS = re.compile(r"([0-9]+)")
 _BUCKET = re.compile(r"\d{5}")  # StyleGAN's tools put each thousand images into a folder of such a name
 _ENCRYPTED = 1  # bit of a zip member's flags
 _MAX_FILE = 1 << 30  # bytes of one encoded image: real ones are smaller, and a zip member may claim any size
@@ -37,13 +38,15 @@ class Listing:
     """The images of a source in order.
 
     names: path of each image within the source, for messages. open: opens the encoded file of image i; called from
-    several threads. labels: int64 [N], or None. class_names: the name of each label, or None.
+    several threads. labels: int64 [N], or None. class_names: the name of each label, or None. why_unlabeled: why there
+    are no labels, where it is not plain, or "".
     """
 
     names: Sequence[str]
     open: Callable[[int], BinaryIO]
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    why_unlabeled: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,34 @@ def no_images(suffixes: Sequence[str], where: str, others: Sequence[str]) -> Dat
 
 
 def folder_classes(parts: Sequence[tuple[str, ...]]) -> Classes:
-    """The folders of the first level as classes; (None, None) where an image lies in no folder."""
+    """The folders of the first level as classes, in natural order; (None, None) where an image lies in no folder."""
     if any(len(part) < 2 for part in parts):
         return None, None
-    names = tuple(sorted({part[0] for part in parts}))
+    names = tuple(sorted({part[0] for part in parts}, key=natural))
     number = {name: i for i, name in enumerate(names)}
     return np.array([number[part[0]] for part in parts], np.int64), names
+
+
+def natural(name: str) -> tuple[list[str | tuple[int, str]], str]:
+    """A key by which "2" comes before "10", and "class 9" before "class 10"."""
+    parts: list[str | tuple[int, str]] = list(_DIGITS.split(name))
+    for i in range(1, len(parts), 2):
+        digits = str(parts[i]).lstrip("0")
+        parts[i] = len(digits), digits
+    return parts, name
+
+
+def why_no_classes(parts: Sequence[tuple[str, ...]]) -> str:
+    """Why folders are no classes where most images lie in some: images beside them; or ""."""
+    loose = ["/".join(part) for part in parts if len(part) < 2]
+    folders = {part[0] for part in parts if len(part) > 1}
+    if not loose or len(folders) < 2:
+        return ""
+    more = f" and {len(loose) - 1:,} more" if len(loose) > 1 else ""
+    return (
+        f"{loose[0]}{more} beside the {len(folders):,} folders, such as {min(folders)!r}, lies in none of them; move it"
+        " into one, or away, for folders to be classes"
+    )
 
 
 def json_states_labels(content: bytes, where: str) -> bool:
@@ -132,11 +157,12 @@ def folder_source(folder: Path) -> Source:
         parts = [path.relative_to(folder).parts for path in paths]
         names = ["/".join(part) for part in parts]
         labels, class_names = folder_classes(parts)
+        why = why_no_classes(parts)
         for file in json_files:
             content = _bytes(file)
             if json_states_labels(content, str(file)):
-                labels, class_names = json_labels(content, names, str(file)), None
-        return Listing(names, lambda i: paths[i].open("rb"), labels, class_names)
+                labels, class_names, why = json_labels(content, names, str(file)), None, ""
+        return Listing(names, lambda i: paths[i].open("rb"), labels, class_names, why)
 
     return Source(str(folder), folder.resolve().name, [*paths, *json_files], read)
 
@@ -188,13 +214,15 @@ def _list_zip(path: Path, stack: ExitStack) -> Listing:
     try:
         # Opened here: ZipFile's reference count of a file that it opened itself is not thread-safe.
         archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(path.open("rb"))))
-        members = {member.filename: member for member in archive.infolist() if _is_visible(member)}
+        # Some programs for Windows write backslashes.
+        every = {member.filename.replace("\\", "/"): member for member in archive.infolist()}
+        members = {name: member for name, member in every.items() if _is_visible(name)}
         names = sorted((name for name in members if name.lower().endswith(SUFFIXES)), key=lambda n: n.split("/"))
         if not names:
             raise no_images(SUFFIXES, str(path), [name.rpartition("/")[2] for name in members])
         if any(members[name].flag_bits & _ENCRYPTED for name in names):
             raise DataError(f"{path} is encrypted; unpack it and pass the folder")
-        labels, class_names = _zip_classes(archive, names, path)
+        labels, class_names, why = _zip_classes(archive, every, names, path)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path} is not a readable zip file ({error}); download it again") from error
 
@@ -204,25 +232,28 @@ def _list_zip(path: Path, stack: ExitStack) -> Listing:
             raise ValueError(f"{names[i]} claims {member.file_size:,} bytes")
         return cast(BinaryIO, archive.open(member))
 
-    return Listing(names, open_member, labels, class_names)
+    return Listing(names, open_member, labels, class_names, why)
 
 
-def _is_visible(member: zipfile.ZipInfo) -> bool:
-    parts = member.filename.split("/")  # macOS adds a folder __MACOSX of hidden files
-    return not member.is_dir() and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
+def _is_visible(name: str) -> bool:
+    parts = name.split("/")  # macOS adds a folder __MACOSX of hidden files
+    return parts[-1] != "" and parts[0] != "__MACOSX" and not any(part.startswith(".") for part in parts)
 
 
-def _zip_classes(archive: zipfile.ZipFile, names: list[str], path: Path) -> Classes:
+def _zip_classes(
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], names: list[str], path: Path
+) -> tuple[np.ndarray | None, tuple[str, ...] | None, str]:
+    """Labels, names of the classes, and why there are none. members: by path with slashes."""
     folders = [name.split("/")[:-1] for name in names]
     # A common prefix of the smallest and the largest path is common to all.
     pairs = zip(min(folders), max(folders), strict=False)
     shared = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     inside = [tuple(name.split("/")[len(shared) :]) for name in names]
     for prefix in ("".join(f"{part}/" for part in shared[:depth]) for depth in range(len(shared) + 1)):
-        if prefix + DATASET_JSON in archive.namelist():
-            content, where = archive.read(prefix + DATASET_JSON), f"{path}/{prefix}{DATASET_JSON}"
+        if member := members.get(prefix + DATASET_JSON):
+            content, where = archive.read(member), f"{path}/{prefix}{DATASET_JSON}"
             if json_states_labels(content, where):
-                return json_labels(content, [name[len(prefix) :] for name in names], where), None
+                return json_labels(content, [name[len(prefix) :] for name in names], where), None, ""
     if all(_BUCKET.fullmatch(parts[0]) for parts in inside):
-        return None, None
-    return folder_classes(inside)
+        return None, None, ""
+    return *folder_classes(inside), why_no_classes(inside)

@@ -79,7 +79,8 @@ def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
         name = meta["name"] if split == MAIN else f"{meta['name']}:{split}"
         class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
         skipped = len(meta.get("skipped", ()))
-        return ImageSet(images, labels, name, facts["license"], class_names, skipped=skipped, pack=folder)
+        why = str(meta.get("why_unlabeled", ""))
+        return ImageSet(images, labels, name, facts["license"], class_names, skipped, folder, why)
     except (*_DAMAGE, EOFError, UsageError) as error:
         raise _damaged(folder, error) from error
 

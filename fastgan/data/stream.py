@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgan._util.files import amount
 from fastgan._util.memory import free_host_memory
+from fastgan._util.options import option
 from fastgan.data.imageset import ImageSet
 from fastgan.data.prefetch import Prefetch
 from fastgan.errors import DataError, UsageError
@@ -181,10 +182,12 @@ class _Order:
 
 def labels_of(images: ImageSet) -> np.ndarray:
     """The labels of a set, int64 [N]. Raises UsageError where it has none."""
+    if images.labels is None and images.why_unlabeled:
+        raise UsageError(f"labels: {images.name} has none, as {images.why_unlabeled}")
     if images.labels is None:
         raise UsageError(
             f"labels: {images.name} has none, and conditional networks need them; use labeled images (a folder for each"
-            " class, a zip with dataset.json, IDX or npz with labels), or omit --condition"
+            f" class, a zip with dataset.json, IDX or npz with labels), or omit {option('condition')}"
         )
     return images.labels
 

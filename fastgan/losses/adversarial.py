@@ -102,7 +102,8 @@ class AdversarialLoss:
     penalty can be added to any loss. defaults: of the optimizers. paired: g_loss is g_loss(fake logits, real logits),
     where the i-th of each make a pair. labels: d_loss takes `smoothing`. undecided: the logit of a discriminator that
     cannot tell real from fake, or None where only differences of logits have a meaning. unbounded: the losses have no
-    lower bound, so that a large value does not show divergence.
+    lower bound, so that a large value does not show divergence. logits: d_loss wants numbers of any size, so that the
+    Trainer refuses a discriminator that ends in a sigmoid.
     """
 
     name: str
@@ -114,16 +115,18 @@ class AdversarialLoss:
     labels: bool = False
     undecided: float | None = None
     unbounded: bool = False
+    logits: bool = False
 
 
 #: Every adversarial loss by name.
 ADVERSARIAL: dict[str, AdversarialLoss] = {
     loss.name: loss
     for loss in (
-        AdversarialLoss("non-saturating", non_saturating_d, non_saturating_g, labels=True, undecided=0.0),
-        AdversarialLoss("minimax", non_saturating_d, saturating_g, labels=True, undecided=0.0),
+        AdversarialLoss("non-saturating", non_saturating_d, non_saturating_g, labels=True, undecided=0.0, logits=True),
+        AdversarialLoss("minimax", non_saturating_d, saturating_g, labels=True, undecided=0.0, logits=True),
+        # A sigmoid reaches the targets 0 and 1 of least squares, so that it is accepted there.
         AdversarialLoss("least-squares", least_squares_d, least_squares_g, labels=True, undecided=0.5),
-        AdversarialLoss("hinge", hinge_d, wasserstein_g, undecided=0.0),
+        AdversarialLoss("hinge", hinge_d, wasserstein_g, undecided=0.0, logits=True),
         AdversarialLoss(
             "wgan",
             wasserstein_d,
@@ -131,6 +134,7 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
             # Arjovsky et al. 2017, algorithm 1: momentum made the discriminator's training unstable.
             defaults=Defaults(optimizer="rmsprop", lr_g=5e-5, lr_d=5e-5, d_steps=5, weight_clip=0.01),
             unbounded=True,
+            logits=True,
         ),
         AdversarialLoss(
             "wgan-gp",
@@ -140,10 +144,16 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
             # Gulrajani et al. 2017, algorithm 1.
             defaults=Defaults(lr_g=1e-4, lr_d=1e-4, beta1=0.0, beta2=0.9, d_steps=5),
             unbounded=True,
+            logits=True,
         ),
         # Huang et al. 2024 (arXiv:2501.05441) stabilize it with R1 and R2: --r1-weight, --r2-weight.
         AdversarialLoss(
-            "relativistic", relativistic_d, relativistic_g, defaults=Defaults(beta1=0.0, beta2=0.99), paired=True
+            "relativistic",
+            relativistic_d,
+            relativistic_g,
+            defaults=Defaults(beta1=0.0, beta2=0.99),
+            paired=True,
+            logits=True,
         ),
     )
 }

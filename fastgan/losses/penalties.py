@@ -5,15 +5,17 @@ Second derivatives of its layers (of a sigmoid or a layer norm) are computed. De
 everywhere cost nothing if the layers are fastgan's (`fastgan.fuse`).
 
 All discriminators are called as discriminator(images, *args, **kwargs) and return one or more logits per image, of any
-shape. Labels and other arguments are passed through. Squares are summed in float32 at least (float64 for double), since
-they would overflow in half precision. With a loss scaler, `scale` multiplies the logits before the first backward pass,
-which runs in half precision, and the gradient is divided by it in float32 before it is squared. The penalty itself is
-unscaled.
+shape. Where they return several tensors, `output` says which are the logits: an index, a key, or a function of them,
+such as `lambda scales: torch.cat([scale.flatten(1) for scale in scales], 1)`; with a function a penalty is not replayed
+as a CUDA graph. Labels and other arguments are passed through. Squares are summed in float32 at least (float64 for
+double), since they would overflow in half precision. With a loss scaler, `scale` multiplies the logits before the first
+backward pass, which runs in half precision, and the gradient is divided by it in float32 before it is squared. The
+penalty itself is unscaled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +25,9 @@ from fastgan.engine.loss_graph import scalar_loss
 from fastgan.errors import UsageError
 from fastgan.ops import norm_penalty
 
-Discriminator = Callable[..., Tensor]
+Discriminator = Callable[..., Any]
+#: Which of several outputs are the logits: an index, a key, or a function of what the discriminator returns.
+Output = int | str | Callable[[Any], Tensor] | None
 
 
 def gradient_penalty(
@@ -36,6 +40,7 @@ def gradient_penalty(
     generator: torch.Generator | None = None,
     epsilon: Tensor | None = None,
     scale: float | Tensor = 1.0,
+    output: Output = None,
     **kwargs: Any,
 ) -> Tensor:
     """weight · E (‖∇ D(x̂)‖ − target)² on points between real and fake images: WGAN-GP (arXiv:1704.00028, equation 3).
@@ -47,7 +52,7 @@ def gradient_penalty(
     inputs). The derivative of the norm of a zero gradient is zero.
     """
     epsilon = _epsilon(real, fake, generator, epsilon)
-    given = real.detach(), fake.detach(), epsilon, weight, target, scale, args, kwargs
+    given = real.detach(), fake.detach(), epsilon, weight, target, scale, output, args, kwargs
     return scalar_loss("gradient_penalty", _between_penalty, discriminator, *given)
 
 
@@ -60,6 +65,7 @@ def zero_centered_gp(
     generator: torch.Generator | None = None,
     epsilon: Tensor | None = None,
     scale: float | Tensor = 1.0,
+    output: Output = None,
     **kwargs: Any,
 ) -> Tensor:
     """weight · E ‖∇ D(x̂)‖² on points between real and fake images: Thanh-Tung et al. 2019 (arXiv:1902.03984).
@@ -67,7 +73,7 @@ def zero_centered_gp(
     As `gradient_penalty`, with target 0.
     """
     epsilon = _epsilon(real, fake, generator, epsilon)
-    given = real.detach(), fake.detach(), epsilon, weight, None, scale, args, kwargs
+    given = real.detach(), fake.detach(), epsilon, weight, None, scale, output, args, kwargs
     return scalar_loss("zero_centered_gp", _between_penalty, discriminator, *given)
 
 
@@ -80,6 +86,7 @@ def dragan(
     noise: float = 0.5,
     generator: torch.Generator | None = None,
     scale: float | Tensor = 1.0,
+    output: Output = None,
     **kwargs: Any,
 ) -> Tensor:
     """weight · E (‖∇ D(x + δ)‖ − target)² around real images: DRAGAN, Kodali et al. 2017 (arXiv:1705.07215).
@@ -91,7 +98,7 @@ def dragan(
     real = _images(real, "real").detach()
     noise_like = torch.rand(real.shape, dtype=real.dtype, device=real.device, generator=generator)
     points = real + _per_image(real, generator) * (noise * real.std() * noise_like)
-    return scalar_loss("dragan", _penalty_at, discriminator, points, weight, target, scale, args, kwargs)
+    return scalar_loss("dragan", _penalty_at, discriminator, points, weight, target, scale, output, args, kwargs)
 
 
 def r1(
@@ -100,6 +107,7 @@ def r1(
     *args: Any,
     weight: float = 1.0,
     scale: float | Tensor = 1.0,
+    output: Output = None,
     **kwargs: Any,
 ) -> Tensor:
     """weight/2 · E ‖∇ D(x)‖² on real images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
@@ -108,7 +116,7 @@ def r1(
     a scalar in float32 (float64 for double inputs).
     """
     points = _images(real, "real").detach()
-    return scalar_loss("r1", _penalty_at, discriminator, points, 0.5 * weight, None, scale, args, kwargs)
+    return scalar_loss("r1", _penalty_at, discriminator, points, 0.5 * weight, None, scale, output, args, kwargs)
 
 
 def r2(
@@ -117,6 +125,7 @@ def r2(
     *args: Any,
     weight: float = 1.0,
     scale: float | Tensor = 1.0,
+    output: Output = None,
     **kwargs: Any,
 ) -> Tensor:
     """weight/2 · E ‖∇ D(G(z))‖² on generated images: Mescheder et al. 2018 (arXiv:1801.04406, equation 9).
@@ -124,7 +133,7 @@ def r2(
     fake: [N, ...], treated as constant. The rest as for `r1`.
     """
     points = _images(fake, "fake").detach()
-    return scalar_loss("r2", _penalty_at, discriminator, points, 0.5 * weight, None, scale, args, kwargs)
+    return scalar_loss("r2", _penalty_at, discriminator, points, 0.5 * weight, None, scale, output, args, kwargs)
 
 
 def _penalty_at(
@@ -133,11 +142,12 @@ def _penalty_at(
     weight: float,
     target: float | None,
     scale: float | Tensor,
+    output: Output,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
     """weight · E (‖∇ D‖ − target)² at these points, or weight · E ‖∇ D‖²."""
-    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale), target).mean()
+    return weight * norm_penalty(_gradient(discriminator, points, args, kwargs, scale, output), target).mean()
 
 
 def _between_penalty(discriminator: Discriminator, real: Tensor, fake: Tensor, epsilon: Tensor, *rest: Any) -> Tensor:
@@ -176,15 +186,25 @@ def _per_image(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def _gradient(
-    discriminator: Discriminator, points: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], scale: float | Tensor
+    discriminator: Discriminator,
+    points: Tensor,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    scale: float | Tensor,
+    output: Output,
 ) -> Tensor:
     """∇ D at the points, differentiable; in float32 at least if there is a scale."""
     points = points.detach().requires_grad_()
     # Also under no_grad, in which a caller may compute a penalty for its logs.
     with torch.enable_grad():
-        logits = discriminator(points, *args, **kwargs)
-        if not isinstance(logits, Tensor) or not logits.requires_grad:
-            got = f"a tensor of {logits.dtype} without a gradient" if isinstance(logits, Tensor) else type(logits)
+        logits = _selected(discriminator(points, *args, **kwargs), output)
+        if not isinstance(logits, Tensor):
+            raise UsageError(
+                f"discriminator: expected logits, one tensor, got {_described(logits)}; say which by output=, as an"
+                " index, a key, or a function of them"
+            )
+        if not logits.requires_grad:
+            got = f"a tensor of {logits.dtype} without a gradient"
             raise UsageError(f"discriminator: expected logits that depend on the images differentiably, got {got}")
         scaled = not (isinstance(scale, int | float) and scale == 1)
         total = logits.sum(dtype=_wide(logits.dtype))
@@ -193,6 +213,27 @@ def _gradient(
     if gradient is None:
         raise UsageError("discriminator: expected logits that depend on the images, got a gradient of None")
     return gradient.to(_wide(gradient.dtype)) / scale if scaled else gradient
+
+
+def _selected(outputs: Any, output: Output) -> Any:
+    """The logits among what a discriminator returns."""
+    if output is None:
+        return outputs
+    if callable(output):
+        return output(outputs)
+    try:
+        return outputs[output]
+    except (LookupError, TypeError) as error:
+        raise UsageError(
+            f"output: the discriminator's outputs have no {output!r}, got {_described(outputs)}"
+        ) from error
+
+
+def _described(outputs: Any) -> str:
+    if isinstance(outputs, Mapping):
+        return f"a dictionary with {', '.join(map(repr, outputs))}"
+    many = f"{len(outputs)} in a " if isinstance(outputs, list | tuple) else ""
+    return f"{many}{type(outputs).__name__}"
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -81,6 +81,8 @@ def evaluate(
     names = select(metrics)
     if extractor is None and metrics is None:
         names = [name for name in names if not METRICS[name].network or name == "copies"]
+    if isinstance(samples, ImageSet) and sorted(samples.class_names or ()) == sorted(reference.class_names or ()):
+        reference = reference.with_classes(samples.class_names or ())  # the same class has the same number
     given = samples.images if isinstance(samples, ImageSet) else samples
     _check_images(given, reference, n)
     chosen_fake, chosen_real = choose(len(given), n, seed), choose(len(reference), n, seed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.utils
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
+from fastgan.nn.copying import copied
 from fastgan.nn.spectral import TorchHook
 from fastgan.nn.spectral_group import remove_group_hooks
 
@@ -20,13 +20,7 @@ def fold(module: nn.Module) -> nn.Module:
     Spectral norms (PyTorch's and fastgan's) and all other parametrizations are computed once, as in eval mode, and
     replaced by their results.
     """
-    plain: dict[int, Any] = {}
-    for layer in module.modules():
-        # The older spectral norm stores a tensor with a grad_fn as an attribute, which cannot be copied.
-        weight = layer.__dict__.get("weight")
-        if isinstance(weight, Tensor) and not weight.is_leaf:
-            plain[id(weight)] = weight.detach()
-    folded = copy.deepcopy(module, plain).eval()
+    folded = copied(module).eval()
     for layer in folded.modules():
         remove_group_hooks(layer)
         for hook in [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, TorchHook)]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, expect
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.regularization.augment import KINDS
@@ -50,12 +51,16 @@ class RegularizationConfig:
             known = ", ".join(KINDS)
             raise UsageError(f"augment: expected none, or some of {known} joined by +, each once, got {self.augment!r}")
         if self.ada_target and self.augment == "none":
-            raise UsageError("ada_target: there is nothing to adapt; give --augment, e.g. color+translation+cutout")
+            raise UsageError(
+                f"ada_target: there is nothing to adapt; give {option('augment', 'color+translation+cutout')}"
+            )
 
     def check(self, loss: AdversarialLoss, batch: int) -> None:
         """Raise UsageError where a method does not fit the adversarial loss or the batch size."""
         if batch % self.pack:
-            raise UsageError(f"pack: a batch of {batch} is not divisible by {self.pack}; give a --batch that is")
+            raise UsageError(
+                f"pack: a batch of {batch} is not divisible by {self.pack}; give a {option('batch')} that is"
+            )
         if self.label_smoothing and not loss.labels:
             raise UsageError(
                 f"label_smoothing: {loss.name} has no target value for real images; use it with minimax, non-saturating"
@@ -63,7 +68,8 @@ class RegularizationConfig:
             )
         if self.ada_target and loss.undecided is None:
             raise UsageError(
-                f"ada_target: the sign of a logit has no meaning in {loss.name}; use --augment alone, or another loss"
+                f"ada_target: the sign of a logit has no meaning in {loss.name}; use {option('augment')} alone, or"
+                " another loss"
             )
         if 0 < self.history < batch // 2:
             raise UsageError(

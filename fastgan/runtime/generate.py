@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastgan.errors import UsageError
-from fastgan.runtime.labels import of_class
+from fastgan.runtime.labels import names_in, number_of
 
 #: A latent z and its label (0 for an unconditional generator).
 Point = tuple[np.ndarray, int]
@@ -76,16 +76,16 @@ def _run(session: Any, points: list[Point]) -> Iterator[np.ndarray]:
     yield from np.nan_to_num(levels).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-def points(session: Any, seeds: list[int], label: int | None) -> Iterator[Point]:
+def points(session: Any, seeds: list[int], label: int | str | None) -> Iterator[Point]:
     """The latent and label of each seed, computed one after another.
 
-    label: the class of all images; None for the seed modulo the number of classes. Raises UsageError for a model that
-    is not a generator from latents, and for a class that it does not have.
+    label: the class of all images, by number or by name; None for the seed modulo the number of classes. Raises
+    UsageError for a model that is not a generator from latents, and for a class that it does not have.
     """
     spec = session.spec
     if spec.kind != "latent":
         raise UsageError("model: expected a generator from latents, got an image-to-image model")
     if label is not None:
-        of_class(label, 1, spec.classes)
+        label = number_of(label, spec.classes, names_in(getattr(session, "about", {}), spec.classes))
     labels = [seed % max(1, spec.classes) if label is None else label for seed in seeds]
     return ((latent(seed, spec.latent_shape), one) for seed, one in zip(seeds, labels, strict=True))

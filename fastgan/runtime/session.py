@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +41,8 @@ class Session:
     latent_shape: of one z, for a module without the attribute `latent`.
 
     session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W].
-    session(z, y): with labels y int64 [N] of a conditional generator; without y, labels 0, 1, ... in turn.
+    session(z, y): with labels y of a conditional generator, int64 [N], or a list of numbers or of names in
+    session.class_names; without y, labels 0, 1, ... in turn.
     session.pixels(frames): uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, torch tensors give tensors on
     the same device. A session may be used from several threads; their calls run one after another.
 
@@ -98,7 +100,7 @@ class Session:
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def __call__(self, x: Array, y: Array | None = None) -> Array:
+    def __call__(self, x: Array, y: Array | Sequence[int | str] | None = None) -> Array:
         """Latents or images → images, float32; y: labels, see the class. UsageError for inputs that do not fit."""
         name = "z" if self.spec.kind == "latent" else "x"
         _check_input(x, name, "float32")
@@ -152,6 +154,9 @@ class Session:
         if y is None:
             y = labels.in_turn(len(x), classes)
             return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
+        if isinstance(y, list | tuple):
+            y = np.array([labels.number_of(label, classes, self.class_names) for label in y], np.int64)
+            y = y if array else sys.modules["torch"].from_numpy(y)
         _check_input(y, "y", "int64")
         labels.check(y, len(x), classes)
         if isinstance(y, np.ndarray) != array:
@@ -188,6 +193,11 @@ class Session:
             raise UsageError(f"{name}: this model takes images of {fixed[1]}×{fixed[0]} only, got {width}×{height}")
 
     # --- properties -----------------------------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in order, or () where the file does not state them."""
+        return labels.names_in(self.about, self.spec.classes)
 
     @property
     def backend(self) -> str:
@@ -298,9 +308,21 @@ class Session:
         }
 
 
-def latents(n: int, latent_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """z float32 [n, *latent_shape] from N(0, 1), determined by the seed."""
-    return np.random.default_rng(seed).standard_normal((n, *latent_shape), dtype=np.float32)
+def latents(n: int, latent_shape: tuple[int, ...], seed: int, truncation: float | None = None) -> np.ndarray:
+    """z float32 [n, *latent_shape] from N(0, 1), determined by the seed.
+
+    truncation: numbers beyond ±truncation are drawn again, for better images of less variety (Brock et al. 2019,
+    arXiv:1809.11096, section 3.1).
+    """
+    random = np.random.default_rng(seed)
+    z = random.standard_normal((n, *latent_shape), dtype=np.float32)
+    while truncation is not None and (count := np.count_nonzero(outside := np.abs(z) > truncation)):
+        if truncation > 1:
+            z[outside] = random.standard_normal(count, dtype=np.float32)
+        else:  # most of N(0, 1) would be drawn in vain: accepted with the density, out of a uniform distribution
+            drawn = random.uniform(-truncation, truncation, count)
+            z[outside] = np.where(random.random(count) < np.exp(-(drawn**2) / 2), drawn, np.inf)
+    return z
 
 
 def _check(backend: str, device: str, threads: int | None) -> None:

@@ -12,27 +12,27 @@ from fastgan.errors import UsageError
 
 
 def images_and_labels(batch: Any, classes: int, name: str) -> dict[str, Tensor]:
-    """{"real": images}, and "labels" where there are classes; labels that are not needed are left out.
+    """{"real": images float32}, and "labels" int64 [N] where there are classes; labels not needed are left out.
 
-    batch: images, a pair of images and labels, or a dictionary of both. Raises UsageError, which begins with `name`.
+    batch: images, alone or in a list, a pair of images and labels, or a dictionary of both. labels: see `class_labels`.
+    Raises UsageError, which begins with `name`.
     """
     found = _named(batch, "real", "labels")
-    images, labels = found.get("real"), found.get("labels")
+    images = found.get("real")
     if not isinstance(images, Tensor) or not images.is_floating_point():
-        came = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else type(batch).__name__
-        raise UsageError(f"{name}: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}")
+        came = f"a tensor of {images.dtype}" if isinstance(images, Tensor) else described(batch)
+        raise UsageError(
+            f"{name}: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}"
+            f"{_cure(batch if images is None else images)}{_other_names(batch, 'real')}"
+        )
+    images = images.float()
     if not classes:
         return {"real": images}
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (len(images),):
-        raise UsageError(
-            f"{name}: expected pairs of images and labels, int64 [{len(images)}], as the generator has {classes}"
-            f" classes, got labels {described(labels)}"
-        )
-    return {"real": images, "labels": labels}
+    return {"real": images, "labels": class_labels(found.get("labels"), len(images), classes, name)}
 
 
 def sources_and_targets(batch: Any, channels: int, name: str) -> dict[str, Tensor]:
-    """{"source": ..., "target": ...} of a pair or a dictionary. channels: of the sources.
+    """{"source": ..., "target": ...}, float32, of a pair or a dictionary. channels: of the sources.
 
     Raises UsageError, which begins with `name`.
     """
@@ -46,8 +46,39 @@ def sources_and_targets(batch: Any, channels: int, name: str) -> dict[str, Tenso
         raise UsageError(
             f"{name}: expected pairs of sources, float [N, {channels}, H, W], and targets, float [N, C, H, W], as the"
             f" generator's source_channels is {channels}, got {described(source)} and {described(target)}"
+            f"{_cure(source) or _cure(target)}{_other_names(batch, 'source', 'target')}"
         )
-    return {"source": source, "target": target}  # type: ignore[dict-item]
+    return {"source": source.float(), "target": target.float()}  # type: ignore[union-attr]
+
+
+def class_labels(labels: Any, count: int, classes: int, name: str) -> Tensor:
+    """Labels int64 [count] of numbers: integers or whole floats [count] or [count, 1], or one-hot [count, classes].
+
+    Values are looked at where they are on the CPU: a GPU would have to be waited for.
+    Raises UsageError, which begins with `name`, for others, such as the weights of soft labels.
+    """
+    expected = f"{name}: expected pairs of images and labels, int64 [{count}], as the generator has {classes} classes"
+    if not isinstance(labels, Tensor) or labels.is_complex() or labels.dtype == torch.bool:
+        raise UsageError(f"{expected}, got labels {described(labels)}")
+    if labels.dim() == 2 and labels.shape == (count, classes) and classes > 1:
+        hot = labels != 0
+        if labels.device.type == "cpu" and not bool(((hot.sum(1) == 1) & (labels.sum(1) == 1)).all()):
+            raise UsageError(
+                f"{expected}, got {described(labels)} that are not one-hot (a single 1 in each row); one label an image"
+            )
+        labels = hot.long().argmax(1)
+    elif labels.shape == (count, 1):
+        labels = labels[:, 0]
+    if labels.shape != (count,):
+        raise UsageError(f"{expected}, got labels {described(labels)}")
+    found = labels.long()
+    if labels.device.type == "cpu" and count:
+        if labels.is_floating_point() and not bool((found == labels).all()):
+            raise UsageError(f"{expected}, got {described(labels)} with values that are no whole numbers")
+        low, high = (int(each) for each in found.aminmax())
+        if low < 0 or high >= classes:
+            raise UsageError(f"{expected}, numbered from 0 to {classes - 1}, got {low if low < 0 else high}")
+    return found
 
 
 def any_tensors(batch: Any, real: str, name: str) -> dict[str, Tensor]:
@@ -71,7 +102,16 @@ def described(value: Any) -> str:
         return f"{value.dtype} {list(value.shape)}".removeprefix("torch.")
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{name!r}: {described(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        more = ", ..." if len(value) > 4 else ""
+        return f"{type(value).__name__} of {len(value)} ({', '.join(_short(each) for each in value[:4])}{more})"
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{type(value).__name__} {value.dtype} {list(value.shape)}"
     return "none" if value is None else type(value).__name__
+
+
+def _short(value: Any) -> str:
+    return described(value) if isinstance(value, Tensor) else type(value).__name__
 
 
 def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -83,6 +123,20 @@ def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 def _named(batch: Any, first: str, second: str) -> dict[str, Any]:
     if isinstance(batch, Mapping):
         return dict(batch)
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return {first: batch[0], second: batch[1]}
+    if isinstance(batch, list | tuple) and len(batch) in (1, 2):
+        return dict(zip((first, second), batch, strict=False))
     return {first: batch} if isinstance(batch, Tensor) else {}
+
+
+def _cure(images: Any) -> str:
+    """What makes float tensors of pixels and of numpy arrays."""
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        return "; of pixels from 0 to 255 take images / 127.5 - 1"
+    return "; torch.from_numpy makes tensors of arrays" if type(images).__module__ == "numpy" else ""
+
+
+def _other_names(batch: Any, *entries: str) -> str:
+    """What to do about a dictionary without these entries."""
+    if not isinstance(batch, Mapping) or all(entry in batch for entry in entries):
+        return ""
+    return f"; name its entries {' and '.join(map(repr, entries))}"

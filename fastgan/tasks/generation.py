@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan._util.random import Random
+from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization
@@ -42,6 +43,9 @@ class Generation(Task):
         self.loss, self.config, self.regularization = loss, config, regularization
         self.latent_shape, self.seed = latent_shape, seed
         self.classes = int(getattr(generator, "classes", 0))
+        #: Of the images of data and generator; the trainer knows more from the first batch.
+        low, high = getattr(generator, "range", (-1.0, 1.0))
+        self.range = float(low), float(high)
         self.unbounded = loss.unbounded
         added = config.penalties(loss, True).keys() - config.penalties(loss, False).keys()
         rare = config.penalty_interval if added else 1
@@ -52,7 +56,7 @@ class Generation(Task):
         with torch.no_grad():
             made = self.generate(z, condition)
         if made.shape != images.shape:
-            raise ValueError(f"generator: expected images like the real ones {[*images.shape]}, got {[*made.shape]}")
+            raise UsageError(f"generator: expected images like the real ones {[*images.shape]}, got {[*made.shape]}")
         past, fake_condition = with_past(made, condition, noise)
         real = self.regularization.apply(images, "real", noise), condition
         fake = self.regularization.apply(past, "fake", noise), fake_condition

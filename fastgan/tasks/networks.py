@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastgan.errors import UsageError
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.regularization.features import collected_features
 
@@ -37,7 +38,16 @@ def discriminate(
     else:
         buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         output = torch.func.functional_call(network, {**weights, **buffers}, args)
-    return Output(*output) if isinstance(output, tuple) else Output(output, None)
+    if isinstance(output, Tensor):
+        return Output(output, None)
+    if isinstance(output, tuple) and len(output) == 2 and getattr(network, "auxiliary", False):
+        return Output(*output)
+    kind = f"{len(output)} outputs in a {type(output).__name__}" if isinstance(output, Sized) else type(output).__name__
+    raise UsageError(
+        f"discriminator: expected one tensor of logits, got {kind}; let it return one (of several scales"
+        " torch.cat([scale.flatten(1) for scale in scales], 1)), set its attribute `auxiliary` where the second of two"
+        " are class logits, or write a task of your own"
+    )
 
 
 def discriminate_with_features(

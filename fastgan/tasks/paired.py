@@ -57,7 +57,7 @@ class Paired(Generation):
         return {}  # sources come with the batch
 
     def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
-        return dict(sample_grids.of_pairs(self.generator, batch, held_out))
+        return dict(sample_grids.of_pairs(self.generator, batch, held_out, self.range))
 
     def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
         return measures.of_pairs(self, batch, held_out)

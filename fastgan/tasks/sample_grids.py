@@ -25,11 +25,13 @@ CLASSES = 10
 
 
 class Grid(NamedTuple):
-    """images: float [N, C, H, W] in [-1, 1]. columns: as square as it gets where None. beside: a grid to its right."""
+    """images: float [N, C, H, W] in [-1, 1]. columns: as square as it gets where None. beside: a grid to its right.
+    classes: the label of each row, where its images are of one class."""
 
     images: Tensor
     columns: int | None = None
     beside: Tensor | None = None
+    classes: tuple[int, ...] = ()
 
 
 def latents(seed: int, step: int, shape: tuple[int, ...]) -> Tensor:
@@ -48,6 +50,13 @@ def path(first: Tensor, second: Tensor, count: int) -> Tensor:
     return torch.cos(angle) * first + torch.sin(angle) * second
 
 
+def shown(images: Tensor, span: tuple[float, float]) -> Tensor:
+    """Images of this range as float32 in [-1, 1] on the CPU, as grids take them."""
+    low, high = span
+    images = images.float().cpu()
+    return images if (low, high) == (-1, 1) else (images - low) * (2 / (high - low)) - 1
+
+
 def images_of(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
     """Images of a generator for z [N, *latent_shape], and labels int64 [N] where it has classes; in turn if None."""
     classes = int(getattr(generator, "classes", 0))
@@ -63,7 +72,7 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
     fixed, fresh = latents(task.seed, 0, shape), latents(task.seed, step, shape)
 
     def draw(z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return task.enlarge(images_of(task.generator, z.to(device), labels)).float().cpu()
+        return shown(task.enlarge(images_of(task.generator, z.to(device), labels)), task.range)
 
     def rows(z: Tensor, of_row: Tensor) -> Tensor:
         """Images of z [R, N, *latent_shape], each row of the class of its number where the generator has classes."""
@@ -73,15 +82,16 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
     made = draw(fresh)
     found = {"fixed": Grid(draw(fixed)), "fresh": Grid(made)}
     strips = path(fixed[:ROWS], fixed[ROWS : 2 * ROWS], COLUMNS).transpose(0, 1)
-    found["strips"] = Grid(rows(strips, torch.arange(ROWS)), COLUMNS)
+    of_row = tuple(row % task.classes for row in range(ROWS)) if task.classes else ()
+    found["strips"] = Grid(rows(strips, torch.arange(ROWS)), COLUMNS, classes=of_row)
     truncated = fixed[:ROWS, None] * torch.tensor(TRUNCATIONS).view(-1, *[1] * len(shape))
-    found["truncation"] = Grid(rows(truncated, torch.arange(ROWS)), len(TRUNCATIONS))
+    found["truncation"] = Grid(rows(truncated, torch.arange(ROWS)), len(TRUNCATIONS), classes=of_row)
     if task.classes:
         # Rows of one class, columns of one latent.
         chosen = torch.linspace(0, task.classes - 1, min(task.classes, CLASSES)).round().long()
         same = fixed[:COLUMNS].expand(len(chosen), *fixed[:COLUMNS].shape)
-        found["classes"] = Grid(rows(same, chosen), COLUMNS)
-    real = task.enlarge(batch[task.real][:COMPARED]).float().cpu()
+        found["classes"] = Grid(rows(same, chosen), COLUMNS, classes=tuple(chosen.tolist()))
+    real = shown(task.enlarge(batch[task.real][:COMPARED]), task.range)
     found["beside"] = Grid(real, 4, made[:COMPARED][: len(real)])
     if task.neighbors is not None:
         compared = made[:COMPARED]
@@ -90,13 +100,18 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
 
 
 @torch.no_grad()
-def of_pairs(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dict[str, Grid]:
-    """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch."""
+def of_pairs(
+    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
+) -> dict[str, Grid]:
+    """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch.
+
+    span: the range of all of them.
+    """
     found = {}
     for kind, pairs in (("fixed", held_out), ("fresh", batch)):
         if pairs is not None:
-            source, target = (pairs[name][:PAIRS].float().cpu() for name in ("source", "target"))
-            made = generator(pairs["source"][:PAIRS]).float().cpu()
+            source, target = (shown(pairs[name][:PAIRS], span) for name in ("source", "target"))
+            made = shown(generator(pairs["source"][:PAIRS]), span)
             found[kind] = Grid(in_rows(source, made, target), len(target))
     return found
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, expect, one_of, unknown
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.losses.config import LossConfig
@@ -65,7 +66,9 @@ class ModelConfig:
         if self.family not in FAMILIES:
             raise UsageError(unknown("model", self.family, list(FAMILIES)))
         if self.classes is not None and self.condition == "none":
-            raise UsageError("classes: unconditional networks take no labels; say how they enter with --condition")
+            raise UsageError(
+                f"classes: unconditional networks take no labels; say how they enter with {option('condition')}"
+            )
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,7 @@ def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
     if now != then:
         raise UsageError(
             f"batch: ranks × batch × accumulate must stay what the run began with, got {said} = {now} instead of"
-            f" {before} = {then}; give --batch or --accumulate"
+            f" {before} = {then}; give {option('batch')} or {option('accumulate')}"
         )
     given = asked.flags() | {"model.options": asked.model.options}
     for name, value in (stored.flags() | {"model.options": stored.model.options}).items():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Container
 
 import torch
 from torch import Tensor, nn
+
+from fastgan.nn.copying import copied
 
 #: Tensors of the average, and of the network in the same order.
 _Pairs = tuple[list[Tensor], list[Tensor]]
@@ -20,7 +21,7 @@ class Ema:
     """
 
     def __init__(self, network: nn.Module, half_life: float):
-        self.module = copy.deepcopy(network).eval().requires_grad_(False)
+        self.module = copied(network).eval().requires_grad_(False)
         self.half_life = half_life
         self._known: tuple[nn.Module, _Pairs, _Pairs] | None = None
         self._averaged = [_has_a_mean(name, buffer) for name, buffer in self.module.named_buffers()]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 
 
@@ -46,7 +47,8 @@ class Growth:
             if not hasattr(network, attribute):
                 raise UsageError(
                     f"grow_images: expected networks that can grow, and {type(network).__name__} has no {attribute!r};"
-                    " use --model progan (docs/training.md says what networks of your own need), or leave it out"
+                    f" use {option('model', 'progan')} (docs/training.md says what networks of your own need), or leave"
+                    " it out"
                 )
         generator.grow(self._stages - 1, 1.0)  # type: ignore[operator]
         self._shape = tuple(generator.image_shape)  # type: ignore[arg-type]
@@ -96,7 +98,7 @@ class Growth:
             return ""
         return (
             f"grow_images: the networks are fully grown after {self._all:,} real images, and the run has {images:,};"
-            " it ends with smaller ones, unless it gets more --steps or a smaller --grow-images"
+            f" it ends with smaller ones, unless it gets more {option('steps')} or a smaller {option('grow_images')}"
         )
 
     def decisions(self, about: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fastgan._util import random as rng
+from fastgan._util.options import named
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
 from fastgan.report.diagnostics import SEVERE, Diagnosis, current
 from fastgan.train.state import TrainState
@@ -58,7 +59,7 @@ class Monitor:
         self.diagnoses = current(rows, self._state.task.unbounded)
         for diagnosis in self.diagnoses:
             if (diagnosis.name, diagnosis.since) not in before:
-                _logger.warning("step %d: %s", row["step"], diagnosis.sentence())
+                _logger.warning("step %d: %s", row["step"], named(diagnosis.sentence()))
         return next((diagnosis for diagnosis in self.diagnoses if diagnosis.name in SEVERE), None)
 
     def summary(self, row: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastgan import models
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
@@ -29,6 +30,19 @@ class Trained:
     classes: int
 
     @property
+    def range(self) -> tuple[float, float]:
+        """In which its images are: its attribute, else [-1, 1]."""
+        low, high = getattr(self.generator, "range", (-1.0, 1.0))
+        return float(low), float(high)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes in order, or () where the run does not state them."""
+        dataset = self.facts.get("dataset")
+        names = dataset.get("class_names") if isinstance(dataset, dict) else None
+        return tuple(map(str, names)) if isinstance(names, list) and len(names) == self.classes else ()
+
+    @property
     def config(self) -> Config:
         """The configuration of the run."""
         return Config.from_dict(self.facts["config"])
@@ -39,7 +53,8 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     channels, height, width = image_shape
     if height != width:
         raise UsageError(
-            f"data: the networks here make square images, these are {width}×{height}; crop them with --resolution N"
+            f"data: the networks here make square images, these are {width}×{height}; crop them with"
+            f" {option('resolution')}"
         )
     model, pack = config.model, config.regularization.pack
     options: dict[str, Any] = {"latent": model.latent, "width": model.width, "d_norm": model.d_norm, **model.options}
@@ -51,24 +66,36 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     return generator, discriminator
 
 
-def load_generator(run: Path, folder: Path | None = None) -> Trained:
+def load_generator(run: Path, folder: Path | None = None, network: nn.Module | None = None) -> Trained:
     """The averaged generator of a checkpoint `folder` in a run directory; left out, of the newest whole one.
 
-    Raises UsageError when there is no run, or its networks are not built by name (then they are in the user's code:
-    load `checkpoints/STEP/ema.safetensors` into them), CheckpointError when it is damaged, or none is whole.
+    network: of a run whose networks are not built by name, a generator like the one it trained, which gets its weights.
+    Raises UsageError when there is no run, or its networks are the user's and `network` is left out, CheckpointError
+    when it is damaged, or none is whole.
     """
     facts = rundir.read_config(run)
     shape = facts.get("image_shape")
-    if shape is None:
+    if shape is None and network is None:
         raise UsageError(
-            f"run: the networks of {run} are your own, fastgan cannot build them;"
-            " load checkpoints/STEP/ema.safetensors into your generator"
+            f"run: the networks of {run} are your own, fastgan cannot build them; give the code that builds the"
+            f" generator ({option('network', 'file.py:make')}, a module or a function without arguments that returns"
+            " one), or load checkpoints/STEP/ema.safetensors into it"
+        )
+    if shape is not None and network is not None:
+        raise UsageError(f"network: the networks of {run} are built by name; leave it out")
+    if network is not None and "latent_shape" not in facts:
+        raise UsageError(
+            f"run: the generator of {run} is not called with latents alone (its task is"
+            f" {facts.get('task', 'not stated')}); load checkpoints/STEP/ema.safetensors into it and call it yourself"
         )
     if folder is None:
         folder, state = checkpoint.newest(run / "checkpoints")
     else:
         state = checkpoint.read_state(folder)
-    generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape))
+    if network is None:
+        generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape or ()))
+    else:
+        generator = network
     checkpoint.load_network(generator, folder, "ema")
     generator = generator.eval().requires_grad_(False)
     classes = int(getattr(generator, "classes", 0))
@@ -80,6 +107,8 @@ def load_discriminator(trained: Trained) -> nn.Module:
 
     Raises UsageError for one that takes more than images, or several at a time.
     """
+    if "image_shape" not in trained.facts:
+        raise UsageError(f"run: the discriminator of {trained.folder} is your own, fastgan cannot build it")
     config = Config.from_dict(trained.facts["config"])
     compared = config.model.options.get("minibatch_discrimination", 0)
     for name, value, plain in (

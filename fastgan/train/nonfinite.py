@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fastgan._util.options import option
 from fastgan.engine.capture import preserved
 from fastgan.errors import NonFiniteError
 from fastgan.tasks.base import Batch, Loss, Noise, Task
@@ -100,10 +101,11 @@ class NonFiniteGuard:
         bad = first_bad_layer(steps, state.batch, noise, network, own)
         bad = shared_finding(state.world, bad, state.device)
         other = bad.startswith("the batch")
+        gentler = f"lower learning rates or a penalty ({option('r1_weight')})"
         return NonFiniteError(
             f"the {network}'s loss or gradient was not finite in {in_a_row} updates in a row, up to step {state.step};"
             f" first bad: {bad or 'nothing in the last batch'}{whole_checkpoint(state.out)};"
-            f" start anew with {'other images' if other else 'lower learning rates or a penalty (--r1-weight)'}"
+            f" start anew with {'other images' if other else gentler}"
         )
 
 

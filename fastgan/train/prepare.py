@@ -14,6 +14,7 @@ from fastgan.errors import UsageError
 from fastgan.tasks.base import Batch, Noise, Task
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import coupling_layer
+from fastgan.train import first_batch
 from fastgan.train.compile_policy import CompilePolicy, Steps
 from fastgan.train.data import Batches, in_channels_last
 from fastgan.train.iteration import why_not as why_not_one_graph
@@ -36,6 +37,7 @@ def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
     state.world.agree({"batches": len(batch[task.real])})
     with state.random.restored():  # it is drawn again in the first step
         noise = {name: state.draw(name, batch) for name in ("discriminator", "generator")}
+    first_batch.check(state, batch, noise)
     plain = TaskSteps(task, state.config.precision)
     state.channels_last = not use_channels_last(task, batch, noise)
     for update in state.updates.values():

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fastgan._util import random as rng
+from fastgan._util.options import option
 from fastgan.errors import CheckpointError
 from fastgan.report.diagnostics import Diagnosis, last_healthy_step
 from fastgan.train import checkpoint
@@ -71,7 +72,7 @@ def why_not(state: TrainState) -> str:
         return ""
     if len(state.rollbacks) >= TIMES:
         return f"; it has gone back {TIMES} times already"
-    return "; there is no whole checkpoint from before that (--checkpoint-every)"
+    return f"; there is no whole checkpoint from before that ({option('checkpoint_every')})"
 
 
 def protected_step(state: TrainState) -> int | None:

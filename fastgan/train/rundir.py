@@ -19,6 +19,7 @@ from torch import nn
 
 from fastgan._util.files import aside, clean, is_unfinished, remove, write_whole
 from fastgan._util.locks import NOFOLLOW, owned, owner
+from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
 from fastgan.report.page import write_report
@@ -63,9 +64,10 @@ def _check_content(out: Path, *, resume: bool, overwrite: bool) -> None:
                 f"out: {out} is not empty and holds no run of fastgan (its config.json is another program's);"
                 " choose another directory"
             )
-        if not overwrite:
+        if not overwrite and not never_stepped(out):
             raise UsageError(
-                f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
+                f"out: {out} already holds a run; continue it with {option('resume', True)} or replace it with"
+                f" {option('overwrite', True)}"
             )
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
     elif out.exists() and any(path.name != LOCK and not is_unfinished(path) for path in out.iterdir()):
@@ -97,13 +99,23 @@ def prepared(out: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
         except OSError as error:
             raise UsageError(f"out: {out} cannot be written: {error.strerror}") from error
         _check_content(out, resume=resume, overwrite=overwrite)  # again: it was not locked yet
-        if overwrite:
+        if overwrite or (not resume and never_stepped(out)):
             _clear(out)
         # By a process that was killed, which may have been the one to write the last of these files.
         checkpoint.clean(out / "checkpoints")
         for folder in (out, out / "samples"):
             clean(folder)
         yield
+
+
+def never_stepped(out: Path) -> bool:
+    """Whether the run in `out` ended before its first step, as one does whose batches do not fit: nothing is lost."""
+    try:
+        status = json.loads((out / "status.json").read_text())
+        ended = status["state"] in ("failed", "interrupted") and status["step"] == 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return ended and not checkpoint.steps_in(out / "checkpoints")
 
 
 def _clear(out: Path) -> None:

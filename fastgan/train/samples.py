@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from fastgan._util import random as rng
 from fastgan.errors import UsageError
 from fastgan.metrics.neighbors import nearest, thumbnails
-from fastgan.report.images import beside, grid, save_grid, save_png, to_uint8
-from fastgan.tasks.sample_grids import COMPARED, Grid, images_of
+from fastgan.report.captions import beside_rows
+from fastgan.report.images import beside, grid, save_png, to_uint8
+from fastgan.tasks import Generation, Task
+from fastgan.tasks.base import Batch
+from fastgan.tasks.sample_grids import COMPARED, Grid, images_of, shown
 from fastgan.train.state import TrainState
 
 #: Training images that are searched, and the bytes that they may take: the search has to stay a small part of a run.
@@ -63,24 +67,31 @@ def save_all(state: TrainState) -> None:
         averaged = state.task.with_generator(state.ema.module)
         grids = averaged.samples(state.batch, state.held_out, state.step)
     # All are enlarged alike.
+    dataset = state.about.get("dataset")
+    class_names = dataset.get("class_names", ()) if isinstance(dataset, dict) else ()
     for name, found in grids.items():
-        save(_grid(found), state.run / "samples" / f"{name}-{state.step:08d}.png")
+        save(_grid(found), state.run / "samples" / f"{name}-{state.step:08d}.png", class_names)
 
 
-def save_real(images: Tensor, run: Path) -> None:
+def save_real(task: Task, batch: Batch, run: Path) -> None:
     """The first real images of a run as samples/real.png."""
-    save(Grid(images[: 4 * COMPARED].float().cpu()), run / "samples" / "real.png")
+    span = task.range if isinstance(task, Generation) else (-1.0, 1.0)
+    save(Grid(shown(batch[task.real][: 4 * COMPARED], span)), run / "samples" / "real.png")
 
 
-def save(found: Grid, path: Path) -> None:
-    """A grid as PNG, where its images are pictures of 1 or 3 channels."""
+def save(found: Grid, path: Path, class_names: Sequence[str] = ()) -> None:
+    """A grid as PNG, where its images are pictures of 1 or 3 channels; rows of one class with its name, or number."""
     images = found.images.float().cpu()
     if images.dim() != 4 or images.shape[1] not in (1, 3):
         return
     # Pixels of small images are enlarged: they would be too small to see.
     scale = max(1, 64 // images.shape[-1])
     if found.beside is None:
-        save_grid(images.numpy(), path, found.columns, scale)
+        picture = grid(to_uint8(images.numpy()), found.columns, scale=scale)
+        if found.classes:
+            names = [class_names[label] if label < len(class_names) else str(label) for label in found.classes]
+            picture = beside_rows(picture, names)
+        save_png(picture, path)
     else:
         left, right = (
             grid(to_uint8(each.float().cpu().numpy()), found.columns, scale=scale) for each in (images, found.beside)

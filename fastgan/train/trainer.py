@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
+from fastgan._util.options import named, option
 from fastgan._util.progress import Progress
 from fastgan._util.signals import StopSignals
 from fastgan.errors import CollapseError, RankError, UsageError
@@ -204,8 +205,10 @@ class Trainer:
     ) -> dict[str, float]:
         """Train until config.steps. Returns the last interval's means.
 
-        batches: dictionaries of tensors, as the task takes them; for `Generation` also images [N, C, H, W], float in
-        [-1, 1], or pairs of those and labels int64 [N]; for `Paired` also pairs of sources and targets.
+        batches: a data loader or another iterable, which is iterated again at its end, or an endless iterator, of
+        dictionaries of tensors, as the task takes them; for `Generation` also images [N, C, H, W], float in [-1, 1] (or
+        in the generator's attribute `range`), or pairs of those and labels [N]; for `Paired` also pairs of sources and
+        targets. The first one is checked: a UsageError says what does not fit.
 
         resume: continue the run in `out` from its newest whole checkpoint; the batches continue too where they have
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not
@@ -256,7 +259,7 @@ class Trainer:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)
         except KeyboardInterrupt:
-            again = f"; continue with --resume --out {state.out}" if state.out else ""
+            again = f"; continue with {option('resume', True)} {option('out', str(state.out))}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
             rundir.finish(state, "interrupted", metrics)
             raise
@@ -264,7 +267,7 @@ class Trainer:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
-                error.then = f"{whole}; the run can go on with --resume" if whole else ""
+                error.then = f"{whole}; the run can go on with {option('resume', True)}" if whole else ""
             rundir.finish(state, "failed", metrics, str(error))
             raise
 
@@ -315,7 +318,9 @@ class Trainer:
                     bar.move_to(state.step)
                 interval.start()
                 if decision.stop:
-                    why = "another rank has found that it collapsed" if diagnosis is None else diagnosis.sentence()
+                    why = (
+                        "another rank has found that it collapsed" if diagnosis is None else named(diagnosis.sentence())
+                    )
                     raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt
@@ -356,7 +361,7 @@ class Trainer:
             self.steps = dataclasses.replace(self.steps.inner, mode=self.steps.mode, about=self.steps.about)
         rundir.write_config(state)  # a resumed run computes as this one does, bit for bit
         if state.run is not None and state.step == 0:
-            samples.save_real(batches.raw[self.task.real], state.run)
+            samples.save_real(self.task, batches.raw, state.run)
 
     def _resume(self, batches: Any) -> None:
         state = self.state

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
@@ -36,7 +38,7 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     # Gulrajani et al. 2017 (arXiv:1704.00028, section 4) of batch norm; it holds for whatever compares samples.
     couples = "couples the samples of a batch, so a penalty on each sample's gradient has no meaning"
     if model.d_norm == "batch" and penalties:
-        return f"d_norm: batch norm {couples}; use --d-norm none or spectral with wgan-gp and R1"
+        return f"d_norm: batch norm {couples}; use {option('d_norm', 'none')} or spectral with wgan-gp and R1"
     known = [name for name in option_types(model.family) if name != "condition"]
     for name in model.options:
         if name not in known:
@@ -44,11 +46,12 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     if (kernels := model.options.get("minibatch_discrimination", 0)) < 0:
         return f"minibatch_discrimination: expected a number >= 0, got {kernels}"
     if kernels and penalties:
-        return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or --pack with them"
+        with_them = f"{option('pack')} with them"
+        return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or {with_them}"
     if model.family == "progan" and value("weight_clip") > 0:
         return (
             "weight_clip: progan draws its weights from N(0, 1) and scales them where they are used, so that clipping"
-            f" destroys the discriminator; use another loss than {loss.name}, or --weight-clip 0"
+            f" destroys the discriminator; use another loss than {loss.name}, or {option('weight_clip', 0)}"
         )
     if regularization.pack > 1 and model.condition != "none":
         return "pack: a conditional discriminator takes one label for each image, not for a pack; use one of both"
@@ -109,6 +112,14 @@ def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:
 def _misfit(
     config: Config, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None
 ) -> str:
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        others = {weight.dtype for weight in network.parameters() if weight.is_floating_point()} - {torch.float32}
+        if others:
+            half = "; its forward passes run in half precision with precision='bf16' or 'fp16'"
+            return (
+                f"{name}: expected weights in float32, got {str(min(others, key=str)).removeprefix('torch.')}; use"
+                f" {name}.float()" + half * (torch.float64 not in others)
+            )
     channels, seen = source_channels(generator), source_channels(discriminator)
     if seen not in (0, channels):
         return (

@@ -106,7 +106,7 @@ def test_resolution_crops_the_center_and_resizes(tmp_path, picture):
 def test_mixed_sizes_need_a_resolution(tmp_path, picture):
     for i, size in enumerate(((8, 6), (8, 6), (4, 4))):
         picture(f"{i}.png", size=size)
-    with pytest.raises(DataError, match=r"have 2 sizes, such as 6×8 and 4×4 .*pass --resolution"):
+    with pytest.raises(DataError, match=r"have 2 sizes, such as 6×8 and 4×4 .*pass resolution"):
         open_source(tmp_path)
     assert open_source(tmp_path, resolution=4).resolution == (4, 4)
 

@@ -136,6 +136,6 @@ def test_encrypted(tmp_path):
 def test_empty_and_mixed(tmp_path):
     with pytest.raises(DataError, match=r"^no images \(bmp, jpeg, jpg, png, webp\) in .*; it holds .* such as a.tif:"):
         open_source(write_zip(tmp_path / "a.zip", {"x/a.tif": b""}))
-    with pytest.raises(DataError, match=r"have 2 sizes, such as 4×4 and 5×6 .*; pass --resolution"):
+    with pytest.raises(DataError, match=r"have 2 sizes, such as 4×4 and 5×6 .*; pass resolution"):
         open_source(write_zip(tmp_path / "a.zip", {"a.png": png(1), "b.png": png(2, (5, 6)), "c.png": png(3)}))
     assert open_source(tmp_path / "a.zip", resolution=3, channels=3).images.shape == (3, 3, 3, 3)

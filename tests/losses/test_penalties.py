@@ -195,7 +195,7 @@ SUM = lambda x: x.sum((1, 2, 3))  # noqa: E731
             "discriminator: expected logits that depend on the images diff",
         ),
         (lambda: r1(lambda x: x.argmax(1), REAL), "discriminator: .* got a tensor of torch.int64 without a gradient"),
-        (lambda: r1(lambda x: (SUM(x), x), REAL), "discriminator: expected logits .* got <class 'tuple'>"),
+        (lambda: r1(lambda x: (SUM(x), x), REAL), "discriminator: expected logits, .* got 2 in a tuple"),
         (
             lambda: r1(lambda x: torch.ones(6, requires_grad=True) * 2, REAL),
             "discriminator: expected logits that depend on the images, got a gradient of None",
@@ -249,3 +249,28 @@ def test_r1_uses_real_and_r2_fake_images():
     }
     assert found["r1"].item() == pytest.approx(4)
     assert found["r2"].item() == pytest.approx(9)
+
+
+@pytest.mark.parametrize("penalty", [gradient_penalty, zero_centered_gp, r1, r2, dragan])
+def test_one_of_several_outputs_is_selected(penalty):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Softplus(), nn.Linear(3, 2)).double()
+    images = (REAL, FAKE) if penalty in (gradient_penalty, zero_centered_gp) else (REAL,)
+
+    def value(network, output=None):
+        torch.manual_seed(0)
+        return penalty(network, *images, output=output)
+
+    expected = value(lambda x: body(x)[:, :1])
+    torch.testing.assert_close(value(lambda x: body(x).split(1, 1), 0), expected)
+    torch.testing.assert_close(value(lambda x: {"features": x, "logits": body(x)[:, :1]}, "logits"), expected)
+    torch.testing.assert_close(value(lambda x: [x, body(x)[:, :1]], lambda outputs: outputs[1]), expected)
+    cat = value(lambda x: body(x).split(1, 1), lambda scales: torch.cat(scales, 1))
+    torch.testing.assert_close(cat, value(body))
+    for outputs, came in (
+        (lambda x: [x, body(x)], "2 in a list"),
+        (lambda x: {"logits": x}, "dictionary with 'logits'"),
+    ):
+        with pytest.raises(UsageError, match=f"expected logits, one tensor, got .*{came}; say which by output="):
+            value(outputs)
+        with pytest.raises(UsageError, match=f"output: the discriminator's outputs have no 7, got .*{came}"):
+            value(outputs, 7)

@@ -146,7 +146,7 @@ def test_the_discriminator_classifies_packs(joint):
 
 def test_a_run_with_packs_is_measured_too(tmp_path):
     t = trainer("wgan-gp", tmp_path / "run", pack=2, steps=2, d_steps=1)
-    last = t.fit(Batches(), held_out=torch.rand(7, 1, 8, 8))  # the seventh has no partner
+    last = t.fit(Batches(), held_out=torch.rand(7, 1, 8, 8) * 2 - 1)  # the seventh has no partner
     assert {"auroc/train_held_out", "gradient_norm/mean", "spread/fake"} <= last.keys()
 
 

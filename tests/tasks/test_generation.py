@@ -53,11 +53,11 @@ def test_a_paired_loss_compares_real_images_with_fakes():
     torch.testing.assert_close(result.log["loss/generator"], loss.detach())
     for ours, plain in zip(gradients, torch.autograd.grad(loss, t.generator.parameters()), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-7)
-    with pytest.raises(UsageError, match=r"batches: expected float tensors \[N, C, H, W\] in \[-1, 1\], .* got dict"):
+    with pytest.raises(UsageError, match=r"batches: expected float tensors \[N, .* name its entries 'real'"):
         t.fit(iter([{"images": real}]))
 
 
 def test_images_of_another_shape_are_refused():
     t = trainer()
-    with pytest.raises(ValueError, match=r"generator: expected images like the real ones \[2, 1, 32, 32\]"):
+    with pytest.raises(UsageError, match=r"generator: expected images like the real ones \[2, 1, 32, 32\]"):
         d_step(t, {"real": torch.rand(2, 1, 32, 32)}, {"z": torch.randn(2, 8)})

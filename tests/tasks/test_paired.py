@@ -397,5 +397,5 @@ def test_held_out_pairs_have_the_shapes_of_the_batches():
     with pytest.raises(UsageError, match=message):
         trainer(steps=1).fit(Pairs(), held_out=(torch.zeros(8, 1, 2, 2), torch.zeros(8, 1, 8, 8)))
     batch = {"source": torch.zeros(8, 1, 4, 4), "target": torch.zeros(8, 1, 6, 6)}
-    with pytest.raises(ValueError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):
+    with pytest.raises(UsageError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):
         TaskSteps(trainer(steps=1).task).discriminator(batch, {})

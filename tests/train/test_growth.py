@@ -398,7 +398,7 @@ def test_each_level_has_its_own_memory_format():
     trainer = made(6, networks=(Viewing(channels=3), Viewing(classifies=True, channels=3)))
     seen, before = [], trainer.iterate
     trainer.iterate = lambda *args: (before(*args), seen.append(trainer.state.batch["real"].is_contiguous()))
-    trainer.fit(iter(lambda: torch.rand(4, 3, 28, 28), None))
+    trainer.fit(iter(lambda: torch.rand(4, 3, 28, 28) * 2 - 1, None))
     assert seen == [False] * 2 + [True] * 4
 
 
@@ -416,7 +416,7 @@ def test_networks_of_ones_own_grow():
     ],
 )
 def test_networks_that_cannot_grow(tmp_path, networks, message):
-    with pytest.raises(UsageError, match=f"grow_images: expected networks that can grow, and {message}; use --model"):
+    with pytest.raises(UsageError, match=f"grow_images: expected networks that can grow, and {message}; use model='p"):
         made(9, tmp_path / "run", networks=networks)
     assert not (tmp_path / "run").exists()
 

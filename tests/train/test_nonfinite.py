@@ -236,7 +236,7 @@ def test_a_run_that_stops_names_the_layer_in_status_and_report(tmp_path):
         generator, Growing(), "non-saturating", Config.from_flags(**options, compile="off"), out=tmp_path / "run"
     )
     with pytest.raises(NonFiniteError, match=r"; the checkpoint of step \d is whole; start anew with lower") as stopped:
-        t.fit(torch.rand(16, 1, 28, 28) for _ in range(20))
+        t.fit(torch.rand(16, 1, 28, 28) * 2 - 1 for _ in range(20))
     first = "first bad: discriminator (its output of real images is not finite, its input reaches 1e+00)"
     assert first in str(stopped.value)
     status = json.loads((tmp_path / "run" / "status.json").read_text())

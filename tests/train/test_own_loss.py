@@ -27,7 +27,7 @@ def run(tmp_path):
     )
     about = {"image_shape": list(SHAPE), "dataset": {"name": "noise", "count": 4}}
     trainer = Trainer(*build_networks(config, SHAPE), least_distance, config, out=tmp_path / "run", about=about)
-    trainer.fit(itertools.repeat(torch.rand(4, *SHAPE)))
+    trainer.fit(itertools.repeat(torch.rand(4, *SHAPE) * 2 - 1))
     return tmp_path / "run"
 
 

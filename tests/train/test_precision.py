@@ -257,7 +257,7 @@ def test_a_run_sets_the_precision_of_products(precision):
     def batches():
         while True:
             seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
-            yield torch.rand(N, 3, 16, 16)
+            yield torch.rand(N, 3, 16, 16) * 2 - 1
 
     config = Config.from_flags(steps=2, compile="off", precision=precision)
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(batches())
@@ -268,6 +268,6 @@ def test_a_run_sets_the_precision_of_products(precision):
 def test_a_cpu_that_emulates_half_precision_logs_a_warning(has_it, monkeypatch, caplog):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
     config = Config.from_flags(steps=1, compile="off", precision="bf16")
-    Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16)]))
+    Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16) * 2 - 1]))
     assert ("bf16 is emulated on this CPU" in caplog.text) is not has_it
     assert why_slow("fp32", torch.device("cpu")) == why_slow("bf16", torch.device("cuda")) == ""

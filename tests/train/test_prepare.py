@@ -183,7 +183,7 @@ def downsampling():
 
 class Images(Resumable):
     def batch(self, source):
-        return torch.rand(5, 3, 8, 8, generator=source)
+        return torch.rand(5, 3, 8, 8, generator=source) * 2 - 1
 
 
 def trained(network, out=None, steps=4, resume=False):
@@ -253,7 +253,7 @@ def test_all_feature_maps_are_in_channels_last(name, channels):
     pair = models.build(name, resolution=16, channels=channels, latent=8, width=16)
     config = Config.from_flags(batch=4, steps=1, latent=8, compile="off", r1_weight=1.0)
     trainer = Trainer(*pair, "non-saturating", config)
-    images = torch.rand(4, channels, 16, 16)
+    images = torch.rand(4, channels, 16, 16) * 2 - 1
     trainer.fit(iter(lambda: images, None))
     with OtherFormats() as seen:
         fake = trainer.generator(torch.randn(4, 8))

@@ -170,7 +170,7 @@ def test_nothing_is_overwritten_without_overwrite(tmp_path, images):
     t.fit(stream(images, t.config))
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(
-        UsageError, match="already holds a run; continue it with --resume or replace it with --overwrite"
+        UsageError, match="already holds a run; continue it with resume=True or replace it with overwrite=True"
     ):
         trainer(tmp_path / "run").fit(stream(images, t.config))
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [3, 6]
@@ -198,7 +198,7 @@ def test_custom_modules_on_a_custom_iterator():
         generator, discriminator, "wgan-gp", Config.from_flags(steps=3, batch=5, d_steps=1), latent_shape=(6, 1, 1)
     )
     before = weights(t).clone()
-    last = t.fit(torch.rand(5, 3, 8, 8) for _ in range(3))
+    last = t.fit(torch.rand(5, 3, 8, 8) * 2 - 1 for _ in range(3))
     assert not torch.equal(weights(t), before)
     assert all(math.isfinite(v) for v in last.values())
     assert t.sample(torch.randn(2, 6, 1, 1)).shape == (2, 3, 8, 8)
@@ -209,7 +209,9 @@ def test_frozen_layers_stay_frozen():
     discriminator[1].requires_grad_(False)
     frozen, free = discriminator[1].weight.clone(), discriminator[3].weight.clone()
     generator, _ = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
-    Trainer(generator, discriminator, config=Config.from_flags(**SMALL)).fit(torch.rand(8, 1, 28, 28) for _ in range(6))
+    Trainer(generator, discriminator, config=Config.from_flags(**SMALL)).fit(
+        torch.rand(8, 1, 28, 28) * 2 - 1 for _ in range(6)
+    )
     assert torch.equal(discriminator[1].weight, frozen)
     assert not torch.equal(discriminator[3].weight, free)
 
@@ -217,7 +219,7 @@ def test_frozen_layers_stay_frozen():
 def test_the_configuration_names_the_adversarial_loss(tmp_path):
     networks = models.build("mlp", resolution=28, channels=1, latent=8, width=4)
     t = Trainer(*networks, "wgan-gp", Config.from_flags(**SMALL, d_steps=1), out=tmp_path / "run")
-    t.fit(torch.rand(8, 1, 28, 28) for _ in range(6))
+    t.fit(torch.rand(8, 1, 28, 28) * 2 - 1 for _ in range(6))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["loss"]["adversarial"] == "wgan-gp"
     with pytest.raises(UsageError, match="batch norm couples"):
         Trainer(*networks, "wgan-gp", Config.from_flags(d_norm="batch"))
@@ -225,7 +227,7 @@ def test_the_configuration_names_the_adversarial_loss(tmp_path):
 
 def test_an_iterator_that_ends_early_is_an_error():
     with pytest.raises(UsageError, match="batches: ended after 2 of 6 steps"):
-        trainer().fit(torch.rand(8, 1, 28, 28) for _ in range(2))
+        trainer().fit(torch.rand(8, 1, 28, 28) * 2 - 1 for _ in range(2))
 
 
 def test_unknown_losses_and_devices():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError
 from fastgan.metrics.features import Backbone, Extractor, state_hash
 
@@ -213,7 +214,7 @@ def from_cache(device: torch.device, filter: str) -> Extractor:
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise UsageError(
             f"extractor: the weights of inception are missing; put {FILES[0]} into {folder}, give it as a file"
-            " (--extractor FILE), or use another extractor (efficientnet, digits)"
+            f" ({option('extractor')}), or use another extractor (efficientnet, digits)"
         )
     return build(read_weights(path), path, device, filter)
 
