@@ -37,7 +37,7 @@ def test_a_conditional_run_and_its_export(tmp_path, monkeypatch, capsys):
     assert np.abs(grids[0] - grids[2]).max() > 10
 
     for source, out in (("run", "torch.png"), (ONNX, "onnx.png")):
-        assert run(["sample", source, "--n", "20", "--out", out, "--class", "Dress"]) == 0
+        assert run(["sample", source, "--n", "20", "--out", out, "--class", "Dress", "--overwrite"]) == 0
         assert "20 images of class 3 ('Dress') in" in capsys.readouterr().out
         assert np.abs(grids[2] - picture(out)).max() <= 1
     session, z = Session(ONNX, backend="onnxruntime"), np.zeros((2, 8), np.float32)

@@ -1,6 +1,7 @@
 """fastgan eval on runs, exported models and folders."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from fastgan.errors import UsageError
 
 from .test_cli import fails
 
+#: An exported generator.
+MODEL = Path(__file__).parent / "data_old" / "generator-mlp-0.1.0.onnx"
 QUICK = ["--width", 4, "--latent", 8, "--batch", 8, "--steps", 2, "--log-every", 2, "--sample-every", 2,
          "--checkpoint-every", 2]  # fmt: skip
 
@@ -74,8 +77,8 @@ def test_a_run_and_its_export(cli, labeled_npz, tmp_path):
     ("words", "message"),
     [
         (
-            ["model.onnx", "--keep-best", "0.5"],
-            "keep_best: samples are ranked by the discriminator, which model.onnx does not contain; give its run",
+            [str(MODEL), "--keep-best", "0.5"],
+            f"keep_best: samples are ranked by the discriminator, which {MODEL} does not contain; give its run",
         ),
         (["run", "--keep-best", "1"], "keep_best: expected a fraction from 0.01 to below 1, got 1.0"),
     ],

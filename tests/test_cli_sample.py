@@ -76,7 +76,7 @@ def test_separate_files_in_a_folder(named, folder, capsys):
         assert picture.shape == (28, 28, 3)
         assert np.abs(picture[:, :, 0] - ((image[0].numpy() + 1) * 127.5)).max() <= 1
     assert run(["sample", "run", "--n", "6", "--out", "images"]) == 2
-    assert "out: images/sample0000.png exists; choose another folder" in capsys.readouterr().err
+    assert "out: images/sample0000.png exists; --overwrite replaces it" in capsys.readouterr().err
     assert len(list((folder / "images").iterdir())) == 5
     assert run(["sample", "run", "--out", "images.jpg"]) == 2
     assert "out: expected a .png or a folder, got images.jpg" in capsys.readouterr().err

@@ -42,7 +42,7 @@ HABITS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("num", "count", "num-samples", "num-images", "samples"), "write --n N"),
         **dict.fromkeys(("label", "labels", "classes"), "write --class NAME"),
         **dict.fromkeys(("output", "outdir", "out-dir", "output-dir"), "write --out FILE"),
-        **dict.fromkeys(("network", "checkpoint", "ckpt", "model"), "the run or file comes first: fastgan sample RUN"),
+        **dict.fromkeys(("checkpoint", "ckpt", "model"), "the run or file comes first: fastgan sample RUN"),
         **dict.fromkeys(("seeds",), "write --seed N"),
     },
     "export": {
