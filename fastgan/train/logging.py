@@ -149,9 +149,11 @@ class Interval:
         state = self._state
         elapsed = time.perf_counter() - self._begun - self._aside
         state.seconds += elapsed
+        rates = state.rates(state.step - 1) if state.config.optim.scheduled else {}
         return {
             "step": state.step, "images": state.images, "seconds": round(state.seconds, 3), **figures,
-            "speed/images_per_second": (state.images - self._images) / elapsed, **state.growth.figures,
+            "speed/images_per_second": (state.images - self._images) / elapsed,
+            **{f"rate/{name}": rate for name, rate in rates.items()}, **state.growth.figures,
         }  # fmt: skip
 
 

@@ -113,8 +113,8 @@ def go_back(
     rates = {name: rate / 2 if name in slowed else rate for name, rate in rates.items()}
     # Only the first rank's is written down.
     found = dataclasses.asdict(diagnosis or Diagnosis(decision.name, left, left, "", ()))
-    state.rollbacks = history
-    state.set_rollbacks([*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
+    state.rollbacks = [*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}]
+    state.set_rates()
     state.rows[:] = [row for row in state.rows if row["step"] <= step]
     state.world.barrier()  # until nobody reads the checkpoint that is replaced now
     if metrics is not None:

@@ -38,7 +38,7 @@ def check(out: Path, *, resume: bool, overwrite: bool) -> None:
     elif (out / "config.json").exists():
         if not overwrite:
             raise UsageError(
-                f"out: {out} already holds a run; continue it with --resume or replace it with --overwrite"
+                f"out: {out} already holds a run; continue it with --resume {out} or replace it with --overwrite"
             )
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
     elif out.exists() and any(path.name not in (".writable", ".config.json.part") for path in out.iterdir()):

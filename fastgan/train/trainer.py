@@ -29,6 +29,7 @@ from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
+from fastgan.train.init_from import start_from
 from fastgan.train.iteration import IterationGraph
 from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
@@ -141,6 +142,8 @@ class Trainer:
 
     def iterate(self, batches: Batches, means: Means) -> None:
         """One iteration on the next batches, step by step or as one CUDA graph, after `prepare`. Waits for nothing."""
+        if self.config.optim.scheduled:
+            self.state.set_rates()
         watch = self._pauses_at(self.state.step + 1)
         if self._graph is None:
             logs = self.train_step(self._d_inputs(batches), self._g_inputs(), watch=watch)
@@ -201,6 +204,7 @@ class Trainer:
         reference: np.ndarray | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        init_from: str | Path | None = None,
     ) -> dict[str, float]:
         """Train until config.steps. Returns the last interval's means.
 
@@ -212,7 +216,8 @@ class Trainer:
         trained on, to measure how far the discriminator overfits, and of pairs the distance to their targets.
         classifier: a module from images to logits [N, classes], by which modes are counted. reference: what batches are
         made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample. Both are for
-        generation alone. overwrite: replace the run in `out`.
+        generation alone. overwrite: replace the run in `out`. init_from: begin with the weights of a run, a checkpoint
+        or a safetensors file (see init_from.py), with fresh optimizers.
 
         Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
         gradient is not finite is skipped; raises NonFiniteError after config.optim.max_skipped of them in a row, naming
@@ -221,6 +226,9 @@ class Trainer:
         first goes back to a checkpoint from before some times (see rollback.py).
         """
         state, task = self.state, self.task
+        if init_from is not None and (resume or state.step):
+            has = "a resumed run has weights of its own" if resume else f"this Trainer has trained {state.step} steps"
+            raise UsageError(f"init_from: {has}; leave it out")
         for name, given in (("classifier", classifier), ("reference", reference)):
             if given is not None and type(task) is not Generation:
                 raise UsageError(f"{name}: it is for generation from latents, got {type(task).__name__}; leave it out")
@@ -236,6 +244,8 @@ class Trainer:
             rundir.prepare(state.run, resume=resume, overwrite=overwrite)
         if resume:
             self._resume(batches)
+        elif init_from is not None:
+            self._start_from(init_from)
         self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)
@@ -250,7 +260,7 @@ class Trainer:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)
         except KeyboardInterrupt:
-            again = f"; continue with --resume --out {state.out}" if state.out else ""
+            again = f"; continue with --resume {state.out}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
             rundir.finish(state, "interrupted", metrics)
             raise
@@ -258,7 +268,7 @@ class Trainer:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
-                error.then = f"{whole}; the run can go on with --resume" if whole else ""
+                error.then = f"{whole}; the run can go on with --resume {state.out}" if whole else ""
             rundir.finish(state, "failed", metrics, str(error))
             raise
 
@@ -272,6 +282,7 @@ class Trainer:
         state.ema.forget()
         for update in state.updates.values():
             update.reset()
+        state.set_rates()
         rundir.write_status(state, "running")
         stop = False
         with contextlib.closing(bar):
@@ -359,11 +370,19 @@ class Trainer:
         state.world.barrier()  # until rank 0 has found it whole
         # How the steps are computed was decided by what the first batch showed; another could show otherwise.
         decided = rundir.read_config(state.out)
-        state.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
+        state.about |= {name: decided[name] for name in ("apart", "compiled", "levels", "init_from") if name in decided}
         run_state.load(state, batches)
+        if state.step == 0 and "init_from" in state.about:  # it was killed before its first checkpoint
+            self._start_from(state.about["init_from"])
+        if state.step >= self.config.steps:
+            _logger.info("%s is already finished at step %d: raise steps (--steps) to go on", state.out, state.step)
         # A finished run takes no step, and its networks may be smaller than when they were built.
         if state.growth.advance(state.images):
             _logger.info("step %d: images of %s", state.step, state.growth.name)
+
+    def _start_from(self, source: str | Path) -> None:
+        start_from(self.state, source)
+        self.state.about["init_from"] = str(Path(source).expanduser().resolve())
 
     def _align_ranks(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
