@@ -1,4 +1,4 @@
-"""Progress of long work: tqdm's bar in a terminal, a log line every ten seconds elsewhere."""
+"""Progress of long work: tqdm's bar in a terminal and in a notebook, a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TextIO
 
 from fastgan._util.log import bars
+from fastgan._util.notebook import in_notebook
 
 _logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Progress:
         stream = stream or sys.stderr
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
-        self._live = stream.isatty() and not quiet
+        self._live = (stream.isatty() or in_notebook()) and not quiet
         self._quiet, self._each_note = quiet, each_note
         self._bar = bars()(
             total=total, desc=doing, unit=f" {unit}", initial=before, file=stream, disable=not self._live,

@@ -166,9 +166,12 @@ def _train(options: TrainOptions, out: Path, command: str, world: World) -> None
         more = f" × accumulate {accumulate}" if accumulate > 1 else ""
         total = world.size * config.data.batch * accumulate
         _logger.info("%d ranks × batch %d%s = %d images per update", world.size, config.data.batch, more, total)
-    held_out, reference = None, images.images
+    held_out, reference = None, images
     if config.data.held_out:
-        held_out, reference = batches.held_out, images.images[batches.given]
+        given = batches.given
+        labels_given = None if images.labels is None else images.labels[given]
+        held_out = batches.held_out
+        reference = dataclasses.replace(images, images=images.images[given], labels=labels_given, pack=None)
     trainer.fit(
         batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite, init_from=options.init_from
     )

@@ -12,6 +12,7 @@ from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE,
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.losses.config import LossConfig
+from fastgan.metrics.config import EvaluationConfig
 from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
@@ -168,6 +169,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         expect(self, ("steps",), AT_LEAST_ONE)
@@ -259,6 +261,7 @@ def options_of(family: str) -> list[str]:
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "compile",
     "sync_statistics", "on_collapse", "wandb", "lr_g", "lr_d", "lr_schedule", "lr_warmup", "lr_decay_from", "data",
+    "eval_every", "eval_metric", "eval_n", "eval_extractor", "eval_patience",
 )  # fmt: skip
 
 

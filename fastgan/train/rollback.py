@@ -74,11 +74,12 @@ def why_not(state: TrainState) -> str:
     return "; there is no whole checkpoint from before that (--checkpoint-every)"
 
 
-def protected_step(state: TrainState) -> int | None:
-    """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-    return (
-        last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
-    )
+def protected_steps(state: TrainState) -> tuple[int, ...]:
+    """Up to which step the newest checkpoint must stay, whatever the next lines say; none: any may go."""
+    if state.config.logging.on_collapse != "rollback":
+        return ()
+    step = last_healthy_step(state.rows, state.task.unbounded)
+    return () if step is None else (step,)
 
 
 def in_row(state: TrainState) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def go_back(
     state.world.barrier()  # until nobody reads the checkpoint that is replaced now
     if metrics is not None:
         # In this order: where the run is killed between the two, it drops the lines itself when it is resumed.
-        run_state.save(state, batches, protected_step(state))
+        run_state.save(state, batches, protected_steps(state))
         metrics.back_to(step)
     said = ", ".join(f"{name} × {rate:g}" for name, rate in rates.items())
     _logger.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def check_batches(batches: Any) -> None:
         )
 
 
-def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
-    """Write a checkpoint of this moment, between two steps. protect: the newest one up to that step stays too."""
+def save(state: TrainState, batches: Any, protect: Collection[int] = ()) -> None:
+    """Write a checkpoint of this moment, between two steps. protect: the newest up to each of these steps stays too."""
     assert state.out is not None
     check_batches(batches)
     optimizer: dict[str, Tensor] = {}
@@ -141,7 +142,7 @@ def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
     checkpoint.save(state.out / "checkpoints", state.step, parts, facts, keep, protect)
 
 
-def prune(state: TrainState, protect: int | None = None) -> None:
+def prune(state: TrainState, protect: Collection[int] = ()) -> None:
     """Delete the checkpoints that `save` would, after a run that was killed before it had."""
     assert state.out is not None
     checkpoint.prune(state.out / "checkpoints", state.step, state.config.logging.keep_checkpoints, protect)
