@@ -288,6 +288,8 @@ class Trainer:
 
     def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
         state, config, figures = self.state, self.config, dict[str, float]()
+        if state.step < config.steps:
+            self._evaluation.open()
         batches, means, interval = Batches(given, state), Means(), Interval(state)
         bar = Progress(
             "training", config.steps, unit="steps", before=state.step, each_note=True, quiet=state.world.rank > 0
@@ -300,14 +302,12 @@ class Trainer:
         rundir.write_status(state, "running")
         stop, ended = False, ""
         with contextlib.closing(bar):
-            if state.step < config.steps:
-                with interval.paused():
-                    if self._grow() or self.steps is None:
-                        self.prepare(batches)
-                    self._evaluation.open()
+            if (self._grow() or self.steps is None) and state.step < config.steps:
+                with interval.aside():
+                    self.prepare(batches)
             while state.step < config.steps and not (stop or ended):
                 if self._grow():
-                    with interval.paused():
+                    with interval.aside():
                         self.prepare(batches)
                 self.iterate(batches, means)
                 pause = self._pauses_at(state.step)

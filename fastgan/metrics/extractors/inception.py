@@ -219,7 +219,7 @@ def from_cache(device: torch.device, filter: str) -> Extractor:
         file = Path(torch.hub.get_dir(), "checkpoints", FILES[0])
         raise UsageError(
             f"extractor: the weights of inception are missing; fetch them ({BYTES / 1e6:.0f} MB) and check them:"
-            f" {fetch_command(file)} ; or give a file (--extractor FILE), or use another extractor (efficientnet, digits)"
+            f" {fetch_command(file)} ; or give a file (--extractor FILE), or use efficientnet or digits"
         )
     return build(read_weights(path), path, device, filter)
 
