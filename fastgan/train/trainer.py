@@ -106,7 +106,7 @@ class Trainer:
         self._step_graphs: Steps | None = None
         self._graph: IterationGraph | None = None
         self._stop = StopSignals()
-        self._picture = Picture()
+        self._picture, self._named_grids = Picture(), False
         self._evaluation: Evaluation
         self._callbacks: list[Callback] = []
         self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
@@ -365,8 +365,11 @@ class Trainer:
         pictures = last or state.step % every.sample_every == 0
         # The pictures first: a run killed after the checkpoint does not come by here again.
         if pictures and state.run is not None:
-            samples.save_all(state, state.run / "samples")
+            grids = samples.save_all(state, state.run / "samples")
             rundir.write_pages(state, self.monitor.layers)
+            if grids and not self._named_grids:
+                self._named_grids = True
+                _logger.info("first sample grids: %s; the page of the run: %s", grids[0], state.run / "report.html")
         if pictures and state.world.rank == 0 and in_notebook():
             samples.show(state, self._picture)
         if state.run is None:
@@ -404,8 +407,10 @@ class Trainer:
         state.world.barrier()  # until rank 0 has found it whole
         # How the steps are computed was decided by what the first batch showed; another could show otherwise.
         decided = rundir.read_config(state.out)
-        state.about |= {name: decided[name] for name in ("apart", "compiled", "levels", "init_from") if name in decided}
+        kept = ("apart", "compiled", "levels", "init_from", "changes")
+        state.about |= {name: decided[name] for name in kept if name in decided}
         run_state.load(state, batches)
+        self._note_changed_rates(decided.get("config", {}).get("optim", {}))
         if state.step == 0 and "init_from" in state.about:  # it was killed before its first checkpoint
             self._start_from(state.about["init_from"])
         if state.step >= self.config.steps:
@@ -413,6 +418,16 @@ class Trainer:
         # A finished run takes no step, and its networks may be smaller than when they were built.
         if state.growth.advance(state.images):
             _logger.info("step %d: images of %s", state.step, state.growth.name)
+
+    def _note_changed_rates(self, before: dict[str, Any]) -> None:
+        """Log where learning rates are others than the run's so far, and keep it in `config.json`."""
+        names = [name for name in before if name.startswith("lr_")]
+        now = {name: getattr(self.config.optim, name) for name in names}
+        changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
+        if changed:
+            said = ", ".join(f"{name} {old} → {new}" for name, (old, new) in changed.items())
+            _logger.info("changed from step %d on: %s", self.state.step, said)
+            self.state.about["changes"] = [*self.state.about.get("changes", []), {"step": self.state.step, **changed}]
 
     def _start_from(self, source: str | Path) -> None:
         start_from(self.state, source)

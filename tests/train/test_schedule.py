@@ -1,6 +1,7 @@
 """Learning rates: what they are at each step, and that resumed and changed runs take the right ones."""
 
 import json
+import logging
 import math
 
 import pytest
@@ -110,13 +111,19 @@ def test_a_killed_run_with_a_schedule_resumes_bit_for_bit(tmp_path, flags):
     assert rates(whole) == rates(resumed)
 
 
-def test_a_rate_changed_on_resume_is_the_new_one(tmp_path):
+def test_a_rate_changed_on_resume_is_the_new_one(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     trained(tmp_path / "run", steps=4)
     changed = trained(tmp_path / "run", resume=True, lr_g=0.01)
     assert [u.optimizer.param_groups[0]["lr"] for u in changed.state.updates.values()] == [0.01, 2e-3]
     scheduled = trained(tmp_path / "run", resume=True, steps=12, lr_schedule="linear", lr_decay_from=8)
     assert rates(scheduled)[-4:] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert (
+        "changed from step 8 on: lr_g 0.01 → 0.001, lr_schedule constant → linear, lr_decay_from 0 → 8" in caplog.text
+    )
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert [change["step"] for change in facts["changes"]] == [4, 8]
+    assert facts["changes"][0] == {"step": 4, "lr_g": [1e-3, 0.01]}
     check_resumed(Config.from_dict(facts["config"]).with_flags(lr_g=1.0, lr_schedule="cosine", lr_warmup=2), facts, 1)
 
 
