@@ -68,9 +68,9 @@ def test_resume_from_the_command_line(cli, images_npz, tmp_path):
     assert cli("train", "demo", *base, "--out", "whole").returncode == 0
     assert cli("train", "demo", *base, "--out", "run", "--steps", 3).returncode == 0
     fails(cli("train", "demo", *base, "--out", "run"), 2, "already holds a run", "--resume", "--overwrite")
-    fails(cli("train", "--resume", "--out", "run", "--lr-g", 0.1), 2, "lr_g: 0.1 differs from the run's 0.0")
+    fails(cli("train", "--resume", "run", "--beta1", 0.1), 2, "beta1: 0.1 differs from the run's 0.5")
     # The run's own values may be repeated.
-    done = cli("train", "--resume", "--out=run", "--steps", 6, "--width", 4)
+    done = cli("train", "--resume=run", "--steps", 6, "--width", 4)
     assert done.returncode == 0, done.stderr
     assert "resumed run at step 3" in done.stderr
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -86,7 +86,7 @@ def test_resume_from_the_command_line(cli, images_npz, tmp_path):
     assert "step 3" in done.stdout
     (tmp_path / "run" / "checkpoints" / "00000003" / "state.json").write_text("{")
     fails(cli("sample", "run", "--out", "other.png"), 1, "no whole checkpoint", "ema.safetensors is damaged")
-    fails(cli("train", "--resume", "--out", "run", "--steps", 9), 1, "no whole checkpoint")
+    fails(cli("train", "--resume", "run", "--steps", 9), 1, "no whole checkpoint")
 
 
 def test_a_checkpoint_of_another_network(cli, images_npz, tmp_path):
@@ -116,7 +116,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
     assert "Traceback" not in stderr
     step = json.loads((tmp_path / "run" / "status.json").read_text())["step"]
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"{step:08d}"]
-    done = command("train", "--resume", "--out", "run", "--steps", step + 2)
+    done = command("train", "--resume", "run", "--steps", step + 2)
     assert done.returncode == 0, done.stderr
 
 
@@ -139,8 +139,12 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["train", "--data", "mixed"], 1, "--resolution"),
         (["train", "--data", "wide"], 2, "--resolution"),
         (["train", "--out", "/proc/run"], 2, "out: /proc/run cannot be written"),
-        (["train", "--resume", "--out", "nowhere"], 2, "nowhere holds no run"),
-        (["train", "--resume", "--overwrite", "--out", "nowhere"], 2, "contradict"),
+        (["train", "--resume", "nowhere"], 2, "nowhere holds no run"),
+        (["train", "--resume", "nowhere", "--overwrite"], 2, "contradict"),
+        (["train", "--resume", "nowhere", "--out", "run"], 2, "the run goes on in its own directory; leave --out out"),
+        (["train", "--resume", "nowhere", "--init-from", "run"], 2, "leave --init-from out"),
+        (["train", "--resume"], 2, "resume: expected the directory of the run behind it: --resume RUN"),
+        (["train", "--resume", "--out", "nowhere"], 2, "expected the directory of the run behind it: --resume RUN"),
         (["sample", "nowhere"], 2, "nowhere holds no run"),
         (["sample"], 2, "Missing from fastgan sample"),
         (["sample", "broken.onnx"], 1, "is no ONNX file"),
@@ -153,7 +157,7 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(command, images_npz, tmp_path, num
         (["compare", "empty"], 2, "runs: expected two or more to compare, got 1"),
         (["compare", "empty", "nowhere"], 2, "expected a run directory with a config.json in it, got empty"),
         (["compare", "empty", "nowhere", "--out", "no/c.html"], 2, "out: expected a file in an existing folder"),
-        (["train", "demo", "--resume", "--out", "nowhere"], 2, "leave the preset 'demo' out"),
+        (["train", "demo", "--resume", "nowhere"], 2, "leave the preset 'demo' out"),
     ],
 )
 def test_errors_of_bad_input(cli, tmp_path, words, code, expected):

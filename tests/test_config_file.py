@@ -147,4 +147,4 @@ def test_a_resumed_run_takes_no_file(tmp_path):
     path.write_text("steps = 3")
     assert flags_of(path) == ["--steps=3"]
     with pytest.raises(UsageError, match=r"resume: a resumed run has its own configuration; leave --config .* out"):
-        _options(["--resume", "--config", str(path)])
+        _options(["--resume", str(tmp_path), "--config", str(path)])

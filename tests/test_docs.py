@@ -21,6 +21,7 @@ FOREIGN_FLAGS = {
     "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--signal", "--requeue",  # SLURM
     "--rm", "--gpus", "--model-repository",  # docker and Triton server
     "--durations", "--dist",  # pytest
+    "--create-dirs", "--check",  # curl, sha256sum
 }  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_commands_of_the_pages_are_commands_of_the_program():
 def test_every_flag_of_the_pages_exists():
     """Some source file defines each `--flag`, as a string or as the field of a dataclass."""
     sources = [ROOT / "fastgan" / "doctor.py"]
-    for package in ("cli", "train", "losses", "regularization"):
+    for package in ("cli", "train", "losses", "metrics", "regularization"):
         sources += (ROOT / "fastgan" / package).glob("*.py")
     sources += [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples/studies").glob("*.py")]
     known = set()

@@ -50,6 +50,10 @@ class Store:
         """The measurement of that key: as this process put it, or as the file held it when it was last read."""
         return self._values.get(key)
 
+    def all(self) -> list[dict[str, Any]]:
+        """Every measurement, as this process put it or last read it."""
+        return list(self._values.values())
+
     def put(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a measurement (of JSON's types) in memory and in the file. What other processes have put stays."""
         self._values = {**self._values, key: dict(value)}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fastgan._util import output
+from fastgan._util.notebook import has_widgets, in_notebook
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,8 +28,12 @@ def bars() -> type[tqdm]:
     """The class of progress bars: tqdm with a lock that belongs to this process alone, and without its thread.
 
     tqdm's own lock is shared with forked processes: one that is killed while it prints makes all others wait for ever.
+    In a notebook that has ipywidgets it is tqdm's bar for notebooks.
     """
-    from tqdm import tqdm
+    if in_notebook() and has_widgets():
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm import tqdm
 
     class Bar(tqdm):
         monitor_interval = 0

@@ -1,4 +1,4 @@
-"""Progress of long work: tqdm's bar in a terminal, a log line every ten seconds elsewhere."""
+"""Progress of long work: tqdm's bar in a terminal and in a notebook, a log line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TextIO
 
 from fastgan._util import output
 from fastgan._util.log import bars
+from fastgan._util.notebook import in_notebook
 from fastgan._util.output import printable
 
 _logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Progress:
         shown = output.stderr() if stream is None else output.BestEffort(stream)
         self._doing, self._total, self._unit, self._before, self._done = doing, total, unit, before, before
         self._start = self._shown = time.monotonic()
-        self._live = shown.isatty() and not quiet
+        self._live = (shown.isatty() or in_notebook()) and not quiet
         self._quiet, self._each_note = quiet, each_note
         self._bar = bars()(
             total=total, desc=doing, unit=f" {unit}", initial=before, file=shown, disable=not self._live,

@@ -19,7 +19,7 @@ from fastgan.errors import FastganError, UsageError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": (
         "fastgan.cli.train", "train",
-        "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume] ...",
+        "train a generator: fastgan train [PRESET] [--data SOURCE] [--out DIR] [--resume RUN] ...",
     ),
     "sample": (
         "fastgan.cli.sample", "sample",

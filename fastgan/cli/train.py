@@ -7,15 +7,15 @@ import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from fastgan._util import random as rng
 from fastgan.cli._file import flags_of
 from fastgan.cli._parse import Nothing, parse
-from fastgan.data.stream import BatchStream
-from fastgan.errors import UsageError
+from fastgan.data.stream import BatchStream, identity
+from fastgan.errors import FastganError, UsageError
 from fastgan.models.registry import parse_option
 from fastgan.train import Trainer, rundir
 from fastgan.train.config import Config, check_resumed
@@ -24,6 +24,9 @@ from fastgan.train.distributed import World, process_group, reported_once, torch
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, about, costs, preset
 from fastgan.train.rundir import read_config
+
+if TYPE_CHECKING:
+    from fastgan.data import ImageSet
 
 _logger = logging.getLogger(__name__)
 
@@ -39,22 +42,25 @@ class TrainOptions:
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     out: Path | None = None
     """run directory (runs/PRESET when left out)"""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """continue the run in --out from its newest whole checkpoint"""
+    resume: Path | None = None
+    """continue the run in this directory from its newest whole checkpoint"""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """replace the run in --out"""
+    init_from: Path | None = None
+    """begin with the weights of this run, checkpoint (RUN/checkpoints/STEP) or safetensors file"""
 
 
 def train(argv: list[str]) -> None:
-    """fastgan train [PRESET] [--config FILE] [--data SOURCE] [--steps N] [--out DIR] [--resume] [--overwrite] [...]"""
+    """fastgan train [PRESET] [--config FILE] [--data SOURCE] [--steps N] [--out DIR] [--overwrite] [...]
+    fastgan train --resume RUN [--steps N] [...]"""
     with reported_once():
         options, out = _options(argv)
     with process_group(options.config.device) as world:
         command = shlex.join(["fastgan", "train", *argv])
-        _train(options.config, out, options.resume, options.overwrite, command, world)
+        _train(options, out, command, world)
 
 
-def _options(argv: list[str]) -> tuple[Any, Path]:
+def _options(argv: list[str]) -> tuple[TrainOptions, Path]:
     """What was asked, and the run directory."""
 
     def parsed(words: list[str], default: Config) -> TrainOptions:
@@ -70,21 +76,28 @@ def _options(argv: list[str]) -> tuple[Any, Path]:
     if file is not None:
         # Before the other flags, of which the last one counts.
         rest = [*flags_of(Path(file)), *rest]
-    if "--resume" not in rest:
+    if not any(word.split("=")[0] == "--resume" for word in rest):
         asked = parsed(rest, preset(name))
         return asked, asked.out or Path("runs") / name
-    # The flags are read against the run's own configuration, and may change only what does not change the outcome.
+    # The flags are read against the run's own configuration, and may change only what RESUMABLE names.
+    run, _ = _value_of(rest, "--resume")
+    if not run or run.startswith("--"):
+        raise UsageError("resume: expected the directory of the run behind it: --resume RUN")
     if named:
         raise UsageError(f"resume: a resumed run has its own configuration; leave the preset {name!r} out")
     if file is not None:
         raise UsageError(f"resume: a resumed run has its own configuration; leave --config {file} out")
-    if "--overwrite" in rest:
-        raise UsageError("resume: --resume and --overwrite contradict each other")
-    out = Path(_value_of(rest, "--out")[0] or Path("runs") / name)
-    facts = read_config(out)
+    for flag, why in (
+        ("--overwrite", "--resume and --overwrite contradict each other"),
+        ("--out", "the run goes on in its own directory; leave --out out"),
+        ("--init-from", "a resumed run has weights of its own; leave --init-from out"),
+    ):
+        if any(word.split("=")[0] == flag for word in rest):
+            raise UsageError(f"resume: {why}")
+    facts = read_config(Path(run))
     asked = parsed(rest, Config.from_dict(facts["config"]))
     check_resumed(asked.config, facts, torchrun_size())
-    return asked, out
+    return asked, Path(run)
 
 
 def _with_options(config: Config, chosen: dict[str, str] | None) -> Config:
@@ -120,20 +133,20 @@ def _value_of(words: list[str], flag: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: str, world: World) -> None:
+def _train(options: TrainOptions, out: Path, command: str, world: World) -> None:
+    config, resume, overwrite = options.config, options.resume is not None, options.overwrite
     # Before the images are read: that can take long.
     if world.rank == 0:
         rundir.check(out, resume=resume, overwrite=overwrite)
     world.barrier()
-    stored = rundir.read_config(out).get("dataset", {}).get("class_names") if resume else None
-    images, config = open_images(config, stored)
+    images, config = _open_images(config, out if resume else None)
     labels = config.model.condition != "none"
     shape = (images.channels, *images.resolution)
     rng.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
     dataset: dict[str, Any] = {
         "name": images.name, "count": len(images), "shape": list(shape), "license": images.license,
-        "range_real": [-1.0, 1.0],
+        "range_real": [-1.0, 1.0], **identity(images, labels),
     }  # fmt: skip
     if labels and images.class_names is not None:
         dataset["class_names"] = list(images.class_names)
@@ -153,15 +166,42 @@ def _train(config: Config, out: Path, resume: bool, overwrite: bool, command: st
         more = f" × accumulate {accumulate}" if accumulate > 1 else ""
         total = world.size * config.data.batch * accumulate
         _logger.info("%d ranks × batch %d%s = %d images per update", world.size, config.data.batch, more, total)
-    held_out, reference = None, images.images
+    held_out, reference = None, images
     if config.data.held_out:
-        held_out, reference = batches.held_out, images.images[batches.given]
-    trainer.fit(batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite)
+        given = batches.given
+        labels_given = None if images.labels is None else images.labels[given]
+        held_out = batches.held_out
+        reference = dataclasses.replace(images, images=images.images[given], labels=labels_given, pack=None)
+    trainer.fit(
+        batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite, init_from=options.init_from
+    )
     state = trainer.state
     if world.rank == 0:
         print(f"trained {state.step} steps, {state.images} images in {state.seconds:.0f} s:"
               f" {state.images / state.seconds:.0f} images per second")  # fmt: skip
         print(f"report: {out / 'report.html'}")
+
+
+def _open_images(config: Config, run: Path | None) -> tuple[ImageSet, Config]:
+    """The images that a configuration names. run: resumed, whose images they must be, wherever they are now."""
+    if run is None:
+        return open_images(config)
+    facts = rundir.read_config(run)
+    try:
+        images, config = open_images(config, facts.get("dataset", {}).get("class_names"))
+    except FastganError as error:
+        if config.data.source != Config.from_dict(facts["config"]).data.source:
+            raise
+        raise type(error)(f"{error}; if the images of the run have moved, give --data NEW_PLACE") from error
+    before = facts.get("dataset", {})
+    for name, value in identity(images, config.model.condition != "none").items():
+        if before.get(name, value) != value:
+            what = "images" if name == "fingerprint" else "labels"
+            raise UsageError(
+                f"data: {images.name} has other {what} than those of {run} ({before.get('name')});"
+                " a resumed run needs the same ones, in the same order"
+            )
+    return images, config
 
 
 def presets(argv: list[str]) -> None:

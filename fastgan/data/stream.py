@@ -59,7 +59,7 @@ class BatchStream:
         if not 0 <= share <= 1:
             raise UsageError(f"share: expected a share of the device's free memory, 0 to 1, got {share}")
         self._labels = torch.from_numpy(np.array(labels_of(images))).to(device) if labels else None
-        self._name, self._count, self._fingerprint = images.name, len(images), fingerprint(images.images)
+        self._name, self._count, self._identity = images.name, len(images), identity(images, labels)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
         given, apart = _split(len(images), held_out, seed)
         self._position, self._order = 0, _Order(given, seed, device)
@@ -123,7 +123,7 @@ class BatchStream:
             "position": self._position,
             "name": self._name,
             "count": self._count,
-            "fingerprint": self._fingerprint,
+            **self._identity,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,10 +134,11 @@ class BatchStream:
                 f"the state belongs to another data loader: expected a state with a position, got {found}; use the"
                 " loader that the run was started with"
             )
-        # Old checkpoints hold the position only.
-        if state.get("fingerprint", self._fingerprint) != self._fingerprint:
+        # Old checkpoints hold the position only, or no fingerprint of the labels.
+        if other := [name for name, value in self._identity.items() if state.get(name, value) != value]:
+            what = "images" if "fingerprint" in other else "labels of the images"
             raise DataError(
-                f"the state belongs to the images {state.get('name', 'of another set')} ({state['count']:,}), not to "
+                f"the state belongs to the {what} {state.get('name', 'of another set')} ({state['count']:,}), not to "
                 f"{self._name} ({self._count:,}); use the images of the original run, or start a new run"
             )
         self._stop()
@@ -203,6 +204,14 @@ def fingerprint(images: np.ndarray) -> str:
     for i in np.unique(np.linspace(0, len(images) - 1, _SAMPLED).round().astype(np.int64)):
         digest.update(images[i].tobytes())
     return digest.hexdigest()
+
+
+def identity(images: ImageSet, labels: bool) -> dict[str, str]:
+    """Fingerprints by which a resumed run knows its images again, and its labels where it trains with them."""
+    found = {"fingerprint": fingerprint(images.images)}
+    if labels:
+        found["labels"] = hashlib.sha256(np.ascontiguousarray(labels_of(images)).tobytes()).hexdigest()
+    return found
 
 
 def free_memory(device: torch.device) -> int:

@@ -26,6 +26,7 @@ from fastgan.metrics.prdc import K_DENSITY, K_PRECISION, Prdc, prdc
 from fastgan.metrics.scores import inception_score, pair_diversity
 
 _SPLITS = 10
+_PUBLISHED = "papers use Inception-v3: to compare with them, --extractor inception (weights: docs/metrics.md)"
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,14 @@ def short(n: int) -> str:
 
 def _fid(c: Comparison) -> list[Row]:
     a, b = (Moments().update(features).statistics() for features in c.features)
-    note = ""
+    notes = []
     if a.singular or b.singular:
-        note = f"{min(a.n, b.n):,} samples in {len(a.mean)} dimensions: the covariance is singular and the bias large"
-    return [Row(c.name("fid", c.network.protocol), frechet_distance(a, b), "lower", note=note)]
+        notes.append(
+            f"{min(a.n, b.n):,} samples in {len(a.mean)} dimensions: the covariance is singular, the bias large"
+        )
+    if not c.network.protocol.startswith("inception"):
+        notes.append(_PUBLISHED)
+    return [Row(c.name("fid", c.network.protocol), frechet_distance(a, b), "lower", note="; ".join(notes))]
 
 
 def _kid(c: Comparison) -> list[Row]:

@@ -19,7 +19,7 @@ def adam_state(optimizer: torch.optim.Optimizer) -> AdamState:
     states = [optimizer.state.get(weight, {}) for weight in weights]
     device = weights[0].device
     return {
-        "lr": torch.tensor(group["lr"], device=device),
+        "lr": torch.as_tensor(group["lr"], device=device),
         "betas": tuple(group["betas"]),
         "step": [s["step"] if s else torch.zeros((), device=device) for s in states],
         "mean": [s["exp_avg"] if s else torch.zeros_like(w) for s, w in zip(states, weights, strict=True)],

@@ -35,6 +35,8 @@ GROUPS = {
     ),
     "logit": ("Logits", "mean discriminator output"),
     "penalty": ("Penalties", "gradient penalties and consistency terms"),
+    "eval": ("Evaluation", "of the averaged generator against real images"),
+    "rate": ("Learning rates", "as scheduled"),
     "metric": ("Metric", "quality and variety of samples"),
     "range": ("Output range", "extremes of pixel values"),
     "auroc": ("AUROC", "of the discriminator's logits; 0.5: the two sets cannot be distinguished"),
@@ -97,7 +99,7 @@ def charts(groups: dict[str, list[Series]], diagnoses: Sequence[Diagnosis] = ())
     """One chart per group, the known groups first. Metrics share no unit, so each gets its own chart."""
     found = []
     for group in _in_order(groups):
-        parts = [[one] for one in groups[group]] if group == "metric" else [groups[group]]
+        parts = [[one] for one in groups[group]] if group in ("eval", "metric") else [groups[group]]
         found += [chart(group, part, diagnoses) for part in parts]
     return found
 

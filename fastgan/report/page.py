@@ -17,6 +17,9 @@ from fastgan.report.render import render
 from fastgan.report.sample_grids import sample_grids
 from fastgan.report.series import POINTS, Series, series_by_group
 
+#: How often the page of a run that goes on reloads itself.
+RELOAD_SECONDS = 15
+
 
 def write_report(run: Path) -> Path:
     """Write `report.html` into a run directory, whole or not at all, and return its path.
@@ -36,6 +39,7 @@ def page(run: Run) -> str:
         "run.html.j2",
         name=run.name,
         status=view.status(run, groups),
+        reload=RELOAD_SECONDS,
         notes=run.notes,
         findings=view.findings(run),
         tiles=view.tiles(run, groups),

@@ -162,6 +162,12 @@ def tiles(run: Run, groups: Groups) -> list[Tile]:
     speed_text, how = speed(run, groups)
     if speed_text is not None:
         found.append(Tile(speed_text, "images per second", how))
+    for series in groups.get("eval", [])[:3]:
+        if len(series.finite):
+            at = int(np.nanargmin(series.values))
+            found.append(
+                Tile(figure(series.values[at]), words(series.name), f"best, at step {figure(series.steps[at])}")
+            )
     for series in groups.get("metric", [])[:3]:
         if len(series.finite):
             found.append(Tile(figure(series.finite[-1]), words(series.name), "last measured"))

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,11 @@ def save(
     parts: dict[str, dict[str, Tensor]],
     state: dict[str, Any],
     keep: int,
-    protect: int | None = None,
+    protect: Collection[int] = (),
 ) -> Path:
     """Write checkpoint `step` below `directory`, then delete all but the newest `keep`. Returns its folder.
 
-    protect: the newest one up to that step stays too.
+    protect: the newest one up to each of these steps stays too.
 
     At every instant the newest checkpoint of before is whole, or this one is. Raises CheckpointError where it cannot be
     written, with nothing left of it.
@@ -80,11 +81,12 @@ def save(
     return final
 
 
-def prune(directory: Path, step: int, keep: int, protect: int | None = None) -> None:
+def prune(directory: Path, step: int, keep: int, protect: Collection[int] = ()) -> None:
     """Delete the checkpoints of all steps but those that `save` keeps."""
     # Later steps than this belong to a future that a resumed run has left (their checkpoints were damaged).
     steps = steps_in(directory)
-    kept = [s for s in steps if s <= step][-keep:] + [s for s in steps if s <= (protect or 0)][-1:]
+    kept = {s for last in ([s for s in steps if s <= up_to] for up_to in protect) for s in last[-1:]}
+    kept |= set([s for s in steps if s <= step][-keep:])
     for old in [s for s in steps if s > step] + [s for s in steps if s <= step and s not in kept]:
         _remove(directory / f"{old:08d}")
 

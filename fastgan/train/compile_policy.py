@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import statistics
 import time
 import warnings
@@ -22,10 +23,14 @@ from fastgan.tasks.base import Batch, Noise
 from fastgan.train.config import Config
 from fastgan.train.step import Result, TaskSteps
 
-#: What compiling can be expected to save at most, and what it takes at least, where this hardware has not measured it
-#: yet. On a GPU it is against steps as CUDA graphs, and a guess.
-EXPECTED_SAVING = {"cpu": 0.35, "cuda": 0.4}
-LEAST_SECONDS = 40.0
+_logger = logging.getLogger(__name__)
+
+#: What compiling can be expected to save where this hardware has measured little: a part of an iteration. On a CPU it
+#: is what fused networks save in benchmarks/results/sweep.csv; on a GPU it is against CUDA graphs, and a guess.
+EXPECTED_SAVING = {"cpu": 0.05, "cuda": 0.15}
+#: What compiling takes there: seconds, and seconds for each layer of both networks. Rather too much: sweep.csv has 14
+#: to 54 s.
+BASE_SECONDS, LAYER_SECONDS = 20.0, 3.0
 _ROUNDS = 4
 
 #: A batch and its noise.
@@ -76,7 +81,11 @@ class CompilePolicy:
         about = ""
         if mode != "off":
             try:
-                return self._measured() if mode == "auto" else self._compiled(mode)[0]
+                if mode == "auto":
+                    return self._measured()
+                if mode == "on":
+                    self._announce((self._known() or self._expected())[1], "as asked for")
+                return self._compiled(mode)[0]
             except torch.OutOfMemoryError:
                 # Graphs keep their memory, beside the eager steps'.
                 about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
@@ -87,32 +96,51 @@ class CompilePolicy:
         """What is fastest, as far as the remaining steps amortize finding out."""
         plain = self._graphs() if self._device.type == "cuda" else self._eager
         remaining, known = self._seconds(plain) * self._iterations, self._known()
-        saving, cost = known or (EXPECTED_SAVING[self._device.type], LEAST_SECONDS)
+        saving, cost = known or self._expected()
+        how = "as measured before" if known else "as estimated"
         if remaining * saving <= cost:
-            plain.about += (
-                f": {remaining:.0f} s remain, and compiling takes {'' if known else 'at least '}{cost:.0f} s to save"
-                f" {'' if known else 'at most '}{saving:.0%}"
-            )
+            plain.about += f": {remaining:.0f} s remain, and compiling takes {cost:.0f} s to save {saving:.0%}, {how}"
             return plain
+        self._announce(cost, f"to save {saving:.0%} of {remaining:.0f} s, {how}")
         compiled, seconds = self._compiled("on")
         if compiled.mode != "on":
             if compiled.mode == "graph":  # the compiler failed at both, and has nothing to save
-                self._store.put(self._key, {"saving": 0.0, "seconds": round(seconds, 1)})
+                self._note(0.0, seconds)
             return compiled if plain is self._eager else plain
         now, then = self._alternating(plain, compiled)
         saving = 1 - then / now
-        self._store.put(self._key, {"saving": round(saving, 3), "seconds": round(seconds, 1)})
+        self._note(saving, seconds)
         chosen = compiled if saving > 0 else plain
         chosen.about += f": {1000 * now:.1f} ms an iteration, {1000 * then:.1f} ms compiled (in {seconds:.0f} s)"
         return chosen
 
+    def _announce(self, cost: float, why: str) -> None:
+        _logger.info("compiling both steps, which takes about %.0f s: %s", cost, why)
+
     def _known(self) -> tuple[float, float] | None:
         """What compiling saved, as a fraction, and the seconds it took, where that was measured before."""
-        try:
-            known = self._store.get(self._key) or {}
-            return float(known["saving"]), float(known["seconds"])
-        except (KeyError, TypeError, ValueError):  # not measured, or a damaged entry
-            return None
+        known = _measurement(self._store.get(self._key))
+        return known and known[:2]
+
+    def _expected(self) -> tuple[float, float]:
+        """The same where it was not: as other networks did on this hardware, beside the figures above."""
+        found = [measured for entry in self._store.all() if (measured := _measurement(entry))]
+        savings = [EXPECTED_SAVING[self._device.type], *(saving for saving, _, _ in found)]
+        costs = [seconds / layers for _, seconds, layers in found if layers > 0]
+        cost = max(costs) * self._layers if costs else BASE_SECONDS + LAYER_SECONDS * self._layers
+        return max(statistics.mean(savings), 0.0), cost
+
+    def _note(self, saving: float, seconds: float) -> None:
+        """Store a measurement. Compiling again is faster while the compiler's own cache has it: the longest counts."""
+        if before := self._known():
+            seconds = max(seconds, before[1])
+        self._store.put(self._key, {"saving": round(saving, 3), "seconds": round(seconds, 1), "layers": self._layers})
+
+    @property
+    def _layers(self) -> int:
+        """Layers of both networks."""
+        task = self._steps.task
+        return sum(not list(m.children()) for n in (task.generator, task.discriminator) for m in n.modules())
 
     def _graphs(self) -> Steps:
         """As CUDA graphs without a compiler; eagerly where that is impossible or slower."""
@@ -198,3 +226,11 @@ class CompilePolicy:
         facts += [config.loss, config.regularization.augment, config.regularization.unroll, config.precision]
         facts += [dict(task.intervals), config.optim.d_steps]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _measurement(entry: dict[str, Any] | None) -> tuple[float, float, float] | None:
+    """Saving, seconds and layers (0: not noted) of an entry of the store; None for one that is missing or damaged."""
+    try:
+        return (float(entry["saving"]), float(entry["seconds"]), float(entry.get("layers", 0))) if entry else None
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -13,10 +13,12 @@ from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.losses.config import LossConfig
+from fastgan.metrics.config import EvaluationConfig
 from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
 from fastgan.train.config_history import of_today
+from fastgan.train.schedule import SCHEDULES, decay_begin
 from fastgan.train.validation import check_options
 
 
@@ -81,6 +83,12 @@ class OptimConfig:
     """learning rate of the generator; as usual for the loss when left out"""
     lr_d: float | None = None
     """learning rate of the discriminator; as usual for the loss when left out"""
+    lr_schedule: str = "constant"
+    """how both learning rates change: constant; linear or cosine, which lower them until the last step"""
+    lr_warmup: int = 0
+    """steps in which both learning rates rise linearly to their values"""
+    lr_decay_from: int = 0
+    """step from which a linear or cosine schedule lowers the learning rates"""
     beta1: float | None = None
     """first moment of Adam; as usual for the loss when left out"""
     beta2: float | None = None
@@ -101,9 +109,17 @@ class OptimConfig:
     def __post_init__(self) -> None:
         expect(self, ("d_steps", "accumulate", "max_skipped"), AT_LEAST_ONE)
         expect(self, ("lr_g", "lr_d"), POSITIVE)
-        expect(self, ("clip", "ema_images", "weight_clip"), NOT_NEGATIVE)
+        expect(self, ("clip", "ema_images", "weight_clip", "lr_warmup", "lr_decay_from"), NOT_NEGATIVE)
         expect(self, ("beta1", "beta2"), FRACTION)
         expect(self, ("optimizer",), one_of(("adam", "rmsprop")))
+        expect(self, ("lr_schedule",), one_of(SCHEDULES))
+        if self.lr_decay_from and self.lr_schedule == "constant":
+            raise UsageError("lr_decay_from: a constant schedule lowers nothing; give --lr-schedule linear or cosine")
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the learning rates change from step to step."""
+        return self.lr_schedule != "constant" or self.lr_warmup > 0
 
 
 @dataclass(frozen=True)
@@ -156,12 +172,16 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         expect(self, ("steps",), AT_LEAST_ONE)
         expect(self, ("seed", "grow_images"), NOT_NEGATIVE)
         expect(self, ("compile",), one_of(("auto", "on", "graph", "off")))
         expect(self, ("precision",), one_of(("fp32", "tf32", "bf16", "fp16")))
+        if self.optim.lr_schedule != "constant" and decay_begin(self.optim) >= self.steps:
+            name = "lr_decay_from" if self.optim.lr_decay_from >= self.optim.lr_warmup else "lr_warmup"
+            raise UsageError(f"{name}: expected fewer than the {self.steps} steps, got {decay_begin(self.optim)}")
         check_options(self, self.adversarial)
 
     def settled(self, loss: AdversarialLoss) -> Config:
@@ -239,10 +259,12 @@ def options_of(family: str) -> list[str]:
     return [n for n in registry.option_types(family) if n != "condition"] if family in FAMILIES else []
 
 
-#: Flags that may differ when a run is resumed: how long it goes on, where and what it writes, not what it computes.
+#: Flags that may differ when a run is resumed: how long it goes on, where and what it writes, the learning rates, and
+#: where the images are, which must be the same ones.
 RESUMABLE = (
     "steps", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "device", "compile",
-    "sync_statistics", "on_collapse", "wandb",
+    "sync_statistics", "on_collapse", "wandb", "lr_g", "lr_d", "lr_schedule", "lr_warmup", "lr_decay_from", "data",
+    "eval_every", "eval_metric", "eval_n", "eval_extractor", "eval_patience",
 )  # fmt: skip
 
 

@@ -136,8 +136,8 @@ class Interval:
         self._aside = 0.0
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """What runs inside is no training and does not count."""
+    def aside(self) -> Iterator[None]:
+        """What runs inside, such as a compiler, is part of the run's seconds, and not of the images per second."""
         begun = time.perf_counter()
         try:
             yield
@@ -147,11 +147,13 @@ class Interval:
     def row(self, figures: dict[str, float]) -> dict[str, Any]:
         """The line of metrics at this step; counts the interval's seconds."""
         state = self._state
-        elapsed = time.perf_counter() - self._begun - self._aside
+        elapsed = time.perf_counter() - self._begun
         state.seconds += elapsed
+        rates = state.rates(state.step - 1) if state.config.optim.scheduled else {}
         return {
             "step": state.step, "images": state.images, "seconds": round(state.seconds, 3), **figures,
-            "speed/images_per_second": (state.images - self._images) / elapsed, **state.growth.figures,
+            "speed/images_per_second": (state.images - self._images) / (elapsed - self._aside),
+            **{f"rate/{name}": rate for name, rate in rates.items()}, **state.growth.figures,
         }  # fmt: skip
 
 

@@ -88,9 +88,8 @@ class NonFiniteGuard:
         if new:
             _logger.warning("skipped %d updates that were not finite, up to step %d", new, state.step)
         if state.config.precision != "fp16":  # there the loss scale has backed off already
-            factor = max(state.back_off / 2, LEAST_BACK_OFF) if new else min(state.back_off * 2, 1.0)
-            state.multiply_rates(factor / state.back_off)
-            state.back_off = factor
+            state.back_off = max(state.back_off / 2, LEAST_BACK_OFF) if new else min(state.back_off * 2, 1.0)
+            state.set_rates()
 
     def _stopped(self, network: str, in_a_row: int) -> NonFiniteError:
         state = self._state

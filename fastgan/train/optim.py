@@ -175,10 +175,12 @@ class Update:
         return checked
 
     def addresses(self) -> tuple[object, ...]:
-        """What a recorded update takes as fixed: learning rates, and where weights and moments are in memory."""
+        """What a recorded update takes as fixed: learning rates that are numbers, and where weights, moments and
+        learning rates that are tensors are in memory."""
         moments = [value for weight in self._weights for value in self.optimizer.state[weight].values()]
         addresses = [tensor.data_ptr() for tensor in (*self._weights, *moments)]
-        return *(group["lr"] for group in self.optimizer.param_groups), *addresses
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return *(rate.data_ptr() if isinstance(rate, Tensor) else rate for rate in rates), *addresses
 
     def _norms(self, weights: list[nn.Parameter], before: list[Tensor], gradients: Tensor) -> Tensor:
         found = torch.stack([
@@ -202,10 +204,15 @@ class Update:
                 if value.shape == weight.shape:
                     moments[name] = with_strides_of(value, weight)
 
-    def multiply_rates(self, factor: float) -> None:
-        """Multiply the learning rates."""
+    def set_rate(self, rate: float, scheduled: bool = False) -> None:
+        """Set the learning rate. scheduled: as a scalar on the device, which recorded updates read at each replay."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["lr"] * factor
+            if not scheduled:
+                group["lr"] = rate
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = torch.full((), rate, device=self._weights[0].device)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the optimizer's own state."""
@@ -316,4 +323,8 @@ class RMSprop(torch.optim.Optimizer):
                 mean = state["square_avg"].lerp(gradient.square(), 1 - group["alpha"])
                 change = gradient / (mean.sqrt() + group["eps"])
                 state["square_avg"].copy_(torch.where(bad, state["square_avg"], mean))
-                weight.sub_(torch.where(bad, 0.0, change), alpha=group["lr"])
+                change = torch.where(bad, 0.0, change)
+                if isinstance(lr := group["lr"], Tensor):
+                    weight.sub_(change * lr)
+                else:
+                    weight.sub_(change, alpha=lr)

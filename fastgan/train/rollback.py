@@ -75,11 +75,12 @@ def why_not(state: TrainState) -> str:
     return f"; there is no whole checkpoint from before that ({option('checkpoint_every')})"
 
 
-def protected_step(state: TrainState) -> int | None:
-    """Up to which step the newest checkpoint must stay, whatever the next lines say; None: any may go."""
-    return (
-        last_healthy_step(state.rows, state.task.unbounded) if state.config.logging.on_collapse == "rollback" else None
-    )
+def protected_steps(state: TrainState) -> tuple[int, ...]:
+    """Up to which step the newest checkpoint must stay, whatever the next lines say; none: any may go."""
+    if state.config.logging.on_collapse != "rollback":
+        return ()
+    step = last_healthy_step(state.rows, state.task.unbounded)
+    return () if step is None else (step,)
 
 
 def in_row(state: TrainState) -> dict[str, Any]:
@@ -114,13 +115,13 @@ def go_back(
     rates = {name: rate / 2 if name in slowed else rate for name, rate in rates.items()}
     # Only the first rank's is written down.
     found = dataclasses.asdict(diagnosis or Diagnosis(decision.name, left, left, "", ()))
-    state.rollbacks = history
-    state.set_rollbacks([*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}])
+    state.rollbacks = [*history, {"from_step": left, "to_step": state.step, "rates": rates, **found}]
+    state.set_rates()
     state.rows[:] = [row for row in state.rows if row["step"] <= step]
     state.world.barrier()  # until nobody reads the checkpoint that is replaced now
     if metrics is not None:
         # In this order: where the run is killed between the two, it drops the lines itself when it is resumed.
-        run_state.save(state, batches, protected_step(state))
+        run_state.save(state, batches, protected_steps(state))
         metrics.back_to(step)
     said = ", ".join(f"{name} × {rate:g}" for name, rate in rates.items())
     _logger.warning(

@@ -66,12 +66,18 @@ def _check_content(out: Path, *, resume: bool, overwrite: bool) -> None:
             )
         if not overwrite and not never_stepped(out):
             raise UsageError(
-                f"out: {out} already holds a run; continue it with {option('resume', True)} or replace it with"
+                f"out: {out} already holds a run; continue it with {resuming(out)} or replace it with"
                 f" {option('overwrite', True)}"
             )
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
     elif out.exists() and any(path.name != LOCK and not is_unfinished(path) for path in out.iterdir()):
         raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
+
+
+def resuming(out: Path) -> str:
+    """How a run is continued: `resume=True`, or `--resume RUN` on the command line."""
+    text = option("resume", True)
+    return f"{text} {out}" if text.startswith("--") else text
 
 
 def is_run(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan._util import random as rng
+from fastgan._util.notebook import Picture
 from fastgan.errors import UsageError
 from fastgan.metrics.neighbors import nearest, thumbnails
 from fastgan.report.captions import beside_rows
@@ -60,17 +62,29 @@ def sample(generator: nn.Module, z: Tensor, device: torch.device, labels: Tensor
     return images_of(generator, z.to(device), labels).float().cpu().numpy()
 
 
-def save_all(state: TrainState) -> None:
-    """Every sample grid of this step as samples/NAME-STEP.png. The random numbers of the run stay as they are."""
-    assert state.run is not None
+def save_all(state: TrainState, folder: Path) -> list[Path]:
+    """Every sample grid of this step as NAME-STEP.png in a folder. The random numbers of the run stay as they are."""
     with rng.preserved(state.device), torch.no_grad():
         averaged = state.task.with_generator(state.ema.module)
         grids = averaged.samples(state.batch, state.held_out, state.step)
-    # All are enlarged alike.
     dataset = state.about.get("dataset")
     class_names = dataset.get("class_names", ()) if isinstance(dataset, dict) else ()
-    for name, found in grids.items():
-        save(_grid(found), state.run / "samples" / f"{name}-{state.step:08d}.png", class_names)
+    paths = {folder / f"{name}-{state.step:08d}.png": found for name, found in grids.items()}
+    for path, found in paths.items():
+        save(_grid(found), path, class_names)
+    return [path for path in paths if path.exists()]
+
+
+def show(state: TrainState, picture: Picture) -> None:
+    """Show the first sample grid of this step in a notebook, of a run without a directory too."""
+    with tempfile.TemporaryDirectory() as temporary:
+        if state.run is None:
+            paths = save_all(state, Path(temporary))
+        else:
+            paths = sorted((state.run / "samples").glob(f"*-{state.step:08d}.png"))
+        first = [path for path in paths if path.name.startswith("fixed-")] or paths
+        if first:
+            picture.show(first[0])
 
 
 def save_real(task: Task, batch: Batch, run: Path) -> None:

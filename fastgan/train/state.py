@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fastgan.train.distributed import World
 from fastgan.train.ema import Ema
 from fastgan.train.growth import Growth
 from fastgan.train.optim import Update
+from fastgan.train.schedule import factor
 
 _logger = logging.getLogger(__name__)
 
@@ -83,22 +85,22 @@ class TrainState:
         """The learning rates as parts of what they would be without rollbacks."""
         return self.rollbacks[-1]["rates"] if self.rollbacks else dict.fromkeys(self.updates, 1.0)
 
-    def set_rollbacks(self, rollbacks: list[dict[str, Any]]) -> None:
-        """Go on with other rollbacks, and with their learning rates."""
-        before = self.rollback_rates
-        self.rollbacks = rollbacks
-        for name, rate in self.rollback_rates.items():
-            self.multiply_rates(rate / before[name], (name,))
+    def rates(self, step: int) -> dict[str, float]:
+        """The learning rates of the update after `step` ones: as configured, times schedule, back-off and rollbacks."""
+        optim = self.config.optim
+        part = factor(optim, step, self.config.steps) * self.back_off
+        configured = {"generator": optim.lr_g or 0.0, "discriminator": optim.lr_d or 0.0}
+        return {name: rate * part * self.rollback_rates[name] for name, rate in configured.items()}
+
+    def set_rates(self) -> None:
+        """Hand the learning rates to the optimizers: after what they follow from has changed."""
+        for name, rate in self.rates(self.step).items():
+            self.updates[name].set_rate(rate, self.config.optim.scheduled)
 
     def draw(self, network: str, batch: Batch) -> Noise:
         """The noise of the next step of a network, on the device."""
         noise = self.task.draw(network, batch, self.random, self.step)
         return {n: value.to(self.device) if isinstance(value, Tensor) else value for n, value in noise.items()}
-
-    def multiply_rates(self, factor: float, networks: tuple[str, ...] = ("generator", "discriminator")) -> None:
-        """Multiply learning rates."""
-        for name in networks:
-            self.updates[name].multiply_rates(factor)
 
 
 def check_batches(batches: Any) -> None:
@@ -115,8 +117,8 @@ def check_batches(batches: Any) -> None:
         )
 
 
-def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
-    """Write a checkpoint of this moment, between two steps. protect: the newest one up to that step stays too."""
+def save(state: TrainState, batches: Any, protect: Collection[int] = ()) -> None:
+    """Write a checkpoint of this moment, between two steps. protect: the newest up to each of these steps stays too."""
     assert state.out is not None
     check_batches(batches)
     optimizer: dict[str, Tensor] = {}
@@ -140,7 +142,7 @@ def save(state: TrainState, batches: Any, protect: int | None = None) -> None:
     checkpoint.save(state.out / "checkpoints", state.step, parts, facts, keep, protect)
 
 
-def prune(state: TrainState, protect: int | None = None) -> None:
+def prune(state: TrainState, protect: Collection[int] = ()) -> None:
     """Delete the checkpoints that `save` would, after a run that was killed before it had."""
     assert state.out is not None
     checkpoint.prune(state.out / "checkpoints", state.step, state.config.logging.keep_checkpoints, protect)
@@ -159,7 +161,8 @@ def load(state: TrainState, batches: Any) -> None:
     restore(state, folder, facts)
     # "restored" in older versions, with other keys.
     past: dict[str, Any] = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
-    state.set_rollbacks(modernized_row(past).get("rollbacks", []))
+    state.rollbacks = modernized_row(past).get("rollbacks", [])
+    state.set_rates()
     try:
         _load_random(state, facts)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -196,9 +199,8 @@ def restore(state: TrainState, folder: Path, facts: dict[str, Any]) -> None:
     except KeyError as error:
         raise _another_version(folder, error) from error
     state.skipped = facts.get("skipped", 0)
-    back_off = facts.get("back_off", 1.0)
-    state.multiply_rates(back_off / state.back_off)
-    state.back_off = back_off
+    state.back_off = facts.get("back_off", 1.0)
+    state.set_rates()
 
 
 def whole_checkpoint(out: Path | None) -> str:

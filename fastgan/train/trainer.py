@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
-from fastgan._util.options import named, option
+from fastgan._util.notebook import Picture, in_notebook
+from fastgan._util.options import named
 from fastgan._util.progress import Progress
 from fastgan._util.signals import StopSignals
+from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.tasks import Generation, Task
@@ -24,12 +26,15 @@ from fastgan.tasks.base import Batch
 from fastgan.tasks.batches import on_device
 from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
+from fastgan.train.callbacks import Callback, call
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, why_slow
 from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
+from fastgan.train.evaluation import Evaluation
+from fastgan.train.init_from import start_from
 from fastgan.train.iteration import IterationGraph
 from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
@@ -102,6 +107,9 @@ class Trainer:
         self._step_graphs: Steps | None = None
         self._graph: IterationGraph | None = None
         self._stop = StopSignals()
+        self._picture, self._named_grids = Picture(), False
+        self._evaluation: Evaluation
+        self._callbacks: list[Callback] = []
         self._recent: deque[Batch] = deque(maxlen=config.optim.accumulate)
 
     # --- one iteration ------------------------------------------------------------------------------------------------
@@ -142,6 +150,8 @@ class Trainer:
 
     def iterate(self, batches: Batches, means: Means) -> None:
         """One iteration on the next batches, step by step or as one CUDA graph, after `prepare`. Waits for nothing."""
+        if self.config.optim.scheduled:
+            self.state.set_rates()
         watch = self._pauses_at(self.state.step + 1)
         if self._graph is None:
             logs = self.train_step(self._d_inputs(batches), self._g_inputs(), watch=watch)
@@ -199,9 +209,11 @@ class Trainer:
         *,
         held_out: Any = None,
         classifier: nn.Module | None = None,
-        reference: np.ndarray | None = None,
+        reference: np.ndarray | ImageSet | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        init_from: str | Path | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> dict[str, float]:
         """Train until config.steps. Returns the last interval's means.
 
@@ -214,8 +226,11 @@ class Trainer:
         state_dict and load_state_dict, as `fastgan.data.stream.BatchStream` has. held_out: one more batch, which is not
         trained on, to measure how far the discriminator overfits, and of pairs the distance to their targets.
         classifier: a module from images to logits [N, classes], by which modes are counted. reference: what batches are
-        made of, uint8 [M, C, H, W] (a memory map will do): sample grids show the nearest to each sample. Both are for
-        generation alone. overwrite: replace the run in `out`.
+        made of, uint8 [M, C, H, W] (a memory map will do) or an ImageSet with labels too: sample grids show the nearest
+        to each sample, and config.evaluation compares samples with them. Both are for generation alone. callbacks:
+        called with TrainFacts at the end of every interval; they can ask to stop (see callbacks.py). overwrite: replace
+        the run in `out`. init_from: begin with the weights of a run, a checkpoint or a safetensors file (see
+        init_from.py), with fresh optimizers.
 
         Ctrl-C ends after the step in progress with a checkpoint, and raises KeyboardInterrupt. An update whose loss or
         gradient is not finite is skipped; raises NonFiniteError after config.optim.max_skipped of them in a row, naming
@@ -224,6 +239,9 @@ class Trainer:
         first goes back to a checkpoint from before some times (see rollback.py).
         """
         state, task = self.state, self.task
+        if init_from is not None and (resume or state.step):
+            has = "a resumed run has weights of its own" if resume else f"this Trainer has trained {state.step} steps"
+            raise UsageError(f"init_from: {has}; leave it out")
         for name, given in (("classifier", classifier), ("reference", reference)):
             if given is not None and type(task) is not Generation:
                 raise UsageError(f"{name}: it is for generation from latents, got {type(task).__name__}; leave it out")
@@ -233,18 +251,24 @@ class Trainer:
         if state.out is not None:
             run_state.check_batches(batches)
         check_wandb(self.config.logging.wandb, state.out)
+        if isinstance(reference, np.ndarray):
+            reference = ImageSet(np.ascontiguousarray(reference), None, "the reference", NOT_STATED)
+        self._evaluation = Evaluation(state, reference)
+        self._callbacks = list(callbacks)
         if state.run is None:
-            return self._fit(batches, resume)
+            return self._fit(batches, resume, init_from)
         if reference is not None and isinstance(task, Generation):
-            task.neighbors = samples.NearestNeighbors(reference)
+            task.neighbors = samples.NearestNeighbors(reference.images)
         with rundir.prepared(state.run, resume=resume, overwrite=overwrite):
-            return self._fit(batches, resume)
+            return self._fit(batches, resume, init_from)
 
-    def _fit(self, batches: Iterable[Any], resume: bool) -> dict[str, float]:
+    def _fit(self, batches: Iterable[Any], resume: bool, init_from: str | Path | None) -> dict[str, float]:
         """`fit`, with arguments that were checked and the run directory of this process."""
         state = self.state
         if resume:
             self._resume(batches)
+        elif init_from is not None:
+            self._start_from(init_from)
         self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)
@@ -254,12 +278,12 @@ class Trainer:
             metrics = Metrics(state.run, state.step, self.config)
             state.rows = metrics.kept
             if resume and state.step == self.config.steps:  # it may have been killed in its last save
-                run_state.prune(state, rollback.protected_step(state))
+                run_state.prune(state, self._protected())
         try:
             with self._stop, float32_products(self.config.precision == "tf32"):
                 return self._run(batches, metrics)
         except KeyboardInterrupt:
-            again = f"; continue with {option('resume', True)} {option('out', str(state.out))}" if state.out else ""
+            again = f"; continue with {rundir.resuming(state.out)}" if state.out else ""
             _logger.info("interrupted at step %d%s", state.step, again)
             rundir.finish(state, "interrupted", metrics)
             raise
@@ -267,12 +291,16 @@ class Trainer:
             if isinstance(error, RankError):
                 whole = run_state.whole_checkpoint(state.out)
                 error.when = f" at step {state.step}"
-                error.then = f"{whole}; the run can go on with {option('resume', True)}" if whole else ""
+                error.then = (
+                    f"{whole}; the run can go on with {rundir.resuming(state.out)}" if whole and state.out else ""
+                )
             rundir.finish(state, "failed", metrics, str(error))
             raise
 
     def _run(self, given: Iterable[Any], metrics: Metrics | None) -> dict[str, float]:
         state, config, figures = self.state, self.config, dict[str, float]()
+        if state.step < config.steps:
+            self._evaluation.open()
         batches, means, interval = Batches(given, state), Means(), Interval(state)
         bar = Progress(
             "training", config.steps, unit="steps", before=state.step, each_note=True, quiet=state.world.rank > 0
@@ -281,15 +309,16 @@ class Trainer:
         state.ema.forget()
         for update in state.updates.values():
             update.reset()
+        state.set_rates()
         rundir.write_status(state, "running")
-        stop = False
+        stop, ended = False, ""
         with contextlib.closing(bar):
             if (self._grow() or self.steps is None) and state.step < config.steps:
-                with interval.paused():
+                with interval.aside():
                     self.prepare(batches)
-            while state.step < config.steps and not stop:
+            while state.step < config.steps and not (stop or ended):
                 if self._grow():
-                    with interval.paused():
+                    with interval.aside():
                         self.prepare(batches)
                 self.iterate(batches, means)
                 pause = self._pauses_at(state.step)
@@ -304,13 +333,14 @@ class Trainer:
                 figures |= self.monitor.measure()
                 row = interval.row(figures)
                 self._guard.check()
-                row |= rollback.in_row(state)
+                row |= rollback.in_row(state) | self._evaluation.measure()
                 if metrics is not None:
                     metrics.write(row)
                 diagnosis = self.monitor.diagnose(row)
                 bar.add(note=self.monitor.summary(row))
                 decision = rollback.decide(state, diagnosis)
-                self._write(stop or decision.stop, decision.to is None, given, metrics)
+                ended = "" if decision.to is not None else self._end(row)
+                self._write(stop or decision.stop or bool(ended), decision.to is None, given, metrics)
                 if decision.to is not None:
                     rollback.go_back(state, decision, diagnosis, given, metrics)
                     self._guard.reset()
@@ -324,23 +354,43 @@ class Trainer:
                     raise CollapseError(f"stopped at step {state.step}: {why}{rollback.why_not(state)}")
         if stop:
             raise KeyboardInterrupt
-        rundir.finish(state, "finished", metrics)
+        if ended:
+            _logger.info("stopped at step %d: %s", state.step, ended)
+        self._evaluation.report()
+        rundir.finish(state, "finished", metrics, ended)
         return figures
+
+    def _end(self, row: dict[str, Any]) -> str:
+        """Why the run ends here, before its last step, or "". Called on all ranks."""
+        evaluation, names = self._evaluation, [diagnosis.name for diagnosis in self.monitor.diagnoses]
+        asked = call(self._callbacks, self.state, row, names, evaluation.best) or evaluation.gave_up
+        return (asked or "another rank asked for it") if self.state.world.any(bool(asked)) else ""
+
+    def _protected(self) -> tuple[int, ...]:
+        """Steps whose checkpoints stay, or the newest ones before them."""
+        best = self._evaluation.best
+        return (*rollback.protected_steps(self.state), *([best["step"]] if best else []))
 
     def _write(self, last: bool, checkpoint: bool, batches: Any, metrics: Metrics | None) -> None:
         """Sample grids, report and checkpoint, where they are due or the run ends."""
         state, every = self.state, self.config.logging
         last = last or state.step == self.config.steps
+        pictures = last or state.step % every.sample_every == 0
+        # The pictures first: a run killed after the checkpoint does not come by here again.
+        if pictures and state.run is not None:
+            grids = samples.save_all(state, state.run / "samples")
+            rundir.write_pages(state, self.monitor.layers)
+            if grids and not self._named_grids:
+                self._named_grids = True
+                _logger.info("first sample grids: %s; the page of the run: %s", grids[0], state.run / "report.html")
+        if pictures and state.world.rank == 0 and in_notebook():
+            samples.show(state, self._picture)
         if state.run is None:
             return
-        # The pictures first: a run killed after the checkpoint does not come by here again.
-        if last or state.step % every.sample_every == 0:
-            samples.save_all(state)
-            rundir.write_pages(state, self.monitor.layers)
-        if checkpoint and (last or state.step % every.checkpoint_every == 0):
+        if checkpoint and (last or state.step % every.checkpoint_every == 0 or self._evaluation.is_best):
             if metrics is not None:
                 metrics.sync()
-            run_state.save(state, batches, rollback.protected_step(state))
+            run_state.save(state, batches, self._protected())
 
     def _grow(self) -> bool:
         """Let networks that grow be what they are after so many images. Returns whether other layers run now."""
@@ -370,11 +420,31 @@ class Trainer:
         state.world.barrier()  # until rank 0 has found it whole
         # How the steps are computed was decided by what the first batch showed; another could show otherwise.
         decided = rundir.read_config(state.out)
-        state.about |= {name: decided[name] for name in ("apart", "compiled", "levels") if name in decided}
+        kept = ("apart", "compiled", "levels", "init_from", "changes")
+        state.about |= {name: decided[name] for name in kept if name in decided}
         run_state.load(state, batches)
+        self._note_changed_rates(decided.get("config", {}).get("optim", {}))
+        if state.step == 0 and "init_from" in state.about:  # it was killed before its first checkpoint
+            self._start_from(state.about["init_from"])
+        if state.step >= self.config.steps:
+            _logger.info("%s is already finished at step %d: raise steps (--steps) to go on", state.out, state.step)
         # A finished run takes no step, and its networks may be smaller than when they were built.
         if state.growth.advance(state.images):
             _logger.info("step %d: images of %s", state.step, state.growth.name)
+
+    def _note_changed_rates(self, before: dict[str, Any]) -> None:
+        """Log where learning rates are others than the run's so far, and keep it in `config.json`."""
+        names = [name for name in before if name.startswith("lr_")]
+        now = {name: getattr(self.config.optim, name) for name in names}
+        changed = {name: [before[name], now[name]] for name in names if before[name] != now[name]}
+        if changed:
+            said = ", ".join(f"{name} {old} → {new}" for name, (old, new) in changed.items())
+            _logger.info("changed from step %d on: %s", self.state.step, said)
+            self.state.about["changes"] = [*self.state.about.get("changes", []), {"step": self.state.step, **changed}]
+
+    def _start_from(self, source: str | Path) -> None:
+        start_from(self.state, source)
+        self.state.about["init_from"] = str(Path(source).expanduser().resolve())
 
     def _align_ranks(self) -> None:
         """Let all ranks be at the same step of the same run, with the same weights."""
@@ -387,8 +457,10 @@ class Trainer:
 
     def _pauses_at(self, step: int) -> bool:
         logging = self.config.logging
-        every = (logging.log_every, logging.sample_every, logging.checkpoint_every)
-        return step == self.config.steps or any(step % each == 0 for each in every)
+        every = (
+            logging.log_every, logging.sample_every, logging.checkpoint_every, self.config.evaluation.eval_every,
+        )  # fmt: skip
+        return step == self.config.steps or any(each and step % each == 0 for each in every)
 
     # --- what is trained ----------------------------------------------------------------------------------------------
 

@@ -219,6 +219,7 @@ def tensors(trainer):
         {"precision": "fp16"},
         {"optimizer": "rmsprop", "weight_clip": 0.1},
         {"r1_weight": 1.0, "penalty_interval": 2, "d_steps": 2},
+        {"lr_schedule": "cosine", "lr_warmup": 5},
     ],
 )
 def test_captured_iterations_equal_eager_ones(flags):
@@ -230,7 +231,8 @@ def test_captured_iterations_equal_eager_ones(flags):
         for i in range(30):
             for trainer, batches in (eager, captured):
                 if i == 14:
-                    trainer.state.multiply_rates(0.5)
+                    trainer.state.back_off = 0.5
+                    trainer.state.set_rates()
                 if i == 22:
                     for update in trainer.state.updates.values():
                         for moments in update.optimizer.state.values():

@@ -105,6 +105,7 @@ def test_constant_images(halves, digits):
         assert row.value is None or np.isfinite(row.value), row
     assert any("200 of 200 samples are of a single gray level" in warning for warning in found.warnings)
     assert "singular" in found["fid"].note
+    assert "to compare with them, --extractor inception" in found["fid"].note
     assert found["recall"].value == 0
 
 

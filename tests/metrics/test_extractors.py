@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+import hashlib
+import subprocess
 
 import numpy as np
 import pytest
@@ -57,12 +59,25 @@ def test_pooling_of_inception():
 
 def test_inception_from_the_hub_cache(inception_file, halves, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(UsageError, match=f"put {inception.FILES[0]} into"):
+    with pytest.raises(UsageError, match="the weights of inception are missing; fetch them") as error:
         extractors.open_extractor("inception", halves[0], CPU)
+    # The shell command in the message does what it says, where it is given another place and another file.
+    assert inception.fetch_command(tmp_path / "checkpoints" / inception.FILES[0]) in str(error.value)
+    assert inception.SHA256[:8] in inception.FILES[0]
+    source, target = tmp_path / "published", tmp_path / "a folder" / "weights.pth"
+    source.write_bytes(b"weights")
+    monkeypatch.setattr(inception, "URL", source.as_uri())
+    assert subprocess.run(["bash", "-c", inception.fetch_command(target)], capture_output=True).returncode == 1
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(b"weights").hexdigest())
+    assert subprocess.run(["bash", "-c", inception.fetch_command(target)], capture_output=True).returncode == 0
+    assert target.read_bytes() == b"weights"
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / inception.FILES[0]).symlink_to(inception_file)
     clean, legacy = (extractors.open_extractor(name, halves[0], CPU) for name in ("inception", "inception_legacy"))
     assert legacy.protocol == "inception_legacy"
+    assert "other than the published ones: not comparable with FIDs of papers" in legacy.about
+    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(inception_file.read_bytes()).hexdigest())
+    assert "the published ones" in extractors.open_extractor("inception", halves[0], CPU).about
     assert clean.weights == legacy.weights
     assert clean.key != legacy.key
     photographs = ImageSet(noise(2, 3, 64, 64), None, "photographs", "none")

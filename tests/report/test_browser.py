@@ -1,7 +1,9 @@
 """The pages in a real browser: the slider works, the console has no errors, no page is wider than a phone."""
 
 import io
+import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.data.stream import BatchStream
+from fastgan.report import page
 from fastgan.report.compare import write_comparison
 from fastgan.report.page import write_report
 
@@ -110,3 +113,25 @@ def test_a_broken_script_is_detected(browser, run):
     browser.center("h1")
     assert browser.problems
     browser.problems.clear()
+
+
+def test_the_page_of_a_running_run_shows_what_was_written_since(browser, run, monkeypatch):
+    """And not while somebody uses it."""
+    monkeypatch.setattr(page, "RELOAD_SECONDS", 1)
+    status = run / "status.json"
+    status.write_text(json.dumps({"state": "running", "step": 1000, "steps": 3000, "message": ""}))
+    browser.open(write_report(run))
+    state = "document.querySelector('.state').textContent"
+    assert "running at step 1000" in browser.run(state)
+    status.write_text(json.dumps({"state": "finished", "step": 3000, "steps": 3000, "message": ""}))
+    write_report(run)
+    for _ in range(8):
+        browser.press("ArrowRight", 39)
+        time.sleep(0.2)
+    assert "running at step 1000" in browser.run(state)
+    deadline = time.monotonic() + 20
+    while "finished at step 3000" not in browser.run(state):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert browser.run("document.body.dataset.reload") is None
+    assert browser.problems == []

@@ -164,6 +164,13 @@ def test_no_config_is_a_usage_error(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("state", ["running", "finished", "interrupted", "failed", None])
+def test_only_the_page_of_a_running_run_reloads_itself(run, state):
+    change(run / "status.json", state=state)
+    html = write_report(run).read_text()
+    assert (' data-reload="15"' in html) == (state == "running")
+
+
 def test_runs_that_failed_or_still_run(run: Path):
     change(run / "status.json", state="failed", step=1200, message="loss/generator became NaN")
     page = page_of(run)

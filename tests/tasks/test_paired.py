@@ -315,7 +315,7 @@ def test_sample_grids_and_measures_restore_the_random_numbers(tmp_path):
     t = Trainer(noisy, Discriminator(), config=Config.from_flags(**SMALL, steps=1, l1_weight=1.0), out=tmp_path)
     t.fit(Pairs(), held_out=next(Pairs()))
     before = torch.get_rng_state()
-    samples.save_all(t.state)
+    samples.save_all(t.state, t.state.run / "samples")
     t.monitor.measure()
     assert torch.equal(torch.get_rng_state(), before)
 

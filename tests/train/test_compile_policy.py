@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from fastgan.train import compile_policy
 from fastgan.train.compile_policy import CompilePolicy, Steps
 from fastgan.train.config import check_resumed
 
+#: Of the networks of `trained`.
+LAYERS = 10
 SMALL = {"latent": 8, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 2, "sample_every": 4}
 
 
@@ -35,9 +40,10 @@ class EagerCompiledStep:
     """Stands in for CompiledStep: calls the step, and says that it was captured as `how` says, in 7 seconds."""
 
     how_next = iter(())
+    SECONDS = 7.0
 
     def __init__(self, step, mode, cuda_graph=True):
-        self.step, self.why_eager, self.seconds = step, "", 7.0
+        self.step, self.why_eager, self.seconds = step, "", self.SECONDS
         self.how = [next(self.how_next, "Dynamo")] if cuda_graph else []
 
     def __call__(self, *args, **kwargs):
@@ -74,6 +80,12 @@ def weights(trainer):
     return torch.cat([v.flatten() for part in parts for v in part.state_dict().values()])
 
 
+def free(monkeypatch):
+    """Compiling is expected to cost nothing."""
+    monkeypatch.setattr(compile_policy, "BASE_SECONDS", 0.0)
+    monkeypatch.setattr(compile_policy, "LAYER_SECONDS", 0.0)
+
+
 def store_file():
     """The file of the measurements of compilation."""
     (path,) = autotune.directory("compile times").glob("*.json")
@@ -89,17 +101,19 @@ def measured():
 def test_a_short_run_is_not_compiled_and_the_reason_is_logged(messages):
     trainer = trained()
     assert trainer.steps.compiled is False
-    assert "steps run eagerly: 0 s remain, and compiling takes at least 40 s" in messages()
+    assert re.search(r"steps run eagerly: 0 s remain, and compiling takes \d\d s to save 5%, as estimated", messages())
+    assert "compiling both steps" not in messages()
 
 
 @pytest.mark.parametrize("saving", [0.3, -0.1])
 def test_the_faster_way_is_kept_where_compiling_may_amortize(saving, compiler, monkeypatch, messages):
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     monkeypatch.setattr(CompilePolicy, "_alternating", lambda self, one, other: (0.1, 0.1 * (1 - saving)))
     trainer = trained()
     assert trainer.steps.compiled is (saving > 0)
     assert f"steps run {'compiled' if saving > 0 else 'eagerly'}" in messages()
     assert f"100.0 ms an iteration, {100 * (1 - saving):.1f} ms compiled" in messages()
+    assert "compiling both steps, which takes about 0 s: to save 5% of" in messages()
     # The next run on this hardware reads the measurement.
     assert measured()["saving"] == pytest.approx(saving)
     monkeypatch.setattr(CompilePolicy, "_compiled", lambda self, mode: pytest.fail("compiled again"))
@@ -109,21 +123,71 @@ def test_the_faster_way_is_kept_where_compiling_may_amortize(saving, compiler, m
 
 def test_a_stored_measurement_decides(monkeypatch):
     monkeypatch.setattr(autotune.Store, "get", lambda self, key: {"saving": 0.5, "seconds": 1e9})
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     assert trained().steps.compiled is False
 
 
 def stored(monkeypatch):
     """Run once, so that a measurement is stored."""
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     monkeypatch.setattr(compile_policy, "CompiledStep", EagerCompiledStep)
     monkeypatch.setattr(CompilePolicy, "_alternating", lambda self, one, other: (0.1, 0.05))
     assert trained().steps.compiled is True
-    assert measured() == {"saving": 0.5, "seconds": 14.0}
+    assert measured() == {"saving": 0.5, "seconds": 14.0, "layers": LAYERS}
+
+
+def test_the_longest_compilation_counts(monkeypatch):
+    """Compiling again is fast while the compiler's own cache has the step."""
+    stored(monkeypatch)
+    monkeypatch.setattr(EagerCompiledStep, "SECONDS", 0.5)
+    monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 1000.0)
+    assert trained().steps.compiled is True
+    assert measured()["seconds"] == 14.0
+
+
+@pytest.mark.parametrize(
+    ("others", "saving", "cost"),
+    [
+        ([], 0.05, 20 + 3 * 12),
+        ([{"saving": 0.35, "seconds": 60, "layers": 6}, {"saving": -0.1, "seconds": 12, "layers": 12}], 0.1, 120),
+        ([{"saving": -0.3, "seconds": 60, "layers": 6}], 0.0, 120),
+        ([{"saving": 0.15, "seconds": 60}, {"saving": "much", "seconds": 60}, {}], 0.1, 20 + 3 * 12),  # older, damaged
+    ],
+)
+def test_what_is_expected_of_networks_that_were_not_compiled_yet(others, saving, cost, monkeypatch):
+    policy = CompilePolicy.__new__(CompilePolicy)
+    policy._device = torch.device("cpu")
+    policy.__dict__["_store"] = SimpleNamespace(all=lambda: others)
+    monkeypatch.setattr(CompilePolicy, "_layers", 12)
+    assert policy._expected() == pytest.approx((saving, cost))
+
+
+def test_400_steps_that_would_save_5_seconds_are_not_compiled(monkeypatch):
+    """0.3 s an iteration: 120 s remain, of which compiling would have saved 4 % and taken 68 s."""
+    monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 0.3 * 100)  # of the 4 steps here
+    monkeypatch.setattr(CompilePolicy, "_compiled", lambda self, mode: pytest.fail("compiled"))
+    assert trained().steps.compiled is False
+    # An hour's steps are.
+    monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 3600 / 4)
+    with pytest.raises(pytest.fail.Exception, match="compiled"):
+        trained()
+
+
+def test_the_time_of_preparing_counts_in_the_seconds_and_not_in_the_speed(monkeypatch, messages):
+    monkeypatch.setattr(compile_policy, "CompiledStep", EagerCompiledStep)
+    decide = CompilePolicy.decide
+    monkeypatch.setattr(CompilePolicy, "decide", lambda self, *args: time.sleep(0.5) or decide(self, *args))
+    trainer = trained("on", log_every=1)
+    first, second = trainer.state.rows[:2]
+    assert first["seconds"] > 0.5
+    assert first["speed/images_per_second"] > 8 / 0.5
+    assert second["seconds"] - first["seconds"] < 0.5
+    assert re.search(r"compiling both steps, which takes about \d\d s: as asked for", messages())
 
 
 def test_measurements_of_two_networks_are_kept_under_two_keys(monkeypatch):
     stored(monkeypatch)
+    monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 1000.0)
     trained(discriminator=nn.Sequential(nn.Flatten(), nn.Linear(784, 1)))
     assert len(autotune.read(store_file())[1]) == 2
 
@@ -134,7 +198,7 @@ def test_a_damaged_file_is_measured_again(content, monkeypatch):
     store_file().write_text(content)
     with pytest.warns(RuntimeWarning, match="cannot be read, so compile times are measured again"):
         assert trained().steps.compiled is True
-    assert measured() == {"saving": 0.5, "seconds": 14.0}
+    assert measured() == {"saving": 0.5, "seconds": 14.0, "layers": LAYERS}
 
 
 @pytest.mark.parametrize("entry", [{}, {"saving": 1}, {"saving": None, "seconds": "long"}])
@@ -144,12 +208,12 @@ def test_a_damaged_entry_is_measured_again(entry, monkeypatch):
     content["measurements"] = dict.fromkeys(content["measurements"], entry)
     store_file().write_text(json.dumps(content))
     assert trained().steps.compiled is True
-    assert measured() == {"saving": 0.5, "seconds": 14.0}
+    assert measured() == {"saving": 0.5, "seconds": 14.0, "layers": LAYERS}
 
 
 def test_measuring_does_not_change_training(compiler, monkeypatch):
     plain = weights(trained("off"))
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     monkeypatch.setattr(CompilePolicy, "_alternating", lambda self, one, other: (0.1, 0.2))
     assert torch.equal(weights(trained("auto", penalty_interval=2)), plain)
 
@@ -224,12 +288,12 @@ def test_a_failed_compilation_is_not_called_compiled(failed, monkeypatch, messag
     how = iter(["CUDA graph (compiler: no)"] * failed + ["Dynamo"])
     monkeypatch.setattr(EagerCompiledStep, "how_next", how)
     monkeypatch.setattr(compile_policy, "CompiledStep", EagerCompiledStep)
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     monkeypatch.setattr(CompilePolicy, "_alternating", lambda self, one, other: (0.1, 0.05))
     assert trained().steps.mode == {1: "on", 2: "graph"}[failed]
     about = {1: "steps run compiled, captured by CUDA graph (compiler: no), Dynamo", 2: "as CUDA graphs (compiler: no)"}
     assert about[failed] in messages()
-    assert measured() == {"saving": {1: 0.5, 2: 0.0}[failed], "seconds": 14.0}
+    assert measured() == {"saving": {1: 0.5, 2: 0.0}[failed], "seconds": 14.0, "layers": LAYERS}
 
 
 def test_steps_run_eagerly_where_memory_does_not_hold_graphs(monkeypatch, messages):
@@ -278,7 +342,7 @@ def test_on_a_gpu_compiled_steps_are_compared_with_cuda_graphs(monkeypatch, tmp_
     monkeypatch.setattr(CompilePolicy, "_store", autotune.Store(tmp_path / "store.json", {"device": "GPU"}))
     assert trained().steps.mode == "graph"
     assert asked == ["graph"], "4 steps do not amortize compiling"
-    monkeypatch.setattr(compile_policy, "LEAST_SECONDS", 0.0)
+    free(monkeypatch)
     assert trained().steps.mode == "graph"
     assert asked == ["graph", "graph", "on"]
     assert (

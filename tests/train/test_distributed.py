@@ -528,7 +528,7 @@ def test_a_killed_rank_ends_the_other_with_one_sentence(tmp_path, pixels, victim
     assert processes[1 - victim].returncode == 1
     (sentence,) = [line for line in error.splitlines() if line.startswith("fastgan:")]
     assert sentence.startswith(f"fastgan: rank {1 - victim} of 2 lost contact with the others at step ")
-    assert sentence.endswith(" is whole; the run can go on with --resume")
+    assert " is whole; the run can go on with --resume " in sentence
     assert "Traceback" not in error
     assert "GLHF" not in error
     assert checkpoint.newest(kept)[1]["step"] % 5 == 0
@@ -556,10 +556,10 @@ def test_torchrun(tmp_path, pixels, command):
     (sentence,) = [line for line in again.stderr.splitlines() if "fastgan: " in line]
     assert "already holds a run; continue it with --resume" in sentence
 
-    alone = command("train", "--resume", "--out", run, "--steps", 6)
+    alone = command("train", "--resume", run, "--steps", 6)
     assert alone.returncode == 2
     assert "got 1 × batch 4 × accumulate 1 = 4 instead of 2 × batch 4 × accumulate 1 = 8" in alone.stderr
-    alone = command("train", "--resume", "--out", run, "--steps", 6, "--batch", 8)
+    alone = command("train", "--resume", run, "--steps", 6, "--batch", 8)
     assert alone.returncode == 0, alone.stderr
     assert "trained 6 steps, 48 images" in alone.stdout
 

@@ -123,7 +123,7 @@ def test_the_command_line_prints_one_sentence(small_disk, command, images_npz):
     assert command(*base, "--out", small_disk / "run", "--steps", 2).returncode == 0
     # Space for the sample grids and the report, not for the checkpoint after them.
     fill(small_disk, 600_000)
-    done = command("train", "--resume", "--out", small_disk / "run", "--steps", 4)
+    done = command("train", "--resume", small_disk / "run", "--steps", 4)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "No space left" in done.stderr.splitlines()[-1]

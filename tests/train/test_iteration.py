@@ -124,6 +124,9 @@ def started(trainer, nan_at=()):
         ({"loss": "wgan-gp", "d_steps": 2, "accumulate": 2}, 1),
         ({"r1_weight": 1.0, "penalty_interval": 3, "historical_averaging": 0.1}, 2),
         ({"augment": "color+cutout", "instance_noise": 0.1, "weight_clip": 0.05}, 1),
+        # A rate that changes at each step is read by the replays: one graph, not one for each value.
+        ({"lr_schedule": "cosine", "lr_warmup": 5}, 1),
+        ({"lr_schedule": "linear", "optimizer": "rmsprop"}, 1),
     ],
 )
 def test_captured_iterations_are_the_eager_ones_bit_for_bit(captures, flags, graphs):
@@ -156,7 +159,8 @@ def test_skipped_and_watched_iterations_and_changed_updates(captures):
     for i in range(40):
         for one, batches in each:
             if i == 14:
-                one.state.multiply_rates(0.5)
+                one.state.back_off = 0.5
+                one.state.set_rates()
             if i == 22:
                 for update in one.state.updates.values():
                     for moments in update.optimizer.state.values():

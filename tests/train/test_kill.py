@@ -106,7 +106,7 @@ def test_the_command_line_resumes_after_a_kill(command, images_npz, tmp_path):
     run = tmp_path / "run"
     kill([*base, "--out", "run"], lambda: (run / "config.json").exists(), 0)
     assert not (run / "checkpoints").exists()
-    resume = ["train", "--resume", "--out", "run"]
+    resume = ["train", "--resume", "run"]
     kill(resume, lambda: (run / "checkpoints").exists() and list((run / "checkpoints").glob("0*")), 0.01)
     assert json.loads((run / "status.json").read_text())["state"] == "running"
     done = command(*resume, env=ONE_THREAD)
@@ -127,11 +127,11 @@ def test_a_run_killed_before_its_first_checkpoint_starts_at_step_0(command, imag
     folder = tmp_path / "run" / "checkpoints" / "00000002"
     before = (folder / "ema.safetensors").read_bytes()
     folder.rename(folder.with_name(".00000002.part"))
-    done = command("train", "--resume", "--out", "run", env=ONE_THREAD)
+    done = command("train", "--resume", "run", env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert "run has no checkpoint yet: it begins anew at step 0" in done.stderr
     assert (folder / "ema.safetensors").read_bytes() == before
     (folder / "ema.safetensors").write_bytes(b"")
-    done = command("train", "--resume", "--out", "run", env=ONE_THREAD)
+    done = command("train", "--resume", "run", env=ONE_THREAD)
     assert done.returncode == 1
     assert "no whole checkpoint" in done.stderr

@@ -36,7 +36,7 @@ def test_the_configuration_is_read_with_todays_names(run):
 
 
 def test_it_goes_on_as_the_earlier_version_would_have(run):
-    assert cli.run(["train", "--resume", "--out", str(run), "--steps", "30"]) == 0
+    assert cli.run(["train", "--resume", str(run), "--steps", "30"]) == 0
     own, theirs = (
         load_file(path / "generator.safetensors") if path.is_dir() else load_file(path)
         for path in (run / "checkpoints" / "00000030", OLD / "generator_at_step_30.safetensors")

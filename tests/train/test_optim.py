@@ -11,6 +11,7 @@ from fastgan import Config, Trainer
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss, Defaults
 from fastgan.train import build, optim
+from fastgan.train.config import OptimConfig
 from fastgan.train.distributed import World
 from fastgan.train.ema import Ema
 from fastgan.train.optim import FIRST_SCALE, Adam, RMSprop, Update
@@ -23,6 +24,11 @@ def network():
 
 def updating(net, clip=0.0, fp16=False, lr=0.1, weight_clip=0.0):
     return Update(net, Adam(net.parameters(), lr, (0.5, 0.9)), World(), clip, fp16, weight_clip)
+
+
+OPTIONS = {
+    Adam: OptimConfig(optimizer="adam", beta1=0.5, beta2=0.9), RMSprop: OptimConfig(optimizer="rmsprop")
+}  # fmt: skip
 
 
 def gradients(net, seed=1, scale=1.0):
@@ -219,11 +225,25 @@ def test_the_state_in_a_checkpoint_is_restored_bit_for_bit(fp16, monkeypatch):
         assert same(update.tensors().values(), again.tensors().values())
 
 
-def test_multiply_rates_multiplies_the_learning_rates():
-    update = updating(network())
-    update.multiply_rates(0.5)
-    update.multiply_rates(0.5)
-    assert [g["lr"] for g in update.optimizer.param_groups] == [0.025]
+@pytest.mark.parametrize("kind", [Adam, RMSprop])
+def test_a_scheduled_rate_is_a_tensor_that_stays_where_it_is(kind):
+    """Recorded updates read it there; the update is that of the same rate as a number."""
+    nets = [network(), network()]
+    updates = [
+        Update(net, optim.optimizer_of(OPTIONS[kind], net.parameters(), 0.1), World(), 0.0, False) for net in nets
+    ]
+    updates[0].set_rate(0.1, scheduled=True)
+    place = updates[0].optimizer.param_groups[0]["lr"].data_ptr()
+    for step, rate in enumerate((0.1, 0.05, 0.025)):
+        updates[0].set_rate(rate, scheduled=True)
+        updates[1].set_rate(float(torch.tensor(rate)))
+        for net, update in zip(nets, updates, strict=True):
+            update.add(LOSS, gradients(net, step))
+            update.apply()
+        for one, other in zip(weights(nets[0]), weights(nets[1]), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+    assert updates[0].addresses()[0] == place
+    assert updates[1].addresses()[0] == pytest.approx(0.025)
 
 
 def fused_adam(weights, lr, betas=(0.9, 0.999)):

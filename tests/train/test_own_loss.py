@@ -57,4 +57,4 @@ def test_its_generator_is_loaded_and_the_command_line_does_not_resume_it_with_an
     with pytest.raises(
         UsageError, match="resume: the run has an adversarial loss of your own, 'least-distance'; resume"
     ):
-        _options(["--resume", "--out", str(run), "--steps", "2"])
+        _options(["--resume", str(run), "--steps", "2"])

@@ -44,7 +44,7 @@ def drawn(tmp_path, classes=0, reference=None):
     trainer.state.batch["real"] = torch.linspace(-1, 1, 20).view(20, 1, 1, 1).expand(20, 1, 64, 64)
     if reference is not None:
         trainer.task.neighbors = NearestNeighbors(reference)
-    samples.save_all(trainer.state)
+    samples.save_all(trainer.state, trainer.state.run / "samples")
     found = {}
     for path in sorted((tmp_path / "samples").iterdir()):
         assert path.name.endswith("-00000007.png")
@@ -99,7 +99,7 @@ def test_classes_have_a_grid_of_their_own_and_alternate_elsewhere(tmp_path):
 def test_random_numbers_are_restored_after_drawing(tmp_path):
     trainer, _ = drawn(tmp_path)
     before = torch.random.get_rng_state()
-    samples.save_all(trainer.state)
+    samples.save_all(trainer.state, trainer.state.run / "samples")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

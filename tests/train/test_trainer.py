@@ -1,6 +1,7 @@
 import html
 import itertools
 import json
+import logging
 import math
 import os
 import signal
@@ -42,10 +43,13 @@ def weights(t):
     )
 
 
-def test_a_run_writes_everything_that_is_documented(tmp_path, images):
+def test_a_run_writes_everything_that_is_documented(tmp_path, images, caplog):
+    caplog.set_level(logging.INFO)
     t = trainer(tmp_path / "run")
     last = t.fit(stream(images, t.config), reference=images.images)
     run = tmp_path / "run"
+    named = f"first sample grids: {run}/samples/fixed-00000003.png; the page of the run: {run}/report.html"
+    assert caplog.messages.count(named) == 1
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 3, 4, 6]
     assert lines[-1]["images"] == 6 * 8

@@ -7,17 +7,23 @@ torchvision's network in the pooling: averages exclude the padding, and the last
 from __future__ import annotations
 
 import pickle
+import shlex
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan._util.hashing import file_sha256
 from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError
 from fastgan.metrics.features import Backbone, Extractor, state_hash
 
 FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+#: The file that pytorch-fid publishes, with which FIDs of papers are computed: where it is, its SHA-256 and its bytes.
+URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILES[0]}"
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+BYTES = 95_628_359
 SIDE, DIM, LOGITS = 299, 2048, 1008
 
 
@@ -211,12 +217,18 @@ def from_cache(device: torch.device, filter: str) -> Extractor:
     """The extractor with the weights in the torch hub cache. Raises UsageError if they are not there."""
     path = cached()
     if path is None:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
+        file = Path(torch.hub.get_dir(), "checkpoints", FILES[0])
         raise UsageError(
-            f"extractor: the weights of inception are missing; put {FILES[0]} into {folder}, give it as a file"
-            f" ({option('extractor')}), or use another extractor (efficientnet, digits)"
+            f"extractor: the weights of inception are missing; fetch them ({BYTES / 1e6:.0f} MB) and check them:"
+            f" {fetch_command(file)} ; or give a file ({option('extractor', 'FILE')}), or use efficientnet or digits"
         )
     return build(read_weights(path), path, device, filter)
+
+
+def fetch_command(file: Path) -> str:
+    """The shell command that fetches the published weights to a file and compares their SHA-256."""
+    name = shlex.quote(str(file))
+    return f'curl -fL --create-dirs -o {name} {URL} && echo "{SHA256}  "{name} | sha256sum --check'
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -254,12 +266,14 @@ def build(state: dict[str, Tensor], path: Path, device: torch.device, filter: st
     network = Inception()
     load_weights(network, state, path, "Inception-v3 as FID uses it")
     weights = state_hash(network)
+    published = path.is_file() and file_sha256(path) == SHA256
+    which = "the published ones" if published else "other than the published ones: not comparable with FIDs of papers"
     return Extractor(
         protocol=f"inception_{filter}",
         network=network.to(device, memory_format=torch.channels_last),  # type: ignore[call-overload]
         dim=DIM,
         weights=weights,
-        about=f"Inception-v3 of FID, {filter} resize to {SIDE}, weights {weights[:8]} from {path.name}",
+        about=f"Inception-v3 of FID, {filter} resize to {SIDE}, weights {weights[:8]} from {path.name}, {which}",
         size=SIDE,
         filter=filter,
         shift=128.0,

@@ -38,7 +38,8 @@ def adam_ema(
         for w, g, m, v, a, t in zip(weights, gradients, means, squares, averages, steps, strict=True)
     ]
     native.cpu().adam_ema(
-        addresses, [w.numel() for w in weights], CPP_DTYPES[weights[0].dtype], torch.get_num_threads(), lr, betas, eps,
+        addresses, [w.numel() for w in weights], CPP_DTYPES[weights[0].dtype], torch.get_num_threads(), float(lr),
+        betas, eps,
         ema_weight.item() if isinstance(ema_weight, Tensor) else ema_weight,
         checked.divisor.data_ptr(), checked.bad.data_ptr(),
     )  # fmt: skip

@@ -125,7 +125,9 @@ def adam_ema(
     return checked
 
 
-def _why_not(weights: list[Tensor], *_: object) -> str | None:
+def _why_not(weights: list[Tensor], *others: object) -> str | None:
+    if any(isinstance(lr, Tensor) for lr in others[-4:-3]):
+        return "the CUDA C++ kernel takes the learning rate as a number"
     if any(weight.dtype != weights[0].dtype for weight in weights):
         return "the CUDA C++ kernels take weights of one dtype"
     return _cuda.why_not(FAMILY, weights[0], ELEMENTS)

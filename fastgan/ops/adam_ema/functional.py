@@ -33,7 +33,7 @@ def adam_ema(
     *,
     loss: Tensor,
     divisor: Tensor,
-    lr: float,
+    lr: float | Tensor,
     betas: tuple[float, float],
     eps: float = 1e-8,
     clip: float = 0.0,
@@ -45,20 +45,20 @@ def adam_ema(
 
     weights, means, squares: changed in place; dense tensors of one device, float32 or float64 (others by PyTorch's own
     kernels). gradients: like the weights; their values are undefined afterwards. steps: float32 scalars, the updates so
-    far. loss: scalar; divisor: float32 scalar by which the gradients are divided first, such as a loss scale. clip:
-    largest L2 norm of the whole divided gradient, 0 for none. averages: None or a tensor like it for each weight, moved
-    toward it by ema_weight, a number or a scalar on the device. copies: None or a tensor of any dtype for each weight,
-    of its shape and strides, which gets its new value. Where the norm or the loss is not finite, weights, means,
-    squares and steps stay.
+    far. loss: scalar; divisor: float32 scalar by which the gradients are divided first, such as a loss scale. lr: a
+    number, or a float32 scalar on the device, for which CUDA C++ has no kernel. clip: largest L2 norm of the whole
+    divided gradient, 0 for none. averages: None or a tensor like it for each weight, moved toward it by ema_weight, a
+    number or a scalar on the device. copies: None or a tensor of any dtype for each weight, of its shape and strides,
+    which gets its new value. Where the norm or the loss is not finite, weights, means, squares and steps stay.
 
-    Nothing waits for the device, and a CUDA graph may capture the call; lr, betas, eps and clip are then constants.
+    Nothing waits for the device, and a CUDA graph may capture the call; numbers, such as betas, are then constants.
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/adam_ema/reference.py.
     """
     weights, gradients, means, squares, steps = map(list, (weights, gradients, means, squares, steps))
     averages = [None] * len(weights) if averages is None else list(averages)
     copies = [None] * len(weights) if copies is None else list(copies)
     _check(weights, gradients=gradients, means=means, squares=squares, averages=averages, copies=copies)
-    _check_scalars(weights, steps, loss, divisor)
+    _check_scalars(weights, steps, loss, divisor, lr)
     args = weights, gradients, means, squares, steps, averages, copies, loss, divisor, ema_weight, lr, betas, eps, clip
     checked = _back_end(*args)(*args)
     # Kernels write to addresses; autograd has to refuse a backward pass that needs the weights as they were.
@@ -104,13 +104,15 @@ def _check(weights: list[Tensor], **lists: Sequence[Tensor | None]) -> None:
                 raise bad(f"{name}[{i}]", like, f"{list(other.shape)} with {list(other.stride())}")
 
 
-def _check_scalars(weights: list[Tensor], steps: list[Tensor], loss: Tensor, divisor: Tensor) -> None:
+def _check_scalars(
+    weights: list[Tensor], steps: list[Tensor], loss: Tensor, divisor: Tensor, lr: float | Tensor
+) -> None:
     device = weights[0].device
     if len(steps) != len(weights):
         raise bad("steps", f"one for each of {len(weights)} weights", len(steps))
-    for i, value in enumerate((*steps, divisor, loss)):
+    named = {"divisor": divisor, "loss": loss} | ({"lr": lr} if isinstance(lr, Tensor) else {})
+    for name, value in [*((f"steps[{i}]", step) for i, step in enumerate(steps)), *named.items()]:
         if value.device != device or value.numel() != 1 or (value.dtype != torch.float32 and value is not loss):
-            name = f"steps[{i}]" if i < len(steps) else "loss" if value is loss else "divisor"
             raise bad(name, f"a float32 scalar on {device}", f"{value.dtype} {list(value.shape)} on {value.device}")
 
 

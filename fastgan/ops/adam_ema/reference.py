@@ -61,7 +61,7 @@ def adam_ema(
     loss: Tensor,
     divisor: Tensor,
     ema_weight: float | Tensor,
-    lr: float,
+    lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
     clip: float,

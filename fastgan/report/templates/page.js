@@ -55,3 +55,15 @@ for (const chart of document.querySelectorAll(".chart")) {
     [at, ...values].forEach((node, i) => { node.textContent = initial[i]; });
   });
 }
+
+const reload = Number(document.body.dataset.reload) * 1000;
+if (reload) {
+  // Not while somebody uses the page: reloading resets what they have chosen.
+  let used = 0;
+  for (const event of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+    addEventListener(event, () => { used = performance.now(); }, { passive: true });
+  }
+  setInterval(() => {
+    if (!document.hidden && performance.now() - used >= reload) location.reload();
+  }, reload);
+}
