@@ -35,6 +35,10 @@ class CollapseError(FastganError):
     """A run was stopped because it collapsed or diverged, as `on_collapse` asked."""
 
 
+class ForcedBackendError(FastganError, RuntimeError):
+    """The back-end that FASTGAN_BACKEND forces cannot run an operation."""
+
+
 class RankError(FastganError):
     """One of the processes that train together has gone, or does not answer."""
 

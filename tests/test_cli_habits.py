@@ -8,6 +8,7 @@ import tyro
 from fastgan import cli
 from fastgan.cli import _habits
 from fastgan.cli._parse import parse
+from fastgan.cli.data import _SUBCOMMANDS
 from fastgan.cli.eval import _Eval
 from fastgan.cli.sample import _Sample
 from fastgan.cli.train import TrainOptions
@@ -56,6 +57,10 @@ class _Options:
     side: int | None = None
     pair: Annotated[tuple[int, ...], tyro.conf.Positional] = ()
     out: Path | None = None
+
+
+def test_options_of_subcommands_are_found():
+    assert _habits.flags_of(_SUBCOMMANDS).keys() == {"name", "source", "resolution", "channels", "out", "overwrite"}
 
 
 def test_whole_numbers_in_exponent_form_are_integers():

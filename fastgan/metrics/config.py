@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastgan._util.checks import NOT_NEGATIVE, expect, one_of
+from fastgan._util.options import option
 from fastgan.errors import UsageError
 
 
@@ -28,4 +29,4 @@ class EvaluationConfig:
         expect(self, ("eval_metric",), one_of(("fid", "kid")))
         expect(self, ("eval_n",), (lambda value: value >= 2, "at least 2"))
         if self.eval_patience and not self.eval_every:
-            raise UsageError("eval_patience: without evaluations nothing is compared; give --eval-every STEPS too")
+            raise UsageError(f"eval_patience: without evaluations nothing is compared; give {option('eval_every')} too")

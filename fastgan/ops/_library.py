@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastgan.errors import ForcedBackendError
 from fastgan.ops import _backend
 from fastgan.ops._eager import (
     CAPACITY,
@@ -208,16 +209,16 @@ def _implementation(op: Op) -> Callable[..., Any]:
 
 
 def forced_backend(op: Op, name: str, *args: Any) -> Kernel:
-    """The back-end of that name. Raises RuntimeError with the reason if it cannot run these arguments."""
+    """The back-end of that name. Raises ForcedBackendError with the reason if it cannot run these arguments."""
     if name == "reference":
         return Kernel("reference", op.reference, lambda *_: None)
     kernel = next((k for k in op.kernels if k.name == name), None)
     if kernel is None:
         known = ", ".join(["reference", *(k.name for k in op.kernels)])
-        raise RuntimeError(f"FASTGAN_BACKEND={name}: op {op.name} has no such back-end, only {known}")
+        raise ForcedBackendError(f"FASTGAN_BACKEND={name}: op {op.name} has no such back-end, only {known}")
     reason = kernel.why_not(*args)
     if reason is not None:
-        raise RuntimeError(f"FASTGAN_BACKEND={name}: op {op.name} cannot run there: {reason}")
+        raise ForcedBackendError(f"FASTGAN_BACKEND={name}: op {op.name} cannot run there: {reason}")
     return kernel
 
 

@@ -114,7 +114,9 @@ class OptimConfig:
         expect(self, ("optimizer",), one_of(("adam", "rmsprop")))
         expect(self, ("lr_schedule",), one_of(SCHEDULES))
         if self.lr_decay_from and self.lr_schedule == "constant":
-            raise UsageError("lr_decay_from: a constant schedule lowers nothing; give --lr-schedule linear or cosine")
+            raise UsageError(
+                f"lr_decay_from: a constant schedule lowers nothing; give {option('lr_schedule', 'linear')} or cosine"
+            )
 
     @property
     def scheduled(self) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.engine.capture import preserved
-from fastgan.errors import UsageError, first_line
+from fastgan.errors import ForcedBackendError, UsageError, first_line
 from fastgan.tasks.base import Batch, Noise
 from fastgan.tasks.batches import described
 from fastgan.tasks.generation import Generation
@@ -93,7 +93,7 @@ def _explained(name: str, given: str, condition: Tensor | None, hint: Callable[[
     """Raises what PyTorch says of an input that does not fit as one sentence."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, ForcedBackendError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         given += "" if condition is None else f" and {described(condition)}"

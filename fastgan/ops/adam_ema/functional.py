@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.errors import ForcedBackendError
 from fastgan.ops import _backend
 from fastgan.ops._check import bad
 from fastgan.ops.adam_ema import cpu, cuda, reference
@@ -75,7 +76,7 @@ def _back_end(*args: Any) -> Callable[..., Checked]:
         if reason is None:
             return kernel.run
         if forced:
-            raise RuntimeError(f"FASTGAN_BACKEND={forced}: adam_ema cannot run there: {reason}")
+            raise ForcedBackendError(f"FASTGAN_BACKEND={forced}: adam_ema cannot run there: {reason}")
     return reference.adam_ema
 
 
