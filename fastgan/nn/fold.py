@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any, cast
 
 import torch
@@ -13,12 +14,15 @@ from torch.nn.utils import parametrize
 from fastgan.nn.spectral import TorchHook
 from fastgan.nn.spectral_group import remove_group_hooks
 
+#: The function of the same name hides the module.
+_WeightNormHook = sys.modules["torch.nn.utils.weight_norm"].WeightNorm
+
 
 def fold(module: nn.Module) -> nn.Module:
     """A copy of a network in eval mode whose weights are plain parameters. The original is not changed.
 
-    Spectral norms (PyTorch's and fastgan's) and all other parametrizations are computed once, as in eval mode, and
-    replaced by their results.
+    Spectral and weight norms (PyTorch's in both forms and fastgan's) and all other parametrizations are computed once,
+    as in eval mode, and replaced by their results.
     """
     plain: dict[int, Any] = {}
     for layer in module.modules():
@@ -31,6 +35,8 @@ def fold(module: nn.Module) -> nn.Module:
         remove_group_hooks(layer)
         for hook in [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, TorchHook)]:
             torch.nn.utils.remove_spectral_norm(layer, hook.name)
+        for hook in [hook for hook in layer._forward_pre_hooks.values() if isinstance(hook, _WeightNormHook)]:
+            torch.nn.utils.remove_weight_norm(layer, hook.name)
         if parametrize.is_parametrized(layer):
             _unparametrize(layer)
     return folded

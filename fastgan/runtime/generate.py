@@ -84,7 +84,7 @@ def points(session: Any, seeds: list[int], label: int | None) -> Iterator[Point]
     """
     spec = session.spec
     if spec.kind != "latent":
-        raise UsageError("model: expected a generator from latents, got an image-to-image model")
+        raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s")
     if label is not None:
         of_class(label, 1, spec.classes)
     labels = [seed % max(1, spec.classes) if label is None else label for seed in seeds]
