@@ -184,6 +184,26 @@ def test_what_cannot_be_found_is_refused_with_the_cure(tmp_path, network, senten
     assert not list(tmp_path.iterdir())
 
 
+class Grouped(nn.Module):
+    """Each sample's own weights, as groups of one convolution: StyleGAN's fused modulated convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.z_dim = 6
+        self.weight = nn.Linear(6, 9)
+
+    def forward(self, z):
+        x = z.new_ones(1, len(z), 4, 4)
+        return F.conv2d(x, self.weight(z).view(-1, 1, 3, 3), padding=1, groups=len(z)).transpose(0, 1)
+
+
+def test_a_batch_that_is_fixed_while_it_runs_is_refused_with_the_cure(tmp_path):
+    with pytest.raises(
+        ExportError, match=r"fixes the batch size while it runs, .* \(fused_modconv=False in StyleGAN\)"
+    ):
+        export(Grouped(), tmp_path / "out.onnx")
+
+
 def backends():
     return [name for name in ("onnxruntime", "openvino") if registry()[name].why_not("cpu") is None]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastgan._util.files import failure, sync
 from fastgan.errors import ExportError, UsageError, first_line
-from fastgan.export.targets.base import Target, register
+from fastgan.export.targets.base import Target, register, tracing_failure
 from fastgan.runtime import labels
 from fastgan.runtime.backends.aoti import hardware_name, load
 from fastgan.runtime.spec import KEY, Spec
@@ -76,7 +76,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     try:
         program = torch.export.export(network, _sample(spec, device), dynamic_shapes=_dynamic(spec))
     except Exception as error:  # of many classes, torch's and Python's
-        raise ExportError(f"the network cannot be exported: {first_line(error)}") from error
+        raise ExportError(f"the network cannot be exported: {tracing_failure(error)}") from error
     try:
         # The compiler requires a name that ends in .pt2, and writes in place.
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastgan.errors import ExportError
-from fastgan.export.targets.base import Target, register
+from fastgan.export.targets.base import Target, register, tracing_failure
 from fastgan.runtime import labels
 from fastgan.runtime.session import latents
 from fastgan.runtime.spec import KEY, Spec
@@ -120,7 +120,7 @@ def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opse
                 verbose=False,
             )
         except Exception as error:  # of many classes, torch's own and python's
-            raise ExportError(f"the network cannot be exported: {_reason(error)}") from error
+            raise ExportError(f"the network cannot be exported: {tracing_failure(error)}") from error
     assert exported is not None
     model = exported.model
     custom = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.all_nodes() if n.domain not in ("", "ai.onnx")})
@@ -188,25 +188,13 @@ def open_file(model: Path | bytes) -> Run:
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        raise ExportError(f"the exported model cannot be opened by ONNX Runtime: {_reason(error)}") from error
+        raise ExportError(f"the exported model cannot be opened by ONNX Runtime: {tracing_failure(error)}") from error
     names = [port.name for port in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> np.ndarray:
         return session.run(None, dict(zip(names, map(np.ascontiguousarray, inputs), strict=True)))[0]
 
     return run
-
-
-def _reason(error: BaseException) -> str:
-    """One line from an exporter's error: of its cause, if the error is a wrapper."""
-    while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
-        error = error.__cause__
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if lines[0].startswith("Constraints violated") and len(lines) > 1:
-        return f"it works at some sizes only. {lines[1]}"
-    return lines[0]
 
 
 @contextlib.contextmanager
