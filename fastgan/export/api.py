@@ -59,9 +59,7 @@ def export(
     if precision not in target.precisions:
         raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")
     if precision == "int8" and spec.kind == "signal":
-        raise UsageError(
-            "precision: int8 is for networks from images or latents; export one of signals in fp16 or bf16"
-        )
+        raise UsageError("precision: int8 is for networks from images or latents; export signals in fp16 or bf16")
     if precision == "int8" and calibration is None and spec.kind == "image":
         raise UsageError("calibration: int8 needs images like those the network will see, got none")
     if reason := target.missing_package():
