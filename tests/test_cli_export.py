@@ -21,6 +21,9 @@ class Sharpen(nn.Conv2d):
     def __init__(self):
         super().__init__(3, 3, 3, padding=1)
 
+def vocoder():
+    return nn.Sequential(nn.Conv1d(8, 4, 3, padding=1), nn.ConvTranspose1d(4, 1, 4, 2, 1), nn.Tanh())
+
 def overflowing():
     network = Sharpen()
     nn.init.constant_(network.bias, 1e5)
@@ -47,6 +50,14 @@ def test_a_module_in_the_users_code_in_half_precision(here, capsys):
     report = json.loads((here / "sharpen.onnx.json").read_text())
     assert report["source"] == "net.py:Sharpen"
     assert report["precision"] == "fp16"
+
+
+def test_a_vocoder_without_attributes(here, capsys):
+    assert run(["export", "net.py:vocoder", "--out", "vocoder.onnx"]) == 0
+    output = capsys.readouterr().out
+    assert "signals [N, 8, T] → waveforms of 1 channels, 2 samples for each frame" in output
+    assert "parity at batch  1, 57 frames: max abs error" in output
+    assert "ms for 64 frames at batch 1" in output
 
 
 @pytest.mark.parametrize(

@@ -60,16 +60,17 @@ def export(argv: list[str]) -> None:
         not_a_source(path, source, weights, source.rpartition(":")[0])
     target.check_out(out, overwrite=options.overwrite)  # before the network is opened, which may take long
     from fastgan.export import export as export_network
-    from fastgan.runtime.spec import Spec
+    from fastgan.runtime.network_spec import spec_of
 
     network, latent_shape, about = open_source(source, options.network)
     calibration = None
     if options.calibrate is not None:
         from fastgan.export.quantization.calibration import CalibrationImages
 
-        spec = Spec.of(network, latent_shape)
-        if spec.kind == "latent":
-            raise UsageError("calibrate: is for image models; latents are drawn from N(0, 1)")
+        spec = spec_of(network, latent_shape)
+        if spec.kind != "image":
+            why = "; latents are drawn from N(0, 1)" if spec.kind == "latent" else ""
+            raise UsageError(f"calibrate: is for image models{why}")
         calibration = CalibrationImages(options.calibrate, spec)
     report = export_network(
         network,
@@ -84,6 +85,7 @@ def export(argv: list[str]) -> None:
     origin = f", from step {about['step']}" if "step" in about else ""
     opset = f", opset {report['opset']}" if "opset" in report else ""
     print(f"{out}: {options.to}, {options.precision}{opset}, {report['bytes'] / 1e6:.2f} MB{origin}")
+    print(f"  {report['network']}")
     print_figures(report)
     if run is not None and out.parent.resolve() == run.resolve():
         from fastgan.report.page import write_report
@@ -97,6 +99,7 @@ def print_figures(report: dict[str, Any]) -> None:
     allowed = "" if limit is None else f" (allowed {limit:.0e})"
     for row in report["parity"]:
         size = f", {row['width']}×{row['height']}" if "width" in row else ""
+        size = f", {row['length']} frames" if "length" in row else size
         psnr = f", PSNR {row['psnr']:.1f} dB" if "psnr" in row else ""
         print(f"  parity at batch {row['batch']:2}{size}: max abs error {row['max_abs_error']:.1e}{allowed}{psnr}")
     if "verified_by" in report:
@@ -111,5 +114,5 @@ def _speed(name: str, value: float) -> str:
     what, _, batch = name.rpartition("_batch")
     if what == "images_per_second":
         return f"{value:.0f} images per second at batch {batch}"
-    size = what.removeprefix("latency_ms").replace("x", "×").replace("_", " for ")
+    size = what.removeprefix("latency_ms").replace("x", "×").replace("_", " for ", 1).replace("_", " ")
     return f"{value:.2f} ms{size} at batch {batch}"

@@ -16,7 +16,7 @@ from fastgan.export import targets
 from fastgan.export.precision import find_precision
 from fastgan.export.prepare import prepare
 from fastgan.export.targets import Target
-from fastgan.runtime.spec import Spec
+from fastgan.runtime.network_spec import spec_of
 
 
 def export(
@@ -32,22 +32,25 @@ def export(
 ) -> dict[str, Any]:
     """Write a network to `out`, and a report to `out`.json: what was compared, the errors, and how fast the file runs.
 
-    network: from latents [N, *latent_shape], and labels int64 [N] where it has `classes`, to images [N, C, H, W], or
-    from images to images, see `Spec.of`; it is copied and not changed. Norms are frozen as in eval() mode, spectral
+    network: from latents [N, *latent_shape] to images [N, C, H, W], from images to images, or from signals [N, C, T] to
+    signals, a vocoder for example; with a second input of labels, int64 [N] or vectors float32 [N, K], where it takes
+    some. What its attributes do not state is found by running it, see `fastgan.runtime.network_spec.spec_of`. It is
+    copied and not changed. Norms are frozen as in eval() mode, spectral
     norms multiplied into the weights, batch norms merged into the layer before them, fastgan's operations replaced by
     standard ones. To export averaged weights, pass the averaged module (`trainer.ema.module`).
-    to: "onnx" (batch, height and width dynamic); "tensorrt" (an engine, and the ONNX file it was built from beside it);
-    "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server). `targets` lists
-    them.
+    to: "onnx" (batch, height, width and length dynamic); "tensorrt" (an engine, and the ONNX file it was built from
+    beside it); "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server).
+    `targets` lists them.
     precision: "fp32"; "fp16" and "bf16": weights and arithmetic of that type, norms in float32, float32 inputs and
-    outputs; "int8": quantized with `calibration`, batches float32 [N, C, H, W] like the network's input (latents need
-    none).
+    outputs; "int8": quantized with `calibration`, batches float32 like the network's first input (latents need none).
     latent_shape: of one z, for networks without the attribute `latent`. about: facts to store in the file. overwrite:
     replace files that stand where the result and its report go; an earlier export is replaced in any case.
 
-    Every file is compared with the network in float64 at several batches and sizes: its error may be twice that of
-    PyTorch at the same precision. A file that differs more, overflows or works at the traced size only is refused with
-    ExportError, and what was at `out` before stays. Raises UsageError for arguments, missing packages and paths.
+    Every file is compared with the network in float64 at several batches and sizes, which are chosen so that its
+    activations take at most `verify.MEMORY` bytes: its error may be twice that of PyTorch at the same precision. A file
+    that differs more, overflows or works at the traced size only is refused with ExportError, and what was at `out`
+    before stays. Raises UsageError for arguments, missing packages and paths, and for a network whose inputs cannot be
+    found.
     """
     if to not in targets.registry():
         raise UsageError(f"to: expected one of {', '.join(targets.registry())}, got {to!r}")
@@ -55,9 +58,11 @@ def export(
     if not isinstance(network, nn.Module):
         raise UsageError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
     row = find_precision(precision)
-    spec = Spec.of(network, latent_shape)
+    spec = spec_of(network, latent_shape)
     if precision not in target.precisions:
         raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")
+    if precision == "int8" and spec.kind == "signal":
+        raise UsageError("precision: int8 is for networks from images or latents; export signals in fp16 or bf16")
     if precision == "int8" and calibration is None and spec.kind == "image":
         raise UsageError("calibration: int8 needs images like those the network will see, got none")
     if reason := target.missing_package():
@@ -66,7 +71,8 @@ def export(
     target.check_out(out, overwrite=overwrite)
     with _temporary_file(target, out) as written:
         prepared = prepare(network, spec, row, {**(about or {}), "to": to})
-        report = {"file": target.verified_file(out).name, **target.write(prepared, written, calibration)}
+        report = {"file": target.verified_file(out).name, "network": prepared.spec.describe()}
+        report |= target.write(prepared, written, calibration)
         target.publish(written, out, prepared, report)
     return report
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fastgan.errors import ExportError, UsageError, first_line
 
@@ -52,13 +55,33 @@ def find_precision(name: str) -> Precision:
 
 
 def compute(network: nn.Module, inputs: Sequence[Tensor], dtype: str) -> Any:
-    """network(*inputs), without gradients. Raises ExportError, which names dtype, where it does not run."""
+    """network(*inputs), without gradients. Raises ExportError, which names dtype, where it does not run.
+
+    dtype "float64" computes in float64 also where the network casts to float32 inside.
+    """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _InFloat64() if dtype == "float64" else contextlib.nullcontext():
             return network(*inputs)
     except Exception as error:  # the network is the user's code
         shape = list(inputs[0].shape)
         raise ExportError(f"the network does not run on {shape} in {dtype}: {first_line(error)}") from error
+
+
+class _InFloat64(TorchDispatchMode):
+    """Replaces float32 by float64: in what a network casts to and creates, and in constants that double() leaves."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        given = [leaf.dtype for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if torch.float64 in given and torch.float32 in given:
+            written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
+            args = tuple(a if w else tree_map(_widened, a) for a, w in zip(args, written, strict=False))
+            kwargs = tree_map(_widened, kwargs)
+        return func(*args, **kwargs)
+
+
+def _widened(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.dtype is torch.float32 else x
 
 
 def to_float64(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -90,8 +113,8 @@ class _Cast(nn.Module):
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         # Entered here and not around the call, so that it is active while the module is traced too.
         with _Autocast(self.dtype):
-            x = x.to(self.dtype)
-            return (self.network(x) if y is None else self.network(x, y)).float()
+            given = [t.to(self.dtype) if t.is_floating_point() else t for t in (x, y) if t is not None]
+            return self.network(*given).float()
 
 
 _NORMS = (

@@ -11,8 +11,9 @@ from fastgan.errors import UsageError
 from fastgan.export.canonicalize import canonicalize
 from fastgan.export.precision import Precision, at_precision, compute
 from fastgan.export.verification_inputs import tracing_inputs
-from fastgan.export.verify import Reference, smallest_units, tensors
+from fastgan.export.verify import Reference, memory_bound, smallest_units, tensors
 from fastgan.nn import fold
+from fastgan.runtime.network_spec import without_unused_labels
 from fastgan.runtime.spec import Spec
 
 
@@ -21,8 +22,9 @@ class Prepared:
     """A network that is ready to be written, and what the written file is compared with.
 
     network: of standard PyTorch modules, computing at `precision`, with float32 inputs and outputs. exact: the same in
-    float32, before it was canonicalized. inputs: on which the network is traced. smallest: the least height and width
-    in units of spec.multiple. facts: written into the file and its report. reference: outputs and limits for the file.
+    float32, before it was canonicalized. inputs: on which the network is traced. smallest: the least height, width or
+    length in units of spec.multiple. facts: written into the file and its report. reference: outputs and limits for
+    the file.
     """
 
     network: nn.Module
@@ -42,11 +44,12 @@ def prepare(network: nn.Module, spec: Spec, precision: Precision, facts: dict[st
     """
     from fastgan import __version__
 
-    exact = fold(network).cpu().float().requires_grad_(False)
+    exact = without_unused_labels(fold(network)).cpu().float().requires_grad_(False)
     smallest = smallest_units(exact, spec)
     inputs = tensors(tracing_inputs(spec, smallest))
-    spec = _with_output_channels(spec, exact, inputs)
-    canonical = canonicalize(exact, *inputs)
+    sample = tensors(tracing_inputs(spec, smallest, memory_bound(exact, spec, smallest)))
+    spec = _with_output_channels(spec, exact, sample)
+    canonical = canonicalize(exact, *sample)
     computing = at_precision(canonical, precision)
     reference = Reference.of(exact, spec, precision.name, None if computing is canonical else computing)
     facts = {**facts, "precision": precision.name, "fastgan": __version__}
@@ -57,14 +60,21 @@ def _with_output_channels(spec: Spec, network: nn.Module, inputs: list[Tensor]) 
     """The spec with the channels of the network's output; UsageError where the output does not fit the spec."""
     y = compute(network, inputs, "float32")
     if not isinstance(y, Tensor):
-        raise UsageError(f"network: expected one that returns a tensor of images, got {type(y).__name__}")
-    n, _, *size = inputs[0].shape
-    shape = [n, spec.channels, *(spec.scale * side for side in size)]
-    if spec.kind == "image" and list(y.shape) != shape:
+        what = "images" if spec.kind != "signal" else "signals"
+        of = f" of {len(y)}" if isinstance(y, tuple | list | dict) else ""
         raise UsageError(
-            f"network: expected {shape} for {list(inputs[0].shape)}, from its scale {spec.scale} and its channels"
-            f" {spec.channels}, got {list(y.shape)}"
+            f"network: expected one that returns a tensor of {what}, got {type(y).__name__}{of}; export a module whose"
+            f" forward() returns the {what} alone"
         )
-    if y.dim() != 4 or y.shape[0] != n:
-        raise UsageError(f"network: expected images [{n}, C, H, W] for {n} latents, got {list(y.shape)}")
-    return replace(spec, channels=y.shape[1])
+    n, _, *size = inputs[0].shape
+    if spec.kind == "latent":
+        if y.dim() != 4 or y.shape[0] != n:
+            raise UsageError(f"network: expected images [{n}, C, H, W] for {n} latents, got {list(y.shape)}")
+        return replace(spec, channels=y.shape[1])
+    sizes = [spec.scale * side for side in size]
+    if y.dim() != len(sizes) + 2 or y.shape[0] != n or list(y.shape[2:]) != sizes:
+        shape = ", ".join(map(str, [n, "C", *sizes]))
+        raise UsageError(
+            f"network: expected [{shape}] for {list(inputs[0].shape)}, from its scale {spec.scale}, got {list(y.shape)}"
+        )
+    return replace(spec, out_channels=y.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastgan._util.memory import free_host_memory
 from fastgan.errors import ExportError, first_line
 from fastgan.export.precision import Precision, compute, find_precision, to_float64
-from fastgan.export.verification_inputs import random_inputs, verification_batches
+from fastgan.export.verification_inputs import Fits, random_inputs, sized_inputs, verification_batches
+from fastgan.runtime.dry_run import blanks, dry_run
 from fastgan.runtime.spec import Inputs, Spec
 
 #: Runs a file: inputs (labels int64, others float32) → images float32.
@@ -22,6 +25,10 @@ Run = Callable[..., np.ndarray]
 
 #: The largest error of an export, relative to PyTorch's own error at that precision: the order of summation differs.
 FACTOR = 2.0
+#: The error allowed where the reference is in float32, relative to the largest output.
+TOLERANCE_FLOAT32 = 1e-4
+#: The most bytes of activations for which a network is compared; batches and sizes are reduced to it.
+MEMORY = 2**30
 #: Seconds for which a finished file is timed at each batch size.
 _TIMED = 0.3
 
@@ -30,7 +37,8 @@ _TIMED = 0.3
 class Reference:
     """The outputs of a network in float64 on inputs of several batches and sizes, and the limits for an export of it.
 
-    limit: the largest absolute error allowed (None: only `floor` counts). floor: the least PSNR, dB.
+    limit: the largest absolute error allowed (None: only `floor` counts). floor: the least PSNR, dB. dtype: "float32"
+    for a network that does not run in float64.
     """
 
     spec: Spec
@@ -39,6 +47,7 @@ class Reference:
     outputs: list[np.ndarray]
     limit: float | None
     floor: float
+    dtype: str = "float64"
 
     @classmethod
     def of(
@@ -59,16 +68,13 @@ class Reference:
         output is random.
         """
         row = find_precision(precision)
-        exact = copy.deepcopy(network).double()
-        smallest = smallest_units(network, spec)
-        first = to_float64(tensors(next(verification_batches(spec, 1, smallest))))
-        elements = compute(exact, first, "float64")[0].numel()
-        inputs = list(verification_batches(spec, elements, smallest)) if inputs is None else inputs
-        outputs = [compute(exact, to_float64(tensors(given)), "float64").numpy() for given in inputs]
+        if inputs is None:
+            inputs = _inputs_for(network, spec)
+        outputs, dtype = _exact_outputs(network, inputs)
         for given, output in zip(inputs, outputs, strict=True):
             if not np.isfinite(output).all():
-                raise ExportError(f"the network gives NaN or infinity in float64, at {_input_size(spec, given)}")
-        reference = cls(spec, row, inputs, outputs, None, row.floor)
+                raise ExportError(f"the network gives NaN or infinity in {dtype}, at {_input_size(spec, given)}")
+        reference = cls(spec, row, inputs, outputs, None, row.floor, dtype)
         if precision == "int8":
             return reference
         like = like or network
@@ -77,12 +83,14 @@ class Reference:
         scale = max(float(np.abs(output).max()) for output in outputs)
         error = max(float(np.abs(a - b).max()) for a, b in zip(pytorch, outputs, strict=True))
         reference.limit = max(FACTOR * error, row.roundings * torch.finfo(row.dtype).eps * scale)
+        if dtype == "float32":  # PyTorch's own error is not known
+            reference.limit = max(reference.limit, TOLERANCE_FLOAT32 * scale)
         return reference
 
     def compare(self, run: Run, what: str = "the exported model") -> dict[str, Any]:
         """Run a file and compare its outputs. Raises ExportError, with `what` as its subject, where they differ.
 
-        Returns {"parity": a row for each input, "psnr": over all, "limit", "psnr_floor"}.
+        Returns {"parity": a row for each input, "psnr": over all, "limit", "psnr_floor", "reference": its dtype}.
         """
         rows, results = [], []
         for given, expected in zip(self.inputs, self.outputs, strict=True):
@@ -103,6 +111,8 @@ class Reference:
             row: dict[str, Any] = {"batch": len(given[0])}
             if self.spec.kind == "image":
                 row |= {"height": given[0].shape[2], "width": given[0].shape[3]}
+            elif self.spec.kind == "signal":
+                row["length"] = given[0].shape[2]
             row |= {"max_abs_error": worst, "mean_abs_error": float(distance.mean())}
             rows.append(row | {"psnr": psnr([got], [expected], self.spec.range)})
         overall = psnr(results, self.outputs, self.spec.range)
@@ -111,7 +121,8 @@ class Reference:
                 f"{what} has a PSNR of {overall:.1f} dB against the network;"
                 f" {self.precision.name} needs {self.floor:.0f}"
             )
-        return {"parity": rows, "psnr": overall, "limit": self.limit, "psnr_floor": self.floor}
+        found = {"parity": rows, "psnr": overall, "limit": self.limit, "psnr_floor": self.floor}
+        return {**found, "reference": self.dtype}
 
     def _check_pytorch(self, outputs: list[np.ndarray], network: nn.Module) -> None:
         """Raise ExportError where PyTorch's outputs at this precision are not finite or below the PSNR floor."""
@@ -122,12 +133,17 @@ class Reference:
             return
         worst = self.inputs[0] if not overflown else overflown[0]
         layer = _first_overflow(network, worst) if name != "fp32" else ""
+        if not overflown and (call := _calls_differ(network, worst)):
+            raise ExportError(
+                f"network: its output is random: {call}. Export a module whose forward() switches the noise off"
+                " (noise_mode='const' in StyleGAN)"
+            )
         if overflown or layer:
             instead = "bf16, which has the range of fp32, or fp32" if name == "fp16" else "fp32"
             beyond = f"; the first module whose output is not finite is {layer}" if layer else ""
             where = _input_size(self.spec, worst)
             raise ExportError(f"precision: the network overflows in {name}, at {where}{beyond}; export it in {instead}")
-        more = "; export it in fp32" if name != "fp32" else "; its output is random, or suffers from cancellation"
+        more = "; export it in fp32" if name != "fp32" else "; it suffers from cancellation, or computes in half types"
         raise ExportError(
             f"precision: the network in PyTorch in {name} has a PSNR of {overall:.1f} dB against float64,"
             f" {self.floor:.0f} are needed{more}"
@@ -150,32 +166,99 @@ def psnr(images: list[np.ndarray], references: list[np.ndarray], limits: tuple[f
 
 
 def smallest_units(network: nn.Module, spec: Spec) -> int:
-    """The least height and width that an image network accepts, in units of spec.multiple: reflection padding needs
-    more than one pixel, for example. Raises ExportError where it runs at no size up to 64 units."""
-    failure: ExportError | None = None
-    for units in range(1, 65 if spec.kind == "image" else 1):
+    """The least height and width, or length, that a network accepts, in units of spec.multiple: reflection padding
+    needs more than one pixel, for example. Raises ExportError where it runs at no size up to 64 units."""
+    if spec.kind == "latent":
+        return 1
+    for units in range(1, 65):
         side = units * spec.multiple
-        try:
-            compute(network, [torch.full((1, spec.channels, side, side), spec.range[1])], "float32")
-        except ExportError as error:
-            failure = error
-        else:
+        shape = (1, spec.channels, *(side for _ in spec.sizes))
+        if _dry_bytes(network, spec, shape) is not None:
             return units
-    if failure is not None:
-        raise failure
-    return 1
+        if units == 1 or side <= 64:  # control flow that depends on values: it may run on real ones
+            try:
+                compute(network, tensors(sized_inputs(spec, shape)), "float32")
+                return units
+            except ExportError as error:
+                failure = error
+    raise failure
+
+
+def _dry_bytes(network: nn.Module, spec: Spec, shape: tuple[int, ...]) -> int | None:
+    """Bytes of activations in float32; None where the network does not run without data."""
+    try:
+        return dry_run(network, blanks(spec, shape))[1]
+    except Exception:  # the network is the user's code
+        return None
+
+
+def memory_bound(network: nn.Module, spec: Spec, smallest: int) -> Fits:
+    """Whether the activations of a network in float64, for a first input of a shape, take at most MEMORY bytes.
+
+    They are counted on tensors without data; a network that does not run on these is not bounded. Raises ExportError
+    where the smallest input needs more memory than is free.
+    """
+
+    def bytes_of(shape: tuple[int, ...]) -> int | None:
+        wanted = _dry_bytes(network, spec, shape)
+        return None if wanted is None else 2 * wanted
+
+    least = (1, *(spec.latent_shape or (spec.channels, *(smallest * spec.multiple for _ in spec.sizes))))
+    one = bytes_of(least)
+    if one is None:
+        return lambda shape: True
+    if one > (free := free_host_memory()):
+        raise ExportError(
+            f"comparing the network with float64 takes {one / 1e9:.1f} GB at its smallest input {list(least)},"
+            f" {free / 1e9:.1f} GB of memory are free"
+        )
+
+    def fits(shape: tuple[int, ...]) -> bool:
+        # Proportional to the size but for attention; far below the bound that is exact enough.
+        estimate = one * math.prod(shape) / math.prod(least)
+        return estimate < MEMORY / 16 or (bytes_of(shape) or 0) <= MEMORY
+
+    return fits
+
+
+def _inputs_for(network: nn.Module, spec: Spec) -> list[Inputs]:
+    smallest, elements = smallest_units(network, spec), 1
+    if spec.kind == "latent":
+        elements = compute(network, tensors(random_inputs(spec, 1, seed=0)), "float32").numel()
+    return list(verification_batches(spec, elements, smallest, memory_bound(network, spec, smallest)))
+
+
+def _exact_outputs(network: nn.Module, inputs: list[Inputs]) -> tuple[list[np.ndarray], str]:
+    """The outputs in float64, or in float32 where the network does not run in float64; and the name of the dtype."""
+    exact = copy.deepcopy(network).double()
+    try:
+        return [compute(exact, to_float64(tensors(given)), "float64").numpy() for given in inputs], "float64"
+    except ExportError as error:
+        try:
+            return [compute(network, tensors(given), "float32").numpy() for given in inputs], "float32"
+        except ExportError:
+            raise error from None
+
+
+def _calls_differ(network: nn.Module, inputs: Inputs) -> str:
+    """How far two calls on the same inputs are apart, or "" where they agree."""
+    one, other = (compute(network, tensors(inputs), "float32") for _ in range(2))
+    apart = float((one - other).abs().max())
+    return f"two calls on the same input differ by {apart:.2g}" if apart else ""
 
 
 def measure_speed(run: Run, spec: Spec) -> dict[str, float]:
-    """Latents: latency at batch 1 in ms, images per second at batch 64. Images: latency of one of about 128×128."""
-    if spec.kind == "image":
-        side = spec.multiple * max(1, round(128 / spec.multiple))
-        x = np.full((1, spec.channels, side, side), spec.range[1], np.float32)
-        return {f"latency_ms_{side}x{side}_batch1": 1000 * _median_seconds(run, (x,))}
-    return {
-        "latency_ms_batch1": 1000 * _median_seconds(run, random_inputs(spec, 1, seed=0)),
-        "images_per_second_batch64": 64 / _median_seconds(run, random_inputs(spec, 64, seed=0)),
-    }
+    """Latents: latency at batch 1 in ms, images per second at batch 64. Images: latency of one of about 128×128;
+    signals: of one of about 64 frames."""
+    if spec.kind == "latent":
+        return {
+            "latency_ms_batch1": 1000 * _median_seconds(run, random_inputs(spec, 1, seed=0)),
+            "images_per_second_batch64": 64 / _median_seconds(run, random_inputs(spec, 64, seed=0)),
+        }
+    side = spec.multiple * max(1, round((128 if spec.kind == "image" else 64) / spec.multiple))
+    name = f"{side}x{side}" if spec.kind == "image" else f"{side}_frames"
+    given = sized_inputs(spec, (1, spec.channels, *(side for _ in spec.sizes)))
+    return {f"latency_ms_{name}_batch1": 1000 * _median_seconds(run, given)}
 
 
 def _median_seconds(run: Run, inputs: Inputs) -> float:
@@ -217,4 +300,6 @@ def _first_overflow(network: nn.Module, inputs: Inputs) -> str:
 
 def _input_size(spec: Spec, inputs: Inputs) -> str:
     (x, *_) = inputs
-    return f"batch {len(x)}" + (f" of {x.shape[3]}×{x.shape[2]} pixels" if spec.kind == "image" else "")
+    if spec.kind == "image":
+        return f"batch {len(x)} of {x.shape[3]}×{x.shape[2]} pixels"
+    return f"batch {len(x)}" + (f" of {x.shape[2]} frames" if spec.kind == "signal" else "")

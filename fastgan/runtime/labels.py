@@ -9,11 +9,27 @@ import numpy as np
 
 from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
+from fastgan.runtime.spec import Inputs, Spec
 
 
 def in_turn(n: int, classes: int, start: int = 0) -> np.ndarray:
     """y int64 [n]: start, start + 1, … modulo classes."""
     return np.arange(start, start + n) % classes
+
+
+def one_hot(y: np.ndarray, classes: int) -> np.ndarray:
+    """c float32 [n, classes] for labels y int64 [n]."""
+    return np.eye(classes, dtype=np.float32)[y]
+
+
+def given(spec: Spec, y: np.ndarray) -> Inputs:
+    """The second input for labels y, as the spec wants it: a tuple of one array, or an empty one without classes."""
+    return () if not spec.classes else (one_hot(y, spec.classes),) if spec.label_vectors else (y,)
+
+
+def default(spec: Spec, n: int, start: int = 0) -> Inputs:
+    """The second input with labels start, start + 1, … modulo the number of classes; an empty tuple without classes."""
+    return given(spec, in_turn(n, spec.classes, start)) if spec.classes else ()
 
 
 def number_of(label: int | str, classes: int, names: Sequence[str] = ()) -> int:
@@ -55,11 +71,20 @@ def described(label: int, names: Sequence[str]) -> str:
     return f"class {label} ({names[label]!r})" if names else f"class {label}"
 
 
-def check(y: Any, n: int, classes: int) -> None:
-    """Raise UsageError unless y, a numpy array or torch tensor, is int64 [n] of 0 to classes − 1."""
-    if (came := str(y.dtype).removeprefix("torch.")) != "int64" or tuple(y.shape) != (n,):
-        hot = "; of one-hot rows take y.argmax(1)" if tuple(y.shape) == (n, classes) else ""
-        raise UsageError(f"y: expected int64 [{n}], a label for each z, got {came} {list(y.shape)}{hot}")
+def check(y: Any, n: int, spec: Spec) -> None:
+    """Raise UsageError unless y, a numpy array or torch tensor, is int64 [n] of 0 to classes − 1.
+
+    With spec.label_vectors it may also be float32 [n, classes].
+    """
+    classes, vectors = spec.classes, spec.label_vectors
+    came, shape = str(y.dtype).removeprefix("torch."), tuple(y.shape)
+    if vectors and came == "float32" and shape == (n, classes):
+        return
+    if came != "int64" or shape != (n,):
+        wanted = f"float32 [{n}, {classes}], or int64 [{n}] for one-hot vectors" if vectors else f"int64 [{n}]"
+        one = "image" if spec.kind == "image" else "signal" if spec.kind == "signal" else "z"
+        hot = "; of one-hot rows take y.argmax(1)" if shape == (n, classes) and not vectors else ""
+        raise UsageError(f"y: expected {wanted}, a label for each {one}, got {came} {list(y.shape)}{hot}")
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise UsageError(f"y: expected labels from 0 to {classes - 1}, got {low if low < 0 else high}")

@@ -28,6 +28,8 @@ def why_not() -> str | None:
 def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
     """The model with FRAMES uint8 [N, H, W, C] → IMAGES uint8 [N, H, W, C] in place of its images [N, C, H, W].
 
+    Other inputs, labels, stay as they are.
+
     Two standard operators do most of it, in one pass each: DequantizeLinear is byte · step; QuantizeLinear divides,
     rounds halves to even and clips. Raises BackendError for a model whose opset lacks them.
     """
@@ -40,7 +42,7 @@ def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
         raise BackendError(f"model: {path} has opset {opset}; the operators that convert pixels begin with opset 10")
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    (image,) = [value for value in graph.input if value.name not in weights]
+    image = next(value for value in graph.input if value.name not in weights)  # labels may follow
     (result,) = graph.output
     low, step = scaling(limits)
     for name, kind, number in (
@@ -68,7 +70,7 @@ def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
     for values, old, name in ((graph.input, image, FRAMES), (graph.output, result, IMAGES)):
         n, c, h, w = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in _dimensions(old))
         values.remove(old)
-        values.append(helper.make_tensor_value_info(name, TensorProto.UINT8, [n, h, w, c]))
+        values.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, [n, h, w, c]))
     return model.SerializeToString()
 
 

@@ -32,17 +32,19 @@ class Session:
     """A generator, opened and ready to run.
 
     model: path of a file that `fastgan export` wrote (ONNX; a package of --to aoti; an engine of --to tensorrt), of any
-    other ONNX file with one float input [N, C, H, W] and one output of as many channels, or a torch module with the
-    attributes that Spec.of reads.
+    other ONNX file from images [N, C, H, W] to images or from signals [N, C, T] to signals, or a torch module
+    (`network_spec.spec_of` finds what its attributes do not state).
     backend: the name of a back-end (`fastgan doctor` lists them), or "auto": the installed ones are timed on this model
     once (about two seconds), and the fastest is stored in fastgan's cache directory. torch.compile takes part on a GPU
     only.
     device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; None for all usable cores.
     latent_shape: of one z, for a module without the attribute `latent`.
 
-    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W].
-    session(z, y): with labels y of a conditional generator, int64 [N], or a list of numbers or of names in
-    session.class_names; without y, labels 0, 1, ... in turn.
+    session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W];
+    signals float32 [N, C, T] → [N, C, scale·T].
+    session(x, y): with labels y of a conditional generator, int64 [N], or a list of numbers or of names in
+    session.class_names; without y, labels 0, 1, ... in turn. Where the network takes vectors of labels, y may be
+    float32 [N, classes]; int64 labels become one-hot vectors.
     session.pixels(frames): uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, torch tensors give tensors on
     the same device. A session may be used from several threads; their calls run one after another.
 
@@ -79,7 +81,9 @@ class Session:
             torch = sys.modules.get("torch")  # imported, if the caller has a module
             if not (torch and isinstance(model, torch.nn.Module)):
                 raise UsageError(f"model: expected a path or a torch module, got {type(model).__name__}")
-            spec, suffix = Spec.of(model, latent_shape), MODULE
+            from fastgan.runtime.network_spec import spec_of
+
+            spec, suffix = spec_of(model, latent_shape), MODULE
         self.model = model
         self._lock = threading.Lock()
         selector = backend_selection.Selector(*backends.candidates(model, suffix, backend, device, threads))
@@ -101,33 +105,31 @@ class Session:
     # --- running --------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Array, y: Array | Sequence[int | str] | None = None) -> Array:
-        """Latents or images → images, float32; y: labels, see the class. UsageError for inputs that do not fit."""
-        name = "z" if self.spec.kind == "latent" else "x"
+        """The spec's first input → images or signals, float32; y: labels, see the class.
+
+        Raises UsageError for inputs that do not fit.
+        """
+        spec = self.spec
+        name = "z" if spec.kind == "latent" else "x"
         _check_input(x, name, "float32")
         shape = tuple(x.shape)  # type: ignore[attr-defined]
-        if self.spec.kind == "latent":
-            if shape[1:] != self.spec.latent_shape or not shape[0]:
-                wanted = ", ".join(map(str, self.spec.latent_shape))
-                raise UsageError(f"z: expected [N, {wanted}], got {list(shape)}")
-        else:
-            if len(shape) != 4 or shape[1] != self.spec.channels or 0 in shape:
-                raise UsageError(f"x: expected [N, {self.spec.channels}, H, W], got {list(shape)}")
+        if not spec.accepts(shape):
+            raise UsageError(f"{name}: expected {spec.wanted}, got {list(shape)}")
+        if spec.kind == "image":
             self._check_size("x", shape[2], shape[3])
-            m = self.spec.multiple
-            if shape[2] % m or shape[3] % m:
-                raise UsageError(f"x: expected height and width in multiples of {m}, got {list(shape)}")
         return self._run(x, self._labels(x, y), pixels=False)
 
-    def pixels(self, frames: Array) -> Array:
+    def pixels(self, frames: Array, y: Array | None = None) -> Array:
         """Frames uint8 [N, H, W, spec.channels] → uint8 [N, scale·H, scale·W, C], for image models.
 
-        H and W may be any: they are padded with the edge pixels to multiples of spec.multiple, and the result is
-        cropped. Values are clipped and rounded to the nearest, halves to even; NaN becomes 0. The conversion runs in
-        the back-end's graph.
+        y: labels, see the class. H and W may be any: they are padded with the edge pixels to multiples of
+        spec.multiple, and the result is cropped. Values are clipped and rounded to the nearest, halves to even; NaN
+        becomes 0. The conversion runs in the back-end's graph.
         """
         spec = self.spec
         if spec.kind != "image":
-            raise UsageError("frames: expected an image-to-image model; this one generates images from latents")
+            from_ = "images from latents" if spec.kind == "latent" else "signals from signals"
+            raise UsageError(f"frames: expected an image-to-image model; this one generates {from_}")
         _check_input(frames, "frames", "uint8")
         shape = tuple(frames.shape)  # type: ignore[attr-defined]
         if len(shape) != 4 or shape[3] != spec.channels or 0 in shape:
@@ -135,7 +137,7 @@ class Session:
         h, w = shape[1:3]
         self._check_size("frames", h, w)
         padded = _padded(frames, -h % spec.multiple, -w % spec.multiple)
-        result: Any = self._run(padded, None, pixels=True)
+        result: Any = self._run(padded, self._labels(frames, y), pixels=True)
         return result if padded is frames else result[:, : spec.scale * h, : spec.scale * w]
 
     def warm_up(self, x: Any) -> None:
@@ -145,22 +147,24 @@ class Session:
 
     def _labels(self, x: Any, y: Any) -> Any:
         """Labels for x: an array or tensor like x, on its device."""
-        classes = self.spec.classes
-        if not classes:
+        spec = self.spec
+        if not spec.classes:
             if y is not None:
                 raise UsageError("y: this model takes no labels")
             return None
         array = isinstance(x, np.ndarray)
         if y is None:
-            y = labels.in_turn(len(x), classes)
+            (y,) = labels.default(spec, len(x))
             return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
         if isinstance(y, list | tuple):
             y = np.array([labels.number_of(label, classes, self.class_names) for label in y], np.int64)
             y = y if array else sys.modules["torch"].from_numpy(y)
-        _check_input(y, "y", "int64")
-        labels.check(y, len(x), classes)
+        _check_input(y, "y", *(("int64", "float32") if spec.label_vectors else ("int64",)))
+        labels.check(y, len(x), spec)
         if isinstance(y, np.ndarray) != array:
-            raise UsageError(f"y: expected {type(x).__name__} as z is one, got {type(y).__name__}")
+            raise UsageError(f"y: expected {type(x).__name__} as {spec.inputs[0]} is one, got {type(y).__name__}")
+        if spec.label_vectors and "int64" in str(y.dtype):
+            y = labels.one_hot(y, spec.classes) if array else sys.modules["torch"].eye(spec.classes)[y.cpu()]
         return np.ascontiguousarray(y) if array else y.to(x.device)
 
     def _run(self, x: Any, y: Any, pixels: bool) -> Any:
@@ -243,14 +247,7 @@ class Session:
     def describe(self) -> str:
         """The model, the back-end in use, its measured times and the reasons against others, as text."""
         spec, used = self.spec, self._backend
-        if spec.kind == "latent":
-            takes = f"z [N, {', '.join(map(str, spec.latent_shape))}]"
-            takes += f" and y [N] of {spec.classes} classes → images" if spec.classes else " → images"
-        else:
-            h, w = self.fixed or ("H", "W")
-            larger = f"{spec.scale} times as large" if spec.scale > 1 else "of the same size"
-            takes = f"images [N, {spec.channels}, {h}, {w}] → {larger}"
-            takes += f", sides in multiples of {spec.multiple}" if spec.multiple > 1 else ""
+        takes = spec.describe(self.fixed)
         facts = [f"values from {spec.range[0]:g} to {spec.range[1]:g}"]
         facts += [str(self.about["precision"])] if "precision" in self.about else []
         facts += [f"opset {self._onnx.opset}"] if self._onnx and self._onnx.opset else []
@@ -272,7 +269,8 @@ class Session:
     # --- measuring ------------------------------------------------------------------------------------------------
 
     def example(self, batch: int = 1, size: tuple[int, int] = FRAME) -> np.ndarray:
-        """A float32 input: latents, or images of about `size` (width, height), rounded to what the model accepts."""
+        """A float32 input: latents, images of about `size` (width, height), or signals as long as `size` is wide,
+        rounded to what the model accepts."""
         return _example(self.spec, self._backend, batch, size)
 
     def measure(self, batch: int = 1, seconds: float = 1.0, size: tuple[int, int] = FRAME) -> float:
@@ -290,7 +288,8 @@ class Session:
         return float(np.median(times))
 
     def figures(self, seconds: float = 1.0) -> dict[str, Any]:
-        """Measures latency at batch 1 in ms, and images per second at batch 64 or output megapixels per second."""
+        """Measures latency at batch 1 in ms, and images per second at batch 64, output megapixels or output samples per
+        second."""
         found: dict[str, Any] = {"backend": self.backend, "provider": self.provider}
         if self.spec.kind == "latent":
             return {
@@ -299,6 +298,9 @@ class Session:
                 "images_per_second_batch64": 64 / self.measure(64, seconds),
             }
         shape, took = self.example(size=_SMALL).shape, self.measure(1, seconds, _SMALL)
+        if self.spec.kind == "signal":
+            samples = shape[2] * self.spec.scale
+            return {**found, "length": shape[2], "latency_ms_batch1": 1000 * took, "samples_per_second": samples / took}
         pixels = shape[2] * shape[3] * self.spec.scale**2
         return {
             **found,
@@ -334,12 +336,12 @@ def _check(backend: str, device: str, threads: int | None) -> None:
         raise UsageError(f"threads: expected a number >= 1, got {threads!r}")
 
 
-def _check_input(x: Any, name: str, dtype: str) -> None:
+def _check_input(x: Any, name: str, *dtypes: str) -> None:
     torch = sys.modules.get("torch")  # imported, if the caller has a tensor
     if not isinstance(x, np.ndarray) and not (torch and isinstance(x, torch.Tensor)):
         raise UsageError(f"{name}: expected a numpy array or a torch tensor, got {type(x).__name__}")
-    if (came := str(x.dtype).removeprefix("torch.")) != dtype:
-        raise UsageError(f"{name}: expected {dtype}, got {came}")
+    if (came := str(x.dtype).removeprefix("torch.")) not in dtypes:
+        raise UsageError(f"{name}: expected {' or '.join(dtypes)}, got {came}")
 
 
 def _padded(frames: Any, down: int, right: int) -> Any:
@@ -362,16 +364,16 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
         batch = shape[0]
     if spec.kind == "latent":
         return latents(batch, spec.latent_shape, seed=0)
-    m, fixed = spec.multiple, shape[2:] or (None, None)
-    height, width = (one or max(m, side // m * m) for one, side in zip(fixed, reversed(size), strict=True))
+    m, wanted = spec.multiple, tuple(reversed(size))[-len(spec.sizes) :]
+    fixed = shape[2:] or (None,) * len(wanted)
+    sizes = (one or max(m, side // m * m) for one, side in zip(fixed, wanted, strict=True))
     low, high = spec.range
-    x = np.random.default_rng(0).random((batch, spec.channels, height, width), dtype=np.float32)
+    x = np.random.default_rng(0).random((batch, spec.channels, *sizes), dtype=np.float32)
     return low + np.float32(high - low) * x
 
 
 def _timing_inputs(spec: Spec, backend: Backend) -> list[Inputs]:
     """The inputs with which back-ends are timed: a small one, and for image models one of the size FRAME."""
     small = _example(spec, backend, 1, _SMALL)
-    if spec.classes:
-        return [(small, labels.in_turn(len(small), spec.classes))]
-    return [(small,)] if spec.kind == "latent" else [(small,), (_example(spec, backend, 1, FRAME),)]
+    given = [small] if spec.kind == "latent" else [small, _example(spec, backend, 1, FRAME)]
+    return [(x, *labels.default(spec, len(x))) for x in given]

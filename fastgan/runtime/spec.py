@@ -13,24 +13,33 @@ from fastgan.errors import ExportError, UsageError
 
 #: The key in the metadata of an exported file.
 KEY = "fastgan"
-#: The inputs of a model in order: images, latents, or latents and labels.
+#: The inputs of a model in order: images, latents or signals, and labels where it takes some.
 Inputs = tuple[np.ndarray, ...]
+Kind = Literal["latent", "image", "signal"]
+#: Names of the axes after the channels that have any size, by kind.
+_SIZES: dict[str, tuple[str, ...]] = {"latent": (), "image": ("H", "W"), "signal": ("T",)}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A generator from latents, or from images to images.
+    """A generator from latents, from images to images, or from one-dimensional signals to signals (a vocoder).
 
-    kind "latent": z float32 [N, *latent_shape], and with classes y int64 [N] from 0 to classes − 1, → images float32
-    [N, C, H, W] in `range`.
-    kind "image": images float32 [N, channels, H, W] → [N, channels, scale·H, scale·W], both in `range`; H and W are
+    kind "latent": z float32 [N, *latent_shape] → images float32 [N, channels, H, W] in `range`.
+    kind "image": images float32 [N, channels, H, W] → [N, out_channels, scale·H, scale·W], both in `range`; H and W are
     multiples of `multiple`; an output pixel depends on input pixels at most `reach` away (0: not known).
+    kind "signal": float32 [N, channels, T], a spectrogram for example, → [N, out_channels, scale·T] in `range`; T is a
+    multiple of `multiple`; scale is the hop length, output samples for each input frame.
+    out_channels: 0 if they are `channels`.
+    classes: 0 for a generator without labels. Otherwise a second input has labels: y int64 [N] from 0 to classes − 1;
+    with label_vectors c float32 [N, classes], one-hot vectors or vectors of attributes.
     """
 
-    kind: Literal["latent", "image"]
+    kind: Kind
     latent_shape: tuple[int, ...] = ()
     classes: int = 0
+    label_vectors: bool = False
     channels: int = 3
+    out_channels: int = 0
     scale: int = 1
     multiple: int = 1
     reach: int = 0
@@ -42,13 +51,19 @@ class Spec:
 
         Image-to-image networks have the attributes `scale` and `channels`, and may have `multiple`, `reach` and `range`
         ([0, 1] without it); generators from latents have `latent`, or latent_shape is given, and may have `range`
-        ([-1, 1] without it) and, where they are called as network(z, y), the number of `classes`. Raises UsageError for
-        a network with neither.
+        ([-1, 1] without it). Both may have the number of `classes`, where they are called with labels, and
+        `label_vectors`. Raises UsageError for a network with neither; `fastgan.runtime.network_spec.spec_of` runs such
+        a network to find out.
         """
+        classes = getattr(network, "classes", 0)
+        if not hasattr(classes, "__index__") or (classes := operator.index(classes)) < 0:
+            raise UsageError(f"network: expected a whole number >= 0 as its attribute `classes`, got {classes!r}")
+        labels: dict[str, Any] = {"classes": classes, "label_vectors": bool(getattr(network, "label_vectors", False))}
         if latent_shape is None and hasattr(network, "scale") and hasattr(network, "channels"):
             low, high = getattr(network, "range", (0.0, 1.0))
             return cls(
                 "image",
+                **labels,
                 channels=int(network.channels),
                 scale=int(network.scale),
                 multiple=int(getattr(network, "multiple", 1)),
@@ -63,15 +78,62 @@ class Spec:
                 f" got {type(network).__name__} with none of them"
             )
         low, high = getattr(network, "range", (-1.0, 1.0))
-        classes = getattr(network, "classes", 0)
-        if not hasattr(classes, "__index__") or (classes := operator.index(classes)) < 0:
-            raise UsageError(f"network: expected a whole number >= 0 as its attribute `classes`, got {classes!r}")
-        return cls("latent", tuple(int(n) for n in latent_shape), classes, range=(float(low), float(high)))
+        return cls("latent", tuple(int(n) for n in latent_shape), **labels, range=(float(low), float(high)))
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The names of the input's axes that have any size: H and W of images, T of signals, none of latents."""
+        return _SIZES[self.kind]
+
+    @property
+    def result_channels(self) -> int:
+        """The channels of the output."""
+        return self.out_channels or self.channels
+
+    @property
+    def wanted(self) -> str:
+        """The accepted shapes of the first input, in words."""
+        if self.kind == "latent":
+            return f"[N, {', '.join(map(str, self.latent_shape))}]"
+        text = f"[N, {self.channels}, {', '.join(self.sizes)}]"
+        return f"{text} with {' and '.join(self.sizes)} in multiples of {self.multiple}" if self.multiple > 1 else text
+
+    def describe(self, size: tuple[int, int] | None = None) -> str:
+        """Inputs and output in words. size: height and width where a file accepts images of one size only."""
+        labels = ""
+        if self.classes:
+            labels = f" and {self.inputs[1]} [N] of {self.classes} classes"
+            labels = f" and vectors c [N, {self.classes}]" if self.label_vectors else labels
+        if self.kind == "latent":
+            return f"z [N, {', '.join(map(str, self.latent_shape))}]{labels} → images"
+        of = f" of {self.result_channels} channels" if self.result_channels != self.channels else ""
+        if self.kind == "signal":
+            text = f"signals [N, {self.channels}, T]{labels} → waveforms{of}, {self.scale} samples for each frame"
+            return text + (f", T in multiples of {self.multiple}" if self.multiple > 1 else "")
+        h, w = size or ("H", "W")
+        larger = f"{self.scale} times as large" if self.scale > 1 else "of the same size"
+        text = f"images [N, {self.channels}, {h}, {w}]{labels} → {larger}{of}"
+        return text + (f", sides in multiples of {self.multiple}" if self.multiple > 1 else "")
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether the first input may have that shape."""
+        if 0 in shape or not shape:
+            return False
+        if self.kind == "latent":
+            return shape[1:] == self.latent_shape
+        sizes = shape[2:]
+        return len(sizes) == len(self.sizes) and shape[1] == self.channels and not any(n % self.multiple for n in sizes)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of an exported file's inputs, in order."""
-        return ("images",) if self.kind == "image" else ("z", "y") if self.classes else ("z",)
+        first = {"latent": "z", "image": "images", "signal": "signal"}[self.kind]
+        return (first, "c" if self.label_vectors else "y") if self.classes else (first,)
+
+    @property
+    def output(self) -> str:
+        """The name of an exported file's output."""
+        return {"latent": "images", "image": "upscaled", "signal": "waveform"}[self.kind]
 
     def to_json(self, **about: Any) -> str:
         """The spec and further facts as the text in a file's metadata."""
@@ -88,6 +150,6 @@ class Spec:
             spec = cls(**own)
         except (ValueError, TypeError, AttributeError) as error:
             raise ExportError(f"model: its {KEY} metadata cannot be read: {error}") from error
-        if spec.kind not in ("latent", "image"):
-            raise ExportError(f"model: expected a generator from latents or from images, got kind {spec.kind!r}")
+        if spec.kind not in ("latent", "image", "signal"):
+            raise ExportError(f"model: expected a generator from latents, images or signals, got kind {spec.kind!r}")
         return spec, facts

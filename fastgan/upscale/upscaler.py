@@ -14,7 +14,7 @@ from fastgan.errors import UsageError
 from fastgan.runtime import backends
 from fastgan.runtime.backends.base import MODULE
 from fastgan.runtime.hardware import gpu_names
-from fastgan.runtime.spec import Spec
+from fastgan.runtime.network_spec import spec_of
 from fastgan.upscale.image.inference import check_network
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _exported(weights: Path) -> Path:
 
         _logger.info("exporting %s for the runtimes of exported files; this is done once", weights.name)
         network = open_network(weights)
-        check_network(Spec.of(network))
+        check_network(spec_of(network))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

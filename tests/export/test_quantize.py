@@ -283,6 +283,6 @@ def test_other_bad_input(tmp_path, upscaler, generator):
 
 def test_multiples(tmp_path, upscaler):
     spec = Spec("image", scale=2, multiple=4, range=(0.0, 1.0))
-    with pytest.raises(UsageError, match=r"\[N, 3, H, W\], H and W multiples of 4, got \[1, 3, 26, 26\]"):
+    with pytest.raises(UsageError, match=r"\[N, 3, H, W\] with H and W in multiples of 4, got \[1, 3, 26, 26\]"):
         quantize(upscaler, tmp_path / "out.onnx", spec, photos(side=26))
     assert quantize(upscaler, tmp_path / "out.onnx", spec, photos(side=28))["layers_quantized"] == 4

@@ -49,7 +49,7 @@ class Constant:
         self.spec, self.batches = Spec("latent", latent_shape=(5,), classes=classes, range=(0.0, 255.0)), []
 
     def __call__(self, z, y):
-        labels.check(y, len(z), self.spec.classes)
+        labels.check(y, len(z), self.spec)
         self.batches.append(len(z))
         return np.broadcast_to(y[:, None, None, None], (len(z), 1, 2, 2)).astype(np.float32)
 
@@ -67,7 +67,7 @@ def test_the_label_of_a_seed_is_the_seed_modulo_the_classes():
 def test_points_of_other_models():
     session = Constant(3)
     session.spec = Spec("image")
-    with pytest.raises(UsageError, match="model: expected a generator from latents, got an image-to-image model"):
+    with pytest.raises(UsageError, match="model: expected a generator from latents, got one from images"):
         generate.points(session, [0], None)
     with pytest.raises(UsageError, match="class: expected a number from 0 to 2, got 3"):
         generate.points(Constant(3), [0], 3)

@@ -11,7 +11,7 @@ import numpy as np
 from fastgan._util.files import write_whole
 from fastgan.errors import ExportError, UsageError
 from fastgan.export.quantization import qdq, ranges, sensitivity
-from fastgan.runtime.labels import in_turn
+from fastgan.runtime import labels
 from fastgan.runtime.spec import Inputs, Spec
 
 #: Larger images are cropped to their center of SIDE pixels a side. At most COUNT inputs, of at most BATCH latents.
@@ -72,18 +72,17 @@ def quantize(
 
 
 def _collect(calibration: Iterable[np.ndarray], spec: Spec) -> list[Inputs]:
-    """Checked inputs: images [1, C, H, W] of at most SIDE pixels a side, latents [≤ BATCH, ...]; at most COUNT."""
+    """Checked inputs with labels: an image of at most SIDE pixels a side, or at most BATCH latents; at most COUNT."""
     inputs: list[Inputs] = []
     count = 0
     for number, given in enumerate(calibration, start=1):
         x = _checked(np.asarray(given), spec, f"calibration: input {number}")
-        for start in range(0, len(x), 1 if spec.kind == "image" else BATCH):
-            if spec.kind == "image":
-                inputs.append((_center(x[start : start + 1], spec.multiple, SIDE),))
-            else:
-                z = np.ascontiguousarray(x[start : start + BATCH])
-                inputs.append((z, in_turn(len(z), spec.classes, count)) if spec.classes else (z,))
-                count += len(z)
+        step = 1 if spec.kind == "image" else BATCH
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
+            part = _center(part, spec.multiple, SIDE) if spec.kind == "image" else np.ascontiguousarray(part)
+            inputs.append((part, *labels.default(spec, len(part), count)))
+            count += len(part)
             if len(inputs) == COUNT:
                 return inputs
     if not inputs:
@@ -94,12 +93,8 @@ def _collect(calibration: Iterable[np.ndarray], spec: Spec) -> list[Inputs]:
 def _checked(x: np.ndarray, spec: Spec, name: str) -> np.ndarray:
     if x.dtype != np.float32:
         raise UsageError(f"{name}: expected float32, got {x.dtype}")
-    if spec.kind == "latent":
-        if x.shape[1:] != spec.latent_shape or x.ndim == 0:
-            raise UsageError(f"{name}: expected [N, {', '.join(map(str, spec.latent_shape))}], got {list(x.shape)}")
-    elif x.ndim != 4 or x.shape[1] != spec.channels or 0 in x.shape or any(n % spec.multiple for n in x.shape[2:]):
-        of = f", H and W multiples of {spec.multiple}" if spec.multiple > 1 else ""
-        raise UsageError(f"{name}: expected [N, {spec.channels}, H, W]{of}, got {list(x.shape)}")
+    if not spec.accepts(x.shape):
+        raise UsageError(f"{name}: expected {spec.wanted}, got {list(x.shape)}")
     if not np.isfinite(x).all():
         raise UsageError(f"{name}: expected finite values, got NaN or infinity")
     low, high = spec.range

@@ -64,7 +64,7 @@ class _Trial:
         self._run = _switched(model, layers, parameters)
         if spec.kind == "image":
             side = max(spec.multiple, SIDE // spec.multiple * spec.multiple)
-            inputs = [(np.ascontiguousarray(x[..., :side, :side]),) for (x,) in inputs]
+            inputs = [(np.ascontiguousarray(x[..., :side, :side]), *y) for (x, *y) in inputs]
         everything = list(range(len(layers)))
         tried = [(self._outputs(given, []), given) for given in inputs]
         tried.sort(key=lambda pair: -self._squared_error(pair, everything))

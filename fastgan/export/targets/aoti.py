@@ -13,7 +13,8 @@ import numpy as np
 
 from fastgan._util.files import aside_folder, failure, sync
 from fastgan.errors import ExportError, UsageError, first_line
-from fastgan.export.targets.base import Target, register
+from fastgan.export.targets.base import Target, register, tracing_failure
+from fastgan.runtime import labels
 from fastgan.runtime.backends.aoti import hardware_name, load
 from fastgan.runtime.spec import KEY, Spec
 
@@ -56,10 +57,10 @@ class AOTInductor(Target):
 def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | None = None) -> dict[str, Any]:
     """Compile a network (eval mode) for the device it is on, and write it to `path` as one file.
 
-    Batch and, for image models, height and width are dynamic. about: facts to store beside the spec. Returns PyTorch's
-    version, device, hardware, bytes and seconds. Takes about a minute and needs a C++ compiler. Raises
-    UsageError where there is none, ExportError for a network that cannot be traced, works at some sizes only or cannot
-    be compiled, WriteError for `path`; then no file is left.
+    Batch and, for images and signals, height and width or length are dynamic. about: facts to store beside the spec.
+    Returns PyTorch's version, device, hardware, bytes and seconds. Takes about a minute and needs a C++ compiler.
+    Raises UsageError where there is none, ExportError for a network that cannot be traced, works at some sizes only or
+    cannot be compiled, WriteError for `path`; then no file is left.
     """
     import torch
     import torch._inductor
@@ -74,7 +75,7 @@ def write(network: nn.Module, spec: Spec, path: Path, about: dict[str, Any] | No
     try:
         program = torch.export.export(network, _sample(spec, device), dynamic_shapes=_dynamic(spec))
     except Exception as error:  # of many classes, torch's and Python's
-        raise ExportError(f"the network cannot be exported: {first_line(error)}") from error
+        raise ExportError(f"the network cannot be exported: {tracing_failure(error)}") from error
     try:
         # The compiler requires a name that ends in .pt2, and writes in place.
         with aside_folder(path) as folder:
@@ -118,11 +119,11 @@ def _sample(spec: Spec, device: torch.device) -> tuple[Tensor, ...]:
     import torch
 
     # All sizes different and none 1: tracing specializes sizes of 1 and may identify equal sizes.
-    shape = (2, *spec.latent_shape)
-    if spec.kind == "image":
-        shape = (2, spec.channels, 24 * spec.multiple, 36 * spec.multiple)
-    x = torch.rand(shape, device=device)
-    return (x, torch.arange(2, device=device) % spec.classes) if spec.classes else (x,)
+    shape: tuple[int, ...] = (2, *spec.latent_shape)
+    if spec.sizes:
+        units = (24, 36) if spec.multiple <= 8 else (2, 3)
+        shape = (2, spec.channels, *(n * spec.multiple for n in units[: len(spec.sizes)]))
+    return torch.rand(shape, device=device), *(torch.from_numpy(y).to(device) for y in labels.default(spec, 2))
 
 
 def _dynamic(spec: Spec) -> tuple[dict[int, Any], ...]:
@@ -130,7 +131,6 @@ def _dynamic(spec: Spec) -> tuple[dict[int, Any], ...]:
 
     Dim = torch.export.Dim
     sizes: dict[int, Any] = {0: Dim.DYNAMIC}
-    if spec.kind == "image":
-        for axis, name in ((2, "height"), (3, "width")):
-            sizes[axis] = Dim.DYNAMIC if spec.multiple == 1 else spec.multiple * Dim(f"{name}_units", min=1)
+    for axis, name in enumerate(spec.sizes, start=2):
+        sizes[axis] = Dim.DYNAMIC if spec.multiple == 1 else spec.multiple * Dim(f"{name}_units", min=1)
     return sizes, *({0: Dim.DYNAMIC} for _ in spec.inputs[1:])

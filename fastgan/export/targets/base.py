@@ -108,3 +108,20 @@ def is_export(file: Path) -> bool:
 def write_report(file: Path, report: dict[str, Any]) -> None:
     """Write the report beside an exported file, whole or not at all."""
     write_whole(report_path(file), json.dumps(report, indent=1).encode())
+
+
+def tracing_failure(error: BaseException) -> str:
+    """One line from an error of PyTorch's exporters: of its cause, if the error is a wrapper."""
+    while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
+        error = error.__cause__
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if any("marked batch as dynamic but your code specialized it" in line for line in lines):
+        return (
+            "it fixes the batch size while it runs, as a convolution with a group for each sample does; use the form"
+            " without such groups (fused_modconv=False in StyleGAN)"
+        )
+    if lines[0].startswith("Constraints violated") and len(lines) > 1:
+        return f"it works at some sizes only. {lines[1]}"
+    return lines[0]

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fastgan.errors import ExportError
-from fastgan.export.targets.base import Target, register
+from fastgan.export.targets.base import Target, register, tracing_failure
+from fastgan.runtime import labels
 from fastgan.runtime.session import latents
 from fastgan.runtime.spec import KEY, Spec
 
@@ -33,10 +34,10 @@ CALIBRATION_IMAGES, COMPARED_IMAGES, COMPARED_SIDE = 64, 3, 256
 
 @register
 class Onnx(Target):
-    """An ONNX file with dynamic batch and, for image models, dynamic height and width."""
+    """An ONNX file with dynamic batch and, for images and signals, dynamic height and width or length."""
 
     name = "onnx"
-    help = "an ONNX file; batch, height and width stay dynamic"
+    help = "an ONNX file; batch, height, width and length stay dynamic"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     packages = ("onnx", "onnxscript", "onnxruntime")
     install = "pip install 'fastgan[onnx]'"
@@ -80,7 +81,8 @@ class Onnx(Target):
             # Compared on images like the calibrated ones: ranges do not fit noise or drawings.
             calibration = list(itertools.islice(calibration, CALIBRATION_IMAGES))
             images = [x[:1, :, :COMPARED_SIDE, :COMPARED_SIDE] for x in calibration[:COMPARED_IMAGES]]
-            prepared.reference = Reference.of(prepared.exact, spec, "int8", inputs=[(x,) for x in images])
+            compared = [(x, *labels.default(spec, len(x), i)) for i, x in enumerate(images)]
+            prepared.reference = Reference.of(prepared.exact, spec, "int8", inputs=compared)
         # An error of the export itself must not pass within the larger limit of int8.
         Reference.of(prepared.exact, spec).compare(open_file(path), "the model before quantization")
         source = path.with_name(path.name + ".fp32.onnx")
@@ -92,10 +94,10 @@ class Onnx(Target):
 
 
 def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opset: int, smallest: int = 1) -> None:
-    """Write a network as ONNX, with a dynamic batch and, from images to images, dynamic height and width.
+    """Write a network as ONNX, with a dynamic batch and, for images and signals, dynamic height and width or length.
 
-    sample: inputs on which it is traced, no size being 1. smallest: least height and width in units of spec.multiple.
-    The inputs are named `z` (and `y`) or `images`, the output `images` or `upscaled`. Raises ExportError for a network
+    sample: inputs on which it is traced, no size being 1. smallest: least of these sizes in units of spec.multiple.
+    Inputs and output have the names spec.inputs and spec.output. Raises ExportError for a network
     that cannot be traced or expressed in standard operators, and for networks of 2 GB and more.
     """
     import torch
@@ -103,7 +105,6 @@ def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opse
     weights = sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))
     if weights > MAX_BYTES:
         raise ExportError(f"the network's weights take {weights / 1e9:.1f} GB; an ONNX file holds less than 2 GB")
-    output = "images" if spec.kind == "latent" else "upscaled"
     with _quiet():
         try:
             program = torch.export.export(network, tuple(sample), dynamic_shapes=_dynamic(spec, smallest))
@@ -111,10 +112,15 @@ def write(network: nn.Module, sample: list[Tensor], path: Path, spec: Spec, opse
             if any(node.target in references for node in program.graph.nodes):
                 program = program.run_decompositions(references)
             exported = torch.onnx.export(
-                program, dynamo=True, opset_version=opset, input_names=spec.inputs, output_names=[output], verbose=False
-            )  # fmt: skip
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=spec.inputs,
+                output_names=[spec.output],
+                verbose=False,
+            )
         except Exception as error:  # of many classes, torch's own and python's
-            raise ExportError(f"the network cannot be exported: {_reason(error)}") from error
+            raise ExportError(f"the network cannot be exported: {tracing_failure(error)}") from error
     assert exported is not None
     model = exported.model
     custom = sorted({f"{n.domain}::{n.op_type}" for n in model.graph.all_nodes() if n.domain not in ("", "ai.onnx")})
@@ -133,12 +139,12 @@ def _dynamic(spec: Spec, smallest: int) -> tuple[dict[int, Any], ...]:
 
     batch = torch.export.Dim("batch")
     shape: dict[int, Any] = {0: batch}
-    if spec.kind == "image":
-        for axis, name in ((2, "height"), (3, "width")):
-            if spec.multiple == 1:
-                shape[axis] = torch.export.Dim(name, min=smallest)
-            else:
-                shape[axis] = spec.multiple * torch.export.Dim(f"{name}_units", min=smallest)
+    for axis, size in enumerate(spec.sizes, start=2):
+        name = {"H": "height", "W": "width", "T": "length"}[size]
+        if spec.multiple == 1:
+            shape[axis] = torch.export.Dim(name, min=smallest)
+        else:
+            shape[axis] = spec.multiple * torch.export.Dim(f"{name}_units", min=smallest)
     return shape, *({0: batch} for _ in spec.inputs[1:])
 
 
@@ -182,25 +188,13 @@ def open_file(model: Path | bytes) -> Run:
     try:
         session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base but Exception
-        raise ExportError(f"the exported model cannot be opened by ONNX Runtime: {_reason(error)}") from error
+        raise ExportError(f"the exported model cannot be opened by ONNX Runtime: {tracing_failure(error)}") from error
     names = [port.name for port in session.get_inputs()]
 
     def run(*inputs: np.ndarray) -> np.ndarray:
         return session.run(None, dict(zip(names, map(np.ascontiguousarray, inputs), strict=True)))[0]
 
     return run
-
-
-def _reason(error: BaseException) -> str:
-    """One line from an exporter's error: of its cause, if the error is a wrapper."""
-    while error.__cause__ is not None and type(error).__module__.startswith("torch.onnx"):
-        error = error.__cause__
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if lines[0].startswith("Constraints violated") and len(lines) > 1:
-        return f"it works at some sizes only. {lines[1]}"
-    return lines[0]
 
 
 @contextlib.contextmanager

@@ -55,7 +55,8 @@ class TensorRT(Onnx):
 class Sizes:
     """The optimization profile of an engine: (least, the one it is tuned for, most) of batch, height and width.
 
-    Height and width are of image models' inputs; they are rounded up to multiples of spec.multiple.
+    Height and width are of image models' inputs; a signal is as long as an image is wide. They are rounded up to
+    multiples of spec.multiple.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -91,7 +92,7 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
     Raises UsageError, with the command that builds it elsewhere, where TensorRT or a GPU is missing; ExportError with
     TensorRT's reason where it refuses the file or the sizes; WriteError for `out`. `onnx` is not changed.
     """
-    sizes = _rounded(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    sizes = _rounded(sizes or (Sizes() if spec.sizes else LATENT_SIZES), spec)
     data = _read(onnx)
     shapes = _shapes(spec, sizes)
     why = why_not()
@@ -117,7 +118,7 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
 
 def command(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> str:
     """The command line that builds the same engine with TensorRT's program trtexec."""
-    sizes = _rounded(sizes or (Sizes() if spec.kind == "image" else LATENT_SIZES), spec)
+    sizes = _rounded(sizes or (Sizes() if spec.sizes else LATENT_SIZES), spec)
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped", f"--saveEngine={out}"]
     for kind, shapes in _shapes(spec, sizes).items():
         given = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
@@ -213,10 +214,11 @@ def _shapes(spec: Spec, sizes: Sizes) -> dict[str, dict[str, list[int]]]:
     shapes: dict[str, dict[str, list[int]]] = {}
     for i, kind in enumerate(("min", "opt", "max")):
         rest = spec.latent_shape
-        if spec.kind == "image":
-            rest = (spec.channels, sizes.height[i], sizes.width[i])
+        if spec.sizes:
+            rest = (spec.channels, *(sizes.height[i], sizes.width[i])[-len(spec.sizes) :])
         first, *labels = spec.inputs
-        shapes[kind] = {first: [sizes.batch[i], *rest]} | {name: [sizes.batch[i]] for name in labels}
+        label = [sizes.batch[i], *([spec.classes] if spec.label_vectors else [])]
+        shapes[kind] = {first: [sizes.batch[i], *rest]} | dict.fromkeys(labels, label)
     return shapes
 
 

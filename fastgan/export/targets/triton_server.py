@@ -23,7 +23,7 @@ _MARK = "# written by fastgan\n"
 #: How long the server may delay a request to fill a batch, microseconds.
 DELAY_US = 2000
 #: Largest batch by kind of network, by default.
-MAX_BATCH = {"latent": 64, "image": 8}
+MAX_BATCH = {"latent": 64, "image": 8, "signal": 8}
 
 
 @register
@@ -58,10 +58,10 @@ def write_repository(
 
     model: an ONNX file that export wrote, or a TensorRT engine (.engine, .plan) built with the server's version.
     name: of the model for the server's clients: letters, digits, `_`, `-` and `.`. max_batch: the server's largest, by
-    default 64 for latents and 8 for images; an engine must have been built for it. tensorrt: on a GPU, ONNX Runtime
-    runs the network in TensorRT, which builds an engine at the first request of each shape. overwrite: replace an older
-    folder/name as a whole, whatever versions and files are in it; one with the files of an earlier export only is
-    replaced in any case. A folder that is no model of a repository never is.
+    default 64 for latents and 8 for images and signals; an engine must have been built for it. tensorrt: on a GPU, ONNX
+    Runtime runs the network in TensorRT, which builds an engine at the first request of each shape. overwrite: replace
+    an older folder/name as a whole, whatever versions and files are in it; one with the files of an earlier export only
+    is replaced in any case. A folder that is no model of a repository never is.
     Raises UsageError for wrong arguments, WriteError where it cannot be written.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", name):
@@ -159,8 +159,11 @@ def _tensors(model: Path, spec: Spec) -> list[str]:
     FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     lines: list[str] = []
     for field, values, count in (("input", graph.input, len(spec.inputs)), ("output", graph.output, 1)):
-        if [value.type.tensor_type.elem_type for value in values] != [FLOAT, INT64][:count]:
-            wanted = "float32 z and int64 y" if count == 2 else f"one float32 {field}"
+        types = [FLOAT, FLOAT if spec.label_vectors else INT64][:count]
+        if [value.type.tensor_type.elem_type for value in values] != types:
+            first, *others = spec.inputs
+            other = "float32" if spec.label_vectors else "int64"
+            wanted = f"float32 {first} and {other} {others[0]}" if count == 2 else f"one float32 {field}"
             raise UsageError(f"model: expected {wanted}, {model} has another {field}")
         for i, value in enumerate(values):
             shape = value.type.tensor_type.shape.dim
@@ -170,7 +173,7 @@ def _tensors(model: Path, spec: Spec) -> list[str]:
             if field == "input" and spec.kind == "latent" and i == 0 and tuple(dims[1:]) != spec.latent_shape:
                 raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
             lines += [f"{field} [ {{", f'  name: "{value.name}"']
-            if i:  # labels [N]: the server needs a dimension beside the batch, [N, 1]
+            if i and not spec.label_vectors:  # labels [N]: the server needs a dimension beside the batch, [N, 1]
                 lines += ["  data_type: TYPE_INT64", "  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
             else:
                 lines += ["  data_type: TYPE_FP32", f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]

@@ -51,31 +51,24 @@ class Package:
         self.device = torch.device(facts["device"])
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Latents [N, *latent_shape] or images [N, C, H, W], float32 on self.device → images float32.
+        """The spec's first input, float32 on self.device → images or signals float32.
 
-        y: labels int64 [N] of a conditional generator. Raises UsageError for other shapes, dtypes and devices: the
-        native code checks sizes only, and would read beyond the memory of other tensors.
+        y: labels int64 [N] of a conditional generator, or vectors float32. Raises UsageError for other shapes, dtypes
+        and devices: the native code checks sizes only, and would read beyond the memory of other tensors.
         """
         import torch
 
         spec = self.spec
-        if spec.kind == "latent":
-            wanted = f"[N, {', '.join(map(str, spec.latent_shape))}]"
-            fits = x.dim() >= 1 and tuple(x.shape[1:]) == spec.latent_shape
-        else:
-            wanted = f"[N, {spec.channels}, H, W]"
-            if spec.multiple > 1:
-                wanted += f" with H and W multiples of {spec.multiple}"
-            fits = x.dim() == 4 and x.shape[1] == spec.channels
-            fits = fits and not any(n % spec.multiple for n in x.shape[2:])
-        if not fits or 0 in x.shape or x.dtype != torch.float32 or x.device.type != self.device.type:
+        if not spec.accepts(tuple(x.shape)) or x.dtype != torch.float32 or x.device.type != self.device.type:
             got = f"{list(x.shape)}, {str(x.dtype).removeprefix('torch.')} on {x.device}"
-            raise UsageError(f"x: expected {wanted}, float32 on {self.device}, got {got}")
+            raise UsageError(f"x: expected {spec.wanted}, float32 on {self.device}, got {got}")
         if (y is not None) != bool(spec.classes):
             raise UsageError(f"y: expected labels of {spec.classes} classes, got {'none' if y is None else 'some'}")
         if y is None:
             return self._call(x.contiguous())
-        labels.check(y, len(x), spec.classes)
+        labels.check(y, len(x), spec)
+        if spec.label_vectors and y.dtype != torch.float32:
+            y = torch.nn.functional.one_hot(y, spec.classes).float()
         return self._call(x.contiguous(), y.contiguous())
 
 

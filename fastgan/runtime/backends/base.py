@@ -70,7 +70,8 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
-        """x float32, C-contiguous, and labels y int64 [N] of a conditional generator → images float32 [N, C, H, W].
+        """x float32, C-contiguous, and labels y, int64 [N] or float32 [N, K], of a conditional generator → images
+        float32 [N, C, H, W] or signals [N, C, T].
 
         pixels: x is frames uint8 [N, H, W, C] of an image model, and so is the result.
         """

@@ -63,21 +63,20 @@ class OnnxRuntime(Backend):
         return text
 
     def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
+        labels = {} if y is None else {self.inputs[1].name: y}
         if not pixels:
-            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype)}
-            if y is not None:
-                given[self.inputs[1].name] = y
+            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype), **labels}
             return self._session.run(None, given)[0].astype(np.float32, copy=False)
         if session := self._session_for_pixels():
-            return session.run(None, {onnx_pixels.FRAMES: x})[0]
-        return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits)), self.limits)
+            return session.run(None, {onnx_pixels.FRAMES: x, **labels})[0]
+        return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits), y), self.limits)
 
     def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
         import torch
 
         session = self._session_for_pixels() if pixels else self._session
         if not session:
-            return super().run_tensor(x, pixels=True)
+            return super().run_tensor(x, y, pixels=True)
         given, dtype = x.device, x.dtype
         wanted = torch.uint8 if pixels else getattr(torch, self.inputs[0].dtype)
         x = x.detach().to(self.device, wanted).contiguous()

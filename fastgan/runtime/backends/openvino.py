@@ -105,7 +105,7 @@ class OpenVino(Backend):
 
         model = self._core.read_model(self._path)
         low, step = scaling(self.limits)
-        (image,), (result,) = model.get_parameters(), model.get_results()
+        (image, *labels), (result,) = model.get_parameters(), model.get_results()
         n, c, h, w = image.get_partial_shape()
         frames = ops.parameter(openvino.PartialShape([n, h, w, c]), np.uint8)
         x = ops.convert(ops.transpose(frames, np.array([0, 3, 1, 2])), "f32")
@@ -121,7 +121,7 @@ class OpenVino(Backend):
         y = ops.maximum(ops.select(ops.is_nan(y), zero, y), zero)
         y = ops.round(ops.minimum(y, np.float32(255)), "half_to_even")
         y = ops.transpose(ops.convert(y, "u8"), np.array([0, 2, 3, 1]))
-        return openvino.Model([ops.result(y)], [frames], f"{model.get_friendly_name()} on pixels")
+        return openvino.Model([ops.result(y)], [frames, *labels], f"{model.get_friendly_name()} on pixels")
 
 
 def _ports(values: Any) -> list[Port]:

@@ -74,15 +74,18 @@ class TensorBackend(Backend):
     def _call(self, x: Tensor, *y: Tensor) -> Tensor:
         import torch
 
-        result = self._function(_channels_last(x.to(self._dtype)), *y)
+        result = self._function(_channels_last(x.to(self._dtype)), *self._labels(y))
         return result.to(torch.float32, memory_format=torch.contiguous_format)
 
-    def _call_on_pixels(self, frames: Tensor) -> Tensor:
+    def _labels(self, y: tuple[Tensor, ...]) -> list[Tensor]:
+        return [label.to(self._dtype) if label.is_floating_point() else label for label in y]
+
+    def _call_on_pixels(self, frames: Tensor, *labels: Tensor) -> Tensor:
         import torch
 
         low, step = map(float, scaling(self.limits))
         x = frames.permute(0, 3, 1, 2).to(torch.float32).mul_(step).add_(low)  # already channels_last
-        y = self._function(_channels_last(x.to(self._dtype))).float()
+        y = self._function(_channels_last(x.to(self._dtype)), *self._labels(labels)).float()
         y = y.sub(low).div_(step).nan_to_num_(0.0).clamp_(0, 255).round_()  # rounds halves to even
         return y.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -102,9 +105,10 @@ class Eager(TensorBackend):
         import torch
 
         from fastgan.nn import fold
+        from fastgan.runtime.network_spec import without_unused_labels
 
         place = _device(device)
-        network = fold(module).requires_grad_(False).to(place)
+        network = without_unused_labels(fold(module)).requires_grad_(False).to(place)
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         self._set_function(self._prepared(network, place), place, dtype, threads)

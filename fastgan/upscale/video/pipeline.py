@@ -118,7 +118,7 @@ def upscale_video(
 
 
 def _check_arguments(spec: Any, source: Path, out: Path, overwrite: bool) -> None:
-    if spec.kind != "image" or spec.channels != 3:
+    if spec.kind != "image" or spec.channels != 3 or spec.result_channels != 3 or spec.classes:
         raise UsageError(
             f"model: expected a network from RGB images to images, got kind {spec.kind!r} with {spec.channels} channels"
         )
