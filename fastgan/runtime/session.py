@@ -157,7 +157,7 @@ class Session:
             (y,) = labels.default(spec, len(x))
             return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
         if isinstance(y, list | tuple):
-            y = np.array([labels.number_of(label, classes, self.class_names) for label in y], np.int64)
+            y = np.array([labels.number_of(label, spec.classes, self.class_names) for label in y], np.int64)
             y = y if array else sys.modules["torch"].from_numpy(y)
         _check_input(y, "y", *(("int64", "float32") if spec.label_vectors else ("int64",)))
         labels.check(y, len(x), spec)
