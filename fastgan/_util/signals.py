@@ -9,8 +9,8 @@ from typing import Any
 
 class StopSignals:
     """While it lasts, Ctrl-C, SIGTERM or SIGHUP (the terminal has gone) set `requested`, so that the step in progress
-    ends first; a second Ctrl-C ends at once. Several ranks agree on the step at which to end where they pause anyway: to
-    log, sample or save. Under nohup SIGHUP stays ignored.
+    ends first; a second Ctrl-C ends at once. Several ranks agree on the step at which to end where they pause anyway:
+    to log, sample or save. Under nohup SIGHUP stays ignored.
     """
 
     def __init__(self) -> None:
