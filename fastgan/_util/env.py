@@ -58,7 +58,7 @@ def cache_dir() -> Path:
         ) from error
 
 
-def user_path(text: str) -> Path:
+def user_path(text: str | Path) -> Path:
     """A path that a user gave, with ~ as the home directory, where there is one."""
     try:
         return Path(text).expanduser()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fastgan._util.output import printable
 from fastgan.cli._parse import parse
 from fastgan.errors import DataError, UsageError
 
@@ -142,12 +143,14 @@ def _folder(options: _Upscale) -> None:
     for note, count in report.notes.items():
         print(f"note: {note} ({count} images)", file=sys.stderr)
     for path, reason in report.failed:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
     skipped = f", {report.skipped} skipped" if report.skipped else ""
     ignored = f", {report.ignored} other files ignored" if report.ignored else ""
     print(f"{report.done} images in {report.seconds:.1f} s{skipped}{ignored} ({_runtime(session)}): {out}")
     if report.failed:
-        names = ", ".join(str(path) for path, _ in report.failed[:3]) + (", ..." if len(report.failed) > 3 else "")
+        names = ", ".join(printable(path) for path, _ in report.failed[:3]) + (
+            ", ..." if len(report.failed) > 3 else ""
+        )
         raise DataError(f"{len(report.failed)} of the images could not be upscaled: {names}")
     if not report.done and not report.skipped:
         raise DataError(f"{source} contains no image")

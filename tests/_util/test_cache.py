@@ -146,7 +146,9 @@ def test_no_home_and_no_entry_in_the_list_of_users(tmp_path):
     code = "import pwd; pwd.getpwuid = {}.__getitem__; from fastgan.cli import main; main()"
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     words = [sys.executable, "-c", code, "models", "fetch", "realesr-animevideov3-x4"]
-    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 2
     assert done.stderr.endswith(
         "fastgan: there is no home directory for the cache: set FASTGAN_CACHE to a directory that may be written\n"
