@@ -7,8 +7,7 @@ DEMO := runs/demo
 
 .PHONY: demo test test-fast test-all test-gpu dev lint format docs bench bench-training clean
 
-demo: $(BIN)/python
-	$(PIP) install -q -c constraints.txt '.[onnx]'
+demo: $(VENV)/demo
 	$(BIN)/fastgan train demo --out $(DEMO) --overwrite
 	$(BIN)/fastgan export $(DEMO) --out $(DEMO)/generator.onnx
 	$(BIN)/fastgan sample $(DEMO) --n 64 --out $(DEMO)/samples.png --overwrite
@@ -41,8 +40,21 @@ DEFAULT := not gpu and not full and not slow and not network
 FAST := tests/_util tests/data tests/losses tests/metrics tests/models tests/nn tests/regularization tests/report tests/tasks \
 	tests/ops/test_library.py tests/ops/test_autotune.py tests/ops/test_bias_act.py tests/ops/test_conv.py tests/test_imports.py
 
-dev: $(BIN)/python
+dev: $(VENV)/dev
+
+# Files that are newer than what the environment was made from; pip does not run until that changes. The package is
+# installed in one of the two forms at a time.
+BUILD := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.cu* csrc/*/*/*.h)
+
+$(VENV)/dev: $(BUILD) | $(BIN)/python
+	rm -f $(VENV)/demo
 	$(PIP) install -q -c constraints.txt -e '.[onnx,openvino,video,dev,docs]'
+	touch $@
+
+$(VENV)/demo: $(BUILD) $(shell find fastgan -type f ! -name '*.so' ! -name '*.pyc') | $(BIN)/python
+	rm -f $(VENV)/dev
+	$(PIP) install -q -c constraints.txt '.[onnx]'
+	touch $@
 
 lint: dev
 	$(BIN)/ruff check .

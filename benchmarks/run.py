@@ -3,7 +3,7 @@ steps of steps.py (a plain discriminator and its fused copy, each also compiled 
 alternating rounds. A case with wrong results is not timed. On a GPU each has three times: wall time of calls in a loop,
 host time of one call, and GPU time of a replay as a CUDA graph, which excludes Python and launches.
 
-    python benchmarks/run.py [--whole] [--device cuda] [--case SUBSTRING] [--out benchmarks/results/cpu.csv]
+    python benchmarks/run.py [--whole] [--device cuda] [--case NAME] [--out benchmarks/results/cpu.csv]
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def print_rows(rows: list[Row]) -> None:
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--case", default="", metavar="SUBSTRING", help="only cases whose name contains this")
+    parser.add_argument("--case", default="", metavar="NAME", help="only cases whose name contains this")
     parser.add_argument("--out", type=Path, metavar="CSV", help="where the rows are written")
     parser.add_argument("--only", choices=["ops", "steps"], help="half of the table")
     parser.add_argument("--whole", action="store_true", help="also compile whole steps (about half a minute for each)")
@@ -243,6 +243,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options.floors = Ceilings(options.ceilings)
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no CUDA device here")
+    names = [case.name for case in CASES if case.bench_shapes] + [what.name for what in STEPS]
+    if not any(options.case in name for name in names):
+        parser.error(f"--case {options.case}: no case has such a name; there are {', '.join(names)}")
     options.device_name = device_name(options.device)
     return options
 

@@ -31,6 +31,7 @@ _HOMES = {
     "models": "fastgan.models",
     "nn": "fastgan.nn",
     "ops": "fastgan.ops",
+    "profile": "fastgan.engine",
     "r1": "fastgan.losses",
     "r2": "fastgan.losses",
     "runtime": "fastgan.runtime",
@@ -58,6 +59,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "profile",
     "r1",
     "r2",
     "runtime",
@@ -67,7 +69,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fastgan import data, export, losses, models, nn, ops, runtime, upscale
-    from fastgan.engine import benchmark, compile, explain
+    from fastgan.engine import benchmark, compile, explain, profile
     from fastgan.losses import dragan, gradient_penalty, r1, r2, zero_centered_gp
     from fastgan.nn.fusion.fuse import fuse, fusion_report
     from fastgan.runtime.session import Session

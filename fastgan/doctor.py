@@ -12,7 +12,7 @@ import torch
 from fastgan import __version__, ops
 from fastgan._util import env, native, nvrtc
 from fastgan.export import targets
-from fastgan.ops import _autotune
+from fastgan.ops import _autotune, _backend
 from fastgan.ops._library import Op, registry
 from fastgan.runtime import backends
 from fastgan.runtime.hardware import cpu_features, cpu_name, installed, is_importable, usable_cores
@@ -114,17 +114,32 @@ def _status(name: str, reason: str | None, status: Callable[[], str]) -> str:
 
 
 def _operations() -> str:
-    lines = ["Operations (the first kernel that can run on a float32 tensor):"]
+    forced = _backend.forced
+    lines = [
+        f"Operations (FASTGAN_BACKEND forces {forced}):"
+        if forced
+        else "Operations (the first kernel that can run on a float32 tensor):"
+    ]
     for device in ("cpu", "cuda"):
         if device == "cuda" and not torch.cuda.is_available():
             continue
         for op in registry.values():
             arguments = _example(op, device)
+            if forced:
+                lines.append(f"  {op.name:20} on {device}: {_forced(op, arguments)}")
+                continue
             reasons = [(kernel.name, kernel.why_not(*arguments)) for kernel in op.kernels]
             chosen = next((name for name, reason in reasons if reason is None), "reference")
             refused = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
             lines.append(f"  {op.name:20} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
     return "\n".join(lines)
+
+
+def _forced(op: Op, arguments: list[Any]) -> str:
+    try:
+        return op.select(*arguments).name
+    except RuntimeError as error:
+        return f"raises an error: {error}"
 
 
 def _example(op: Op, device: str) -> list[Any]:

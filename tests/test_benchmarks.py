@@ -134,6 +134,15 @@ def test_a_case_that_fails_does_not_end_the_others(tmp_path, small, monkeypatch,
     assert "NOT TIMED: gradient_penalty 2 torch.float32: RuntimeError: of the GPU" in capsys.readouterr().err
 
 
+def test_a_case_that_does_not_exist_is_an_error_that_names_the_others(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["--case", "nosuch"])
+    message = capsys.readouterr().err
+    assert "--case nosuch: no case has such a name" in message
+    assert "bias_act-leaky_relu" in message
+    assert "gradient_penalty" in message
+
+
 def test_kernels_of_steps_are_listed(tmp_path, small):
     out = tmp_path / "profile.csv"
     assert profile_steps.main(["--batch", "2", "--out", str(out)]) == 0

@@ -204,6 +204,11 @@ def test_doctor_lists_the_back_ends(command):
     assert re.search(r"onnxruntime: ONNX Runtime [\d.]+ with .*CPUExecutionProvider", done.stdout)
     done = command("doctor", env={"FASTGAN_BACKEND": "reference"})
     assert "FASTGAN_BACKEND=reference" in done.stdout
+    assert set(re.findall(r"on cpu: (.*)", done.stdout)) == {"reference"}
+    done = command("doctor", env={"FASTGAN_BACKEND": "triton"})
+    assert re.search(
+        r"bias_act +on cpu: raises an error: .*bias_act cannot run there: the tensor is on cpu", done.stdout
+    )
 
 
 def test_doctor_lists_what_was_measured(cli, tmp_path):

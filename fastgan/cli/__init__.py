@@ -40,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "fastgan.cli.bench", "bench",
         "time models, or a training step: fastgan bench MODEL... [--batches 1,4] [--out CSV] | step FILE:FUNCTION",
     ),
+    "profile": (
+        "fastgan.cli.profile", "profile",
+        "sum the time of a training step by operation: fastgan profile FILE:FUNCTION [--trace FILE]",
+    ),
     "eval": (
         "fastgan.cli.eval", "evaluate",
         "compute FID, KID and other metrics: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ...",

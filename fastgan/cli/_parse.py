@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastgan._util import env, output
+from fastgan.cli._habits import checked
 
 #: The type of an option `class_`, which is --class to a user.
 Class = Annotated[int | None, tyro.conf.arg(name="class")]
@@ -36,14 +37,16 @@ class Nothing:
     """No options."""
 
 
-def parse(kind: type, argv: list[str], command: str, default: Any = None) -> Any:
+def parse(kind: type, argv: list[str], command: str, default: Any = None, usage: str = "") -> Any:
     """Parse words into a dataclass; `default` holds the values of options that are not given.
 
-    tyro prints its own help and errors and raises SystemExit: 0 after --help, 2 after an error. Of several processes
-    that torchrun starts, only rank 0 prints.
+    Raises UsageError for an option of another program (see _habits.py). For other errors tyro prints its own help and
+    sentences and raises SystemExit: 0 after --help, 2 after an error. Of several processes that torchrun starts, only
+    rank 0 prints.
     """
+    argv = checked(argv, kind, command)
     first = env.read("RANK") == "0"
     # Subcommands take no default: None would become one of them.
     given = {} if default is None else {"default": default}
     with output.colors():
-        return tyro.cli(kind, args=argv, prog=f"fastgan {command}", console_outputs=first, **given)
+        return tyro.cli(kind, args=argv, prog=f"fastgan {command}{usage}", console_outputs=first, **given)

@@ -61,7 +61,7 @@ def _options(argv: list[str]) -> tuple[Any, Path]:
         words, chosen = _without_model_options(words)
         if (_value_of(words, "--model")[0] or default.model.family) != default.model.family:
             default = _with_options(default, None)  # they are those of another family
-        asked = parse(TrainOptions, words, "train", TrainOptions(default))
+        asked = parse(TrainOptions, words, "train", TrainOptions(default), " [PRESET]")
         return dataclasses.replace(asked, config=_with_options(asked.config, chosen))
 
     named = bool(argv) and not argv[0].startswith("-")

@@ -28,8 +28,8 @@ _VIDEO_SIGNATURES = (
     (b"0&\xb2u", 0),
     (b"YUV4MPEG2", 0),
 )
-# Still images in MP4's container format.
-_STILL_BRANDS = (b"avif", b"heic", b"heix", b"mif1")
+# Still images in MP4's container format, of which AVIF is read.
+_STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 
 
 @dataclass
@@ -95,10 +95,10 @@ def kind_of(source: Path) -> str:
         return "folder"
     if not source.exists():
         raise UsageError(f"source: {source} does not exist")
-    from fastgan.upscale.image.read import image_format
+    from fastgan.upscale.image.read import can_read
     from fastgan.upscale.image.write import FORMATS
 
-    if image_format(source) is not None:
+    if can_read(source):
         return "image"
     with source.open("rb") as file:
         start = file.read(16)
@@ -145,7 +145,10 @@ def _folder(options: _Upscale) -> None:
     for path, reason in report.failed:
         print(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
     skipped = f", {report.skipped} skipped" if report.skipped else ""
-    ignored = f", {report.ignored} other files ignored" if report.ignored else ""
+    ignored = f", {len(report.ignored)} other files passed over" if report.ignored else ""
+    if report.ignored:
+        shown = ", ".join(path.name for path in report.ignored[:3]) + (", ..." if len(report.ignored) > 3 else "")
+        print(f"note: not an image in a format that can be read: {shown}", file=sys.stderr)
     print(f"{report.done} images in {report.seconds:.1f} s{skipped}{ignored} ({_runtime(session)}): {out}")
     if report.failed:
         names = ", ".join(printable(path) for path, _ in report.failed[:3]) + (

@@ -1,8 +1,20 @@
-"""Whole training steps as graphs: capture, graph passes, CUDA graphs, benchmarks of a step."""
+"""Whole training steps as graphs: capture, graph passes, CUDA graphs, benchmarks and profiles of a step."""
 
 from fastgan.engine.benchmark import benchmark
 from fastgan.engine.benchmark_result import Benchmark, Contestant
 from fastgan.engine.compile import CompiledStep, compile
 from fastgan.engine.explain import Explanation, explain
+from fastgan.engine.profile import Profile, ProfileRow, profile
 
-__all__ = ["Benchmark", "CompiledStep", "Contestant", "Explanation", "benchmark", "compile", "explain"]
+__all__ = [
+    "Benchmark",
+    "CompiledStep",
+    "Contestant",
+    "Explanation",
+    "Profile",
+    "ProfileRow",
+    "benchmark",
+    "compile",
+    "explain",
+    "profile",
+]

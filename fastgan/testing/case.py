@@ -62,10 +62,8 @@ class OpCase:
     """The smallest side of an image that the op takes."""
     core: bool = True
     """Whether the case is used in slow tests: in Triton, compilers and exporters."""
-    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(
-        default_factory=lambda: {"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES}
-    )
-    """The dtypes that each back-end supports."""
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(default_factory=lambda: {"reference": FLOATS + HALVES})
+    """The dtypes that each back-end supports. A back-end is added here with its kernel."""
 
     def __str__(self) -> str:
         return self.name

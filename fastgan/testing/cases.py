@@ -26,7 +26,7 @@ from fastgan.ops import (
     spectral_normalize,
     spectral_scale,
 )
-from fastgan.testing.case import FLOATS, Cost, Inputs, Normal, OpCase, Shape
+from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
 
 __all__ = ["CASES", "OpCase"]
 
@@ -126,6 +126,7 @@ def _bias_act_cases() -> Iterator[OpCase]:
                 penalty_calls=counts,
                 core=variant == "_gain_clamp" or act in ("leaky_relu", "silu"),
                 bench_shapes=_BENCH.get(name, () if variant else ((32, 128, 32, 32),)),
+                dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES},
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 from fastgan._util.progress import Progress
 from fastgan.errors import FastganError, UsageError, WriteError
 from fastgan.upscale.image import read
+from fastgan.upscale.image.animation import animation_format, frame_count, upscale_animation
 from fastgan.upscale.image.encoders import ENCODERS, EncoderPool, Job, JobResult
 from fastgan.upscale.image.folder import FolderReport, jobs_of, written_name
 from fastgan.upscale.image.inference import Upscaler, check_network, tile_policy, upscale_strips
@@ -22,7 +24,7 @@ from fastgan.upscale.tiles import TileGrid, TilePolicy, tile_grid
 def upscale_image(
     session: Upscaler, source: str | Path, out: str | Path, *, tile: int | str = "auto", overwrite: bool = False
 ) -> dict[str, Any]:
-    """Upscale one image file (PNG, JPEG, WebP, TIFF, BMP, GIF; gray, RGB, alpha; 8 or 16 bits).
+    """Upscale one image file (PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF; gray, RGB, alpha; 8 or 16 bits), or an animation.
 
     session: a `fastgan.runtime.Session` of a network from images to images. source: the file to read. out: the file to
     write, in the format of its suffix; or a folder, for a file of the same name in it. tile: side of the tiles in
@@ -38,6 +40,8 @@ def upscale_image(
     policy = tile_policy(session, tile)
     out = destination(source, Path(out), overwrite)
     start = time.perf_counter()
+    if frame_count(source) > 1:
+        return _upscale_animation(session, source, out, policy, start)
     with EncoderPool() as encoders:
         image = _load(session, Job(source, out))
         grid = _grid(session, image, policy)
@@ -49,6 +53,19 @@ def upscale_image(
             progress.close()
     if result.error is not None:
         raise result.error
+    return _summary(out, grid, start, result.notes)
+
+
+def _upscale_animation(session: Upscaler, source: Path, out: Path, policy: TilePolicy, start: float) -> dict[str, Any]:
+    progress = Progress(f"upscaling {source.name}", None, unit="tiles")
+    try:
+        grid, notes = upscale_animation(session, source, out, policy, progress.add)
+    finally:
+        progress.close()
+    return _summary(out, grid, start, notes)
+
+
+def _summary(out: Path, grid: TileGrid, start: float, notes: list[str]) -> dict[str, Any]:
     return {
         "out": out,
         "size": (grid.rows.length, grid.columns.length),
@@ -56,7 +73,7 @@ def upscale_image(
         "tiles": grid.count,
         "tile": (grid.rows.tile, grid.columns.tile),
         "seconds": time.perf_counter() - start,
-        "notes": result.notes,
+        "notes": notes,
     }
 
 
@@ -84,6 +101,7 @@ def upscale_folder(
     start = time.perf_counter()
     report = FolderReport()
     jobs = jobs_of(session.spec.scale, source, out, overwrite, suffix, format, report)
+    stills = [job for job in jobs if not job.animated]
     progress = Progress(f"upscaling {source.name}", len(jobs))
 
     def record(result: JobResult) -> None:
@@ -91,7 +109,7 @@ def upscale_folder(
             report.done += 1
             for note in result.notes:
                 report.notes[note] = report.notes.get(note, 0) + 1
-        elif isinstance(result.error, (UsageError, WriteError)):
+        elif isinstance(result.error, (UsageError, WriteError)) and not _of_one_file(result.error):
             raise result.error  # a full disk or an unwritable folder: all further images would fail too
         else:
             report.failed.append((result.job.source, str(result.error) or "there is not enough memory for it"))
@@ -100,7 +118,13 @@ def upscale_folder(
     # The encoders end first (they are entered last), so that an error does not wait for the decoder.
     with ThreadPoolExecutor(1, thread_name_prefix="fastgan-decode") as decoder, EncoderPool() as encoders:
         try:
-            for job, loaded in _prefetched(decoder, lambda job: _load(session, job), jobs):
+            for job in (job for job in jobs if job.animated):
+                try:
+                    _, notes = upscale_animation(session, job.source, job.out, policy)
+                    record(JobResult(job, notes))
+                except (FastganError, MemoryError) as error:
+                    record(JobResult(job, [], error))
+            for job, loaded in _prefetched(decoder, lambda job: _load(session, job), stills):
                 try:
                     image = loaded.result()
                     _upscale_into(session, encoders, job, image, _grid(session, image, policy))
@@ -117,6 +141,11 @@ def upscale_folder(
     return report
 
 
+def _of_one_file(error: FastganError) -> bool:
+    """Whether a file could not be written because of its own name."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENAMETOOLONG, errno.EILSEQ)
+
+
 def destination(source: Path, out: Path, overwrite: bool) -> Path:
     """The file to write for `source`. Raises UsageError where it is unusable, or exists and `overwrite` is False."""
     if not source.exists():
@@ -124,8 +153,11 @@ def destination(source: Path, out: Path, overwrite: bool) -> Path:
     if source.is_dir():
         raise UsageError(f"source: expected an image file, got the folder {source}")
     if out.is_dir():
-        out = out / written_name(source.name)
-    output_format(out)
+        out = out / written_name(source, frame_count(source) > 1)
+    if frame_count(source) > 1:
+        animation_format(source, out)
+    else:
+        output_format(out)
     if out.exists():
         if out.samefile(source):
             raise UsageError(f"out: expected another file than the source, got {out} for both")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastgan.errors import FastganError, UsageError
+from fastgan.errors import FastganError
 from fastgan.upscale.image.read import DecodedImage
-from fastgan.upscale.image.write import write
+from fastgan.upscale.image.write import make_folder, write
 from fastgan.upscale.thread_pipeline import BoundedQueue
 
 ENCODERS = 2  # threads: encoding a PNG takes as long as a fast network
@@ -23,10 +23,11 @@ StripQueue = BoundedQueue[np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """The file to read and the file to write."""
+    """The file to read and the file to write; animated: whether the first has several frames."""
 
     source: Path
     out: Path
+    animated: bool = False
 
 
 @dataclass
@@ -62,10 +63,7 @@ class EncoderPool:
 
         def work() -> list[str]:
             try:
-                try:
-                    job.out.parent.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise UsageError(f"out: {job.out.parent} cannot be created: {error.strerror or error}") from error
+                make_folder(job.out)
                 return source.notes + write(job.out, height, width, strips, source)
             finally:
                 strips.close()

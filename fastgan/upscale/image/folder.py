@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastgan.errors import DataError, UsageError
 from fastgan.upscale.image import read
+from fastgan.upscale.image.animation import frame_count
 from fastgan.upscale.image.encoders import Job
-from fastgan.upscale.image.write import FORMATS, is_complete
+from fastgan.upscale.image.write import ANIMATED, FORMATS, is_complete
 
 
 @dataclass
@@ -16,15 +18,15 @@ class FolderReport:
     """The result of `upscale_folder`.
 
     done, skipped: number of images that were written, and that existed already. failed: the other images, with the
-    reason. notes: what could not be kept → number of images. ignored: number of files that are not images. seconds:
-    total time.
+    reason. notes: what could not be kept → number of images. ignored: the files that are not images in a format that
+    can be read. seconds: total time.
     """
 
     done: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
-    ignored: int = 0
+    ignored: list[Path] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -45,42 +47,60 @@ def jobs_of(
 ) -> list[Job]:
     """The jobs of a folder; images that are skipped or fail already are entered into the report."""
     check_folders(source, out, format)
+    files = [file for file in sorted(source.rglob("*")) if _is_image(file, source, out, report)]
+    animated = {file: _is_animated(file) for file in files}
+    names = {
+        file: out / file.relative_to(source).parent / written_name(file, animated[file], suffix, format)
+        for file in files
+    }
+    counts = Counter(names.values())
     jobs: dict[Path, Job] = {}
-    for file in sorted(source.rglob("*")):
-        inner = file.relative_to(source)
-        if out.resolve() in file.resolve().parents or any(part.startswith(".") for part in inner.parts):
-            continue
-        if not file.is_file():
-            continue
-        try:
-            if read.image_format(file) is None and file.suffix.lower() not in FORMATS:
-                report.ignored += 1
-                continue
-        except DataError as error:
-            if file.suffix.lower() in FORMATS:
-                report.failed.append((file, str(error)))
-            else:
-                report.ignored += 1
-            continue
-        job = Job(file, out / inner.parent / written_name(inner.name, suffix, format))
-        if job.out in jobs:
-            raise UsageError(f"source: {file} and {jobs[job.out].source} would both become {job.out}")
-        jobs[job.out] = job
-    found = {(facts.st_dev, facts.st_ino) for facts in (job.source.stat() for job in jobs.values())}
-    for job in [job for job in jobs.values() if job.out.exists()]:
-        if ((facts := job.out.stat()).st_dev, facts.st_ino) in found:
-            report.failed.append((job.source, f"{job.out} is one of the sources, which are never written over"))
-            del jobs[job.out]
-    return [job for job in jobs.values() if _is_pending(scale, job, overwrite, report)]
+    for file, name in names.items():
+        # a.gif beside a.png becomes a.gif.png.
+        if counts[name] > 1 and name.suffix != file.suffix:
+            name = name.with_name(f"{file.name}{suffix}{name.suffix}")
+        if name in jobs:
+            raise UsageError(f"source: {file} and {jobs[name].source} would both become {name}")
+        jobs[name] = Job(file, name, animated[file])
+    sources = {(facts.st_dev, facts.st_ino) for facts in (file.stat() for file in files)}
+    return [job for job in jobs.values() if _is_pending(scale, job, sources, overwrite, report)]
 
 
-def _is_pending(scale: int, job: Job, overwrite: bool, report: FolderReport) -> bool:
-    if overwrite or not job.out.exists():
-        return True
+def _is_image(file: Path, source: Path, out: Path, report: FolderReport) -> bool:
+    """Whether a file of the source is an image to upscale. Others are entered into the report, but for hidden ones."""
+    inner = file.relative_to(source)
+    if out.resolve() in file.resolve().parents or any(part.startswith(".") for part in inner.parts):
+        return False
+    if not file.is_file():
+        return False
     try:
+        if read.can_read(file) or file.suffix.lower() in FORMATS:  # a damaged image fails when it is read
+            return True
+    except DataError as error:
+        if file.suffix.lower() in FORMATS:
+            report.failed.append((file, str(error)))
+            return False
+    report.ignored.append(file)
+    return False
+
+
+def _is_pending(
+    scale: int, job: Job, sources: set[tuple[int, int]], overwrite: bool, report: FolderReport
+) -> bool:
+    try:
+        if not job.out.exists():
+            return True
+        if ((facts := job.out.stat()).st_dev, facts.st_ino) in sources:
+            report.failed.append((job.source, f"{job.out} is one of the sources, which are never written over"))
+            return False
+        if overwrite:
+            return True
         height, width = read.read_size(job.source)
     except DataError as error:
         report.failed.append((job.source, str(error)))
+        return False
+    except OSError as error:  # a name that is too long
+        report.failed.append((job.source, f"{job.out} cannot be written: {error.strerror or error}"))
         return False
     try:
         size = read.read_size(job.out)
@@ -97,8 +117,14 @@ def _is_pending(scale: int, job: Job, overwrite: bool, report: FolderReport) -> 
     return False
 
 
-def written_name(name: str, suffix: str = "", format: str | None = None) -> str:
+def written_name(source: Path, animated: bool, suffix: str = "", format: str | None = None) -> str:
     """The file name of the result: the same, where its format can be written, else as PNG."""
-    path = Path(name)
-    ending = f".{format}" if format else path.suffix if path.suffix.lower() in FORMATS else ".png"
-    return f"{path.stem}{suffix}{ending}"
+    ending = source.suffix if source.suffix.lower() in (ANIMATED if animated else FORMATS) else ".png"
+    return f"{source.stem}{suffix}{f'.{format}' if format else ending}"
+
+
+def _is_animated(path: Path) -> bool:
+    try:
+        return frame_count(path) > 1
+    except DataError:  # reading it gives the reason
+        return False

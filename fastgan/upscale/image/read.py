@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, features
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from fastgan._util.files import amount
 from fastgan._util.memory import free_host_memory
 from fastgan.errors import DataError
+from fastgan.upscale.image.metadata import Metadata, orientation_of, read_metadata
 
 #: Formats by the first bytes of a file (signature, offset); the suffix of the name is ignored.
 _SIGNATURES = (
@@ -30,8 +31,10 @@ _SIGNATURES = (
     (b"WEBP", 8, "WEBP"),
     (b"II*\0", 0, "TIFF"),
     (b"MM\0*", 0, "TIFF"),
+    (b"II+\0", 0, "TIFF"),  # BigTIFF; Pillow fails at the big-endian one
     (b"BM", 0, "BMP"),
     (b"GIF8", 0, "GIF"),
+    (b"ftypavif", 4, "AVIF"),
 )
 # The plugins, not Image.open: that applies a process-wide size limit. LIMIT and the free memory are checked here.
 _PLUGINS: dict[str, Callable[[Any], ImageFile.ImageFile]] = {
@@ -42,17 +45,24 @@ _PLUGINS: dict[str, Callable[[Any], ImageFile.ImageFile]] = {
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
 }
+with contextlib.suppress(ImportError):  # older Pillow
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    if features.check("avif"):
+        _PLUGINS["AVIF"] = AvifImageFile
 #: The largest image that is read, in pixels: the header of a small file can claim any size.
 LIMIT = 1 << 30
-_ORIENTATION = 0x0112  # EXIF tag number
 _STRIP = 1 << 22  # pixels copied from Pillow at a time
 _MODES = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB",
           "RGBA": "RGBA", "RGBa": "RGBA"}  # fmt: skip
 # Pillow's raw modes of 16 bits with the other byte order. N is the native one, little-endian on all supported systems.
 _SWAPPED = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGB;16N": "RGB;16B",
                "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B", "RGBA;16N": "RGBA;16B"}  # fmt: skip
-#: PNG chunks that are kept: gamma, chromaticities, color space, physical pixel size.
-_KEPT_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"pHYs")
+#: Pillow's raw modes of gray with 2 and 4 bits, and the factors that bring them to 8.
+_LOW_BITS = {"L;2": 85, "L;4": 17}
+# TIFF tags and values.
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR, _EXTRA, _FORMAT = 258, 262, 277, 284, 338, 339
+_MIN_IS_WHITE, _RGB, _SEPARATE = 0, 2, 2
 
 
 @dataclass
@@ -60,14 +70,12 @@ class DecodedImage:
     """A decoded image file.
 
     pixels: uint8 or uint16 [H, W, C] with the EXIF orientation applied; C is 1 (gray), 2 (gray, alpha), 3 (RGB) or 4
-    (RGB, alpha); alpha is straight (not premultiplied). icc: the ICC profile. exif: the EXIF data with orientation 1.
-    chunks: the kept chunks of a PNG file. notes: sentences about what could not be kept.
+    (RGB, alpha); alpha is straight (not premultiplied). metadata: what else the file says of the image. notes:
+    sentences about what could not be kept.
     """
 
     pixels: np.ndarray
-    icc: bytes | None = None
-    exif: bytes | None = None
-    chunks: list[tuple[bytes, bytes]] = field(default_factory=list)
+    metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
 
 
@@ -86,55 +94,71 @@ def image_format(path: Path) -> str | None:
     return next((name for word, at, name in _SIGNATURES if start[at : at + len(word)] == word), None)
 
 
+def can_read(path: Path) -> bool:
+    """Whether the content is an image in a format that this Pillow reads. Raises DataError like `image_format`."""
+    return image_format(path) in _PLUGINS
+
+
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) after EXIF rotation, from the header alone. Raises DataError like `read`."""
-    with _open(path) as image:
+    """(height, width) after EXIF rotation, mostly from the header alone. Raises DataError like `read`."""
+    with open_image(path) as image:
         width, height = image.size
-        # getexif() of a PNG without EXIF data decodes the whole image.
-        rotated = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
-        return (width, height) if rotated else (height, width)
+        return (width, height) if orientation_of(path, image) >= 5 else (height, width)
 
 
 def read(path: Path) -> DecodedImage:
     """Decode an image file.
 
     Raises DataError for a file that is damaged, of an unsupported kind (animations, several pages, CMYK without a
-    profile, floating-point or 32-bit samples) or larger than LIMIT or the free memory.
+    profile, TIFF whose samples Pillow cannot decode exactly) or larger than LIMIT or the free memory.
     """
-    decoded = DecodedImage(np.empty((0, 0, 0), np.uint8))
-    with _open(path) as image:
-        rawmode = _rawmode(image)
-        deep = ";16" in rawmode
-        _check_memory(path, image, deep)
-        image.load()
-        try:
-            orientation = image.getexif().get(_ORIENTATION, 1)
-        except Exception:  # damaged EXIF data; the pixels are intact
-            orientation = 1
-            decoded.notes.append("the EXIF data cannot be read, so the orientation was not applied")
-        decoded.icc = image.info.get("icc_profile") or None
-        if "exif" in image.info:
-            decoded.exif = _reset_orientation(image.info["exif"].removeprefix(b"Exif\0\0"))
-        if image.format == "PNG":
-            decoded.chunks = _kept_chunks(path)
-        pixels = (
-            _decode_16bit(path, image, rawmode) if deep else _decode_8bit(path, _cmyk_to_srgb(path, image, decoded))
+    with open_image(path) as image:
+        if (frames := getattr(image, "n_frames", 1)) > 1:
+            what = "pages" if image.format == "TIFF" else "frames of an animation"
+            raise DataError(f"{path} holds {frames} {what}; expected a single image")
+        return decode(path, image)
+
+
+def decode(path: Path, image: ImageFile.ImageFile) -> DecodedImage:
+    """Decode an image whose header has been read. Raises DataError or what Pillow raises."""
+    notes = _check_tiff(path, image) if image.format == "TIFF" else []
+    rawmode = _rawmode(image)
+    deep = ";16" in rawmode
+    check_memory(path, image, deep)
+    image.load()
+    metadata, orientation = read_metadata(path, image, notes)
+    if deep:
+        pixels = _decode_16bit(path, image, rawmode)
+    else:
+        pixels = _decode_8bit(path, _cmyk_to_srgb(path, image, metadata, notes), rawmode)
+    return DecodedImage(apply_orientation(pixels, orientation), metadata, notes)
+
+
+def _check_tiff(path: Path, image: ImageFile.ImageFile) -> list[str]:
+    """Raise DataError for samples that Pillow decodes to wrong values, without an error. Returns notes."""
+    tags: Any = getattr(image, "tag_v2")  # noqa: B009  # of TiffImageFile
+    bits, formats = set(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (1,)))
+    if formats - {1, 4}:  # unsigned, undefined
+        raise DataError(f"{path} has signed or floating-point samples; expected unsigned ones of 8 or 16 bits")
+    planes = tags.get(_PLANAR, 1) == _SEPARATE and tags.get(_SAMPLES, 1) > 1
+    if planes and (bits != {8} or tags.get(_PHOTOMETRIC) != _RGB):
+        raise DataError(
+            f"{path} stores its channels in separate planes, which is read for RGB of 8 bits only; save it with"
+            " interleaved channels"
         )
-    decoded.pixels = _apply_orientation(pixels, orientation)
-    return decoded
+    if 0 in tags.get(_EXTRA, ()):
+        return ["a channel of unspecified meaning was left out"]
+    return []
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The image with its header read. Any error in the block becomes a DataError."""
     kind = image_format(path)
-    if kind is None:
+    if kind not in _PLUGINS:
         raise DataError(f"{path} is not an image in a supported format ({', '.join(_PLUGINS)})")
     try:
         with _PLUGINS[kind](path) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                what = "pages" if kind == "TIFF" else "frames of an animation"
-                raise DataError(f"{path} holds {frames} {what}; expected a single image")
             yield image
     except (DataError, MemoryError):
         raise
@@ -143,7 +167,7 @@ def _open(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise DataError(f"{path} is damaged or not supported: {reason}") from error
 
 
-def _check_memory(path: Path, image: Image.Image, deep: bool) -> None:
+def check_memory(path: Path, image: Image.Image, deep: bool) -> None:
     width, height = image.size
     if width * height > LIMIT:
         raise DataError(f"{path} is {width}×{height} pixels; at most {LIMIT / 1e6:,.0f} megapixels are read")
@@ -161,21 +185,21 @@ def _rawmode(image: ImageFile.ImageFile) -> str:
     return mode if isinstance(mode, str) else ""
 
 
-def _cmyk_to_srgb(path: Path, image: Image.Image, decoded: DecodedImage) -> Image.Image:
+def _cmyk_to_srgb(path: Path, image: Image.Image, metadata: Metadata, notes: list[str]) -> Image.Image:
     """Convert CMYK by its profile; other modes are returned unchanged."""
     if image.mode != "CMYK":
         return image
-    if decoded.icc is None:
+    if metadata.icc is None:
         raise DataError(f"{path} is CMYK without a color profile, so its colors are undefined; convert it to RGB first")
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(decoded.icc))
-    decoded.icc = None
-    decoded.notes.append("CMYK was converted to sRGB by its profile")
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(metadata.icc))
+    metadata.icc = None
+    notes.append("CMYK was converted to sRGB by its profile")
     result = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     assert result is not None  # None is returned for inPlace only
     return result
 
 
-def _decode_8bit(path: Path, image: Image.Image) -> np.ndarray:
+def _decode_8bit(path: Path, image: Image.Image, rawmode: str) -> np.ndarray:
     """uint8 [H, W, C] of a mode with 8 bits or less. In strips, since Pillow's conversion makes two further copies."""
     if image.mode not in _MODES:
         raise DataError(
@@ -184,6 +208,9 @@ def _decode_8bit(path: Path, image: Image.Image) -> np.ndarray:
     mode = _MODES[image.mode]
     if "transparency" in image.info and mode in ("L", "RGB"):
         mode += "A"
+    if image.format == "PNG" and rawmode in _LOW_BITS and "transparency" in image.info:
+        # Pillow brings the pixels to 8 bits, but not the value that is transparent.
+        image.info["transparency"] *= _LOW_BITS[rawmode]
     width, height = image.size
     pixels = np.empty((height, width, len(mode)), np.uint8)
     for top, bottom in _strips(height, width):
@@ -201,6 +228,8 @@ def _decode_16bit(path: Path, image: Image.Image, rawmode: str) -> np.ndarray:
         pixels = np.empty((height, width, 1), np.uint16)
         for top, bottom in _strips(height, width):
             pixels[top:bottom, :, 0] = np.asarray(image.crop((0, top, width, bottom)))
+        if image.format == "TIFF" and getattr(image, "tag_v2").get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # noqa: B009
+            np.subtract(65535, pixels, out=pixels)
     elif rawmode == "LA;16B":
         # Decoded as four channels of 8 bits, the bytes are high, low, high, low.
         four = _decoded_as(path, "RGBA")
@@ -226,7 +255,7 @@ def _decode_16bit(path: Path, image: Image.Image, rawmode: str) -> np.ndarray:
 
 def _decoded_as(path: Path, rawmode: str) -> Image.Image:
     """The image decoded with another raw mode of the same number of bytes."""
-    with _open(path) as image:
+    with open_image(path) as image:
         tiles: list[Any] = list(image.tile)
         arguments = [tile[3] for tile in tiles]
         image.tile = [
@@ -243,7 +272,7 @@ def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """A view with EXIF orientation 1 to 8 applied."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -252,36 +281,3 @@ def _apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return pixels
-
-
-def _reset_orientation(exif: bytes) -> bytes:
-    """EXIF data with the orientation set to 1 and every other byte unchanged; unchanged where they are damaged."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None:
-        return exif
-    try:
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for at in range(start + 2, start + 2 + 12 * entries, 12):
-            if struct.unpack_from(f"{order}HHI", exif, at) == (_ORIENTATION, 3, 1):
-                return exif[: at + 8] + struct.pack(f"{order}HH", 1, 0) + exif[at + 12 :]
-    except struct.error:  # an offset beyond the end
-        pass
-    return exif
-
-
-def _kept_chunks(path: Path) -> list[tuple[bytes, bytes]]:
-    """The chunks of a PNG file that are in _KEPT_CHUNKS."""
-    chunks = []
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, name = int.from_bytes(head[:4]), head[4:]
-            if name == b"IDAT":
-                break
-            if name in _KEPT_CHUNKS:
-                chunks.append((name, file.read(length)))
-                file.seek(4, io.SEEK_CUR)
-            else:
-                file.seek(length + 4, io.SEEK_CUR)
-    return chunks

@@ -13,23 +13,26 @@ from PIL import Image
 from fastgan._util.files import amount, writing_whole
 from fastgan._util.memory import free_host_memory
 from fastgan.errors import DataError, UsageError
-from fastgan.upscale.image.png import END, PngWriter, icc_chunk
+from fastgan.upscale.image.metadata import pillow_options, png_chunks
+from fastgan.upscale.image.png import END, PngWriter
 from fastgan.upscale.image.read import DecodedImage
 
 FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jfif": "JPEG",
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".bmp": "BMP",
 }
+#: Formats that hold animations, by suffix. A still image is not written as GIF, which has 256 colors.
+ANIMATED = {".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
 #: The largest side of each format, in pixels; libjpeg's limit is below the format's 65,535.
 _SIDES = {"PNG": (1 << 31) - 1, "JPEG": 65_500, "WEBP": 16_383, "TIFF": (1 << 31) - 1, "BMP": (1 << 31) - 1}
 _WITHOUT_ALPHA = ("JPEG", "BMP")
 _BYTES = (1 << 32) - (1 << 20)  # offsets in TIFF and BMP have 32 bits
-_MAX_EXIF = 65_527  # bytes of EXIF data in a JPEG segment
 _OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"quality": 95},
@@ -43,6 +46,14 @@ def output_format(out: Path) -> str:
     if (kind := FORMATS.get(out.suffix.lower())) is None:
         raise UsageError(f"out: expected a name that ends in {', '.join(FORMATS)}, got {out.name}")
     return kind
+
+
+def make_folder(out: Path) -> None:
+    """Create the folder of a file to write. Raises UsageError where that is not possible."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out: {out.parent} cannot be created: {error.strerror or error}") from error
 
 
 def check_size(out: Path, height: int, width: int, channels: int) -> None:
@@ -69,28 +80,23 @@ def check_size(out: Path, height: int, width: int, channels: int) -> None:
 def write(out: Path, height: int, width: int, strips: Iterable[np.ndarray], source: DecodedImage) -> list[str]:
     """Write an image from its rows in strips [h, width, C], from top to bottom, atomically.
 
-    source: the image that it was made from: its number of channels and bits, ICC profile, EXIF data and chunks are
-    kept. Returns notes, one sentence for each thing that the format cannot hold. Raises WriteError where the file
-    cannot be written; an existing file is then unchanged.
+    source: the image that it was made from: its number of channels and bits, and its metadata are kept. Returns notes,
+    one sentence for each thing that the format cannot hold. Raises WriteError where the file cannot be written; an
+    existing file is then unchanged.
     """
     channels, depth = source.pixels.shape[2], 8 * source.pixels.dtype.itemsize
     kind = output_format(out)
     with writing_whole(out) as file:
         if kind == "PNG":
-            png = PngWriter(file, height, width, channels, depth, _chunks(source))
+            png = PngWriter(file, height, width, channels, depth, png_chunks(source.metadata))
             for rows in strips:
                 png.write(rows)
             png.close()
             return []
-        notes = _notes(kind, source)
+        options, lost = pillow_options(kind, source.metadata)
         image = _to_pillow(kind, height, width, strips, source)
-        options = dict(_OPTIONS[kind])
-        if source.icc is not None and kind != "BMP":
-            options["icc_profile"] = source.icc
-        if source.exif is not None and kind in ("JPEG", "WEBP") and len(source.exif) <= _MAX_EXIF:
-            options["exif"] = b"Exif\0\0" + source.exif
-        image.save(file, format=kind, **options)
-        return notes
+        image.save(file, format=kind, **_OPTIONS[kind], **options)
+        return _notes(kind, source) + lost
 
 
 def is_complete(path: Path) -> bool:
@@ -100,23 +106,16 @@ def is_complete(path: Path) -> bool:
         size = file.seek(0, io.SEEK_END)
         file.seek(max(0, size - len(END)))
         end = file.read()
-    kind = output_format(path)
+    kind = (FORMATS | ANIMATED)[path.suffix.lower()]
     if kind == "PNG":
         return end == END
+    if kind == "GIF":
+        return end.endswith(b";")
     if kind == "JPEG":
         return end.endswith(b"\xff\xd9")
     if kind == "WEBP":
         return int.from_bytes(start[4:8], "little") + 8 <= size
     return kind == "TIFF" or int.from_bytes(start[2:6], "little") <= size
-
-
-def _chunks(source: DecodedImage) -> list[tuple[bytes, bytes]]:
-    chunks = list(source.chunks) if source.icc is None else [chunk for chunk in source.chunks if chunk[0] != b"sRGB"]
-    if source.icc is not None:
-        chunks.append(icc_chunk(source.icc))
-    if source.exif is not None:
-        chunks.append((b"eXIf", source.exif))
-    return chunks
 
 
 def _notes(kind: str, source: DecodedImage) -> list[str]:
@@ -129,10 +128,6 @@ def _notes(kind: str, source: DecodedImage) -> list[str]:
         notes.append(f"{kind} has no alpha: the image was composited on white")
     if channels <= 2 and kind == "WEBP":
         notes.append("WEBP has no gray: the image was written as RGB")
-    if source.icc is not None and kind == "BMP":
-        notes.append("BMP has no color profile: it was left out")
-    if source.exif is not None and (kind in ("TIFF", "BMP") or (kind == "JPEG" and len(source.exif) > _MAX_EXIF)):
-        notes.append(f"{kind} cannot hold the EXIF data: they were left out")
     return notes
 
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageCms
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.upscale.image import png
 from fastgan.upscale.image import write as module
+from fastgan.upscale.image.metadata import Metadata
 from fastgan.upscale.image.read import DecodedImage, read
 from fastgan.upscale.image.write import check_size, is_complete, output_format, write
 
@@ -67,18 +68,18 @@ def test_png_files_are_about_as_small_as_those_of_pillow():
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff"])
 def test_profile_and_exif_are_kept(tmp_path, noise, exif, suffix):
     picture = DecodedImage(
-        noise(8, 8), icc=PROFILE, exif=exif(1), chunks=[(b"gAMA", b"\0\0\xb1\x8f"), (b"sRGB", b"\0")]
+        noise(8, 8), Metadata(icc=PROFILE, exif=exif(1), chunks=[(b"gAMA", b"\0\0\xb1\x8f"), (b"sRGB", b"\0")])
     )
     notes = write_all(tmp_path / f"a.{suffix}", picture)
     again = read(tmp_path / f"a.{suffix}")
-    assert again.icc == PROFILE
+    assert again.metadata.icc == PROFILE
     if suffix == "tiff":
         assert "EXIF" in notes[0]
     else:
-        assert again.exif == exif(1)
+        assert again.metadata.exif == exif(1)
         assert notes == []
     if suffix == "png":
-        assert again.chunks == [(b"gAMA", b"\0\0\xb1\x8f")]  # PNG forbids sRGB together with a profile
+        assert again.metadata.chunks == [(b"gAMA", b"\0\0\xb1\x8f")]  # PNG forbids sRGB together with a profile
 
 
 def test_jpeg_is_of_high_quality_and_full_color(tmp_path):
