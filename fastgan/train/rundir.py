@@ -21,6 +21,7 @@ from fastgan._util.files import aside, clean, is_unfinished, remove, write_whole
 from fastgan._util.locks import NOFOLLOW, owned, owner
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
+from fastgan.report.load import is_run
 from fastgan.report.page import write_report
 from fastgan.tasks import Generation
 from fastgan.tasks.networks import source_channels
@@ -32,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 #: Held by the process that trains.
 LOCK = ".lock"
-#: What a run and the commands on it write. A run is recognized by what its config.json says, see `is_run`.
+#: What a run and the commands on it write. A run is recognized by what its config.json says, see `report.load.is_run`.
 FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html", "eval.json", "c2st.png")
 _WRITTEN = {
     "samples": re.compile(r".+-\d{8,}\.png|real\.png|fixed\.webp"),
@@ -70,15 +71,6 @@ def _check_content(out: Path, *, resume: bool, overwrite: bool) -> None:
     # A run that was killed before its config.json stood leaves nothing that is worth more than a new run.
     elif out.exists() and any(path.name != LOCK and not is_unfinished(path) for path in out.iterdir()):
         raise UsageError(f"out: {out} is not empty and holds no run of fastgan; choose another directory")
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory is a run: its config.json is one that a run of fastgan, of any version, has written."""
-    try:
-        facts = json.loads((path / "config.json").read_bytes())
-        return isinstance(facts["config"], dict) and "fastgan" in facts["environment"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
 
 
 @contextlib.contextmanager

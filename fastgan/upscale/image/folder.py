@@ -84,9 +84,7 @@ def _is_image(file: Path, source: Path, out: Path, report: FolderReport) -> bool
     return False
 
 
-def _is_pending(
-    scale: int, job: Job, sources: set[tuple[int, int]], overwrite: bool, report: FolderReport
-) -> bool:
+def _is_pending(scale: int, job: Job, sources: set[tuple[int, int]], overwrite: bool, report: FolderReport) -> bool:
     try:
         if not job.out.exists():
             return True
