@@ -95,7 +95,7 @@ def register(target: _Class) -> _Class:
 
 def report_path(file: Path) -> Path:
     """NAME.json beside an exported file."""
-    return file.with_name(file.name + ".json")
+    return file.parent / f"{file.name}.json"  # of ".", too, which no name can be put in the place of
 
 
 def is_export(file: Path) -> bool:
