@@ -38,9 +38,13 @@ def test_all_device_code_compiles_and_is_kept(cache, monkeypatch, family, arch):
     for name in _cuda.KERNELS[family]:
         assert f".text.{name}\0".encode() in code
     (file,) = cache.glob("*.cubin")
-    assert file.read_bytes() == code
-    monkeypatch.setattr(nvrtc, "compiled", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(nvrtc, "compiled", None)
+        assert nvrtc.cubin(family, arch) == code
+    file.write_bytes(file.read_bytes()[:-9])  # damaged: compiled again
+    monkeypatch.setattr(nvrtc, "compiled", lambda *given: code)
     assert nvrtc.cubin(family, arch) == code
+    assert file.read_bytes().endswith(code)
 
 
 @needs_nvrtc

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fastgan.errors import UsageError
+from fastgan.report.load import is_run
 from fastgan.train import rundir
 
 
@@ -88,10 +89,11 @@ def test_a_model_is_not_written_over(cli, tmp_path):
     assert (tmp_path / "g.onnx").read_text() == "model"
 
 
-def test_a_folder_of_another_program_is_no_run(cli, images_npz, tmp_path):
+def test_a_folder_of_another_program_is_no_run(cli, tmp_path):
     other = tmp_path / "other"
     (other / "samples").mkdir(parents=True)
     (other / "samples" / "take-00000001.wav").write_text("hours of work")
+    (other / "report.html").write_text("the user's")
     for content in ("{}", '{"config": {}}', '{"environment": {"fastgan": 1}}', "[1]", "no JSON", '"config"'):
         (other / "config.json").write_text(content)
         before = snapshot(other)
@@ -103,6 +105,7 @@ def test_a_folder_of_another_program_is_no_run(cli, images_npz, tmp_path):
             rundir.prepared(other, resume=False, overwrite=True),
         ):
             pass
+        assert cli("report", "other").returncode != 0
         assert snapshot(other) == before
 
 
@@ -128,7 +131,7 @@ def test_overwriting_a_run_keeps_what_no_run_writes(tmp_path):
 
 
 def test_old_runs_are_recognized(request):
-    assert rundir.is_run(request.config.rootpath / "tests" / "data_old" / "run_directory")
+    assert is_run(request.config.rootpath / "tests" / "data_old" / "run_directory")
 
 
 def test_pictures_are_not_written_over_their_sources(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 from fastgan._util import env
 from fastgan._util.files import write_whole
 from fastgan._util.locks import locked
-from fastgan.errors import first_line
+from fastgan.errors import UsageError, first_line
 
 #: Runs a candidate once.
 Run = Callable[[], Any]
@@ -33,13 +33,14 @@ Measure = Callable[[Mapping[str, Run]], Mapping[str, float | Exception]]
 class Store:
     """Measurements of one kind of hardware, by key, in a JSON file that several processes may write at once.
 
-    path: the file; it and its folder need not exist. hardware: what the measurements depend on besides their keys
-    (device, library versions), written into the file. subject: what is measured, a plural for warnings ("kernels").
+    path: the file; it and its folder need not exist. None: there is no place for one. hardware: what the measurements
+    depend on besides their keys (device, library versions), written into the file. subject: what is measured, a plural
+    for warnings ("kernels").
 
     A file that cannot be read or written costs one RuntimeWarning; the measurements then live in memory only.
     """
 
-    def __init__(self, path: Path, hardware: Mapping[str, str], subject: str = "measurements") -> None:
+    def __init__(self, path: Path | None, hardware: Mapping[str, str], subject: str = "measurements") -> None:
         self.path = path
         self.hardware = dict(hardware)
         self.subject = subject
@@ -57,6 +58,9 @@ class Store:
     def put(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a measurement (of JSON's types) in memory and in the file. What other processes have put stays."""
         self._values = {**self._values, key: dict(value)}
+        if self.path is None:
+            self.warn(f"has no place, so {self.subject} are measured again in the next process: set FASTGAN_CACHE")
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.with_suffix(".lock")):
@@ -69,9 +73,11 @@ class Store:
         """A RuntimeWarning about the file, the first time only."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.path} {problem}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{self.path or 'the cache'} {problem}", RuntimeWarning, stacklevel=3)
 
     def _read(self) -> dict[str, dict[str, Any]]:
+        if self.path is None:
+            return {}
         try:
             return read(self.path)[1]
         except FileNotFoundError:
@@ -81,6 +87,7 @@ class Store:
             return {}
 
     def _write(self) -> None:
+        assert self.path is not None
         content = {"hardware": self.hardware, "measurements": dict(sorted(self._values.items()))}
         write_whole(self.path, json.dumps(content, indent=1).encode())
 
@@ -90,7 +97,10 @@ def open_store(subject: str, hardware: Mapping[str, str]) -> Store:
 
     hardware["device"] becomes part of the file's name, and everything in `hardware` of the hash in it.
     """
-    return Store(store_path(directory(subject), hardware), hardware, subject)
+    try:
+        return Store(store_path(directory(subject), hardware), hardware, subject)
+    except UsageError:  # there is no home directory, and FASTGAN_CACHE is not set
+        return Store(None, hardware, subject)
 
 
 def directory(subject: str) -> Path:

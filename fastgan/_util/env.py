@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastgan.errors import UsageError
+
 VARIABLES = {
     "FASTGAN_BACKEND": (
         "",
@@ -41,8 +43,24 @@ def flag(name: str) -> bool:
 
 
 def cache_dir() -> Path:
-    """The directory for fetched data and networks, compiled kernels and measurements. It need not exist yet."""
+    """The directory for fetched data and networks, compiled kernels and measurements. It need not exist yet.
+
+    Raises UsageError where nothing says where it is.
+    """
     if own := read("FASTGAN_CACHE"):
         return Path(own)
     base = read("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fastgan"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "fastgan"
+    except RuntimeError as error:  # no HOME, and no entry in the list of users
+        raise UsageError(
+            "there is no home directory for the cache: set FASTGAN_CACHE to a directory that may be written"
+        ) from error
+
+
+def user_path(text: str | Path) -> Path:
+    """A path that a user gave, with ~ as the home directory, where there is one."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)

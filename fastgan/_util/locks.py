@@ -66,6 +66,18 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def busy(path: Path) -> bool:
+    """Whether another process or thread holds that lock file at the moment. Changes nothing."""
+    try:
+        descriptor = os.open(path, READ)
+    except OSError:
+        return False
+    try:
+        return try_lock(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def owned(path: Path, where: Path, doing: str) -> Iterator[None]:
     """Be the one process that holds the lock file `path`, which has its pid and host in it, until the block ends.

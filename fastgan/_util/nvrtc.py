@@ -15,10 +15,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from fastgan._util import env
-from fastgan._util.files import write_whole
+from fastgan._util import cache, env
 from fastgan._util.locks import locked
-from fastgan.errors import WriteError
+from fastgan.errors import UsageError
 
 _PACKAGE = Path(__file__).parents[1]
 _OPTIONS = ("-std=c++17",)
@@ -80,24 +79,24 @@ def architecture(major: int, minor: int) -> int:
 def cubin(name: str, arch: int) -> bytes:
     """Machine code of csrc/cuda/NAME.cuh for an architecture: read from the cache, or compiled and stored there.
 
-    The file's name has a hash of all that the code depends on, so that nothing stale is read. Of several processes one
-    compiles. Raises RuntimeError with NVRTC's messages.
+    The entry is bound to all that the code depends on, so that nothing stale or damaged is read. Of several processes
+    one compiles. Raises RuntimeError with NVRTC's messages.
     """
     sources = device_sources()
     text = [*_OPTIONS, str(version()), *(part for item in sources.items() for part in item)]
     digest = hashlib.sha256("\0".join(text).encode()).hexdigest()
-    path = env.cache_dir() / "cuda" / f"{name}-sm_{arch}-{digest[:16]}.cubin"
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
     code = None
     try:
+        path = env.cache_dir() / "cuda" / f"{name}-sm_{arch}-{digest[:16]}.cubin"
+        with contextlib.suppress(OSError, ValueError):
+            return cache.load(path, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_suffix(".lock")):
-            if path.exists():
-                return path.read_bytes()
+            with contextlib.suppress(OSError, ValueError):
+                return cache.load(path, digest)
             code = compiled(f"{name}.cuh", sources, arch)
-            write_whole(path, code)
-    except (WriteError, OSError) as error:
+            cache.store(path, digest, code)
+    except (UsageError, OSError) as error:
         warnings.warn(f"{name} is compiled again in the next process: {error}", RuntimeWarning, stacklevel=2)
     return code or compiled(f"{name}.cuh", sources, arch)
 

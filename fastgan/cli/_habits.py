@@ -94,7 +94,8 @@ def checked(words: list[str], kind: Any, command: str) -> list[str]:
 
 def flags_of(kind: Any) -> dict[str, set[Any]]:
     """The options of a dataclass, or of a union of them, without dashes, and the types that each takes."""
-    kind = kind.__origin__ if hasattr(kind, "__metadata__") else kind
+    if hasattr(kind, "__metadata__"):  # a subcommand: what describes it is a dataclass too
+        return flags_of(kind.__origin__)
     if not dataclasses.is_dataclass(kind):
         return {name: found for part in typing.get_args(kind) for name, found in flags_of(part).items()}
     found: dict[str, set[Any]] = {}

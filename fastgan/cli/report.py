@@ -11,6 +11,7 @@ import tyro
 
 from fastgan.cli._parse import parse
 from fastgan.cli.export import print_figures
+from fastgan.errors import UsageError
 
 
 @dataclass
@@ -24,10 +25,13 @@ class _Report:
 def report(argv: list[str]) -> None:
     """fastgan report RUN"""
     from fastgan.report.animation import write_animation
-    from fastgan.report.load import read_run
+    from fastgan.report.load import is_run, read_run
     from fastgan.report.page import write_report
 
     directory = parse(_Report, argv, "report").run
+    read_run(directory)
+    if not is_run(directory):
+        raise UsageError(f"run: {directory} holds no run of fastgan (its config.json is not one of a run)")
     page = write_report(directory)
     animation = write_animation(directory)
     run = read_run(directory)

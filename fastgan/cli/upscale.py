@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from fastgan._util.output import printable
 from fastgan.cli._parse import parse
 from fastgan.errors import DataError, UsageError
 
@@ -142,7 +143,7 @@ def _folder(options: _Upscale) -> None:
     for note, count in report.notes.items():
         print(f"note: {note} ({count} images)", file=sys.stderr)
     for path, reason in report.failed:
-        print(f"failed: {path}: {reason}", file=sys.stderr)
+        print(f"failed: {printable(path)}: {printable(reason)}", file=sys.stderr)
     skipped = f", {report.skipped} skipped" if report.skipped else ""
     ignored = f", {len(report.ignored)} other files passed over" if report.ignored else ""
     if report.ignored:
@@ -150,7 +151,9 @@ def _folder(options: _Upscale) -> None:
         print(f"note: not an image in a format that can be read: {shown}", file=sys.stderr)
     print(f"{report.done} images in {report.seconds:.1f} s{skipped}{ignored} ({_runtime(session)}): {out}")
     if report.failed:
-        names = ", ".join(str(path) for path, _ in report.failed[:3]) + (", ..." if len(report.failed) > 3 else "")
+        names = ", ".join(printable(path) for path, _ in report.failed[:3]) + (
+            ", ..." if len(report.failed) > 3 else ""
+        )
         raise DataError(f"{len(report.failed)} of the images could not be upscaled: {names}")
     if not report.done and not report.skipped:
         raise DataError(f"{source} contains no image")

@@ -20,6 +20,7 @@ from PIL import Image
 
 from fastgan._util.files import amount
 from fastgan._util.options import option
+from fastgan._util.output import printable
 from fastgan._util.progress import Progress
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
@@ -77,7 +78,8 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
 def describe_skipped(skipped: list[str], total: int, where: str) -> str:
     """`3 of 6 images in WHERE cannot be read: a.png, b.png, c.png`."""
     more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-    return f"{len(skipped)} of {total} images in {where} cannot be read: {', '.join(skipped[:_SHOWN])}{more}"
+    shown = ", ".join(map(printable, skipped[:_SHOWN]))
+    return f"{len(skipped)} of {total} images in {where} cannot be read: {shown}{more}"
 
 
 def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[list[int], tuple[int, int], bool]:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fastgan._util.env import cache_dir
+from fastgan._util.files import aside_folder, clean
+from fastgan._util.locks import busy, locked
 from fastgan.data.build import build, describe_skipped
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.data.listing import Source
@@ -47,12 +48,11 @@ def open_packed(source: Source, resolution: int | None, channels: int | None) ->
         return opened
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder, f"another process is packing {source.path}; waiting for it") as locked:
+        with _lock(folder, f"another process is packing {source.path}; waiting for it"):
             opened = _try(folder)
             if opened is not None:
                 return opened
-            if locked:
-                _remove_abandoned(folder.parent, folder.name)
+            clean(folder.parent)
             skipped = _build_into(folder, source, key)
     except OSError as error:
         raise DataError(
@@ -82,20 +82,25 @@ def _try(folder: Path) -> ImageSet | None:
     if not folder.is_dir():
         return None
     try:
-        return open_pack(folder)
+        opened = open_pack(folder)
+        # One that was copied or renamed is of other files.
+        of = json.loads((folder / META).read_text(encoding="utf-8")).get("pack")
+        problem: object = None if of == folder.name else f"it is the pack {of}"
     except DataError as error:
-        _logger.info("the pack in %s is damaged (%s); building it again", folder, error.__cause__)
+        problem = error.__cause__
+    if problem is not None:
+        _logger.info("the pack in %s is damaged (%s); building it again", folder, problem)
         return None
+    return opened
 
 
 def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
     """Build in a temporary folder and rename it; returns the names of the images that cannot be read."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        temporary.mkdir()
+    with aside_folder(folder) as temporary:
         built = build(source, temporary, key["resolution"], key["channels"])
         meta = {
             "name": source.name,
+            "pack": folder.name,
             "class_names": built.class_names,
             "source": key,
             "splits": {"main": split_facts(temporary, "main", built.shape, NOT_STATED)},
@@ -111,8 +116,6 @@ def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
             if _try(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return built.skipped
 
 
@@ -130,37 +133,10 @@ def _remove_outdated(folder: Path, key: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _lock(folder: Path, waiting: str | None) -> Iterator[bool]:
-    """Hold the file lock of a pack; yields whether it is held.
-
-    waiting: logged where another process holds the lock, which is then waited for; None: do not wait. Without file
-    locks, and where it does not wait, the lock is not held.
-    """
-    with folder.with_name(f".{folder.name}.lock").open("a") as file:
-        locked = False
-        try:
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                locked = True
-            except BlockingIOError:
-                if waiting is not None:
-                    _logger.info("%s", waiting)
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                    locked = True
-        except (ImportError, OSError):
-            pass
-        yield locked
-
-
-def _remove_abandoned(parent: Path, own: str) -> None:
-    """Remove incomplete packs of killed processes: nobody holds their locks. The caller holds that of `own`."""
-    for part in parent.glob(".*.part"):
-        key = part.name.split(".")[1]
-        if key == own:
-            shutil.rmtree(part, ignore_errors=True)
-            continue
-        with _lock(part.with_name(key), None) as locked:
-            if locked:
-                shutil.rmtree(part, ignore_errors=True)
+def _lock(folder: Path, waiting: str) -> Iterator[None]:
+    """Hold the file lock of a pack. waiting: logged where another process holds it, which is then waited for."""
+    path = folder.with_name(f".{folder.name}.lock")
+    if busy(path):
+        _logger.info("%s", waiting)
+    with locked(path):
+        yield

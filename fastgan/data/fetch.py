@@ -8,7 +8,9 @@ import logging
 from contextlib import ExitStack
 from pathlib import Path
 
+from fastgan._util.cache import require_writable
 from fastgan._util.env import cache_dir
+from fastgan._util.locks import locked
 from fastgan._util.packages import copy_notice, downloaded, replacing_folder
 from fastgan.data.catalog import KNOWN, Known
 from fastgan.data.pack import check_pack, write_pack
@@ -51,13 +53,24 @@ def fetch(name: str) -> Path:
             _logger.info("already fetched and verified: %s", target)
             return target
     try:
-        _fetch_into(target, entry)
+        require_writable(target.parent)
+        with locked(target.parent):
+            if not _is_intact(target, entry):  # another process may have fetched it meanwhile
+                _fetch_into(target, entry)
     except OSError as error:
         raise DataError(
             f"{entry.name} cannot be stored in {target}: {error}; set FASTGAN_CACHE to another directory"
         ) from error
     _logger.info("packed into %s", target)
     return target
+
+
+def _is_intact(target: Path, entry: Known) -> bool:
+    try:
+        check_pack(target, entry.splits)
+    except DataError:
+        return False
+    return True
 
 
 def _fetch_into(target: Path, entry: Known) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastgan._util.output import printable
 from fastgan.errors import DataError, UsageError
 
 NOT_STATED = "not stated"  # the license of files that come without one
@@ -123,7 +124,7 @@ class ImageSet:
         counts = np.bincount(self.labels, minlength=self.num_classes)
         names = self.class_names or tuple(str(i) for i in range(len(counts)))
         listed = ", ".join(
-            f"{name} {count:,}" for name, count in list(zip(names, counts, strict=True))[:_CLASSES_SHOWN]
+            f"{printable(name)} {count:,}" for name, count in list(zip(names, counts, strict=True))[:_CLASSES_SHOWN]
         )
         more = f", and {len(counts) - _CLASSES_SHOWN} more" if len(counts) > _CLASSES_SHOWN else ""
         return f"{len(counts)}: {listed}{more}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastgan._util.env import user_path
 from fastgan.data import pixels
 from fastgan.data.arrays import read_idx, read_idx_images, read_npz
 from fastgan.data.cache import open_packed
@@ -48,7 +49,7 @@ def open_source(
         raise UsageError(f"resolution: expected an integer from 1 to {_MAX_SIDE}, or None, got {resolution!r}")
     if source == "":
         raise UsageError("source: expected a name or a path, got ''")
-    path = Path(source).expanduser()
+    path = user_path(source)
     named = _open_named(source) if isinstance(source, str) else None
     if named is None and (encoded := _encoded_source(path)):
         return open_packed(encoded, resolution, channels)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan._util import cache
 from fastgan._util.env import cache_dir
-from fastgan._util.files import write_whole
 from fastgan.errors import DataError, UsageError
 from fastgan.metrics.resize import resize
 
@@ -161,16 +161,19 @@ def reference_features(extractor: Extractor, images: np.ndarray) -> Features:
     damaged cache file is reported and computed again.
     """
     path = features_path(extractor, images)
-    if path.exists():
-        try:
-            return _read_features(path, extractor, len(images))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DataError) as error:
-            _logger.warning("the features in %s are damaged (%s): computing them again", path, error)
+    try:
+        return _read_features(path, extractor, len(images))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, DataError) as error:
+        _logger.warning("the features in %s are damaged (%s): computing them again", path, error)
     found = extractor(images)
     content = io.BytesIO()
     np.savez(content, features=found.features.numpy(), logits=found.logits.numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content.getvalue())
+    try:
+        cache.store(path, path.stem, content.getvalue())
+    except OSError as error:
+        _logger.warning("the features are computed again the next time: %s", error)
     return found
 
 
@@ -180,12 +183,11 @@ def features_path(extractor: Extractor, images: np.ndarray) -> Path:
     digest.update(repr(images.shape).encode())
     for start in range(0, len(images), 1024):
         digest.update(np.ascontiguousarray(images[start : start + 1024]).data)
-    return cache_dir() / "metrics" / f"features-{digest.hexdigest()[:32]}.npz"
+    return cache_dir() / "metrics" / f"features-{digest.hexdigest()[:32]}.entry"
 
 
 def _read_features(path: Path, extractor: Extractor, count: int) -> Features:
-    # Opened here, because numpy does not close a damaged file.
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+    with np.load(io.BytesIO(cache.load(path, path.stem)), allow_pickle=False) as file:
         features, logits = (torch.from_numpy(file[name]) for name in ("features", "logits"))
     if features.shape != (count, extractor.dim) or len(logits) != count:
         raise ValueError(f"expected [{count}, {extractor.dim}], got {list(features.shape)}")

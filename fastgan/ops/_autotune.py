@@ -98,8 +98,8 @@ def write_table(store: Path, folder: Path = TABLES) -> Path:
     table = Store(path, hardware, SUBJECT)
     for key, value in values.items():
         table.put(key, value)
-    table.path.with_suffix(".lock").unlink(missing_ok=True)
-    return table.path
+    path.with_suffix(".lock").unlink(missing_ok=True)
+    return path
 
 
 class KernelSelector:

@@ -88,6 +88,15 @@ def read_run(directory: Path) -> Run:
     )
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run: its config.json is one that a run of fastgan, of any version, has written."""
+    try:
+        facts = json.loads((Path(directory) / "config.json").read_bytes())
+        return isinstance(facts["config"], dict) and "fastgan" in facts["environment"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
 def _kinds_in(directory: Path) -> list[str]:
     """The kinds of sample grids that are there: those of the built-in tasks first, then those of other tasks."""
     paths = (Path(directory) / "samples").glob("*.png")

@@ -22,6 +22,7 @@ from fastgan._util.locks import NOFOLLOW, owned, owner
 from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
+from fastgan.report.load import is_run
 from fastgan.report.page import write_report
 from fastgan.tasks import Generation
 from fastgan.tasks.networks import source_channels
@@ -33,7 +34,7 @@ _logger = logging.getLogger(__name__)
 
 #: Held by the process that trains.
 LOCK = ".lock"
-#: What a run and the commands on it write. A run is recognized by what its config.json says, see `is_run`.
+#: What a run and the commands on it write. A run is recognized by what its config.json says, see `report.load.is_run`.
 FILES = ("config.json", "status.json", "metrics.jsonl", "layers.json", "report.html", "eval.json", "c2st.png")
 _WRITTEN = {
     "samples": re.compile(r".+-\d{8,}\.png|real\.png|fixed\.webp"),
@@ -78,15 +79,6 @@ def resuming(out: Path) -> str:
     """How a run is continued: `resume=True`, or `--resume RUN` on the command line."""
     text = option("resume", True)
     return f"{text} {out}" if text.startswith("--") else text
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory is a run: its config.json is one that a run of fastgan, of any version, has written."""
-    try:
-        facts = json.loads((path / "config.json").read_bytes())
-        return isinstance(facts["config"], dict) and "fastgan" in facts["environment"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
 
 
 @contextlib.contextmanager

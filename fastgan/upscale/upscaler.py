@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastgan import __version__
+from fastgan._util.cache import require_writable
 from fastgan._util.env import cache_dir
 from fastgan._util.hashing import file_sha256
+from fastgan._util.locks import locked
 from fastgan.errors import UsageError
 from fastgan.runtime import backends
 from fastgan.runtime.backends.base import MODULE
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+#: The fact of an exported file, and of its report, that names the weights.
+_WEIGHTS = "weights_sha256"
 #: The default model: a photograph of a megapixel takes seconds on a CPU, not minutes.
 DEFAULT = "realesr-animevideov3-x4"
 
@@ -75,23 +80,36 @@ def _exported(weights: Path) -> Path:
     ncnn_bin = weights.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
     files = [weights, ncnn_bin] if ncnn_bin != weights and ncnn_bin.is_file() else [weights]
     digest = file_sha256(*files)[:32]
-    path = cache_dir() / "exported" / f"{weights.stem}-{__version__}-{digest}.onnx"
-    if not path.is_file():
-        from fastgan.export.api import export
-        from fastgan.export.source import open_network
+    path = cache_dir() / "exported" / f"{weights.stem[:100]}-{__version__}-{digest}.onnx"
+    if _is_exported(path, digest):
+        return path
+    from fastgan.export.api import export
+    from fastgan.export.source import open_network
 
-        _logger.info("exporting %s for the runtimes of exported files; this is done once", weights.name)
-        network = open_network(weights)
-        check_network(spec_of(network))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"the cache {path.parent} cannot be created: {error.strerror or error};"
-                " set FASTGAN_CACHE to another directory"
-            ) from error
-        export(network, path)
+    network = open_network(weights)
+    check_network(spec_of(network))
+    try:
+        require_writable(path.parent)
+        with locked(path.parent):
+            if _is_exported(path, digest):  # by another process meanwhile
+                return path
+            _logger.info("exporting %s for the runtimes of exported files; this is done once", weights.name)
+            export(network, path, about={_WEIGHTS: digest}, overwrite=True)
+    except OSError as error:
+        raise UsageError(
+            f"the cache {path.parent} cannot be written: {error.strerror or error};"
+            " set FASTGAN_CACHE to another directory"
+        ) from error
     return path
+
+
+def _is_exported(path: Path, digest: str) -> bool:
+    """Whether a file in the cache is whole, and of these weights: by the report beside it."""
+    try:
+        report = json.loads(path.with_name(path.name + ".json").read_bytes())
+        return report[_WEIGHTS] == digest and report["sha256"] == file_sha256(path)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
 
 
 def _can_export() -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from fastgan._util.files import overwritable, write_whole
+from fastgan._util.hashing import file_sha256
 from fastgan.runtime.hardware import is_importable
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Target(ABC):
         """Move the verified file `written` to its place, and write the report beside it (NAME.json)."""
         file = self.verified_file(out)
         report_path(file).unlink(missing_ok=True)  # an old report must not stand beside a new file
+        report["sha256"] = file_sha256(written)
         os.replace(written, file)
         write_report(file, report)
 
@@ -93,7 +95,7 @@ def register(target: _Class) -> _Class:
 
 def report_path(file: Path) -> Path:
     """NAME.json beside an exported file."""
-    return file.with_name(file.name + ".json")
+    return file.parent / f"{file.name}.json"  # of ".", too, which no name can be put in the place of
 
 
 def is_export(file: Path) -> bool:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgan._util import cache
 from fastgan._util.env import cache_dir
 from fastgan._util.files import write_whole
+from fastgan._util.locks import locked
 from fastgan.errors import ExportError, UsageError
 from fastgan.export.targets.base import register, write_report
 from fastgan.export.targets.onnx import Onnx
@@ -105,14 +107,17 @@ def build(onnx: Path, out: Path, spec: Spec, *, sizes: Sizes | None = None) -> d
     hardware = {**_gpu(), "tensorrt": str(trt.__version__)}
     facts = {**hardware, "shapes": shapes}
     key = {**facts, "onnx_sha256": hashlib.sha256(data).hexdigest()}
-    cache = cache_dir() / "tensorrt"
-    engine = cache / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.engine"
-    timings = cache / f"{_slug(*hardware.values())}.timing"
-    cached = engine.is_file()
-    if not cached:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_whole(engine, _build(trt, onnx, data, shapes, timings))
-    write_whole(out, engine.read_bytes())
+    folder, all_of_it = cache_dir() / "tensorrt", json.dumps(key, sort_keys=True)
+    path = folder / f"{hashlib.sha256(all_of_it.encode()).hexdigest()[:32]}.engine"
+    timings = folder / f"{_slug(*hardware.values())}.timing"
+    cache.require_writable(folder)  # before the minutes of a build
+    with locked(path.with_suffix(".lock")):
+        try:
+            engine, cached = cache.load(path, all_of_it), True
+        except (OSError, ValueError):
+            engine, cached = _build(trt, onnx, data, shapes, timings), False
+            cache.store(path, all_of_it, engine)
+    write_whole(out, engine)
     return {**facts, "engine": out.name, "bytes": out.stat().st_size, "from_cache": cached}
 
 
@@ -142,13 +147,16 @@ def _build(trt: Any, onnx: Path, data: bytes, shapes: dict[str, dict[str, list[i
     config = builder.create_builder_config()
     if config.add_optimization_profile(profile) < 0:
         raise ExportError(f"TensorRT {trt.__version__} refuses the sizes {shapes}: {logger.last_error}")
-    known = timings.read_bytes() if timings.is_file() else b""
+    try:
+        known = cache.load(timings, timings.stem)
+    except (OSError, ValueError):
+        known = b""
     timing = config.create_timing_cache(known)
     config.set_timing_cache(timing, False)  # False: ignore timings of another GPU or version
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ExportError(f"TensorRT {trt.__version__} cannot build an engine of {onnx}: {logger.last_error}")
-    write_whole(timings, bytes(timing.serialize()))
+    cache.store(timings, timings.stem, bytes(timing.serialize()))
     return bytes(engine)
 
 

