@@ -252,14 +252,18 @@ class Trainer:
             reference = ImageSet(np.ascontiguousarray(reference), None, "the reference", NOT_STATED)
         self._evaluation = Evaluation(state, reference)
         self._callbacks = list(callbacks)
+        # Before a run in `out` is replaced: either can fail, and the weights may be that run's.
+        if not resume:
+            self._evaluation.open()
+        if init_from is not None:
+            self._start_from(init_from)
+            state.world.barrier()
         if state.run is not None:
             if reference is not None and isinstance(task, Generation):
                 task.neighbors = samples.NearestNeighbors(reference.images)
             rundir.prepare(state.run, resume=resume, overwrite=overwrite)
         if resume:
             self._resume(batches)
-        elif init_from is not None:
-            self._start_from(init_from)
         self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)
