@@ -18,7 +18,7 @@ from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
 from fastgan.train.config_history import of_today
-from fastgan.train.schedule import SCHEDULES, decay_begin
+from fastgan.train.schedule import SCHEDULES
 from fastgan.train.validation import check_options
 
 
@@ -87,8 +87,8 @@ class OptimConfig:
     """how both learning rates change: constant; linear or cosine, which lower them until the last step"""
     lr_warmup: int = 0
     """steps in which both learning rates rise linearly to their values"""
-    lr_decay_from: int = 0
-    """step from which a linear or cosine schedule lowers the learning rates"""
+    lr_decay_from: float = 0.0
+    """part of all steps, from 0 to 1, after which a linear or cosine schedule lowers the learning rates"""
     beta1: float | None = None
     """first moment of Adam; as usual for the loss when left out"""
     beta2: float | None = None
@@ -109,13 +109,14 @@ class OptimConfig:
     def __post_init__(self) -> None:
         expect(self, ("d_steps", "accumulate", "max_skipped"), AT_LEAST_ONE)
         expect(self, ("lr_g", "lr_d"), POSITIVE)
-        expect(self, ("clip", "ema_images", "weight_clip", "lr_warmup", "lr_decay_from"), NOT_NEGATIVE)
-        expect(self, ("beta1", "beta2"), FRACTION)
+        expect(self, ("clip", "ema_images", "weight_clip", "lr_warmup"), NOT_NEGATIVE)
+        expect(self, ("beta1", "beta2", "lr_decay_from"), FRACTION)
         expect(self, ("optimizer",), one_of(("adam", "rmsprop")))
         expect(self, ("lr_schedule",), one_of(SCHEDULES))
         if self.lr_decay_from and self.lr_schedule == "constant":
             raise UsageError(
-                f"lr_decay_from: a constant schedule lowers nothing; give {option('lr_schedule', 'linear')} or cosine"
+                f"lr_decay_from: a constant schedule lowers nothing; give {option('lr_schedule', 'linear')} or cosine, or"
+                f" {option('lr_decay_from', 0)}"
             )
 
     @property
@@ -181,9 +182,6 @@ class Config:
         expect(self, ("seed", "grow_images"), NOT_NEGATIVE)
         expect(self, ("compile",), one_of(("auto", "on", "graph", "off")))
         expect(self, ("precision",), one_of(("fp32", "tf32", "bf16", "fp16")))
-        if self.optim.lr_schedule != "constant" and decay_begin(self.optim) >= self.steps:
-            name = "lr_decay_from" if self.optim.lr_decay_from >= self.optim.lr_warmup else "lr_warmup"
-            raise UsageError(f"{name}: expected fewer than the {self.steps} steps, got {decay_begin(self.optim)}")
         check_options(self, self.adversarial)
 
     def settled(self, loss: AdversarialLoss) -> Config:

@@ -40,6 +40,8 @@ class Evaluation:
         self._state, self._reference = state, reference
         self._config = state.config.evaluation
         self._extractor: Extractor | None = None
+        self._pattern = re.compile(rf"eval/{self._config.eval_metric}\d")
+        self._seen, self._latest = 0, ""
         if not self._config.eval_every:
             return
         if type(state.task) is not Generation:
@@ -134,6 +136,11 @@ class Evaluation:
             _logger.info("best %s: %.5g at step %d%s", best["name"], best["value"], best["step"], where)
 
     def _name(self) -> str:
-        pattern = re.compile(rf"eval/{self._config.eval_metric}\d")
-        rows = reversed(self._state.rows)
-        return next((key for row in rows for key in row if pattern.match(key)), "")
+        """The metric's key in the latest row that has one, or ""; rows are looked through once."""
+        rows = self._state.rows
+        if len(rows) < self._seen:  # the run went back
+            self._seen, self._latest = 0, ""
+        for row in rows[self._seen :]:
+            self._latest = next((key for key in row if self._pattern.match(key)), self._latest)
+        self._seen = len(rows)
+        return self._latest

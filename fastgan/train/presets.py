@@ -14,8 +14,9 @@ from fastgan.train.config import Config
 def demo() -> Config:
     """DCGAN on the 10,000 embedded 28×28 images; benchmarks/demo_seeds.py measures its samples"""
     return Config.from_flags(
-        width=48, d_norm="batch", lr_g=4e-4, lr_d=4e-4, steps=5000, sample_every=500, checkpoint_every=1000
-    )
+        width=48, d_norm="batch", batch=32, lr_g=8e-4, lr_d=8e-4, lr_schedule="linear", lr_decay_from=0.6, steps=6000,
+        sample_every=600, checkpoint_every=1200,
+    )  # fmt: skip
 
 
 def mlp() -> Config:

@@ -18,13 +18,8 @@ def factor(optim: OptimConfig, step: int, steps: int) -> float:
     """
     if step < optim.lr_warmup:
         return (step + 1) / (optim.lr_warmup + 1)
-    begin = decay_begin(optim)
+    begin = max(optim.lr_warmup, round(optim.lr_decay_from * steps))
     if optim.lr_schedule == "constant" or step <= begin:
         return 1.0
     done = min((step - begin) / (steps - begin), 1.0)
     return 1.0 - done if optim.lr_schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-
-
-def decay_begin(optim: OptimConfig) -> int:
-    """The step from which a linear or cosine schedule lowers the rates."""
-    return max(optim.lr_warmup, optim.lr_decay_from)

@@ -255,20 +255,24 @@ class Trainer:
             reference = ImageSet(np.ascontiguousarray(reference), None, "the reference", NOT_STATED)
         self._evaluation = Evaluation(state, reference)
         self._callbacks = list(callbacks)
+        # Before a run in `out` is replaced: either can fail, and the weights may be that run's.
+        if not resume:
+            self._evaluation.open()
+        if init_from is not None:
+            self._start_from(init_from)
+            state.world.barrier()
         if state.run is None:
-            return self._fit(batches, resume, init_from)
+            return self._fit(batches, resume)
         if reference is not None and isinstance(task, Generation):
             task.neighbors = samples.NearestNeighbors(reference.images)
         with rundir.prepared(state.run, resume=resume, overwrite=overwrite):
-            return self._fit(batches, resume, init_from)
+            return self._fit(batches, resume)
 
-    def _fit(self, batches: Iterable[Any], resume: bool, init_from: str | Path | None) -> dict[str, float]:
+    def _fit(self, batches: Iterable[Any], resume: bool) -> dict[str, float]:
         """`fit`, with arguments that were checked and the run directory of this process."""
         state = self.state
         if resume:
             self._resume(batches)
-        elif init_from is not None:
-            self._start_from(init_from)
         self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)

@@ -167,7 +167,9 @@ def test_400_steps_that_would_save_5_seconds_are_not_compiled(monkeypatch):
     monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 0.3 * 100)  # of the 4 steps here
     monkeypatch.setattr(CompilePolicy, "_compiled", lambda self, mode: pytest.fail("compiled"))
     assert trained().steps.compiled is False
-    # An hour's steps are.
+    # Nor are 15 minutes, whose 5 % are less than twice the 50 s that are estimated; an hour is.
+    monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 900 / 4)
+    assert trained().steps.compiled is False
     monkeypatch.setattr(CompilePolicy, "_seconds", lambda self, steps: 3600 / 4)
     with pytest.raises(pytest.fail.Exception, match="compiled"):
         trained()

@@ -505,8 +505,8 @@ def test_resuming_keeps_the_images_of_an_update():
     check_resumed(config(batch=32), facts | {"world": 2}, 1)
     with pytest.raises(UsageError, match="got 2 × batch 16 × accumulate 1 = 32 instead of 1 × batch 16"):
         check_resumed(config(batch=16), facts, 2)
-    with pytest.raises(UsageError, match=r"lr_g: 0.1 differs from the run's 0.0002"):
-        check_resumed(config(batch=16, lr_g=0.1), facts, 1)
+    with pytest.raises(UsageError, match=r"beta1: 0.1 differs from the run's 0.5"):
+        check_resumed(config(batch=16, beta1=0.1), facts, 1)
 
 
 TRAIN = ["-m", "fastgan", "train", "mlp", "--device", "cpu", "--width", 4, "--latent", 8, "--log-every", 1]

@@ -133,6 +133,13 @@ def test_a_run_stops_where_nothing_improves_and_resumes_knowing_what_was_best(re
     assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [5, 6]
 
 
+def test_the_best_checkpoint_of_earlier_evaluations_stays_without_more_of_them(real, tmp_path, monkeypatch):
+    Scores(monkeypatch, 5, 3, 4)
+    made(tmp_path / "run", steps=3, **FLAGS).fit(Images(), reference=real)
+    made(tmp_path / "run", eval_metric="kid").fit(Images(), resume=True)
+    assert checkpoint.steps_in(tmp_path / "run" / "checkpoints") == [2, 6]
+
+
 def test_what_an_evaluation_needs(real):
     with pytest.raises(UsageError, match="eval_every: samples are compared with real images; give fit"):
         made(eval_every=2).fit(Images())

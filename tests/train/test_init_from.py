@@ -124,6 +124,20 @@ def test_with_resume_or_after_training_there_are_weights_already(run, tmp_path):
         trainer.fit(images(), init_from=run)
 
 
+def test_a_run_is_replaced_only_once_the_weights_are_there(run):
+    """They may be its own."""
+    stored = checkpoint.load_part(run / "checkpoints" / "00000002", "generator")
+    for refused in ({"init_from": run / "nowhere"}, {"init_from": run, "reference": np.zeros((9, 1, 8, 8), np.uint8)}):
+        flags = {"eval_every": 1, "eval_extractor": "nowhere"} if "reference" in refused else {}
+        with pytest.raises(UsageError):
+            made(run, seed=1, **flags).fit(images(), overwrite=True, **refused)
+        assert checkpoint.steps_in(run / "checkpoints") == [1, 2]
+    again = made(run, seed=1, lr_g=1e-9, lr_d=1e-9)
+    again.fit(images(), overwrite=True, init_from=run)
+    for name, value in again.generator.named_parameters():
+        torch.testing.assert_close(value.detach(), stored[name], rtol=0, atol=1e-6)
+
+
 def test_networks_of_ones_own(tmp_path):
     def networks():
         generator = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Unflatten(1, (1, 8, 8)))
