@@ -9,9 +9,10 @@ from pathlib import Path
 from fastgan._util.files import amount
 from fastgan.errors import DataError
 
-#: Values for each byte of a compressed file that no decoder can exceed. deflate: RFC 1951, 258 bytes for 2 bits.
-#: jpeg: pixels; a block of 64 takes at least a bit.
-DEFLATE, JPEG = 1032, 512
+#: Bytes that a byte compressed by deflate can become: RFC 1951, 258 for 2 bits.
+DEFLATE = 1032
+#: Pixels that a byte of an image file can hold, by its format. PNG: of 1 bit. JPEG: a block of 64 takes at least a bit.
+_PIXELS = {"PNG": 8 * DEFLATE, "JPEG": 8 * 64}
 
 
 def free_host_memory() -> int:
@@ -23,6 +24,11 @@ def require_memory(needed: int, what: str) -> None:
     """Raise DataError if `what` takes more than the free memory: before it is allocated. needed: bytes."""
     if needed > (free := free_host_memory()):
         raise DataError(f"{what} takes {amount(needed)} of memory, and {amount(free)} are free")
+
+
+def can_hold(size: int, kind: str | None, pixels: int) -> bool:
+    """Whether an image file of `size` bytes may have so many pixels, or its header cannot be true. kind: of Pillow."""
+    return pixels <= size * _PIXELS.get(kind or "", pixels)
 
 
 def _available(meminfo: Path) -> int:

@@ -61,7 +61,7 @@ def _jpeg_seeds(_):
 
 
 def _tiff_seeds(_):
-    return [_picture("RGB", "TIFF"), _picture("L", "TIFF", compression="tiff_lzw"), _picture("RGB", "TIFF", compression="tiff_deflate"), _picture("I", "TIFF")]
+    return [_picture("RGB", "TIFF"), _picture("L", "TIFF", compression="tiff_lzw"), _picture("RGB", "TIFF", compression="tiff_deflate"), _picture("I;16", "TIFF")]
 
 
 def _webp_seeds(_):
@@ -92,6 +92,14 @@ def _jpeg_fields(random: Random, data: bytes) -> bytes:
     size = struct.pack(">HH", *(random.choice((0, 1, 20_000, 65_535, 65_500)) for _ in range(2)))
     changed = data[: at + 5] + size + data[at + 9 :]
     return changed if random.random() < 0.7 else mutations.of_bytes(random, changed)
+
+
+def _webp_fields(random: Random, data: bytes) -> bytes:
+    """Another canvas: of VP8X, VP8L or VP8."""
+    changed = bytearray(data)
+    for _ in range(random.randint(1, 4)):
+        changed[random.randrange(12, 40)] = random.choice((0, 0xFF, 0x3F, random.randrange(256)))
+    return bytes(changed)
 
 
 def _tiff_fields(random: Random, data: bytes) -> bytes:
@@ -643,7 +651,7 @@ _add("tar", "d.tar", _tar_seeds, either(_b, _tar_fields, _tar_fields), _open_cla
 _add("png", "x.png", _png_seeds, either(_b, _png_fields, _png_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
 _add("jpeg", "x.jpg", _jpeg_seeds, either(_b, _jpeg_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
 _add("tiff", "x.tif", _tiff_seeds, either(_b, _tiff_fields, _tiff_fields), _open_image, "fastgan.upscale.image.read")
-_add("webp", "x.webp", _webp_seeds, _b, _open_both, "fastgan.data", "fastgan.upscale.image.read")
+_add("webp", "x.webp", _webp_seeds, either(_b, _webp_fields, _webp_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
 _add("video", "x.mp4", _video_seeds, either(_b, _b, _latin_title), _open_video, "fastgan.upscale.video.decode")
 _add("onnx", "m.onnx", _onnx_seeds, either(_b, _onnx_fields, _onnx_fields), _open_ort, "onnx")
 _add("onnx-openvino", "m.onnx", _onnx_seeds, either(_b, _onnx_fields, _onnx_fields), _open_openvino, "onnx")
