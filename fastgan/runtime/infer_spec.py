@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastgan._util.memory import require_memory
+from fastgan._util.schema import shown_name
 from fastgan.errors import ExportError, first_line
 from fastgan.runtime.backends.base import Backend, Port
 from fastgan.runtime.spec import KEY, Spec
@@ -27,6 +29,7 @@ def infer(backend: Backend, path: object) -> Spec:
         # Odd multiples, height and width different, at least 16: few networks need larger images.
         odd = max(17 // multiple, 1) | 1
         h, w = height or odd * multiple, width or (odd + 2) * multiple
+        require_memory(4 * (batch or 1) * channels * h * w, f"an input of {path}")
         x = np.random.default_rng(0).random((batch or 1, channels, h, w), dtype=np.float32)
         try:
             got = backend.run(x).shape
@@ -48,8 +51,8 @@ def _port(backend: Backend) -> tuple[Port, str]:
         return Port("", (), ""), found
     (port,) = inputs
     if port.dtype not in ("float32", "float16"):
-        return port, f"its input {port.name} is {port.dtype}, expected float32 or float16"
+        return port, f"its input {shown_name(port.name)} is {port.dtype}, expected float32 or float16"
     if len(port.shape) != 4 or port.shape[1] not in (1, 3, 4):
         shape = ", ".join("any" if n is None else str(n) for n in port.shape)
-        return port, f"its input {port.name} is [{shape}], expected [N, 1, 3 or 4 channels, H, W]"
+        return port, f"its input {shown_name(port.name)} is [{shape}], expected [N, 1, 3 or 4 channels, H, W]"
     return port, ""

@@ -40,7 +40,7 @@ def read_metadata(path: Path) -> OnnxMetadata:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            for number, content in _fields(file, size):
+            for number, content in _fields(file, size, (_OPSET_IMPORT, _METADATA)):
                 numbers.add(number)
                 if number == _OPSET_IMPORT and isinstance(content, bytes):
                     entry = _entries(content)
@@ -57,8 +57,8 @@ def read_metadata(path: Path) -> OnnxMetadata:
     return found
 
 
-def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]]:
-    """Number and content of the message's fields up to position `end`; the content of a skipped field is None."""
+def _fields(file: BinaryIO, end: int, wanted: tuple[int, ...]) -> Iterator[tuple[int, int | bytes | None]]:
+    """Number and content of the message's fields up to position `end`; the content of those not wanted is None."""
     while file.tell() < end:
         number, wire = divmod(_varint(file), 8)
         if wire == 0:
@@ -67,7 +67,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
             size = _varint(file)
             if file.tell() + size > end:
                 raise EOFError(f"field {number} should have {size} bytes, only {end - file.tell()} are left")
-            if number == _GRAPH:
+            if number not in wanted:
                 file.seek(size, 1)
                 yield number, None
             else:
@@ -79,7 +79,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
 
 
 def _entries(content: bytes) -> dict[int, int | bytes]:
-    return {number: value for number, value in _fields(io.BytesIO(content), len(content)) if value is not None}
+    return {number: value for number, value in _fields(io.BytesIO(content), len(content), (1, 2)) if value is not None}
 
 
 def _string(value: int | bytes) -> str:

@@ -15,6 +15,7 @@ from fastgan._util.hashing import file_sha256
 from fastgan.errors import BackendError, FastganError, UsageError, first_line
 from fastgan.runtime import backend_selection, backends, infer_spec, labels
 from fastgan.runtime.backends.base import MODULE, Backend
+from fastgan.runtime.declared import check_ports, check_result
 from fastgan.runtime.hardware import usable_cores
 from fastgan.runtime.onnx_metadata import OnnxMetadata, read_metadata
 from fastgan.runtime.spec import KEY, Inputs, Spec
@@ -24,7 +25,7 @@ Array = TypeVar("Array")
 
 #: Width and height of the images with which image models are measured.
 FRAME = (320, 180)
-_SMALL = (64, 64)
+_SMALL, _TINY = (64, 64), (16, 16)
 
 
 class Session:
@@ -85,6 +86,11 @@ class Session:
             opened = selector.first_that_opens()
             spec, self.about = opened.stated or (infer_spec.infer(opened, model), {})
         self.spec = spec
+        inferred = self._onnx is not None and KEY not in self._onnx.metadata
+
+        def trials(opened: Backend) -> list[Inputs]:
+            check_ports(spec, opened, model)
+            return _timing_inputs(spec, opened)
 
         def store() -> tuple[Any, str]:
             module = suffix == MODULE
@@ -92,9 +98,13 @@ class Session:
             return backend_selection.store(digest, device, threads or usable_cores())
 
         self._backend: Backend
-        self._backend, self.choice = selector.fastest(lambda opened: _timing_inputs(spec, opened), store)
+        self._backend, self.choice = selector.fastest(trials, store)
         self._backend.limits = spec.range
         self._unavailable = selector.unavailable
+        check_ports(spec, self._backend, model)
+        if self._onnx and not inferred and spec.kind == "image" and not self.fixed:
+            # The library knows no sizes to compare with the scale.
+            self(self.example(size=_TINY))
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -180,8 +190,11 @@ class Session:
 
     def _run_batch(self, x: Any, y: Any, pixels: bool) -> Any:
         if isinstance(x, np.ndarray):
-            return self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
-        return self._backend.run_tensor(x, y, pixels=pixels)
+            result: Any = self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
+        else:
+            result = self._backend.run_tensor(x, y, pixels=pixels)
+        check_result(self.spec, tuple(x.shape), tuple(result.shape), pixels)
+        return result
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         if (fixed := self.fixed) and (height, width) != fixed:
@@ -223,7 +236,8 @@ class Session:
     @property
     def fixed_batch(self) -> int | None:
         """The batch size, if the file accepts only one; larger inputs are split, and must be multiples of it."""
-        return self._backend.inputs[0].shape[0] if self._backend.inputs else None
+        shape = self._backend.inputs[0].shape if self._backend.inputs else ()
+        return shape[0] if shape else None
 
     @property
     def title(self) -> str:

@@ -20,7 +20,10 @@ MODULE = ""
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a model. shape: None where any size is accepted. dtype: numpy's name of it."""
+    """An input or output of a model. dtype: numpy's name of it.
+
+    shape: None where any size is accepted; empty where the number of axes is not stated either.
+    """
 
     name: str
     shape: tuple[int | None, ...]
