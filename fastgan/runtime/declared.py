@@ -33,8 +33,7 @@ def check_ports(spec: Spec, backend: Backend, model: Any) -> None:
     batch, *rest = shapes[0] or (None,)
     if batch and batch > MOST_BATCH:
         raise ExportError(f"model: {model} takes {batch:,} at a time only; expected at most {MOST_BATCH:,}")
-    if all(rest):
-        require_memory(4 * (batch or 1) * prod(n or 1 for n in rest), f"an input of {model}")
+    require_memory(4 * (batch or 1) * prod(n or 1 for n in rest), f"an input of {model}")
     result: tuple[int | None, ...] = (batch, None, None, None)
     if image:
         result = batch, spec.channels, *(n and n * spec.scale for n in rest[1:3])

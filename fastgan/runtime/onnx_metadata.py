@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from fastgan._util.schema import shown
 from fastgan.errors import ExportError, UsageError
 
 # Field numbers of ModelProto.
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
+#: Beyond the operator sets of all domains; the standard one is at 26 in 2026.
+_LAST_OPSET = 1000
 
 
 @dataclass
@@ -52,6 +55,9 @@ def read_metadata(path: Path) -> OnnxMetadata:
         raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: {error}") from None
     except OSError as error:
         raise UsageError(f"model: {path} cannot be read: {error.strerror or error}") from error
+    if odd := {name: version for name, version in found.opsets.items() if not 0 <= version <= _LAST_OPSET}:
+        # For 2^40 OpenVINO searches for ever.
+        raise ExportError(f"model: {path} has an opset that does not exist: {shown(next(iter(odd.values())))}")
     if not {_IR_VERSION, _GRAPH} <= numbers:
         raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: it has no graph")
     return found
