@@ -16,6 +16,7 @@ from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
 from fastgan.train.config_history import of_today
+from fastgan.train.run_schema import check_fields
 from fastgan.train.validation import check_options
 
 
@@ -213,7 +214,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The configuration of a `config.json`, of an older version too. Raises UsageError for an unknown field."""
-        values = of_today(values)
+        values = of_today(check_fields(dict, values))
         for name in values:
             if name not in _field_names(cls):
                 raise UsageError(f"config: {unknown('field', name, _field_names(cls))}")
@@ -221,11 +222,12 @@ class Config:
         for name, value in values.items():
             kind = type(getattr(_DEFAULT, name))
             if is_dataclass(kind):
-                for inner in value:
+                for inner in (value := check_fields(kind, value, name)):
                     if inner not in _field_names(kind):
                         raise UsageError(f"config: {unknown('field', f'{name}.{inner}', _field_names(kind))}")
                 value = kind(**value)
             made[name] = value
+        check_fields(cls, {name: value for name, value in made.items() if not is_dataclass(value)})
         return cls(**made)
 
 

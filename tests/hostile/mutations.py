@@ -1,5 +1,6 @@
 """Mutations of files: of any bytes, of JSON values, of the members of archives, each drawn from a given generator."""
 
+import copy
 import io
 import json
 import struct
@@ -93,8 +94,12 @@ def _changed(random: Random, value: object) -> object:
             value[key] = _changed(random, value[key])
         return value
     if isinstance(value, dict) and random.random() < 0.3:
-        return {**value, "unknown": random.choice(VALUES)}
-    return random.choice(VALUES)
+        return {**value, "unknown": _value(random)}
+    return _value(random)
+
+
+def _value(random: Random) -> object:
+    return copy.deepcopy(random.choice(VALUES))  # later changes would go into lists that are shared
 
 
 def of_json_lines(random: Random, data: bytes) -> bytes:
