@@ -38,7 +38,8 @@ class Session:
     once (about two seconds), and the fastest is stored in fastgan's cache directory. torch.compile takes part on a GPU
     only.
     device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; None for all usable cores.
-    latent_shape: of one z, for a module without the attribute `latent`.
+    latent_shape: of one z, for a module without the attribute `latent`. trust: open files that hold native code (.pt2),
+    which runs when they are opened.
 
     session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W].
     session(z, y): with labels y int64 [N] of a conditional generator; without y, labels 0, 1, ... in turn.
@@ -60,6 +61,7 @@ class Session:
         device: str = "auto",
         threads: int | None = None,
         latent_shape: tuple[int, ...] | None = None,
+        trust: bool = False,
     ):
         _check(backend, device, threads)
         spec: Spec | None = None
@@ -74,6 +76,11 @@ class Session:
                     spec, self.about = Spec.from_json(self._onnx.metadata[KEY])
             elif not model.is_file():
                 raise UsageError(f"model: {model} is not a file")
+            elif suffix in backends.of_native_code() and not trust:
+                raise UsageError(
+                    f"trust: {model} holds native code, which runs with your rights as soon as it is opened; give --trust"
+                    " (Session(..., trust=True)) if you trust whoever made it"
+                )
         else:
             torch = sys.modules.get("torch")  # imported, if the caller has a module
             if not (torch and isinstance(model, torch.nn.Module)):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastgan._util import random as rng
 from fastgan._util.random import Random
-from fastgan.errors import CheckpointError, UsageError, first_line
+from fastgan.errors import CheckpointError, UsageError
 from fastgan.nn.spectral import SpectralNorm
 from fastgan.report.legacy import modernized_row
 from fastgan.tasks.base import Batch, Noise, Task
@@ -218,7 +218,7 @@ def whole_checkpoint(out: Path | None) -> str:
 
 def _another_version(folder: Path, error: Exception) -> CheckpointError:
     # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
-    return CheckpointError(f"checkpoint {folder}: its content is of another version: {type(error).__name__}: {first_line(error)}")
+    return CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r:.300}")
 
 
 def _load_random(state: TrainState, facts: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: Suffixes of the files that it runs, in lower case; MODULE for torch modules.
     suffixes: ClassVar[tuple[str, ...]]
+    #: Whether its files hold native code, which opening them runs.
+    native_code: ClassVar[bool] = False
     #: The Python package that it needs, and the command that installs it.
     package: ClassVar[str]
     install: ClassVar[str]
