@@ -42,6 +42,8 @@ class _Run:
     """a walk returns to its first seed"""
     batch: int = 16
     """images generated at once"""
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False
+    """open .pt2 files, whose native code runs with your rights: only those that you trust"""
 
 
 def run(argv: list[str]) -> None:
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> None:
     out, suffix = options.out, options.out.suffix.lower()
     if suffix and suffix != ".png" and suffix not in _VIDEOS and not out.is_dir():
         raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
-    session = Session(options.source)
+    session = Session(options.source, trust=options.trust)
     start = time.perf_counter()
     if suffix in _VIDEOS and not out.is_dir():
         count = save_walk(

@@ -32,7 +32,7 @@ def read_npz(path: Path) -> ImageSet:
     """Read the array `images` (or the only uint8 array with 3 or 4 axes) and, if present, `labels` or `y`.
 
     Accepts uint8 [N, H, W], [N, C, H, W] and [N, H, W, C] with C 1 or 3; an ambiguous shape is read as [N, C, H, W].
-    Raises DataError for any other content, and for arrays larger than the free memory. Pickled objects are never loaded.
+    Raises DataError for any other content and for arrays larger than the free memory. Pickled objects are never loaded.
     """
     try:
         if not zipfile.is_zipfile(path):
@@ -67,7 +67,13 @@ def _read_npy(archive: zipfile.ZipFile, name: str, path: Path, header_only: bool
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         try:
             shape, fortran, dtype = read(file, max_header_size=_HEADER)
-        except (SyntaxError, TokenError, MemoryError, RecursionError, TypeError) as error:  # of Python's parser, nested too deeply
+        except (
+            SyntaxError,
+            TokenError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+        ) as error:  # of Python's parser, nested too deeply
             raise ValueError(f"the header of {name} cannot be parsed") from error
         if dtype.hasobject:
             raise DataError(_pickled(path))

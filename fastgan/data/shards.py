@@ -125,7 +125,8 @@ def _samples(shard: Path) -> list[dict[str, _Member]]:
                 samples.setdefault(f"{folder}/{stem}", {})[extension.lower()] = part
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{shard} is not a complete, uncompressed tar file ({first_line(error)}); download it again, or decompress it"
+            f"{shard} is not a complete, uncompressed tar file ({first_line(error)}); download it again, or"
+            " decompress it"
         ) from error
     return list(samples.values())
 

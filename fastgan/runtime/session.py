@@ -78,8 +78,8 @@ class Session:
                 raise UsageError(f"model: {model} is not a file")
             elif suffix in backends.of_native_code() and not trust:
                 raise UsageError(
-                    f"trust: {model} holds native code, which runs with your rights as soon as it is opened; give --trust"
-                    " (Session(..., trust=True)) if you trust whoever made it"
+                    f"trust: {model} holds native code, which runs with your rights as soon as it is opened;"
+                    " give --trust (Session(..., trust=True)) if you trust whoever made it"
                 )
         else:
             torch = sys.modules.get("torch")  # imported, if the caller has a module

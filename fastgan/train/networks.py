@@ -89,7 +89,9 @@ def load_generator(run: Path, folder: Path | None = None) -> Trained:
     classes = int(getattr(generator, "classes", 0))
     latent_shape = tuple(facts.get("latent_shape", ()))
     if latent_shape != (own := (int(getattr(generator, "latent", config.model.latent)),)):
-        raise DataError(f"run: config.json of {run} states latents of shape {list(latent_shape)}, its generator {list(own)}")
+        raise DataError(
+            f"run: config.json of {run} states latents of shape {list(latent_shape)}, its generator {list(own)}"
+        )
     return Trained(generator, latent_shape, state["step"], facts, folder, classes)
 
 

@@ -32,7 +32,9 @@ def outcome(open_, path: Path) -> tuple[str, str]:
         found = "handled", ""
     except FastganError as error:
         text = str(error)
-        found = ("refused", text) if "\n" not in text and len(text) < 2000 else ("raw", f"not a sentence: {text!r:.300}")
+        found = (
+            ("refused", text) if "\n" not in text and len(text) < 2000 else ("raw", f"not a sentence: {text!r:.300}")
+        )
         if "allocate" in text or isinstance(error.__cause__, MemoryError):
             found = "memory", text
     except SystemExit as end:
@@ -40,7 +42,10 @@ def outcome(open_, path: Path) -> tuple[str, str]:
     except MemoryError:
         found = "memory", traceback.format_exc()[-1500:]
     except BaseException as error:
-        found = "memory" if "allocate" in str(error) else "raw", f"{type(error).__name__}: {str(error):.200}\n" + traceback.format_exc()[-1500:]
+        found = (
+            "memory" if "allocate" in str(error) else "raw",
+            f"{type(error).__name__}: {error!s:.200}\n" + traceback.format_exc()[-1500:],
+        )
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return ("memory", f"{used >> 20} MB resident, {found}") if used > RESIDENT + BASE else found
 
@@ -82,7 +87,7 @@ def attempt(open_, path: Path) -> tuple[str, str]:
     if text:
         kind, sentence = json.loads(text)
         return kind, sentence
-    if left <= 0 or os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+    if left <= 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)):
         return "hang", f"no result after {SECONDS} s of the CPU or {CLOCK} s"
     return "crash", f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
 

@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -22,9 +22,9 @@ Mutate = Callable[[Random, bytes], bytes]
 
 @dataclass
 class Kind:
-    """name: of the file. seeds: writes valid files and returns them. mutate: new bytes. open: what fastgan does with one.
+    """name: of the file. seeds: makes valid files. mutate: new bytes of one. open: what fastgan does with one.
 
-    imports: modules that are imported once, before processes are forked. forks: whether libraries of `open` bear that.
+    imports: modules that are imported once, before processes are forked.
     """
 
     name: str
@@ -32,8 +32,6 @@ class Kind:
     mutate: Mutate
     open: Callable[[Path], object]
     imports: tuple[str, ...] = ()
-    apply: Callable[[Path, Random, "Kind", list[bytes]], Path] | None = None
-    extra: dict = field(default_factory=dict)
 
 
 def either(*ways: Mutate) -> Mutate:
@@ -43,12 +41,12 @@ def either(*ways: Mutate) -> Mutate:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _picture(random: Random, kind: str, **options) -> bytes:
+def _picture(mode: str, kind: str, **options) -> bytes:
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 255, (24, 20, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).convert(random).save(out, kind, **options) if isinstance(random, str) else None
+    Image.fromarray(pixels).convert(mode).save(out, kind, **options)
     return out.getvalue()
 
 
@@ -57,11 +55,20 @@ def _png_seeds(_):
 
 
 def _jpeg_seeds(_):
-    return [_picture("RGB", "JPEG"), _picture("L", "JPEG", progressive=True), _picture("RGB", "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")]
+    return [
+        _picture("RGB", "JPEG"),
+        _picture("L", "JPEG", progressive=True),
+        _picture("RGB", "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+    ]
 
 
 def _tiff_seeds(_):
-    return [_picture("RGB", "TIFF"), _picture("L", "TIFF", compression="tiff_lzw"), _picture("RGB", "TIFF", compression="tiff_deflate"), _picture("I;16", "TIFF")]
+    return [
+        _picture("RGB", "TIFF"),
+        _picture("L", "TIFF", compression="tiff_lzw"),
+        _picture("RGB", "TIFF", compression="tiff_deflate"),
+        _picture("I;16", "TIFF"),
+    ]
 
 
 def _webp_seeds(_):
@@ -78,12 +85,20 @@ def _png_fields(random: Random, data: bytes) -> bytes:
     chosen = random.choice(chunks)
     if chosen[0] == b"IHDR" and random.random() < 0.8:
         width, height = (random.choice((0, 1, 20, 20_000, 100_000, 2**31 - 1, 2**32 - 1)) for _ in range(2))
-        chosen[1] = struct.pack(">II", width, height) + (chosen[1][8:] if random.random() < 0.5 else bytes((random.choice((1, 8, 16)), random.randrange(7), 0, 0, random.randrange(2))))
+        chosen[1] = struct.pack(">II", width, height) + (
+            chosen[1][8:]
+            if random.random() < 0.5
+            else bytes((random.choice((1, 8, 16)), random.randrange(7), 0, 0, random.randrange(2)))
+        )
     else:
         chosen[1] = mutations.of_bytes(random, chosen[1])
     if random.random() < 0.1:
-        chunks.insert(1, [random.choice((b"iCCP", b"zTXt", b"tEXt", b"eXIf", b"acTL", b"PLTE")), zlib.compress(bytes(1 << 24))])
-    return data[:8] + b"".join(struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks)
+        chunks.insert(
+            1, [random.choice((b"iCCP", b"zTXt", b"tEXt", b"eXIf", b"acTL", b"PLTE")), zlib.compress(bytes(1 << 24))]
+        )
+    return data[:8] + b"".join(
+        struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks
+    )
 
 
 def _jpeg_fields(random: Random, data: bytes) -> bytes:
@@ -180,13 +195,6 @@ def _npy_header(random: Random, data: bytes) -> bytes:
     return data[:8] + struct.pack("<H", len(header) & 0xFFFF) + header + data[128:]
 
 
-def _open_data(path: Path) -> object:
-    from fastgan.data import open_source
-
-    found = open_source(path)
-    return len(found), found.num_classes
-
-
 def _open_classes(path: Path) -> object:
     """A source with labels, as conditional networks count them."""
     from fastgan.data import open_source
@@ -255,15 +263,30 @@ def _tar_fields(random: Random, data: bytes) -> bytes:
         at = random.choice(headers)
         way = random.randrange(5)
         if way == 0:  # sizes in base 256, negative and huge
-            changed[at + 124 : at + 136] = random.choice((b"\xff" * 12, b"\xff" * 11 + b"\0", b"\x80" + bytes(3) + b"\xff" * 8, b"\x80" + b"\x7f" * 11))
+            changed[at + 124 : at + 136] = random.choice(
+                (b"\xff" * 12, b"\xff" * 11 + b"\0", b"\x80" + bytes(3) + b"\xff" * 8, b"\x80" + b"\x7f" * 11)
+            )
         elif way == 1:
-            changed[at + 124 : at + 136] = random.choice((b"77777777777\0", b"-0000000001\0", b"           \0", b"0000000000x\0", b"00000001000\0"))
+            changed[at + 124 : at + 136] = random.choice(
+                (b"77777777777\0", b"-0000000001\0", b"           \0", b"0000000000x\0", b"00000001000\0")
+            )
         elif way == 2:
             changed[at + 156] = random.choice(b"0123456789gxLKSVAD\0\xff")
         elif way == 3:
             changed[at + random.randrange(512)] = random.randrange(256)
         else:
-            record = random.choice((b"30 size=-999999999999999999999\n", b"9" * 400 + b" a=b\n", b"0 a=b\n", b"12 size=abc\n", b"25 GNU.sparse.map=1,2,3,\n", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n", b"-5 x=y\n", b"1" + b"0" * 300))
+            record = random.choice(
+                (
+                    b"30 size=-999999999999999999999\n",
+                    b"9" * 400 + b" a=b\n",
+                    b"0 a=b\n",
+                    b"12 size=abc\n",
+                    b"25 GNU.sparse.map=1,2,3,\n",
+                    b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n",
+                    b"-5 x=y\n",
+                    b"1" + b"0" * 300,
+                )
+            )
             changed[at + 512 : at + 512 + len(record)] = record
             changed[at + 156] = random.choice(b"xg")
         changed[at + 148 : at + 156] = b" " * 8
@@ -287,7 +310,11 @@ def _pth_seeds(_):
     import torch
 
     found = []
-    for value, options in ((_state(), {}), ({"params_ema": _state()}, {}), (_state(), {"_use_new_zipfile_serialization": False})):
+    for value, options in (
+        (_state(), {}),
+        ({"params_ema": _state()}, {}),
+        (_state(), {"_use_new_zipfile_serialization": False}),
+    ):
         out = io.BytesIO()
         torch.save(value, out, **options)
         found.append(out.getvalue())
@@ -305,21 +332,38 @@ def _pth_tensors(random: Random, data: bytes) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = [
-            lambda: torch.zeros(1).expand(40_000, 40_000, 3, 3), lambda: torch.zeros(1).expand(12_000, 3, 3, 3),
-            lambda: torch.zeros(1, dtype=torch.float64).expand(4_000_000_000), lambda: torch.empty(4, 3, 3, 3, device="meta"),
-            lambda: torch.zeros(4, 3, 3, 3).to_sparse(), lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
-            lambda: torch.zeros(4, 3, 3, 3, dtype=torch.complex64), lambda: torch.zeros(4, 3, 3, 3, dtype=torch.bool),
-            lambda: torch.quantize_per_tensor(torch.zeros(4, 3, 3, 3), 0.1, 0, torch.qint8), lambda: torch.zeros(()),
-            lambda: torch.zeros(0, 3, 3, 3), lambda: torch.zeros(4, 3, 3, 3, dtype=torch.float8_e4m3fn), lambda: "text", lambda: None,
-            lambda: [1, 2], lambda: 10**40, lambda: torch.zeros(3, 3).to_sparse_csr(), lambda: torch.full((4, 3, 3, 3), float("nan")),
-            lambda: torch.nn.Parameter(torch.zeros(1).expand(2**20, 3, 3, 3)), lambda: torch.zeros(*[1] * 60),
-        ]  # fmt: skip
+            lambda: torch.zeros(1).expand(40_000, 40_000, 3, 3),
+            lambda: torch.zeros(1).expand(12_000, 3, 3, 3),
+            lambda: torch.zeros(1, dtype=torch.float64).expand(4_000_000_000),
+            lambda: torch.empty(4, 3, 3, 3, device="meta"),
+            lambda: torch.zeros(4, 3, 3, 3).to_sparse(),
+            lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+            lambda: torch.zeros(4, 3, 3, 3, dtype=torch.complex64),
+            lambda: torch.zeros(4, 3, 3, 3, dtype=torch.bool),
+            lambda: torch.quantize_per_tensor(torch.zeros(4, 3, 3, 3), 0.1, 0, torch.qint8),
+            lambda: torch.zeros(()),
+            lambda: torch.zeros(0, 3, 3, 3),
+            lambda: torch.zeros(4, 3, 3, 3, dtype=torch.float8_e4m3fn),
+            lambda: "text",
+            lambda: None,
+            lambda: [1, 2],
+            lambda: 10**40,
+            lambda: torch.zeros(3, 3).to_sparse_csr(),
+            lambda: torch.full((4, 3, 3, 3), float("nan")),
+            lambda: torch.nn.Parameter(torch.zeros(1).expand(2**20, 3, 3, 3)),
+            lambda: torch.zeros(*[1] * 60),
+        ]
         value = random.choice(made)()
     if random.random() < 0.2:
         name = random.choice((1, None, "body.\0.weight", "\udc80", "a" * 10_000, "body.-1.weight", ("a", 1)))
     state[name] = value
     if random.random() < 0.3:
-        state = {key: torch.zeros(1).expand(2000, *value.shape[1:]) if isinstance(value, torch.Tensor) and not value.is_nested and value.dim() else value for key, value in state.items()}
+        state = {
+            key: torch.zeros(1).expand(2000, *value.shape[1:])
+            if isinstance(value, torch.Tensor) and not value.is_nested and value.dim()
+            else value
+            for key, value in state.items()
+        }
     if random.random() < 0.1:
         for _ in range(800):
             state = {"params_ema": state}
@@ -534,11 +578,16 @@ def _open_video(path: Path) -> object:
 # --- run directories and configurations -------------------------------------------------------------------------------
 
 #: Flags of the run that is tampered with: seconds in all.
-RUN = ("--model=mlp", "--width=4", "--latent=4", "--steps=4", "--checkpoint-every=2", "--sample-every=2", "--log-every=1",
-       "--batch=4", "--device=cpu", "--compile=off")  # fmt: skip
-_RUN_FILES = ("config.json", "config.json", "config.json", "metrics.jsonl", "metrics.jsonl", "status.json", "layers.json", "eval.json", "generator.onnx.json",
-              "checkpoints/00000004/state.json", "checkpoints/00000004/state.json", "checkpoints/00000004/SHA256SUMS",
-              "checkpoints/00000004/ema.safetensors", "checkpoints/00000004/optimizer.safetensors", "samples/fixed-00000004.png")  # fmt: skip
+RUN = (
+    "--model=mlp", "--width=4", "--latent=4", "--steps=4", "--checkpoint-every=2", "--sample-every=2",
+    "--log-every=1", "--batch=4", "--device=cpu", "--compile=off",
+)  # fmt: skip
+_STEP = "checkpoints/00000004"
+_RUN_FILES = (
+    *["config.json"] * 3, *["metrics.jsonl"] * 2, "status.json", "layers.json", "eval.json", "generator.onnx.json",
+    *[f"{_STEP}/state.json"] * 2, f"{_STEP}/SHA256SUMS", f"{_STEP}/ema.safetensors", f"{_STEP}/optimizer.safetensors",
+    "samples/fixed-00000004.png",
+)  # fmt: skip
 
 
 def _run_seeds(folder: Path) -> list[bytes]:
@@ -548,9 +597,15 @@ def _run_seeds(folder: Path) -> list[bytes]:
     data = folder / "tiny.npz"
     data.write_bytes(_npz_seeds(folder)[0])
     assert cli.run(["train", f"--data={data}", f"--out={run}", *RUN]) == 0
-    (run / "eval.json").write_text(json.dumps([{"step": 4, "data": "tiny", "fid": 1.5, "samples": 10, "extractor": "digits", "real": {"fid": 0.5}}]))
+    (run / "eval.json").write_text(
+        json.dumps(
+            [{"step": 4, "data": "tiny", "fid": 1.5, "samples": 10, "extractor": "digits", "real": {"fid": 0.5}}]
+        )
+    )
     (run / "generator.onnx").write_bytes(b"")
-    (run / "generator.onnx.json").write_text(json.dumps({"step": 4, "parameters": 10, "verified": {"max_abs": 1e-6, "tolerance": 1e-4}}))
+    (run / "generator.onnx.json").write_text(
+        json.dumps({"step": 4, "parity": [{"batch": 1, "max_abs_error": 1e-6}], "runtime": {"provider": "CPU"}})
+    )
     for name in set(_RUN_FILES):
         assert (run / name).is_file(), name
     shutil.make_archive(str(folder / "run"), "zip", run)
@@ -623,7 +678,7 @@ model:
   family: mlp
   options: {}
 """
-_JSON = b'{"steps": 7, "seed": 3, "optim": {"lr_g": 0.001, "beta1": 0.5}, "data": {"batch": 8}, "config": null}'
+_JSON = b'{"steps": 7, "seed": 3, "optim": {"lr_g": 0.001, "beta1": 0.5}, "data": {"batch": 8}}'
 
 
 def _open_config(path: Path) -> object:
@@ -640,18 +695,65 @@ def _add(label: str, name: str, seeds, mutate: Mutate, open_: Callable[[Path], o
 
 
 _b = mutations.of_bytes
-_add("pth", "w.pth", _pth_seeds, either(_b, mutations.of_zip, _pth_tensors, _pth_tensors), _open_weights, "torch", "fastgan.models.esrgan")
-_add("safetensors", "w.safetensors", _safetensors_seeds, either(_b, _safetensors_header, _safetensors_header), _open_weights, "torch", "fastgan.models.esrgan")
+_add(
+    "pth",
+    "w.pth",
+    _pth_seeds,
+    either(_b, mutations.of_zip, _pth_tensors, _pth_tensors),
+    _open_weights,
+    "torch",
+    "fastgan.models.esrgan",
+)
+_add(
+    "safetensors",
+    "w.safetensors",
+    _safetensors_seeds,
+    either(_b, _safetensors_header, _safetensors_header),
+    _open_weights,
+    "torch",
+    "fastgan.models.esrgan",
+)
 _add("ncnn", "w.param", _ncnn_seeds, _b, _open_ncnn, "torch", "fastgan.models.esrgan")
-_add("npz", "d.npz", _npz_seeds, either(_b, lambda r, d: mutations.of_zip(r, d, _npy_header), mutations.of_zip), _open_classes, "fastgan.data")
+_add(
+    "npz",
+    "d.npz",
+    _npz_seeds,
+    either(_b, lambda r, d: mutations.of_zip(r, d, _npy_header), mutations.of_zip),
+    _open_classes,
+    "fastgan.data",
+)
 _add("npy", "d.npy", lambda _: [_npy(_images())], either(_b, _npy_header), _open_classes, "fastgan.data")
 _add("idx", "images-idx3-ubyte", _idx_seeds, either(_b, _idx_fields), _open_classes, "fastgan.data")
 _add("zip", "d.zip", _zip_seeds, either(_b, _zip_json), _open_classes, "fastgan.data", "PIL.PngImagePlugin")
-_add("tar", "d.tar", _tar_seeds, either(_b, _tar_fields, _tar_fields), _open_classes, "fastgan.data", "PIL.PngImagePlugin")
-_add("png", "x.png", _png_seeds, either(_b, _png_fields, _png_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
+_add(
+    "tar",
+    "d.tar",
+    _tar_seeds,
+    either(_b, _tar_fields, _tar_fields),
+    _open_classes,
+    "fastgan.data",
+    "PIL.PngImagePlugin",
+)
+_add(
+    "png",
+    "x.png",
+    _png_seeds,
+    either(_b, _png_fields, _png_fields),
+    _open_both,
+    "fastgan.data",
+    "fastgan.upscale.image.read",
+)
 _add("jpeg", "x.jpg", _jpeg_seeds, either(_b, _jpeg_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
 _add("tiff", "x.tif", _tiff_seeds, either(_b, _tiff_fields, _tiff_fields), _open_image, "fastgan.upscale.image.read")
-_add("webp", "x.webp", _webp_seeds, either(_b, _webp_fields, _webp_fields), _open_both, "fastgan.data", "fastgan.upscale.image.read")
+_add(
+    "webp",
+    "x.webp",
+    _webp_seeds,
+    either(_b, _webp_fields, _webp_fields),
+    _open_both,
+    "fastgan.data",
+    "fastgan.upscale.image.read",
+)
 _add("video", "x.mp4", _video_seeds, either(_b, _b, _latin_title), _open_video, "fastgan.upscale.video.decode")
 _add("onnx", "m.onnx", _onnx_seeds, either(_b, _onnx_fields, _onnx_fields), _open_ort, "onnx")
 _add("onnx-openvino", "m.onnx", _onnx_seeds, either(_b, _onnx_fields, _onnx_fields), _open_openvino, "onnx")

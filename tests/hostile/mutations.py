@@ -9,14 +9,16 @@ from random import Random
 
 #: Values that a field of JSON may be replaced by.
 VALUES = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 1e308, -1e308, float("nan"), float("inf"), 0.5, "", "x",
-    "\udc80", "../../x", "1", "a" * 5000, [], {}, [1, 2], [[1], "x"], {"a": 1}, [None], [float("nan"), 1], 12_000, 1_000_000,
+    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 1e308, -1e308, float("nan"), float("inf"), 0.5, "",
+    "x", "\udc80", "../../x", "1", "a" * 5000, [], {}, [1, 2], [[1], "x"], {"a": 1}, [None], [float("nan"), 1],
+    12_000, 1_000_000,
 )  # fmt: skip
 DEEP = b"[" * 10_000
 _WORDS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFF, 20_000, 65_535)
 _TOKENS = (
     b"NaN", b"Infinity", b"-1", b"1e999", b"null", b"{}", b"[]", b'"', b"\0", b"\xff\xfe", b"\xc3\x28", b"[" * 3000,
-    b"{" * 3000, b"&a [*a]", b"*a", b"<<: *a", b"!!python/object:os.system x", b"a.b.c.d.e.f = 1\n", b"\n", b": ", b"9" * 5000,
+    b"{" * 3000, b"&a [*a]", b"*a", b"<<: *a", b"!!python/object:os.system x", b"a.b.c.d.e.f = 1\n", b"\n",
+    b": ", b"9" * 5000,
 )  # fmt: skip
 
 
@@ -37,14 +39,20 @@ def _flip(random: Random, data: bytes) -> bytes:
 
 def _place(random: Random, size: int) -> int:
     # Headers are at the start, and directories of archives at the end.
-    return random.choice((random.randrange(size), random.randrange(min(size, 64)), size - 1 - random.randrange(min(size, 64))))
+    return random.choice(
+        (random.randrange(size), random.randrange(min(size, 64)), size - 1 - random.randrange(min(size, 64)))
+    )
 
 
 def _word(random: Random, data: bytes) -> bytes:
     if len(data) < 8:
         return data
     at = _place(random, len(data) - 7)
-    word = struct.pack(random.choice(("<I", ">I", "<Q", ">Q", "<H", ">H")), random.choice(_WORDS) & 0xFFFF) if random.random() < 0.3 else struct.pack(random.choice(("<I", ">I", "<Q", ">Q")), random.choice(_WORDS))
+    word = (
+        struct.pack(random.choice(("<I", ">I", "<Q", ">Q", "<H", ">H")), random.choice(_WORDS) & 0xFFFF)
+        if random.random() < 0.3
+        else struct.pack(random.choice(("<I", ">I", "<Q", ">Q")), random.choice(_WORDS))
+    )
     return data[:at] + word + data[at + len(word) :]
 
 

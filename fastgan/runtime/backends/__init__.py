@@ -33,7 +33,9 @@ def suffixes() -> tuple[str, ...]:
 
 def of_native_code() -> tuple[str, ...]:
     """The suffixes of files that run native code of their own when they are opened."""
-    return tuple(sorted(suffix for backend in registry().values() if backend.native_code for suffix in backend.suffixes))
+    return tuple(
+        sorted(suffix for backend in registry().values() if backend.native_code for suffix in backend.suffixes)
+    )
 
 
 def versions() -> dict[str, str]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 def _device_name(value: Any, where: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:\d{1,3})?", value):
         raise Mismatch(where, "cpu or cuda:N", value)
@@ -152,5 +151,7 @@ def _read_metadata(path: Path) -> tuple[Spec, dict[str, Any]]:
         raise
     # Of zipfile for damaged, encrypted and unknown members.
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
-        raise ExportError(f"model: {path} is no package of PyTorch's compiler, or is damaged: {first_line(error)}") from error
+        raise ExportError(
+            f"model: {path} is no package of PyTorch's compiler, or is damaged: {first_line(error)}"
+        ) from error
     raise ExportError(f"model: {path} was not written by fastgan export (its metadata is missing)")

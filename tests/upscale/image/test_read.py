@@ -336,7 +336,9 @@ def test_a_header_that_states_more_pixels_than_the_file_can_hold(tmp_path, suffi
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     assert len(data) * most < side**2
     path.write_bytes(data)
-    with pytest.raises(DataError, match=f"damaged: its header states {side}×{side} pixels, and it has {len(data):,} bytes"):
+    with pytest.raises(
+        DataError, match=f"damaged: its header states {side}×{side} pixels, and it has {len(data):,} bytes"
+    ):
         read(path)
     with pytest.raises(ValueError, match=f"its header states {side}×{side} pixels, and it has {len(data):,} bytes"):
         pixels.decode(path, 3, None)
