@@ -22,7 +22,7 @@ KINDS = [
 ]  # fmt: skip
 NEEDS = {"video": "av", "onnx-openvino": "openvino"}
 #: Kinds that are quick to open; the others are left to the full run.
-QUICK = ["pth", "safetensors", "npz", "idx", "zip", "tar", "png", "json", "onnx-metadata"]
+QUICK = ["pth", "npz", "zip", "tar", "png", "onnx-metadata"]
 
 
 def check(kind, first, count, tmp_path):

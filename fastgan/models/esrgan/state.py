@@ -37,7 +37,7 @@ def from_state(state: Mapping[str, Tensor], *, scale: int | None = None) -> RRDB
     Scale, channels, width, growth and the number of blocks follow from names and shapes. Names of older ESRGAN
     checkpoints and the prefix "module." are supported. scale: of an SRVGGNetCompact with a bicubic downsampling after
     its pixel shuffle, which has no weights; None means no downsampling. Raises DataError for another network, a
-    missing or unexpected key, a wrong shape, and weights that are no ordinary tensors, not floating point or not finite.
+    missing or unexpected key, a wrong shape, and weights that are no plain tensors, not floating point or not finite.
     """
     check_tensors(state)
     state = {_current_name(key): value for key, value in state.items()}
