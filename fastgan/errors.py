@@ -61,5 +61,10 @@ class BackendError(FastganError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the stack that some libraries append; the name of its class if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What an error says in a line of at most 300 printable characters; the name of its class if it says nothing.
+
+    Some libraries append a stack, or quote what is in a damaged file.
+    """
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return printable if len(printable) <= 300 else f"{printable[:300]}..."

@@ -1,14 +1,34 @@
-"""Free memory of the host. Does not import torch."""
+"""Free memory of the host, and the check before memory is taken for what a file claims. Does not import torch."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
+from fastgan._util.files import amount
+from fastgan.errors import DataError
+
+#: Bytes that a byte compressed by deflate can become: RFC 1951, 258 for 2 bits.
+DEFLATE = 1032
+#: Pixels that a byte of an image file can hold, by its format. PNG: of 1 bit. JPEG: a block of 64 takes at least a bit.
+_PIXELS = {"PNG": 8 * DEFLATE, "JPEG": 8 * 64}
+
 
 def free_host_memory() -> int:
-    """Bytes available to this process; in a container, at most its cgroup limit."""
-    return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max"))))
+    """Bytes available to this process; at most the limits of its container (cgroup) and of itself (ulimit -v)."""
+    return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max")), _own_limit()))
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Raise DataError if `what` takes more than the free memory: before it is allocated. needed: bytes."""
+    if needed > (free := free_host_memory()):
+        raise DataError(f"{what} takes {amount(needed)} of memory, and {amount(free)} are free")
+
+
+def can_hold(size: int, kind: str | None, pixels: int) -> bool:
+    """Whether an image file of `size` bytes may have so many pixels, or its header cannot be true. kind: of Pillow."""
+    return pixels <= size * _PIXELS.get(kind or "", pixels)
 
 
 def _available(meminfo: Path) -> int:
@@ -25,3 +45,14 @@ def _limit(cgroup: Path) -> float:
         return int(cgroup.read_text())
     except (OSError, ValueError):  # none, or "max"
         return float("inf")
+
+
+def _own_limit() -> float:
+    """What the limit on this process's address space leaves."""
+    with contextlib.suppress(ImportError, OSError, ValueError, LookupError):  # systems without one
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            return max(0, limit - resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0]))
+    return float("inf")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastgan.errors import UsageError
+from fastgan._util.files import amount
+from fastgan._util.schema import read_json
+from fastgan.errors import UsageError, first_line
 
+#: Bytes of a file that is read.
+_LIMIT = 1 << 20
 #: Tables in tables are read to this depth; a YAML alias can make a table contain itself.
 _DEPTH = 4
 #: Begins the flags of options of a family of networks.
@@ -49,7 +52,11 @@ def flags_of(path: Path) -> list[str]:
 
 def _read(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(_LIMIT + 1)
+        if len(content) > _LIMIT:
+            raise UsageError(f"config: {path} is larger than {amount(_LIMIT)}")
+        text = content.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"config: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -58,24 +65,34 @@ def _read(path: Path) -> Any:
         if path.suffix == ".toml":
             return tomllib.loads(text)
         if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_unique)
+            return read_json(text, pairs=_unique)
+    except RecursionError:
+        raise UsageError(f"config: {path} cannot be parsed: it is nested too deeply") from None
     except ValueError as error:
         raise UsageError(f"config: {path} cannot be parsed: {error}") from error
     raise UsageError(f"config: expected a .yaml, .toml or .json file, got {path}")
 
 
 def _yaml(text: str) -> Any:
-    """YAML 1.2, in which `off` is a string and `1e-4` a number; no objects are built from tags. Raises ValueError."""
-    from ruamel.yaml import YAML
+    """YAML 1.2, in which `off` is a string and `1e-4` a number; no objects are built from tags. Raises ValueError.
+
+    Aliases are refused: a few lines of them stand for a table of any size, or one that contains itself.
+    """
+    from ruamel.yaml import YAML, AliasEvent
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            if isinstance(event, AliasEvent):
+                raise ValueError(f"the alias *{event.anchor} at line {event.start_mark.line + 1}: write the values out")
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{error.problem}{line}") from error
     except YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except (AttributeError, TypeError, KeyError, IndexError) as error:  # of ruamel.yaml for damaged texts
+        raise ValueError(first_line(error)) from error
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class _Bench:
     """of the CPU (default: all usable cores)"""
     seconds: float = 1.0
     """of timing, for each back-end, task and batch size"""
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False
+    """open .pt2 files, whose native code runs with your rights: only those that you trust"""
     out: Path | None = None
     """CSV to write"""
     plot: Path | None = None
@@ -105,7 +107,13 @@ def _opens(source: str, options: _Bench) -> dict[str, Callable[[], Session]]:
     model, latent_shape, _ = open_source(source) if suffix == MODULE else (Path(source), None, {})
     return {
         name: functools.partial(
-            Session, model, backend=name, device=options.device, threads=options.threads, latent_shape=latent_shape
+            Session,
+            model,
+            backend=name,
+            device=options.device,
+            threads=options.threads,
+            latent_shape=latent_shape,
+            trust=options.trust,
         )
         for name in wanted
     }

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fastgan._util.files import not_a_source
+from fastgan._util.schema import list_of, number, optional, table, text, whole
 from fastgan.cli._parse import parse
 from fastgan.errors import UsageError
 
@@ -94,7 +95,7 @@ def export(argv: list[str]) -> None:
 
 
 def print_figures(report: dict[str, Any]) -> None:
-    """Print the errors of an exported file and its speed; reads reports of version 0.1 too."""
+    """Print the errors of an exported file and its speed; reads reports of version 0.1 too, which FIGURES accepts."""
     limit = report.get("limit")
     allowed = "" if limit is None else f" (allowed {limit:.0e})"
     for row in report["parity"]:
@@ -108,6 +109,23 @@ def print_figures(report: dict[str, Any]) -> None:
     runtime = dict(report.get("runtime", {}))
     if provider := runtime.pop("provider", None):
         print(f"  {provider}: " + ", ".join(_speed(name, value) for name, value in runtime.items()))
+
+
+_ERROR = table(
+    {"batch": whole(), "max_abs_error": number(), "width": whole(), "height": whole(), "psnr": number()},
+    required=("batch", "max_abs_error"),
+)
+#: What `print_figures` reads.
+FIGURES = table(
+    {
+        "limit": optional(number()),
+        "parity": list_of(_ERROR),
+        "psnr": number(),
+        "psnr_floor": number(),
+        "runtime": table({"provider": text(), "backend": text(), "size": text()}, others=number()),
+    },
+    required=("parity",),
+)
 
 
 def _speed(name: str, value: float) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from fastgan._util.schema import read_json_file
 from fastgan.cli._parse import parse
-from fastgan.cli.export import print_figures
-from fastgan.errors import UsageError
+from fastgan.cli.export import FIGURES, print_figures
+from fastgan.errors import DataError, UsageError
+from fastgan.report.text import number
 
 
 @dataclass
@@ -36,9 +37,9 @@ def report(argv: list[str]) -> None:
     animation = write_animation(directory)
     run = read_run(directory)
     if run.metrics:
-        last = run.metrics[-1]
-        count, seconds = last["images"], last["seconds"]
-        print(f"training:  {count} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
+        count, seconds = (number(run.metrics[-1].get(name)) for name in ("images", "seconds"))
+        if count is not None and seconds:
+            print(f"training:  {count:.0f} images in {seconds:.0f} s, {count / seconds:.0f} images per second")
     if fixed := run.sample_grids.get("fixed"):
         print(f"samples:   {fixed[max(fixed)]}")
     if animation:
@@ -54,4 +55,7 @@ def report(argv: list[str]) -> None:
 def _description(model: Path) -> dict:
     """The JSON file beside an exported model, or an empty dict."""
     path = model.with_name(model.name + ".json")
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return read_json_file(path, FIGURES) if path.exists() else {}
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

@@ -45,6 +45,8 @@ class _Run:
     """images generated at once"""
     overwrite: bool = False
     """replace existing files"""
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False
+    """open .pt2 files, whose native code runs with your rights: only those that you trust"""
 
 
 def run(argv: list[str]) -> None:
@@ -66,7 +68,7 @@ def run(argv: list[str]) -> None:
     else:
         for path in _seed_files(seeds, out):
             overwritable(path, options.overwrite)
-    session = Session(options.source)
+    session = Session(options.source, trust=options.trust)
     label = None
     if options.class_ is not None:
         label = number_of(options.class_, session.spec.classes, session.class_names)

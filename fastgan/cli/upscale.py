@@ -61,6 +61,8 @@ class _Upscale:
     """library that runs the network, by its name in `fastgan doctor`; auto: the fastest, by a measurement"""
     device: str = "auto"
     """cpu, cuda, cuda:1, ..."""
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False
+    """open .pt2 files, whose native code runs with your rights: only those that you trust"""
 
 
 # Options for some kinds of input only.
@@ -182,7 +184,7 @@ def _video(options: _Upscale) -> None:
 def _open(options: _Upscale) -> Session:
     from fastgan.upscale.upscaler import open_upscaler
 
-    return open_upscaler(options.model, backend=options.backend, device=options.device)
+    return open_upscaler(options.model, backend=options.backend, device=options.device, trust=options.trust)
 
 
 def _runtime(session: Session) -> str:

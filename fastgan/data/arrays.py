@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import struct
 import zipfile
 import zlib
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO, cast
 
 import numpy as np
 
-from fastgan.data.imageset import NOT_STATED, ImageSet
-from fastgan.errors import DataError
+from fastgan._util.memory import DEFLATE, require_memory
+from fastgan._util.schema import shown_name
+from fastgan.data.imageset import MAX_CLASSES, NOT_STATED, ImageSet
+from fastgan.errors import DataError, first_line
 
 _IDX_TYPES = {0x08: "uint8", 0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 _CHUNK = 1 << 22
 _GZIP_MAGIC = b"\x1f\x8b"
+_AXES = 8  # of an array in an .npz file; images have 3 or 4
+_IDX_AXES = 4
+_HEADER = 10_000  # bytes of the header of such an array; numpy's own limit
 _PICKLE = b"\x80"  # the first byte of every pickle since protocol 2
 
 
@@ -25,26 +32,63 @@ def read_npz(path: Path) -> ImageSet:
     """Read the array `images` (or the only uint8 array with 3 or 4 axes) and, if present, `labels` or `y`.
 
     Accepts uint8 [N, H, W], [N, C, H, W] and [N, H, W, C] with C 1 or 3; an ambiguous shape is read as [N, C, H, W].
-    Raises DataError for any other content. Pickled objects are never loaded.
+    Raises DataError for any other content and for arrays larger than the free memory. Pickled objects are never loaded.
     """
-    pickled = f"{path} holds pickled objects, which are never opened; save plain uint8 arrays by np.savez"
     try:
         if not zipfile.is_zipfile(path):
             with path.open("rb") as start:
                 raise DataError(
-                    pickled if start.read(1) == _PICKLE else f"{path} is not a complete .npz file; download it again"
+                    _pickled(path)
+                    if start.read(1) == _PICKLE
+                    else f"{path} is not a complete .npz file; download it again"
                 )
-        with np.load(path, allow_pickle=False) as file:
-            images = _find_images(file, path)
-            labels = next((file[key] for key in ("labels", "y") if key in file.files), None)
-    except ValueError as error:
-        if "pickle" not in str(error):
-            raise DataError(f"{path} is damaged ({error}); download it again") from error
-        raise DataError(pickled) from error
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable .npz file ({error}); download it again") from error
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
+            images = _find_images(archive, arrays, path)
+            key = next((key for key in ("labels", "y") if key in arrays), None)
+            labels = None if key is None else _read_npy(archive, arrays[key], path)
+    except DataError:
+        raise
+    # Of zipfile for damaged, encrypted and unknown members, and of numpy for headers that it cannot parse.
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is not a readable .npz file ({first_line(error)}); download it again") from error
     images = _to_nchw(images, path)
     return ImageSet(images, None if labels is None else _check_labels(labels, images, path), path.stem, NOT_STATED)
+
+
+def _read_npy(archive: zipfile.ZipFile, name: str, path: Path, header_only: bool = False) -> np.ndarray:
+    """An array of an .npz file, of the size that its header states. header_only: an array without memory of that shape.
+
+    numpy allocates what a header claims, whatever is behind it.
+    """
+    member = archive.getinfo(name)
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        try:
+            shape, fortran, dtype = read(file, max_header_size=_HEADER)
+        except (
+            SyntaxError,
+            TokenError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+        ) as error:  # of Python's parser, nested too deeply
+            raise ValueError(f"the header of {name} cannot be parsed") from error
+        if dtype.hasobject:
+            raise DataError(_pickled(path))
+        size = prod(shape) * dtype.itemsize
+        if len(shape) > _AXES or min(shape, default=0) < 0 or size != member.file_size - file.tell():
+            raise ValueError(f"{name} states {list(shape)[:_AXES]} {dtype}, and has {member.file_size:,} bytes")
+        if header_only:
+            return np.broadcast_to(np.empty((), dtype), shape)
+        require_memory(2 * size, f"{name} in {path}")
+        values = np.frombuffer(file.read(size), dtype)
+    return values.reshape(shape[::-1]).T if fortran else values.reshape(shape)
+
+
+def _pickled(path: Path) -> str:
+    return f"{path} holds pickled objects, which are never opened; save plain uint8 arrays by np.savez"
 
 
 def read_idx_images(path: Path) -> ImageSet:
@@ -97,9 +141,14 @@ def _read_idx(file: BinaryIO, path: Path) -> np.ndarray:
         raise DataError(
             f"{path} is truncated: its header states {axes} axes but ends before their lengths; download it again"
         )
+    if axes > _IDX_AXES:
+        raise DataError(f"{path} has {axes} axes; expected 1 (labels), 3 or 4 (images)")
     shape = struct.unpack(f">{axes}I", lengths)
     expected = prod(shape)
-    # In chunks: a wrong header must not cause a huge allocation.
+    size = path.stat().st_size
+    if expected > (most := size * DEFLATE if isinstance(file, gzip.GzipFile) else size - file.tell()):
+        raise DataError(f"{path} is truncated: expected {expected:,} values, got {most:,} at most; download it again")
+    require_memory(2 * expected, f"the array in {path}")
     values = bytearray()
     while len(values) <= expected and (chunk := file.read(min(_CHUNK, expected + 1 - len(values)))):
         values += chunk
@@ -110,19 +159,17 @@ def _read_idx(file: BinaryIO, path: Path) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 
-def _find_images(file: np.lib.npyio.NpzFile, path: Path) -> np.ndarray:
-    if "images" in file.files:
-        return file["images"]
-    fitting = []
-    for key in file.files:
-        array = file[key]
-        if array.dtype == np.uint8 and array.ndim in (3, 4):
-            fitting.append((key, array))
+def _find_images(archive: zipfile.ZipFile, arrays: dict[str, str], path: Path) -> np.ndarray:
+    """arrays: the name of its file for each array."""
+    if "images" in arrays:
+        return _read_npy(archive, arrays["images"], path)
+    heads = {key: _read_npy(archive, name, path, header_only=True) for key, name in arrays.items()}
+    fitting = [key for key, head in heads.items() if head.dtype == np.uint8 and head.ndim in (3, 4)]
     if len(fitting) != 1:
-        keys = ", ".join(key for key, _ in fitting) if fitting else ", ".join(file.files)
+        keys = ", ".join(map(shown_name, fitting or arrays))
         found = f"several arrays fit ({keys})" if fitting else f"no array fits (it holds {keys or 'nothing'})"
         raise DataError(f"{path} has no key 'images', and {found}; name the uint8 array of images 'images'")
-    return fitting[0][1]
+    return _read_npy(archive, arrays[fitting[0]], path)
 
 
 def _to_nchw(images: np.ndarray, path: Path) -> np.ndarray:
@@ -150,6 +197,8 @@ def _check_labels(labels: np.ndarray, images: np.ndarray, path: Path) -> np.ndar
         raise DataError(f"{path} has {len(labels):,} labels for {len(images):,} images; expected as many")
     if labels.min() < 0:
         raise DataError(f"the labels in {path} go down to {labels.min()}; expected numbers from 0")
+    if labels.max() >= MAX_CLASSES:
+        raise DataError(f"the labels in {path} go up to {labels.max()}; expected numbers below {MAX_CLASSES:,}")
     return labels.reshape(-1).astype(np.int64)
 
 

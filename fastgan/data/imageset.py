@@ -12,6 +12,8 @@ from fastgan._util.output import printable
 from fastgan.errors import DataError, UsageError
 
 NOT_STATED = "not stated"  # the license of files that come without one
+#: Labels are below it. Networks, counts and one-hot vectors are as large as the largest label.
+MAX_CLASSES = 1_000_000
 _CHUNK = 4096  # images read at a time: `describe` must not load a memory-mapped set into memory
 _CLASSES_SHOWN = 12
 
@@ -58,6 +60,8 @@ class ImageSet:
             raise UsageError(f"labels: expected int64 [{len(images)}], one for each image, got {came}")
         if labels.min() < 0:
             raise UsageError(f"labels: expected numbers from 0, got {labels.min()}")
+        if labels.max() >= MAX_CLASSES:
+            raise UsageError(f"labels: expected numbers below {MAX_CLASSES:,}, got {labels.max()}")
         if self.class_names is not None and labels.max() >= len(self.class_names):
             raise UsageError(
                 f"class_names: expected a name for each label up to {labels.max()}, got {len(self.class_names)} names"

@@ -6,7 +6,7 @@ way.
 
 from __future__ import annotations
 
-import json
+import lzma
 import os
 import re
 import zipfile
@@ -20,13 +20,16 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from fastgan.errors import DataError
+from fastgan._util.memory import require_memory
+from fastgan._util.schema import read_json, shown
+from fastgan.data.imageset import MAX_CLASSES
+from fastgan.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DATASET_JSON = "dataset.json"
-_INT64_END = 1 << 63
 _DIGITS = re.compile(r"([0-9]+)")
 _BUCKET = re.compile(r"\d{5}")  # StyleGAN's tools put each thousand images into a folder of such a name
+_JSON_MEMORY = 16  # bytes for each byte of JSON: of small objects
 _ENCRYPTED = 1  # bit of a zip member's flags
 _MAX_FILE = 1 << 30  # bytes of one encoded image: real ones are smaller, and a zip member may claim any size
 
@@ -130,15 +133,15 @@ def json_labels(content: bytes, names: Sequence[str], where: str) -> np.ndarray 
 
 def class_number(label: object, whose: str) -> int:
     """The label of image `whose` as a class number. Raises DataError for anything but an integer from 0."""
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < _INT64_END:
-        kind = "a list" if isinstance(label, list) else repr(label)
-        raise DataError(f"the label of {whose} is {kind}; expected a class number: 0, 1, 2, ...")
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MAX_CLASSES:
+        kind = "a list" if isinstance(label, list) else shown(label)
+        raise DataError(f"the label of {whose} is {kind}; expected a class number: 0, 1, 2, ... below {MAX_CLASSES:,}")
     return label
 
 
 def _parse(content: bytes, where: str) -> dict:
     try:
-        parsed = json.loads(content)
+        parsed = read_json(content)
     except ValueError as error:
         raise DataError(f"{where} is not JSON ({error}); correct or remove it") from error
     return parsed if isinstance(parsed, dict) else {}
@@ -223,8 +226,9 @@ def _list_zip(path: Path, stack: ExitStack) -> Listing:
         if any(members[name].flag_bits & _ENCRYPTED for name in names):
             raise DataError(f"{path} is encrypted; unpack it and pass the folder")
         labels, class_names, why = _zip_classes(archive, every, names, path)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path} is not a readable zip file ({error}); download it again") from error
+    # Of encrypted members (RuntimeError), unknown compression (NotImplementedError), names that are not UTF-8, ...
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, RuntimeError) as error:
+        raise DataError(f"{path} is not a readable zip file ({first_line(error)}); download it again") from error
 
     def open_member(i: int) -> BinaryIO:
         member = members[names[i]]
@@ -251,7 +255,9 @@ def _zip_classes(
     inside = [tuple(name.split("/")[len(shared) :]) for name in names]
     for prefix in ("".join(f"{part}/" for part in shared[:depth]) for depth in range(len(shared) + 1)):
         if member := members.get(prefix + DATASET_JSON):
-            content, where = archive.read(member), f"{path}/{prefix}{DATASET_JSON}"
+            where = f"{path}/{prefix}{DATASET_JSON}"
+            require_memory(_JSON_MEMORY * member.file_size, f"reading {where}")
+            content = archive.read(member)
             if json_states_labels(content, where):
                 return json_labels(content, [name[len(prefix) :] for name in names], where), None, ""
     if all(_BUCKET.fullmatch(parts[0]) for parts in inside):

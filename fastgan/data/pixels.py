@@ -10,7 +10,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from fastgan._util.memory import can_hold, require_memory
+
 _ORIENTATION = 0x0112  # EXIF tag number
+_MEMORY = 12  # bytes for each pixel: decoded, without alpha, resized
 _IMAGES_PER_JOB = 256  # of an array, converted by one worker
 
 
@@ -39,12 +42,27 @@ def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.n
     """Decode a file to uint8 [channels, H, W].
 
     The EXIF orientation is applied and alpha is composited on white. resolution: crop to the centered square and resize
-    to resolution × resolution; None keeps the size. Raises any of Pillow's errors on a damaged file.
+    to resolution × resolution; None keeps the size. Raises any of Pillow's errors on a damaged file, and ValueError or
+    DataError where its header states more pixels than the file or the free memory can hold.
     """
     with Image.open(file) as image:
+        pixels, size = image.width * image.height, _size(file)
+        if not can_hold(size, image.format, pixels):
+            raise ValueError(f"its header states {image.width}×{image.height} pixels, and it has {size:,} bytes")
+        require_memory(_MEMORY * pixels, f"an image of {image.width}×{image.height}")
         upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
         flat = flatten(upright, channels)
     return _to_planes(flat if resolution is None else crop_resize(flat, resolution))
+
+
+def _size(file: Path | BinaryIO) -> int:
+    """Bytes of a file, which stays where it is."""
+    if isinstance(file, Path):
+        return file.stat().st_size
+    here = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(here)
+    return end
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:

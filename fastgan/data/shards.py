@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from fastgan._util.schema import read_json
 from fastgan.data.listing import SUFFIXES, Listing, Source, class_number, no_images
-from fastgan.errors import DataError, UsageError
+from fastgan.data.tar import tar_files
+from fastgan.errors import DataError, UsageError, first_line
 
 _IMAGES = tuple(suffix[1:] for suffix in (*SUFFIXES, ".ppm"))
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -117,19 +117,16 @@ def _samples(shard: Path) -> list[dict[str, _Member]]:
     """The samples of a shard in order of their first member: extension → file."""
     samples: dict[str, dict[str, _Member]] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                folder, _, name = member.name.rpartition("/")
-                stem, _, extension = name.partition(".")
-                if member.isreg() and not member.issparse() and stem and extension:
-                    part = _Member(shard, member.name, member.offset_data, member.size)
-                    samples.setdefault(f"{folder}/{stem}", {})[extension.lower()] = part
-            # tarfile does not notice a file cut off between two members or within a header.
-            if _Member(shard, "", tar.offset, tarfile.BLOCKSIZE).read() != bytes(tarfile.BLOCKSIZE):
-                raise tarfile.ReadError("the end of the archive is missing")
-    except (OSError, EOFError, tarfile.TarError) as error:
+        for member in tar_files(shard):
+            folder, _, name = member.name.rpartition("/")
+            stem, _, extension = name.partition(".")
+            if stem and extension:
+                part = _Member(shard, *member)
+                samples.setdefault(f"{folder}/{stem}", {})[extension.lower()] = part
+    except (OSError, ValueError) as error:
         raise DataError(
-            f"{shard} is not a complete, uncompressed tar file ({error}); download it again, or decompress it"
+            f"{shard} is not a complete, uncompressed tar file ({first_line(error)}); download it again, or"
+            " decompress it"
         ) from error
     return list(samples.values())
 
@@ -149,11 +146,12 @@ def _image_of(sample: dict[str, _Member]) -> _Member | None:
 def _label(sample: dict[str, _Member]) -> int | None:
     if "cls" in sample:
         text = sample["cls"].read().decode(errors="replace").strip()
-        return class_number(int(text) if text.isascii() and text.isdigit() else text, str(sample["cls"]))
+        digits = text.isascii() and text.isdigit() and len(text) < 20
+        return class_number(int(text) if digits else text, str(sample["cls"]))
     if "json" not in sample:
         return None
     try:
-        stated = json.loads(sample["json"].read())
+        stated = read_json(sample["json"].read())
     except ValueError as error:
         raise DataError(f"{sample['json']} is not JSON ({error}); correct or remove it") from error
     if not isinstance(stated, dict) or stated.get("label") is None:

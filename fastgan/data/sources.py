@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fastgan.errors import DataError, UsageError
 EMBEDDED = "embedded"
 _EMBEDDED_DIR = Path(__file__).parent / "embedded"
 _MAX_SIDE = 65535  # pixels; the limit of JPEG
+_NPY = b"\x93NUMPY"  # the first bytes of a .npy file
 
 
 def open_source(
@@ -81,7 +83,27 @@ def _encoded_source(path: Path) -> Source | None:
         return shard_source(path)
     if path.is_dir():
         return folder_source(path)
-    return zip_source(path) if path.suffix.lower() == ".zip" and path.is_file() else None
+    return zip_source(path) if path.is_file() and _kind(path) == "zip" else None
+
+
+def _kind(path: Path) -> str:
+    """ "npz", "zip" (of images), "npy" or "idx", by the content; what the content does not tell, by the name."""
+    suffix = path.suffix.lower()
+    by_name = suffix[1:] if suffix in (".npz", ".zip") else "idx"
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_NPY))
+            if start == _NPY:
+                return "npy"
+            if not start.startswith(b"PK"):
+                return by_name
+            with zipfile.ZipFile(file) as archive:
+                names = [name.lower() for name in archive.namelist()]
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):  # whoever reads it says so
+        return by_name
+    if any(name.endswith(SUFFIXES) for name in names):
+        return "zip"
+    return "npz" if any(name.endswith(".npy") for name in names) else by_name
 
 
 def _open_file(path: Path) -> ImageSet:
@@ -92,4 +114,6 @@ def _open_file(path: Path) -> ImageSet:
         raise DataError(f"no such source: {str(path)!r}; {hint}")
     if path.suffix.lower() in SUFFIXES:
         raise DataError(f"{path} is a single image; pass the folder that holds the images")
-    return read_npz(path) if path.suffix.lower() == ".npz" else read_idx_images(path)
+    if (kind := _kind(path)) == "npy":
+        raise DataError(f"{path} is a single array; save it as .npz: np.savez(FILE, images=array)")
+    return read_npz(path) if kind == "npz" else read_idx_images(path)

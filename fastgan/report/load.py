@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fastgan._util.schema import read_json, read_json_file
 from fastgan.errors import DataError, UsageError
 from fastgan.report.legacy import modernized_config, modernized_export, modernized_row
 from fastgan.report.text import number
@@ -56,8 +56,8 @@ def read_run(directory: Path) -> Run:
     if not path.is_file():
         raise UsageError(f"run: expected a run directory with a config.json in it, got {directory}")
     try:
-        head = json.loads(path.read_bytes())
-    except ValueError as error:
+        head = read_json_file(path)
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(head, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(head).__name__}")
@@ -91,7 +91,7 @@ def read_run(directory: Path) -> Run:
 def is_run(directory: Path) -> bool:
     """Whether a directory is a run: its config.json is one that a run of fastgan, of any version, has written."""
     try:
-        facts = json.loads((Path(directory) / "config.json").read_bytes())
+        facts = read_json((Path(directory) / "config.json").read_bytes())
         return isinstance(facts["config"], dict) and "fastgan" in facts["environment"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
@@ -145,8 +145,8 @@ def _read_json(path: Path, kind: type, notes: list[str]) -> object:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_bytes())
-    except ValueError:
+        record = read_json_file(path)
+    except (ValueError, OSError):
         record = None
     if not isinstance(record, kind):
         notes.append(f"{path.name} could not be read and is left out.")
@@ -164,7 +164,7 @@ def _read_metrics(path: Path, notes: list[str]) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except ValueError:
             row = None
         step = number(row.get("step")) if isinstance(row, dict) else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
+from fastgan._util.memory import require_memory
+from fastgan._util.schema import shown_name
 from fastgan.errors import ExportError, first_line
 from fastgan.runtime.backends.base import Backend, Port
 from fastgan.runtime.spec import KEY, Spec
@@ -32,6 +35,7 @@ def infer(backend: Backend, path: object) -> Spec:
         # Odd multiples, height and width different, at least 16: few networks need larger images.
         odd = max(17 // multiple, 1) | 1
         sizes = [side or (odd + 2 * i) * multiple for i, side in enumerate(given)]
+        require_memory(4 * (batch or 1) * channels * prod(sizes), f"an input of {path}")
         x = np.random.default_rng(0).random((batch or 1, channels, *sizes), dtype=np.float32)
         try:
             got = backend.run(x).shape
@@ -55,8 +59,8 @@ def _port(backend: Backend) -> tuple[Port, str]:
         return Port("", (), ""), found
     (port,) = inputs
     if port.dtype not in ("float32", "float16"):
-        return port, f"its input {port.name} is {port.dtype}, expected float32 or float16"
+        return port, f"its input {shown_name(port.name)} is {port.dtype}, expected float32 or float16"
     if len(port.shape) not in (3, 4) or not port.shape[1]:
         shape = ", ".join("any" if n is None else str(n) for n in port.shape)
-        return port, f"its input {port.name} is [{shape}], expected [N, channels, H, W] or [N, channels, T]"
+        return port, f"its input {shown_name(port.name)} is [{shape}], expected [N, channels, H, W] or [N, channels, T]"
     return port, ""

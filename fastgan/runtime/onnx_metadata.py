@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from fastgan._util.schema import shown
 from fastgan.errors import ExportError, UsageError
 
 # Field numbers of ModelProto.
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA = 1, 7, 8, 14
+#: Beyond the operator sets of all domains; the standard one is at 26 in 2026.
+_LAST_OPSET = 1000
 
 
 @dataclass
@@ -40,7 +43,7 @@ def read_metadata(path: Path) -> OnnxMetadata:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            for number, content in _fields(file, size):
+            for number, content in _fields(file, size, (_OPSET_IMPORT, _METADATA)):
                 numbers.add(number)
                 if number == _OPSET_IMPORT and isinstance(content, bytes):
                     entry = _entries(content)
@@ -52,13 +55,16 @@ def read_metadata(path: Path) -> OnnxMetadata:
         raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: {error}") from None
     except OSError as error:
         raise UsageError(f"model: {path} cannot be read: {error.strerror or error}") from error
+    if odd := {name: version for name, version in found.opsets.items() if not 0 <= version <= _LAST_OPSET}:
+        # For 2^40 OpenVINO searches for ever.
+        raise ExportError(f"model: {path} has an opset that does not exist: {shown(next(iter(odd.values())))}")
     if not {_IR_VERSION, _GRAPH} <= numbers:
         raise ExportError(f"model: {path} is no ONNX file, or an incomplete one: it has no graph")
     return found
 
 
-def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]]:
-    """Number and content of the message's fields up to position `end`; the content of a skipped field is None."""
+def _fields(file: BinaryIO, end: int, wanted: tuple[int, ...]) -> Iterator[tuple[int, int | bytes | None]]:
+    """Number and content of the message's fields up to position `end`; the content of those not wanted is None."""
     while file.tell() < end:
         number, wire = divmod(_varint(file), 8)
         if wire == 0:
@@ -67,7 +73,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
             size = _varint(file)
             if file.tell() + size > end:
                 raise EOFError(f"field {number} should have {size} bytes, only {end - file.tell()} are left")
-            if number == _GRAPH:
+            if number not in wanted:
                 file.seek(size, 1)
                 yield number, None
             else:
@@ -79,7 +85,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int | bytes | None]
 
 
 def _entries(content: bytes) -> dict[int, int | bytes]:
-    return {number: value for number, value in _fields(io.BytesIO(content), len(content)) if value is not None}
+    return {number: value for number, value in _fields(io.BytesIO(content), len(content), (1, 2)) if value is not None}
 
 
 def _string(value: int | bytes) -> str:

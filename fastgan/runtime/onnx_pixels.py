@@ -68,9 +68,10 @@ def with_pixels(path: Path, limits: tuple[float, float]) -> bytes:
     del graph.node[:]
     graph.node.extend(nodes)
     for values, old, name in ((graph.input, image, FRAMES), (graph.output, result, IMAGES)):
-        n, c, h, w = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in _dimensions(old))
+        dimensions = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in _dimensions(old)]
+        shape = [dimensions[i] for i in (0, 2, 3, 1)] if len(dimensions) == 4 else None  # it may not be stated
         values.remove(old)
-        values.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, [n, h, w, c]))
+        values.insert(0, helper.make_tensor_value_info(name, TensorProto.UINT8, shape))
     return model.SerializeToString()
 
 

@@ -16,6 +16,7 @@ from fastgan._util.hashing import file_sha256
 from fastgan.errors import BackendError, FastganError, UsageError, first_line
 from fastgan.runtime import backend_selection, backends, infer_spec, labels
 from fastgan.runtime.backends.base import MODULE, Backend
+from fastgan.runtime.declared import check_ports, check_result
 from fastgan.runtime.hardware import usable_cores
 from fastgan.runtime.onnx_metadata import OnnxMetadata, read_metadata
 from fastgan.runtime.spec import KEY, Inputs, Spec
@@ -25,7 +26,7 @@ Array = TypeVar("Array")
 
 #: Width and height of the images with which image models are measured.
 FRAME = (320, 180)
-_SMALL = (64, 64)
+_SMALL, _TINY = (64, 64), (16, 16)
 
 
 class Session:
@@ -38,7 +39,8 @@ class Session:
     once (about two seconds), and the fastest is stored in fastgan's cache directory. torch.compile takes part on a GPU
     only.
     device: "cpu", "cuda", "cuda:N", or "auto", which prefers a GPU. threads: of the CPU; None for all usable cores.
-    latent_shape: of one z, for a module without the attribute `latent`.
+    latent_shape: of one z, for a module without the attribute `latent`. trust: open files that hold native code (.pt2),
+    which runs when they are opened.
 
     session(x): latents z float32 [N, *latent_shape] or images float32 [N, C, H, W] → images float32 [N, C, H, W];
     signals float32 [N, C, T] → [N, C, scale·T].
@@ -63,6 +65,7 @@ class Session:
         device: str = "auto",
         threads: int | None = None,
         latent_shape: tuple[int, ...] | None = None,
+        trust: bool = False,
     ):
         _check(backend, device, threads)
         spec: Spec | None = None
@@ -77,6 +80,11 @@ class Session:
                     spec, self.about = Spec.from_json(self._onnx.metadata[KEY])
             elif not model.is_file():
                 raise UsageError(f"model: {model} is not a file")
+            elif suffix in backends.of_native_code() and not trust:
+                raise UsageError(
+                    f"trust: {model} holds native code, which runs with your rights as soon as it is opened;"
+                    " give --trust (Session(..., trust=True)) if you trust whoever made it"
+                )
         else:
             torch = sys.modules.get("torch")  # imported, if the caller has a module
             if not (torch and isinstance(model, torch.nn.Module)):
@@ -91,6 +99,13 @@ class Session:
             opened = selector.first_that_opens()
             spec, self.about = opened.stated or (infer_spec.infer(opened, model), {})
         self.spec = spec
+        stated = self._onnx is not None and KEY in self._onnx.metadata
+
+        def trials(opened: Backend) -> list[Inputs]:
+            check_ports(spec, opened, model)
+            if stated:
+                _check_scale(spec, opened)
+            return _timing_inputs(spec, opened)
 
         def store() -> tuple[Any, str]:
             module = suffix == MODULE
@@ -98,9 +113,12 @@ class Session:
             return backend_selection.store(digest, device, threads or usable_cores())
 
         self._backend: Backend
-        self._backend, self.choice = selector.fastest(lambda opened: _timing_inputs(spec, opened), store)
+        self._backend, self.choice = selector.fastest(trials, store)
         self._backend.limits = spec.range
         self._unavailable = selector.unavailable
+        check_ports(spec, self._backend, model)
+        if stated and self.choice is None:  # else it was checked before it was measured
+            _check_scale(spec, self._backend)
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -189,8 +207,11 @@ class Session:
 
     def _run_batch(self, x: Any, y: Any, pixels: bool) -> Any:
         if isinstance(x, np.ndarray):
-            return self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
-        return self._backend.run_tensor(x, y, pixels=pixels)
+            result: Any = self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
+        else:
+            result = self._backend.run_tensor(x, y, pixels=pixels)
+        check_result(self.spec, tuple(x.shape), tuple(result.shape), pixels)
+        return result
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         if (fixed := self.fixed) and (height, width) != fixed:
@@ -237,7 +258,8 @@ class Session:
     @property
     def fixed_batch(self) -> int | None:
         """The batch size, if the file accepts only one; larger inputs are split, and must be multiples of it."""
-        return self._backend.inputs[0].shape[0] if self._backend.inputs else None
+        shape = self._backend.inputs[0].shape if self._backend.inputs else ()
+        return shape[0] if shape else None
 
     @property
     def title(self) -> str:
@@ -370,6 +392,19 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
     low, high = spec.range
     x = np.random.default_rng(0).random((batch, spec.channels, *sizes), dtype=np.float32)
     return low + np.float32(high - low) * x
+
+
+def _check_scale(spec: Spec, backend: Backend) -> None:
+    """Run an image model whose library does not know the size of the result, and compare that with the spec."""
+    known = backend.outputs[0].shape[2:] if backend.outputs else ()
+    if spec.kind != "image" or (known and all(known)):
+        return
+    x = _example(spec, backend, 1, _TINY)
+    try:
+        result = backend.run(x)
+    except Exception:  # every library has exceptions of its own; the first call says what is wrong
+        return
+    check_result(spec, x.shape, result.shape, pixels=False)
 
 
 def _timing_inputs(spec: Spec, backend: Backend) -> list[Inputs]:

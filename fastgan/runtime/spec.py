@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import operator
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
+from fastgan._util.schema import flag, list_of, number, one_of, read_json, table, text, whole
 from fastgan.errors import ExportError, UsageError
 
 #: The key in the metadata of an exported file.
@@ -141,15 +143,40 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> tuple[Spec, dict[str, Any]]:
-        """The inverse: spec and facts. Raises ExportError for another text."""
+        """The inverse: spec and facts. Raises ExportError for another text, of wrong types or beyond the bounds."""
         try:
-            facts = json.loads(text)
+            facts = _SCHEMA(read_json(text), KEY)
             facts.setdefault("kind", "latent")  # files of version 0.1 do not name it
             own: dict[str, Any] = {name: facts.pop(name) for name in cls.__dataclass_fields__ if name in facts}
             own |= {name: tuple(value) for name, value in own.items() if isinstance(value, list)}
             spec = cls(**own)
-        except (ValueError, TypeError, AttributeError) as error:
+            spec._check()
+        except ValueError as error:
             raise ExportError(f"model: its {KEY} metadata cannot be read: {error}") from error
-        if spec.kind not in ("latent", "image", "signal"):
-            raise ExportError(f"model: expected a generator from latents, images or signals, got kind {spec.kind!r}")
         return spec, facts
+
+    def _check(self) -> None:
+        """Raise ValueError for fields that contradict each other."""
+        if self.range[0] >= self.range[1]:
+            raise ValueError(f"range: expected an ascending one, got {list(self.range)}")
+        if self.kind == "latent" and not 1 <= prod(self.latent_shape, start=bool(self.latent_shape)) <= MOST_LATENTS:
+            raise ValueError(f"latent_shape: expected 1 to {MOST_LATENTS:,} numbers, got {list(self.latent_shape)}")
+
+
+#: Numbers in one z.
+MOST_LATENTS = 1 << 24
+_SCHEMA = table(
+    {
+        "kind": one_of("latent", "image", "signal"),
+        "latent_shape": list_of(whole(1, MOST_LATENTS), 0, 8),
+        "classes": whole(0, 1_000_000),
+        "label_vectors": flag,
+        "channels": whole(1, 1 << 16),
+        "out_channels": whole(0, 1 << 16),
+        "scale": whole(1, 1 << 16),
+        "multiple": whole(1, 4096),
+        "reach": whole(0, 1 << 20),
+        "range": list_of(number(-1e6, 1e6), 2, 2),
+        "precision": text(100),
+    }
+)

@@ -19,11 +19,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastgan._util.files import amount, free, remove, sync
-from fastgan.errors import CheckpointError
+from fastgan._util.schema import read_json_file, table
+from fastgan._util.weight_files import read_safetensors
+from fastgan.errors import CheckpointError, DataError
+from fastgan.train.run_schema import STATE
 
 _logger = logging.getLogger(__name__)
 
@@ -137,14 +140,14 @@ def read_state(folder: Path) -> dict[str, Any]:
         else:
             # Before 0.2 the sums stood in state.json, and nothing protected that.
             name = "state.json"
-            sums, names = json.loads((folder / name).read_bytes()).get("sha256"), TENSORS
+            sums, names = read_json_file(folder / name, table({})).get("sha256"), TENSORS
             if sums is None:
                 raise CheckpointError(f"checkpoint {folder}: {SUMS} is missing")
         for name in names:
             if _sha256(folder / name) != sums.get(name):
                 raise CheckpointError(f"checkpoint {folder}: {name} is damaged (its checksum differs)")
         name = "state.json"
-        return json.loads((folder / name).read_bytes())
+        return read_json_file(folder / name, STATE)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {folder}: {name} is missing") from None
     except (OSError, ValueError, AttributeError) as error:  # the last where it is JSON, but not ours
@@ -176,8 +179,11 @@ def newest(directory: Path, before: int | None = None) -> tuple[Path, dict[str, 
 
 
 def load_part(folder: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of one part, on the CPU."""
-    return load_file(folder / f"{part}.safetensors")
+    """The tensors of one part, on the CPU. Raises CheckpointError where they cannot be read."""
+    try:
+        return read_safetensors(folder / f"{part}.safetensors")
+    except (DataError, OSError) as error:
+        raise CheckpointError(f"checkpoint {folder}: {part}: {error}") from error
 
 
 def load_network(network: nn.Module, folder: Path, part: str) -> None:
@@ -189,6 +195,11 @@ def load_network(network: nn.Module, folder: Path, part: str) -> None:
             raise CheckpointError(
                 f"checkpoint {folder} is of another network: {part} has {theirs} for {name!r}, this one has {mine}"
             )
+        if stored[name].is_floating_point() != own[name].is_floating_point() or stored[name].is_complex():
+            raise CheckpointError(
+                f"checkpoint {folder} is of another network: {part} has {stored[name].dtype} for {name!r}, this one has"
+                f" {own[name].dtype}"
+            )
     network.load_state_dict(stored)
 
 
@@ -199,11 +210,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """The inverse of `optimizer_tensors`; learning rates and the like stay as the optimizer has them."""
+    """The inverse of `optimizer_tensors`; learning rates and the like stay as the optimizer has them.
+
+    Raises ValueError where they are those of other weights.
+    """
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         owner, index, name = key.split(".", 2)
         if owner == prefix:
+            if value.dim() and value.shape != weights[int(index)].shape:
+                raise ValueError(f"{key} has shape {list(value.shape)}, its weights {list(weights[int(index)].shape)}")
             states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -18,6 +18,7 @@ from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
 from fastgan.train.config_history import of_today
+from fastgan.train.run_schema import check_fields
 from fastgan.train.schedule import SCHEDULES
 from fastgan.train.validation import check_options
 
@@ -115,8 +116,8 @@ class OptimConfig:
         expect(self, ("lr_schedule",), one_of(SCHEDULES))
         if self.lr_decay_from and self.lr_schedule == "constant":
             raise UsageError(
-                f"lr_decay_from: a constant schedule lowers nothing; give {option('lr_schedule', 'linear')} or cosine, or"
-                f" {option('lr_decay_from', 0)}"
+                f"lr_decay_from: a constant schedule lowers nothing; give {option('lr_schedule', 'linear')} or cosine,"
+                f" or {option('lr_decay_from', 0)}"
             )
 
     @property
@@ -236,7 +237,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Config:
         """The configuration of a `config.json`, of an older version too. Raises UsageError for an unknown field."""
-        values = of_today(values)
+        values = of_today(check_fields(dict, values))
         for name in values:
             if name not in _field_names(cls):
                 raise UsageError(f"config: {unknown('field', name, _field_names(cls))}")
@@ -244,11 +245,12 @@ class Config:
         for name, value in values.items():
             kind = type(getattr(_DEFAULT, name))
             if is_dataclass(kind):
-                for inner in value:
+                for inner in (value := check_fields(kind, value, name)):
                     if inner not in _field_names(kind):
                         raise UsageError(f"config: {unknown('field', f'{name}.{inner}', _field_names(kind))}")
                 value = kind(**value)
             made[name] = value
+        check_fields(cls, {name: value for name, value in made.items() if not is_dataclass(value)})
         return cls(**made)
 
 

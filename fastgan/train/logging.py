@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from fastgan._util.files import append_whole, failure, sync, write_whole
+from fastgan._util.schema import read_json
 from fastgan.errors import UsageError
 from fastgan.report.legacy import modernized_row
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
+from fastgan.train.run_schema import ROW
 from fastgan.train.state import TrainState
 
 
@@ -39,10 +41,11 @@ class Metrics:
         path, folder = self._run / "metrics.jsonl", self._run / "tensorboard"
         kept = []
         if after and path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= after]
-        write_whole(path, "".join(line + "\n" for line in kept).encode())
+            text = path.read_bytes().decode("utf-8", "replace")
+            kept = [(line, row) for line in text.split("\n") if (row := _row(line)) and row["step"] <= after]
+        write_whole(path, "".join(line + "\n" for line, _ in kept).encode())
         #: What earlier parts of the run logged.
-        self.kept: list[dict[str, Any]] = [modernized_row(json.loads(line)) for line in kept]
+        self.kept: list[dict[str, Any]] = [modernized_row(row) for _, row in kept]
         self._loggers: list[TensorBoard | Wandb] = [TensorBoard(folder, after + 1 if folder.exists() else None)]
         if self._config is not None and self._config.logging.wandb:
             self._loggers.append(Wandb(self._run, self._config.logging.wandb, self._config.to_dict()))
@@ -71,11 +74,12 @@ class Metrics:
             logger.close()
 
 
-def _step_of(line: str) -> float:
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of metrics; None for one that was half-written by a run that was killed."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # half-written by a run that was killed
+        return ROW(read_json(line), "metrics")
+    except ValueError:
+        return None
 
 
 class Means:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastgan import models
+from fastgan._util.memory import require_memory
 from fastgan._util.options import option
-from fastgan.errors import UsageError
+from fastgan.errors import DataError, UsageError, first_line
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
 
@@ -60,10 +62,22 @@ def build_networks(config: Config, image_shape: tuple[int, int, int]) -> tuple[n
     options: dict[str, Any] = {"latent": model.latent, "width": model.width, "d_norm": model.d_norm, **model.options}
     if model.condition != "none":
         options |= {"classes": model.classes, "condition": model.condition}
+    _check_size(model.family, resolution=height, channels=pack * channels, **options)
     generator, discriminator = models.build(model.family, resolution=height, channels=channels, **options)
     if pack > 1:  # packs are stacked in channels
         _, discriminator = models.build(model.family, resolution=height, channels=pack * channels, **options)
     return generator, discriminator
+
+
+def _check_size(family: str, **options: Any) -> None:
+    """Raise DataError, before memory is taken, for networks that do not fit into it."""
+    with torch.device("meta"):
+        try:
+            networks = models.build(family, **options)
+        except RuntimeError as error:  # sizes that overflow
+            raise UsageError(f"model: {family} cannot be built in this size: {first_line(error)}") from error
+    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    require_memory(sum(t.numel() * t.element_size() for t in tensors), f"building these networks ({family})")
 
 
 def load_generator(run: Path, folder: Path | None = None, network: nn.Module | None = None) -> Trained:
@@ -92,14 +106,18 @@ def load_generator(run: Path, folder: Path | None = None, network: nn.Module | N
         folder, state = checkpoint.newest(run / "checkpoints")
     else:
         state = checkpoint.read_state(folder)
-    if network is None:
-        generator, _ = build_networks(Config.from_dict(facts["config"]), tuple(shape or ()))
-    else:
-        generator = network
+    config = Config.from_dict(facts["config"])
+    generator = network if network is not None else build_networks(config, tuple(shape or ()))[0]
     checkpoint.load_network(generator, folder, "ema")
     generator = generator.eval().requires_grad_(False)
     classes = int(getattr(generator, "classes", 0))
-    return Trained(generator, tuple(facts["latent_shape"]), state["step"], facts, folder, classes)
+    latent_shape = tuple(facts.get("latent_shape", ()))
+    own = (int(getattr(generator, "latent", config.model.latent)),)
+    if network is None and latent_shape != own:
+        raise DataError(
+            f"run: config.json of {run} states latents of shape {list(latent_shape)}, its generator {list(own)}"
+        )
+    return Trained(generator, latent_shape, state["step"], facts, folder, classes)
 
 
 def load_discriminator(trained: Trained) -> nn.Module:

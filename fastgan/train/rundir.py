@@ -20,6 +20,7 @@ from torch import nn
 from fastgan._util.files import aside, clean, is_unfinished, remove, write_whole
 from fastgan._util.locks import NOFOLLOW, owned, owner
 from fastgan._util.options import option
+from fastgan._util.schema import read_json_file
 from fastgan.errors import DataError, UsageError, WriteError
 from fastgan.report.animation import write_animation
 from fastgan.report.load import is_run
@@ -28,6 +29,7 @@ from fastgan.tasks import Generation
 from fastgan.tasks.networks import source_channels
 from fastgan.train import checkpoint
 from fastgan.train.logging import Metrics
+from fastgan.train.run_schema import CONFIG
 from fastgan.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -163,8 +165,8 @@ def read_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"run: {run} holds no run of fastgan (there is no config.json in it)")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return read_json_file(path, CONFIG)
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is not readable: {error}") from error
 
 

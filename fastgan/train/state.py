@@ -28,6 +28,9 @@ from fastgan.train.schedule import factor
 
 _logger = logging.getLogger(__name__)
 
+#: What values raise that are not those of this version.
+_DIFFERENT = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
+
 
 @dataclass
 class TrainState:
@@ -161,11 +164,11 @@ def load(state: TrainState, batches: Any) -> None:
     restore(state, folder, facts)
     # "restored" in older versions, with other keys.
     past: dict[str, Any] = {name: facts[name] for name in ("rollbacks", "restored") if name in facts}
-    state.rollbacks = modernized_row(past).get("rollbacks", [])
-    state.set_rates()
     try:
+        state.rollbacks = modernized_row(past).get("rollbacks", [])
+        state.set_rates()
         _load_random(state, facts)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _DIFFERENT as error:
         raise _another_version(folder, error) from error
     if facts.get("batches") is not None and hasattr(batches, "load_state_dict"):
         batches.load_state_dict(facts["batches"])
@@ -176,6 +179,13 @@ def load(state: TrainState, batches: Any) -> None:
 
 def restore(state: TrainState, folder: Path, facts: dict[str, Any]) -> None:
     """Networks, average, optimizers and counters as a checkpoint has them; random numbers and batches go on."""
+    try:
+        _restore(state, folder, facts)
+    except _DIFFERENT as error:
+        raise _another_version(folder, error) from error
+
+
+def _restore(state: TrainState, folder: Path, facts: dict[str, Any]) -> None:
     for part, network in state.networks.items():
         checkpoint.load_network(network, folder, part)
         # Older versions did not keep it: there the norms iterate once more.
@@ -194,10 +204,7 @@ def restore(state: TrainState, folder: Path, facts: dict[str, Any]) -> None:
         if key.startswith(prefix)
     }
     state.task.load_tensors(own)
-    try:
-        state.step, state.images, state.seconds = facts["step"], facts["images"], facts["seconds"]
-    except KeyError as error:
-        raise _another_version(folder, error) from error
+    state.step, state.images, state.seconds = facts["step"], facts["images"], facts["seconds"]
     state.skipped = facts.get("skipped", 0)
     state.back_off = facts.get("back_off", 1.0)
     state.set_rates()
@@ -213,7 +220,7 @@ def whole_checkpoint(out: Path | None) -> str:
 
 def _another_version(folder: Path, error: Exception) -> CheckpointError:
     # Whole, as its checksum says: what is missing or does not fit, another version wrote so.
-    return CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r}")
+    return CheckpointError(f"checkpoint {folder}: state.json is of another version: {error!r:.300}")
 
 
 def _load_random(state: TrainState, facts: dict[str, Any]) -> None:

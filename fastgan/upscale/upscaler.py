@@ -32,21 +32,26 @@ DEFAULT = "realesr-animevideov3-x4"
 
 
 def open_upscaler(
-    model: str = DEFAULT, *, backend: str = "auto", device: str = "auto", threads: int | None = None
+    model: str = DEFAULT,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    trust: bool = False,
 ) -> Session:
     """Open a model for upscaling.
 
     model: a name that `fastgan models list` prints (fetched once); a file written by `fastgan export`; weights in a
     format of `fastgan.models.esrgan`; or "file.py:name", a module of the user's. On a CPU, weights are exported once
     into the cache directory, and verified, for the runtimes of exported files are faster there. backend, device,
-    threads: as in `fastgan.runtime.Session`.
+    threads, trust: as in `fastgan.runtime.Session`.
     Returns a Session. Raises UsageError for a model that does not map images to images, and the errors of opening it.
     """
     from fastgan.runtime.session import Session
 
     path = Path(model)
     if path.is_file() and path.suffix.lower() in backends.suffixes():
-        session = Session(path, backend=backend, device=device, threads=threads)
+        session = Session(path, backend=backend, device=device, threads=threads, trust=trust)
     else:
         weights = path if path.is_file() else _pretrained(model)
         if weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():

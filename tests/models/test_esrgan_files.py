@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fastgan._util import memory
 from fastgan.errors import DataError, UsageError
 from fastgan.models import esrgan
 from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact
@@ -168,3 +169,43 @@ def test_a_file_without_read_permission(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", deny)
     with pytest.raises(DataError, match=r"net.pth cannot be read: Permission denied"):
         esrgan.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".onnx", ".weights"])
+@pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
+def test_the_content_tells_the_format_and_not_the_name(tmp_path, kind, suffix):
+    state = SRVGGNetCompact(2, 3, 4, 1, 2).state_dict()
+    path = tmp_path / f"weights{suffix}"
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    loaded = esrgan.load(path)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: torch.zeros(1).expand(30_000, 30_000, 3, 3), "has 8,100,000,000 values that share 4 bytes"),
+        (lambda: torch.empty(4, 3, 3, 3, device="meta"), "is on the device meta"),
+        (lambda: torch.zeros(4, 3, 3, 3).to_sparse(), "is of layout torch.sparse_coo"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "is nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_tensors_that_are_not_their_values_are_refused(tmp_path, make, text):
+    state = {**SRVGGNetCompact(2, 3, 4, 1, 2).state_dict(), "body.0.weight": make()}
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(DataError, match=text):
+        esrgan.load(tmp_path / "w.pth")
+
+
+def test_a_compressed_file_is_measured_before_it_is_read(tmp_path, monkeypatch):
+    torch.save(SRVGGNetCompact(2, 3, 4, 1, 2).state_dict(), tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data/99", bytes(1 << 24))
+    esrgan.load(tmp_path / "w.pth")
+    monkeypatch.setattr(memory, "free_host_memory", lambda: 1 << 20)
+    with pytest.raises(DataError, match=r"reading this PyTorch file takes 16\.8 MB of memory, and 1\.0 MB are free"):
+        esrgan.load(tmp_path / "w.pth")

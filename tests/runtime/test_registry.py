@@ -27,7 +27,7 @@ class MadeUp(Backend):
         from fastgan.runtime.spec import Spec
 
         self.title, self.provider, self.device, self.threads = "MadeUp 1.0", "paper", "cpu", threads
-        self.notes, self.inputs, self.outputs = [], [Port("z", (None, 2), "float32")], []
+        self.notes, self.inputs, self.outputs = [], [Port("z", (), "float32")], []
         self.stated = Spec("latent", latent_shape=(2,), channels=1), {{"precision": "exact"}}
 
     def run(self, x, y=None, *, pixels=False):

@@ -6,7 +6,6 @@ torchvision's network in the pooling: averages exclude the padding, and the last
 
 from __future__ import annotations
 
-import pickle
 import shlex
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from fastgan._util.hashing import file_sha256
 from fastgan._util.options import option
+from fastgan._util.weight_files import check_tensors, read_torch_file
 from fastgan.errors import DataError, UsageError
 from fastgan.metrics.features import Backbone, Extractor, state_hash
 
@@ -234,12 +234,15 @@ def fetch_command(file: Path) -> str:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file, read with weights_only=True. Raises DataError for any other file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{path} is not a readable weight file ({reason}); download it again") from error
+        state = read_torch_file(path)
+    except (DataError, OSError) as error:
+        raise DataError(f"{path} is not a readable weight file: {error}; download it again") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path} is not a weight file: expected a dictionary of tensors, got {type(state).__name__}")
+    try:
+        check_tensors(state)
+    except DataError as error:
+        raise DataError(f"{path} is not a weight file: {error}") from error
     return state
 
 

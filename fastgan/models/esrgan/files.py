@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from fastgan._util.schema import shown
+from fastgan._util.weight_files import is_safetensors, is_torch_file, read_safetensors, read_torch_file
 from fastgan.errors import DataError, UsageError
 from fastgan.models.esrgan.from_ncnn import from_ncnn
 from fastgan.models.esrgan.state import from_state
@@ -38,12 +36,11 @@ def load(path: str | Path) -> nn.Module:
             start = file.read(16)
         if not start:
             raise DataError("is empty")
-        # A safetensors file begins with the length of its JSON header, so its first bytes can equal those of the other
-        # formats: it is tested first.
-        if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
-            return from_state(_safetensors(path))
-        if start.startswith((b"PK", b"\x80")):  # zip, and the pickle format before PyTorch 1.6
-            return from_state(_state_in(_torch_file(path)))
+        # The length with which a safetensors file begins can equal the first bytes of the other formats: tested first.
+        if is_safetensors(start):
+            return from_state(read_safetensors(path))
+        if is_torch_file(start):
+            return from_state(_state_in(read_torch_file(path)))
         if path.suffix in (".param", ".bin"):
             return from_ncnn(read_pair(path))
         raise DataError(
@@ -53,33 +50,6 @@ def load(path: str | Path) -> nn.Module:
         raise DataError(f"{path}: {error}") from error.__cause__
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"this safetensors file is damaged ({error})") from error
-
-
-def _torch_file(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that PyTorch did not write
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's message suggests weights_only=False, so it is not shown.
-        requested = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise DataError(
-            f"this PyTorch file loads {requested[1] if requested else 'an unknown object'}, which could run any"
-            " code: only tensors are read; save its state dict alone, or as safetensors"
-        ) from error
-    except Exception as error:  # a damaged file can raise any exception
-        text = str(error).strip().splitlines()
-        raise DataError(f"this PyTorch file cannot be read ({text[0] if text else type(error).__name__})") from error
 
 
 def _state_in(content: Any) -> Mapping[str, Tensor]:
@@ -93,6 +63,6 @@ def _state_in(content: Any) -> Mapping[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise DataError(
                 f"expected a dict of weights, or one under {' or '.join(_STATE_KEYS)}, got a {type(value).__name__}"
-                f" under {key!r}"
+                f" under {shown(key)}"
             )
     return content

@@ -9,6 +9,8 @@ from math import isqrt
 import torch
 from torch import Tensor, nn
 
+from fastgan._util.schema import shown_name
+from fastgan._util.weight_files import check_tensors
 from fastgan.errors import DataError
 from fastgan.models.esrgan.rrdb import UNSHUFFLE, RRDBNet
 from fastgan.models.esrgan.srvgg import SRVGGNetCompact
@@ -35,15 +37,16 @@ def from_state(state: Mapping[str, Tensor], *, scale: int | None = None) -> RRDB
     Scale, channels, width, growth and the number of blocks follow from names and shapes. Names of older ESRGAN
     checkpoints and the prefix "module." are supported. scale: of an SRVGGNetCompact with a bicubic downsampling after
     its pixel shuffle, which has no weights; None means no downsampling. Raises DataError for another network, a
-    missing or unexpected key, a wrong shape, and weights that are not finite or not floating point.
+    missing or unexpected key, a wrong shape, and weights that are no plain tensors, not floating point or not finite.
     """
+    check_tensors(state)
     state = {_current_name(key): value for key, value in state.items()}
     if "conv_first.weight" in state:
         make: Callable[[], RRDBNet | SRVGGNetCompact] = _rrdb(state)
     elif "body.0.weight" in state:
         make = _srvgg(state, scale)
     else:
-        first = ", ".join(list(state)[:3]) or "none"
+        first = ", ".join(map(shown_name, list(state)[:3])) or "none"
         raise DataError(
             "expected the keys of RRDBNet (conv_first.weight, ...) or SRVGGNetCompact (body.0.weight, ...);"
             f" the first keys are: {first}"
@@ -110,7 +113,7 @@ def _check(state: Mapping[str, Tensor], network: nn.Module) -> None:
     for problem, keys in (("is missing", expected.keys() - state), ("is unexpected", state.keys() - expected)):
         if keys:
             more = f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
-            raise DataError(f"{min(keys)}{more} {problem} in a {kind}")
+            raise DataError(f"{shown_name(min(keys))}{more} {problem} in a {kind}")
     for key, parameter in expected.items():
         value = state[key]
         if value.shape != parameter.shape:

@@ -31,6 +31,13 @@ def suffixes() -> tuple[str, ...]:
     return tuple(sorted({suffix for backend in registry().values() for suffix in backend.suffixes} - {MODULE}))
 
 
+def of_native_code() -> tuple[str, ...]:
+    """The suffixes of files that run native code of their own when they are opened."""
+    return tuple(
+        sorted(suffix for backend in registry().values() if backend.native_code for suffix in backend.suffixes)
+    )
+
+
 def versions() -> dict[str, str]:
     """The installed distributions behind all back-ends, with their versions."""
     names = {name for backend in registry().values() for name in backend.distributions or (backend.package,)}

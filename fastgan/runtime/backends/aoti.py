@@ -5,11 +5,15 @@ A package holds native code for one kind of hardware. Opening one runs that code
 
 from __future__ import annotations
 
-import json
+import lzma
+import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastgan._util.files import amount
+from fastgan._util.schema import LIMIT, Mismatch, read_json, table, text
 from fastgan.errors import ExportError, UsageError, first_line
 from fastgan.runtime import labels
 from fastgan.runtime.backends.base import register
@@ -20,6 +24,15 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+
+def _device_name(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"cpu|cuda(:\d{1,3})?", value):
+        raise Mismatch(where, "cpu or cuda:N", value)
+    return value
+
+
+#: What a package states besides the spec.
+_FACTS = table({"device": _device_name, "hardware": text(200), "machine": text(200), "torch": text(200)})
 #: Instruction sets of x86 as torch.backends.cpu names them; code compiled for one runs on the later ones.
 _X86_LEVELS = ("DEFAULT", "AVX2", "AVX512")
 
@@ -30,6 +43,7 @@ class AOTInductor(TensorBackend):
 
     name = "aoti"
     suffixes = (".pt2",)
+    native_code = True
 
     def __init__(self, path: Path, device: str, threads: int | None):
         import torch
@@ -48,7 +62,7 @@ class Package:
 
         self._call = call
         self.spec, self.facts = spec, facts
-        self.device = torch.device(facts["device"])
+        self.device = torch.device(facts.get("device", "cpu"))
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The spec's first input, float32 on self.device → images or signals float32.
@@ -120,9 +134,17 @@ def _read_metadata(path: Path) -> tuple[Spec, dict[str, Any]]:
         with zipfile.ZipFile(path) as file:
             for name in file.namelist():
                 if name.endswith("_metadata.json"):
-                    entries = json.loads(file.read(name))
-                    if isinstance(entries, dict) and KEY in entries:
-                        return Spec.from_json(entries[KEY])
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise ExportError(f"model: {path} is no package of PyTorch's compiler, or is damaged: {error}") from error
+                    if file.getinfo(name).file_size > LIMIT:
+                        raise ValueError(f"{name} is larger than {amount(LIMIT)}")
+                    entries = read_json(file.read(name))
+                    if isinstance(entries, dict) and isinstance(entries.get(KEY), str):
+                        spec, facts = Spec.from_json(entries[KEY])
+                        return spec, _FACTS(facts, KEY)
+    except ExportError:
+        raise
+    # Of zipfile for damaged, encrypted and unknown members.
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, RuntimeError) as error:
+        raise ExportError(
+            f"model: {path} is no package of PyTorch's compiler, or is damaged: {first_line(error)}"
+        ) from error
     raise ExportError(f"model: {path} was not written by fastgan export (its metadata is missing)")

@@ -20,7 +20,10 @@ MODULE = ""
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a model. shape: None where any size is accepted. dtype: numpy's name of it."""
+    """An input or output of a model. dtype: numpy's name of it.
+
+    shape: None where any size is accepted; empty where the number of axes is not stated either.
+    """
 
     name: str
     shape: tuple[int | None, ...]
@@ -40,6 +43,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: Suffixes of the files that it runs, in lower case; MODULE for torch modules.
     suffixes: ClassVar[tuple[str, ...]]
+    #: Whether its files hold native code, which opening them runs.
+    native_code: ClassVar[bool] = False
     #: The Python package that it needs, and the command that installs it.
     package: ClassVar[str]
     install: ClassVar[str]

@@ -47,7 +47,7 @@ class OpenVino(Backend):
         try:
             model = self._core.read_model(path)
             self._compiled = self._compile(model)
-        except RuntimeError as error:
+        except Exception as error:  # RuntimeError of its own, and what its binding to Python makes of C++ exceptions
             raise BackendError(f"model: {path} cannot be opened by OpenVINO: {first_line(error)}") from error
         self.inputs, self.outputs = _ports(model.inputs), _ports(model.outputs)
         self._request = self._compiled.create_infer_request()
@@ -125,11 +125,18 @@ class OpenVino(Backend):
 
 
 def _ports(values: Any) -> list[Port]:
-    return [
-        Port(
-            v.get_any_name() if v.get_names() else "",
-            tuple(None if d.is_dynamic else d.get_length() for d in v.get_partial_shape()),
-            np.dtype(v.get_element_type().to_dtype()).name,
-        )
-        for v in values
-    ]
+    return [Port(v.get_any_name() if v.get_names() else "", _shape(v.get_partial_shape()), _dtype(v)) for v in values]
+
+
+def _shape(shape: Any) -> tuple[int | None, ...]:
+    if shape.rank.is_dynamic:
+        return ()
+    return tuple(None if d.is_dynamic else d.get_length() for d in shape)
+
+
+def _dtype(value: Any) -> str:
+    kind = value.get_element_type()
+    try:
+        return np.dtype(kind.to_dtype()).name
+    except (RuntimeError, TypeError):  # numpy has no such type
+        return str(kind.get_type_name())

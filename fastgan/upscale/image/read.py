@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from fastgan._util.files import amount
-from fastgan._util.memory import free_host_memory
+from fastgan._util.memory import can_hold, free_host_memory
 from fastgan.errors import DataError
 from fastgan.upscale.image.metadata import Metadata, orientation_of, read_metadata
 
@@ -176,6 +176,8 @@ def check_memory(path: Path, image: Image.Image, deep: bool) -> None:
     needed = width * height * ((4 if gray else 8) + (4 if deep else 0))
     if needed > (free := free_host_memory()):
         raise DataError(f"{path} is {width}×{height}; reading it takes {amount(needed)}, and {amount(free)} are free")
+    if not can_hold(size := path.stat().st_size, image.format, width * height):
+        raise DataError(f"{path} is damaged: its header states {width}×{height} pixels, and it has {size:,} bytes")
 
 
 def _rawmode(image: ImageFile.ImageFile) -> str:

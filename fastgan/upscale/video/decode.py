@@ -89,7 +89,8 @@ class VideoSource:
     def open(self) -> Any:
         """Open the file as a PyAV container; references to other protocols than local files are not followed."""
         with read_errors(self.path):
-            return load().open(file_url(self.path), options={"protocol_whitelist": "file"})
+            # Titles and the like may be in any encoding.
+            return load().open(file_url(self.path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
     def video(self, container: Any) -> Any:
         """The video stream that is upscaled. Raises UsageError for an image, DataError where there is none."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
+from fastgan.data import pixels
 from fastgan.errors import DataError
 from fastgan.upscale.image import read as module
 from fastgan.upscale.image.metadata import reset_exif_orientation
@@ -320,3 +321,24 @@ def test_the_size_limit_of_pillow_does_not_apply(tmp_path, noise, png_bytes, mon
         pixels = noise(37, 40, channels, dtype)
         (tmp_path / "a.png").write_bytes(png_bytes(pixels))
         np.testing.assert_array_equal(read(tmp_path / "a.png").pixels, pixels)
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("jpg", 512), ("png", 8 * 1032)])
+def test_a_header_that_states_more_pixels_than_the_file_can_hold(tmp_path, suffix, most):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+    data, side = bytearray(path.read_bytes()), 6_000
+    if suffix == "jpg":
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = struct.pack(">HH", side, side)
+    else:
+        data[16:24] = struct.pack(">II", side, side)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    assert len(data) * most < side**2
+    path.write_bytes(data)
+    with pytest.raises(
+        DataError, match=f"damaged: its header states {side}×{side} pixels, and it has {len(data):,} bytes"
+    ):
+        read(path)
+    with pytest.raises(ValueError, match=f"its header states {side}×{side} pixels, and it has {len(data):,} bytes"):
+        pixels.decode(path, 3, None)
