@@ -157,6 +157,8 @@ class Session:
         if isinstance(y, list | tuple):
             y = np.array([labels.number_of(label, classes, self.class_names) for label in y], np.int64)
             y = y if array else sys.modules["torch"].from_numpy(y)
+        if getattr(y, "ndim", 1) == 2:
+            labels.check(y, len(x), classes)  # names one-hot rows
         _check_input(y, "y", "int64")
         labels.check(y, len(x), classes)
         if isinstance(y, np.ndarray) != array:
