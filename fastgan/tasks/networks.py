@@ -84,3 +84,16 @@ def coupling_layer(network: nn.Module) -> str:
 def source_channels(network: nn.Module) -> int:
     """Channels of the source images that a network takes; 0 where it takes none."""
     return int(getattr(network, "source_channels", 0))
+
+
+def declared_range(network: nn.Module) -> tuple[float, float] | None:
+    """The range of a network's images as its attribute `range` states it, (low, high); None without one."""
+    stated = getattr(network, "range", None)
+    if (
+        not isinstance(stated, tuple | list)
+        or len(stated) != 2
+        or not all(isinstance(each, int | float) for each in stated)
+    ):
+        return None
+    low, high = map(float, stated)
+    return (low, high) if low < high else None
