@@ -97,3 +97,8 @@ def declared_range(network: nn.Module) -> tuple[float, float] | None:
         return None
     low, high = map(float, stated)
     return (low, high) if low < high else None
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Of a network's weights, and so of the images that it takes; float32 for one without any."""
+    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)
