@@ -86,6 +86,10 @@ def sample(argv: list[str]) -> None:
     from fastgan.runtime.labels import in_turn, number_of
     from fastgan.runtime.session import latents
 
+    if options.keep_best is not None and not options.source.is_dir():
+        raise UsageError(
+            f"keep_best: samples are ranked by the discriminator, which {options.source} does not contain; give its run"
+        )
     generator = _open(str(options.source), options.network)
     label = None
     if options.class_ is not None:
@@ -99,11 +103,8 @@ def sample(argv: list[str]) -> None:
         if generator.classes:
             y = in_turn(options.n, generator.classes) if label is None else np.full(options.n, label, np.int64)
         images = generator.draw(z, y)
-    elif generator.trained is None:
-        raise UsageError(
-            f"keep_best: samples are ranked by the discriminator, which {options.source} does not contain; give its run"
-        )
     else:
+        assert generator.trained is not None
         images, cost = _best(generator.trained, options.n, options.keep_best, options.seed, options.truncation)
     seconds = time.perf_counter() - start
     low, high = generator.range

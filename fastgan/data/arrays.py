@@ -190,7 +190,16 @@ def _to_nchw(images: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _check_labels(labels: np.ndarray, images: np.ndarray, path: Path) -> np.ndarray:
-    """Integer [N] or [N, 1] to int64 [N]."""
+    """Integers or whole floats, [N] or [N, 1], or one-hot rows [N, classes], to int64 [N]."""
+    if labels.dtype.kind in "biuf" and labels.ndim == 2 and labels.shape[1] > 1:
+        if not ((labels != 0).sum(1) == 1).all() or not (labels.max(1) == 1).all():
+            raise DataError(
+                f"the labels in {path} are {labels.dtype} {list(labels.shape)} and not one-hot (a single 1 in each"
+                " row); expected one class an image"
+            )
+        labels = labels.argmax(1)
+    if labels.dtype.kind == "f" and labels.size and (np.abs(labels) < 2**53).all() and (labels == labels.round()).all():
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iu" or labels.shape not in ((labels.size,), (labels.size, 1)):
         raise DataError(f"the labels in {path} are {labels.dtype} {list(labels.shape)}; expected one integer an image")
     if len(labels) != len(images):

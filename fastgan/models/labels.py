@@ -86,9 +86,14 @@ class Labels:
 
 
 def one_hot(y: Tensor | None, classes: int, like: Tensor) -> Tensor:
-    """y int64 [N] → [N, classes], in the dtype of `like`. Raises UsageError for y None."""
+    """y int64 [N] → [N, classes], in the dtype of `like`. Raises UsageError for y None, other shapes and dtypes."""
+    expected = f"y: expected labels, int64 [N] below {classes}, as the network is conditional; got"
     if y is None:
-        raise UsageError(f"y: expected labels, int64 [N] below {classes}, as the network is conditional; got none")
+        raise UsageError(f"{expected} none")
+    if y.dim() != 1 or y.dtype != torch.int64:
+        came = f"{str(y.dtype).removeprefix('torch.')} {list(y.shape)}"
+        cure = "; of one-hot rows take y.argmax(1)" if y.dim() == 2 and y.shape[1] == classes else ""
+        raise UsageError(f"{expected} {came}{cure}")
     return F.one_hot(y, classes).to(like.dtype)
 
 
@@ -117,8 +122,9 @@ class LabelHead(nn.Module):
             return logits, self.to_class(features)
         if self.embed is None:
             return logits
-        if y is None:
-            raise UsageError("y: expected labels, int64 [N], as the discriminator is conditional; got none")
+        if y is None or y.dim() != 1 or y.dtype != torch.int64:
+            came = "none" if y is None else f"{str(y.dtype).removeprefix('torch.')} {list(y.shape)}"
+            raise UsageError(f"y: expected labels, int64 [N], as the discriminator is conditional; got {came}")
         return logits + (self.embed(y) * features).sum(1)
 
 

@@ -59,7 +59,7 @@ class RegularizationConfig:
         """Raise UsageError where a method does not fit the adversarial loss or the batch size."""
         if batch % self.pack:
             raise UsageError(
-                f"pack: a batch of {batch} is not divisible by {self.pack}; give a {option('batch')} that is"
+                f"pack: a batch of {batch} is not divisible by {self.pack}; give {option('batch')} that is"
             )
         if self.label_smoothing and not loss.labels:
             raise UsageError(

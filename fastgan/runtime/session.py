@@ -177,6 +177,8 @@ class Session:
         if isinstance(y, list | tuple):
             y = np.array([labels.number_of(label, spec.classes, self.class_names) for label in y], np.int64)
             y = y if array else sys.modules["torch"].from_numpy(y)
+        if getattr(y, "ndim", 1) == 2:
+            labels.check(y, len(x), spec)  # names one-hot rows
         _check_input(y, "y", *(("int64", "float32") if spec.label_vectors else ("int64",)))
         labels.check(y, len(x), spec)
         if isinstance(y, np.ndarray) != array:

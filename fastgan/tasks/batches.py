@@ -11,8 +11,8 @@ from torch import Tensor
 from fastgan.errors import UsageError
 
 
-def images_and_labels(batch: Any, classes: int, name: str) -> dict[str, Tensor]:
-    """{"real": images float32}, and "labels" int64 [N] where there are classes; labels not needed are left out.
+def images_and_labels(batch: Any, classes: int, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """{"real": images in a dtype}, and "labels" int64 [N] where there are classes; labels not needed are left out.
 
     batch: images, alone or in a list, a pair of images and labels, or a dictionary of both. labels: see `class_labels`.
     Raises UsageError, which begins with `name`.
@@ -25,14 +25,14 @@ def images_and_labels(batch: Any, classes: int, name: str) -> dict[str, Tensor]:
             f"{name}: expected float tensors [N, C, H, W] in [-1, 1], or pairs with labels, got {came}"
             f"{_cure(batch if images is None else images)}{_other_names(batch, 'real')}"
         )
-    images = images.float()
+    images = images.to(dtype)
     if not classes:
         return {"real": images}
     return {"real": images, "labels": class_labels(found.get("labels"), len(images), classes, name)}
 
 
-def sources_and_targets(batch: Any, channels: int, name: str) -> dict[str, Tensor]:
-    """{"source": ..., "target": ...}, float32, of a pair or a dictionary. channels: of the sources.
+def sources_and_targets(batch: Any, channels: int, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """{"source": ..., "target": ...}, in a dtype, of a pair or a dictionary. channels: of the sources.
 
     Raises UsageError, which begins with `name`.
     """
@@ -48,7 +48,7 @@ def sources_and_targets(batch: Any, channels: int, name: str) -> dict[str, Tenso
             f" generator's source_channels is {channels}, got {described(source)} and {described(target)}"
             f"{_cure(source) or _cure(target)}{_other_names(batch, 'source', 'target')}"
         )
-    return {"source": source.float(), "target": target.float()}  # type: ignore[union-attr]
+    return {"source": source.to(dtype), "target": target.to(dtype)}  # type: ignore[union-attr]
 
 
 def class_labels(labels: Any, count: int, classes: int, name: str) -> Tensor:

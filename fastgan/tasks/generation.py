@@ -18,7 +18,7 @@ from fastgan.regularization.packing import packed
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.tasks.batches import images_and_labels
-from fastgan.tasks.networks import Output, discriminate
+from fastgan.tasks.networks import Output, declared_range, discriminate, dtype_of
 
 
 class Generation(Task):
@@ -44,8 +44,7 @@ class Generation(Task):
         self.latent_shape, self.seed = latent_shape, seed
         self.classes = int(getattr(generator, "classes", 0))
         #: Of the images of data and generator; the trainer knows more from the first batch.
-        low, high = getattr(generator, "range", (-1.0, 1.0))
-        self.range = float(low), float(high)
+        self.range = declared_range(generator) or (-1.0, 1.0)
         self.unbounded = loss.unbounded
         added = config.penalties(loss, True).keys() - config.penalties(loss, False).keys()
         rare = config.penalty_interval if added else 1
@@ -112,7 +111,7 @@ class Generation(Task):
         return self.loss.paired or self.config.feature_matching > 0 or self.regularization.config.unroll > 0
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
-        return images_and_labels(batch, self.classes, name)
+        return images_and_labels(batch, self.classes, name, dtype_of(self.discriminator))
 
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
         real = batch[self.real]

@@ -84,3 +84,21 @@ def coupling_layer(network: nn.Module) -> str:
 def source_channels(network: nn.Module) -> int:
     """Channels of the source images that a network takes; 0 where it takes none."""
     return int(getattr(network, "source_channels", 0))
+
+
+def declared_range(network: nn.Module) -> tuple[float, float] | None:
+    """The range of a network's images as its attribute `range` states it, (low, high); None without one."""
+    stated = getattr(network, "range", None)
+    if (
+        not isinstance(stated, tuple | list)
+        or len(stated) != 2
+        or not all(isinstance(each, int | float) for each in stated)
+    ):
+        return None
+    low, high = map(float, stated)
+    return (low, high) if low < high else None
+
+
+def dtype_of(network: nn.Module) -> torch.dtype:
+    """Of a network's weights, and so of the images that it takes; float32 for one without any."""
+    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), torch.float32)

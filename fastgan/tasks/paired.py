@@ -12,7 +12,7 @@ from fastgan.tasks import measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import sources_and_targets
 from fastgan.tasks.generation import Generation
-from fastgan.tasks.networks import source_channels
+from fastgan.tasks.networks import dtype_of, source_channels
 
 
 class Paired(Generation):
@@ -51,7 +51,7 @@ class Paired(Generation):
         return super().sees_real or self.config.l1_weight > 0
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
-        return sources_and_targets(batch, source_channels(self.generator), name)
+        return sources_and_targets(batch, source_channels(self.generator), name, dtype_of(self.generator))
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         return {}  # sources come with the batch

@@ -17,7 +17,7 @@ from fastgan.errors import ForcedBackendError, UsageError, first_line
 from fastgan.tasks.base import Batch, Noise
 from fastgan.tasks.batches import described
 from fastgan.tasks.generation import Generation
-from fastgan.tasks.networks import Output
+from fastgan.tasks.networks import Output, declared_range
 from fastgan.train.last_operation import RANGES, LastOperation
 from fastgan.train.state import TrainState
 
@@ -66,10 +66,8 @@ def _generator(task: Generation, batch: Batch, noise: Noise) -> tuple[Span | Non
         raise UsageError(f"generator: expected a floating tensor of images, got {described(made)}")
     if made.shape != real.shape:
         raise UsageError(_other_shape(list(made.shape), list(real.shape)))
-    declared = getattr(task.generator, "range", None)
-    if declared is not None:
-        low, high = declared
-        return (float(low), float(high)), "by its attribute `range`"
+    if (declared := declared_range(task.generator)) is not None:
+        return declared, "by its attribute `range`"
     name = last.of(made)
     return RANGES.get(name), f"as it ends in a {name}"
 
@@ -170,7 +168,7 @@ def check_values(images: Tensor, span: Span | None, why: str, name: str = "batch
 
 def _scaling(low: float, high: float, least: float, most: float) -> str:
     if low >= 0 and high <= 1.01 and (least, most) == (-1, 1):
-        return "use 2 * images - 1"
+        return "use 2 * images - 1, or set generator.range = (0, 1) if they are meant so"
     if low >= 0 and 1.5 < high <= 255 and (least, most) == (-1, 1):
         return "use images / 127.5 - 1"
     if low >= 0 and 1.5 < high <= 255 and (least, most) == (0, 1):

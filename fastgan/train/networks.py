@@ -13,6 +13,7 @@ from fastgan import models
 from fastgan._util.memory import require_memory
 from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError, first_line
+from fastgan.tasks.networks import declared_range
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
 
@@ -34,8 +35,7 @@ class Trained:
     @property
     def range(self) -> tuple[float, float]:
         """In which its images are: its attribute, else [-1, 1]."""
-        low, high = getattr(self.generator, "range", (-1.0, 1.0))
-        return float(low), float(high)
+        return declared_range(self.generator) or (-1.0, 1.0)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -113,12 +113,11 @@ def _misfit(
     config: Config, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None
 ) -> str:
     for name, network in (("generator", generator), ("discriminator", discriminator)):
-        others = {weight.dtype for weight in network.parameters() if weight.is_floating_point()} - {torch.float32}
-        if others:
-            half = "; its forward passes run in half precision with precision='bf16' or 'fp16'"
+        dtypes = {weight.dtype for weight in network.parameters()}
+        if half := dtypes & {torch.float16, torch.bfloat16}:
             return (
-                f"{name}: expected weights in float32, got {str(min(others, key=str)).removeprefix('torch.')}; use"
-                f" {name}.float()" + half * (torch.float64 not in others)
+                f"{name}: expected weights in float32, got {str(half.pop()).removeprefix('torch.')}; use"
+                f" {name}.float(), and for forward passes in half precision {option('precision', 'bf16')} or fp16"
             )
     channels, seen = source_channels(generator), source_channels(discriminator)
     if seen not in (0, channels):

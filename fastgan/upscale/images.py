@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fastgan._util.options import option
 from fastgan._util.progress import Progress
 from fastgan.errors import FastganError, UsageError, WriteError
 from fastgan.upscale.image import read
@@ -164,7 +165,7 @@ def destination(source: Path, out: Path, overwrite: bool) -> Path:
         if out.is_dir():
             raise UsageError(f"out: {out} is a folder")
         if not overwrite:
-            raise UsageError(f"out: {out} exists; --overwrite replaces it")
+            raise UsageError(f"out: {out} exists; {option('overwrite', True)} replaces it")
     return out
 
 

@@ -26,7 +26,10 @@ def test_npz_layouts(tmp_path, stored, expected, key):
 
 
 @pytest.mark.parametrize("key", ["labels", "y"])
-@pytest.mark.parametrize("labels", [np.arange(5, dtype=np.uint8), np.arange(5)[:, None]])
+@pytest.mark.parametrize(
+    "labels",
+    [np.arange(5, dtype=np.uint8), np.arange(5)[:, None], np.arange(5.0), np.eye(5), np.eye(5, dtype=np.uint8)],
+)
 def test_npz_labels(tmp_path, key, labels):
     np.savez_compressed(tmp_path / "set.npz", images=GRAY, **{key: labels})
     read = open_source(tmp_path / "set.npz").labels
@@ -46,8 +49,10 @@ def test_npz_labels(tmp_path, key, labels):
         ({"a": GRAY / 255}, r"no key 'images', and no array fits \(it holds a\)"),
         ({}, r"no array fits \(it holds nothing\)"),
         ({"images": GRAY, "labels": np.arange(4)}, "has 4 labels for 5 images"),
-        ({"images": GRAY, "y": np.zeros(5)}, r"labels in .* are float64 \[5\]; expected one integer"),
-        ({"images": GRAY, "y": np.zeros((5, 10), int)}, r"are int64 \[5, 10\]; expected one integer"),
+        ({"images": GRAY, "y": np.full(5, 0.5)}, r"labels in .* are float64 \[5\]; expected one integer"),
+        ({"images": GRAY, "y": np.full((5, 2), 0.5)}, r"labels in .* are float64 \[5, 2\] and not one-hot"),
+        ({"images": GRAY, "y": np.full(5, np.nan)}, r"labels in .* are float64 \[5\]; expected one integer"),
+        ({"images": GRAY, "y": np.zeros((5, 10), int)}, r"are int64 \[5, 10\] and not one-hot"),
         ({"images": GRAY, "y": np.arange(5) - 1}, "go down to -1"),
         ({"images": np.array([{}, None], object)}, "pickled objects, which are never opened"),
         ({"images": GRAY, "labels": np.array([{}] * 5, object)}, "pickled objects, which are never opened"),

@@ -275,7 +275,7 @@ def test_compiled_training_equals_eager_training(loss, precision, mode):
 def test_nothing_in_an_iteration_waits_for_the_gpu(no_waiting, compile):
     networks = models.build("dcgan", resolution=32, channels=3, latent=16, width=16)
     trainer = Trainer(*networks, "wgan-gp", Config.from_flags(latent=16, batch=16, d_steps=1, compile=compile))
-    batches = Batches([torch.rand(16, 3, 32, 32, device="cuda") for _ in range(16)], trainer.state)
+    batches = Batches([torch.rand(16, 3, 32, 32, device="cuda") * 2 - 1 for _ in range(16)], trainer.state)
     means = Means()
     trainer.prepare(batches)
     for _ in range(8):  # until an iteration that is one CUDA graph is captured

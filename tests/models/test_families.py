@@ -252,3 +252,15 @@ def test_spectral_norm_is_right_in_eval_mode_before_any_step(name):
             if isinstance(layer, nn.Conv2d | nn.Linear) and hasattr(layer, "parametrizations"):
                 sigma = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
                 assert 0.99 < sigma < 1.2
+
+
+@pytest.mark.parametrize("condition", ["concat", "projection"])
+def test_labels_of_another_kind_are_explained(condition):
+    generator, discriminator = models.build(
+        "mlp", resolution=4, channels=1, latent=4, width=4, classes=3, condition=condition
+    )
+    z, x = torch.randn(2, 4), torch.randn(2, 1, 4, 4)
+    for y, came in ((torch.eye(3)[:2], r"float32 \[2, 3\]"), (torch.zeros(2), r"float32 \[2\]")):
+        for network, given in ((generator, z), (discriminator, x)):
+            with pytest.raises(UsageError, match=f"y: expected labels, int64 .* got {came}"):
+                network(given, y)

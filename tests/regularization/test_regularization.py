@@ -310,7 +310,7 @@ def test_compiled_steps_are_the_eager_ones(options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pack": 3}, "pack: a batch of 8 is not divisible by 3; give a --batch that is"),
+        ({"pack": 3}, "pack: a batch of 8 is not divisible by 3; give batch that is"),
         ({"pack": 2, "condition": "concat"}, "pack: a conditional discriminator takes one label for each image"),
         (
             {"label_smoothing": 0.1, "loss": "hinge"},
@@ -319,7 +319,7 @@ def test_compiled_steps_are_the_eager_ones(options):
         ({"label_smoothing": 0.6}, r"label_smoothing: expected a number in \[0, 0.5\), got 0.6"),
         ({"augment": "colour"}, "augment: expected none, or some of color, translation, cutout joined by .*'colour'"),
         ({"augment": "cutout+cutout"}, "each once"),
-        ({"ada_target": 0.6}, "ada_target: there is nothing to adapt; give --augment"),
+        ({"ada_target": 0.6}, "ada_target: there is nothing to adapt; give augment"),
         ({"ada_target": 0.6, "augment": "color", "loss": "wgan-gp"}, "ada_target: the sign of a logit has no meaning"),
         ({"history": 3}, "history: half of a batch of 8 comes from it, so it must hold as many, got 3"),
         ({"unroll": 2, "r1_weight": 1.0}, "unroll: .* without penalties; leave one of both out"),

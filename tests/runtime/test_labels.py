@@ -67,7 +67,10 @@ def test_wrong_labels(conditional, backend):
         (np.array([[0], [1]]), r"y: expected int64 \[2\], a label for each z, got int64 \[2, 1\]"),
         (np.array([0.0, 1.0]), "y: expected int64, got float64"),
         (np.array([0, 1], np.int32), "y: expected int64, got int32"),
-        ([0, 1], "y: expected a numpy array or a torch tensor, got list"),
+        (7, "y: expected a numpy array or a torch tensor, got int"),
+        ([0, 3], "class: expected a number from 0 to 2, got 3"),
+        ([0], r"y: expected int64 \[2\], a label for each z, got int64 \[1\]"),
+        (np.eye(3)[:2], r"y: .* got float64 \[2, 3\]; of one-hot rows take y.argmax\(1\)"),
         (torch.tensor([0, 1]), "y: expected ndarray as z is one, got Tensor"),
     ):
         with pytest.raises(UsageError, match=sentence):

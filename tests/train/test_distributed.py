@@ -145,9 +145,8 @@ def paired(world):
     def batches():
         random, n = torch.Generator().manual_seed(0), 16 // world.size
         while True:
-            target, noise = torch.rand(2, 16, 1, 8, 8, generator=random, dtype=torch.float64)[
-                :, n * world.rank : n * (world.rank + 1)
-            ]
+            drawn = torch.rand(2, 16, 1, 8, 8, generator=random, dtype=torch.float64) * 2 - 1
+            target, noise = drawn[:, n * world.rank : n * (world.rank + 1)]
             yield target + 0.1 * noise, target
 
     return trainer, trainer.fit(batches())
@@ -157,7 +156,7 @@ def uneven(world):
     """Train with batches of another size on each rank."""
     _, discriminator = models.build("dcgan", resolution=28, channels=1, latent=8, width=4)
     Trainer(Generator(), discriminator, config=Config.from_flags(**SMALL), world=world).fit(
-        iter([torch.rand(4 + world.rank, 1, 28, 28)])
+        iter([torch.rand(4 + world.rank, 1, 28, 28) * 2 - 1])
     )
 
 

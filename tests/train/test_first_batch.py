@@ -185,8 +185,17 @@ def test_images_in_other_floating_dtypes_are_converted(dtype):
 def test_networks_in_other_dtypes_are_named():
     with pytest.raises(UsageError, match=r"generator: expected weights in float32, got float16; use generator.float\("):
         fit(generator=Generator().half())
-    with pytest.raises(UsageError, match="discriminator: expected weights in float32, got float64"):
-        fit(network=discriminator().double())
+    with pytest.raises(UsageError, match="discriminator: expected weights in float32, got bfloat16"):
+        fit(network=discriminator().bfloat16())
+
+
+def test_networks_in_double_take_images_in_double():
+    class Double(Generator):
+        def forward(self, z):
+            return super().forward(z.double())
+
+    trainer = fit(generator=Double().double(), network=discriminator().double())
+    assert trainer.state.batch["real"].dtype == torch.float64
 
 
 def test_the_shape_of_latents_is_found():

@@ -82,7 +82,7 @@ def test_invalid_arguments(tmp_path, save, fake):
 def test_existing_files_are_kept_without_overwrite(tmp_path, save, fake):
     pixels = save("in.png")
     (tmp_path / "out.png").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="exists; --overwrite replaces it"):
+    with pytest.raises(UsageError, match="exists; overwrite=True replaces it"):
         upscale_image(fake(), tmp_path / "in.png", tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes() == b"mine"
     upscale_image(fake(), tmp_path / "in.png", tmp_path / "out.png", overwrite=True)
@@ -183,7 +183,7 @@ def test_a_repeated_run_skips_complete_files(tmp_path, save, fake):
     assert (report.done, report.skipped) == (2, 1)
     assert session.shapes == [(8, 9), (8, 10)]
     assert len(report.failed) == 1
-    assert "another size, 5×5; --overwrite" in report.failed[0][1]
+    assert "another size, 5×5; overwrite=True" in report.failed[0][1]
     assert (tmp_path / "out" / "3.png").read_bytes() == before
     report = upscale_folder(fake(), tmp_path / "in", tmp_path / "out", overwrite=True)
     assert (report.done, report.skipped, report.failed) == (4, 0, [])

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError
 from fastgan.upscale.image import read
 from fastgan.upscale.image.animation import frame_count
@@ -109,9 +110,8 @@ def _is_pending(scale: int, job: Job, sources: set[tuple[int, int]], overwrite: 
     if size == (height * scale, width * scale):
         report.skipped += 1
     else:
-        report.failed.append(
-            (job.source, f"{job.out} exists with another size, {size[1]}×{size[0]}; --overwrite replaces it")
-        )
+        replacing = f"{option('overwrite', True)} replaces it"
+        report.failed.append((job.source, f"{job.out} exists with another size, {size[1]}×{size[0]}; {replacing}"))
     return False
 
 
