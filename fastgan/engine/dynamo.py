@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastgan.engine.host_state import generators_kept
+from fastgan.engine.host_values import generators_kept
 
 _MISSED = "Detected recompile when torch.compile stance is 'fail_on_recompile'"
 

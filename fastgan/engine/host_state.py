@@ -7,8 +7,6 @@ function's arguments, closure and globals, followed along the names in its code.
 
 from __future__ import annotations
 
-import collections
-import enum
 import random
 import sys
 import types
@@ -19,8 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LEAVES = (bool, int, float, complex, str, bytes, type(None), enum.Enum, torch.dtype, torch.device)
-_CONTAINERS = (list, tuple, set, frozenset, dict, collections.deque)
+from fastgan.engine.host_values import (
+    CONTAINERS,
+    LEAVES,
+    Names,
+    computed_weights,
+    containers,
+    global_generators,
+    names_in,
+    refill,
+    same,
+    same_content,
+    same_state,
+    shown,
+)
+
 #: Code of these packages holds no values of the user's, except attributes of torch's and fastgan's modules.
 _LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "torch", "numpy", "fastgan", "triton", "sympy", "mpmath", "networkx", "jinja2", "fsspec", "filelock", "packaging",
@@ -38,7 +49,6 @@ _BUILTINS = {
     **dict.fromkeys(("now", "today", "utcnow"), "datetime"),
 }
 
-_Names = frozenset[str]
 #: Name, a function that gives the present value, the value before the run, and a function that restores it.
 _Value = tuple[str, Callable[[], Any], Any, Callable[[Any], None]]
 
@@ -59,7 +69,7 @@ class HostState:
     def __init__(self, step: Callable[..., Any] | None, args: Any = (), strict: bool = True) -> None:
         self.changed = ""
         self._step, self._strict = step, strict
-        self._given = _containers(args)
+        self._given = containers(args)
         self._values: list[_Value] = []
         self._entries: list[tuple[dict[str, Any], str, Any]] = []  # those of _values that lie in a dictionary of names
         self._others: list[_Value] = []  # the rest of _values
@@ -77,7 +87,7 @@ class HostState:
         import gc
 
         self._before = {id(value) for value in gc.get_objects()}
-        before, self._generators = sys.getprofile(), _global_generators()
+        before, self._generators = sys.getprofile(), global_generators()
         if self._step is not None:
             self._note(self._step, "the step", frozenset(), 0)
         if self._refused:
@@ -101,24 +111,24 @@ class HostState:
         """Whether all values are those that the run found."""
         for space, key, value in self._entries:  # most of them: in a plain loop
             now = space.get(key, _MISSING)
-            if now is not value and not _same(now, value):
+            if now is not value and not same(now, value):
                 return False
-        return all(_same(now(), value) for _, now, value, _ in self._others) and all(
-            _same_content(held, copy) for _, held, copy in self._copies
+        return all(same(now(), value) for _, now, value, _ in self._others) and all(
+            same_content(held, copy) for _, held, copy in self._copies
         )
 
     def difference(self) -> str:
         """A value that is another one now, as `name == value`, or ""."""
-        found = [(name, value) for name, now, value, _ in self._values if not _same(now(), value)]
-        found += [(name, copy) for name, held, copy in self._copies if not _same_content(held, copy)]
-        return f"{found[0][0]} == {_shown(found[0][1])}" if found else ""
+        found = [(name, value) for name, now, value, _ in self._values if not same(now(), value)]
+        found += [(name, copy) for name, held, copy in self._copies if not same_content(held, copy)]
+        return f"{found[0][0]} == {shown(found[0][1])}" if found else ""
 
     def computed_weights(self) -> list[tuple[nn.Module, str]]:
         """The modules that the step's closure, attributes and globals lead to whose weights a hook computes, without a
         run."""
         self._before, self._strict = set(), False
         function = getattr(self._step, "__func__", self._step)
-        names = _names(function.__code__) if isinstance(function, types.FunctionType) else frozenset()
+        names = names_in(function.__code__) if isinstance(function, types.FunctionType) else frozenset()
         self._note(self._step, "the step", names, 0)
         if isinstance(function, types.FunctionType):
             for name in names & function.__globals__.keys():
@@ -154,7 +164,7 @@ class HostState:
                 if isinstance(first, nn.Module) and id(first) in self._before:
                     self._note(first, type(first).__name__, frozenset(), 0)
             return
-        names = _names(code)
+        names = names_in(code)
         for name in code.co_names:
             if name in frame.f_globals:
                 self._note_entry(frame.f_globals, name, name, names, 0)
@@ -177,9 +187,9 @@ class HostState:
 
     # --- what is reachable --------------------------------------------------------------------------------------------
 
-    def _note(self, value: Any, name: str, names: _Names, depth: int) -> None:
+    def _note(self, value: Any, name: str, names: Names, depth: int) -> None:
         """Follow a value along the names in the code that has it."""
-        if isinstance(value, (*_LEAVES, Tensor)) or depth > _MAX_DEPTH:
+        if isinstance(value, (*LEAVES, Tensor)) or depth > _MAX_DEPTH:
             return
         key = id(value), names
         if key in self._seen or id(value) in self._given:
@@ -189,10 +199,11 @@ class HostState:
         if isinstance(value, types.FunctionType):
             self._note_function(value, name, depth)
         elif isinstance(value, types.MethodType):
-            self._note_function(value.__func__, name, depth)
-            self._note(
-                value.__self__, type(value.__self__).__name__, names | _names(value.__func__.__code__), depth + 1
-            )
+            function: Any = value.__func__
+            if isinstance(function, types.FunctionType):
+                self._note_function(function, name, depth)
+                names |= names_in(function.__code__)
+            self._note(value.__self__, type(value.__self__).__name__, names, depth + 1)
         elif isinstance(value, nn.Module):
             self._note_module(value, name, names, depth)
         elif isinstance(value, types.ModuleType):
@@ -201,7 +212,7 @@ class HostState:
                     self._note_entry(vars(value), each, f"{name}.{each}", names, depth + 1)
         elif isinstance(value, type):
             self._note_class(value, name, names, depth)
-        elif isinstance(value, _CONTAINERS):
+        elif isinstance(value, CONTAINERS):
             self._note_container(value, name, names, depth)
         elif not self._note_numpy(value, name):
             self._note_object(value, name, names, depth)
@@ -209,7 +220,7 @@ class HostState:
     def _note_function(self, function: types.FunctionType, name: str, depth: int) -> None:
         if function.__module__ is not None and function.__module__.partition(".")[0] in _LIBRARIES - {"fastgan"}:
             return
-        names = _names(function.__code__)
+        names = names_in(function.__code__)
         for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
 
             def contents(cell: Any = cell) -> Any:
@@ -226,7 +237,7 @@ class HostState:
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._note(default, name, names, depth + 1)
 
-    def _note_module(self, module: nn.Module, name: str, names: _Names, depth: int) -> None:
+    def _note_module(self, module: nn.Module, name: str, names: Names, depth: int) -> None:
         own = type(module).__module__.partition(".")[0] == "fastgan"
         for attribute, value in list(vars(module).items()):
             if attribute in ("_modules", "_parameters", "_buffers"):
@@ -235,7 +246,7 @@ class HostState:
                 if self._first("computed", id(module), attribute):
                     self._computed.append((vars(module), attribute, value))
                 continue
-            if isinstance(value, _LEAVES) or (isinstance(value, Tensor) and not own) or attribute in names:
+            if isinstance(value, LEAVES) or (isinstance(value, Tensor) and not own) or attribute in names:
                 self._note_entry(vars(module), attribute, f"{type(module).__name__}.{attribute}", names, depth + 1)
             elif attribute.endswith("_hooks") and value:
                 for hook in value.values():
@@ -248,12 +259,12 @@ class HostState:
         for attribute, child in module._modules.items():
             self._note(child, attribute, names, depth)
 
-    def _note_class(self, value: type, name: str, names: _Names, depth: int) -> None:
+    def _note_class(self, value: type, name: str, names: Names, depth: int) -> None:
         for base in value.__mro__:
             if base.__module__.partition(".")[0] in _LIBRARIES:
                 continue
             for each in names & vars(base).keys():
-                if isinstance(vars(base)[each], (*_LEAVES, Tensor, *_CONTAINERS)):
+                if isinstance(vars(base)[each], (*LEAVES, Tensor, *CONTAINERS)):
                     self._hold(
                         f"{base.__name__}.{each}",
                         lambda base=base, each=each: vars(base).get(each, _MISSING),  # type: ignore[misc]
@@ -262,16 +273,16 @@ class HostState:
                     )
                     self._note(vars(base)[each], f"{base.__name__}.{each}", names, depth + 1)
 
-    def _note_class_attributes(self, value: Any, name: str, names: _Names, depth: int) -> None:
+    def _note_class_attributes(self, value: Any, name: str, names: Names, depth: int) -> None:
         """Attributes of the class, which an instance's own may replace during the run."""
         self._note_class(type(value), name, names, depth)
         own = getattr(value, "__dict__", None)
         if own is not None:
             for each in names:
-                if each not in own and isinstance(getattr(type(value), each, _MISSING), (*_LEAVES, Tensor)):
+                if each not in own and isinstance(getattr(type(value), each, _MISSING), (*LEAVES, Tensor)):
                     self._note_entry(own, each, f"{type(value).__name__}.{each}", names, depth + 1)
 
-    def _note_container(self, value: Any, name: str, names: _Names, depth: int) -> None:
+    def _note_container(self, value: Any, name: str, names: Names, depth: int) -> None:
         if len(value) > _MAX_ELEMENTS:
             return self._refuse(f"it reads {name}, a {type(value).__name__} of {len(value)} values")
         if not isinstance(value, tuple | frozenset) and self._first("copy", id(value)):
@@ -302,7 +313,7 @@ class HostState:
             return True
         return isinstance(value, numpy.generic)
 
-    def _note_object(self, value: Any, name: str, names: _Names, depth: int) -> None:
+    def _note_object(self, value: Any, name: str, names: Names, depth: int) -> None:
         if hasattr(type(value), "__next__"):
             return self._refuse(f"it reads {name}, whose next value a graph does not take")
         if type(value).__module__ == "functools" and hasattr(value, "func"):  # a partial function
@@ -326,7 +337,7 @@ class HostState:
         self._note_class_attributes(value, name, names, depth)
         return None
 
-    def _note_entry(self, space: dict[str, Any], key: str, name: str, names: _Names, depth: int) -> None:
+    def _note_entry(self, space: dict[str, Any], key: str, name: str, names: Names, depth: int) -> None:
         def restore(value: Any) -> None:
             if value is _MISSING:
                 space.pop(key, None)
@@ -361,17 +372,17 @@ class HostState:
         for space, name, weight in self._computed:
             space[name] = weight
         for name, held, copy in self._copies:
-            if not _same_content(held, copy):
+            if not same_content(held, copy):
                 reason = reason or f"it changes {name}, which a graph does not"
-                _refill(held, copy)
+                refill(held, copy)
         for name, now, value, restore in self._values:
-            if not _same(now(), value):
+            if not same(now(), value):
                 how = "replaces" if isinstance(value, Tensor) else "changes"
                 cure = "; change it in place" if isinstance(value, Tensor) else ""
                 reason = reason or f"it {how} {name}, which a graph does not{cure}"
                 restore(value)
         for name, state, restore, before in self._generators:
-            if not _same_state(state(), before):
+            if not same_state(state(), before):
                 restore(before)
                 reason = (
                     f"it draws random numbers on the host, from {name}, which a graph would repeat; draw them with"
@@ -380,97 +391,6 @@ class HostState:
         return reason
 
 
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """A context that restores the random generators of Python, NumPy and PyTorch after an exception."""
-    states, cpu = _global_generators(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    except BaseException:
-        for _, _, restore, state in states:
-            restore(state)
-        torch.set_rng_state(cpu)
-        torch.cuda.set_rng_state_all(gpus)
-        raise
-
-
 def _root(frame: types.FrameType | None) -> str:
     """The package whose code a frame runs."""
     return "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
-def _global_generators() -> list[tuple[str, Callable[[], Any], Callable[[Any], None], Any]]:
-    found: list[Any] = [("random", random.getstate, random.setstate, random.getstate())]
-    if (numpy := sys.modules.get("numpy")) is not None:
-        get, put = numpy.random.get_state, numpy.random.set_state
-        found.append(("numpy.random", get, put, get()))
-    return found
-
-
-def _names(code: types.CodeType) -> _Names:
-    """The names of attributes and globals in a function and in those defined in it, and the texts, for getattr."""
-    found = {*code.co_names, *code.co_freevars}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found |= _names(constant)
-        elif isinstance(constant, str) and constant.isidentifier():
-            found.add(constant)
-    return frozenset(found)
-
-
-def computed_weights(module: nn.Module) -> list[str]:
-    """The attributes that the older weight_norm and spectral_norm compute before each run of a module."""
-    hooks: list[Any] = [
-        h for h in module._forward_pre_hooks.values() if type(h).__module__.startswith("torch.nn.utils.")
-    ]
-    return [hook.name for hook in hooks if isinstance(getattr(hook, "name", None), str)]
-
-
-def _same(now: Any, before: Any) -> bool:
-    if now is before:
-        return True
-    return (
-        type(now) is type(before) and isinstance(now, _LEAVES) and (now == before or (now != now and before != before))
-    )
-
-
-def _same_content(held: Any, copy: Any) -> bool:
-    if isinstance(held, dict):
-        return held.keys() == copy.keys() and all(_same(held[key], copy[key]) for key in copy)
-    if isinstance(held, set):
-        return held == copy
-    if isinstance(held, list | collections.deque):
-        return len(held) == len(copy) and all(map(_same, held, copy))
-    return bool(held.shape == copy.shape and held.tobytes() == copy.tobytes())
-
-
-def _same_state(now: Any, before: Any) -> bool:
-    if isinstance(now, dict):
-        return all(_same_state(now[key], before[key]) for key in before)
-    if isinstance(now, tuple):
-        return all(map(_same_state, now, before))
-    return bool((now == before).all()) if hasattr(now, "all") else bool(now == before)
-
-
-def _refill(held: Any, copy: Any) -> None:
-    if isinstance(held, dict | set):
-        held.clear()
-        held.update(copy)
-    elif isinstance(held, list | collections.deque):
-        held.clear()
-        held.extend(copy)
-    else:
-        held[...] = copy
-
-
-def _containers(args: Any) -> set[int]:
-    """The ids of the containers among arguments."""
-    found = {id(args)} if isinstance(args, _CONTAINERS) else set()
-    for value in (args.values() if isinstance(args, dict) else args) if found else ():
-        found |= _containers(value)
-    return found
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, _LEAVES) else type(value).__name__
