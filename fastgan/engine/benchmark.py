@@ -16,9 +16,10 @@ from torch import Tensor
 from fastgan._util.cuda_device import CudaDevice
 from fastgan._util.timing import Timing, alternate, replay_time, rounds_in, wall_and_host, watch
 from fastgan.engine.benchmark_result import Benchmark, Contestant
-from fastgan.engine.compile import CompiledStep, _quiet, _sentence
+from fastgan.engine.compile import CompiledStep, _sentence
 from fastgan.engine.counts import Counts, launches
 from fastgan.engine.cuda_graphs import WARM_UPS, CudaGraph, _side_stream, recorded
+from fastgan.engine.dynamo import quiet
 from fastgan.engine.step_state import Results, StepState
 from fastgan.errors import UsageError
 from fastgan.ops._capture import before_capture
@@ -79,7 +80,7 @@ def benchmark(step: Callable[..., Any], *args: Any, seconds: float = 1.0) -> Ben
             found[0] = _on_gpu(found[0], ready["eager"], state)
         for name, build in _contestants(step, args, state, cuda).items():
             try:
-                with _quiet(), warnings.catch_warnings():
+                with quiet(), warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)
                     contestant, one = _checked(name, build, state, expected, cuda)
             except Exception as error:
@@ -161,8 +162,8 @@ def _fastgan_compile(step: Callable[..., Any], args: tuple[Any, ...]) -> _Ready:
         compiled(*args)
     if compiled.why_eager:
         raise _Excluded(f"runs eagerly: {compiled.why_eager}")
-    (variant,) = (one for variants in compiled._variants.values() for one in variants)
-    replay = variant.run._graph.replay if isinstance(variant.run, CudaGraph) else None
+    graphs = [one.run for variants in compiled._variants.values() for one in variants if isinstance(one.run, CudaGraph)]
+    replay = graphs[0]._graph.replay if graphs else None
     passes = compiled.passes.after if compiled.passes.ran else None
     return _Ready(functools.partial(compiled, *args), replay, passes, compiled.how[-1])
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-import random
-import sys
 from typing import Any
 
 import torch
@@ -77,12 +75,3 @@ def network_signature(network: nn.Module | None) -> list[Any]:
             (id(w), w.requires_grad, bool(w._backward_hooks)) for w in module._parameters.values() if w is not None
         ]
     return found
-
-
-def host_generators() -> list[Any]:
-    """The states of the random generators of the host that a network may draw from."""
-    states: list[Any] = [random.getstate(), torch.get_rng_state().tolist()]
-    if (numpy := sys.modules.get("numpy")) is not None:
-        _, key, *rest = numpy.random.get_state()
-        states += [key.tolist(), *rest]
-    return states

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastgan.engine.host_state import HostState, Unfollowable
 from fastgan.ops._capture import before_capture
 
 
@@ -23,21 +24,23 @@ class ExternalState:
     whose `.grad` the step fills. replaces_grad: for each leaf, whether the step discards the previous `.grad` instead
     of adding to it. changed: the indices of the tensor arguments that the step changes in place. changes: whether it
     changes an outside tensor. draws: whether it draws random numbers. draws_on: the types of the devices on
-    which it does. dtypes: of all that it computes. modules: those that run.
+    which it does. dtypes: of all that it computes. modules: those that run. host: what it takes from Python.
 
     Raises RuntimeError for a step with effects that a graph cannot have: it fills the `.grad` of an argument, takes an
-    optimizer step, replaces a buffer, or synchronizes with a GPU. Such a step must not be captured, because a failed
-    capture leaves PyTorch's allocator in an inconsistent state. refuse=False: do not raise for the last two, which
-    prevent a graph but not running the step and undoing its effects.
+    optimizer step, replaces a buffer, synchronizes with a GPU, or changes or draws something in Python. Such a step
+    must not be captured, because a failed capture leaves PyTorch's allocator in an inconsistent state. refuse=False: do
+    not raise for the last three, which prevent a graph but not running the step and undoing its effects.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], refuse: bool = True):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         seen, modules = _ExternalTensors(given, refuse), dict[int, tuple[nn.Module, dict[str, Tensor | None]]]()
         before = [(_version(tensor), _SavedGrad(tensor)) for tensor in given]
+        constants = [tensor for tensor in given if not tensor.requires_grad]
+        self.host = HostState(step, (args, kwargs), refuse)
         with preserved(given), _watched_modules(modules, refuse):
             try:
-                with seen:
+                with self.host.watched(), seen:
                     step(*args, **kwargs)
                 self.changed = [i for i, (version, _) in enumerate(before) if _version(given[i]) != version]
                 filled = [gradient for _, gradient in before if gradient.changed]
@@ -47,9 +50,14 @@ class ExternalState:
                 # Also after an exception: the step runs again, captured or eagerly.
                 for gradient in (*(gradient for _, gradient in before), *seen.gradients):
                     gradient.restore()
+                for tensor in constants:
+                    if tensor.requires_grad and tensor.is_leaf:
+                        tensor.requires_grad_(False)
                 seen.restore()
         if filled:
             raise RuntimeError("it fills the .grad of an argument, which a graph does not")
+        if refuse and self.host.changed:
+            raise Unfollowable(self.host.changed)
         self.changes, self.draws = seen.changed, bool(seen.draws)
         self.draws_on, self.dtypes = seen.draws, seen.dtypes
         previous_grads = {id(gradient.previous) for gradient in leaves}
@@ -63,8 +71,9 @@ class ExternalState:
 
     @property
     def unchanged(self) -> bool:
-        """Whether a graph captured with this state is still valid: same modes, weights and requires_grad flags."""
-        return self._flags() == self._captured_flags
+        """Whether a graph captured with this state is still valid: same modes, weights, requires_grad flags and values
+        in Python."""
+        return self._flags() == self._captured_flags and self.host.unchanged
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -78,6 +87,7 @@ class ExternalState:
                 yield
         finally:
             _restore_buffers(self._buffers)
+            self.host.restore()
             for generator, state in zip(self._generators, states, strict=True):
                 generator.set_state(state)
             for leaf, gradient in zip(self.leaves, gradients, strict=True):
@@ -249,6 +259,8 @@ class _ExternalTensors(TorchDispatchMode):
             if isinstance(value, torch.Generator):
                 self.generators.setdefault(value, value.get_state())
             if isinstance(value, Tensor) and id(value) not in self._known:
+                if self._strict and func is torch.ops.aten._local_scalar_dense.default:
+                    raise RuntimeError("it reads the value of a tensor on the host, which a graph would keep")
                 self._note(value)
                 self.outside.append((value, value.detach().clone()))
                 self.versions.append((value, _version(value)))

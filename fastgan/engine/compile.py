@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -14,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from fastgan.engine.capturable import host_generators
 from fastgan.engine.capture import ExternalState
 from fastgan.engine.cuda_graphs import CudaGraph
+from fastgan.engine.dynamo import DynamoStep, NotCompiled, quiet
+from fastgan.engine.host_state import HostState, Unfollowable
 from fastgan.errors import UsageError
 
 #: The most combinations of shapes, dtypes and other arguments that one step is compiled for.
 MAX_VARIANTS = 8
+#: Calls in a row that compile because one value in Python has changed: it changes in each step.
+MAX_CHANGES = 4
 MODES = ("default", "max-autotune", "graph")
 
 P = ParamSpec("P")
@@ -40,7 +42,11 @@ class _Variant(Generic[R]):
 
 
 class CompiledStep(Generic[P, R]):
-    """A step that runs as a graph. how: for each variant, how it was captured. why_eager: why it was not, or ""."""
+    """A step that runs as a graph.
+
+    how: for each variant, how it was captured. why_eager: why calls without a variant run eagerly, or "". seconds: of
+    all captures and compilations, with the calls that caused them.
+    """
 
     def __init__(self, step: Callable[P, R], mode: str = "default", cuda_graph: bool | str = "auto"):
         if not callable(step):
@@ -59,58 +65,109 @@ class CompiledStep(Generic[P, R]):
         self.seconds = 0.0
         self.how: list[str] = []
         self.why_eager = ""
+        self._changes: list[str] = []
+        self._unsupported = ""
+        self._warned = False
         self._mode, self._cuda_graph = mode, mode == "graph" or cuda_graph
         self._variants: dict[tuple[Any, ...], list[_Variant[R]]] = {}
+        self._dynamo: DynamoStep | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self.why_eager:
-            return self.step(*args, **kwargs)
         # The order of keyword arguments has no meaning, but graphs take them by position.
         kwargs = dict(sorted(kwargs.items()))  # type: ignore[assignment]
+        missed = ""
+        if self._dynamo is not None:
+            if self.why_eager:
+                return self._dynamo.run_or_eager(*args, **kwargs)
+            try:
+                result = self._dynamo.run(*args, **kwargs)
+                self._changes = []
+                return result
+            except NotCompiled as error:
+                missed = str(error)
+        elif self.why_eager and not self._variants:
+            return self.step(*args, **kwargs)
         key, devices = _key(args, kwargs)
-        for variant in self._variants.get(key, ()):
+        variants = self._variants.get(key, [])
+        for variant in variants:
             if variant.valid:
+                self._changes = []
                 return variant.run(*args, **kwargs)
+        if self.why_eager:
+            return self.step(*args, **kwargs)
         # A CUDA graph would keep the value that a tensor on the host has now.
         cuda = devices == {"cuda"}
         if self._cuda_graph is True and not cuda:
             asked = "mode: graph" if self._mode == "graph" else "cuda_graph: True"
             raise UsageError(f"{asked} takes a step whose tensors are on one GPU, got {', '.join(devices) or 'none'}")
-        if sum(map(len, self._variants.values())) == MAX_VARIANTS:
-            raise UsageError(
-                f"step: {self._name} has been compiled for {MAX_VARIANTS} combinations of shapes, other arguments and"
-                f" training flags, got another one: {_shown(args, kwargs)}; use batches of one size (drop the last,"
-                " smaller one)"
-            )
+        missed = missed or next((state.host.difference() for v in variants[-1:] for state in v.states), "")
+        if reason := self._limit(missed, args, kwargs):
+            return self._eagerly(reason, args, kwargs)
         start = time.perf_counter()
         states: list[ExternalState] = []
         try:
-            with _quiet():
+            with quiet():
                 run, result = self._build(args, kwargs, cuda, states)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
+            self.seconds += time.perf_counter() - start
             # A wrong step, or a wrong call, raises its own error here, and a later call may still be captured.
-            result = self.step(*args, **kwargs)
-            self.why_eager = _sentence(error)
-            warnings.warn(f"fastgan.compile: {self._name} runs eagerly: {self.why_eager}", stacklevel=2)
-            return result
+            return self._eagerly(_reason(error), args, kwargs)
         self.seconds += time.perf_counter() - start
-        self._variants.setdefault(key, []).append(_Variant(run, states))
+        if run is not self._dynamo:
+            self._variants.setdefault(key, []).append(_Variant(run, states))
+        if self._unsupported and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"fastgan.compile: {self._name} is captured by make_fx, since Dynamo does not support it:"
+                f" {self._unsupported}",
+                stacklevel=2,
+            )
         return result
+
+    @property
+    def variants(self) -> int:
+        """How often the step was compiled or captured."""
+        return len(self.how)
 
     @property
     def _name(self) -> str:
         return getattr(self.step, "__name__", type(self.step).__name__)
 
+    def _limit(self, missed: str, args: Any, kwargs: Any) -> str:
+        """Why this call is not compiled for, or "". missed: the value that was another one at the last capture, or the
+        condition of Dynamo that does not hold."""
+        value, equal, _ = missed.partition(" == ")
+        if equal and "size mismatch" not in missed:
+            self._changes.append(value)
+            if self._changes[-MAX_CHANGES:] == [value] * MAX_CHANGES:
+                return f"{value} changes from call to call; give the step as tensors what changes"
+        if self.variants < MAX_VARIANTS:
+            return ""
+        return (
+            f"it has been compiled for {MAX_VARIANTS} combinations of shapes, other arguments, training flags and"
+            f" values in Python, got another one: {missed if equal else _shown(args, kwargs)}; use batches of one size"
+            " (drop the last, smaller one), and give the step as tensors what changes"
+        )
+
+    def _eagerly(self, reason: str, args: Any, kwargs: Any) -> R:
+        """This call, and all later ones that have no graph, without one."""
+        result = self.step(*args, **kwargs)
+        self.why_eager = reason
+        warnings.warn(f"fastgan.compile: {self._name} runs eagerly: {reason}", stacklevel=3)
+        return result
+
     def _build(self, args: Any, kwargs: Any, cuda: bool, states: list[ExternalState]) -> tuple[Callable[..., R], R]:
         """A function that runs this variant, and its first result. Appends the state that it fixes to `states`."""
         captured = functools.partial(self._captured, states)
         if not cuda or self._cuda_graph is False:
-            return captured(args, kwargs)
-        generators = host_generators()
+            run, result = captured(args, kwargs)
+            if isinstance(run, DynamoStep):
+                self._dynamo = run
+            return run, result
         states.append(ExternalState(self.step, args, kwargs))
-        if "cpu" in states[0].draws_on or host_generators() != generators:
+        if "cpu" in states[0].draws_on:
             raise RuntimeError("it draws random numbers on the host, which a CUDA graph would repeat")
         reason, entries = "", len(self.how)
         if self._mode != "graph":
@@ -131,26 +188,25 @@ class CompiledStep(Generic[P, R]):
         from fastgan.engine.trace import trace
 
         try:
-            run = self._by_dynamo()
+            run: Callable[..., R] = self._dynamo or self._by_dynamo()
             result = run(*args, **kwargs)
             self.how.append("Dynamo")
+            return run, result
         except Exception as error:
-            reason = _sentence(error)
-            # A step that cannot run at all raises its own error here.
-            states.append(ExternalState(self.step, args, kwargs))
+            refused = error
+        # A step that cannot run at all raises its own error here.
+        states.append(ExternalState(self.step, args, kwargs))
+        try:
             run = trace(self.step, states[-1], args, kwargs, self._inductor)
             result = run(*args, **kwargs)
-            self.how.append(f"make_fx (Dynamo: {reason})")
+        except Exception as error:
+            raise error if isinstance(error, torch.OutOfMemoryError) else refused from error
+        self.how.append(f"make_fx (Dynamo: {_sentence(refused)})")
+        self._unsupported = _reason(refused)
         return run, result
 
-    def _by_dynamo(self) -> Callable[..., R]:
-        compiled = self._inductor(self.step)
-
-        def run(*args: Any, **kwargs: Any) -> R:
-            with _autograd_tracing():
-                return compiled(*args, **kwargs)
-
-        return run
+    def _by_dynamo(self) -> DynamoStep:
+        return DynamoStep(self.step, self._inductor, HostState(self.step).computed_weights())
 
     def _inductor(self, function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {
@@ -159,7 +215,7 @@ class CompiledStep(Generic[P, R]):
         }
         if self._mode == "max-autotune":
             options |= torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
-        return torch.compile(function, fullgraph=True, dynamic=False, options=options)
+        return torch.compile(function, fullgraph=True, options=options)
 
 
 def compile(step: Callable[P, R], *, mode: str = "default", cuda_graph: bool | str = "auto") -> CompiledStep[P, R]:
@@ -172,53 +228,15 @@ def compile(step: Callable[P, R], *, mode: str = "default", cuda_graph: bool | s
     True raises UsageError if they are not, False uses none.
 
     The graph comes from Dynamo with autograd tracing if this PyTorch has it and Dynamo supports the step, else from
-    make_fx, which fixes branches and numbers other than arguments at capture. If compilation fails on a GPU, the step
-    runs as a CUDA graph without a compiler. Zeros in PyTorch's double backward are removed, on plain modules too
-    (engine/zero_gradients.py). Random numbers are those of eager mode. New shapes, and modules in another mode, compile
-    anew, up to 8 variants, then UsageError. A step that cannot be captured (one that contains an optimizer step, for
-    example) runs eagerly, with one warning that gives the reason.
+    make_fx, with one warning that gives Dynamo's reason. If compilation fails on a GPU, the step runs as a CUDA graph
+    without a compiler. Zeros in PyTorch's double backward are removed, on plain modules too (engine/zero_gradients.py).
+    Random numbers are those of eager mode. New shapes, other training flags, and other values of what the step takes
+    from Python (attributes, closures, globals) compile anew, up to 8 variants; Dynamo's graphs take a number that
+    changes as an input, after the second variant. Whatever has no graph runs eagerly, with one warning that gives the
+    reason: a ninth variant, a value that changes from call to call, a step that cannot be captured (one that contains
+    an optimizer step or draws from NumPy, for example), or a branch or shape at which the compiler fails later.
     """
     return CompiledStep(step, mode, cuda_graph)
-
-
-@contextlib.contextmanager
-def _autograd_tracing() -> Iterator[None]:
-    """A context that lets Dynamo trace autograd calls into graphs."""
-    import torch._dynamo
-
-    # Dynamo counts the variants of a function for the whole process; here each CompiledStep counts its own.
-    limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-    with torch._dynamo.config.patch(trace_autograd_ops=True), limits, _quiet():
-        yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A context without the warnings that PyTorch's compiler causes itself, and without what it leaves behind."""
-    with warnings.catch_warnings(), _without_stale_source():
-        # Dynamo reads .grad of every tensor, and Inductor's own modules are scripted.
-        warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
-        warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
-        # TF32 is the caller's choice, and weights were made on another stream than the capture's.
-        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
-        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match", UserWarning)
-        yield
-
-
-@contextlib.contextmanager
-def _without_stale_source() -> Iterator[None]:
-    """A context after which Dynamo's constant None comes from nowhere again.
-
-    All its Nones are one object. In torch 2.13 a `.grad` that is None can leave its own source on it, and then every
-    later graph that returns None fails to compile.
-    """
-    from torch._dynamo.variables import constant
-
-    try:
-        yield
-    finally:
-        if (shared := getattr(constant, "CONSTANT_VARIABLE_NONE", None)) is not None:
-            shared.source = None
 
 
 def _key(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], set[str]]:
@@ -252,6 +270,28 @@ def _shown(args: Any, kwargs: Any) -> str:
     return ", ".join(str(list(v.shape)) if isinstance(v, Tensor) else repr(v) for v in flat)
 
 
+#: Parts of what Dynamo and PyTorch say, and the cure.
+_CURES = {
+    "requires_grad_() call": "write x = x.detach().requires_grad_() instead of changing an argument",
+    "setattr() on Tensor.requires_grad": "write x = x.detach().requires_grad_() instead of changing an argument",
+    "consumed returned tensor": "return tensors detached, as loss.detach()",
+    "builtin operator `print`": "return what it prints, detached, and print it outside of the step",
+    "Data-dependent": "return the tensor, detached, and look at its value outside of the step",
+    "Tensor.item": "return the tensor, detached, and look at its value outside of the step",
+    "value of a tensor": "return the tensor, detached, and look at its value outside of the step",
+}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Unfollowable):
+        return str(error)
+    sentence = _sentence(error)
+    cure = next((cure for part, cure in _CURES.items() if part in str(error).partition("Explanation")[0]), "")
+    return f"{sentence}; {cure}" if cure else sentence
+
+
 def _sentence(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].endswith("raised:"):  # what a backend of torch.compile raised
+        del lines[0]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -12,10 +12,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastgan.engine.capture import ExternalState
+from fastgan.engine.host_state import HostState, Unfollowable
 from fastgan.ops._capture import before_capture
 
 R = TypeVar("R")
 WARM_UPS = 3
+#: Captures of a function with permanent effects that are discarded because a value in Python has changed.
+MAX_CHANGES = 3
 
 
 class CudaGraph:
@@ -89,9 +92,9 @@ class CaptureError(RuntimeError):
 class Recorder:
     """Runs a function with permanent effects, such as an optimizer step: first directly, then as a CUDA graph.
 
-    Nothing is run twice or undone. The graph is valid while the key stays the same; another key starts anew. pool:
-    called at the first capture, gives the memory pool to capture in; several recorders may share one, since results
-    are copied out of it after each replay.
+    Nothing is run twice or undone. The graph is valid while the key stays the same, and what the user's functions and
+    modules in it take from Python; a change starts anew. pool: called at the first capture, gives the memory pool to
+    capture in; several recorders may share one, since results are copied out of it after each replay.
     """
 
     def __init__(self, pool: Callable[[], Any] = lambda: None) -> None:
@@ -103,6 +106,8 @@ class Recorder:
         self._given: list[Tensor] = []
         self._result = torch.empty(())
         self._full = False
+        self._host: HostState | None = None
+        self._changes = 0
 
     @property
     def replays(self) -> bool:
@@ -117,8 +122,14 @@ class Recorder:
     def __call__(self, key: Hashable, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> Tensor:
         """run(given). key: everything else that it depends on: shapes, Python numbers, addresses of tensors.
 
-        Raises CaptureError where the capture fails; then `run` has had no effect on tensors.
+        Raises CaptureError where the capture fails, and where values in Python change again and again; then `run` has
+        had no effect on tensors.
         """
+        if self._valid and self._host is not None and not self._host.unchanged:
+            self._changes += 1
+            if self._changes == MAX_CHANGES:
+                raise CaptureError(f"it takes from Python what changes: {self._host.difference()}")
+            self._key = None
         if key != self._key:
             # The old graph stays until there is a new one: a memory pool ends with its last graph.
             self._key, self._runs, self._valid = key, 0, False
@@ -141,8 +152,12 @@ class Recorder:
     def _record(self, device: torch.device, run: Callable[[list[Tensor]], Tensor], given: list[Tensor]) -> None:
         with torch.cuda.device(device):
             self._given = [torch.empty_like(t) for t in given]
-            self._graph, self._result = recorded(device, lambda: run(self._given), self._pool())
-            self._valid = True
+            host = HostState(None)
+            with host.watched():
+                self._graph, self._result = recorded(device, lambda: run(self._given), self._pool())
+            if host.changed:
+                raise Unfollowable(host.changed)
+            self._host, self._valid = host, True
 
 
 @functools.cache

@@ -72,6 +72,7 @@ def explain(
 
     state = ExternalState(step, args, {}, refuse=False)
     compiled = CompiledStep(step, mode, cuda_graph)
+    compiled._warned = True  # `how` says it
     with state.restored(), torch._inductor.config.patch(fx_graph_cache=False):
         compiled(*args)
     with state.restored():

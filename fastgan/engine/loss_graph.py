@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fastgan.engine import cuda_graphs
-from fastgan.engine.capturable import host_generators, network_signature, why_not, why_not_arguments
+from fastgan.engine.capturable import network_signature, why_not, why_not_arguments
 from fastgan.engine.capture import ExternalState
+from fastgan.engine.host_state import HostState
 from fastgan.errors import first_line
 from fastgan.ops import _backend
 from fastgan.ops._autotune import wrong_result
@@ -123,6 +124,7 @@ class LossGraph:
         self.reason, self.captures, self._runs = "", 0, 0
         self._graph: Any = None
         self._signature: Any = None
+        self._host: HostState
         self._weights: list[Tensor] = []
         self._last: Callable[[], Gradients | None] = lambda: None
 
@@ -134,7 +136,8 @@ class LossGraph:
         """Whether it was captured, and nothing that the graph holds fixed has changed since."""
         if self._graph is None or any(isinstance(value, Tensor) and value.requires_grad for value in flat):
             return False
-        if self._addresses == self._current_addresses() and self._signature == network_signature(self._network()):
+        same = self._addresses == self._current_addresses() and self._signature == network_signature(self._network())
+        if same and self._host.unchanged:
             return not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing()
         # Weights were replaced or frozen, train() or eval() was called, or an attribute has another value.
         self._graph, self._runs = None, 0
@@ -176,12 +179,10 @@ class LossGraph:
                 value = self._ordinary(flat)
                 return value.detach(), torch.autograd.grad(value, weights, allow_unused=True)
 
-        signature, generators = network_signature(network), host_generators()
+        signature = network_signature(network)
         # A run whose effects are undone: it finds the state, and raises where the loss waits for the GPU.
         state = ExternalState(run, (flat,), {})
         self._outside, self._repeatable = state.tensors, not (state.draws or state.changes)
-        if host_generators() != generators:
-            raise RuntimeError("its network draws random numbers on the host, which a graph would repeat")
         device = flat[0].device
         if device.type != "cpu" and "cpu" in state.draws_on:
             raise RuntimeError("its network draws random numbers on the host, which a graph would repeat")
@@ -192,8 +193,6 @@ class LossGraph:
             raise RuntimeError("it reads a weight that is not a parameter of its network")
         if torch.float16 in state.dtypes:
             raise RuntimeError("it computes in fp16, whose gradients need the loss scale, which comes after the loss")
-        if network_signature(network) != signature:
-            raise RuntimeError("its network changes attributes when it runs, which a graph does not")
         self._given = [value.detach().clone() if isinstance(value, Tensor) else value for value in flat]
         self.captures += 1
         with state.restored():
@@ -201,7 +200,8 @@ class LossGraph:
             self._graph, (self._value, found) = cuda_graphs.recorded(device, lambda: run(self._given))
         if not state.draws:
             self._check_replay(state, lambda: run(self._given), found)
-        self._signature, self._weights, self._addresses = signature, weights, self._current_addresses()
+        self._signature, self._host = signature, state.host
+        self._weights, self._addresses = weights, self._current_addresses()
         self._gradients = [gradient for gradient in found if gradient is not None]
         numbers = iter(range(len(found)))
         self._places = [None if gradient is None else next(numbers) for gradient in found]

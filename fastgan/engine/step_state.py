@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from fastgan.engine.capture import _ExternalTensors, _restore_buffers, _SavedGrad, preserved
+from fastgan.engine.host_state import HostState
 from fastgan.ops._capture import before_capture
 
 _SEED = 0
@@ -33,10 +34,10 @@ class Results:
 class StepState:
     """Lets a step run many times from the same state, and restores the state that it had before.
 
-    Found by two runs of the step: weights, buffers, `.grad`, optimizers, the tensors in the arguments, RNG states. The
-    states of optimizers are created by the first run, so every later run starts from weights and buffers as they were,
-    and optimizers with one step behind them. optimizers: that the step calls. tensors: that it uses. leaves: whose
-    `.grad` it fills.
+    Found by two runs of the step: weights, buffers, `.grad`, optimizers, the tensors in the arguments, RNG states,
+    values in Python. The states of optimizers are created by the first run, so every later run starts from weights and
+    buffers as they were, and optimizers with one step behind them. optimizers: that the step calls. tensors: that it
+    uses. leaves: whose `.grad` it fills.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...]):
@@ -50,6 +51,7 @@ class StepState:
         self._changed: list[Tensor] = []
         self.leaves: list[Tensor] = []
         self._generators: dict[torch.Generator, Tensor] = {}
+        self._host = HostState(step, args, strict=False)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -71,7 +73,8 @@ class StepState:
 
         with preserved(self._given):
             try:
-                self._run(first)
+                with self._host.watched():
+                    self._run(first)
                 back()
                 second = _ExternalTensors(self._given, strict=False)
                 self._run(second)
@@ -79,6 +82,7 @@ class StepState:
                 yield
             finally:
                 back()
+                self._host.restore()
                 for optimizer, (states, groups) in self.optimizers.items():
                     optimizer.state = defaultdict(dict, states)
                     for group, before in zip(optimizer.param_groups, groups, strict=True):
@@ -91,6 +95,7 @@ class StepState:
         _restore_buffers(list(self._buffers.values()))
         for leaf in self.leaves:
             leaf.grad = None
+        self._host.restore()
         before_capture()
         torch.manual_seed(_SEED)
         for generator, state in self._generators.items():

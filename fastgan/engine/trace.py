@@ -1,8 +1,8 @@
 """Captures a step with make_fx: all operations that reach the dispatcher, inner and outer backward included.
 
 For steps that Dynamo does not support (`torch.autograd.Function`, hooks, and every step on a PyTorch without autograd
-tracing). Numbers and branches are fixed at capture. After a change of `training` flags or of weights the step is
-captured anew (ExternalState.unchanged).
+tracing). Numbers and branches are fixed at capture. After a change of `training` flags, of weights or of what the step
+takes from Python, it is captured anew (ExternalState.unchanged).
 """
 
 from __future__ import annotations

@@ -74,10 +74,11 @@ def distance(one: Iterable[Tensor | None], other: Iterable[Tensor | None]) -> fl
 
 
 def by_make_fx(compiled: Any) -> Any:
-    """A compiled step that make_fx captures, as on a PyTorch without autograd tracing in Dynamo."""
+    """A compiled step that make_fx captures, as on a PyTorch without autograd tracing in Dynamo, without a warning."""
 
     def refuse() -> None:
         raise RuntimeError("no Dynamo")
 
     compiled._by_dynamo = refuse
+    compiled._warned = True
     return compiled

@@ -17,7 +17,7 @@ def backend(request, monkeypatch):
     """Captured graphs run operation by operation, which shows what the capture does; in the full run also compiled."""
 
     def aot_eager(self, function):
-        return torch.compile(function, backend="aot_eager", fullgraph=True, dynamic=False)
+        return torch.compile(function, backend="aot_eager", fullgraph=True)
 
     if request.param == "aot_eager":
         monkeypatch.setattr(CompiledStep, "_inductor", aot_eager)

@@ -254,6 +254,7 @@ def test_an_optimizer_that_a_graph_cannot_hold_is_the_reason():
         assert state.why_not_captured() == "its Adam has capturable=False"
 
 
+@pytest.mark.filterwarnings("ignore:fastgan.compile. .* is captured by make_fx:UserWarning")
 def test_steps_can_be_compiled_afterwards(monkeypatch):
     """Dynamo has one object for None, on which a compiled step could leave a source that later steps do not have."""
 

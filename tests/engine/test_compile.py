@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fastgan
+from fastgan.engine import CompiledStep
 from fastgan.engine.compile import MAX_VARIANTS
 from fastgan.errors import UsageError
 from fastgan.testing.discriminator_steps import by_make_fx
@@ -41,6 +42,9 @@ def test_a_users_autograd_function_is_traced():
 
     x = torch.randn(5)
     compiled = fastgan.compile(step)
+    with pytest.warns(UserWarning, match="step is captured by make_fx, since Dynamo does not support it: "):
+        first = compiled(x)
+    torch.testing.assert_close(first, step(x))
     torch.testing.assert_close(compiled(x), step(x))
     assert not compiled.why_eager
 
@@ -63,14 +67,54 @@ def test_the_order_of_keyword_arguments_has_no_effect(capture):
     assert len(compiled.how) == 1
 
 
-def test_more_shapes_than_variants_are_an_error():
+def test_more_shapes_than_variants_run_eagerly():
     compiled = fastgan.compile(lambda x: x * 2)
     for n in range(1, MAX_VARIANTS + 1):
         assert torch.equal(compiled(torch.ones(n)), 2 * torch.ones(n))
-    assert len(compiled.how) == MAX_VARIANTS
+    assert compiled.variants == MAX_VARIANTS
     assert compiled(torch.ones(3)).shape == (3,)
-    with pytest.raises(UsageError, match=r"8 combinations of shapes.*, got another one: \[9\]; use batches"):
-        compiled(torch.ones(9))
+    assert not compiled.why_eager
+    with pytest.warns(UserWarning, match=r"8 combinations of shapes.*, got another one: \[9\]; use batches"):
+        assert torch.equal(compiled(torch.ones(9)), 2 * torch.ones(9))
+    assert compiled(torch.ones(10)).shape == (10,)
+    assert compiled.variants == MAX_VARIANTS
+
+
+def test_a_later_failure_of_the_compiler_runs_eagerly_without_running_twice(monkeypatch):
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        if len(compilations) > 1:
+            raise RuntimeError("no second kernel")
+        return graph
+
+    monkeypatch.setattr(CompiledStep, "_inductor", lambda self, f: torch.compile(f, backend=backend, fullgraph=True))
+    network, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    compiled, x = fastgan.compile(lambda x: network(x + torch.rand(x.shape)).detach()), torch.randn(6, 3)
+    batches = [x[:4], x, x[:4], x]
+    torch.manual_seed(1)
+    with pytest.warns(UserWarning, match="runs eagerly: .*no second kernel") as warned:
+        found = [compiled(batch) for batch in batches]
+    assert len(warned) == 1
+    torch.manual_seed(1)
+    wanted = [other(batch + torch.rand(batch.shape)) for batch in batches]
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, two)
+    assert network.num_batches_tracked == 4
+    torch.testing.assert_close(network.running_mean, other.running_mean)
+    assert compiled.variants == 1
+
+
+def test_seconds_count_every_compilation():
+    compiled = fastgan.compile(lambda x: x * 2)
+    before = 0.0
+    for n in (2, 3):
+        compiled(torch.ones(n))
+        assert compiled.seconds > before
+        before = compiled.seconds
+    compiled(torch.ones(2))
+    assert compiled.seconds == before
 
 
 def test_numbers_and_none_compile_anew():
@@ -149,3 +193,30 @@ def test_arguments_are_checked():
         UsageError, match="cuda_graph: expected True or 'auto' with mode graph, which is a CUDA graph, got False"
     ):
         fastgan.compile(lambda x: x, mode="graph", cuda_graph=False)
+
+
+def test_autocast_and_gradient_mode_are_followed():
+    weight = torch.randn(3, 3, requires_grad=True)
+    compiled, x = (
+        fastgan.compile(lambda x: (x @ weight).detach() * (2 if torch.is_grad_enabled() else 3)),
+        torch.ones(3),
+    )
+    for _ in range(2):
+        for dtype, grad in ((None, True), (torch.bfloat16, True), (torch.float16, True), (None, False)):
+            with torch.autocast("cpu", dtype, enabled=dtype is not None), torch.set_grad_enabled(grad):
+                found = compiled(x)
+                assert found.dtype == (dtype or torch.float32)
+                torch.testing.assert_close(found, compiled.step(x))
+    assert compiled.variants == 4
+
+
+def test_a_step_without_tensors_as_arguments_follows():
+    network, x = nn.Linear(3, 1), torch.randn(2, 3)
+
+    def step(scale):
+        return [g.detach() for g in torch.autograd.grad(network(x).sum() * scale, list(network.parameters()))]
+
+    compiled = fastgan.compile(step)
+    for scale in (1.0, 2.0, 3.0):
+        for one, two in zip(compiled(scale), step(scale), strict=True):
+            torch.testing.assert_close(one, two)

@@ -238,7 +238,7 @@ REASONS = {
     "gradient_hook": (gradient_hooked, "0.weight has a gradient hook"),
     "random": (lambda: network(DrawsOnTheHost(random.random)), "draws random numbers on the host"),
     "numpy": (lambda: network(DrawsOnTheHost(np.random.rand)), "draws random numbers on the host"),
-    "counter": (lambda: network(Counts()), "changes attributes when it runs"),
+    "counter": (lambda: network(Counts()), "it changes Counts.calls, which a graph does not"),
     "every_step": (lambda: spectral_norm(network(), every="step"), "has a hook"),
 }
 
