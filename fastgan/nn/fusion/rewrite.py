@@ -2,10 +2,11 @@
 
     F.leaky_relu(self.conv(x), 0.2)   becomes   apply(F.leaky_relu, defer(self.conv, x), 0.2)
 
-and the same for `x = self.conv(x)` followed by `x = F.leaky_relu(x, 0.2)`. A user's function that calls an activation
-(`lrelu(self.conv(x))`) is rewritten too. Names are looked up when the method runs, in the original order (see
-chain.py), and every other statement stays: control flow, contexts, randomness and side effects are those of the
-original. A method is rewritten only if its source, compiled again, equals the code that runs.
+and the same for `x = self.conv(x)` followed by `x = F.leaky_relu(x, 0.2)`, also with an `if` in between, and for a loop
+`for layer in self.layers: x = layer(x)`. A user's function that calls an activation (`lrelu(self.conv(x))`) is
+rewritten too. Names are looked up when the method runs, in the original order (see chain.py), and every other statement
+stays: control flow, contexts, randomness and side effects are those of the original. A method is rewritten only if its
+source, compiled again, equals the code that runs.
 """
 
 # Why there is a source rewriter: with leaky ReLUs called as functions after convolutions and a gradient penalty, it
@@ -20,19 +21,25 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
-import itertools
 import linecache
 from collections import Counter
 from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastgan.nn.fusion import chain
+from fastgan.nn.fusion.supported import LAYER_FUNCTIONS, LINEAR_LAYER
 
-_DEFER, _APPLY, _REPLACEMENT = "_fastgan_defer", "_fastgan_apply", "_fastgan_replacement"
+_DEFER, _APPLY, _RUN, _NEXT = "_fastgan_defer", "_fastgan_apply", "_fastgan_run", "_fastgan_next"
+_INHERITED, _FORCE, _OWN, _REPLACEMENT = "_fastgan_inherited", "_fastgan_force", "_fastgan_own", "_fastgan_replacement"
 _HELPERS: dict[str, Any] = {
     _DEFER: chain.defer,
+    _INHERITED: chain.defer_inherited,
     _APPLY: chain.apply,
+    _RUN: chain.run,
+    _NEXT: chain.run_next,
+    _FORCE: chain.force,
+    _OWN: chain.own,
     _REPLACEMENT: chain.replacement,
     **{f"_fastgan_{name}": method for name, method in chain.METHODS.items()},
 }
@@ -40,12 +47,31 @@ _HELPERS: dict[str, Any] = {
 _READS_LOCALS = {"locals", "vars", "dir", "eval", "exec"}
 
 
-#: A function that calls an activation of ours contains one of these names. The source of others is not read.
-_NAMES = {"leaky_relu", "relu", "silu", "tanh", "sigmoid"}
+#: A function that calls an activation or layer of ours contains one of these names. The source of others is not read.
+_NAMES = {*chain.ACTIVATION_NAMES, *(function.__name__ for function in LAYER_FUNCTIONS)}
+#: What a user's convolution calls of PyTorch's.
+_INHERITED_METHODS = {"forward", "_conv_forward"}
+#: Functions that a condition may call between a layer and its activation.
+_HARMLESS = {"isinstance", "hasattr", "callable", "len"}
 
 
 class NotRewritable(Exception):
     """A method cannot be rewritten; the text gives the reason."""
+
+
+class Rewritten(NamedTuple):
+    """A rewritten function, and what is in it."""
+
+    function: FunctionType
+    #: The calls of activations.
+    activations: int
+    #: For each activation that may run as one op with a layer before it: the layer's path from `self`, or None where
+    #: it has none, or where conditions are in between.
+    pairs: tuple[str | None, ...]
+    #: The calls of convolutions as functions.
+    convolutions: int
+    #: The loops whose modules run one after the other.
+    loops: int
 
 
 def called_paths(function: FunctionType) -> set[str]:
@@ -66,23 +92,27 @@ def has_replacement(function: Any) -> bool:
         chain.REPLACEMENTS[function] = function  # set before it is rewritten, since it may call itself
         if _NAMES & set(function.__code__.co_names):
             try:
-                chain.REPLACEMENTS[function] = rewritten(function, frozenset()) or function
+                found = rewritten(function, frozenset())
             except NotRewritable:
                 return False
+            if found is not None:
+                chain.REPLACEMENTS[function] = found.function
     return chain.REPLACEMENTS[function] is not function
 
 
-def rewritten(function: FunctionType, activations: frozenset[str]) -> FunctionType | None:
-    """The rewritten function, or None if it calls no activation. activations: the `called_paths` that are activations.
+def rewritten(function: FunctionType, activations: frozenset[str], deferring: bool = False) -> Rewritten | None:
+    """The rewritten function, or None if nothing changes. activations: the `called_paths` that are activations.
 
-    Raises NotRewritable if its source is not available.
+    deferring: the function may return a Deferred; None then if it never does. Raises NotRewritable if its source is not
+    available.
     """
     tree, node = _parse(function)
-    sites = _Sites(function, node, activations)
+    sites = _Sites(function, node, activations, deferring)
     sites.visit_all()
-    if not sites.count:
+    if not (sites.deferred_returns if deferring else sites.count):
         return None
-    return _compiled(function, tree, node)
+    new = _compiled(function, tree, node)
+    return Rewritten(new, sites.activations, tuple(sites.pairs), sites.convolutions, sites.loops)
 
 
 # --- from a function to its source ------------------------------------------------------------------------------------
@@ -174,8 +204,10 @@ def _path(node: ast.expr) -> str | None:
 class _Sites(ast.NodeTransformer):
     """Changes the calls of activations in one function, and counts them."""
 
-    def __init__(self, function: FunctionType, node: ast.FunctionDef, activations: frozenset[str]):
-        self.function, self.node = function, node
+    def __init__(
+        self, function: FunctionType, node: ast.FunctionDef, activations: frozenset[str], deferring: bool
+    ) -> None:
+        self.function, self.node, self.deferring = function, node, deferring
         code = function.__code__
         self.locals = {*code.co_varnames, *code.co_cellvars}
         names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
@@ -189,10 +221,18 @@ class _Sites(ast.NodeTransformer):
         self.may_join = not reads_locals and not any(isinstance(n, ast.Try | ast.TryStar) for n in ast.walk(node))
         self.private = set(code.co_varnames) - set(code.co_cellvars)
         self.overwritten = _assignments_overwritten(node)
-        self.count = 0
+        self.activations = self.convolutions = self.loops = self.replaced = self.deferred_returns = 0
+        self.pairs: list[str | None] = []
+        self.returns: set[ast.stmt] = set()
+
+    @property
+    def count(self) -> int:
+        return self.activations + self.convolutions + self.loops + self.replaced
 
     def visit_all(self) -> None:
         self.node.body = [self.visit(statement) for statement in self.node.body]
+        if self.deferring and self.may_join:
+            self._defer_returns(self.node.body)
         for parent in ast.walk(self.node):
             for field in ("body", "orelse", "finalbody"):
                 statements = getattr(parent, field, None)
@@ -207,17 +247,14 @@ class _Sites(ast.NodeTransformer):
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _skip
 
     def visit_Assign(self, node: ast.Assign) -> Any:
-        if node in self.overwritten and self._saves_its_input(node.value):
-            assert isinstance(node.value, ast.Call)
-            node.value.args = [self.visit(arg) for arg in node.value.args]
-            return node
-        return self.generic_visit(node)
+        overwritten = node in self.overwritten and self._saves_its_input(node.value)
+        self.generic_visit(node)
+        if overwritten:
+            node.value = _call(_OWN, node.value, node.value)
+        return node
 
     def _saves_its_input(self, node: ast.expr) -> bool:
-        """Whether this is a leaky ReLU: PyTorch saves its input for the backward pass, our op its output.
-
-        If the output is overwritten later, only PyTorch's works.
-        """
+        """Whether this is a leaky ReLU: PyTorch saves its input for the backward pass, our op its output."""
         if not isinstance(node, ast.Call):
             return False
         if has_replacement(self._outer_value(node.func)):
@@ -228,26 +265,48 @@ class _Sites(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> Any:
         self.generic_visit(node)
-        if node.args and not isinstance(node.args[0], ast.Starred) and self._is_activation(node.func):
-            return self._apply(node, node.func, node.args[0], node.args[1:], node.keywords)
+        first = node.args[0] if node.args and not isinstance(node.args[0], ast.Starred) else None
+        if first is not None and self._is_activation(node.func):
+            return self._apply(node, node.func, first, node.args[1:], node.keywords)
         if has_replacement(self._outer_value(node.func)):
-            self.count += 1
-            name = ast.copy_location(ast.Name(_REPLACEMENT, ast.Load()), node.func)
-            node.func = ast.copy_location(ast.Call(name, [node.func], []), node.func)
+            self.replaced += 1
+            node.func = _call(_REPLACEMENT, node.func, node.func)
             return node
         if isinstance(node.func, ast.Attribute) and node.func.attr in chain.METHODS and not node.args + node.keywords:
             method = ast.copy_location(ast.Name(f"_fastgan_{node.func.attr}", ast.Load()), node.func)
             return self._apply(node, method, node.func.value, [], [])
+        layer = self._layer_function(node)
+        if layer is not None and layer is not LINEAR_LAYER:
+            self.convolutions += 1
+            return ast.copy_location(ast.Call(_name(_RUN, node), [node.func, *node.args], node.keywords), node)
+        if first is not None and self._unknown(node) and self._may_be_layer(first):
+            return self._apply(node, node.func, first, [], [])
         return node
 
     def _apply(
         self, node: ast.Call, function: ast.expr, x: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
     ) -> ast.Call:
-        self.count += 1
+        self.activations += 1
         if self._may_be_layer(x):
+            self.pairs.append(self._layer_path(x))
             x = _defer(x)
-        name = ast.copy_location(ast.Name(_APPLY, ast.Load()), node)
-        return ast.copy_location(ast.Call(name, [function, x, *args], keywords), node)
+        return ast.copy_location(ast.Call(_name(_APPLY, node), [function, x, *args], keywords), node)
+
+    def _unknown(self, node: ast.Call) -> bool:
+        """Whether this is act(x), where act is a variable of the function, or self.acts[i](x)."""
+        function = node.func
+        while isinstance(function, ast.Subscript):
+            function = function.value
+        if len(node.args) != 1 or node.keywords:
+            return False
+        if isinstance(function, ast.Name):
+            return function.id in self.private
+        return function is not node.func and self._own_path(function) is not None
+
+    def _layer_function(self, node: ast.Call) -> Any:
+        """The type of the layer, if this calls one as a function of PyTorch; else None."""
+        value = self._outer_value(node.func)
+        return next((kind for function, (_, kind) in LAYER_FUNCTIONS.items() if function is value), None)
 
     def _is_activation(self, node: ast.expr) -> bool:
         return _path(node) in self.paths or chain.is_activation(self._outer_value(node))
@@ -266,16 +325,30 @@ class _Sites(ast.NodeTransformer):
             value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
         return value
 
+    def _own_path(self, node: ast.expr) -> str | None:
+        """The path from `self` of an attribute."""
+        path = _path(node) or ""
+        return path.removeprefix(self.own) if self.own is not None and path.startswith(self.own) else None
+
+    def _layer_path(self, node: Any) -> str | None:
+        """The path from `self` of the layer that a call may run, as `_may_be_layer` says; None if it has none."""
+        return None if _is_call_of(node, _RUN) else self._own_path(node.func)
+
     def _may_be_layer(self, node: ast.expr) -> bool:
-        """Whether a call may be that of a layer: self.a.b(x), self.blocks[i](x), or layer(x) in a loop over layers."""
-        if not isinstance(node, ast.Call):
+        """Whether a call may be that of a layer: self.a.b(x), self.blocks[i](x), layer(x) in a loop over layers,
+        F.conv2d(x, ...), or super().forward(x)."""
+        if not isinstance(node, ast.Call) or _is_call_of(node, _APPLY):
             return False
+        if _is_call_of(node, _RUN) or self._layer_function(node) is not None:
+            return True
         function = node.func
+        if isinstance(function, ast.Attribute) and _is_call_of(function.value, "super"):
+            return function.attr in _INHERITED_METHODS
         while isinstance(function, ast.Subscript):
             function = function.value
         if isinstance(function, ast.Name):
             return function.id in self.private
-        return self.own is not None and (_path(function) or "").startswith(self.own)
+        return self._own_path(function) is not None
 
     def _outer(self, name: str) -> Any:
         """The current value of a name of the scopes around the function."""
@@ -285,23 +358,144 @@ class _Sites(ast.NodeTransformer):
             return cell.cell_contents if cell != CellType() else None
         return self.function.__globals__.get(name, getattr(builtins, name, None))
 
+    # --- layers and activations in different statements ---
+
     def _join(self, statements: list[ast.stmt]) -> None:
-        """Defer `n = layer(x)` if the next statement is `m = activation(n)` and nothing else reads that n."""
+        """Defer `x = layer(x)` and `for layer in layers: x = layer(x)` where what follows runs an activation on x."""
         if not self.may_join:
             return
-        for first, second in itertools.pairwise(statements):
+        for i, first in enumerate(statements):
             name = _only_target(first)
-            if name is None or name not in self.private or not isinstance(first, ast.Assign):
-                continue
-            if not self._may_be_layer(first.value) or not isinstance(second, ast.Assign | ast.Return):
-                continue
-            call: Any = second.value
-            if not _is_call_of(call, _APPLY) or not isinstance(call.args[1], ast.Name) or call.args[1].id != name:
-                continue
-            reads = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(call))
-            gone = isinstance(second, ast.Return) or _only_target(second) == name or self.loads[name] == 1
-            if reads == 1 and gone:
-                first.value = _defer(first.value)
+            if name in self.private and isinstance(first, ast.Assign) and self._may_be_layer(first.value):
+                pairs = len(self.pairs)
+                rest = self._carried(name, statements[i + 1 :], self._layer_path(first.value))
+                if rest is not None:
+                    first.value = _defer(first.value)
+                    statements[i + 1 :] = rest
+                else:
+                    del self.pairs[pairs:]
+            elif self._is_loop(first):
+                loop: Any = first
+                call = loop.body[0].value
+                loop.body[0].value = ast.copy_location(ast.Call(_name(_NEXT, call), [call.func, *call.args], []), call)
+                self.loops += 1
+                statements[i + 1 :] = self._forced(_only_target(loop.body[0]), statements[i + 1 :], first)
+
+    def _is_loop(self, node: ast.stmt) -> bool:
+        """for layer in layers: x = layer(x)"""
+        if not isinstance(node, ast.For) or len(node.body) != 1 or node.orelse:
+            return False
+        name, call = _only_target(node.body[0]), getattr(node.body[0], "value", None)
+        if name not in self.private or not isinstance(call, ast.Call) or not self._unknown(call):
+            return False
+        read = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+        return isinstance(call.args[0], ast.Name) and call.args[0].id == name and read.count(name) == 1
+
+    def _forced(self, name: Any, rest: list[ast.stmt], where: ast.AST) -> list[ast.stmt]:
+        """Statements before which `name` may be deferred."""
+        carried = self._carried(name, rest, None)
+        return [_force(name, where), *rest] if carried is None else carried
+
+    def _carried(
+        self, name: str, rest: list[ast.stmt], layer: str | None, inside: bool = False
+    ) -> list[ast.stmt] | None:
+        """Statements before which `name` is deferred, changed so that they run its layer in time; None if no activation
+        takes it. Between the layer and its activation are only conditions without effects.
+
+        layer: its path, as in `pairs`. inside: the statements of a branch, after which others follow.
+        """
+        if not rest:
+            return None
+        first = rest[0]
+        if self._consumes(name, first, inside):
+            self.pairs.append(layer)
+            return rest
+        if isinstance(first, ast.Return) and isinstance(first.value, ast.Name) and first.value.id == name:
+            if first not in self.returns:
+                return None
+            self.deferred_returns += 1
+            return rest
+        if not isinstance(first, ast.If) or not _harmless(first.test, name):
+            return None
+        body, orelse = (self._carried(name, branch, None, True) for branch in (first.body, first.orelse))
+        after = self._carried(name, rest[1:], None, inside)
+        if body is None and orelse is None and after is None:
+            return None
+        first.body = body or [_force(name, first), *first.body]
+        first.orelse = orelse or ([_force(name, first), *first.orelse] if first.orelse else [])
+        return [first, *(after or [_force(name, first), *rest[1:]])]
+
+    def _consumes(self, name: str, statement: ast.stmt, inside: bool) -> bool:
+        """Whether a statement first runs an activation on the tensor of `name`, and nothing else reads that tensor."""
+        if not isinstance(statement, ast.Assign | ast.Return) or statement.value is None:
+            return False
+        reads = sum(isinstance(n, ast.Name) and n.id == name for n in ast.walk(statement.value))
+        gone = isinstance(statement, ast.Return) or _only_target(statement) == name
+        if reads != 1 or not (gone or (not inside and self.loads[name] == 1)):
+            return False
+        node: Any = statement.value
+        while True:  # what is evaluated before this node are attributes and variables
+            if _is_call_of(node, _APPLY):
+                x = node.args[1]
+                if isinstance(x, ast.Name) and x.id == name:
+                    return True
+                node = x
+            elif _is_call_of(node, _DEFER) and len(node.args) > 1 and not isinstance(node.args[1], ast.Starred):
+                node = node.args[1]
+            elif isinstance(node, ast.Call) and node.args and _path(node.func) is not None:
+                x = node.args[0]
+                if isinstance(x, ast.Name) and x.id == name and self._unknown(node):
+                    node.func, node.args = _name(_APPLY, node), [node.func, x]
+                    self.activations += 1
+                    return True
+                node = x
+            elif isinstance(node, ast.BinOp):
+                node = node.left
+            else:
+                return False
+
+    def _defer_returns(self, statements: list[ast.stmt]) -> None:
+        """Defer what the function returns, outside of loops and contexts."""
+        for statement in statements:
+            if isinstance(statement, ast.Return):
+                self.returns.add(statement)
+                if statement.value is not None and self._may_be_layer(statement.value):
+                    statement.value = _defer(statement.value)
+                    self.deferred_returns += 1
+            elif isinstance(statement, ast.If):
+                self._defer_returns(statement.body)
+                self._defer_returns(statement.orelse)
+
+
+def _name(name: str, where: ast.AST) -> ast.Name:
+    return ast.copy_location(ast.Name(name, ast.Load()), where)
+
+
+def _call(name: str, x: ast.expr, where: ast.AST) -> ast.Call:
+    return ast.copy_location(ast.Call(_name(name, where), [x], []), where)
+
+
+def _force(name: str, where: ast.AST) -> ast.Assign:
+    """name = force(name)"""
+    return ast.copy_location(
+        ast.Assign([ast.copy_location(ast.Name(name, ast.Store()), where)], _call(_FORCE, _name(name, where), where)),
+        where,
+    )
+
+
+def _harmless(test: ast.expr, name: str) -> bool:
+    """Whether a condition neither reads `name` nor has effects."""
+    allowed = (
+        ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.Tuple, ast.List,
+        ast.expr_context, ast.boolop, ast.unaryop, ast.cmpop,
+    )  # fmt: skip
+    for node in ast.walk(test):
+        if isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Name) or node.func.id not in _HARMLESS or node.keywords:
+                return False
+        elif not isinstance(node, allowed) or (isinstance(node, ast.Name) and node.id == name):
+            return False
+    return True
 
 
 def _is_call_of(node: Any, name: str) -> Any:
@@ -309,7 +503,11 @@ def _is_call_of(node: Any, name: str) -> Any:
 
 
 def _defer(call: Any) -> ast.Call:
-    name = ast.copy_location(ast.Name(_DEFER, ast.Load()), call)
+    if _is_call_of(call, _RUN):
+        call.func = _name(_DEFER, call)
+        return call
+    inherited = isinstance(call.func, ast.Attribute) and call.func.attr in _INHERITED_METHODS
+    name = _name(_INHERITED if inherited else _DEFER, call)
     return ast.copy_location(ast.Call(name, [call.func, *call.args], call.keywords), call)
 
 
