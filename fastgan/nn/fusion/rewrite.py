@@ -28,7 +28,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from fastgan.nn.fusion import chain
-from fastgan.nn.fusion.supported import LAYER_FUNCTIONS, LINEAR_LAYER
+from fastgan.nn.fusion.supported import ACTS, LAYER_FUNCTIONS, LINEAR_LAYER
 
 _DEFER, _APPLY, _RUN, _NEXT = "_fastgan_defer", "_fastgan_apply", "_fastgan_run", "_fastgan_next"
 _INHERITED, _FORCE, _OWN, _REPLACEMENT = "_fastgan_inherited", "_fastgan_force", "_fastgan_own", "_fastgan_replacement"
@@ -309,6 +309,8 @@ class _Sites(ast.NodeTransformer):
         return next((kind for function, (_, kind) in LAYER_FUNCTIONS.items() if function is value), None)
 
     def _is_activation(self, node: ast.expr) -> bool:
+        if isinstance(node, ast.Call):  # nn.LeakyReLU(0.2)(x): made where it is called
+            return self._outer_value(node.func) in ACTS
         return _path(node) in self.paths or chain.is_activation(self._outer_value(node))
 
     def _outer_value(self, node: ast.expr) -> Any:
