@@ -369,19 +369,15 @@ class _Sites(ast.NodeTransformer):
         for i, first in enumerate(statements):
             name = _only_target(first)
             if name in self.private and isinstance(first, ast.Assign) and self._may_be_layer(first.value):
-                pairs = len(self.pairs)
-                rest = self._carried(name, statements[i + 1 :], self._layer_path(first.value))
-                if rest is not None:
+                if self._is_taken(name, statements[i + 1 :], False):
+                    statements[i + 1 :] = self._carried(name, statements[i + 1 :], self._layer_path(first.value), False)
                     first.value = _defer(first.value)
-                    statements[i + 1 :] = rest
-                else:
-                    del self.pairs[pairs:]
             elif self._is_loop(first):
                 loop: Any = first
-                call = loop.body[0].value
+                call, name = loop.body[0].value, loop.body[0].targets[0].id
                 loop.body[0].value = ast.copy_location(ast.Call(_name(_NEXT, call), [call.func, *call.args], []), call)
                 self.loops += 1
-                statements[i + 1 :] = self._forced(_only_target(loop.body[0]), statements[i + 1 :], first)
+                statements[i + 1 :] = self._carried(name, statements[i + 1 :], None, False)
 
     def _is_loop(self, node: ast.stmt) -> bool:
         """for layer in layers: x = layer(x)"""
@@ -391,41 +387,47 @@ class _Sites(ast.NodeTransformer):
         if name not in self.private or not isinstance(call, ast.Call) or not self._unknown(call):
             return False
         read = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
-        return isinstance(call.args[0], ast.Name) and call.args[0].id == name and read.count(name) == 1
+        return _reads(call.args[0], name) and read.count(name) == 1
 
-    def _forced(self, name: Any, rest: list[ast.stmt], where: ast.AST) -> list[ast.stmt]:
-        """Statements before which `name` may be deferred."""
-        carried = self._carried(name, rest, None)
-        return [_force(name, where), *rest] if carried is None else carried
+    def _is_taken(self, name: str, rest: list[ast.stmt], inside: bool) -> bool:
+        """Whether an activation takes the tensor of `name` before anything else in these statements does.
 
-    def _carried(
-        self, name: str, rest: list[ast.stmt], layer: str | None, inside: bool = False
-    ) -> list[ast.stmt] | None:
-        """Statements before which `name` is deferred, changed so that they run its layer in time; None if no activation
-        takes it. Between the layer and its activation are only conditions without effects.
-
-        layer: its path, as in `pairs`. inside: the statements of a branch, after which others follow.
+        Before it are only conditions without effects. inside: the statements of a branch, after which others follow.
         """
         if not rest:
-            return None
+            return False
+        first = rest[0]
+        if self._consumes(name, first, inside) or self._is_deferred_return(name, first):
+            return True
+        return (
+            isinstance(first, ast.If)
+            and _harmless(first.test, name)
+            and any([self._is_taken(name, branch, True) for branch in (first.body, first.orelse)]
+                    + [self._is_taken(name, rest[1:], inside)])
+        )  # fmt: skip
+
+    def _carried(self, name: str, rest: list[ast.stmt], layer: str | None, inside: bool) -> list[ast.stmt]:
+        """These statements, before which `name` may be deferred, so that they run its layer in time.
+
+        layer: its path, as in `pairs`. inside: as in `_is_taken`; the tensor may stay deferred after a branch.
+        """
+        if not rest:
+            return [] if inside else [_force(name, self.node)]
         first = rest[0]
         if self._consumes(name, first, inside):
             self.pairs.append(layer)
             return rest
-        if isinstance(first, ast.Return) and isinstance(first.value, ast.Name) and first.value.id == name:
-            if first not in self.returns:
-                return None
+        if self._is_deferred_return(name, first):
             self.deferred_returns += 1
             return rest
         if not isinstance(first, ast.If) or not _harmless(first.test, name):
-            return None
-        body, orelse = (self._carried(name, branch, None, True) for branch in (first.body, first.orelse))
-        after = self._carried(name, rest[1:], None, inside)
-        if body is None and orelse is None and after is None:
-            return None
-        first.body = body or [_force(name, first), *first.body]
-        first.orelse = orelse or ([_force(name, first), *first.orelse] if first.orelse else [])
-        return [first, *(after or [_force(name, first), *rest[1:]])]
+            return [_force(name, first), *rest]
+        first.body = self._carried(name, first.body, None, True)
+        first.orelse = self._carried(name, first.orelse, None, True)
+        return [first, *self._carried(name, rest[1:], None, inside)]
+
+    def _is_deferred_return(self, name: str, node: ast.stmt) -> bool:
+        return node in self.returns and isinstance(node, ast.Return) and _reads(node.value, name)
 
     def _consumes(self, name: str, statement: ast.stmt, inside: bool) -> bool:
         """Whether a statement first runs an activation on the tensor of `name`, and nothing else reads that tensor."""
@@ -439,18 +441,17 @@ class _Sites(ast.NodeTransformer):
         while True:  # what is evaluated before this node are attributes and variables
             if _is_call_of(node, _APPLY):
                 x = node.args[1]
-                if isinstance(x, ast.Name) and x.id == name:
+                if _reads(x, name):
                     return True
                 node = x
             elif _is_call_of(node, _DEFER) and len(node.args) > 1 and not isinstance(node.args[1], ast.Starred):
                 node = node.args[1]
+            elif isinstance(node, ast.Call) and self._unknown(node) and _reads(node.args[0], name):
+                node.func, node.args = _name(_APPLY, node), [node.func, node.args[0]]
+                self.activations += 1
+                return True
             elif isinstance(node, ast.Call) and node.args and _path(node.func) is not None:
-                x = node.args[0]
-                if isinstance(x, ast.Name) and x.id == name and self._unknown(node):
-                    node.func, node.args = _name(_APPLY, node), [node.func, x]
-                    self.activations += 1
-                    return True
-                node = x
+                node = node.args[0]
             elif isinstance(node, ast.BinOp):
                 node = node.left
             else:
@@ -498,6 +499,10 @@ def _harmless(test: ast.expr, name: str) -> bool:
         elif not isinstance(node, allowed) or (isinstance(node, ast.Name) and node.id == name):
             return False
     return True
+
+
+def _reads(node: Any, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _is_call_of(node: Any, name: str) -> Any:
