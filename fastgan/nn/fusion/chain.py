@@ -29,6 +29,7 @@ from fastgan.nn.fusion.supported import (
     activation_takes,
     bare,
     called,
+    elu,
     layer_type,
     leaky_relu,
     overwrite,
@@ -163,14 +164,14 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[str, bool]] = {
 
 
 #: The names of all of these.
-ACTIVATION_NAMES = {*(function.__name__ for function in _FUNCTIONS), F.leaky_relu.__name__}
+ACTIVATION_NAMES = {*(function.__name__ for function in _FUNCTIONS), "leaky_relu", "elu"}
 
 
 def is_activation(function: Any) -> bool:
     """Whether a call of it may be one of our activations."""
     if isinstance(function, nn.Module):
         return activation_of(function) is not None
-    return function is F.leaky_relu or any(function is known for known in _FUNCTIONS)
+    return function is F.leaky_relu or function is F.elu or any(function is known for known in _FUNCTIONS)
 
 
 def _activation_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Act | None:
@@ -179,6 +180,8 @@ def _activation_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return activation_of(function) if not args and not kwargs and bare(function) else None
     if function is F.leaky_relu:
         return leaky_relu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"negative_slope", "inplace"} else None
+    if function is F.elu:
+        return elu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"alpha", "inplace"} else None
     for known, (name, may_overwrite) in _FUNCTIONS.items():
         if function is known:
             if not args and not kwargs:

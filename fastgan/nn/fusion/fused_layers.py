@@ -139,6 +139,13 @@ class SiLU(Fused, nn.SiLU):
         return _activated(self, nn.SiLU, input)
 
 
+class ELU(Fused, nn.ELU):
+    _fastgan_original = nn.ELU
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _activated(self, nn.ELU, input)
+
+
 class Tanh(Fused, nn.Tanh):
     _fastgan_original = nn.Tanh
 
@@ -163,6 +170,7 @@ FUSED_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LeakyReLU: LeakyReLU,
     nn.ReLU: ReLU,
     nn.SiLU: SiLU,
+    nn.ELU: ELU,
     nn.Tanh: Tanh,
     nn.Sigmoid: Sigmoid,
 }

@@ -138,7 +138,8 @@ def _leaf(module: nn.Module, kind: ModuleClass, plain: type[nn.Module], together
         return True, together or "convolution", ours
     act = ACTS[plain](module)
     if act is None:
-        return False, f"slope {getattr(module, 'negative_slope', None)} is not a number >= 0", None
+        slope = getattr(module, "negative_slope", getattr(module, "alpha", None))
+        return False, f"slope {slope} is not a number >= 0", None
     if act.inplace and together is None and ACTIVATIONS[act.name].saves == "input":
         return False, "in place: fused only after a layer whose result nothing else uses", None
     return together != _OVERWRITTEN, together or act.name, ours

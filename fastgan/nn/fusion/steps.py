@@ -36,6 +36,7 @@ Signature = list[Any]
 _CONV2D = operator.itemgetter("stride", "padding", "dilation", "groups", "padding_mode")
 _OPTIONS: dict[type, Callable[[Any], Any]] = {
     nn.LeakyReLU: operator.itemgetter("negative_slope", "inplace"),
+    nn.ELU: operator.itemgetter("alpha", "inplace"),
 }
 _HOOKS = operator.itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

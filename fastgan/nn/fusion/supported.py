@@ -95,11 +95,17 @@ def leaky_relu(negative_slope: Any = 0.01, inplace: Any = False) -> Act | None:
     return None
 
 
+def elu(alpha: Any = 1.0, inplace: Any = False) -> Act | None:
+    """None for a negative alpha, for the same reason."""
+    return Act("elu", alpha, bool(inplace)) if isinstance(alpha, int | float) and alpha >= 0 else None
+
+
 #: Reads the activation from a module, with its current attributes.
 ACTS: dict[type[nn.Module], Callable[[Any], Act | None]] = {
     nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope, module.inplace),
     nn.ReLU: lambda module: Act("relu", inplace=module.inplace),
     nn.SiLU: lambda module: Act("silu", inplace=module.inplace),
+    nn.ELU: lambda module: elu(module.alpha, module.inplace),
     nn.Tanh: lambda module: Act("tanh"),
     nn.Sigmoid: lambda module: Act("sigmoid"),
 }
