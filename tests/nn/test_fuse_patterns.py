@@ -261,6 +261,7 @@ NETWORKS = {
     "pads_first": (lambda: followed(PadsFirst(3, 4, 2)), {"conv_bias_act": 1}),
     "own_inner": (lambda: followed(OwnInner(3, 4, 2)), {"conv_bias_act": 1, "bias_act": 1}),
     "named": (lambda: followed(Named(3, 4), Named(4, 4)), {"conv_stack": 1}),
+    "elu": (lambda: followed(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), act=nn.ELU(0.7, True)), {"conv_bias_act": 2}),
     "reflect": (lambda: padded("reflect"), {"conv_bias_act": 2}),
     "circular": (lambda: padded("circular"), {"conv_bias_act": 2}),
     "replicate": (lambda: padded("replicate"), {"conv_bias_act": 2}),
@@ -269,7 +270,7 @@ NETWORKS = {
         {"conv_bias_act": 2},
     ),
 }
-PLAIN = {"relu", "relu_", "leaky_relu", "leaky_relu_", "tanh", "convolution"}
+PLAIN = {"relu", "relu_", "leaky_relu", "leaky_relu_", "tanh", "elu", "elu_", "convolution"}
 
 
 def pair_of(name):

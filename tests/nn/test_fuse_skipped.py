@@ -28,7 +28,8 @@ def replaced():
 SKIPPED = {
     "replaced": (replaced, "its forward was replaced on the module itself"),
     "softplus": (nn.Softplus, "PyTorch's is linear above a threshold, ours is not"),
-    "gelu": (nn.GELU, "runs as in PyTorch"),
+    "gelu": (nn.GELU, "runs as in PyTorch: its second derivative is not zero"),
+    "prelu": (nn.PReLU, "its slope is a parameter"),
     "negative_slope": (lambda: nn.LeakyReLU(-0.1), "slope -0.1 is not a number >= 0"),
     "inplace": (lambda: nn.SiLU(inplace=True), "in place: fused only after a layer"),
     "own_sequential": (lambda: OwnSequential(nn.Identity()), "calls no activation or convolution as a function"),

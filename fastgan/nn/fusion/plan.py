@@ -122,7 +122,13 @@ def _decision(module: nn.Module, kind: ModuleClass, together: str | None) -> Dec
 
 
 _OVERWRITTEN = "the next module overwrites its output, which our op saves for the backward pass"
+_CURVED = "runs as in PyTorch: its second derivative is not zero, so that PyTorch's double backward wastes nothing"
 _REASONS: dict[type, str] = {
+    nn.GELU: _CURVED,
+    nn.Mish: _CURVED,
+    nn.PReLU: "runs as in PyTorch: its slope is a parameter, which our activations do not take",
+    nn.Conv3d: "runs as in PyTorch: our convolutions have one or two dimensions",
+    nn.ConvTranspose3d: "runs as in PyTorch: our convolutions have one or two dimensions",
     nn.Softplus: "PyTorch's is linear above a threshold, ours is not",
     nn.ModuleList: "a container without forward",
     nn.ModuleDict: "a container without forward",
