@@ -106,6 +106,26 @@ class Branches(nn.Module):
         return x
 
 
+class AnotherName(Branches):
+    def forward(self, x):
+        x = self.conv1(x)
+        if self.mode == "norm":
+            x = self.norm(x)
+        out = self.act(x)
+        return self.conv2(out)
+
+
+class AnotherNameIsReadLater(Branches):
+    def forward(self, x):
+        for _ in range(2):
+            y = self.conv1(x)
+            out = F.relu(y)
+            x = self.conv2(out)
+        z = self.conv1(x)
+        out = torch.tanh(z)
+        return self.conv2(out) + z.mean() + y.mean()
+
+
 class ReadsInACondition(Branches):
     def forward(self, x):
         x = self.conv1(x)
@@ -250,6 +270,8 @@ NETWORKS = {
     "branch_norm": (lambda: Branches("norm"), {"conv_bias_act": 2, "bias_act": 1}),
     "branch_double": (lambda: Branches("double"), {"conv_bias_act": 2, "bias_act": 1}),
     "branch_none": (lambda: Branches(""), {"conv_bias_act": 2}),
+    "another_name": (lambda: AnotherName(""), {"conv_bias_act": 2}),
+    "another_name_is_read_later": (lambda: AnotherNameIsReadLater(""), {"conv_bias_act": 6, "bias_act": 3}),
     "reads_in_a_condition": (lambda: ReadsInACondition(""), {"conv_bias_act": 2, "bias_act": 1}),
     "used_in_one_branch": (lambda: UsedInOneBranch("norm"), {"conv_bias_act": 2, "bias_act": 1}),
     "modules_in_a_loop": (ModulesInALoop, {"conv_bias_act": 3}),
