@@ -93,6 +93,14 @@ struct Table<Act::softplus> {
   template <class T> static FASTGAN_INLINE T d2(T u, T) { return vexp(-u); }
 };
 
+template <>
+struct Table<Act::elu> {
+  static constexpr bool saves_input = false;
+  template <class T> static FASTGAN_INLINE T value(T p, T alpha) { return p > T(0) ? p : alpha * vexpm1(p); }
+  template <class T> static FASTGAN_INLINE T d1(T u, T alpha) { return u > T(0) ? T(1) : u + alpha; }
+  template <class T> static FASTGAN_INLINE T d2(T u, T) { return u > T(0) ? T(0) : T(1); }
+};
+
 template <class T>
 FASTGAN_INLINE T absolute(T v) {
   return v < T(0) ? -v : v;
@@ -287,6 +295,7 @@ FASTGAN_INLINE void grad_grad_rows(const BiasActGradGrad& p, int64_t begin, int6
     case Act::sigmoid: CALL(Act::sigmoid)    \
     case Act::silu: CALL(Act::silu)          \
     case Act::softplus: CALL(Act::softplus)  \
+    case Act::elu: CALL(Act::elu)            \
   }
 
 // Cloned entry points must not be templates; the templates above are inlined into each clone.

@@ -42,10 +42,11 @@ _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     # With PyTorch's default threshold it is linear from 20 on, an error of 2e-9, which tests in double detect.
     "softplus": functools.partial(F.softplus, threshold=1000.0),
+    "elu": functools.partial(F.elu, alpha=0.2),
 }
 
 # Floating-point operations per element, an exponential counted as 16.
-_FLOPS = {"linear": 2, "relu": 3, "leaky_relu": 4, "tanh": 24, "sigmoid": 20, "silu": 24, "softplus": 36}
+_FLOPS = {"linear": 2, "relu": 3, "leaky_relu": 4, "tanh": 24, "sigmoid": 20, "silu": 24, "softplus": 36, "elu": 20}
 
 _BENCH = {
     "leaky_relu": ((32, 128, 32, 32), (32, 64, 64, 64), (64, 512, 4, 4)),

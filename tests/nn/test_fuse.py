@@ -46,8 +46,8 @@ def test_gradients_of_all_orders_are_equal_in_double(name, training, layout, fus
     [
         ("dcgan", {"conv_bias_act": 2, "conv": 1, "bias_act": 1}, 0),
         ("resnet", {"conv_bias_act": 7, "bias_act": 3}, 0),
-        ("resnet_inplace", {"conv_bias_act": 7, "bias_act": 1}, 2),
-        ("torchvision_block", {"conv": 2, "bias_act": 1}, 1),
+        ("resnet_inplace", {"conv_bias_act": 7, "bias_act": 3}, 0),
+        ("torchvision_block", {"conv": 2, "bias_act": 2}, 0),
         ("functional", {"conv_bias_act": 2, "bias_act": 3}, 0),
         ("shared_inplace", {"conv_bias_act": 2, "bias_act": 1}, 0),
         ("function_attribute", {"conv_bias_act": 2, "bias_act": 1}, 0),

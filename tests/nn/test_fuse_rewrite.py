@@ -138,9 +138,9 @@ class Block(nn.Sequential):
 
 def test_subclasses_of_pytorchs_modules():
     for kind, args, ops in (
-        (Scaled, (3, 4, 3), {"bias_act": 1}),
+        (Scaled, (3, 4, 3), {"conv_bias_act": 1}),
         (Named, (4,), {"conv_bias_act": 1}),
-        (Block, (4,), {"conv_bias_act": 2}),
+        (Block, (4,), {"conv_stack": 1}),
     ):
         plain, ours = pair(kind, *args)
         torch.testing.assert_close(ours(X), plain(X))

@@ -53,6 +53,7 @@ CLOSED = {
     "sigmoid": _logistic,
     "silu": lambda p: p * _logistic(p),
     "softplus": lambda p: max(p, 0.0) + math.log1p(math.exp(-abs(p))),
+    "elu": lambda p: p if p > 0 else 0.2 * math.expm1(p),
 }
 
 

@@ -8,7 +8,7 @@
 
 namespace fastgan {
 
-enum class Act : int { linear = 0, relu = 1, leaky_relu = 2, tanh = 3, sigmoid = 4, silu = 5, softplus = 6 };
+enum class Act : int { linear = 0, relu = 1, leaky_relu = 2, tanh = 3, sigmoid = 4, silu = 5, softplus = 6, elu = 7 };
 
 struct BiasActShape {
   int64_t images;      // N
@@ -21,7 +21,7 @@ struct BiasActShape {
 
 struct BiasActOptions {
   Act act;
-  double alpha;  // slope of leaky_relu, >= 0
+  double alpha;  // slope of leaky_relu, or -elu(-infinity), >= 0
   double gain;   // > 0
   double clamp;  // > 0, infinity for none
 };

@@ -17,15 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan.nn.fusion.fused_layers import inherited_call
 from fastgan.nn.fusion.supported import (
+    LINEAR,
+    LINEAR_LAYER,
     Act,
+    Called,
     LayerType,
     activate,
     activation_of,
     activation_takes,
     bare,
+    called,
+    elu,
     layer_type,
     leaky_relu,
+    overwrite,
     prepare,
     returns_fresh,
 )
@@ -36,36 +43,83 @@ class Deferred(NamedTuple):
 
     value: Tensor
     #: The layer to run on value, and its type; None if value is the result.
-    layer: nn.Module | None = None
+    layer: nn.Module | Called | None = None
     kind: LayerType | None = None
 
 
+#: The method of a fused module that does what its forward does, but may return a Deferred; see fused_classes.py.
+DEFERRING = "_fastgan_deferring"
+
+
 def defer(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """function(*args, **kwargs), or a Deferred for `apply`, which alone may get what this returns."""
+    """function(*args, **kwargs), or a Deferred, which only `apply`, `run_next` and `force` may get."""
     if not isinstance(function, nn.Module):
-        return function(*args, **kwargs)
+        call = called(function, args, kwargs)
+        return function(*args, **kwargs) if call is None else Deferred(*call)
     kind = layer_type(function)
-    if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(function, args[0]):
+    if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(args[0]):
         return Deferred(args[0], function, kind)
+    deferring = getattr(type(function), DEFERRING, None)
+    if deferring is not None and bare(function):
+        prepare(function)
+        return deferring(function, *args, **kwargs)
     result = function(*args, **kwargs)
     return Deferred(result) if type(result) is Tensor and returns_fresh(function) else result
+
+
+def defer_inherited(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """As `defer`, for super().forward(x) and self._conv_forward(x, weight, bias) of a user's convolution."""
+    call = None if torch.compiler.is_compiling() else inherited_call(function, args, kwargs)
+    return function(*args, **kwargs) if call is None else Deferred(*call)
+
+
+def force(deferred: Any) -> Any:
+    """The result of what was deferred; anything else as it is."""
+    if not isinstance(deferred, Deferred):
+        return deferred
+    x, layer, kind = deferred
+    if layer is None or kind is None:
+        return x
+    if isinstance(layer, nn.Module):
+        return layer(x)
+    return F.linear(x, layer.weight, layer.bias) if kind is LINEAR_LAYER else kind.block(layer, x, LINEAR)
 
 
 def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: Any) -> Any:
     """function(deferred, *args, **kwargs), where deferred came from `defer`."""
     act = _activation_of_call(function, args, kwargs)
     if not isinstance(deferred, Deferred):
-        if act is not None and not act.inplace and activation_takes(deferred):
-            return activate(deferred, act)
+        if act is not None and activation_takes(deferred):
+            y = overwrite(deferred, act) if act.inplace else activate(deferred, act)
+            if y is not None:
+                return y
         return function(deferred, *args, **kwargs)
     x, layer, kind = deferred
     if layer is None or kind is None:
         # Nothing else refers to x, so that an activation in place may run out of place.
         return activate(x, act) if act is not None and activation_takes(x) else function(x, *args, **kwargs)
-    if act is not None:
+    if act is None:
+        return function(force(deferred), *args, **kwargs)
+    if isinstance(layer, nn.Module):
         prepare(layer)
-        return kind.block(layer, x, act)
-    return function(layer(x), *args, **kwargs)
+    return kind.block(layer, x, act)
+
+
+def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """function(*args, **kwargs), a function of LAYER_FUNCTIONS."""
+    return force(defer(function, *args, **kwargs))
+
+
+def run_next(function: Callable[..., Any], deferred: Any, /) -> Any:
+    """One of several modules that run one after the other: function(deferred), or a Deferred again."""
+    if isinstance(deferred, Deferred) and _activation_of_call(function, (), {}) is not None:
+        return apply(function, deferred)
+    return defer(function, force(deferred))
+
+
+def own(x: Any) -> Any:
+    """A copy of a leaky ReLU's result, which may be overwritten: our op saves its result for the backward pass."""
+    return x.clone() if isinstance(x, Tensor) and x.requires_grad else x
 
 
 #: A user's function → its rewritten version, or the function itself; see rewrite.has_replacement.
@@ -109,11 +163,15 @@ _FUNCTIONS: dict[Callable[..., Any], tuple[str, bool]] = {
 }
 
 
+#: The names of all of these.
+ACTIVATION_NAMES = {*(function.__name__ for function in _FUNCTIONS), "leaky_relu", "elu"}
+
+
 def is_activation(function: Any) -> bool:
     """Whether a call of it may be one of our activations."""
     if isinstance(function, nn.Module):
         return activation_of(function) is not None
-    return function is F.leaky_relu or any(function is known for known in _FUNCTIONS)
+    return function is F.leaky_relu or function is F.elu or any(function is known for known in _FUNCTIONS)
 
 
 def _activation_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Act | None:
@@ -122,6 +180,8 @@ def _activation_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return activation_of(function) if not args and not kwargs and bare(function) else None
     if function is F.leaky_relu:
         return leaky_relu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"negative_slope", "inplace"} else None
+    if function is F.elu:
+        return elu(*args, **kwargs) if len(args) < 3 and kwargs.keys() <= {"alpha", "inplace"} else None
     for known, (name, may_overwrite) in _FUNCTIONS.items():
         if function is known:
             if not args and not kwargs:

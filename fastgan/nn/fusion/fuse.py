@@ -51,16 +51,20 @@ def fuse(module: M) -> M:
     """Run a network of plain PyTorch on fastgan's ops. Changes it in place and returns it.
 
     The state dict and the numbers stay the same. torch.nn's convolutions, transposed convolutions and activations run
-    on fastgan's ops. In nn.Sequential, and in users' modules whose forward calls an activation on the result of a
-    layer, both run as one op; consecutive Conv2d blocks of a Sequential run as one stack. PyTorch's spectral norms of
-    both kinds are computed as one group. A gradient penalty then computes only what it needs. Parameters, buffers,
-    hooks, isinstance, copies and pickles are as before. Modules that cannot be fused exactly are skipped;
-    `fusion_report` gives the reasons.
+    on fastgan's ops, activations in place too. In nn.Sequential, and in users' modules whose forward calls an
+    activation on the result of a layer, both run as one op, also with an `if` in between, in loops over a ModuleList,
+    and for users' convolutions that call `super().forward` or `F.conv2d`; consecutive Conv2d blocks of a Sequential run
+    as one stack. PyTorch's spectral norms of both kinds are computed as one group. A gradient penalty then computes
+    only what it needs. Parameters, buffers, hooks, isinstance, copies and pickles are as before. Modules that cannot be
+    fused exactly are skipped; `fusion_report` gives the reasons.
 
-    One difference: the output of a leaky ReLU is saved for the backward pass. Overwriting it in place (`y = block(x);
-    y += x`), which PyTorch allows unless the leaky ReLU itself is in place, raises PyTorch's error.
+    Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it in place outside of the
+    forward that computed it (`y = block(x); y += x`), which PyTorch allows unless the leaky ReLU itself is in place,
+    raises PyTorch's error. After a compiled run, the weight that a hook of torch.nn.utils.weight_norm or spectral_norm
+    leaves in the layer has no graph. A network with such hooks can be copied after a run, which PyTorch refuses.
 
     Raises UsageError for an argument that is not a module, or that is compiled: call fuse first, then compile.
+    torch.jit.script raises it for a fused network; torch.jit.trace, torch.export, torch.fx and torch.compile take one.
     """
     _check(module)
     group_spectral_norms(module)

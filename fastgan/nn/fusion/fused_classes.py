@@ -13,24 +13,18 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastgan.nn.fusion.fused_layers import FUSED_LAYERS
-from fastgan.nn.fusion.rewrite import NotRewritable, called_paths, rewritten
+from fastgan.nn.fusion.chain import DEFERRING
+from fastgan.nn.fusion.fused_layers import FUSED_LAYERS, Fused
+from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten, called_paths, rewritten
 from fastgan.nn.fusion.sequential import Sequential
-from fastgan.nn.fusion.supported import ModuleClass
+from fastgan.nn.fusion.supported import ACTS, ModuleClass, has_forward_of
 
 _STATIC: dict[type[nn.Module], type[nn.Module]] = {**FUSED_LAYERS, nn.Sequential: Sequential}
-#: Methods that the forward of torch.nn's convolutions calls: a class that overrides one has another forward.
-_INNER = ("_conv_forward", "_output_padding")
 
 
 def base_without_forward(kind: ModuleClass) -> type[nn.Module]:
     """The class of torch.nn whose forward a class inherits unchanged, else the class itself."""
-    for plain in _STATIC:
-        if issubclass(kind, plain) and all(
-            getattr(kind, name, None) is getattr(plain, name, None) for name in ("forward", *_INNER)
-        ):
-            return plain
-    return kind
+    return next((plain for plain in _STATIC if has_forward_of(kind, plain)), kind)
 
 
 def methods(kind: ModuleClass) -> dict[str, FunctionType]:
@@ -60,38 +54,61 @@ def paths_called(kind: ModuleClass) -> frozenset[str]:
 
 
 @functools.cache
-def fused_class(kind: ModuleClass, activations: frozenset[str]) -> type[nn.Module] | None:
-    """The class that replaces `kind`, or None if nothing would change.
+def rewritten_methods(kind: ModuleClass, activations: frozenset[str]) -> dict[str, Rewritten]:
+    """The methods of a user's class that run on our ops, rewritten; with the forward that may return a Deferred.
 
     activations: the attributes of `self` that its methods call and that are activations. Raises NotRewritable if its
     forward cannot be rewritten.
     """
-    plain = base_without_forward(kind)
-    if plain in _STATIC:
-        ours = _STATIC[plain]
-        return ours if plain is kind else _derived(kind, activations, {"forward": vars(ours)["forward"]})
-    new = {}
+    found = {}
     for name, function in methods(kind).items():
         try:
-            changed = rewritten(function, activations)
+            versions = {name: rewritten(function, activations)}
+            if name == "forward":
+                versions[DEFERRING] = rewritten(function, activations, deferring=True)
         except NotRewritable:
             if name == "forward":
                 raise
             continue
-        if changed is not None:
-            new[name] = changed
-    return _derived(kind, activations, new) if new else None
+        found.update({key: one for key, one in versions.items() if one is not None})
+    return found
 
 
-def _derived(kind: ModuleClass, activations: frozenset[str], members: dict[str, Any]) -> type[nn.Module]:
+@functools.cache
+def fused_class(kind: ModuleClass, activations: frozenset[str]) -> type[nn.Module] | None:
+    """The class that replaces `kind`, or None if nothing would change. The rest as for `rewritten_methods`."""
+    plain = base_without_forward(kind)
+    if plain in _STATIC:
+        ours = _STATIC[plain]
+        return ours if plain is kind else _derived(kind, activations, {}, ours)
+    new = {name: one.function for name, one in rewritten_methods(kind, activations).items()}
+    layer = inherits_convolution(kind)
+    return _derived(kind, activations, new, layer or Fused) if new or layer else None
+
+
+def inherits_convolution(kind: ModuleClass) -> type[nn.Module] | None:
+    """The fused convolution that a user's convolution runs by `super().forward` or `_conv_forward`; or None."""
+    plain = next((plain for plain in FUSED_LAYERS if plain not in ACTS and issubclass(kind, plain)), None)
+    if plain is None:
+        return None
+    if methods(kind).get("forward") is None:  # PyTorch's forward, with another inner method
+        return FUSED_LAYERS[plain]
+    names = {name for function in methods(kind).values() for name in function.__code__.co_names}
+    return FUSED_LAYERS[plain] if names & {"forward", "_conv_forward"} else None
+
+
+def _derived(
+    kind: ModuleClass, activations: frozenset[str], members: dict[str, Any], ours: type[nn.Module] = Fused
+) -> type[nn.Module]:
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(derived, self).__reduce_ex__(protocol)
         arguments = tuple(kind if argument is derived else argument for argument in arguments)
         return _reconstruct, (kind, activations, make, arguments), *rest
 
     own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    # Ours comes after the user's class, whose `super()` then finds our layer before PyTorch's.
     derived: type[Any] = type(
-        kind.__name__, (kind,), {**own, "_fastgan_original": kind, "__reduce_ex__": __reduce_ex__, **members}
+        kind.__name__, (kind, ours), {**own, "_fastgan_original": kind, "__reduce_ex__": __reduce_ex__, **members}
     )
     return derived
 

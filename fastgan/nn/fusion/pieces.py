@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fastgan.nn.fusion.supported import CONV2D, Act, activation_of, bare, layer_type, returns_fresh, why_not
+from fastgan.nn.fusion.supported import (
+    CONV2D,
+    Act,
+    activation_of,
+    bare,
+    layer_type,
+    original_class,
+    pads_first,
+    returns_fresh,
+)
 
 
 class Piece(NamedTuple):
@@ -39,8 +48,10 @@ def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
 
 def _following_activation(modules: list[nn.Module], i: int) -> Act | None:
     """The activation after module i, if it alone gets what that module returns."""
-    if i + 1 == len(modules) or not returns_fresh(modules[i]) or not bare(modules[i + 1]):
+    if i + 1 == len(modules) or not bare(modules[i + 1]):
         return None
+    if not returns_fresh(modules[i]) and original_class(modules[i]).__module__.startswith("torch."):
+        return None  # a user's module may return a Deferred
     return None if _output_is_overwritten(modules, i + 1) else activation_of(modules[i + 1])
 
 
@@ -53,7 +64,8 @@ def _output_is_overwritten(modules: list[nn.Module], i: int) -> bool:
 
 
 def _stackable(module: nn.Module, act: Act) -> bool:
-    return layer_type(module) is CONV2D and bare(module) and act.name in ("relu", "leaky_relu")
+    block = layer_type(module) is CONV2D and bare(module) and not pads_first(module)
+    return block and act.name in ("relu", "leaky_relu")
 
 
 def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
@@ -63,5 +75,4 @@ def _continues(modules: list[nn.Module], first: int, i: int, act: Act) -> bool:
     a: Any = modules[first]
     b: Any = modules[i]
     other = _following_activation(modules, i)
-    same = other is not None and other[:2] == act[:2] and (a.bias is None) == (b.bias is None)
-    return same and not why_not(b)
+    return other is not None and other[:2] == act[:2] and (a.bias is None) == (b.bias is None)

@@ -16,11 +16,18 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from fastgan.nn.fusion import chain
-from fastgan.nn.fusion.fused_classes import base_without_forward, fused_class, methods, paths_called
+from fastgan.nn.fusion.fused_classes import (
+    base_without_forward,
+    fused_class,
+    inherits_convolution,
+    paths_called,
+    rewritten_methods,
+)
 from fastgan.nn.fusion.fused_layers import FUSED_LAYERS
 from fastgan.nn.fusion.pieces import pieces
-from fastgan.nn.fusion.rewrite import NotRewritable
-from fastgan.nn.fusion.supported import ACTS, ModuleClass, bare, layer_type, original_class, why_not
+from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten
+from fastgan.nn.fusion.supported import ACTS, ModuleClass, bare, layer_type, original_class, weight_hooks
+from fastgan.ops import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ def _joint_descriptions(root: nn.Module) -> Iterator[tuple[int, str]]:
             stack = f"stack of {len(piece.modules) // 2}: " if piece.stack else ""
             for first, activation in zip(piece.modules[::2], piece.modules[1::2], strict=True):
                 layer = layer_type(first)
-                if layer is None or why_not(first) or not bare(first):  # a norm, or a layer that runs alone
+                if layer is None or not bare(first):  # a norm, or a layer that runs alone
                     yield id(activation), piece.act.name
                 else:
                     description = f"{stack}{layer.label} + {piece.act.name}"
@@ -109,15 +116,19 @@ def _decision(module: nn.Module, kind: ModuleClass, together: str | None) -> Dec
         return _leaf(module, kind, plain, together)
     if plain is nn.Sequential:
         return True, "runs its children in pieces", fused_class(kind, frozenset())
-    if kind is nn.Linear:
-        return (True, together, None) if together else (False, "one op already", None)
     if kind.__module__.startswith("torch."):
         return False, _REASONS.get(kind, "runs as in PyTorch"), None
     return _custom(module, kind)
 
 
 _OVERWRITTEN = "the next module overwrites its output, which our op saves for the backward pass"
+_CURVED = "runs as in PyTorch: its second derivative is not zero, so that PyTorch's double backward wastes nothing"
 _REASONS: dict[type, str] = {
+    nn.GELU: _CURVED,
+    nn.Mish: _CURVED,
+    nn.PReLU: "runs as in PyTorch: its slope is a parameter, which our activations do not take",
+    nn.Conv3d: "runs as in PyTorch: our convolutions have one or two dimensions",
+    nn.ConvTranspose3d: "runs as in PyTorch: our convolutions have one or two dimensions",
     nn.Softplus: "PyTorch's is linear above a threshold, ours is not",
     nn.ModuleList: "a container without forward",
     nn.ModuleDict: "a container without forward",
@@ -126,13 +137,16 @@ _REASONS: dict[type, str] = {
 
 def _leaf(module: nn.Module, kind: ModuleClass, plain: type[nn.Module], together: str | None) -> Decision:
     ours = fused_class(kind, frozenset())
+    if plain is nn.Linear:
+        hooked = "a weight that is computed once" if weight_hooks(module) else ""
+        return bool(together or hooked), together or hooked or "one op already", ours if hooked else None
     if plain not in ACTS:
-        reason = why_not(module)
-        return (False, reason, None) if reason else (True, together or "convolution", ours)
+        return True, together or "convolution", ours
     act = ACTS[plain](module)
     if act is None:
-        return False, f"slope {getattr(module, 'negative_slope', None)} is not a number >= 0", None
-    if act.inplace and together is None:
+        slope = getattr(module, "negative_slope", getattr(module, "alpha", None))
+        return False, f"slope {slope} is not a number >= 0", None
+    if act.inplace and together is None and ACTIVATIONS[act.name].saves == "input":
         return False, "in place: fused only after a layer whose result nothing else uses", None
     return together != _OVERWRITTEN, together or act.name, ours
 
@@ -143,11 +157,41 @@ def _custom(module: nn.Module, kind: ModuleClass) -> Decision:
     activations = frozenset(path for path in paths_called(kind) if chain.is_activation(_lookup(module, path)))
     try:
         becomes = fused_class(kind, activations)
+        new = rewritten_methods(kind, activations) if becomes is not None else {}
     except NotRewritable as error:
         return False, f"its forward is not rewritten: {error}", None
     if becomes is None:
-        return False, "nothing to fuse in its forward", None
-    return True, f"activations in its {', '.join(name for name in methods(kind) if name in vars(becomes))}", becomes
+        return False, "calls no activation or convolution as a function; its children have rows of their own", None
+    return True, _description(module, kind, new), becomes
+
+
+def _description(module: nn.Module, kind: ModuleClass, new: dict[str, Rewritten]) -> str:
+    """What runs on our ops in the methods of a user's module."""
+    parts = ["the convolution that it inherits"] if inherits_convolution(kind) is not None else []
+    own = {name: one for name, one in new.items() if name != chain.DEFERRING}
+    calls = sum(one.activations for one in own.values())
+    if calls:
+        text = f"{calls} activation{'s' if calls > 1 else ''} called in its "
+        text += ", ".join(name for name, one in own.items() if one.activations)
+        found = [None if path is None else _lookup(module, path) for one in own.values() for path in one.pairs]
+        joined = sum(isinstance(layer, nn.Module) and bare(layer) and layer_type(layer) is not None for layer in found)
+        # Loops, conditions, and users' modules that return the result of a layer.
+        possible = sum(layer is None or not original_class(layer).__module__.startswith("torch.") for layer in found)
+        if joined:
+            text += f", {joined} as one op with the layer before"
+        if possible:
+            text += f", {possible} as one op where a layer runs directly before it"
+        parts.append(text)
+    convolutions = sum(one.convolutions for one in own.values())
+    if convolutions:
+        parts.append(f"{convolutions} convolution{'s' if convolutions > 1 else ''} called as a function")
+    if any(one.loops for one in own.values()):
+        parts.append("a loop over modules, a layer with the activation after it as one op")
+    if not parts:
+        parts.append(
+            "its result, with the activation after it" if chain.DEFERRING in new else "activations in functions"
+        )
+    return "; ".join(parts)
 
 
 def _lookup(module: nn.Module, path: str) -> Any:

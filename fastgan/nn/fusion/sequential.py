@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgan.nn.fusion.fused_layers import Fused
 from fastgan.nn.fusion.pieces import pieces
 from fastgan.nn.fusion.steps import run_blocks, run_overwritten, run_stack, run_steps, sequential_steps
 from fastgan.nn.plain_tensor import is_traced
@@ -32,7 +33,7 @@ def run(modules: list[Any], x: Any) -> Any:
     return x
 
 
-class Sequential(nn.Sequential):
+class Sequential(Fused, nn.Sequential):
     """nn.Sequential, run in pieces."""
 
     _fastgan_original = nn.Sequential

@@ -22,9 +22,9 @@ from fastgan.nn.fusion.supported import (
     Act,
     bias_for,
     has_no_observers,
+    layer_type,
     original_class,
     prepare,
-    why_not,
 )
 from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.ops.conv.layers import ConvLayer, conv2d_stack, run_planned_stack, stack_options
@@ -33,9 +33,10 @@ Step = Callable[[Any], Any]
 Signature = list[Any]
 
 #: What decides how a module runs, besides its class and hooks, read from its __dict__.
+_CONV2D = operator.itemgetter("stride", "padding", "dilation", "groups", "padding_mode")
 _OPTIONS: dict[type, Callable[[Any], Any]] = {
-    nn.Conv2d: operator.itemgetter("stride", "padding", "dilation", "groups", "padding_mode"),
     nn.LeakyReLU: operator.itemgetter("negative_slope", "inplace"),
+    nn.ELU: operator.itemgetter("alpha", "inplace"),
 }
 _HOOKS = operator.itemgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -83,6 +84,8 @@ def _option_getter(module: nn.Module) -> Callable[[Any], Any]:
     own = getattr(type(module), "plan_options", None) or _OPTIONS.get(original_class(module))
     if own is not None:
         return own
+    if layer_type(module) is CONV2D:  # a user's subclass too
+        return _CONV2D
     return operator.itemgetter("inplace") if "inplace" in module.__dict__ else lambda values: None
 
 
@@ -106,8 +109,7 @@ def _step(piece: Piece) -> Step:
     if piece.stack:
         assert piece.act is not None
         layers: Any = piece.modules[::2]
-        supported = not why_not(layers[0])  # else PyTorch pads the input
-        return stack_step(layers if supported else (), layers, piece.act, lambda x: run_stack(piece, x))
+        return stack_step(layers, layers, piece.act, lambda x: run_stack(piece, x))
     return lambda x: apply(rest[0], defer(first, x))
 
 
@@ -142,7 +144,7 @@ def run_stack(piece: Piece, x: Any) -> Any:
     layers: tuple[Any, ...] = piece.modules[::2]
     act = piece.act
     assert act is not None
-    if not CONV2D.takes(layers[0], x) or len({layer.bias is None for layer in layers}) > 1:
+    if not CONV2D.takes(x) or len({layer.bias is None for layer in layers}) > 1:
         return run_blocks(piece, x)
     blocks = []
     for layer in layers:  # each weight is read once and after its own hook, which both may iterate a spectral norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
-from fastgan.ops import bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
+from fastgan.ops import ACTIVATIONS, bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
 
 #: A class of modules. Not type[nn.Module], which mypy treats as unhashable, because nn.Module defines __hash__.
 ModuleClass = Any
@@ -38,15 +39,39 @@ def has_no_observers(module: nn.Module) -> bool:
     )
 
 
+#: The older spectral and weight norms of PyTorch: pre-hooks that compute the weight and set it as an attribute.
+_WEIGHT_HOOKS = (TorchHook, sys.modules["torch.nn.utils.weight_norm"].WeightNorm)
+
+
+def weight_hooks(module: nn.Module) -> list[Any]:
+    """The pre-hooks that compute weights of a module."""
+    return [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _WEIGHT_HOOKS)]
+
+
 def bare(module: nn.Module) -> bool:
     """Whether calling a module runs only its forward, and perhaps pre-hooks that `prepare` can run."""
-    return has_no_observers(module) and all(isinstance(hook, TorchHook) for hook in module._forward_pre_hooks.values())
+    return has_no_observers(module) and all(
+        isinstance(hook, _WEIGHT_HOOKS) for hook in module._forward_pre_hooks.values()
+    )
 
 
 def prepare(layer: nn.Module) -> None:
-    """Run the pre-hooks of a bare layer: the older spectral norm is a hook that sets the weight."""
+    """Run the pre-hooks of a bare layer, which compute its weight."""
     for hook in layer._forward_pre_hooks.values():
         hook(layer, ())
+
+
+def weight_of(layer: Any) -> Tensor:
+    """The weight of a layer that runs now. To be read once a run, because reading a spectral norm's weight iterates it.
+
+    A hook leaves the computed weight in an attribute, with the graph that computed it. Dynamo would have to return it
+    from the compiled step, and refuses; the attribute gets a detached tensor there.
+    """
+    weight = layer.weight
+    if torch.compiler.is_compiling() and isinstance(layer, nn.Module):
+        for hook in weight_hooks(layer):
+            setattr(layer, hook.name, getattr(layer, hook.name).detach())
+    return weight
 
 
 # --- activations -----------------------------------------------------------------------------------------------------
@@ -70,11 +95,17 @@ def leaky_relu(negative_slope: Any = 0.01, inplace: Any = False) -> Act | None:
     return None
 
 
+def elu(alpha: Any = 1.0, inplace: Any = False) -> Act | None:
+    """None for a negative alpha, for the same reason."""
+    return Act("elu", alpha, bool(inplace)) if isinstance(alpha, int | float) and alpha >= 0 else None
+
+
 #: Reads the activation from a module, with its current attributes.
 ACTS: dict[type[nn.Module], Callable[[Any], Act | None]] = {
     nn.LeakyReLU: lambda module: leaky_relu(module.negative_slope, module.inplace),
     nn.ReLU: lambda module: Act("relu", inplace=module.inplace),
     nn.SiLU: lambda module: Act("silu", inplace=module.inplace),
+    nn.ELU: lambda module: elu(module.alpha, module.inplace),
     nn.Tanh: lambda module: Act("tanh"),
     nn.Sigmoid: lambda module: Act("sigmoid"),
 }
@@ -96,6 +127,27 @@ def activate(x: Tensor, act: Act) -> Tensor:
     return bias_act(x, None, act.name, alpha=act.alpha)
 
 
+def overwrite(x: Tensor, act: Act) -> Tensor | None:
+    """act(x) in place of x, whoever refers to x; None where PyTorch must do it.
+
+    Our op runs out of place. The tensor object x then exchanges its contents with the result, so that all references
+    to the object get the result, as after PyTorch's activation in place. That needs an x whose memory nothing else
+    shares: no views, and no other op that saved it for its backward pass.
+    """
+    if not x.requires_grad or x.is_leaf or not torch.is_grad_enabled() or ACTIVATIONS[act.name].saves == "input":
+        return None  # without a backward pass PyTorch's is as good, and needs no second tensor
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or type(x) is not Tensor:
+        return x.copy_(activate(x, act))  # in a graph without references to objects
+    if x._is_view() or x.retains_grad or x._backward_hooks:
+        return None
+    # The storage is counted once more for the object that is asked.
+    shared = torch._C._storage_Use_Count(x.untyped_storage()._cdata) > 2
+    if shared or x._use_count() > 1:  # type: ignore[attr-defined]
+        return None
+    torch._C._swap_tensor_impl(x, activate(x, act))
+    return x
+
+
 # --- convolutions and linear layers ----------------------------------------------------------------------------------
 
 
@@ -106,24 +158,22 @@ class LayerType:
     label: str
     #: The dimensions that x must have.
     dims: int
-    #: (layer, x, act) → act(layer(x)). Reads the weight once, because reading a spectral norm's weight iterates it.
+    #: (layer, x, act) → act(layer(x)). Reads the weight once.
     block: Callable[[Any, Tensor, Act], Tensor]
 
-    def takes(self, layer: Any, x: Any) -> bool:
-        """Whether `block` may run. Does not read the weight."""
-        if not is_plain_tensor(x) or x.dim() != self.dims or why_not(layer):
+    def takes(self, x: Any) -> bool:
+        """Whether `block` may run on x."""
+        if not is_plain_tensor(x) or x.dim() != self.dims:
             return False
         # Autocast does not cast double, fastgan's ops do.
         return x.dtype is not torch.float64 or not torch.is_autocast_enabled(x.device.type)
 
 
-def why_not(layer: Any) -> str:
-    """The reason why PyTorch must run a layer, or ""."""
-    if isinstance(layer, nn.Linear):
-        return ""
-    if layer.padding_mode != "zeros":
-        return f"padding mode {layer.padding_mode}"
-    return f"padding {layer.padding!r} is not a number" if isinstance(layer.padding, str) else ""
+def pads_first(layer: Any) -> bool:
+    """Whether a convolution pads its input before it runs: our ops pad with zeros alone, equally on both sides."""
+    return isinstance(layer, nn.modules.conv._ConvNd) and (
+        layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+    )
 
 
 def bias_for(layer: Any, x: Tensor) -> Tensor | None:
@@ -135,8 +185,26 @@ def bias_for(layer: Any, x: Tensor) -> Tensor | None:
     return bias if bias is None or bias.dtype in (dtype, torch.float32) else bias.to(dtype)
 
 
-def _options(layer: Any) -> dict[str, Any]:
-    return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+def _convolved(convolve: Callable[..., Tensor], layer: Any, x: Tensor, **more: Any) -> Tensor:
+    weight, padding = weight_of(layer), layer.padding
+    if pads_first(layer):
+        x, padding = _padded(layer, x, weight)
+    return convolve(
+        x, weight, stride=layer.stride, padding=padding, dilation=layer.dilation, groups=layer.groups, **more
+    )
+
+
+def _padded(layer: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Any]:
+    """The padded input of a convolution, and the padding that is left to do."""
+    if layer.padding_mode != "zeros":
+        return F.pad(x, layer._reversed_padding_repeated_twice, layer.padding_mode), 0
+    if layer.padding == "valid":
+        return x, 0
+    # "same": where the number is odd, PyTorch pads one more at the end.
+    both = [d * (k - 1) for d, k in zip(layer.dilation, weight.shape[2:], strict=True)]
+    if any(total % 2 for total in both):
+        x = F.pad(x, [side for total in reversed(both) for side in (0, total % 2)])
+    return x, tuple(total // 2 for total in both)
 
 
 def _biased(z: Tensor, bias: Tensor | None, act: Act) -> Tensor:
@@ -144,41 +212,91 @@ def _biased(z: Tensor, bias: Tensor | None, act: Act) -> Tensor:
 
 
 def _conv1d(layer: Any, x: Tensor, act: Act) -> Tensor:
-    return _biased(conv1d(x, layer.weight, **_options(layer)), bias_for(layer, x), act)
+    return _biased(_convolved(conv1d, layer, x), bias_for(layer, x), act)
 
 
 def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
     bias = bias_for(layer, x)
     if bias is None and act.name == "linear":
-        return conv2d(x, layer.weight, **_options(layer))
-    return conv2d_bias_act(x, layer.weight, bias, act.name, alpha=act.alpha, **_options(layer))
+        return _convolved(conv2d, layer, x)
+    return _convolved(conv2d_bias_act, layer, x, bias=bias, act=act.name, alpha=act.alpha)
 
 
 def _conv_transpose1d(layer: Any, x: Tensor, act: Act) -> Tensor:
-    z = conv_transpose1d(x, layer.weight, output_padding=layer.output_padding, **_options(layer))
-    return _biased(z, bias_for(layer, x), act)
+    return _biased(_convolved(conv_transpose1d, layer, x, output_padding=layer.output_padding), bias_for(layer, x), act)
 
 
 def _conv_transpose2d(layer: Any, x: Tensor, act: Act) -> Tensor:
-    z = conv_transpose2d(x, layer.weight, output_padding=layer.output_padding, **_options(layer))
-    return _biased(z, bias_for(layer, x), act)
+    return _biased(_convolved(conv_transpose2d, layer, x, output_padding=layer.output_padding), bias_for(layer, x), act)
 
 
 def _linear(layer: Any, x: Tensor, act: Act) -> Tensor:
-    return _biased(F.linear(x, layer.weight), bias_for(layer, x), act)
+    return _biased(F.linear(x, weight_of(layer)), bias_for(layer, x), act)
 
 
 CONV1D = LayerType("conv", 3, _conv1d)
 CONV2D = LayerType("conv", 4, _conv2d)
 CONV_TRANSPOSE1D = LayerType("conv", 3, _conv_transpose1d)
 CONV_TRANSPOSE2D = LayerType("conv", 4, _conv_transpose2d)
+LINEAR_LAYER = LayerType("linear", 2, _linear)
 LAYERS: dict[type[nn.Module], LayerType] = {
     nn.Conv1d: CONV1D,
     nn.Conv2d: CONV2D,
     nn.ConvTranspose1d: CONV_TRANSPOSE1D,
     nn.ConvTranspose2d: CONV_TRANSPOSE2D,
-    nn.Linear: LayerType("linear", 2, _linear),
+    nn.Linear: LINEAR_LAYER,
 }
+
+
+class Called(NamedTuple):
+    """A convolution or linear layer that is called as a function: what `LayerType.block` reads from a module."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+    output_padding: Any = 0
+
+
+def _called(input: Tensor, weight: Tensor, bias: Any = None, *options: Any, **named: Any) -> tuple[Tensor, Called]:
+    return input, Called(weight, bias, *options, **named)
+
+
+def _called_transposed(
+    input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> tuple[Tensor, Called]:  # fmt: skip
+    return input, Called(weight, bias, stride, padding, dilation, groups, output_padding)
+
+
+#: PyTorch's functions for these layers: function → (its arguments as (x, Called), its type).
+LAYER_FUNCTIONS: dict[Callable[..., Any], tuple[Callable[..., tuple[Tensor, Called]], LayerType]] = {
+    F.conv1d: (_called, CONV1D),
+    F.conv2d: (_called, CONV2D),
+    F.conv_transpose1d: (_called_transposed, CONV_TRANSPOSE1D),
+    F.conv_transpose2d: (_called_transposed, CONV_TRANSPOSE2D),
+    F.linear: (_called, LINEAR_LAYER),
+}
+
+
+def called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Called, LayerType] | None:
+    """(x, layer, type) of a call of one of LAYER_FUNCTIONS that our ops take; None for any other."""
+    # Compared by identity, which Dynamo can trace.
+    found = next((entry for known, entry in LAYER_FUNCTIONS.items() if function is known), None)
+    if found is None:
+        return None
+    read, kind = found
+    try:
+        x, layer = read(*args, **kwargs)
+    except TypeError:  # PyTorch's function names the argument
+        return None
+    good = is_plain_tensor(layer.weight) and (layer.bias is None or is_plain_tensor(layer.bias))
+    sizes = (layer.stride, layer.padding, layer.dilation, layer.output_padding)
+    good = good and all(isinstance(n, int) or (isinstance(n, tuple | list) and len(n) == kind.dims - 2) for n in sizes)
+    return (x, layer, kind) if good and kind.takes(x) else None
+
 
 #: Other modules whose result is a new tensor that nothing else refers to, not even their own backward pass, so that an
 #: activation in place after them may run out of place.
@@ -190,12 +308,32 @@ _FRESH = {
 }  # fmt: skip
 
 
+#: Users' subclasses of these layers → their types, so that each is looked at once.
+_SUBCLASSES: dict[ModuleClass, LayerType | None] = {}
+
+
 def layer_type(module: nn.Module) -> LayerType | None:
-    """The type of a convolution or linear layer, fused or not; None for any other module."""
-    return LAYERS.get(original_class(module))
+    """The type of a convolution or linear layer, fused or not, or of a user's that has the same forward; else None."""
+    kind = original_class(module)
+    found = LAYERS.get(kind)
+    if found is not None or kind.__module__.startswith("torch."):
+        return found
+    if kind in _SUBCLASSES:
+        return _SUBCLASSES[kind]
+    found = next((one for plain, one in LAYERS.items() if has_forward_of(kind, plain)), None)
+    if not torch.compiler.is_compiling():
+        _SUBCLASSES[kind] = found
+    return found
+
+
+def has_forward_of(kind: ModuleClass, plain: type[nn.Module]) -> bool:
+    """Whether a class inherits the forward of one of torch.nn's unchanged."""
+    # The methods that the forward of torch.nn's convolutions calls: a class that overrides one has another forward.
+    methods = ("forward", "_conv_forward", "_output_padding")
+    return issubclass(kind, plain) and all(getattr(kind, name, None) is getattr(plain, name, None) for name in methods)
 
 
 def returns_fresh(module: nn.Module) -> bool:
     """Whether only the caller refers to what a module returns."""
-    kind = original_class(module)
-    return (kind in LAYERS or kind in _FRESH) and has_no_observers(module)
+    fresh = original_class(module) in _FRESH or layer_type(module) is not None
+    return fresh and has_no_observers(module)

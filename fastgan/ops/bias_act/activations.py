@@ -85,4 +85,11 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda u, a: torch.exp(-u),
         lambda u, a: -torch.exp(-u),
     ),
+    "elu": Activation(
+        7,
+        lambda p, a: torch.nn.functional.elu(p, a),
+        lambda u, a: torch.where(u > 0, u.new_ones(()), u + a),
+        lambda u, a: (u <= 0).to(u.dtype),
+        lambda u, a: torch.zeros_like(u),
+    ),
 }

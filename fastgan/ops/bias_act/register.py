@@ -170,9 +170,9 @@ def bias_act(
     """clamp(activation(x + bias) · gain) in one pass over memory, with gradients of every order.
 
     x: [N, C, *] floating, any strides. bias: [C] in x's dtype or float32, or None. act: one of
-    `fastgan.ops.ACTIVATIONS`. alpha: slope of leaky_relu below zero, >= 0. gain: > 0. clamp: limit of |y|, > 0, or
-    None. Returns y like x, dense: channels_last where x is, else contiguous. The bias gradient is summed in the same
-    pass as the input gradient, in a fixed order, so that results repeat bit for bit.
+    `fastgan.ops.ACTIVATIONS`. alpha: slope of leaky_relu below zero, or the limit −alpha of elu, >= 0. gain: > 0.
+    clamp: limit of |y|, > 0, or None. Returns y like x, dense: channels_last where x is, else contiguous. The bias
+    gradient is summed in the same pass as the input gradient, in a fixed order, so that results repeat bit for bit.
 
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/bias_act/reference.py.
     """

@@ -21,6 +21,7 @@ TANH = tl.constexpr(3)
 SIGMOID = tl.constexpr(4)
 SILU = tl.constexpr(5)
 SOFTPLUS = tl.constexpr(6)
+ELU = tl.constexpr(7)
 
 
 @triton.jit
@@ -89,6 +90,8 @@ def _value(p, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
         return p * _sigmoid(p)
     elif ACT == SOFTPLUS:
         return tl.where(p <= 0, 0.0, p) + _log1p_of_unit(tl.exp(-tl.abs(p)), DOUBLE)  # written so that NaN passes
+    elif ACT == ELU:
+        return tl.where(p > 0, p, -ALPHA * _one_minus_exp_of_minus(-p, DOUBLE))
     else:
         return p
 
@@ -110,6 +113,8 @@ def _d1(u, ACT: tl.constexpr, ALPHA: tl.constexpr, DOUBLE: tl.constexpr):
         return s * (1.0 + u * (1.0 - s))
     elif ACT == SOFTPLUS:
         return _one_minus_exp_of_minus(u, DOUBLE)
+    elif ACT == ELU:
+        return tl.where(u > 0, zero + 1.0, u + ALPHA)
     else:
         return zero + 1.0
 
@@ -125,6 +130,8 @@ def _d2(u, ACT: tl.constexpr):
         return s * (1.0 - s) * (2.0 + u * (1.0 - 2.0 * s))
     elif ACT == SOFTPLUS:
         return tl.exp(-u)
+    elif ACT == ELU:
+        return tl.where(u > 0, tl.zeros_like(u), tl.zeros_like(u) + 1.0)
     else:
         return tl.zeros_like(u)
 
