@@ -153,10 +153,15 @@ class Recorder:
         with torch.cuda.device(device):
             self._given = [torch.empty_like(t) for t in given]
             host = HostState(None)
-            with host.watched():
-                self._graph, self._result = recorded(device, lambda: run(self._given), self._pool())
-            if host.changed:
-                raise Unfollowable(host.changed)
+
+            def watched() -> Tensor:
+                with host.watched():
+                    result = run(self._given)
+                if host.changed:
+                    raise Unfollowable(host.changed)
+                return result
+
+            self._graph, self._result = recorded(device, watched, self._pool())
             self._host, self._valid = host, True
 
 

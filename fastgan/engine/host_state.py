@@ -102,6 +102,7 @@ class HostState:
             del self._before
             self._importing = None
             self._seen.clear()
+            self._kept.clear()
             self.changed = self.restore()
         if self._refused:  # the step may have caught the exception
             raise Unfollowable(self._refused)
