@@ -640,7 +640,7 @@ _RUN_COMMANDS = (
     ("compare", "{run}", "{good}", "--out", "{out}/c.html"),
     ("sample", "{run}", "--n", "2", "--out", "{out}/g.png"),
     ("sample", "{run}", "--n", "2", "--keep-best", "0.5", "--out", "{out}/g.png"),
-    ("train", "--resume", "--out", "{run}", "--steps", "5"),
+    ("train", "--resume", "{run}", "--steps", "5"),
     ("export", "{run}", "--out", "{out}/g.onnx"),
 )
 

@@ -85,7 +85,7 @@ def test_networks_are_measured_before_they_are_built(run, monkeypatch):
     monkeypatch.setattr(memory, "free_host_memory", lambda: 1 << 28)
     with pytest.raises(DataError, match=r"building these networks \(mlp\) takes .* of memory, and 268.4 MB are free"):
         load_generator(run)
-    assert cli.run(["train", "--resume", f"--out={run}", "--steps=3"]) == 1
+    assert cli.run(["train", "--resume", str(run), "--steps=3"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_tensors(run, capsys):
     name = next(name for name, value in optimizer.items() if name.startswith("generator.") and value.dim() == 2)
     save_file({**optimizer, name: torch.zeros(3, 5)}, folder / "optimizer.safetensors")
     sum_again(folder)
-    assert cli.run(["train", "--resume", f"--out={run}", "--steps=3"]) == 1
+    assert cli.run(["train", "--resume", str(run), "--steps=3"]) == 1
     assert "has shape [3, 5], its weights" in capsys.readouterr().err
     (folder / "optimizer.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
     sum_again(folder)
-    assert cli.run(["train", "--resume", f"--out={run}", "--steps=3"]) == 1
+    assert cli.run(["train", "--resume", str(run), "--steps=3"]) == 1
     assert "this safetensors file is damaged" in capsys.readouterr().err
 
 
