@@ -74,7 +74,7 @@ def test_a_penalty_through_a_discriminator_runs_only_the_passes_that_it_needs(de
         (gradient,) = torch.autograd.grad(discriminator(layers, x).sum(), x, create_graph=True)
         assert calls.counts() == {"conv": depth, "bias_act": depth, "bias_act_grad": depth, "conv_dgrad": depth}
         penalty = (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-        penalty.backward()
+        penalty.backward(inputs=[tensor for layer in layers for tensor in layer])
     assert calls.counts() == {
         "conv": 2 * depth, "conv_dgrad": depth, "conv_wgrad": depth, "bias_act": depth, "bias_act_grad": 2 * depth
     }  # fmt: skip

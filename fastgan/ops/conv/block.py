@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.bias_act.register import (
     check_bias,
     check_options,
+    drops_zeros,
     output_to_save,
     pre_activation_grad,
 )
@@ -41,6 +43,7 @@ def _save_block(ctx, inputs, output):
     x, weight, bias, *rest = inputs
     ctx.conv, ctx.act = rest[:4], rest[4:]
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.reaches_leaves, ctx.biases = drops_zeros(rest[4]), [] if bias is None else [bias]
     ctx.save_for_backward(x, weight, output_to_save(output, ctx.act))
 
 
@@ -50,7 +53,10 @@ def _block_formula(ctx, dy):
     dz, db = pre_activation_grad(dy, y, None, ctx.act, bias_grad)
     dx = conv_dgrad_op(dz, weight, x.shape[2:], *ctx.conv) if needed(ctx, 0) else None
     dw = wgrad(dz, x, weight, ctx.conv) if needed(ctx, 1) else None
-    return dx, dw, None if db is None else db.to(ctx.bias_dtype), *(None,) * 8
+    gradients = [dx, dw, None if db is None else db.to(ctx.bias_dtype)]
+    if ctx.reaches_leaves:
+        gradients = reach_leaves(ctx, gradients)
+    return *gradients, *(None,) * 8
 
 
 def _fake_block(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
