@@ -1,4 +1,4 @@
-"""The gradients of a fused network that are zero almost everywhere: zeros where PyTorch gives zeros, None where None."""
+"""Gradients of a fused network that are zero almost everywhere: zeros where PyTorch gives zeros, None where None."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_hidden_biases_get_zeros_without_a_pass():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         penalty.backward()
     assert [g is None for g in _grads(network)] == [False, False, False, False, False, True]
-    assert not _grads(network)[1].any() and not _grads(network)[3].any()
+    assert not any(_grads(network)[i].any() for i in (1, 3))
     counts = {event.key: event.count for event in profile.key_averages()}
     # Two weight gradients, and no input gradient or weight gradient of zeros.
     assert counts["aten::convolution_backward"] == 2

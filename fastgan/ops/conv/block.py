@@ -1,6 +1,6 @@
 """A convolution and the bias_act after it as one op.
 
-conv_bias_act → bias_act_grad, conv_dgrad, conv_wgrad
+conv_bias_act → bias_act_grad, conv_dgrad, conv_wgrad (conv_backward)
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from fastgan.ops.conv.register import (
     check_input,
     check_operands,
     conv2d,
-    conv_dgrad_op,
+    conv_gradients,
     pair,
-    wgrad,
 )
 from fastgan.ops.conv.shapes import fake_conv
 
@@ -51,8 +50,7 @@ def _block_formula(ctx, dy):
     x, weight, y = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 2)
     dz, db = pre_activation_grad(dy, y, None, ctx.act, bias_grad)
-    dx = conv_dgrad_op(dz, weight, x.shape[2:], *ctx.conv) if needed(ctx, 0) else None
-    dw = wgrad(dz, x, weight, ctx.conv) if needed(ctx, 1) else None
+    dx, dw = conv_gradients(dz, x, weight, ctx.conv, needed(ctx, 0), needed(ctx, 1))
     gradients = [dx, dw, None if db is None else db.to(ctx.bias_dtype)]
     if ctx.reaches_leaves:
         gradients = reach_leaves(ctx, gradients)

@@ -74,7 +74,7 @@ def _check(x, weights, biases, stride, padding, dilation, groups, act, alpha, ga
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
         check_block(x, shape, weight, biases[i] if biases else None, *options)
-        shape = output_shape(shape, weight, *options[:3])
+        shape = output_shape(shape, weight.shape, *options[:3])
 
 
 conv_stack_op = define_op(
