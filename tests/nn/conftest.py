@@ -5,9 +5,16 @@ import copy
 import pytest
 
 import fastgan
+from fastgan.nn.fusion import supported
 
 
 @pytest.fixture
 def fused():
     """A fused copy of a network."""
     return lambda network: fastgan.fuse(copy.deepcopy(network))
+
+
+@pytest.fixture(autouse=True)
+def fused_on_a_cpu(monkeypatch):
+    """fastgan's ops run also where a CPU would use PyTorch's. Tests of that decision override this fixture."""
+    monkeypatch.setattr(supported, "first_order", lambda x: False)

@@ -57,7 +57,7 @@ def defer(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         call = called(function, args, kwargs)
         return function(*args, **kwargs) if call is None else Deferred(*call)
     kind = layer_type(function)
-    if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(args[0]):
+    if kind is not None and len(args) == 1 and not kwargs and kind.takes(args[0]) and bare(function):
         return Deferred(args[0], function, kind)
     deferring = getattr(type(function), DEFERRING, None)
     if deferring is not None and bare(function):
