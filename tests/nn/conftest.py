@@ -5,7 +5,7 @@ import copy
 import pytest
 
 import fastgan
-from fastgan.nn.fusion import supported
+from fastgan.nn.fusion import chain, supported
 
 
 @pytest.fixture
@@ -17,4 +17,5 @@ def fused():
 @pytest.fixture(autouse=True)
 def fused_on_a_cpu(monkeypatch):
     """fastgan's ops run also where a CPU would use PyTorch's. Tests of that decision override this fixture."""
-    monkeypatch.setattr(supported, "first_order", lambda x: False)
+    for module in (chain, supported):
+        monkeypatch.setattr(module, "first_order", lambda x: False)
