@@ -104,9 +104,9 @@ def run_planned_stack(
         shapes = tuple(weight.shape for weight in weights)
         i = _first_heavy(x.shape, shapes, *map(tuple, options[:3]))
         if i < len(weights):
-            y = _run(*_part(whole, 0, i), True) if i else x
-            return _run(*_part((y, *whole[1:]), i, len(weights)), False)
-    return _run(*whole, True)
+            y = _run(True, *_part(whole, 0, i)) if i else x
+            return _run(False, *_part((y, *whole[1:]), i, len(weights)))
+    return _run(True, *whole)
 
 
 def _part(stack: Any, start: int, end: int) -> Any:
@@ -122,6 +122,8 @@ def _first_heavy(shape: Any, weights: Any, stride: Any, padding: Any, dilation: 
     """The first layer from which on all weights are larger than the layers' inputs; their number if none is. 0 if all
     images are small."""
     first, largest = len(weights), 0
+    if len(shape) != 4 or any(len(weight) != 4 for weight in weights):
+        return first  # the op raises an error
     for i, weight in enumerate(weights):
         if weight.numel() <= max(math.prod(shape), _SMALL):
             first = len(weights)
@@ -135,6 +137,7 @@ def _first_heavy(shape: Any, weights: Any, stride: Any, padding: Any, dilation: 
 
 
 def _run(
+    may_convert: bool,
     x: Tensor,
     weights: list[Tensor],
     biases: list[Tensor],
@@ -143,7 +146,6 @@ def _run(
     alpha: float,
     gain: float,
     clamp: float | None,
-    may_convert: bool,
 ) -> Tensor:
     """A stack as one op. may_convert: to channels_last."""
     # oneDNN and cuDNN convolve faster in channels_last: two small copies at the ends of the stack replace a conversion
