@@ -104,7 +104,9 @@ def run_planned_stack(
         shapes = tuple(weight.shape for weight in weights)
         i = _first_heavy(x.shape, shapes, *map(tuple, options[:3]))
         if i < len(weights):
-            y = _run(True, *_part(whole, 0, i)) if i else x
+            if i == 0:
+                return _run(False, *whole)
+            y = _run(True, *_part(whole, 0, i))
             return _run(False, *_part((y, *whole[1:]), i, len(weights)))
     return _run(True, *whole)
 
