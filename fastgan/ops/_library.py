@@ -83,6 +83,8 @@ class Op:
     takes_list: tuple[bool, ...]
     """Whether each input is a list of tensors."""
     returns_list: bool
+    weight_inputs: frozenset[int] = frozenset()
+    """The inputs that are weights of a convolution."""
     check: Callable[..., None] | None = None
     function: type[EagerFunction] = EagerFunction
     plans: dict[Key, Plan] = field(default_factory=dict, repr=False)
@@ -189,7 +191,10 @@ def define_op(
     takes_list = tuple(str(argument.type) == "List[Tensor]" for argument in parsed.arguments)
     # A class of its own, whose name profilers and autograd graphs show.
     function = type(f"fastgan_{name}", (EagerFunction,), {})
-    op = Op(name, schema, reference, tuple(kernels), gradient, overload, takes_list, returns_list, check, function)
+    weights = frozenset(i for i, argument in enumerate(names) if argument in ("weight", "weights"))
+    op = Op(
+        name, schema, reference, tuple(kernels), gradient, overload, takes_list, returns_list, weights, check, function
+    )
     _library.impl(name, _implementation(op), "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_library)
     setup, formula = _registered_gradient(op)
@@ -226,7 +231,7 @@ def _registered_gradient(op: Op) -> tuple[Callable[..., None], Callable[..., Any
     def setup(ctx, inputs, output):
         # Zero cotangents must stay None, or the engine runs a backward pass of zeros (see Gradient).
         ctx.set_materialize_grads(False)
-        ctx.edge_of, ctx.memo = edges(inputs), {}
+        ctx.op, ctx.edge_of, ctx.memo = op, edges(inputs), {}
         op.gradient.save(ctx, inputs, output)
 
     def formula(ctx, *cotangents):

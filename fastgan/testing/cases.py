@@ -177,7 +177,7 @@ def _conv_case(
     forward, backward = ("conv", "conv_dgrad") if ours is conv2d else ("conv_dgrad", "conv")
     return OpCase(
         name=name,
-        ops=("conv", "conv_dgrad", "conv_wgrad"),
+        ops=("conv", "conv_dgrad", "conv_wgrad", "conv_backward", "conv_dgrad_backward"),
         make=make,
         call=functools.partial(ours, **options),
         plain=functools.partial(plain, **options),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.fusion.fused_layers import inherited_call
 from fastgan.nn.fusion.supported import (
     LINEAR,
@@ -56,8 +57,10 @@ def defer(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(function, nn.Module):
         call = called(function, args, kwargs)
         return function(*args, **kwargs) if call is None else Deferred(*call)
+    if args and first_order(args[0]):
+        return function(*args, **kwargs)
     kind = layer_type(function)
-    if kind is not None and len(args) == 1 and not kwargs and bare(function) and kind.takes(args[0]):
+    if kind is not None and len(args) == 1 and not kwargs and kind.takes(args[0]) and bare(function):
         return Deferred(args[0], function, kind)
     deferring = getattr(type(function), DEFERRING, None)
     if deferring is not None and bare(function):
@@ -87,6 +90,8 @@ def force(deferred: Any) -> Any:
 
 def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: Any) -> Any:
     """function(deferred, *args, **kwargs), where deferred came from `defer`."""
+    if first_order(deferred):
+        return function(deferred, *args, **kwargs)
     act = _activation_of_call(function, args, kwargs)
     if not isinstance(deferred, Deferred):
         if act is not None and activation_takes(deferred):

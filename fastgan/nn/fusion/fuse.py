@@ -44,7 +44,10 @@ class Report:
     def __str__(self) -> str:
         cells = [(row.name or "(root)", row.kind, f"{row.status}: {row.reason}") for row in self.rows]
         widths = [max(len(cell[i]) for cell in cells) for i in range(2)]
-        return "\n".join(f"{name:{widths[0]}}  {kind:{widths[1]}}  {status}" for name, kind, status in cells)
+        lines = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {status}" for name, kind, status in cells]
+        if any(row.status == "fused" for row in self.rows):
+            lines.append("On a CPU PyTorch runs what is fused, except stacks, where no input gradient can follow.")
+        return "\n".join(lines)
 
 
 def fuse(module: M) -> M:
@@ -57,6 +60,10 @@ def fuse(module: M) -> M:
     as one stack. PyTorch's spectral norms of both kinds are computed as one group. A gradient penalty then computes
     only what it needs. Parameters, buffers, hooks, isinstance, copies and pickles are as before. Modules that cannot be
     fused exactly are skipped; `fusion_report` gives the reasons.
+
+    On a CPU a layer or block outside of a stack runs PyTorch's own operations in eager runs in which no input gradient
+    can follow (inference, steps without a penalty): there they are as fast. A run is one in which an input gradient can
+    follow if the layer's input depends on a leaf that requires a gradient and is no nn.Parameter.
 
     Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it in place outside of the
     forward that computed it (`y = block(x); y += x`), which PyTorch allows unless the leaky ReLU itself is in place,

@@ -144,7 +144,7 @@ def run_stack(piece: Piece, x: Any) -> Any:
     layers: tuple[Any, ...] = piece.modules[::2]
     act = piece.act
     assert act is not None
-    if not CONV2D.takes(x) or len({layer.bias is None for layer in layers}) > 1:
+    if not CONV2D.supports(x) or len({layer.bias is None for layer in layers}) > 1:
         return run_blocks(piece, x)
     blocks = []
     for layer in layers:  # each weight is read once and after its own hook, which both may iterate a spectral norm

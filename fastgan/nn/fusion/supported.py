@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 from torch.nn.utils.parametrize import type_before_parametrizations
 
+from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
 from fastgan.ops import ACTIVATIONS, bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
@@ -119,7 +120,7 @@ def activation_of(module: nn.Module) -> Act | None:
 
 def activation_takes(x: Any) -> bool:
     """Whether our activations run on x."""
-    return is_plain_tensor(x) and x.dim() >= 2
+    return not first_order(x) and is_plain_tensor(x) and x.dim() >= 2
 
 
 def activate(x: Tensor, act: Act) -> Tensor:
@@ -162,6 +163,10 @@ class LayerType:
     block: Callable[[Any, Tensor, Act], Tensor]
 
     def takes(self, x: Any) -> bool:
+        """Whether `block` should run on x."""
+        return not first_order(x) and self.supports(x)
+
+    def supports(self, x: Any) -> bool:
         """Whether `block` may run on x."""
         if not is_plain_tensor(x) or x.dim() != self.dims:
             return False

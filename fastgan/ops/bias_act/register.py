@@ -14,6 +14,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
+from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act import cpu, reference, triton
 from fastgan.ops.bias_act.activations import ACTIVATIONS
 
@@ -31,6 +32,7 @@ def _save_forward(ctx, inputs, output):
     x, bias, act, *options = inputs
     ctx.options = (act, *options)
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.reaches_leaves, ctx.biases = drops_zeros(act), [] if bias is None else [bias]
     if ACTIVATIONS[act].saves == "input":
         ctx.save_for_backward(x, bias)
     else:
@@ -41,7 +43,15 @@ def _forward_formula(ctx, dy):
     saved, bias = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 1)
     dx, db = pre_activation_grad(dy, saved, bias, ctx.options, bias_grad)
-    return dx, None if db is None else db.to(ctx.bias_dtype), None, None, None, None
+    gradients = [dx, None if db is None else db.to(ctx.bias_dtype)]
+    if ctx.reaches_leaves:
+        gradients = reach_leaves(ctx, gradients)
+    return *gradients, None, None, None, None
+
+
+def drops_zeros(act: str) -> bool:
+    """Whether an activation's slope has a derivative that PyTorch returns as zeros; see _zero_gradients.py."""
+    return ACTIVATIONS[act].piecewise_linear and act != "linear"
 
 
 def output_to_save(output: Tensor, options: Sequence[Any]) -> Tensor | None:

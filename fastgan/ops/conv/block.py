@@ -1,6 +1,6 @@
 """A convolution and the bias_act after it as one op.
 
-conv_bias_act → bias_act_grad, conv_dgrad, conv_wgrad
+conv_bias_act → bias_act_grad, conv_dgrad, conv_wgrad (conv_backward)
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
 from fastgan.ops.bias_act.register import (
     check_bias,
     check_options,
+    drops_zeros,
     output_to_save,
     pre_activation_grad,
 )
@@ -25,9 +27,8 @@ from fastgan.ops.conv.register import (
     check_input,
     check_operands,
     conv2d,
-    conv_dgrad_op,
+    conv_gradients,
     pair,
-    wgrad,
 )
 from fastgan.ops.conv.shapes import fake_conv
 
@@ -41,6 +42,7 @@ def _save_block(ctx, inputs, output):
     x, weight, bias, *rest = inputs
     ctx.conv, ctx.act = rest[:4], rest[4:]
     ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.reaches_leaves, ctx.biases = drops_zeros(rest[4]), [] if bias is None else [bias]
     ctx.save_for_backward(x, weight, output_to_save(output, ctx.act))
 
 
@@ -48,9 +50,11 @@ def _block_formula(ctx, dy):
     x, weight, y = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 2)
     dz, db = pre_activation_grad(dy, y, None, ctx.act, bias_grad)
-    dx = conv_dgrad_op(dz, weight, x.shape[2:], *ctx.conv) if needed(ctx, 0) else None
-    dw = wgrad(dz, x, weight, ctx.conv) if needed(ctx, 1) else None
-    return dx, dw, None if db is None else db.to(ctx.bias_dtype), *(None,) * 8
+    dx, dw = conv_gradients(dz, x, weight, ctx.conv, needed(ctx, 0), needed(ctx, 1))
+    gradients = [dx, dw, None if db is None else db.to(ctx.bias_dtype)]
+    if ctx.reaches_leaves:
+        gradients = reach_leaves(ctx, gradients)
+    return *gradients, *(None,) * 8
 
 
 def _fake_block(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):

@@ -47,15 +47,29 @@ def _post_operation(x: Tensor, act: str, alpha: float, gain: float, clamp: float
     )
 
 
+def _in_contiguous(x: Tensor, weight: Tensor) -> bool:
+    """Whether a convolution of x runs in contiguous layout although x may be in channels_last.
+
+    In channels_last oneDNN reorders a contiguous weight and its gradient in each call, which costs more than converting
+    images that are smaller than the weight.
+    """
+    return weight.numel() > x.numel() and not reference.in_channels_last(weight, weight)
+
+
+def _as_given(x: Tensor) -> Tensor:
+    return x
+
+
 def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
     y = forward_like(x, weight, stride, padding, dilation, groups)
     layout = memory_format(y)
+    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
     convolution, none = torch.convolution, [0, 0]
     if not _post_operation(x, act, alpha, gain, clamp):
         epilogue = bias_act_cpu.in_place(y, bias, act, alpha, gain, clamp)
 
         def run(x, weight, bias, *_):
-            y = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+            y = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
             y = y.contiguous(memory_format=layout)
             epilogue(y, bias)
             return y
@@ -64,7 +78,7 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
         leaky_relu_, linear = torch._C._nn.leaky_relu_, act == "linear"
 
         def run(x, weight, bias, *_):
-            y = convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
+            y = convolution(to_input(x), weight, bias, stride, padding, dilation, False, none, groups)
             y = y.contiguous(memory_format=layout)
             return y if linear else leaky_relu_(y, alpha)
 
@@ -75,7 +89,7 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
         def run(x, weight, bias, *_):
             # This operation reads the bias as if it were dense.
             bias = None if bias is None else bias.contiguous()
-            y = pointwise(x, weight, bias, padding, stride, dilation, groups, name, slopes, "")
+            y = pointwise(to_input(x), weight, bias, padding, stride, dilation, groups, name, slopes, "")
             return y.contiguous(memory_format=layout)
 
     return run
@@ -83,10 +97,11 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
 
 def plan_conv(x, weight, stride, padding, dilation, groups):
     layout = memory_format(forward_like(x, weight, stride, padding, dilation, groups))
+    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
     convolution, none = torch.convolution, [0, 0]
 
     def run(x, weight, *_):
-        y = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+        y = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
         return y.contiguous(memory_format=layout)
 
     return run
@@ -95,10 +110,11 @@ def plan_conv(x, weight, stride, padding, dilation, groups):
 def plan_conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
     layout = memory_format(saved)
     slope = bias_act_cpu.grad_in_place(saved, layout, False, act, alpha, gain, clamp)
+    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
     convolution, none = torch.convolution, [0, 0]
 
     def run(x, weight, saved, *_):
-        z = convolution(x, weight, None, stride, padding, dilation, False, none, groups)
+        z = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
         z = z.contiguous(memory_format=layout)
         slope(z, saved)
         return z
@@ -109,19 +125,24 @@ def plan_conv_slope(x, weight, saved, stride, padding, dilation, groups, act, al
 def plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     dx = dgrad_like(dy, weight, size, stride, padding, dilation, groups)
     layout = memory_format(dx)
-    kernels = native.cpu()
-    outputs, channels, *kernel = weight.shape
-    thin = channels <= kernels.THIN and outputs % kernels.LANES == 0 and groups == 1
-    if thin and dy.dtype == torch.float32 and dy.numel() and reference.in_channels_last(dy, weight):
-        return _plan_thin(dx, dy, outputs, kernel, stride, padding, dilation, layout)
+    if _is_thin(dy, weight, groups):
+        return _plan_thin(dx, dy, weight.shape[0], list(weight.shape[2:]), stride, padding, dilation, layout)
     extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
+    to_input = Tensor.contiguous if _in_contiguous(dx, weight) else _as_given
     convolution = torch.convolution
 
     def run(dy, weight, *_):
-        dx = convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
+        dx = convolution(to_input(dy), weight, None, stride, padding, dilation, True, extra, groups)
         return dx.contiguous(memory_format=layout)
 
     return run
+
+
+def _is_thin(dy: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether our own kernel computes the input gradient."""
+    kernels = native.cpu()
+    thin = weight.shape[1] <= kernels.THIN and weight.shape[0] % kernels.LANES == 0 and groups == 1
+    return thin and dy.dtype == torch.float32 and dy.numel() > 0 and reference.in_channels_last(dy, weight)
 
 
 def _plan_thin(dx, dy, outputs, kernel, stride, padding, dilation, layout) -> Step:
@@ -145,10 +166,11 @@ def plan_conv_dgrad_act(dy, weight, saved, options, act, bias_grad):
     layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
     slope = bias_act_cpu.grad_in_place(saved, layout, bias_grad, *act)
     extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
+    to_input = Tensor.contiguous if _in_contiguous(saved, weight) else _as_given
     convolution = torch.convolution
 
     def run(dy, weight, saved, *_):
-        dx = convolution(dy, weight, None, stride, padding, dilation, True, extra, groups)
+        dx = convolution(to_input(dy), weight, None, stride, padding, dilation, True, extra, groups)
         dx = dx.contiguous(memory_format=layout)
         return dx, slope(dx, saved)
 
@@ -183,32 +205,58 @@ def plan_conv_backward(dy, x, weight, stride, padding, dilation, groups, weight_
     dgrad = wgrad = None
     if input_grad:
         size = list(x.shape[2:])
-        if weight_grad and max(x.numel(), dy.numel(), weight.numel()) < _SMALL:
+        # Where the layouts differ, PyTorch's operation converts more than the two that are made for it do.
+        alike = wide == (reference.activation_layout(dy, x) is torch.channels_last)
+        together = alike or weight.numel() > x.numel() or max(x.numel(), dy.numel()) < _SMALL
+        if weight_grad and together and not _is_thin(dy, weight, groups):
             return _plan_both(dy, x, weight, size, stride, padding, dilation, groups)
         dgrad = plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
     if weight_grad:
         wgrad = plan_conv_wgrad(dy, x, list(weight.shape[2:]), stride, padding, dilation, groups, wide)
 
-    def run(dy, x, weight):
+    def run(dy, x, weight, *_):
         return None if dgrad is None else dgrad(dy, weight), None if wgrad is None else wgrad(dy, x)
 
     return run
 
 
 def _plan_both(dy, x, weight, size, stride, padding, dilation, groups) -> Step:
-    """Both gradients of a small convolution in one call of PyTorch's operation, which takes some microseconds."""
+    """Both gradients in one call of PyTorch's operation, which reorders dy and the weight once for both and takes some
+    microseconds."""
+    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
     layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
     weight_layout = reference.weight_layout(reference.in_channels_last(weight, weight))
     backward, none, mask = torch.ops.aten.convolution_backward.default, [0, 0], [True, True, False]
 
-    def run(dy, x, weight):
-        dx, dw, _ = backward(dy, x, weight, None, stride, padding, dilation, False, none, groups, mask)
+    def run(dy, x, weight, *_):
+        dx, dw, _ = backward(
+            to_input(dy), to_input(x), weight, None, stride, padding, dilation, False, none, groups, mask
+        )
         return dx.contiguous(memory_format=layout), dw.contiguous(memory_format=weight_layout)
 
     return run
 
 
+def _plan_conv_backward(dy, x, weight, stride, padding, dilation, groups):
+    return plan_conv_backward(dy, x, weight, stride, padding, dilation, groups, True, True)
+
+
+def _plan_conv_dgrad_backward(ddx, dy, weight, stride, padding, dilation, groups):
+    layout = memory_format(forward_like(ddx, weight, stride, padding, dilation, groups))
+    weight_layout = reference.weight_layout(reference.in_channels_last(weight, weight))
+    extra = reference.output_padding(dy.shape, weight, list(ddx.shape[2:]), stride, padding, dilation)
+    backward, mask = torch.ops.aten.convolution_backward.default, [True, True, False]
+
+    def run(ddx, dy, weight, *_):
+        ddy, dw, _ = backward(ddx, dy, weight, None, stride, padding, dilation, True, extra, groups, mask)
+        return ddy.contiguous(memory_format=layout), dw.contiguous(memory_format=weight_layout)
+
+    return run
+
+
 CONV = planned("cpp", plan_conv, _why_not)
+CONV_DGRAD_BACKWARD = planned("cpp", _plan_conv_dgrad_backward, _why_not)
+CONV_BACKWARD = planned("cpp", _plan_conv_backward, _why_not)
 CONV_DGRAD = planned("cpp", plan_conv_dgrad, _why_not)
 CONV_WGRAD = planned("cpp", plan_conv_wgrad, _why_not)
 CONV_BIAS_ACT = planned("cpp", plan_conv_bias_act, _why_not)

@@ -7,7 +7,8 @@ Three ops, each linear in both of its tensors and each the derivative of the oth
                 the transposed convolution
     conv_wgrad  dw [K, C/groups, R, S]: the gradient of conv with respect to w
 
-and three that contain `bias_act`, so that it needs no pass over memory of its own, one op and two steps of the ops on
+two that are both gradients of conv and of conv_dgrad (conv_backward, conv_dgrad_backward), and three that contain
+`bias_act`, so that it needs no pass over memory of its own, one op and two steps of the ops on
 stacks (reference_stack.py):
 
     conv_bias_act   bias_act(conv(x, w), b): a block of a network; its steps are rounded as in bias_act, but between the
@@ -101,6 +102,24 @@ def conv_wgrad(
         dy, x, like, None, stride, padding, dilation, False, [0, 0], groups, mask
     )
     return dense(dw, weight_layout(channels_last))
+
+
+def conv_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[Tensor, Tensor]:
+    """conv_dgrad and conv_wgrad for dy [N, K, P, Q], x [N, C, H, W], weight [K, C/groups, R, S]."""
+    options = stride, padding, dilation, groups
+    dx = conv_dgrad(dy, weight, list(x.shape[2:]), *options)
+    return dx, conv_wgrad(dy, x, list(weight.shape[2:]), *options, in_channels_last(weight, weight))
+
+
+def conv_dgrad_backward(
+    ddx: Tensor, dy: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> tuple[Tensor, Tensor]:
+    """The gradients of conv_dgrad(dy, weight) for the cotangent ddx [N, C, H, W]: like dy and like weight."""
+    options = stride, padding, dilation, groups
+    dw = conv_wgrad(dy, ddx, list(weight.shape[2:]), *options, in_channels_last(weight, weight))
+    return conv(ddx, weight, *options), dw
 
 
 def conv_bias_act(

@@ -1,4 +1,8 @@
-"""The convolution family: conv, conv_dgrad and conv_wgrad, each differentiated by the other two."""
+"""The convolution family: conv, conv_dgrad and conv_wgrad, each differentiated by the other two.
+
+conv_backward and conv_dgrad_backward are both gradients of conv and of conv_dgrad in one op, for backward passes that
+nothing differentiates: on a CPU they call PyTorch's operation for both.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.conv import cpu, reference, triton
 from fastgan.ops.conv.reference import in_channels_last
-from fastgan.ops.conv.shapes import fake_conv, fake_dgrad, fake_wgrad
+from fastgan.ops.conv.shapes import fake_backward, fake_conv, fake_dgrad, fake_dgrad_backward, fake_wgrad
 
 OPTIONS = "int[2] stride, int[2] padding, int[2] dilation, int groups"
 
@@ -28,10 +32,18 @@ def _save(ctx, inputs, output):
 
 def _conv_formula(ctx, dy):
     x, weight = ctx.saved_tensors
-    options = ctx.rest
-    dx = conv_dgrad_op(dy, weight, x.shape[2:], *options) if needed(ctx, 0) else None
-    dw = wgrad(dy, x, weight, options) if needed(ctx, 1) else None
+    dx, dw = conv_gradients(dy, x, weight, ctx.rest, needed(ctx, 0), needed(ctx, 1))
     return dx, dw, None, None, None, None
+
+
+def conv_gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any], x_needed: bool, weight_needed: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """dx and dw of a convolution, by one op if nothing differentiates them."""
+    if x_needed and weight_needed and dy.is_cpu and not torch.is_grad_enabled():
+        return conv_backward_op(dy, x, weight, *options)
+    dx = conv_dgrad_op(dy, weight, x.shape[2:], *options) if x_needed else None
+    return dx, wgrad(dy, x, weight, options) if weight_needed else None
 
 
 def wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
@@ -62,6 +74,8 @@ conv_op = define_op(
 def _dgrad_formula(ctx, ddx):
     dy, weight = ctx.saved_tensors
     _, *options = ctx.rest
+    if needed(ctx, 0) and needed(ctx, 1) and ddx.is_cpu and not torch.is_grad_enabled():
+        return *conv_dgrad_backward_op(ddx, dy, weight, *options), None, None, None, None, None
     ddy = conv_op(ddx, weight, *options) if needed(ctx, 0) else None
     dw = wgrad(dy, ddx, weight, options) if needed(ctx, 1) else None
     return ddy, dw, None, None, None, None, None
@@ -93,6 +107,63 @@ conv_wgrad_op = define_op(
     fake=fake_wgrad,
     gradient=Gradient(_save, _wgrad_formula),
     kernels=(cpu.CONV_WGRAD, triton.CONV_WGRAD),
+)
+
+
+# --- both gradients in one op ----------------------------------------------------------------------------------------
+
+
+def _save_both(ctx, inputs, output):
+    left, right, weight, *ctx.rest = inputs
+    ctx.save_for_backward(left, right, weight)
+
+
+def _backward_formula(ctx, ddx, ddw):
+    """Of conv_backward: dx = dgrad(dy, weight) and dw = wgrad(dy, x)."""
+    dy, x, weight = ctx.saved_tensors
+    options = ctx.rest
+    first, second, third = (needed(ctx, i) for i in range(3))
+    ddy = _sum(
+        conv_op(ddx, weight, *options) if ddx is not None and first else None,
+        conv_op(x, ddw, *options) if ddw is not None and first else None,
+    )
+    dx = conv_dgrad_op(dy, ddw, x.shape[2:], *options) if ddw is not None and second else None
+    dw = wgrad(dy, ddx, weight, options) if ddx is not None and third else None
+    return ddy, dx, dw, None, None, None, None
+
+
+def _dgrad_backward_formula(ctx, dddy, ddw):
+    """Of conv_dgrad_backward: ddy = conv(ddx, weight) and dw = wgrad(dy, ddx)."""
+    ddx, dy, weight = ctx.saved_tensors
+    options = ctx.rest
+    first, second, third = (needed(ctx, i) for i in range(3))
+    d_ddx = _sum(
+        conv_dgrad_op(dddy, weight, ddx.shape[2:], *options) if dddy is not None and first else None,
+        conv_dgrad_op(dy, ddw, ddx.shape[2:], *options) if ddw is not None and first else None,
+    )
+    d_dy = conv_op(ddx, ddw, *options) if ddw is not None and second else None
+    dw = wgrad(dddy, ddx, weight, options) if dddy is not None and third else None
+    return d_ddx, d_dy, dw, None, None, None, None
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+conv_backward_op = define_op(
+    f"conv_backward(Tensor dy, Tensor x, Tensor weight, {OPTIONS}) -> (Tensor dx, Tensor dw)",
+    reference=reference.conv_backward,
+    fake=fake_backward,
+    gradient=Gradient(_save_both, _backward_formula),
+    kernels=(cpu.CONV_BACKWARD,),
+)
+
+conv_dgrad_backward_op = define_op(
+    f"conv_dgrad_backward(Tensor ddx, Tensor dy, Tensor weight, {OPTIONS}) -> (Tensor ddy, Tensor dw)",
+    reference=reference.conv_dgrad_backward,
+    fake=fake_dgrad_backward,
+    gradient=Gradient(_save_both, _dgrad_backward_formula),
+    kernels=(cpu.CONV_DGRAD_BACKWARD,),
 )
 
 

@@ -8,21 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgan.ops.conv.reference import activation_layout, weight_layout
+from fastgan.ops.conv.reference import activation_layout, in_channels_last, weight_layout
 
 
 def output_shape(
-    shape: Sequence[int], weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+    shape: Sequence[int], weight: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, ...]:
-    """[N, K, P, Q] of a convolution of [N, C, H, W]."""
-    size = [
-        (shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
-    return (shape[0], weight.shape[0], *size)
+    """[N, K, P, Q] of a convolution of [N, C, H, W] with a weight [K, C/groups, R, S]."""
+    size = [(shape[2 + i] + 2 * padding[i] - dilation[i] * (weight[2 + i] - 1) - 1) // stride[i] + 1 for i in range(2)]
+    return (shape[0], weight[0], *size)
 
 
 def fake_conv(x, weight, stride, padding, dilation, groups):
-    shape = output_shape(x.shape, weight, stride, padding, dilation)
+    shape = output_shape(x.shape, weight.shape, stride, padding, dilation)
     return x.new_empty(shape).to(memory_format=activation_layout(x, weight))
 
 
@@ -36,10 +34,22 @@ def fake_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
     return dy.new_empty(shape).to(memory_format=weight_layout(channels_last))
 
 
+def fake_backward(dy, x, weight, stride, padding, dilation, groups):
+    options = stride, padding, dilation, groups
+    dx = fake_dgrad(dy, weight, x.shape[2:], *options)
+    return dx, fake_wgrad(dy, x, weight.shape[2:], *options, in_channels_last(weight, weight))
+
+
+def fake_dgrad_backward(ddx, dy, weight, stride, padding, dilation, groups):
+    options = stride, padding, dilation, groups
+    dw = fake_wgrad(dy, ddx, weight.shape[2:], *options, in_channels_last(weight, weight))
+    return fake_conv(ddx, weight, *options), dw
+
+
 def forward_like(x: Tensor, weight: Tensor, *options: Any) -> Tensor:
     """A meta tensor like conv(x, weight)."""
     # Not of x.to("meta"), which changes the strides of a tensor that is not dense.
-    y = torch.empty(output_shape(x.shape, weight, *options[:3]), dtype=x.dtype, device="meta")
+    y = torch.empty(output_shape(x.shape, weight.shape, *options[:3]), dtype=x.dtype, device="meta")
     return y.to(memory_format=activation_layout(x, weight))
 
 

@@ -14,7 +14,9 @@ from collections.abc import Sequence
 import torch
 
 from fastgan.ops._library import Gradient, define_op, needed
+from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act.reference import accumulation_dtype
+from fastgan.ops.bias_act.register import drops_zeros
 from fastgan.ops.conv import cpu_stack, reference_stack, triton
 from fastgan.ops.conv.block import ACT, check_block
 from fastgan.ops.conv.reference import in_channels_last
@@ -30,6 +32,7 @@ def _save(ctx, inputs, output):
     if not keep:
         raise RuntimeError("op conv_stack: without keep it has no gradient")
     ctx.conv, ctx.act = rest[:4], rest[4:]
+    ctx.reaches_leaves, ctx.biases = drops_zeros(rest[4]), biases
     ctx.bias_dtypes = [bias.dtype for bias in biases]
     ctx.save_for_backward(x, *weights, *output)
 
@@ -52,6 +55,9 @@ def _formula(ctx, cotangents):
         dbs = [next(found) if want else None for want in wanted[1]]
         dx = next(found) if wanted[2] else None
     dbs = [None if db is None else db.to(dtype) for db, dtype in zip(dbs, ctx.bias_dtypes, strict=False)]
+    if ctx.reaches_leaves:
+        dx, *flat = reach_leaves(ctx, [dx, *dws, *dbs])
+        dws, dbs = flat[:blocks], flat[blocks:]
     return dx, dws, dbs, *(None,) * 9
 
 
@@ -68,7 +74,7 @@ def _check(x, weights, biases, stride, padding, dilation, groups, act, alpha, ga
     for i, weight in enumerate(weights):
         options = options_of(i, stride, padding, dilation, groups)
         check_block(x, shape, weight, biases[i] if biases else None, *options)
-        shape = output_shape(shape, weight, *options[:3])
+        shape = output_shape(shape, weight.shape, *options[:3])
 
 
 conv_stack_op = define_op(

@@ -1,0 +1,90 @@
+"""On a CPU a fused layer runs PyTorch's operations where no input gradient can follow."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastgan
+from fastgan.nn.fusion.first_order import first_order
+
+
+@pytest.fixture(autouse=True)
+def fused_on_a_cpu():
+    """Overrides the fixture that makes fastgan's ops run everywhere."""
+
+
+class Network(nn.Module):
+    """Blocks in a forward of its own, a norm in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, x):
+        x = F.leaky_relu(self.first(x), 0.2)
+        x = F.silu(self.norm(self.second(x)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def networks():
+    torch.manual_seed(0)
+    plain = Network().double()
+    return plain, fastgan.fuse(copy.deepcopy(plain)), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+
+def _step(network, x):
+    F.softplus(network(x)).mean().backward()
+    return [weight.grad for weight in network.parameters()]
+
+
+def test_steps_and_inference_are_those_of_pytorch_bit_for_bit(networks):
+    plain, fused, x = networks
+    for got, want in zip(_step(fused, x), _step(plain, x), strict=True):
+        assert torch.equal(got, want)
+    with torch.no_grad():
+        assert torch.equal(fused(x), plain(x))
+
+
+def test_what_is_first_order(networks):
+    _, fused, x = networks
+    points = x.clone().requires_grad_()
+    weight = nn.Parameter(x.clone())
+    assert first_order(x)
+    assert first_order(weight * 2)  # as a generator's images
+    assert first_order(F.leaky_relu(fused.first(x)))
+    assert not first_order(points)
+    assert not first_order(F.avg_pool2d(points * 2, 2))
+    assert not first_order(weight * points)
+    with torch.no_grad():
+        assert first_order(points)
+
+
+def test_the_search_is_made_once(networks, monkeypatch):
+    _, fused, x = networks
+    y = fused.norm(fused.second(fused.first(x)))
+    assert first_order(y)
+    monkeypatch.setattr("fastgan.nn.fusion.first_order._search", lambda node: pytest.fail("searched again"))
+    assert first_order(y)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_penalty_runs_on_fused_ops(networks, inner):
+    plain, fused, x = networks
+    results = []
+    for network in (plain, fused):
+        points = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(network(points * 1 if inner else points).sum(), points, create_graph=True)
+        gradient.square().sum().backward()
+        results.append([weight.grad for weight in network.parameters()])
+    for want, got in zip(*results, strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            torch.testing.assert_close(got, want)
+    node = fused.first(x.clone().requires_grad_()).grad_fn
+    assert "fastgan" in node.name()
+    assert "fastgan" not in fused.first(x).grad_fn.name()
