@@ -22,5 +22,5 @@ def test_demo_shows_every_class_clearly(tmp_path, capsys):
     classes = demo_seeds.class_distribution(network, demo_seeds.samples(trainer), own)
     with capsys.disabled():
         print(f"\ndemo: {classes.describe()}")
-    assert classes.share.min() >= 0.02, classes.describe()
-    assert classes.confidence >= 0.7, classes.describe()
+    assert classes.share.min() >= 0.05, classes.describe()
+    assert classes.confidence >= 0.74, classes.describe()

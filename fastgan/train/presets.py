@@ -106,7 +106,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 #: Hours for all steps, and megabytes of a process, on two cores with AVX2 (benchmarks/presets.py; results/presets.csv).
 COSTS: dict[str, tuple[float, int]] = {
-    "demo": (0.17, 463),
+    "demo": (0.14, 472),
     "mlp": (0.11, 437),
     "minimax": (0.04, 434),
     "least-squares": (0.33, 456),
