@@ -238,9 +238,11 @@ def _block_cases() -> Iterator[OpCase]:
 def _block_case(
     name: str, shape: Shape, weight: Shape, options: _Options, calls: dict[str, int], **more: Any
 ) -> OpCase:
+    # Two gradients at once where both are wanted; only the tangent of the last linear layer is not.
+    joint = ["conv_backward", "conv_dgrad_backward", *["conv_wgrad"] * (options["act"] == "linear")]
     return OpCase(
         name=f"conv2d_bias_act-{name}",
-        ops=tuple(calls),
+        ops=(*(op for op in calls if op not in ("conv", "conv_wgrad")), *joint),
         make=functools.partial(_x_weight_bias, size=weight),
         call=functools.partial(conv2d_bias_act, **options),
         plain=functools.partial(_block_plain, **options),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgan.ops import _backend
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops.conv import cpu, reference, triton
@@ -40,10 +41,16 @@ def conv_gradients(
     dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any], x_needed: bool, weight_needed: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """dx and dw of a convolution, by one op if nothing differentiates them."""
-    if x_needed and weight_needed and dy.is_cpu and not torch.is_grad_enabled():
+    if x_needed and weight_needed and _in_one_call(dy):
         return conv_backward_op(dy, x, weight, *options)
     dx = conv_dgrad_op(dy, weight, x.shape[2:], *options) if x_needed else None
     return dx, wgrad(dy, x, weight, options) if weight_needed else None
+
+
+def _in_one_call(tensor: Tensor) -> bool:
+    """Whether both gradients come from PyTorch's operation for both: nothing differentiates them, on a CPU, where no
+    back-end without that operation is forced."""
+    return tensor.is_cpu and not torch.is_grad_enabled() and _backend.forced in ("", "cpp", "reference")
 
 
 def wgrad(dy: Tensor, x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
@@ -74,7 +81,7 @@ conv_op = define_op(
 def _dgrad_formula(ctx, ddx):
     dy, weight = ctx.saved_tensors
     _, *options = ctx.rest
-    if needed(ctx, 0) and needed(ctx, 1) and ddx.is_cpu and not torch.is_grad_enabled():
+    if needed(ctx, 0) and needed(ctx, 1) and _in_one_call(ddx):
         return *conv_dgrad_backward_op(ddx, dy, weight, *options), None, None, None, None, None
     ddy = conv_op(ddx, weight, *options) if needed(ctx, 0) else None
     dw = wgrad(dy, ddx, weight, options) if needed(ctx, 1) else None
