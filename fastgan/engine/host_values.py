@@ -57,8 +57,10 @@ def names_in(code: types.CodeType) -> Names:
 
 def computed_weights(module: nn.Module) -> list[str]:
     """The attributes that the older weight_norm and spectral_norm compute before each run of a module."""
-    hooks: list[Any] = [
-        h for h in module._forward_pre_hooks.values() if type(h).__module__.startswith("torch.nn.utils.")
+    hooks: list[Any] = [  # also of classes derived from PyTorch's, as fuse's spectral norm is
+        hook
+        for hook in module._forward_pre_hooks.values()
+        if any(kind.__module__.startswith("torch.nn.utils.") for kind in type(hook).__mro__)
     ]
     return [hook.name for hook in hooks if isinstance(getattr(hook, "name", None), str)]
 

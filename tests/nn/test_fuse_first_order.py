@@ -55,6 +55,7 @@ def test_what_is_first_order(networks):
     points = x.clone().requires_grad_()
     weight = nn.Parameter(x.clone())
     assert first_order(x)
+    assert first_order(weight)  # as a generator's constant
     assert first_order(weight * 2)  # as a generator's images
     assert first_order(F.leaky_relu(fused.first(x)))
     assert not first_order(points)
@@ -88,3 +89,18 @@ def test_a_penalty_runs_on_fused_ops(networks, inner):
     node = fused.first(x.clone().requires_grad_()).grad_fn
     assert "fastgan" in node.name()
     assert "fastgan" not in fused.first(x).grad_fn.name()
+
+
+class Overwrites(Network):
+    def forward(self, x):
+        x = F.leaky_relu(self.first(x), 0.2)
+        x += 1
+        return x
+
+
+def test_an_output_that_is_overwritten_is_copied_only_if_our_op_saved_it():
+    network, x = fastgan.fuse(Overwrites()), torch.randn(2, 3, 8, 8)
+    for points, before in ((x, "Leaky"), (nn.Parameter(x.clone()), "Leaky"), (x.clone().requires_grad_(), "Clone")):
+        y = network(points)
+        assert y.grad_fn.next_functions[0][0].name().startswith(before)
+        y.sum().backward()

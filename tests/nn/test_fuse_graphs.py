@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import fastgan
@@ -55,3 +57,22 @@ def test_symbolic_trace_and_jit_trace(name):
     script = torch.jit.trace(ours, (x,))
     assert "fastgan::" not in str(script.inlined_graph)
     torch.testing.assert_close(script(x), network(x))
+
+
+class Overwrites(nn.Module):
+    """Overwrites the output of a leaky ReLU, which our op would save for the backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        x = F.leaky_relu(self.conv(x), 0.2)
+        x += 1
+        return x.mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*")
+def test_jit_trace_copies_no_output():
+    script = torch.jit.trace(fastgan.fuse(Overwrites()), (torch.randn(2, 3, 6, 6),))
+    assert "clone" not in str(script.inlined_graph)

@@ -124,7 +124,9 @@ def run_next(function: Callable[..., Any], deferred: Any, /) -> Any:
 
 def own(x: Any) -> Any:
     """A copy of a leaky ReLU's result, which may be overwritten: our op saves its result for the backward pass."""
-    return x.clone() if isinstance(x, Tensor) and x.requires_grad else x
+    if not isinstance(x, Tensor) or not x.requires_grad or torch.jit.is_tracing() or first_order(x):
+        return x  # PyTorch's operation ran, which saves its input
+    return x.clone()
 
 
 #: A user's function → its rewritten version, or the function itself; see rewrite.has_replacement.

@@ -22,11 +22,13 @@ _KEY = "fastgan: depends on an input"
 
 def first_order(x: Any) -> bool:
     """Whether x is an ordinary tensor on a CPU that depends on no leaf that requires a gradient, except parameters."""
-    if torch.compiler.is_compiling() or type(x) is not Tensor or not x.is_cpu or not is_eager():
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or not is_eager():
         return False
     if not x.requires_grad or not torch.is_grad_enabled():
         return True
-    return x.grad_fn is not None and not _depends_on_input(x.grad_fn)
+    if x.grad_fn is None:
+        return type(x) is nn.Parameter
+    return not _depends_on_input(x.grad_fn)
 
 
 def _depends_on_input(node: Any) -> bool:

@@ -65,10 +65,10 @@ def fuse(module: M) -> M:
     can follow (inference, steps without a penalty): there they are as fast. A run is one in which an input gradient can
     follow if the layer's input depends on a leaf that requires a gradient and is no nn.Parameter.
 
-    Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it in place outside of the
-    forward that computed it (`y = block(x); y += x`), which PyTorch allows unless the leaky ReLU itself is in place,
-    raises PyTorch's error. After a compiled run, the weight that a hook of torch.nn.utils.weight_norm or spectral_norm
-    leaves in the layer has no graph. A network with such hooks can be copied after a run, which PyTorch refuses.
+    Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it outside of the forward that
+    computed it (`y = block(x); y += x`), or by an activation module in place in a forward of your own, which PyTorch
+    allows unless the leaky ReLU itself is in place, raises PyTorch's error. Convolutions and linear layers with hooks
+    of torch.nn.utils.weight_norm or spectral_norm can be copied after a run, which PyTorch refuses.
 
     Raises UsageError for an argument that is not a module, or that is compiled: call fuse first, then compile.
     torch.jit.script raises it for a fused network; torch.jit.trace, torch.export, torch.fx and torch.compile take one.

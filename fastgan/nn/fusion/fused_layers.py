@@ -10,7 +10,6 @@ from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 from fastgan.nn.fusion.supported import (
@@ -27,7 +26,6 @@ from fastgan.nn.fusion.supported import (
     overwrite,
     pads_first,
     weight_hooks,
-    weight_of,
 )
 
 
@@ -110,12 +108,9 @@ def _activated(module: Any, plain: Any, x: Tensor) -> Tensor:
 
 
 class Linear(Fused, nn.Linear):
-    """With a weight that a hook computes: PyTorch's, but for the attribute in which the hook leaves the weight."""
+    """PyTorch's. One whose weight a hook computes gets this class, so that it can be copied after a run."""
 
     _fastgan_original = nn.Linear
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, weight_of(self), self.bias)
 
 
 class LeakyReLU(Fused, nn.LeakyReLU):

@@ -62,19 +62,6 @@ def prepare(layer: nn.Module) -> None:
         hook(layer, ())
 
 
-def weight_of(layer: Any) -> Tensor:
-    """The weight of a layer that runs now. To be read once a run, because reading a spectral norm's weight iterates it.
-
-    A hook leaves the computed weight in an attribute, with the graph that computed it. Dynamo would have to return it
-    from the compiled step, and refuses; the attribute gets a detached tensor there.
-    """
-    weight = layer.weight
-    if torch.compiler.is_compiling() and isinstance(layer, nn.Module):
-        for hook in weight_hooks(layer):
-            setattr(layer, hook.name, getattr(layer, hook.name).detach())
-    return weight
-
-
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +178,7 @@ def bias_for(layer: Any, x: Tensor) -> Tensor | None:
 
 
 def _convolved(convolve: Callable[..., Tensor], layer: Any, x: Tensor, **more: Any) -> Tensor:
-    weight, padding = weight_of(layer), layer.padding
+    weight, padding = layer.weight, layer.padding
     if pads_first(layer):
         x, padding = _padded(layer, x, weight)
     return convolve(
@@ -236,7 +223,7 @@ def _conv_transpose2d(layer: Any, x: Tensor, act: Act) -> Tensor:
 
 
 def _linear(layer: Any, x: Tensor, act: Act) -> Tensor:
-    return _biased(F.linear(x, weight_of(layer)), bias_for(layer, x), act)
+    return _biased(F.linear(x, layer.weight), bias_for(layer, x), act)
 
 
 CONV1D = LayerType("conv", 3, _conv1d)
