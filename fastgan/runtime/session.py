@@ -184,7 +184,8 @@ class Session:
         if isinstance(y, np.ndarray) != array:
             raise UsageError(f"y: expected {type(x).__name__} as {spec.inputs[0]} is one, got {type(y).__name__}")
         if spec.label_vectors and "int64" in str(y.dtype):
-            y = labels.one_hot(y, spec.classes) if array else sys.modules["torch"].eye(spec.classes)[y.cpu()]
+            y = labels.one_hot(y if array else y.cpu().numpy(), spec.classes)
+            y = y if array else sys.modules["torch"].from_numpy(y)
         return np.ascontiguousarray(y) if array else y.to(x.device)
 
     def _run(self, x: Any, y: Any, pixels: bool) -> Any:
