@@ -82,7 +82,7 @@ def test_a_run_of_an_older_version_keeps_its_numbers(numbered, tmp_path, monkeyp
         old.setattr("fastgan.data.listing.natural", lambda name: name)
         assert run(words) == 0
     shutil.rmtree(packs_dir())
-    assert run(["train", "--resume", "--out", out, "--steps", "4"]) == 0
+    assert run(["train", "--resume", out, "--steps", "4"]) == 0
     names = json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["class_names"]
     assert names == sorted(NUMBERS)
     capsys.readouterr()
