@@ -57,7 +57,7 @@ def exports(monkeypatch):
     monkeypatch.setattr("fastgan.export.api.export", export)
     monkeypatch.setattr("fastgan.export.source.open_network", lambda path: path.read_bytes())
     monkeypatch.setattr(upscaler, "check_network", lambda spec: None)
-    monkeypatch.setattr(upscaler.Spec, "of", lambda network: None)
+    monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     return calls
 
 
@@ -129,7 +129,7 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
         monkeypatch.setattr(name, never)
     monkeypatch.setattr("fastgan.export.source.open_network", lambda path: None)
     monkeypatch.setattr(upscaler, "check_network", lambda spec: None)
-    monkeypatch.setattr(upscaler.Spec, "of", lambda network: None)
+    monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     (tmp_path / "weights").touch()
     own_cache.write_text("a file in the place of the folder")
     work = {
