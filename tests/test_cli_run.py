@@ -172,7 +172,7 @@ class Conditional:
     spec = Spec("latent", latent_shape=(5,), classes=3)
 
     def __call__(self, z, y):
-        labels.check(y, len(z), 3)
+        labels.check(y, len(z), self.spec)
         made = np.clip(z[:, 0] / 100, -0.01, 0.01) + y - 1
         return np.broadcast_to(made[:, None, None, None], (len(z), 3, 20, 20)).astype(np.float32)
 

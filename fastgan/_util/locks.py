@@ -24,16 +24,19 @@ except ImportError:  # a system without file locks
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 #: Flags to open any file for a look at it; a FIFO does not block.
 READ = os.O_RDONLY | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
-#: Descriptors of held lock files. A forked child closes them: otherwise it would keep the lock of a killed parent.
+#: Descriptors of held locks. A forked child closes them: otherwise it would keep a lock that its parent has released.
 _held: set[int] = set()
 
 
-def try_lock(descriptor: int) -> bool | None:
-    """Lock a file without waiting: whether it is locked now; None where there are no file locks."""
+def try_lock(descriptor: int, *, shared: bool = False) -> bool | None:
+    """Lock a file without waiting: whether it is locked now; None where there are no file locks.
+
+    shared: only against exclusive locks. NFS has the other kind for files that are open for writing alone.
+    """
     try:
         if fcntl is None:
             return None
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
@@ -57,13 +60,14 @@ def locked(path: Path) -> Iterator[None]:
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | NOFOLLOW
     descriptor = os.open(path, flags, 0o666)
+    _held.add(descriptor)
     try:
         with contextlib.suppress(OSError):
             if fcntl is not None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        _release(descriptor)
 
 
 def busy(path: Path) -> bool:
@@ -73,7 +77,7 @@ def busy(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return try_lock(descriptor) is False
+        return try_lock(descriptor, shared=True) is False
     finally:
         os.close(descriptor)
 
@@ -93,11 +97,20 @@ def owned(path: Path, where: Path, doing: str) -> Iterator[None]:
             os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         yield
     finally:
-        if descriptor in _held:  # not in a forked child
-            _held.discard(descriptor)
+        # Not in a forked child, nor where its folder was removed: the file of that name is another process's then.
+        if descriptor in _held and is_file_of(descriptor, path):
             with contextlib.suppress(OSError):
                 path.unlink()
-            os.close(descriptor)
+        _release(descriptor)
+
+
+def _release(descriptor: int) -> None:
+    if descriptor in _held:  # closed already in a forked child
+        _held.discard(descriptor)
+        with contextlib.suppress(OSError):
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has it open still
+        os.close(descriptor)
 
 
 def _taken(path: Path, where: Path, doing: str) -> int:
@@ -109,13 +122,13 @@ def _taken(path: Path, where: Path, doing: str) -> int:
         # Its last owner may have removed it in between.
         if got is not False and is_file_of(descriptor, path):
             return descriptor
+        attempts += got is False
+        found = _stated(descriptor)
         os.close(descriptor)
+        if attempts > 5:
+            raise UsageError(f"out: {where}: another process ({found}) {doing}")
         if got is False:
-            # `owner` holds it for an instant.
-            attempts += 1
-            if attempts > 5 and (found := owner(path)):
-                raise UsageError(f"out: {where}: another process ({found}) {doing}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # `owner` holds it for an instant
 
 
 def owner(path: Path) -> str | None:
@@ -125,15 +138,18 @@ def owner(path: Path) -> str | None:
     except OSError:
         return None
     try:
-        if try_lock(descriptor) is not False:
-            return None
-        try:
-            facts = json.loads(os.read(descriptor, 1000))
-            return f"pid {int(facts['pid'])} on {facts['host']}"
-        except (ValueError, LookupError, TypeError, OSError):  # it is being written
-            return "unknown"
+        return _stated(descriptor) if try_lock(descriptor, shared=True) is False else None
     finally:
         os.close(descriptor)
+
+
+def _stated(descriptor: int) -> str:
+    """What a lock file says of its owner."""
+    try:
+        facts = json.loads(os.read(descriptor, 1000))
+        return f"pid {int(facts['pid'])} on {facts['host']}"
+    except (ValueError, LookupError, TypeError, OSError):  # it is being written
+        return "unknown"
 
 
 def _close_held() -> None:

@@ -11,6 +11,8 @@ from fastgan.errors import DataError
 
 #: Bytes that a byte compressed by deflate can become: RFC 1951, 258 for 2 bits.
 DEFLATE = 1032
+#: Bytes that are there anyway: asking takes as long as decoding a small image.
+_LITTLE = 1 << 20
 #: Pixels that a byte of an image file can hold, by its format. PNG: of 1 bit. JPEG: a block of 64 takes at least a bit.
 _PIXELS = {"PNG": 8 * DEFLATE, "JPEG": 8 * 64}
 
@@ -22,7 +24,7 @@ def free_host_memory() -> int:
 
 def require_memory(needed: int, what: str) -> None:
     """Raise DataError if `what` takes more than the free memory: before it is allocated. needed: bytes."""
-    if needed > (free := free_host_memory()):
+    if needed > _LITTLE and needed > (free := free_host_memory()):
         raise DataError(f"{what} takes {amount(needed)} of memory, and {amount(free)} are free")
 
 

@@ -75,14 +75,14 @@ def number(low: float = -1e300, high: float = 1e300) -> Schema:
     return check
 
 
-def text(longest: int = 10_000) -> Schema:
-    """A string that UTF-8 can encode."""
+def text(longest: int = 10_000, *, names: bool = False) -> Schema:
+    """A string that UTF-8 can encode. names: or one with file names in it, whose bytes need not be UTF-8."""
 
     def check(value: Any, where: str) -> str:
         if not isinstance(value, str) or len(value) > longest:
             raise Mismatch(where, f"a string of at most {longest} characters", value)
         try:
-            value.encode()
+            value.encode(errors="surrogateescape" if names else "strict")
         except UnicodeEncodeError:
             raise Mismatch(where, "a string of valid characters", value) from None
         return value

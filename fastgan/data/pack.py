@@ -57,8 +57,8 @@ def split_facts(folder: Path, split: str, shape: Sequence[int], license: str) ->
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
     """Write meta.json with the keys of `meta`: name, class_names, splits (see `split_facts`), and any others."""
-    text = json.dumps({"format": FORMAT, **meta}, indent=2, ensure_ascii=False)
-    (folder / META).write_text(text + "\n", encoding="utf-8")
+    # As ASCII: names of files need not be valid Unicode.
+    (folder / META).write_text(json.dumps({"format": FORMAT, **meta}, indent=2) + "\n", encoding="utf-8")
 
 
 def open_pack(folder: Path, split: str = MAIN) -> ImageSet:

@@ -184,7 +184,8 @@ class Session:
         if isinstance(y, np.ndarray) != array:
             raise UsageError(f"y: expected {type(x).__name__} as {spec.inputs[0]} is one, got {type(y).__name__}")
         if spec.label_vectors and "int64" in str(y.dtype):
-            y = labels.one_hot(y, spec.classes) if array else sys.modules["torch"].eye(spec.classes)[y.cpu()]
+            y = labels.one_hot(y if array else y.cpu().numpy(), spec.classes)
+            y = y if array else sys.modules["torch"].from_numpy(y)
         return np.ascontiguousarray(y) if array else y.to(x.device)
 
     def _run(self, x: Any, y: Any, pixels: bool) -> Any:
@@ -397,13 +398,13 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
 
 
 def _check_scale(spec: Spec, backend: Backend) -> None:
-    """Run an image model whose library does not know the size of the result, and compare that with the spec."""
+    """Run a model of images or signals whose library does not know the result's size, and compare it with the spec."""
     known = backend.outputs[0].shape[2:] if backend.outputs else ()
-    if spec.kind != "image" or (known and all(known)):
+    if spec.kind == "latent" or (known and all(known)):
         return
     x = _example(spec, backend, 1, _TINY)
     try:
-        result = backend.run(x)
+        result = backend.run(x, *labels.default(spec, len(x)))
     except Exception:  # every library has exceptions of its own; the first call says what is wrong
         return
     check_result(spec, x.shape, result.shape, pixels=False)

@@ -30,7 +30,7 @@ CONFIG = table(
         "image_shape": optional(list_of(_SIDE, 3, 3)),
         "latent_shape": list_of(whole(1, 1 << 24), 0, 8),
         "world": whole(1, 1 << 20),
-        "command": text(1 << 20),
+        "command": text(1 << 20, names=True),
     },
     required=("config",),
 )
@@ -82,7 +82,7 @@ def _members(hint: Any) -> tuple[type, ...]:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    schema = {int: whole(-_MOST, _MOST), float: number(), bool: flag, str: text()}.get(kind)
+    schema = {int: whole(-_MOST, _MOST), float: number(), bool: flag, str: text(names=True)}.get(kind)
     if schema is None:
         return isinstance(value, kind)
     try:

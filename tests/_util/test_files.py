@@ -1,9 +1,11 @@
 """Atomic writes of several processes, links, and what killed processes leave."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,6 +177,64 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         pass
     os.close(write)
     os.waitpid(pid, 0)
+
+
+def test_a_forked_child_does_not_keep_a_lock_that_is_waited_for(tmp_path):
+    read, write = os.pipe()
+    with locks.locked(tmp_path / "lock"):
+        pid = os.fork()
+        if not pid:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        os.close(read)
+        assert locks.busy(tmp_path / "lock")
+    assert not locks.busy(tmp_path / "lock")
+    os.close(write)
+    os.waitpid(pid, 0)
+
+
+def test_an_owner_is_found_where_locks_need_files_that_are_open_for_writing(tmp_path, monkeypatch):
+    fcntl = locks.fcntl
+
+    def as_on_nfs(descriptor, operation):
+        reading = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and reading:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return fcntl.flock(descriptor, operation)
+
+    monkeypatch.setattr(
+        locks,
+        "fcntl",
+        SimpleNamespace(
+            flock=as_on_nfs, **{n: getattr(fcntl, n) for n in ("LOCK_EX", "LOCK_SH", "LOCK_NB", "LOCK_UN")}
+        ),
+    )
+    path, refused = tmp_path / "lock", []
+
+    def second():
+        with pytest.raises(UsageError) as error, locks.owned(path, "there", "works there"):
+            pass
+        refused.append(str(error.value))
+
+    with locks.owned(path, "there", "works there"):
+        assert locks.busy(path)
+        assert locks.owner(path).startswith(f"pid {os.getpid()} on ")
+        thread = threading.Thread(target=second, daemon=True)
+        thread.start()
+        thread.join(20)
+    assert refused == [f"out: there: another process (pid {os.getpid()} on {os.uname().nodename}) works there"]
+
+
+def test_a_lock_file_that_is_another_ones_by_now_stays(tmp_path):
+    path = tmp_path / "lock"
+    with locks.owned(path, "there", "works there"):
+        path.unlink()  # with the folder of the work, when it is done
+        second = locks.owned(path, "there", "works there")
+        second.__enter__()
+    assert locks.busy(path)
+    second.__exit__(None, None, None)
+    assert not path.exists()
 
 
 def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path):

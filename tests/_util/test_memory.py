@@ -1,4 +1,7 @@
+import pytest
+
 from fastgan._util import memory
+from fastgan.errors import DataError
 
 
 def test_free_host_memory(tmp_path):
@@ -10,3 +13,13 @@ def test_free_host_memory(tmp_path):
     assert memory._limit(tmp_path / "max") == 4096
     (tmp_path / "max").write_text("max\n")
     assert memory._limit(tmp_path / "max") == memory._limit(tmp_path / "nothing") == float("inf")
+
+
+def test_asking_costs_nothing_for_what_is_small(monkeypatch):
+    asked = []
+    monkeypatch.setattr(memory, "free_host_memory", lambda: asked.append(1) or 1 << 21)
+    for _ in range(3):
+        memory.require_memory(12 * 28 * 28, "a small image")
+    assert not asked
+    with pytest.raises(DataError, match=r"an array takes 4\.2 MB of memory, and 2\.1 MB are free"):
+        memory.require_memory(1 << 22, "an array")

@@ -1,8 +1,10 @@
 """Which folders are classes, in which order, and why they are none."""
 
 import json
+import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +82,7 @@ def test_a_run_of_an_older_version_keeps_its_numbers(numbered, tmp_path, monkeyp
         old.setattr("fastgan.data.listing.natural", lambda name: name)
         assert run(words) == 0
     shutil.rmtree(packs_dir())
-    assert run(["train", "--resume", "--out", out, "--steps", "4"]) == 0
+    assert run(["train", "--resume", out, "--steps", "4"]) == 0
     names = json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["class_names"]
     assert names == sorted(NUMBERS)
     capsys.readouterr()
@@ -163,3 +165,13 @@ def test_class_names_and_numbers():
         number_of("cat", 3)
     with pytest.raises(UsageError, match="trained without labels"):
         number_of("cat", 0)
+
+
+def test_names_of_classes_and_folders_need_not_be_utf8(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    for name in (b"na\xefve", b"x"):
+        picture(folder / os.fsdecode(name) / "x.png", 3)
+    for _ in range(2):  # packed, and opened
+        images = open_source(folder)
+        assert images.class_names == ("na\udcefve", "x")
+        assert images.name == "caf\udce9"

@@ -653,7 +653,7 @@ def _open_run(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder / "run")
     shutil.copytree(folder.parent / "seeds" / "run", folder / "good")
-    words = _RUN_COMMANDS[zlib.crc32(path.read_bytes()) % 5]
+    words = _RUN_COMMANDS[zlib.crc32(path.read_bytes()) % len(_RUN_COMMANDS)]
     return cli.run(["--debug", *(w.format(run=folder / "run", good=folder / "good", out=folder) for w in words)])
 
 

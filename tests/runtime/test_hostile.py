@@ -10,6 +10,7 @@ from fixtures_networks import write_upscaler
 
 from fastgan._util import memory
 from fastgan.errors import BackendError, DataError, ExportError, UsageError
+from fastgan.runtime.declared import check_result
 from fastgan.runtime.session import Session
 from fastgan.runtime.spec import Spec
 
@@ -119,3 +120,19 @@ def test_native_code_asks_for_trust(tmp_path):
         Session(path, device="cpu")
     with pytest.raises(ExportError, match="was compiled for none of this world"):
         Session(path, device="cpu", trust=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "result", "pixels"),
+    [
+        (Spec("signal", channels=10, out_channels=1, scale=8), (2, 10, 5), (2, 1, 40), False),
+        (Spec("image", channels=1, out_channels=3, scale=2), (2, 1, 5, 6), (2, 3, 10, 12), False),
+        (Spec("image", channels=1, out_channels=3, scale=2), (2, 5, 6, 1), (2, 10, 12, 3), True),
+    ],
+)
+def test_results_of_other_channels_and_of_signals(spec, given, result, pixels):
+    check_result(spec, given, result, pixels)
+    for i in range(len(result)):
+        wrong = tuple(n + (i == j) for j, n in enumerate(result))
+        with pytest.raises(BackendError, match="its metadata state"):
+            check_result(spec, given, wrong, pixels)

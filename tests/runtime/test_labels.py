@@ -1,11 +1,13 @@
 """Labels as the second input of a session."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 from fastgan.errors import UsageError
-from fastgan.runtime import Session
+from fastgan.runtime import Session, labels
 from fastgan.runtime.benchmark import BenchmarkOptions, bench
 from fastgan.runtime.spec import Spec
 
@@ -75,6 +77,17 @@ def test_wrong_labels(conditional, backend):
     ):
         with pytest.raises(UsageError, match=sentence):
             session(z, y)
+
+
+def test_vectors_of_labels_take_memory_for_these_labels_alone():
+    y = np.array([999_999, 0, 3])
+    tracemalloc.start()
+    vectors = labels.one_hot(y, 1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 4 * vectors.nbytes
+    tracemalloc.stop()
+    assert (vectors.dtype, vectors.shape) == (np.float32, (3, 1_000_000))
+    assert (vectors.argmax(1) == y).all()
+    assert (vectors.sum(1) == 1).all()
 
 
 def test_labels_of_a_generator_without_classes(generator):

@@ -128,3 +128,15 @@ def test_types_of_fields():
         Config.from_dict({**plain, "sync_statistics": 1})
     with pytest.raises(UsageError, match="expected a table for the configuration, got 3"):
         Config.from_dict(3)
+
+
+def test_file_names_that_are_not_utf8(run):
+    def change(facts):
+        facts["config"]["data"]["source"] = "caf\udce9.npz"
+        facts["command"] = "fastgan train --data 'caf\udce9.npz'"
+
+    edit(run / "config.json", change)
+    assert load_generator(run).config.data.source == "caf\udce9.npz"
+    edit(run / "config.json", lambda facts: facts.update(command="\ud800"))  # which stands for no byte
+    with pytest.raises(DataError, match="command: expected a string of valid characters"):
+        load_generator(run)

@@ -35,8 +35,8 @@ def test_other_processes_and_a_run_that_trains(training, cli, tmp_path):
     run = tmp_path / "run"
     owner = rf"another process (pid {training.pid} on {os.uname().nodename}) trains there"
     weights = {path: path.read_bytes() for path in run.rglob("generator.safetensors")}
-    for words in (["--resume"], ["--overwrite"], ["--resume", "--steps", "9"]):
-        done = cli("train", *words, "--out", "run")
+    for words in (["--resume", "run"], ["--overwrite", "--out", "run"], ["--resume", "run", "--steps", "9"]):
+        done = cli("train", *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == f"fastgan: out: run: {owner}\n"
     assert weights
