@@ -104,3 +104,16 @@ def test_an_output_that_is_overwritten_is_copied_only_if_our_op_saved_it():
         y = network(points)
         assert y.grad_fn.next_functions[0][0].name().startswith(before)
         y.sum().backward()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_stack_of_activations_in_place_is_left_to_pytorch_too(inplace):
+    torch.manual_seed(0)
+    blocks = [(nn.Conv2d(i, 4, 3), nn.LeakyReLU(0.2, inplace)) for i in (3, 4)]
+    plain = nn.Sequential(*(module for block in blocks for module in block))
+    fused, x = fastgan.fuse(copy.deepcopy(plain)), torch.randn(2, 3, 8, 8)
+    assert ("conv_stack" in fused(x).grad_fn.name()) == (not inplace)
+    assert "conv_stack" in fused(x.requires_grad_()).grad_fn.name()
+    if inplace:
+        for got, want in zip(_step(fused, x.detach()), _step(plain, x.detach()), strict=True):
+            assert torch.equal(got, want)

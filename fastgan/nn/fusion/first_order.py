@@ -1,9 +1,10 @@
 """Whether PyTorch's own operations run a layer on a CPU: where no input gradient can be asked for, they are as fast.
 
 fastgan's ops save passes in the derivative of an input gradient, as in a gradient penalty. In inference and in steps
-without a penalty single layers would compute what PyTorch's operations compute, with more work on the host. Stacks run
-as one op in any case. The decision depends on the autograd graph alone, never on times, so that a resumed run computes
-the same bits. Measured by `python benchmarks/fused_networks.py`.
+without a penalty single layers would compute what PyTorch's operations compute, with more work on the host. So would
+stacks with activations in place; those with activations out of place run as one op in any case. The decision depends on
+the autograd graph alone, never on times, so that a resumed run computes the same bits. Measured by
+`python benchmarks/fused_networks.py`.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Report:
         widths = [max(len(cell[i]) for cell in cells) for i in range(2)]
         lines = [f"{name:{widths[0]}}  {kind:{widths[1]}}  {status}" for name, kind, status in cells]
         if any(row.status == "fused" for row in self.rows):
-            lines.append("On a CPU PyTorch runs what is fused, except stacks, where no input gradient can follow.")
+            lines.append("Where no input gradient can follow, PyTorch runs what is fused on a CPU (see fuse).")
         return "\n".join(lines)
 
 
@@ -61,9 +61,9 @@ def fuse(module: M) -> M:
     only what it needs. Parameters, buffers, hooks, isinstance, copies and pickles are as before. Modules that cannot be
     fused exactly are skipped; `fusion_report` gives the reasons.
 
-    On a CPU a layer or block outside of a stack runs PyTorch's own operations in eager runs in which no input gradient
-    can follow (inference, steps without a penalty): there they are as fast. A run is one in which an input gradient can
-    follow if the layer's input depends on a leaf that requires a gradient and is no nn.Parameter.
+    On a CPU all but stacks with activations out of place run PyTorch's own operations in eager runs in which no input
+    gradient can follow (inference, steps without a penalty): there they are as fast. A run is one in which an input
+    gradient can follow if the layer's input depends on a leaf that requires a gradient and is no nn.Parameter.
 
     Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it outside of the forward that
     computed it (`y = block(x); y += x`), or by an activation module in place in a forward of your own, which PyTorch

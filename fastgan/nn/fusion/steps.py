@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from fastgan.nn.fusion.chain import apply, defer
+from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.fusion.pieces import Piece, pieces
 from fastgan.nn.fusion.supported import (
     CONV2D,
@@ -109,7 +110,10 @@ def _step(piece: Piece) -> Step:
     if piece.stack:
         assert piece.act is not None
         layers: Any = piece.modules[::2]
-        return stack_step(layers, layers, piece.act, lambda x: run_stack(piece, x))
+        stacked = stack_step(layers, layers, piece.act, lambda x: run_stack(piece, x))
+        if any(getattr(activation, "inplace", False) for activation in piece.modules[1::2]):
+            return lambda x: run_blocks(piece, x) if first_order(x) else stacked(x)
+        return stacked
     return lambda x: apply(rest[0], defer(first, x))
 
 
