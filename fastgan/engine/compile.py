@@ -209,8 +209,8 @@ class CompiledStep(Generic[P, R]):
     def _by_dynamo(self) -> DynamoStep:
         host = HostState(self.step)
         weights = host.computed_weights()
-        if host.hooked:
-            raise Unfollowable(f"{host.hooked} has a hook of its gradient, which a graph of Dynamo does not call")
+        if host.not_for_dynamo:
+            raise Unfollowable(host.not_for_dynamo)
         return DynamoStep(self.step, self._inductor, weights)
 
     def _inductor(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ function's arguments, closure and globals, followed along the names in its code.
 
 from __future__ import annotations
 
+import collections
 import io
 import random
 import sys
@@ -65,13 +66,13 @@ class HostState:
     """The values that one run of a step took from Python, as they were before it.
 
     step: None for one of fastgan's own, of which only the user's functions and modules are followed. args: its
-    arguments, which are no such values. changed: which values the run changed, as a reason, or "". hooked: the name of
-    a tensor with a hook of its gradient, or "". strict: raise Unfollowable within the run where it prints, logs or asks
+    arguments, which are no such values. changed: which values the run changed, as a reason, or "". not_for_dynamo: why
+    Dynamo would capture it wrongly, or "". strict: raise Unfollowable within the run where it prints, logs or asks
     for the time, and where it reads an iterator, before that is advanced.
     """
 
     def __init__(self, step: Callable[..., Any] | None, args: Any = (), strict: bool = True) -> None:
-        self.changed = self.hooked = ""
+        self.changed = self.not_for_dynamo = ""
         self._step, self._strict, self._runs = step, strict, True
         self._given = containers(args)
         self._values: list[_Value] = []
@@ -194,7 +195,7 @@ class HostState:
     def _note(self, value: Any, name: str, names: Names, depth: int) -> None:
         """Follow a value along the names in the code that has it."""
         if isinstance(value, Tensor) and (value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None)):
-            self.hooked = name
+            self.not_for_dynamo = f"{name} has a hook of its gradient, which a graph of Dynamo does not call"
         if isinstance(value, (*LEAVES, Tensor)) or depth > _MAX_DEPTH:
             return
         key = id(value), names
@@ -312,6 +313,8 @@ class HostState:
             return self._refuse(f"it reads {name}, a {type(value).__name__} of {len(value)} values")
         if not isinstance(value, tuple | frozenset) and self._first("copy", id(value)):
             self._copies.append((name, value, value.copy()))
+        if isinstance(value, collections.deque) and value.maxlen is not None:
+            self.not_for_dynamo = f"{name} is a deque with maxlen, which Dynamo does not keep to"
         for element in value.values() if isinstance(value, dict) else value:
             self._note(element, name, names, depth + 1)
         return None
