@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -27,9 +28,10 @@ class ExternalState:
     which it does. dtypes: of all that it computes. modules: those that run. host: what it takes from Python.
 
     Raises RuntimeError for a step with effects that a graph cannot have: it fills the `.grad` of an argument, takes an
-    optimizer step, replaces a buffer, synchronizes with a GPU, or changes or draws something in Python. Such a step
-    must not be captured, because a failed capture leaves PyTorch's allocator in an inconsistent state. refuse=False: do
-    not raise for the last three, which prevent a graph but not running the step and undoing its effects.
+    optimizer step, replaces a buffer or `.data`, synchronizes with a GPU, or changes or draws something in Python. Such
+    a step must not be captured, because a failed capture leaves PyTorch's allocator in an inconsistent state.
+    refuse=False: do not raise for the last three, which prevent a graph but not running the step and undoing its
+    effects.
     """
 
     def __init__(self, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], refuse: bool = True):
@@ -40,7 +42,7 @@ class ExternalState:
         self.host = HostState(step, (args, kwargs), refuse)
         with preserved(given), _watched_modules(modules, refuse):
             try:
-                with self.host.watched(), seen:
+                with self.host.watched(), _DataKept(), seen:
                     step(*args, **kwargs)
                 self.changed = [i for i, (version, _) in enumerate(before) if _version(given[i]) != version]
                 filled = [gradient for _, gradient in before if gradient.changed]
@@ -55,7 +57,9 @@ class ExternalState:
                         tensor.requires_grad_(False)
                 seen.restore()
         if filled:
-            raise RuntimeError("it fills the .grad of an argument, which a graph does not")
+            raise Unfollowable(
+                "it fills the .grad of an argument, which a graph does not; write x = x.detach().requires_grad_()"
+            )
         if refuse and self.host.changed:
             raise Unfollowable(self.host.changed)
         self.changes, self.draws = seen.changed, bool(seen.draws)
@@ -160,7 +164,7 @@ def _watched_modules(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None
             modules[id(module)] = module, dict(module._buffers)
 
     def refuse(*_: Any) -> None:
-        raise RuntimeError("it contains an optimizer step; call the optimizer outside of the compiled step")
+        raise Unfollowable("it contains an optimizer step; call the optimizer outside of the compiled step")
 
     handles = [register_module_forward_pre_hook(run), register_optimizer_step_pre_hook(refuse)]
     replaced = ""
@@ -171,7 +175,7 @@ def _watched_modules(modules: dict[int, tuple[nn.Module, dict[str, Tensor | None
             handle.remove()
         replaced = _restore_buffers(list(modules.values()))
     if replaced and strict:
-        raise RuntimeError(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
+        raise Unfollowable(f"it replaces the buffer {replaced}, which a graph does not; change it in place")
 
 
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -226,6 +230,15 @@ class _SavedGrad:
     def restore(self) -> None:
         if self.tensor.is_leaf:
             self.tensor.grad = self.previous
+
+
+class _DataKept(TorchFunctionMode):
+    """Raises Unfollowable where a tensor is given other data, before that is done: a graph would not do it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise Unfollowable("it assigns .data of a tensor, which a graph does not; change it with copy_()")
+        return func(*args, **(kwargs or {}))
 
 
 class _ExternalTensors(TorchDispatchMode):

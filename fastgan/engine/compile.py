@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -206,7 +207,11 @@ class CompiledStep(Generic[P, R]):
         return run, result
 
     def _by_dynamo(self) -> DynamoStep:
-        return DynamoStep(self.step, self._inductor, HostState(self.step).computed_weights())
+        host = HostState(self.step)
+        weights = host.computed_weights()
+        if host.not_for_dynamo:
+            raise Unfollowable(host.not_for_dynamo)
+        return DynamoStep(self.step, self._inductor, weights)
 
     def _inductor(self, function: Callable[..., Any]) -> Callable[..., Any]:
         options: dict[str, Any] = {
@@ -286,6 +291,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Unfollowable):
         return str(error)
     sentence = _sentence(error)
+    if skipped := re.search(r"marked that the function `([\w.]+)` should not be traced", str(error)):
+        cure = "; call it outside of the compiled step" if skipped[1].startswith("Optimizer.") else ""
+        return f"it calls {skipped[1]}, which Dynamo does not trace{cure}"
     cure = next((cure for part, cure in _CURES.items() if part in str(error).partition("Explanation")[0]), "")
     return f"{sentence}; {cure}" if cure else sentence
 

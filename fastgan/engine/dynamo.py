@@ -96,7 +96,7 @@ def _tracing(numbers: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """A context without the warnings that PyTorch's compiler causes itself, and without what it leaves behind."""
-    with warnings.catch_warnings(), _without_stale_source():
+    with warnings.catch_warnings(), _mended():
         # Dynamo reads .grad of every tensor, and Inductor's own modules are scripted.
         warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
         warnings.filterwarnings("ignore", ".*torch.jit.* is deprecated", DeprecationWarning)
@@ -108,16 +108,33 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_stale_source() -> Iterator[None]:
-    """A context after which Dynamo's constant None comes from nowhere again.
+def _mended() -> Iterator[None]:
+    """A context in which two faults of Dynamo in torch 2.13 give no wrong graphs.
 
-    All its Nones are one object. In torch 2.13 a `.grad` that is None can leave its own source on it, and then every
-    later graph that returns None fails to compile.
+    A `.grad` that the step has set, and reads, gets its place as source, and the graph's caller would read the value
+    from there: `.grad = None` gave a frozen weight the gradient of another one. The constant None, which is one object,
+    kept the source also after that, and then every graph that returns None failed to compile. And Inductor takes
+    another number for one that Python's random draws: such a step is not captured.
     """
-    from torch._dynamo.variables import constant
+    from torch._dynamo.variables import TensorVariable, misc, user_defined
 
+    read, draw = TensorVariable.var_getattr, user_defined.call_random_fn
+
+    def var_getattr(self: Any, tx: Any, name: str) -> Any:
+        result = read(self, tx, name)
+        if name == "grad" and (
+            result.is_python_constant() or tx.output.side_effects.has_pending_mutation_of_attr(self, name)
+        ):
+            result.source = None
+        return result
+
+    def refuse(*_: Any) -> Any:
+        raise RuntimeError("it draws random numbers on the host, from random")
+
+    TensorVariable.var_getattr = var_getattr  # type: ignore[method-assign]
+    misc.call_random_fn = user_defined.call_random_fn = refuse  # type: ignore[assignment]
     try:
         yield
     finally:
-        if (shared := getattr(constant, "CONSTANT_VARIABLE_NONE", None)) is not None:
-            shared.source = None
+        TensorVariable.var_getattr = read  # type: ignore[method-assign]
+        misc.call_random_fn = user_defined.call_random_fn = draw

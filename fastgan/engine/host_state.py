@@ -7,6 +7,8 @@ function's arguments, closure and globals, followed along the names in its code.
 
 from __future__ import annotations
 
+import collections
+import io
 import random
 import sys
 import types
@@ -49,6 +51,9 @@ _BUILTINS = {
     **dict.fromkeys(("now", "today", "utcnow"), "datetime"),
 }
 
+#: Functions of torch.random.
+_SEEDING = frozenset(("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state", "fork_rng"))
+
 #: Name, a function that gives the present value, the value before the run, and a function that restores it.
 _Value = tuple[str, Callable[[], Any], Any, Callable[[Any], None]]
 
@@ -61,14 +66,14 @@ class HostState:
     """The values that one run of a step took from Python, as they were before it.
 
     step: None for one of fastgan's own, of which only the user's functions and modules are followed. args: its
-    arguments, which are no such values. changed: which values the run changed, as a reason, or "". strict: raise
-    Unfollowable within the run where it prints, logs or asks for the time, and where it reads an iterator, before that
-    is advanced.
+    arguments, which are no such values. changed: which values the run changed, as a reason, or "". not_for_dynamo: why
+    Dynamo would capture it wrongly, or "". strict: raise Unfollowable within the run where it prints, logs or asks
+    for the time, and where it reads an iterator, before that is advanced.
     """
 
     def __init__(self, step: Callable[..., Any] | None, args: Any = (), strict: bool = True) -> None:
-        self.changed = ""
-        self._step, self._strict = step, strict
+        self.changed = self.not_for_dynamo = ""
+        self._step, self._strict, self._runs = step, strict, True
         self._given = containers(args)
         self._values: list[_Value] = []
         self._entries: list[tuple[dict[str, Any], str, Any]] = []  # those of _values that lie in a dictionary of names
@@ -127,13 +132,8 @@ class HostState:
     def computed_weights(self) -> list[tuple[nn.Module, str]]:
         """The modules that the step's closure, attributes and globals lead to whose weights a hook computes, without a
         run."""
-        self._before, self._strict = set(), False
-        function = getattr(self._step, "__func__", self._step)
-        names = names_in(function.__code__) if isinstance(function, types.FunctionType) else frozenset()
-        self._note(self._step, "the step", names, 0)
-        if isinstance(function, types.FunctionType):
-            for name in names & function.__globals__.keys():
-                self._note(function.__globals__[name], name, names, 0)
+        self._before, self._strict, self._runs = set(), False, False
+        self._note(self._step, "the step", frozenset(), 0)
         modules = [value for value in self._kept if isinstance(value, nn.Module)]
         found = {id(module): module for module in modules}
         return [(module, name) for module in found.values() for name in computed_weights(module)]
@@ -160,6 +160,8 @@ class HostState:
             logs = root == "logging" or module.startswith("torch.utils.tensorboard")
             if logs and _root(frame.f_back) not in _LIBRARIES:
                 self._refuse("it logs, which a graph does not repeat")
+            if module in ("torch.random", "torch.cuda.random") and code.co_name in _SEEDING:
+                self._refuse("it sets the state of random generators, which a graph does not repeat")
             if root in ("torch", "fastgan") and code.co_argcount:
                 first = frame.f_locals.get(code.co_varnames[0])
                 if isinstance(first, nn.Module) and id(first) in self._before:
@@ -175,9 +177,11 @@ class HostState:
 
     def _called_builtin(self, frame: types.FrameType, function: Any) -> None:
         name = getattr(function, "__name__", "")
+        owner = getattr(function, "__self__", None)  # of a class method, the class
+        if name == "write" and isinstance(owner, io.IOBase) and _root(frame) not in _LIBRARIES:
+            self._refuse("it writes to a file, which a graph does not repeat")
         if name not in _BUILTINS or _root(frame) in _LIBRARIES:
             return
-        owner = getattr(function, "__self__", None)  # of a class method, the class
         module = owner.__module__ if isinstance(owner, type) else getattr(function, "__module__", None)
         if str(module).lstrip("_") == _BUILTINS[name]:
             self._refuse(f"it calls {name}, which a graph does not repeat")
@@ -190,6 +194,8 @@ class HostState:
 
     def _note(self, value: Any, name: str, names: Names, depth: int) -> None:
         """Follow a value along the names in the code that has it."""
+        if isinstance(value, Tensor) and (value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None)):
+            self.not_for_dynamo = f"{name} has a hook of its gradient, which a graph of Dynamo does not call"
         if isinstance(value, (*LEAVES, Tensor)) or depth > _MAX_DEPTH:
             return
         key = id(value), names
@@ -237,9 +243,28 @@ class HostState:
             self._note(contents(), free, names, depth + 1)
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._note(default, name, names, depth + 1)
+        if not self._runs:
+            for each in names & function.__globals__.keys():
+                self._note(function.__globals__[each], each, names, depth + 1)
+
+    def _note_methods(self, value: Any, names: Names, depth: int) -> Names:
+        """Follow the methods that code without a run can call. Returns their names too."""
+        if self._runs:
+            return names
+        found, new = names, names
+        while new:
+            methods = [getattr(type(value), each, None) for each in new]
+            functions = [method for method in methods if isinstance(method, types.FunctionType)]
+            for function in functions:
+                self._note_function(function, function.__name__, depth)
+            new = frozenset().union(*(names_in(function.__code__) for function in functions)) - found
+            found |= new
+        return found
 
     def _note_module(self, module: nn.Module, name: str, names: Names, depth: int) -> None:
         own = type(module).__module__.partition(".")[0] == "fastgan"
+        if not own and type(module).__module__.partition(".")[0] != "torch":
+            names = self._note_methods(module, names | {"forward"}, depth)
         for attribute, value in list(vars(module).items()):
             if attribute in ("_modules", "_parameters", "_buffers"):
                 continue
@@ -288,6 +313,8 @@ class HostState:
             return self._refuse(f"it reads {name}, a {type(value).__name__} of {len(value)} values")
         if not isinstance(value, tuple | frozenset) and self._first("copy", id(value)):
             self._copies.append((name, value, value.copy()))
+        if isinstance(value, collections.deque) and value.maxlen is not None:
+            self.not_for_dynamo = f"{name} is a deque with maxlen, which Dynamo does not keep to"
         for element in value.values() if isinstance(value, dict) else value:
             self._note(element, name, names, depth + 1)
         return None
@@ -322,6 +349,7 @@ class HostState:
                 self._note(part, name, names, depth + 1)
         if type(value).__module__.partition(".")[0] in _LIBRARIES - {"fastgan", "types"}:
             return None
+        names = self._note_methods(value, names, depth)
         own: dict[str, Any] = getattr(value, "__dict__", {})
         for each in names & own.keys():
             self._note_entry(own, each, f"{type(value).__name__}.{each}", names, depth + 1)

@@ -1,5 +1,6 @@
 """A compiled step follows the eager one over twenty steps, whatever it takes from Python: draws, numbers, branches."""
 
+import collections
 import contextlib
 import copy
 import random
@@ -337,6 +338,103 @@ class OldSpectralNorm(OldWeightNorm):
     norm = staticmethod(nn.utils.spectral_norm)
 
 
+class FrozenLayer(Case):
+    """Layers that are frozen in the middle, in a step that drops the gradients itself."""
+
+    def before(self, i):
+        for weight in self.network.first.parameters():
+            weight.requires_grad_(i < 6)
+
+    def step(self, real, fake):
+        for weight in self.weights:
+            weight.grad = None
+        loss = self.adversarial(real, fake)
+        loss.backward()
+        return loss.detach()
+
+
+class HookOfAWeight(Case):
+    """A hook that scales a weight's gradient, by a number that changes."""
+
+    def prepare(self):
+        self.scale = 2.0
+        self.network.first.weight.register_hook(lambda gradient: gradient * self.scale)
+
+    def before(self, i):
+        self.scale = 2.0 + i // 10
+
+    def loss(self, real, fake):
+        return self.adversarial(real, fake)
+
+
+class BoundedDeque(Case):
+    """The first of the last values, as a memory of past losses has it."""
+
+    def prepare(self):
+        self.past = collections.deque(maxlen=3)
+
+    def loss(self, real, fake):
+        self.past.append(fake.mean())
+        return self.adversarial(real, fake) + self.past[0]
+
+
+class AssignedData(Case):
+    """An average of the weights in .data, as moving_average in StarGAN v2."""
+
+    def prepare(self):
+        self.average = [weight.detach().clone() for weight in self.weights]
+
+    def loss(self, real, fake):
+        for average, weight in zip(self.average, self.weights, strict=True):
+            average.data = torch.lerp(weight.data, average.data, 0.9)
+        return self.adversarial(real, fake)
+
+    def state(self):
+        return [*super().state(), *self.average]
+
+
+class SeedInside(Case):
+    def loss(self, real, fake):
+        torch.manual_seed(5)
+        return self.adversarial(real + torch.rand_like(real), fake)
+
+
+class ForkedGenerator(Case):
+    def loss(self, real, fake):
+        with torch.random.fork_rng([]):
+            noise = torch.rand_like(real)
+        return self.adversarial(real + noise, fake)
+
+
+class Write(Case):
+    def loss(self, real, fake):
+        sys.stdout.write(".")
+        return self.adversarial(real, fake)
+
+
+class ZeroGradInside(Case):
+    def prepare(self):
+        self.optimizer = torch.optim.SGD(self.weights, 0.1)
+
+    def step(self, real, fake):
+        self.optimizer.zero_grad()
+        loss = self.adversarial(real, fake)
+        loss.backward()
+        return loss.detach()
+
+
+class R1OfAnArgument(Case):
+    """As in GAN_stability: the backward pass fills the argument's .grad too."""
+
+    def step(self, real, fake):
+        real.requires_grad_()
+        logits = self.network(real)
+        logits.mean().backward(retain_graph=True)
+        (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+        gradient.square().sum().backward()
+        return logits.mean().detach()
+
+
 KINDS = [kind for kind in globals().values() if isinstance(kind, type) and issubclass(kind, Case) and kind is not Case]
 
 
@@ -390,6 +488,15 @@ BY_DYNAMO = {
     "AnotherTensor": (1, ""),
     "OldWeightNorm": (1, ""),
     "OldSpectralNorm": (1, ""),
+    "FrozenLayer": (2, ""),
+    "HookOfAWeight": (2, ""),
+    "BoundedDeque": (0, "it changes BoundedDeque.past, which a graph does not"),
+    "AssignedData": (1, ""),
+    "SeedInside": (0, "it sets the state of random generators"),
+    "ForkedGenerator": (0, "it sets the state of random generators"),
+    "Write": (0, "it writes to a file"),
+    "ZeroGradInside": (0, "it calls Optimizer.zero_grad, which Dynamo does not trace; call it outside"),
+    "R1OfAnArgument": (0, "it fills the .grad of an argument, which a graph does not; write x = x.detach()"),
 }
 
 
@@ -408,9 +515,13 @@ DEFAULT = {
     "dynamo": {
         "NumpyGlobal", "PythonRandom", "GlobalCounter", "MethodCounter", "AttributeWeight", "FadeIn", "ReplacedAverage",
         "ConditionalPrint", "ItemForLogs", "ConditionalOptimizerStep", "LazyPenalty", "RequiresGradOnAnArgument",
-        "OldWeightNorm", "OldSpectralNorm",
+        "OldWeightNorm", "OldSpectralNorm", "FrozenLayer", "HookOfAWeight", "SeedInside", "ZeroGradInside",
+        "BoundedDeque", "R1OfAnArgument",
     },
-    "make_fx": {"NumpyGenerator", "ClosureCounter", "ReplacedAverage", "GeneratorFunction", "OldWeightNorm"},
+    "make_fx": {
+        "NumpyGenerator", "ClosureCounter", "ReplacedAverage", "GeneratorFunction", "OldWeightNorm", "AssignedData",
+        "Write",
+    },
     "graph": {"NumpyGlobal", "GlobalWeight", "HookOfAMethod"},
 }  # fmt: skip
 CASES = [

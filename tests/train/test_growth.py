@@ -230,7 +230,6 @@ def test_growing_with_other_options(options):
 # --- compiled -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:fastgan.compile. .* is captured by make_fx:UserWarning")
 @pytest.mark.parametrize(
     ("capture", "backend"),
     [("Dynamo", "eager"), ("make_fx", "eager"), pytest.param("Dynamo", "inductor", marks=pytest.mark.slow)],
