@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
 
+from fastgan import cli
 from fastgan.errors import BackendError, ExportError, UsageError
 from fastgan.export import export
 from fastgan.export import verify as verify_module
@@ -283,6 +284,14 @@ def test_a_session_of_signals(exported):
     with pytest.raises(UsageError, match="expected an image-to-image model; this one generates signals"):
         session.pixels(np.zeros((1, 4, 4, 3), np.uint8))
     assert session.figures(0.01)["samples_per_second"] > 0
+
+
+def test_commands_that_need_latents_name_what_came(exported, capsys):
+    path = str(exported("signal")[1])
+    for words in (["sample", path], ["eval", path, "--against", "embedded"]):
+        assert cli.run(words) == 2
+        error = capsys.readouterr().err
+        assert f"model: expected a generator from latents, got one from signals in {path}\n" in error
 
 
 def test_labels_as_vectors(exported):
