@@ -27,7 +27,11 @@ def expect(options: Any, names: Iterable[str], rule: Rule) -> None:
     holds, expected = rule
     for name in names:
         value = getattr(options, name)
-        if value is not None and not holds(value):
+        try:
+            right = value is None or holds(value)
+        except TypeError:  # a text cannot be compared with a number
+            right = False
+        if not right:
             raise UsageError(f"{name}: expected {expected}, got {value!r}")
 
 

@@ -64,7 +64,10 @@ def export(
     if precision == "int8" and spec.kind == "signal":
         raise UsageError("precision: int8 is for networks from images or latents; export signals in fp16 or bf16")
     if precision == "int8" and calibration is None and spec.kind == "image":
-        raise UsageError("calibration: int8 needs images like those the network will see, got none")
+        raise UsageError(
+            "calibration: int8 needs images like those the network will see, got none (--calibrate IMAGES on the"
+            " command line)"
+        )
     if reason := target.missing_package():
         raise UsageError(reason)
     out = Path(out)

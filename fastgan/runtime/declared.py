@@ -24,9 +24,9 @@ def check_ports(spec: Spec, backend: Backend, model: Any) -> None:
     shapes = [port.shape for port in backend.inputs]
     if len(shapes) != len(spec.inputs):
         raise ExportError(f"model: {model} has {len(shapes)} inputs, its metadata state {', '.join(spec.inputs)}")
-    latent, any_size = spec.kind == "latent", [None] * len(spec.sizes)
+    sizes = [None] * len(spec.sizes)
     declared: list[tuple[int | None, ...]] = [
-        (None, *spec.latent_shape) if latent else (None, spec.channels, *any_size),
+        (None, spec.channels, *sizes) if sizes else (None, *spec.latent_shape),
         *[(None, spec.classes) if spec.label_vectors else (None,)] * bool(spec.classes),
     ]
     _compare("input", declared, shapes, model)
@@ -35,8 +35,9 @@ def check_ports(spec: Spec, backend: Backend, model: Any) -> None:
         raise ExportError(f"model: {model} takes {batch:,} at a time only; expected at most {MOST_BATCH:,}")
     require_memory(4 * (batch or 1) * prod(n or 1 for n in rest), f"an input of {model}")
     result: tuple[int | None, ...] = (batch, None, None, None)
-    if not latent:
-        result = batch, spec.result_channels, *(n and n * spec.scale for n in rest[1:] or any_size)
+    if sizes:
+        sides = rest[1:] or sizes
+        result = batch, spec.result_channels, *(n and n * spec.scale for n in sides)
     _compare("output", [result], [port.shape for port in backend.outputs[:1]], model)
 
 
@@ -59,7 +60,8 @@ def check_result(spec: Spec, given: tuple[int, ...], result: tuple[int, ...], pi
         if len(result) != 4 or result[0] != given[0] or 0 in result:
             raise BackendError(f"model: for {list(given)} it returns {list(result)}; expected [{given[0]}, C, H, W]")
         return
-    channels, sizes = spec.result_channels, [spec.scale * n for n in (given[1:-1] if pixels else given[2:])]
-    expected = (given[0], *sizes, channels) if pixels else (given[0], channels, *sizes)
+    n, channels = given[0], spec.result_channels
+    size = tuple(spec.scale * side for side in (given[1:3] if pixels else given[2:]))
+    expected = (n, *size, channels) if pixels else (n, channels, *size)
     if tuple(result) != expected:
         raise BackendError(f"model: for {list(given)} it returns {list(result)}; its metadata state {list(expected)}")

@@ -398,7 +398,7 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
 
 
 def _check_scale(spec: Spec, backend: Backend) -> None:
-    """Run a model of images or signals whose library does not know the result's size, and compare it with the spec."""
+    """Run a model whose library does not know the size of the result, and compare that with the spec."""
     known = backend.outputs[0].shape[2:] if backend.outputs else ()
     if spec.kind == "latent" or (known and all(known)):
         return

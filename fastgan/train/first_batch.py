@@ -5,6 +5,7 @@ Each misfit is an error of one sentence that says what to change, before any ste
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def _generator(task: Generation, batch: Batch, noise: Noise) -> tuple[Span | Non
     """The range of the generator's images where it is known, and from what."""
     real = batch[task.real]
     z, condition = task.inputs("discriminator", batch, noise)
+    condition = _with_last_class(condition, task.classes)
     last = LastOperation()
     given = f"{'sources' if 'source' in batch else 'z'} {described(z)}"
     with _explained("generator", given, condition, lambda: _latent_hint(task, z, condition)), last:
@@ -75,6 +77,7 @@ def _generator(task: Generation, batch: Batch, noise: Noise) -> tuple[Span | Non
 def _discriminator(task: Generation, batch: Batch, noise: Noise) -> None:
     real = batch[task.real]
     _, condition = task.inputs("discriminator", batch, noise)
+    condition = _with_last_class(condition, task.classes)
     last = LastOperation()
     with _explained("discriminator", f"images {described(task.packed(real))}", condition), last:
         output: Output = task.discriminate(real, condition)
@@ -94,8 +97,20 @@ def _explained(name: str, given: str, condition: Tensor | None, hint: Callable[[
     except (torch.OutOfMemoryError, ForcedBackendError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        given += "" if condition is None else f" and {described(condition)}"
+        if condition is not None:
+            given += f" and {described(condition)}"
+            if not condition.is_floating_point():
+                given += f" of {int(condition.max()) + 1} classes"
         raise UsageError(f"{name}: it cannot take {given} ({first_line(error)}){hint()}") from error
+
+
+def _with_last_class(labels: Tensor | None, classes: int) -> Tensor | None:
+    """The labels with the last class among them: networks built for fewer classes fail here, not at a later step."""
+    if labels is None or not classes:  # pairs: sources
+        return labels
+    labels = labels.clone()
+    labels[-1:] = classes - 1
+    return labels
 
 
 def _latent_hint(task: Generation, z: Tensor | None, condition: Tensor | None) -> str:
@@ -110,7 +125,18 @@ def _latent_hint(task: Generation, z: Tensor | None, condition: Tensor | None) -
         except Exception:  # of the user's network, on a guess
             continue
         return "" if shape == task.latent_shape else f"; give latent_shape={shape}, the shape of one z"
+    if condition is None and _wants_labels(task.generator):
+        return "; set its attribute `classes`, the number of classes, if it is called with labels"
     return ""
+
+
+def _wants_labels(network: nn.Module) -> bool:
+    """Whether forward() must be given a second argument."""
+    try:
+        inspect.signature(network.forward).bind(None)
+    except TypeError:
+        return True
+    return False
 
 
 def _first_sizes(network: nn.Module) -> list[int]:

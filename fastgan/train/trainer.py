@@ -23,7 +23,7 @@ from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
 from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
-from fastgan.tasks.batches import on_device
+from fastgan.tasks.batches import described, on_device
 from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
 from fastgan.train.callbacks import Callback, call
@@ -253,6 +253,11 @@ class Trainer:
         check_wandb(self.config.logging.wandb, state.out)
         if isinstance(reference, np.ndarray):
             reference = ImageSet(np.ascontiguousarray(reference), None, "the reference", NOT_STATED)
+        if reference is not None and not isinstance(reference, ImageSet):
+            came = described(reference)
+            raise UsageError(f"reference: expected an array of numpy, uint8 [M, C, H, W], or an ImageSet, got {came}")
+        if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+            raise UsageError(f"callbacks: expected a list of functions of TrainFacts, got {described(callbacks)}")
         self._evaluation = Evaluation(state, reference)
         self._callbacks = list(callbacks)
         # Before a run in `out` is replaced: either can fail, and the weights may be that run's.

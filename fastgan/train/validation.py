@@ -101,8 +101,11 @@ def check_own_task(config: Config) -> None:
 
 
 def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:
-    """Raise UsageError for a network without a parameter to train."""
+    """Raise UsageError for what is no module, and for a network without a parameter to train."""
     for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(network, nn.Module):
+            came = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
+            raise UsageError(f"{name}: expected a torch.nn.Module, got {came}")
         if not any(weight.requires_grad for weight in network.parameters()):
             raise UsageError(
                 f"{name}: expected a network with a parameter that requires a gradient, got {type(network).__name__}"

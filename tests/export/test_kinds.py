@@ -1,6 +1,7 @@
 """Networks of the kinds that public code has: vocoders, translation with other channels and labels, casts inside."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, weight_norm
 
-from fastgan.errors import ExportError, UsageError
+from fastgan import cli
+from fastgan.errors import BackendError, ExportError, UsageError
 from fastgan.export import export
 from fastgan.export import verify as verify_module
 from fastgan.export.targets import aoti, tensorrt, triton_server
@@ -254,6 +256,26 @@ def test_the_metadata_describe_the_file(exported):
     assert "signals [N, 10, T] → waveforms of 1 channels, 8 samples for each frame" in text
 
 
+def test_what_the_metadata_claim_is_compared_with_the_file(exported, tmp_path):
+    for name, field, wrong, sentence in (
+        ("signal", "channels", 9, r"has an input \[any, 10, any\], its metadata state \[any, 9, any\]"),
+        ("attributes", "classes", 4, r"has an input \[any, 5\], its metadata state \[any, 4\]"),
+        ("edges", "out_channels", 1, r"has an output \[any, 3, any, any\], its metadata state \[any, 1, any, any\]"),
+    ):
+        content = exported(name)[1].read_bytes()
+        stated = re.search(rf'"{field}": \d+'.encode(), content)[0]
+        changed = f'"{field}": {wrong}'.encode()
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content.replace(stated, changed.ljust(len(stated))))
+        with pytest.raises(ExportError, match=sentence):
+            Session(path, backend="onnxruntime")
+    (path := tmp_path / "scale.onnx").write_bytes(
+        exported("signal")[1].read_bytes().replace(b'"scale": 8', b'"scale": 4')
+    )
+    with pytest.raises(BackendError, match="its metadata state"):
+        Session(path, backend="onnxruntime")
+
+
 def test_a_session_of_signals(exported):
     session = Session(exported("signal")[1], backend="onnxruntime")
     for wrong in ((1, 9, 5), (10, 5), (1, 10, 0), (1, 10, 4, 4)):
@@ -262,6 +284,14 @@ def test_a_session_of_signals(exported):
     with pytest.raises(UsageError, match="expected an image-to-image model; this one generates signals"):
         session.pixels(np.zeros((1, 4, 4, 3), np.uint8))
     assert session.figures(0.01)["samples_per_second"] > 0
+
+
+def test_commands_that_need_latents_name_what_came(exported, capsys):
+    path = str(exported("signal")[1])
+    for words in (["sample", path], ["eval", path, "--against", "embedded"]):
+        assert cli.run(words) == 2
+        error = capsys.readouterr().err
+        assert f"model: expected a generator from latents, got one from signals in {path}\n" in error
 
 
 def test_labels_as_vectors(exported):
@@ -394,7 +424,7 @@ def test_int8_of_images_with_labels(exported, tmp_path):
 def test_compiled_ahead_of_time(exported, tmp_path, name):
     network, out = exported(name)[0], tmp_path / "c.pt2"
     export(network, out, to="aoti")
-    session = Session(out)
+    session = Session(out, trust=True)
     for shape in INPUTS[name]:
         x = torch.randn(shape)
         labels = [torch.rand(shape[0], session.spec.classes)] if session.spec.classes else []

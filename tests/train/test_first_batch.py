@@ -228,6 +228,57 @@ def test_networks_that_fail_are_named():
         fit(REAL[:1], generator)
 
 
+class Labeled(nn.Module):
+    latent = 8
+
+    def __init__(self, classes=None):
+        super().__init__()
+        self.body, self.embedding = Generator(), nn.Embedding(5, 8)
+        if classes:
+            self.classes = classes
+
+    def forward(self, z, y):
+        return self.body(z * self.embedding(y))
+
+
+class LabeledDiscriminator(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.embedding = discriminator(), nn.Embedding(5, 1)
+
+    def forward(self, x, y):
+        return self.body(x) + self.embedding(y)
+
+
+def test_generators_with_labels_that_do_not_say_so_are_told_how():
+    with pytest.raises(UsageError, match=r"argument: 'y'.*; set its attribute `classes`, the number of classes"):
+        fit((REAL, torch.arange(8) % 5), Labeled())
+    fit((REAL, torch.arange(8) % 5), Labeled(5), LabeledDiscriminator())
+
+
+def test_more_classes_than_a_network_has_are_named_before_one_is_drawn():
+    message = r"generator: it cannot take z float32 \[8, 8\] and int64 \[8\] of 9 classes \(index out of range"
+    for _ in range(3):  # no matter which labels come first
+        with pytest.raises(UsageError, match=message):
+            fit((REAL, torch.zeros(8, dtype=torch.long)), Labeled(9), LabeledDiscriminator())
+
+
+def test_arguments_of_other_types_are_named():
+    with pytest.raises(UsageError, match=r"generator: expected a torch\.nn\.Module, got the class Generator"):
+        Trainer(Generator, discriminator())
+    with pytest.raises(UsageError, match=r"discriminator: expected a torch\.nn\.Module, got function"):
+        Trainer(Generator(), discriminator)
+    trainer = Trainer(Generator(), discriminator(), config=Config.from_flags(steps=1))
+    with pytest.raises(UsageError, match=r"reference: expected an array of numpy, .* got float32 \[8, 3, 8, 8\]"):
+        trainer.fit([REAL], reference=REAL)
+    for wrong, came in ((print, "builtin_function_or_method"), ([3], "list of 1")):
+        with pytest.raises(UsageError, match=f"callbacks: expected a list of functions of TrainFacts, got {came}"):
+            trainer.fit([REAL], callbacks=wrong)
+    for name, value in (("steps", "8"), ("lr_g", "1e-4")):
+        with pytest.raises(UsageError, match=f"{name}: expected a number >.*, got '{value}'"):
+            Config.from_flags(**{name: value})
+
+
 def test_the_check_leaves_no_trace():
     def weights():
         torch.manual_seed(0)
