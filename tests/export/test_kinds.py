@@ -394,7 +394,7 @@ def test_int8_of_images_with_labels(exported, tmp_path):
 def test_compiled_ahead_of_time(exported, tmp_path, name):
     network, out = exported(name)[0], tmp_path / "c.pt2"
     export(network, out, to="aoti")
-    session = Session(out)
+    session = Session(out, trust=True)
     for shape in INPUTS[name]:
         x = torch.randn(shape)
         labels = [torch.rand(shape[0], session.spec.classes)] if session.spec.classes else []
