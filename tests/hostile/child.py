@@ -74,26 +74,32 @@ def attempt(open_, path: Path) -> tuple[str, str]:
             _limited(open_, path, write)
         os._exit(0)
     os.close(write)
-    end, text = time.monotonic() + CLOCK, b""
+    end, text, hangs = time.monotonic() + CLOCK, b"", True
     while (left := end - time.monotonic()) > 0 and select.select([read], [], [], left)[0]:
         part = os.read(read, 1 << 16)
         if not part:
+            hangs = False
             break
         text += part
     os.close(read)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL) if left <= 0 else None
+        os.killpg(child, signal.SIGKILL) if hangs else None
     status = os.waitpid(child, 0)[1]
     if text:
         kind, sentence = json.loads(text)
         return kind, sentence
-    if left <= 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)):
+    if hangs or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)):
         return "hang", f"no result after {SECONDS} s of the CPU or {CLOCK} s"
     return "crash", f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"exit {os.WEXITSTATUS(status)}"
 
 
 def _virtual() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def resident() -> int:
+    """Not ru_maxrss, which counts the process that this one was started from, too."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def inputs(kind, folder: Path, seeds: list[bytes], numbers):
@@ -121,7 +127,7 @@ def main() -> None:
     for name in ("fastgan.errors", *kind.imports):
         importlib.import_module(name)
     global BASE
-    BASE = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    BASE = resident()
     for number, path in inputs(kind, folder, seeds, range(first, first + count)):
         found, text = attempt(kind.open, path)
         print(json.dumps({"number": number, "outcome": found, "text": text, "valid": number < len(seeds)}), flush=True)

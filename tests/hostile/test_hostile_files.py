@@ -55,6 +55,37 @@ def test_kinds_are_listed():
     assert done.stdout.split() == KINDS
 
 
+FAULTS = """
+import ctypes, time
+from pathlib import Path
+import child
+from fastgan.errors import DataError
+child.SECONDS, child.CLOCK = 2, 5
+child.BASE = child.resident()
+def spin():
+    while True:
+        pass
+def refuse(text):
+    raise DataError(text)
+for fault in (lambda: 1, lambda: refuse("a"), lambda: refuse("a\\nb"), lambda: {}["x"], spin, lambda: time.sleep(600),
+              lambda: ctypes.string_at(0), lambda: bytearray(5 << 30), lambda: b"x" * (800 << 20)):
+    print(child.attempt(lambda path: fault(), Path.cwd() / "x")[0], flush=True)
+"""
+
+
+def test_what_is_wrong_is_found(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [FOLDER, FOLDER.parents[1]]))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    found = ["handled", "refused", "raw", "raw", "hang", "hang", "crash", "memory", "memory"]
+    assert done.stdout.split() == found, done.stderr
+
+
 @pytest.mark.parametrize("kind", QUICK)
 def test_a_few_mutated_files(kind, tmp_path):
     check(kind, 0, 12, tmp_path)
