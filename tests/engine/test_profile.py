@@ -18,7 +18,8 @@ from torch import nn
 import fastgan
 
 def make():
-    network = fastgan.fuse(nn.Sequential(nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 3)))
+    layers = nn.Conv2d(3, 4, 3), nn.LeakyReLU(0.2), nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2)
+    network = fastgan.fuse(nn.Sequential(*layers))
     optimizer = torch.optim.Adam(network.parameters())
 
     def step(x):
