@@ -21,6 +21,7 @@ from fastgan._util.signals import StopSignals
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
+from fastgan.report.legacy import modernized_config
 from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
 from fastgan.tasks.batches import described, on_device
@@ -429,6 +430,9 @@ class Trainer:
         state.world.barrier()  # until rank 0 has found it whole
         # How the steps are computed was decided by what the first batch showed; another could show otherwise.
         decided = rundir.read_config(state.out)
+        loss = modernized_config(decided).get("loss", {}).get("name", state.loss)
+        if loss != state.loss:
+            raise UsageError(f"loss: a resumed run keeps its adversarial loss, which is {loss!r}, got {state.loss!r}")
         kept = ("apart", "compiled", "levels", "init_from", "changes")
         state.about |= {name: decided[name] for name in kept if name in decided}
         run_state.load(state, batches)

@@ -169,6 +169,14 @@ def test_a_nan_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, i
     assert "first bad: the batch" in html.unescape((tmp_path / "run" / "report.html").read_text())
 
 
+def test_a_run_is_not_resumed_with_another_loss(tmp_path, images):
+    t = trainer(tmp_path / "run", loss="hinge", steps=3)
+    t.fit(stream(images, t.config))
+    other = trainer(tmp_path / "run", loss="non-saturating")
+    with pytest.raises(UsageError, match="a resumed run keeps its adversarial loss, which is 'hinge', got 'non-satur"):
+        other.fit(stream(images, other.config), resume=True)
+
+
 def test_nothing_is_overwritten_without_overwrite(tmp_path, images):
     t = trainer(tmp_path / "run")
     t.fit(stream(images, t.config))
