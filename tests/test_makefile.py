@@ -23,7 +23,7 @@ def made(tmp_path):
 
     def run(target):
         done = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return done.stdout
+        return done.stdout.replace(str(tmp_path), "")
 
     return run
 

@@ -116,7 +116,7 @@ def _mended() -> Iterator[None]:
     kept the source also after that, and then every graph that returns None failed to compile. And Inductor takes
     another number for one that Python's random draws: such a step is not captured.
     """
-    from torch._dynamo.variables import TensorVariable, misc, user_defined
+    from torch._dynamo.variables import TensorVariable, constant, misc, user_defined
 
     read, draw = TensorVariable.var_getattr, user_defined.call_random_fn
 
@@ -138,3 +138,6 @@ def _mended() -> Iterator[None]:
     finally:
         TensorVariable.var_getattr = read  # type: ignore[method-assign]
         misc.call_random_fn = user_defined.call_random_fn = draw
+        # Reads of .grad on other ways than var_getattr leave a source too.
+        if (shared := getattr(constant, "CONSTANT_VARIABLE_NONE", None)) is not None:
+            shared.source = None

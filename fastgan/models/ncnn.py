@@ -51,7 +51,7 @@ class NcnnLayer:
     weights: tuple[np.ndarray, ...] = ()
 
     def __str__(self) -> str:
-        return f"layer {self.name} ({self.kind})"
+        return f"layer {self.name[:80]} ({self.kind[:80]})"
 
 
 def read_pair(path: Path) -> list[NcnnLayer]:

@@ -165,7 +165,7 @@ def test_the_gradient_of_an_argument_is_filled(capture):
 
     compiled, x = captured(step, capture), torch.ones(3, requires_grad=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fastgan.compile: step runs eagerly: RuntimeError: it fills the .grad")
+        warnings.filterwarnings("ignore", "fastgan.compile: step runs eagerly: it fills the .grad")
         for times in (1, 2, 3):
             compiled(x)
             assert torch.equal(x.grad, torch.full((3,), 2.0 * times))

@@ -174,17 +174,17 @@ def _xmp(image: ImageFile.ImageFile) -> bytes | None:
 
 
 def _chunks(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG file but for those with pixels. Ends where the file is damaged."""
+    """The chunks of a PNG file that are kept, or tell the orientation. Ends where the file is damaged."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length, name = int.from_bytes(head[:4]), head[4:]
-            if name in (b"IDAT", b"fdAT"):
-                file.seek(length + 4, io.SEEK_CUR)
-                continue
-            data = file.read(length)
-            file.seek(4, io.SEEK_CUR)
-            yield name, data
+            if name in (*_KEPT, *_TEXTS, b"eXIf"):
+                # The header may claim any length.
+                yield name, file.read(min(length, size - file.tell()))
+                length = 0
+            file.seek(length + 4, io.SEEK_CUR)
 
 
 def _is_deep_avif(path: Path) -> bool:

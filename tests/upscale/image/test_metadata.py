@@ -1,4 +1,5 @@
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from fastgan.upscale.image.metadata import Metadata, _is_deep_avif
+from fastgan.upscale.image.metadata import Metadata, _chunks, _is_deep_avif
 from fastgan.upscale.image.read import DecodedImage, read, read_size
 from fastgan.upscale.image.write import write
 
@@ -110,3 +111,15 @@ def test_avif(tmp_path, noise):
     at = data.index(b"av1C") + 6  # Pillow writes 8 bits only
     (tmp_path / "b.avif").write_bytes(data[:at] + bytes([data[at] | 0x40]) + data[at + 1 :])
     assert _is_deep_avif(tmp_path / "b.avif")
+
+
+def test_a_chunk_that_claims_gigabytes_takes_no_memory(tmp_path, noise, png_bytes):
+    data = png_bytes(noise(4, 4), chunks=[(b"tEXt", b"a\0b")])
+    at = data.index(b"tEXt") - 4
+    (tmp_path / "a.png").write_bytes(data[:at] + struct.pack(">I", (1 << 31) - 1) + data[at + 4 :])
+    tracemalloc.start()
+    chunks = list(_chunks(tmp_path / "a.png"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [name for name, _ in chunks] == [b"tEXt"]
+    assert peak < 1 << 20
