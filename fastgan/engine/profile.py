@@ -149,7 +149,7 @@ def _named_ops() -> Iterator[None]:
         with torch.profiler.record_function(f"{_PREFIX}{op.name}"):
             return call(op, *args)
 
-    Op.__call__ = named  # type: ignore
+    Op.__call__ = named  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastgan._util.schema import (
-    anything,
     flag,
     list_of,
     number,
@@ -44,7 +43,7 @@ STATE = table(
         "seconds": number(0),
         "skipped": _COUNT,
         "back_off": number(1e-30, 1),
-        "rollbacks": list_of(table({"rates": _RATES, "remedies": anything})),
+        "rollbacks": list_of(table({"rates": _RATES})),
         "restored": list_of(table({"rates": _RATES})),
         "iterated": table({}, others=list_of(text())),
         "random": table({}, others=text(1 << 20)),

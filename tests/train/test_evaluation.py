@@ -15,6 +15,8 @@ from fastgan.train import checkpoint
 from fastgan.train import evaluation as evaluation_module
 from fastgan.train.callbacks import TrainFacts
 
+from .numbered import Images
+
 SMALL = {"steps": 6, "batch": 4, "latent": 4, "compile": "off", "log_every": 2, "sample_every": 100, "eval_n": 120,
          "checkpoint_every": 100, "keep_checkpoints": 1}  # fmt: skip
 
@@ -31,26 +33,6 @@ def real():
     images = rng.integers(0, 60, (240, 1, 8, 8), dtype=np.uint8)
     images[::2, :, 2:6, 2:6] += 150
     return ImageSet(images, np.arange(240, dtype=np.int64) % 2, "squares", "none")
-
-
-class Images:
-    """The i-th batch is a function of i."""
-
-    def __init__(self):
-        self.i = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.i += 1
-        return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(self.i)) * 2 - 1
-
-    def state_dict(self):
-        return {"i": self.i}
-
-    def load_state_dict(self, state):
-        self.i = state["i"]
 
 
 def made(out=None, **flags):

@@ -11,29 +11,11 @@ from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError
 from fastgan.train.config import check_resumed
 
+from .numbered import Images
+
 STEPS = 8
 SMALL = {"steps": STEPS, "batch": 4, "latent": 4, "compile": "off", "lr_g": 1e-3, "lr_d": 2e-3, "log_every": 1,
          "sample_every": 100, "checkpoint_every": 4}  # fmt: skip
-
-
-class Images:
-    """The i-th batch is a function of i, so that a resumed run takes the ones it would have taken."""
-
-    def __init__(self):
-        self.i = 0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.i += 1
-        return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(self.i)) * 2 - 1
-
-    def state_dict(self):
-        return {"i": self.i}
-
-    def load_state_dict(self, state):
-        self.i = state["i"]
 
 
 def trained(out=None, resume=False, stop_at=None, **flags):
