@@ -13,12 +13,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.variables import constant
 
 import fastgan
 from fastgan.engine import cuda_graphs
 from fastgan.engine.capture import ExternalState
 from fastgan.engine.compile import MAX_VARIANTS
 from fastgan.engine.cuda_graphs import CaptureError
+from fastgan.engine.dynamo import quiet
 from fastgan.engine.trace import trace
 from fastgan.testing.discriminator_steps import by_make_fx
 
@@ -627,3 +629,11 @@ def test_a_deep_copy_after_a_compiled_step_with_hooks_of_weight_norm():
     assert compiled.how == ["Dynamo"] or torch.__version__ < "2.12"
     copied = copy.deepcopy(case.network)
     assert torch.equal(copied.first.weight, case.network.first.weight)
+
+
+@pytest.mark.skipif(not hasattr(constant, "CONSTANT_VARIABLE_NONE"), reason="None is no shared constant in this torch")
+def test_a_compiled_step_leaves_no_source_on_dynamos_none():
+    """All its Nones are one object: with a source left on it, every later graph that returns None fails to compile."""
+    with quiet():
+        constant.CONSTANT_VARIABLE_NONE.source = "of the .grad of a weight"
+    assert constant.CONSTANT_VARIABLE_NONE.source is None
