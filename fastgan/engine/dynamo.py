@@ -112,11 +112,11 @@ def _mended() -> Iterator[None]:
     """A context in which two faults of Dynamo in torch 2.13 give no wrong graphs.
 
     A `.grad` that the step has set, and reads, gets its place as source, and the graph's caller would read the value
-    from there: `.grad = None` gave a frozen weight the gradient of another one. The constant None, which is one object,
-    kept the source also after that, and then every graph that returns None failed to compile. And Inductor takes
-    another number for one that Python's random draws: such a step is not captured.
+    from there: `.grad = None` gave a frozen weight the gradient of another one. The constants None, True and False,
+    each of which is one object, kept the source also after that, and then graphs that hold them failed to compile. And
+    Inductor takes another number for one that Python's random draws: such a step is not captured.
     """
-    from torch._dynamo.variables import TensorVariable, constant, misc, user_defined
+    from torch._dynamo.variables import TensorVariable, misc, user_defined
 
     read, draw = TensorVariable.var_getattr, user_defined.call_random_fn
 
@@ -131,6 +131,8 @@ def _mended() -> Iterator[None]:
     def refuse(*_: Any) -> Any:
         raise RuntimeError("it draws random numbers on the host, from random")
 
+    # What another's torch.compile has left there counts too.
+    _forget_sources()
     TensorVariable.var_getattr = var_getattr  # type: ignore[method-assign]
     misc.call_random_fn = user_defined.call_random_fn = refuse  # type: ignore[assignment]
     try:
@@ -139,5 +141,13 @@ def _mended() -> Iterator[None]:
         TensorVariable.var_getattr = read  # type: ignore[method-assign]
         misc.call_random_fn = user_defined.call_random_fn = draw
         # Reads of .grad on other ways than var_getattr leave a source too.
-        if (shared := getattr(constant, "CONSTANT_VARIABLE_NONE", None)) is not None:
+        _forget_sources()
+
+
+def _forget_sources() -> None:
+    """Take the sources from the constants that all graphs share."""
+    from torch._dynamo.variables import constant
+
+    for name in ("NONE", "TRUE", "FALSE"):
+        if (shared := getattr(constant, f"CONSTANT_VARIABLE_{name}", None)) is not None:
             shared.source = None

@@ -631,9 +631,13 @@ def test_a_deep_copy_after_a_compiled_step_with_hooks_of_weight_norm():
     assert torch.equal(copied.first.weight, case.network.first.weight)
 
 
-@pytest.mark.skipif(not hasattr(constant, "CONSTANT_VARIABLE_NONE"), reason="None is no shared constant in this torch")
-def test_a_compiled_step_leaves_no_source_on_dynamos_none():
-    """All its Nones are one object: with a source left on it, every later graph that returns None fails to compile."""
+@pytest.mark.skipif(not hasattr(constant, "CONSTANT_VARIABLE_NONE"), reason="no shared constants in this torch")
+@pytest.mark.parametrize("name", ["NONE", "TRUE", "FALSE"])
+def test_a_compiled_step_leaves_no_source_on_dynamos_constants(name):
+    """All graphs share them: with a source left on one, later graphs that hold it fail to compile."""
+    shared = getattr(constant, f"CONSTANT_VARIABLE_{name}")
+    shared.source = "left by torch.compile of somebody else"
     with quiet():
-        constant.CONSTANT_VARIABLE_NONE.source = "of the .grad of a weight"
-    assert constant.CONSTANT_VARIABLE_NONE.source is None
+        assert shared.source is None
+        shared.source = "of the .grad of a weight"
+    assert shared.source is None

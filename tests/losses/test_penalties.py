@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastgan.engine.dynamo import quiet
 from fastgan.errors import UsageError
 from fastgan.losses import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
 
@@ -219,7 +220,7 @@ def test_compiles_whole():
     def step(real, fake):
         return torch.autograd.grad(gradient_penalty(network, real, fake, target=0.5), weights, allow_unused=True)[0]
 
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
+    with torch._dynamo.config.patch(trace_autograd_ops=True), quiet():
         got = torch.compile(step, fullgraph=True, backend="aot_eager")(REAL, REAL)
     torch.testing.assert_close(got, step(REAL, REAL), rtol=1e-10, atol=1e-12)
 

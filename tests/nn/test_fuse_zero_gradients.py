@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgan
+from fastgan.engine.dynamo import quiet
 
 X = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 Grads = list[Tensor | None]
@@ -208,6 +209,6 @@ def test_compiled_step():
 
     step(X)
     want = _grads(network)
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
+    with torch._dynamo.config.patch(trace_autograd_ops=True), quiet():
         torch.compile(step, fullgraph=True, backend="aot_eager")(X)
     _assert_same(_grads(network), want)
