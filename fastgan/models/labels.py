@@ -85,22 +85,25 @@ class Labels:
         return torch.cat([x, planes], 1)
 
 
-def one_hot(y: Tensor | None, classes: int, like: Tensor) -> Tensor:
-    """y int64 [N] → [N, classes], in the dtype of `like`. Raises UsageError for y None, other shapes and dtypes."""
-    expected = f"y: expected labels, int64 [N] below {classes}, as the network is conditional; got"
+def one_hot(y: Tensor | None, classes: int, like: Tensor, name: str = "y") -> Tensor:
+    """y int64 [N] → [N, classes], in the dtype of `like`. Raises UsageError for y None, other shapes and dtypes.
+
+    name: of the argument, for errors.
+    """
+    expected = f"{name}: expected labels, int64 [N] below {classes}, as the network is conditional; got"
     if y is None:
         raise UsageError(f"{expected} none")
     if y.dim() != 1 or y.dtype != torch.int64:
         came = f"{str(y.dtype).removeprefix('torch.')} {list(y.shape)}"
-        cure = "; of one-hot rows take y.argmax(1)" if y.dim() == 2 and y.shape[1] == classes else ""
+        cure = f"; of one-hot rows take {name}.argmax(1)" if y.dim() == 2 and y.shape[1] == classes else ""
         raise UsageError(f"{expected} {came}{cure}")
     return F.one_hot(y, classes).to(like.dtype)
 
 
-def reject_labels(y: Tensor | None) -> None:
-    """Raise UsageError if an unconditional network is given labels."""
+def reject_labels(y: Tensor | None, name: str = "y") -> None:
+    """Raise UsageError if an unconditional network is given labels. name: of the argument."""
     if y is not None:
-        raise UsageError("y: the network was built with classes=0 and takes no labels")
+        raise UsageError(f"{name}: the network was built with classes=0 and takes no labels")
 
 
 class LabelHead(nn.Module):

@@ -48,10 +48,10 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     if kernels and penalties:
         with_them = f"{option('pack')} with them"
         return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or {with_them}"
-    if model.family == "progan" and value("weight_clip") > 0:
+    if model.family in ("progan", "stylegan2", "stylegan3") and value("weight_clip") > 0:
         return (
-            "weight_clip: progan draws its weights from N(0, 1) and scales them where they are used, so that clipping"
-            f" destroys the discriminator; use another loss than {loss.name}, or {option('weight_clip', 0)}"
+            f"weight_clip: {model.family} draws its weights from N(0, 1) and scales them where they are used, so that "
+            f"clipping destroys the discriminator; use another loss than {loss.name}, or {option('weight_clip', 0)}"
         )
     if regularization.pack > 1 and model.condition != "none":
         return "pack: a conditional discriminator takes one label for each image, not for a pack; use one of both"

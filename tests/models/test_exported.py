@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 
 
 #: Together they have each kind of layer; all families take minutes.
-QUICK = ("dcgan concat", "biggan projection", "progan concat", "r3gan")
+QUICK = ("dcgan concat", "biggan projection", "progan concat", "r3gan", "stylegan2 labels")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastgan import models
 from fastgan.errors import UsageError
+from fastgan.nn import MinibatchStdDev
 from fastgan.testing.families import FAMILIES, family, latents_and_labels, total_logits
 
 CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in options]
@@ -36,7 +37,8 @@ def test_shapes_and_ranges(name):
     images = generator(*inputs)
     assert images.shape == (4, *generator.image_shape)
     assert images.dtype == torch.float32
-    if FAMILIES[name]["name"] not in ("progan", "r3gan") and name != "mlp linear":  # these end in a linear layer
+    linear = ("progan", "r3gan", "stylegan2", "stylegan3")  # the last layer
+    if FAMILIES[name]["name"] not in linear and name != "mlp linear":
         assert images.abs().max() <= 1
     assert discriminator.classes == generator.classes == FAMILIES[name].get("classes", 0)
     if discriminator.auxiliary:
@@ -115,7 +117,14 @@ def test_deep_copies_are_equal_and_independent(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["mlp projection", "dcgan auxiliary", "biggan projection", "progan auxiliary", "r3gan projection"],
+    [
+        "mlp projection",
+        "dcgan auxiliary",
+        "biggan projection",
+        "progan auxiliary",
+        "r3gan projection",
+        "stylegan2 labels",
+    ],
 )
 def test_the_whole_network_is_one_graph(name):
     generator, discriminator = family(name)
@@ -152,27 +161,27 @@ def test_outputs_depend_on_the_sample_s_own_label_only(name):
     if not discriminator.auxiliary:
         changed = (discriminator(images, y) - discriminator(images, other)).abs()
         assert changed[0] > 1e-6
-        if not hasattr(discriminator, "grow"):  # its minibatch standard deviation couples the samples of a batch
+        if not any(isinstance(layer, MinibatchStdDev) for layer in discriminator.modules()):  # it couples samples
             assert changed[1:].max() < 1e-6
 
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_missing_labels_are_an_error(name):
     generator, discriminator = family(name)
-    with pytest.raises(UsageError, match="y: expected labels, int64"):
+    with pytest.raises(UsageError, match="[cy]: expected labels, int64"):
         generator(torch.randn(4, generator.latent))
     if not discriminator.auxiliary:
-        with pytest.raises(UsageError, match="y: expected labels, int64"):
+        with pytest.raises(UsageError, match="[cy]: expected labels, int64"):
             discriminator(torch.zeros(4, *generator.image_shape))
 
 
 def test_labels_for_unconditional_networks_are_an_error():
-    for name in ("mlp", "dcgan", "resnet", "biggan", "progan", "r3gan"):
+    for name in ("mlp", "dcgan", "resnet", "biggan", "progan", "r3gan", "stylegan2"):
         generator, discriminator = family(name)
         y = torch.zeros(4, dtype=torch.int64)
-        with pytest.raises(UsageError, match="y: "):
+        with pytest.raises(UsageError, match="[cy]: "):
             generator(torch.randn(4, generator.latent), y)
-        with pytest.raises(UsageError, match="y: "):
+        with pytest.raises(UsageError, match="[cy]: "):
             discriminator(torch.zeros(4, *generator.image_shape), y)
 
 
@@ -231,6 +240,11 @@ ERRORS = [
     ("r3gan", {"resolution": 24}, "resolution: r3gan supports powers of two from 8, got 24"),
     ("r3gan", {"width": 12}, "width: r3gan at 32×32 needs a multiple of 8, got 12"),
     ("r3gan", {"resolution": 128}, "width: r3gan at 128×128 needs a multiple of 32, got 8"),
+    ("stylegan2", {"resolution": 24}, "resolution: stylegan2 and the discriminator of stylegan3 support powers of two"),
+    ("stylegan2", {"d_norm": "batch"}, "d_norm: stylegan2 has equalized learning rates and supports no norm"),
+    ("stylegan2", {"channel_base": 16}, "channel_base: expected a number >= img_resolution 32, got 16"),
+    ("stylegan2", {"mapping_layers": 0}, "mapping_layers: expected a number >= 1, got 0"),
+    ("stylegan2", {"group": 0}, "group: expected a number >= 1, got 0"),
     ("r3gan", {"d_norm": "spectral"}, "d_norm: r3gan supports no norm, got 'spectral'; use none"),
 ]
 

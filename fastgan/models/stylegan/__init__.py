@@ -1,0 +1,6 @@
+"""The StyleGAN family: StyleGAN2 and StyleGAN3 with the state dicts of the public checkpoints."""
+
+from fastgan.models.stylegan.discriminator import Discriminator
+from fastgan.models.stylegan.stylegan2 import Generator
+
+__all__ = ["Discriminator", "Generator"]
