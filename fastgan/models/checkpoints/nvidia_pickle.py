@@ -34,18 +34,16 @@ _MODULES = re.compile(r"(torch\.nn\.modules\.\w+|R3GAN\.(Networks|FusedOperators
 _COUNT, _DEPTH = 100_000, 32
 
 
-def is_nvidia_pickle(data: bytes | memoryview) -> bool:
-    """Whether the first bytes of a file are of a pickle that names NVIDIA's function for networks early on."""
-    return data[:1] == b"\x80" and b"_reconstruct_persistent_obj" in bytes(data[:4096])
+def is_plain_pickle(start: bytes) -> bool:
+    """Whether a file with these first 16 bytes is a pickle, and not one of PyTorch's, which begins with its number."""
+    return start[:1] == b"\x80" and start[2:4] != b"\x8a\x0a"
 
 
 def read_nvidia_pickle(path: Path) -> Contents:
     """The networks of a pickle. Raises DataError, without the name of the file, for another or a damaged one."""
     require_memory(2 * path.stat().st_size, "reading this pickle")
     allowed = _OBJECTS | tensor_globals()
-    content, _ = read_pickle(
-        path.read_bytes(), lambda one: one in allowed or _MODULES.fullmatch(str(one)) is not None
-    )
+    content, _ = read_pickle(path.read_bytes(), lambda one: one in allowed or _MODULES.fullmatch(str(one)) is not None)
     if not isinstance(content, dict):
         raise DataError(f"expected a pickle of a dict of networks, got {type(content).__name__}")
     reader, networks, facts = _Reader(), {}, {}
@@ -54,7 +52,7 @@ def read_nvidia_pickle(path: Path) -> Contents:
             networks[name] = reader.network(value, name)
         elif value is not None:
             facts[str(name)] = plain(value)
-    return Contents("pickle of NVIDIA's StyleGAN repositories, read without executing anything", networks, facts)
+    return Contents("pickle of NVIDIA's repositories", networks, facts)
 
 
 class _Reader:
@@ -71,7 +69,9 @@ class _Reader:
         positional = plain(fields.get("_init_args") or ())
         if not isinstance(arguments, dict) or not isinstance(positional, list):
             raise DataError(f"{shown(name)} is damaged: expected arguments of its constructor")
-        return State(tensors, class_name, positional, arguments)
+        # The repositories differ in this default of their classes alone.
+        defaults = {} if _has_clamp(call) else {"conv_clamp": None}
+        return State(tensors, class_name, positional, arguments, defaults)
 
     def _collect(self, call: Any, prefix: str, found: dict[str, Tensor], depth: int) -> None:
         """Add the parameters and persistent buffers of a module and the modules in it, as its state dict has them."""
@@ -102,6 +102,12 @@ def _fields(call: Any, name: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(class_name, str) or not isinstance(fields, dict):
         raise DataError(f"{shown(name.removesuffix('.'))} is no module with its class and state")
     return class_name, fields
+
+
+def _has_clamp(call: Call) -> bool:
+    """Whether the source text of a network's class limits activations by default: 256 in StyleGAN3's repository."""
+    source = call.args[0].get("module_src")
+    return isinstance(source, str) and re.search(r"conv_clamp\s*=\s*256", source) is not None
 
 
 def _table(fields: dict[str, Any], name: str, prefix: str) -> dict[str, Any]:
