@@ -48,8 +48,9 @@ class _Mark:
 
 
 _MARK = _Mark()
-#: Functions without arguments, or of pairs, whose results are dicts. What else they carry is left out.
+#: Classes whose objects are read as plain dicts and sets. What else they carry is left out.
 _DICTS = (Global("collections", "OrderedDict"), Global("dnnlib.util", "EasyDict"))
+_SETS = (Global("builtins", "set"), Global("__builtin__", "set"))
 
 
 def read_pickle(
@@ -142,17 +143,17 @@ class _Machine:
     def call(self, function: Any, args: Any) -> None:
         if not isinstance(function, Global) or not isinstance(args, tuple):
             raise TypeError
-        if function not in _DICTS:
+        if function not in _DICTS + _SETS:
             self.push(Call(function, args))
             return
-        self.push({})
-        if args:  # pairs
+        self.push({} if function in _DICTS else set())
+        if args:  # pairs, or members
             # Not limited by the instructions: each could copy the same long list.
             self.copied += len(args[0])
             if self.copied > self.limit:
                 raise DataError(f"the pickle has more than {self.limit:,} values")
-            for pair in args[0]:
-                self.set_items(list(pair))
+            for each in args[0]:
+                self.set_items(list(each)) if function in _DICTS else self.add([each])
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]

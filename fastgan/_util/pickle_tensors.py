@@ -74,12 +74,21 @@ class Tensors:
         if not isinstance(call, Call) or call.function != ("torch.storage", "_load_from_bytes"):
             raise DataError(f"{shown(name)} is no tensor with its values in the file")
         data = call.args[0] if call.args else None
-        if not isinstance(data, memoryview):
-            raise DataError(f"{shown(name)} is damaged: expected the bytes of its values")
         # By the bytes: any number of calls may be of the same ones. The pickle's content keeps them, and so their id.
         if id(data) not in self._storages:
-            self._storages[id(data)] = _values(data, name)
+            if (given := _bytes(data)) is None:
+                raise DataError(f"{shown(name)} is damaged: expected the bytes of its values")
+            self._storages[id(data)] = _values(given, name)
         return self._storages[id(data)]
+
+
+def _bytes(value: Any) -> memoryview | None:
+    """Bytes of a pickle: in protocol 2 a call that encodes a text."""
+    if isinstance(value, Call) and value.function == ("_codecs", "encode") and len(value.args) == 2:
+        text, encoding = value.args
+        if isinstance(text, str) and encoding == "latin1" and (not text or max(text) < "\u0100"):
+            return memoryview(text.encode("latin1"))
+    return value if isinstance(value, memoryview) else None
 
 
 def _values(data: memoryview, name: str) -> Tensor:
@@ -135,10 +144,9 @@ def _number(call: Call) -> Any:
     import numpy as np
 
     dtype, data = call.args if len(call.args) == 2 else (None, None)
+    data = _bytes(data)
     name = dtype.args[0] if isinstance(dtype, Call) and dtype.function == ("numpy", "dtype") and dtype.args else ""
-    if isinstance(data, Call) and data.function == ("_codecs", "encode") and data.args:  # of protocol 2
-        data = data.args[0].encode("latin1", "replace") if isinstance(data.args[0], str) else None
-    if not isinstance(name, str) or not _NUMPY_DTYPE.fullmatch(name) or not isinstance(data, memoryview | bytes):
+    if not isinstance(name, str) or not _NUMPY_DTYPE.fullmatch(name) or data is None:
         return "<numpy.scalar>"
     try:
         return np.frombuffer(data, np.dtype(name), 1).item()

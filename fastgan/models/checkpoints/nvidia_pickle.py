@@ -24,9 +24,10 @@ _RECONSTRUCT = Global("torch_utils.persistence", "_reconstruct_persistent_obj")
 _OBJECTS = {
     Global("collections", "OrderedDict"),
     Global("dnnlib.util", "EasyDict"),
-    Global("copyreg", "_reconstructor"),
-    Global("builtins", "object"),
     _RECONSTRUCT,
+    # Of protocol 2 and 3, as Python 3 and 2 name them.
+    *(Global(module, name) for module in ("builtins", "__builtin__") for name in ("object", "set")),
+    *(Global(module, "_reconstructor") for module in ("copyreg", "copy_reg")),
 }
 #: Classes of modules whose parameters are read: of PyTorch, and of R3GAN's networks, which NVIDIA's classes wrap.
 _MODULES = re.compile(r"(torch\.nn\.modules\.\w+|R3GAN\.(Networks|FusedOperators|Resamplers))\.\w+")
@@ -63,8 +64,8 @@ class _Reader:
 
     def network(self, call: Call, name: str) -> State:
         tensors: dict[str, Tensor] = {}
-        self._collect(call, "", tensors, 0)
         class_name, fields = _fields(call, name)
+        self._collect(call, "", tensors, 0)
         arguments = plain(fields.get("_init_kwargs") or {})
         positional = plain(fields.get("_init_args") or ())
         if not isinstance(arguments, dict) or not isinstance(positional, list):

@@ -17,6 +17,8 @@ from fastgan.models.checkpoints.contents import State
 #: Arguments that the constructors take by position, in this order.
 _GENERATOR = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")
 _DISCRIMINATOR = ("c_dim", "img_resolution", "img_channels")
+#: What `facts` says, by the names of the constructors' arguments.
+_FACTS = {"resolution": "img_resolution", "channels": "img_channels", "z": "z_dim", "w": "w_dim", "classes": "c_dim"}
 #: Arguments that choose how the official code computes, and change no value in full precision.
 _IGNORED = ("fused_modconv_default",)
 #: Buffers that follow from the arguments: files converted from other layouts do not have all of them.
@@ -25,7 +27,9 @@ _DERIVED = (".resample_filter", ".noise_const")
 
 def facts(state: State) -> dict[str, Any]:
     """Resolution, channels, z, w, classes, and the other arguments of the constructor."""
-    return arguments(state)
+    given = arguments(state)
+    found = {name: given.pop(theirs) for name, theirs in _FACTS.items() if theirs in given}
+    return {**found, "arguments": given}
 
 
 def build(state: State) -> nn.Module:
