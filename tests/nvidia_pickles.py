@@ -1,4 +1,4 @@
-"""Writes pickles of the structure of NVIDIA's: networks as calls of a function with source text, class name and state."""
+"""Writes pickles of the structure of NVIDIA's: networks as calls of a function with source text, class and state."""
 
 import io
 import pickle
@@ -97,3 +97,20 @@ class Network(nn.Module):
         self.first, self.norm, self.absent = Child(), nn.BatchNorm2d(2), None
         self.list = nn.ModuleList([nn.Linear(2, 2)])
         self.tied = self.first.weight
+
+
+def module_of(state):
+    """A module with these tensors as parameters and buffers, under their names."""
+    root = nn.Module()
+    for name, value in state.items():
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, nn.Module())
+            module = module._modules[parent]
+        if value.is_floating_point() and not last.endswith(("filter", "Kernel", "avg", "const")):
+            module.register_parameter(last, nn.Parameter(value.clone()))
+        else:
+            module.register_buffer(last, value.clone())
+    return root
