@@ -25,11 +25,14 @@ def build(state: State) -> nn.Module:
     """The network. Raises DataError for the variants of BigGAN that are not here."""
     sizes = facts(state)
     kind = biggan.Generator if "latent" in sizes else biggan.Discriminator
+    values = {key: value.float() for key, value in state.tensors.items()}
     try:
-        with torch.device("meta"):  # sizes that a few small tensors claim take no memory before all shapes are compared
-            kind(**sizes).load_state_dict({}, strict=False)
-        network = kind(**sizes)
-        load_biggan_pytorch(network, {key: value.float() for key, value in state.tensors.items()})
+        # Without memory first: a few small tensors can claim a network of any size, until all shapes are compared.
+        with torch.device("meta"):
+            load_biggan_pytorch(kind(**sizes), {key: value.to("meta") for key, value in values.items()})
+        with torch.random.fork_rng(devices=[]):
+            network = kind(**sizes)
+        load_biggan_pytorch(network, values)
     except UsageError as error:
         raise DataError(str(error)) from error
     return network
