@@ -59,9 +59,9 @@ def read_pickle(
     """The object of the pickle that begins at `start`, and where it ends.
 
     Values are None, bool, int, float, str, bytes-like (memoryviews of `data`, without copies), list, tuple, dict, set,
-    and `Global`, `Call` and `Persistent` in place of anything else; OrderedDict is a dict. limit: of instructions. Raises DataError for a
-    global that `allowed` refuses, naming it, and for pickles that are damaged, too long, or of instructions that files
-    of networks do not have; the text does not name the file.
+    and `Global`, `Call` and `Persistent` in place of anything else; OrderedDict is a dict. limit: of instructions.
+    Raises DataError, without the name of the file, for a global that `allowed` refuses, naming it, and for pickles that
+    are damaged, too long, or of instructions that files of networks do not have.
     """
     machine = _Machine(memoryview(data), allowed, start, limit)
     try:
@@ -136,7 +136,8 @@ class _Machine:
         found = Global(module, name)
         if not self.allowed(found):
             raise DataError(
-                f"the pickle names {_shown(found)}, which could run any code: only tensors, names and arguments are read"
+                f"the pickle names {_shown(found)}, which could run any code: only tensors, names and arguments are"
+                " read"
             )
         self.push(found)
 

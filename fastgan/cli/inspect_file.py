@@ -78,7 +78,8 @@ def _run(run: Path, path: Path) -> Iterator[str]:
     folder, state = checkpoint.newest(run / "checkpoints") if path == run else (path, checkpoint.read_state(path))
     yield f"{path}: {'run' if path == run else 'checkpoint of a run'} of fastgan"
     yield f"  step {state['step']:,} ({folder.name})"
-    shown = {name: facts[name] for name in ("image_shape", "latent_shape", "parameters") if name in facts}
+    names: tuple[str, ...] = ("image_shape", "latent_shape", "parameters")
+    shown: dict[str, Any] = {name: value for name, value in facts.items() if name in names}
     yield from _values(shown, "    ")
     yield from _values({"config": facts["config"]}, "    ")
 

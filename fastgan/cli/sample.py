@@ -35,8 +35,8 @@ class _Sample:
     each."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx|FILE")]
-    """run directory, RUN/checkpoints/STEP, exported generator, public checkpoint (fastgan inspect FILE), or file.py:name of
-    a module with its weights"""
+    """run directory, RUN/checkpoints/STEP, exported generator, public checkpoint (fastgan inspect FILE), or
+    file.py:name of a module with its weights"""
     out: Path = Path("grid.png")
     """.png: a grid; a folder: one PNG for each image"""
     overwrite: bool = False

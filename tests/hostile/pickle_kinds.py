@@ -7,7 +7,21 @@ from random import Random
 import mutations
 
 #: Names that a pickle may be made to load, and values that other words of it may be replaced by.
-_WORDS = ("os", "system", "builtins", "eval", "getattr", "torch", "load", "numpy", "_modules", "", "a" * 200, "\udc80", "G")
+_WORDS = (
+    "os",
+    "system",
+    "builtins",
+    "eval",
+    "getattr",
+    "torch",
+    "load",
+    "numpy",
+    "_modules",
+    "",
+    "a" * 200,
+    "\udc80",
+    "G",
+)
 
 
 def pickle_seeds(_):

@@ -24,7 +24,7 @@ def randomized(*networks):
     with torch.no_grad():
         for network in networks:
             for name, value in [*network.named_parameters(), *network.named_buffers()]:
-                if value.is_floating_point() and not name.endswith(("_u", "_v", "kernel")):
+                if value.is_floating_point() and not name.endswith(("_u", "_v", "kernel", "filter")):
                     value.add_(0.1 * torch.rand_like(value))
     return networks
 
@@ -34,9 +34,8 @@ def small_r3gan(classes=0, resolution=64):
 
 
 def small_biggan(classes=4, resolution=32):
-    return randomized(
-        *biggan.build(resolution, 3, 4 * len(biggan.networks.UP[resolution]), 2, classes, "spectral", embedding=3, attention=16)
-    )  # fmt: skip
+    latent = 4 * len(biggan.networks.UP[resolution])
+    return randomized(*biggan.build(resolution, 3, latent, 2, classes, "spectral", embedding=3, attention=16))
 
 
 def assert_equal(found, expected):
@@ -256,7 +255,7 @@ def test_saving_several_networks(tmp_path, suffix, family):
             if not key.endswith(("._u", "._v")):
                 assert found[name].state_dict()[key].equal(value)
                 assert again[name].state_dict()[key].equal(value)
-    with pytest.raises(UsageError, match="file: .* exists"):
+    with pytest.raises(UsageError, match=r"file: .* exists"):
         models.save(networks, path)
     models.save(networks, path, overwrite=True)
 
@@ -269,7 +268,12 @@ def test_what_cannot_be_saved(tmp_path):
         (nn.Linear(2, 2), "x.pth", None, "networks: a Linear has no public layout"),
         ({"H": generator}, "x.pth", None, "networks: expected the names G, D, G_ema, got 'H'"),
         ({}, "x.pth", None, "networks: expected at least one"),
-        ({"G": generator, "D": esrgan.SRVGGNetCompact(2, width=4)}, "x.pth", None, "expected all of the layout r3gan"),
+        (
+            {"G": generator, "D": esrgan.SRVGGNetCompact(2, width=4)},
+            "x.pth",
+            None,
+            "layout: expected basicsr for a SRVGG",
+        ),
     ):
         with pytest.raises(UsageError, match=sentence):
             models.save(networks, tmp_path / file, layout)

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 from nvidia_pickles import Child, EasyDict, Network, Persistent, dumps, persistent
-from torch import nn
 
 from fastgan._util import memory
 from fastgan._util.pickle_data import LIMIT, read_pickle
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.nvidia_pickle import read_nvidia_pickle
-from fastgan.models.checkpoints.read import read
+from fastgan.models.checkpoints.reading import read
 
 
 def written(tmp_path, content, protocol=4):

@@ -3,7 +3,7 @@
 No file is executed: of pickles only tensors, names and plain arguments are read. See docs/networks.md.
 """
 
-from fastgan.models.checkpoints.load import Networks, describe, load, load_generator
-from fastgan.models.checkpoints.save import save
+from fastgan.models.checkpoints.loading import Networks, describe, load, load_generator
+from fastgan.models.checkpoints.saving import save
 
 __all__ = ["Networks", "describe", "load", "load_generator", "save"]

@@ -33,7 +33,8 @@ def facts(state: State) -> dict[str, Any]:
     embedding, classes = state.shape("EmbeddingLayer.weight", 2) if "EmbeddingLayer.weight" in state.tensors else (0, 0)
     if "ExtractionLayer.Layer.weight" in state.tensors:
         found["channels"] = state.shape("ExtractionLayer.Layer.weight", 4)[1]
-        return {**found, "width": state.shape(f"MainLayers.{stages - 1}.Layers.0.NonLinearity1.Bias", 1)[0] // 2, "classes": classes}  # fmt: skip
+        wide = state.shape(f"MainLayers.{stages - 1}.Layers.0.NonLinearity1.Bias", 1)[0]
+        return {**found, "width": wide // r3gan.EXPANSION, "classes": classes}
     width, inputs = state.shape("MainLayers.0.Layers.0.LinearLayer.weight", 2)
     found["channels"] = state.shape("AggregationLayer.Layer.weight", 4)[0]
     return {**found, "latent": inputs - embedding, "width": width, "classes": classes}
@@ -103,7 +104,7 @@ def _stages(network: nn.Module) -> list[tuple[list[int], int | None]]:
     generator = isinstance(network, r3gan.Generator)
     found: list[tuple[list[int], int | None]] = [([], None)]
     resize = None
-    for place, layer in enumerate(network.stages):
+    for place, layer in enumerate(network.get_submodule("stages").children()):
         if isinstance(layer, r3gan.Block):
             found[-1][0].append(place)
         elif isinstance(layer, nn.Conv2d):

@@ -40,7 +40,7 @@ def build(state: State) -> nn.Module:
     The average of w, `latent_avg` in most files, is computed from 10,000 fixed latents where it is missing.
     """
     converted = to_nvidia(state)
-    network = stylegan.build(converted)
+    network: Any = stylegan.build(converted)
     if "style.1.weight" in state.tensors and "mapping.w_avg" not in converted.tensors:
         with torch.no_grad():
             z = torch.randn(_AVERAGED, network.latent, generator=torch.Generator().manual_seed(0))
@@ -78,9 +78,7 @@ def from_nvidia(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key not in back:
             raise UsageError(f"layout: rosinality's has no counterpart of {key}")
         theirs = back[key]
-        if theirs.endswith(".conv.weight") and "affine" not in key:
-            value = value[None]
-        elif theirs == "input.input":
+        if (theirs.endswith(".conv.weight") and "affine" not in key) or theirs == "input.input":
             value = value[None]
         elif theirs.startswith("noises."):
             value = value[None, None]

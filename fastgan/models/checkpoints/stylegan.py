@@ -35,7 +35,7 @@ def facts(state: State) -> dict[str, Any]:
 def build(state: State) -> nn.Module:
     """A Generator, Generator3 or Discriminator of fastgan.models.stylegan."""
     make = constructor(state)
-    network = built(make, state.tensors, _DERIVED)
+    network: Any = built(make, state.tensors, _DERIVED)
     network.arguments = dict(make.keywords)
     return network
 
@@ -50,7 +50,7 @@ def constructor(state: State) -> functools.partial[nn.Module]:
     """What makes the network, without its weights. Raises DataError for arguments that it does not take."""
     from fastgan.models import stylegan
 
-    kind = stylegan.Discriminator if _is_discriminator(state) else stylegan.Generator
+    kind: type[nn.Module] = stylegan.Discriminator if _is_discriminator(state) else stylegan.Generator
     if "synthesis.input.freqs" in state.tensors:
         kind = stylegan.Generator3
     given = {key: value for key, value in arguments(state).items() if key not in _IGNORED}
@@ -119,7 +119,7 @@ def _of_generator3(state: State) -> dict[str, Any]:
     from fastgan.models import stylegan
 
     names = {key.split(".")[1] for key in state.tensors if re.fullmatch(r"synthesis\.L\d+_\d+_\d+\.weight", key)}
-    layers = sorted((tuple(map(int, name[1:].split("_"))) for name in names))
+    layers = sorted(tuple(map(int, name[1:].split("_"))) for name in names)
     if not layers or layers[-1][1] > 1 << 13:
         raise DataError("has no layers synthesis.L{index}_{size}_{channels} of a StyleGAN3")
     kernel = state.shape("synthesis.L{}_{}_{}.weight".format(*layers[0]), 4)[-1]

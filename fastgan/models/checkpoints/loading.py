@@ -11,7 +11,7 @@ from torch import nn
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.contents import Contents, State
 from fastgan.models.checkpoints.layouts import DISCRIMINATOR, known_layout, layout_of
-from fastgan.models.checkpoints.read import read
+from fastgan.models.checkpoints.reading import read
 
 #: The names of networks in files of some projects → ours.
 _NAMES = {"g_ema": "G_ema", "g": "G", "d": "D"}

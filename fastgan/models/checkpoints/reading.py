@@ -33,9 +33,8 @@ def read(path: str | Path) -> Contents:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(
-            f"file: expected a file of networks, got {path}, which {'is a folder' if path.is_dir() else 'does not exist'}"
-        )
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise UsageError(f"file: expected a file of networks, got {path}, which {problem}")
     try:
         return _read(path)
     except DataError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from fastgan._util.files import overwritable, write_whole
 from fastgan.errors import UsageError
 from fastgan.models.checkpoints import rosinality
-from fastgan.models.checkpoints.read import ARGUMENTS, NETWORKS
+from fastgan.models.checkpoints.contents import State
+from fastgan.models.checkpoints.layouts import DISCRIMINATOR, layout_of
+from fastgan.models.checkpoints.reading import ARGUMENTS, NETWORKS
 
 #: Layout → names of the networks in its PyTorch files, by ours.
 _ENTRIES = {"rosinality": {"G": "g", "D": "d", "G_ema": "g_ema"}, "basicsr": {"G": "params", "G_ema": "params_ema"}}
@@ -43,14 +45,19 @@ def save(
         raise UsageError(f"networks: expected the names {', '.join(NETWORKS)}, got {unknown[0]!r}")
     if not given:
         raise UsageError("networks: expected at least one, got none")
-    states, arguments, found = {}, {}, layout or ""
+    states: dict[str, dict[str, Tensor]] = {}
+    arguments: dict[str, Any] = {}
+    found = layout or ("stylegan3" if _has_stylegan3(given.values()) else "")
     for name, network in given.items():
-        own, states[name], arguments[name] = _converted(network, layout)
-        if found and own != found:
-            raise UsageError(f"networks: expected all of the layout {found}, got one of {own}")
+        own, states[name], arguments[name] = _converted(network, found or None)
         found = own
     arguments = {name: values for name, values in arguments.items() if values}
     write_whole(path, _content(path.suffix.lower(), states, arguments, found))
+
+
+def _has_stylegan3(networks: Iterable[nn.Module]) -> bool:
+    """Whether a generator of StyleGAN3 is among the networks, whose discriminator is that of StyleGAN2."""
+    return any("synthesis.input.freqs" in network.state_dict() for network in networks)
 
 
 def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -60,33 +67,29 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
     from fastgan.models.biggan import to_biggan_pytorch
     from fastgan.models.checkpoints.r3gan import to_r3gan
     from fastgan.models.checkpoints.stylegan import arguments_of
-    from fastgan.models.esrgan import RRDBNet, SRVGGNetCompact
-    from fastgan.models.stylegan import Discriminator, Generator, Generator3
 
-    def plain() -> dict[str, Tensor]:
-        return {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
-
-    known: tuple[tuple[Any, dict[str, Any]], ...] = (
-        ((Generator, Discriminator), {"stylegan2": plain, "rosinality": lambda: rosinality.from_nvidia(plain())}),
-        ((Generator3,), {"stylegan3": plain}),
-        ((r3gan.Generator, r3gan.Discriminator), {"r3gan": lambda: to_r3gan(network)}),
-        ((biggan.Generator, biggan.Discriminator), {"biggan-pytorch": lambda: to_biggan_pytorch(network)}),
-        ((RRDBNet, SRVGGNetCompact), {"basicsr": plain}),
-    )
-    for kinds, layouts in known:
-        if isinstance(network, kinds):
-            # A discriminator of StyleGAN2 also belongs to a StyleGAN3.
-            name = (
-                "stylegan2" if layout == "stylegan3" and kinds[-1] is Discriminator else layout or next(iter(layouts))
-            )
-            if name not in layouts:
-                raise UsageError(
-                    f"layout: expected {' or '.join(layouts)} for a {type(network).__name__} of this family, got {layout!r}"
-                )
-            state = {key: value.detach().cpu().contiguous() for key, value in layouts[name]().items()}
-            arguments = arguments_of(network) if name in ("stylegan2", "stylegan3") else {}
-            return layout or name, state, arguments
-    raise UsageError(f"networks: a {type(network).__name__} has no public layout")
+    own = {key: value.detach().cpu() for key, value in network.state_dict().items()}
+    known = layout_of(State(own))
+    states: dict[str, Callable[[], dict[str, Tensor]]] = {}
+    if isinstance(network, r3gan.Generator | r3gan.Discriminator):
+        states["r3gan"] = lambda: to_r3gan(network)
+    elif isinstance(network, biggan.Generator | biggan.Discriminator):
+        states["biggan-pytorch"] = lambda: to_biggan_pytorch(network)
+    elif known is not None:  # the names of its weights are those of the layout
+        states[known.name] = lambda: own
+        if known.name == "stylegan2":
+            states["rosinality"] = lambda: rosinality.from_nvidia(own)
+            if known.kind == DISCRIMINATOR:  # StyleGAN3 has the same
+                states["stylegan3"] = lambda: own
+    if not states:
+        raise UsageError(f"networks: a {type(network).__name__} has no public layout")
+    name = layout or next(iter(states))
+    if name not in states:
+        raise UsageError(
+            f"layout: expected {' or '.join(states)} for a {type(network).__name__} of this family, got {layout!r}"
+        )
+    state = {key: value.detach().cpu().contiguous() for key, value in states[name]().items()}
+    return name, state, arguments_of(network) if name in ("stylegan2", "stylegan3") else {}
 
 
 def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[str, Any], layout: str) -> bytes:
