@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import re
@@ -57,7 +58,8 @@ def read_torch_file(path: Path) -> Any:
                 file.seek(0)
                 given = io.BytesIO(file.read())
             given.seek(0)
-            with warnings.catch_warnings():
+            # Training code stores its options as a Namespace, which holds values and runs nothing.
+            with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
                 warnings.simplefilter("ignore")  # about pickles that PyTorch did not write
                 return torch.load(given, map_location="cpu", weights_only=True)
         except DataError:

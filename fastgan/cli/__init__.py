@@ -59,6 +59,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "data": ("fastgan.cli.data", "data", "image sets: fastgan data list | fetch NAME | info SOURCE"),
     "models": ("fastgan.cli.models", "models", "trained super-resolution networks: fastgan models [list] | fetch NAME"),
+    "inspect": (
+        "fastgan.cli.inspect_file", "inspect",
+        "say what a file contains, a public checkpoint among others: fastgan inspect FILE",
+    ),
     "presets": ("fastgan.cli.train", "presets", "list the named configurations"),
     "doctor": ("fastgan.cli.data", "doctor", "list the back-ends available on this computer, and why others are not"),
 }  # fmt: skip

@@ -31,10 +31,12 @@ _BATCH = 100
 
 @dataclass
 class _Sample:
-    """Make images with a run, one of its checkpoints, or an exported generator: a grid, or one file each."""
+    """Make images with a run, one of its checkpoints, an exported generator or a public checkpoint: a grid, or one file
+    each."""
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx")]
-    """run directory, RUN/checkpoints/STEP, exported generator, or file.py:name of a module with its weights"""
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx|FILE")]
+    """run directory, RUN/checkpoints/STEP, exported generator, public checkpoint (fastgan inspect FILE), or
+    file.py:name of a module with its weights"""
     out: Path = Path("grid.png")
     """.png: a grid; a folder: one PNG for each image"""
     overwrite: bool = False
@@ -131,10 +133,11 @@ def _open(source: str, network: str | None) -> _Generator:
         return _Generator(session.latent_shape, spec.classes, session.class_names, spec.range, session, about)
     from fastgan.runtime.spec import Spec
 
-    if (run := run_of(path)) is None and ":" in source:
+    if (run := run_of(path)) is None and (":" in source or path.is_file()):
+        from fastgan.export.source import open_network
+
         no_code(network, source)
-        module = code(source)
-        assert module is not None
+        module = open_network(source)
         module.eval().requires_grad_(False)
         spec = Spec.of(module)
         if spec.kind != "latent":

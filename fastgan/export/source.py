@@ -18,9 +18,9 @@ def open_network(source: str | Path, *, names: Iterable[str] = ()) -> nn.Module:
     """The network that `source` names.
 
     "file.py:name" or "package.module:name": a torch.nn.Module there, or a function without arguments that returns one;
-    the user's file is executed. Otherwise the path of weights in a layout of `fastgan.models.esrgan`, of which nothing
-    is executed. names: what else the caller accepts, for a "did you mean". Raises UsageError for other sources, and the
-    errors of loading.
+    the user's file is executed. Otherwise a file that `fastgan.models.load` opens, of which nothing is executed: its
+    generator, the averaged one where it has both. names: what else the caller accepts, for a "did you mean". Raises
+    UsageError for other sources, and the errors of loading.
     """
     text = str(source)
     module, colon, name = text.rpartition(":")
@@ -35,9 +35,9 @@ def open_network(source: str | Path, *, names: Iterable[str] = ()) -> nn.Module:
         raise UsageError(
             f"source: {text} is no run, file of weights, pretrained network or module (file.py:name){hint}"
         )
-    from fastgan.models.esrgan import load
+    from fastgan.models.checkpoints import load_generator
 
-    return load(path)
+    return load_generator(path)
 
 
 def _from_code(where: str, name: str) -> nn.Module:

@@ -42,6 +42,7 @@ from image_kinds import (
     webp_fields,
     webp_seeds,
 )
+from pickle_kinds import open_networks, pickle_seeds, pickle_words
 from run_kinds import JSON, TOML, YAML, open_config, open_run, run_seeds, run_tamper
 from video_kinds import latin_title, open_video, video_seeds
 from weight_kinds import (
@@ -100,6 +101,16 @@ _add(
     open_weights,
     "torch",
     "fastgan.models.esrgan",
+)
+_add(
+    "nvidia-pickle",
+    "network.pkl",
+    pickle_seeds,
+    either(_b, pickle_words, pickle_words),
+    open_networks,
+    "torch",
+    "fastgan.models.checkpoints",
+    "fastgan.models.r3gan",
 )
 _add("ncnn", "w.param", ncnn_seeds, _b, open_ncnn, "torch", "fastgan.models.esrgan")
 _add(

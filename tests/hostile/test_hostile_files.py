@@ -17,12 +17,12 @@ import pytest
 FOLDER = Path(__file__).parent
 #: Names of kinds.KINDS, which is not imported here: its libraries belong into the child.
 KINDS = [
-    "pth", "safetensors", "ncnn", "npz", "npy", "idx", "zip", "tar", "png", "jpeg", "tiff", "webp", "video", "onnx",
-    "onnx-openvino", "onnx-metadata", "pt2", "run", "toml", "yaml", "json",
+    "pth", "safetensors", "nvidia-pickle", "ncnn", "npz", "npy", "idx", "zip", "tar", "png", "jpeg", "tiff", "webp",
+    "video", "onnx", "onnx-openvino", "onnx-metadata", "pt2", "run", "toml", "yaml", "json",
 ]  # fmt: skip
 NEEDS = {"video": "av", "onnx-openvino": "openvino"}
 #: Kinds that are quick to open; the others are left to the full run.
-QUICK = ["pth", "npz", "zip", "tar", "png", "onnx-metadata"]
+QUICK = ["pth", "nvidia-pickle", "npz", "zip", "tar", "png", "onnx-metadata"]
 
 
 def check(kind, first, count, tmp_path):
