@@ -1,6 +1,7 @@
 """The operations. Only this package distinguishes devices. CONTRIBUTING.md says how to add an operation."""
 
 from fastgan.ops.bias_act import ACTIVATIONS, bias_act
+from fastgan.ops.channel_scale import channel_dot, channel_scale, scale_noise_bias_act
 from fastgan.ops.conv import (
     ConvLayer,
     conv1d,
@@ -10,6 +11,7 @@ from fastgan.ops.conv import (
     conv_transpose1d,
     conv_transpose2d,
 )
+from fastgan.ops.modulated_conv import modulated_conv2d, modulated_layer
 from fastgan.ops.norm_penalty import norm_penalty
 from fastgan.ops.spectral_norm import power_iteration, spectral_normalize, spectral_scale
 
@@ -17,14 +19,19 @@ __all__ = [
     "ACTIVATIONS",
     "ConvLayer",
     "bias_act",
+    "channel_dot",
+    "channel_scale",
     "conv1d",
     "conv2d",
     "conv2d_bias_act",
     "conv2d_stack",
     "conv_transpose1d",
     "conv_transpose2d",
+    "modulated_conv2d",
+    "modulated_layer",
     "norm_penalty",
     "power_iteration",
+    "scale_noise_bias_act",
     "spectral_normalize",
     "spectral_scale",
 ]

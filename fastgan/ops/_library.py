@@ -84,7 +84,7 @@ class Op:
     """Whether each input is a list of tensors."""
     returns_list: bool
     weight_inputs: frozenset[int] = frozenset()
-    """The inputs that are weights of a convolution."""
+    """The inputs that the gradient of the first one contains: weights of a convolution, and scales."""
     check: Callable[..., None] | None = None
     function: type[EagerFunction] = EagerFunction
     plans: dict[Key, Plan] = field(default_factory=dict, repr=False)
@@ -191,7 +191,7 @@ def define_op(
     takes_list = tuple(str(argument.type) == "List[Tensor]" for argument in parsed.arguments)
     # A class of its own, whose name profilers and autograd graphs show.
     function = type(f"fastgan_{name}", (EagerFunction,), {})
-    weights = frozenset(i for i, argument in enumerate(names) if argument in ("weight", "weights"))
+    weights = frozenset(i for i, argument in enumerate(names) if argument in ("weight", "weights", "scale"))
     op = Op(
         name, schema, reference, tuple(kernels), gradient, overload, takes_list, returns_list, weights, check, function
     )

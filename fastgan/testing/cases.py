@@ -27,6 +27,7 @@ from fastgan.ops import (
     spectral_scale,
 )
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
+from fastgan.testing.modulated_cases import modulated_cases
 
 __all__ = ["CASES", "OpCase"]
 
@@ -401,4 +402,11 @@ def _norm_penalty_cost(inputs: Inputs) -> dict[str, Cost]:
     return {"forward": Cost(size, 2 * inputs[0].numel()), "backward": Cost(2 * size, inputs[0].numel())}
 
 
-CASES: list[OpCase] = [*_bias_act_cases(), *_conv_cases(), *_block_cases(), *_spectral_cases(), *_penalty_cases()]
+CASES: list[OpCase] = [
+    *_bias_act_cases(),
+    *_conv_cases(),
+    *_block_cases(),
+    *_spectral_cases(),
+    *_penalty_cases(),
+    *modulated_cases(),
+]
