@@ -71,5 +71,5 @@ class LossConfig:
 
     def matching(self, lazy: bool) -> tuple[float, float]:
         """Weights of feature matching and L1 in one generator step; 0 where the step is not a lazy one."""
-        times = self.matching_interval if lazy else 0
+        times = self.matching_interval if lazy or self.matching_interval == 1 else 0
         return times * self.feature_matching, times * self.l1_weight

@@ -39,11 +39,18 @@ class RegularizationConfig:
     """past fakes that are kept, to be half of those that the discriminator sees"""
     historical_averaging: float = 0.0
     """weight of the distance of both networks' weights from their mean over time"""
+    style_mixing: float = 0.0
+    """part of the generated images that mix the styles of two latents (0.9 in StyleGAN2), in networks with styles"""
+    path_length: float = 0.0
+    """weight of path length regularization in the generator's loss (2 is usual), in networks with styles"""
+    path_length_interval: int = 4
+    """generator steps between two with path length regularization, whose weight is multiplied accordingly"""
 
     def __post_init__(self) -> None:
-        expect(self, ("instance_noise_steps", "ada_images", "pack"), AT_LEAST_ONE)
+        expect(self, ("instance_noise_steps", "ada_images", "pack", "path_length_interval"), AT_LEAST_ONE)
         names = ("instance_noise", "consistency", "consistency_fake", "unroll", "history", "historical_averaging")
-        expect(self, names, NOT_NEGATIVE)
+        expect(self, (*names, "path_length"), NOT_NEGATIVE)
+        expect(self, ("style_mixing",), (lambda value: 0 <= value <= 1, "a number in [0, 1]"))
         expect(self, ("ada_target",), FRACTION)
         expect(self, ("label_smoothing",), (lambda value: 0 <= value < 0.5, "a number in [0, 0.5)"))
         kinds = self.augment.split("+")

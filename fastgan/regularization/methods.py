@@ -13,6 +13,7 @@ from fastgan.regularization.adaptive import Adaptive
 from fastgan.regularization.augment import NUMBERS, augment
 from fastgan.regularization.config import RegularizationConfig
 from fastgan.regularization.history import History
+from fastgan.regularization.path_length import PathLength
 from fastgan.regularization.unroll import adam_state
 
 
@@ -33,6 +34,7 @@ class Regularization:
         self.config, self._steps = config, config.instance_noise_steps or steps
         self.adaptive = Adaptive(config.ada_target, config.ada_images, device, mean) if config.ada_target else None
         self.history = History(config.history, device) if config.history else None
+        self.path_length = PathLength(device, mean) if config.path_length else None
         #: The discriminator's optimizer, from whose state it is unrolled; set by the trainer.
         self.optimizer: torch.optim.Optimizer | None = None
 
@@ -97,17 +99,20 @@ class Regularization:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        parts = {"adaptive": self.adaptive, "history": self.history}
         return {
             f"{name}.{key}": value
-            for name, part in parts.items()
+            for name, part in self._parts().items()
             if part is not None
             for key, value in part.tensors().items()
         }
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The inverse of `tensors`; what an older version did not keep begins anew."""
-        for name, part in (("adaptive", self.adaptive), ("history", self.history)):
+        for name, part in self._parts().items():
             own = {key.removeprefix(f"{name}."): v for key, v in tensors.items() if key.startswith(f"{name}.")}
             if part is not None and own:
                 part.load_tensors(own)
+
+    def _parts(self) -> dict[str, Adaptive | History | PathLength | None]:
+        """The methods with a state."""
+        return {"adaptive": self.adaptive, "history": self.history, "path_length": self.path_length}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -79,6 +79,9 @@ class Task:
 
     def update(self, loss: Loss, batch: Batch, images: int, random: Random) -> None:
         """After each discriminator step, for tasks with state of their own. images: how many all ranks saw."""
+
+    def update_after_generator(self, losses: Sequence[Loss]) -> None:
+        """After each update of the generator, for tasks with state of their own. losses: of its batches."""
 
     @property
     def draws_depend_on_steps(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization
 from fastgan.regularization.history import with_past
 from fastgan.regularization.packing import packed
+from fastgan.regularization.path_length import SHRINK, path_lengths
+from fastgan.regularization.style_mixing import mixed_styles
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.tasks.batches import images_and_labels
@@ -48,12 +50,13 @@ class Generation(Task):
         self.unbounded = loss.unbounded
         added = config.penalties(loss, True).keys() - config.penalties(loss, False).keys()
         rare = config.penalty_interval if added else 1
-        self.intervals = {"discriminator": rare, "generator": config.matching_interval}
+        paths = regularization.config.path_length_interval if regularization.config.path_length else 0
+        self.intervals = {"discriminator": rare, "generator": paths or config.matching_interval}
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         images, (z, condition) = batch[self.real], self.inputs("discriminator", batch, noise)
         with torch.no_grad():
-            made = self.generate(z, condition)
+            made = self.made(z, condition, noise)
         if made.shape != images.shape:
             raise UsageError(f"generator: expected images like the real ones {[*images.shape]}, got {[*made.shape]}")
         past, fake_condition = with_past(made, condition, noise)
@@ -71,7 +74,7 @@ class Generation(Task):
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         z, condition = self.inputs("generator", batch, noise)
-        made = self.generate(z, condition)
+        made = self.made(z, condition, noise)
         fake = self.regularization.apply(made, "fake", noise), condition
         real = None
         if self.sees_real:
@@ -81,7 +84,8 @@ class Generation(Task):
         weights = image_losses.unrolled_weights(self, real or fake, fake, noise)
         compared = real if self.loss.paired or matching else None
         value, log = image_losses.generator_terms(self, fake, compared, weights, matching)
-        return self.with_reconstruction(Loss(value, log), made, batch, l1_weight)
+        loss = self.with_path_length(Loss(value, log), noise)
+        return self.with_reconstruction(loss, made, batch, l1_weight)
 
     def inputs(self, network: str, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
         """What the generator is called with in the step of a network: z, and labels or None."""
@@ -90,6 +94,28 @@ class Generation(Task):
     def generate(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """Images for z [N, *latent_shape] and labels int64 [N] or None."""
         return self.generator(z) if condition is None else self.generator(z, condition)
+
+    def made(self, z: Tensor, condition: Tensor | None, noise: Noise) -> Tensor:
+        """Generated images of a step, of mixed styles where the step mixes them."""
+        if "mix.z" not in noise:
+            return self.generate(z, condition)
+        generator: Any = self.generator
+        probability = self.regularization.config.style_mixing
+        w = mixed_styles(generator.mapping, z, condition, noise["mix.z"], noise["mix.u"], probability)
+        images: Tensor = generator.synthesis(w)
+        return images
+
+    def with_path_length(self, loss: Loss, noise: Noise) -> Loss:
+        """The generator's loss with path length regularization, in the steps that have it: (|J^T y| − a)²."""
+        config = self.regularization.config
+        if not config.path_length or not noise["lazy"]:
+            return loss
+        generator: Any = self.generator
+        w = generator.mapping(noise["path.z"], noise.get("path.labels"))
+        lengths = path_lengths(generator.synthesis, w, noise["path.y"], noise.get("loss_scale", 1.0))
+        term = (lengths - noise["path.mean"]).square().mean() * (config.path_length * config.path_length_interval)
+        log = loss.log | {"penalty/path_length": term, "path_length/mean": noise["path.mean"]}
+        return Loss(loss.value + term, log, loss.outputs | {"path_length": lengths.mean()})
 
     def discriminate(
         self, images: Tensor, condition: Tensor | None, weights: Mapping[str, Tensor] | None = None
@@ -116,6 +142,7 @@ class Generation(Task):
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
         real = batch[self.real]
         noise: Noise = {"lazy": step % self.intervals[network] == 0} | self.draw_inputs(network, batch, random)
+        noise |= self.draw_styles(network, real, random)
         if network == "generator":
             return noise | self.regularization.draw_for_generator(real, random, step, self.sees_real)
         if {"gradient_penalty", "zero_centered_gp"} & self.config.penalties(self.loss, True).keys():
@@ -131,9 +158,30 @@ class Generation(Task):
             {"labels": random.labels(count, self.classes)} if network == "generator" and self.classes else {}
         )
 
+    def draw_styles(self, network: str, real: Tensor, random: Random) -> Noise:
+        """What style mixing takes, and in the generator's step path length regularization, for part of a batch."""
+        config, noise = self.regularization.config, Noise()
+        if config.style_mixing:
+            noise |= {"mix.z": random.normal(len(real), *self.latent_shape), "mix.u": random.uniform(len(real), 2)}
+        if network == "generator" and self.regularization.path_length is not None:
+            count = max(len(real) // SHRINK, 1)
+            noise |= {
+                "path.z": random.normal(count, *self.latent_shape),
+                "path.y": random.normal(count, *real.shape[1:]),
+                "path.mean": self.regularization.path_length.mean,
+            }
+            if self.classes:
+                noise["path.labels"] = random.labels(count, self.classes)
+        return noise
+
     def update(self, loss: Loss, batch: Batch, images: int, random: Random) -> None:
         _, condition = self.inputs("discriminator", batch, {"z": None})
         self.regularization.update(loss.log, loss.outputs.get("fakes"), condition, images, random)
+
+    def update_after_generator(self, losses: Sequence[Loss]) -> None:
+        if self.regularization.path_length is not None:
+            found = [loss.outputs["path_length"] for loss in losses if "path_length" in loss.outputs]
+            self.regularization.path_length.update(found)
 
     @property
     def draws_depend_on_steps(self) -> str:

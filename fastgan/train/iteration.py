@@ -40,6 +40,8 @@ def why_not(state: TrainState, steps: Steps) -> str:
         return "networks that grow change between iterations"
     if type(state.task).update not in (Task.update, Generation.update):
         return f"{type(state.task).__name__}.update runs after each step"
+    if type(state.task).update_after_generator not in (Task.update_after_generator, Generation.update_after_generator):
+        return f"{type(state.task).__name__}.update_after_generator runs after the generator's step"
     return state.task.draws_depend_on_steps
 
 

@@ -140,10 +140,13 @@ class Trainer:
                 task.update(loss, batch, len(batch[task.real]) * state.world.size, state.random)
                 logs.append(loss.log)
             logs.append({"gradient/discriminator": discriminator.apply(watch)})
+        losses = []
         for batch, noise in g_inputs:
             loss, gradients = self.steps.generator(batch, generator.scaled(noise))
             generator.add(loss.value, gradients)
-            logs.append(loss.log)
+            losses.append(loss)
+        logs += [loss.log for loss in losses]
+        task.update_after_generator(losses)
         weight = self._ema_weight() if ema is None else ema
         logs.append({"gradient/generator": generator.apply(watch, state.ema.averages(task.generator), weight)})
         state.ema.update(task.generator, weight, generator.averaged)

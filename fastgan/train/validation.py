@@ -134,7 +134,9 @@ def _misfit(
                 "l1_weight: it weighs the distance to a target, and images made of latents have none; give a generator"
                 " of source images (with the attribute source_channels), or leave it out"
             )
-        return ""
+        return _without_styles(config, generator)
+    if config.regularization.style_mixing or config.regularization.path_length:
+        return "style_mixing, path_length: a generator of source images has no styles; leave them out"
     if config.grow_images:
         return "grow_images: only generators of latents grow, from 4×4; leave it out with source_channels"
     if latent_shape is not None:
@@ -161,4 +163,22 @@ def _misfit(
                 f"{found[0]}: it would change the image and not the source beside it; leave it out and augment your"
                 " pairs, or give a discriminator of images alone (without source_channels)"
             )
+    return ""
+
+
+def _without_styles(config: Config, generator: nn.Module) -> str:
+    """Why options that need styles do not fit a generator, or ""."""
+    regularization = config.regularization
+    for name in ("style_mixing", "path_length"):
+        if getattr(regularization, name) and not (hasattr(generator, "mapping") and hasattr(generator, "synthesis")):
+            return (
+                f"{name}: expected a generator with `mapping` from latents to styles and `synthesis` from styles to"
+                f" images, as stylegan2's, got {type(generator).__name__}; leave it out"
+            )
+    intervals = {config.loss.matching_interval, regularization.path_length_interval, 1}
+    if regularization.path_length and config.loss.matching_interval > 1 and len(intervals) > 2:
+        return (
+            f"matching_interval: path length regularization comes every {regularization.path_length_interval} steps;"
+            f" give {option('matching_interval', regularization.path_length_interval)} or 1"
+        )
     return ""
