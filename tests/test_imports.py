@@ -27,11 +27,13 @@ ALLOWED = {
     "runtime": {"nn"},
     "export": {"models", "nn", "ops", "runtime"},
     "upscale": {"export", "models", "runtime"},
+    "editing": {"engine", "metrics", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},
     "cli": {
         "data",
         "doctor",
+        "editing",
         "engine",
         "export",
         "metrics",

@@ -45,6 +45,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "fastgan.cli.profile", "profile",
         "sum the time of a training step by operation: fastgan profile FILE:FUNCTION [--trace FILE]",
     ),
+    "project": (
+        "fastgan.cli.project", "project",
+        "find the style with which a generator makes a picture: fastgan project RUN|FILE IMAGE [--out w.safetensors]",
+    ),
+    "edit": (
+        "fastgan.cli.edit", "edit",
+        "move an image along directions of its style: fastgan edit RUN|FILE [--image SEED|FILE] [--method pca]",
+    ),
     "eval": (
         "fastgan.cli.eval", "evaluate",
         "compute FID, KID and other metrics: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ...",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -48,7 +49,12 @@ class _Sample:
     class_: Class = None
     """of a conditional generator; by default its classes in turn"""
     truncation: float | None = None
-    """largest absolute value of the latents, which are drawn anew beyond it: better images of less variety (0.5)"""
+    """better images of less variety: largest absolute value of the latents, which are drawn anew beyond it (0.5); in a
+    StyleGAN psi, the fraction of a style's distance from the mean style that remains (0.7)"""
+    mix: Annotated[tuple[str, str] | None, tyro.conf.arg(metavar="ROWS COLUMNS")] = None
+    """a grid of mixed styles of seeds such as 0-3 and 4-9, or of files of fastgan project"""
+    mix_layers: str | None = None
+    """the layers that are the column's in it, 0 the coarsest, such as 0-3; by default the first half"""
     network: str | None = None
     """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     keep_best: float | None = None
@@ -57,16 +63,17 @@ class _Sample:
 
 @dataclass
 class _Generator:
-    """What is sampled. draw: z and labels or None → float images [N, C, H, W] in `range`. about: where it computes.
-    trained: of a run."""
+    """What is sampled. draw: z, labels or None, and where it has styles psi → float images [N, C, H, W] in `range`.
+    about: where it computes. trained: of a run. styles: whether truncation is that of styles."""
 
     latent_shape: tuple[int, ...]
     classes: int
     names: tuple[str, ...]
     range: tuple[float, float]
-    draw: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    draw: Callable[..., np.ndarray]
     about: str
     trained: Trained | None = None
+    styles: bool = False
 
 
 def sample(argv: list[str]) -> None:
@@ -82,6 +89,17 @@ def sample(argv: list[str]) -> None:
     if suffix and suffix != ".png" and not out.is_dir():
         raise UsageError(f"out: expected a .png or a folder, got {out}")
     not_a_source(out, options.source)
+    if options.mix_layers is not None and options.mix is None:
+        raise UsageError("mix_layers: they belong to --mix ROWS COLUMNS, which is not given")
+    if options.mix is not None:
+        if suffix != ".png":
+            raise UsageError(f"out: expected a .png for a grid of mixed styles, got {out}")
+        overwritable(out, options.overwrite)
+        from fastgan.cli._styles import save_mix
+
+        psi = 1.0 if options.truncation is None else options.truncation
+        print(save_mix(str(options.source), options.network, options.mix, options.mix_layers, psi, out))
+        return
     grid = suffix == ".png" and not out.is_dir()
     for path in (out,) if grid else _files(out, options.n):
         overwritable(path, options.overwrite)
@@ -100,13 +118,16 @@ def sample(argv: list[str]) -> None:
     if options.keep_best is None:
         import numpy as np
 
-        z = latents(options.n, generator.latent_shape, options.seed, options.truncation)
+        psi = options.truncation if generator.styles else None
+        z = latents(options.n, generator.latent_shape, options.seed, options.truncation if psi is None else None)
         y = None
         if generator.classes:
             y = in_turn(options.n, generator.classes) if label is None else np.full(options.n, label, np.int64)
-        images = generator.draw(z, y)
+        images = generator.draw(z, y) if psi is None else generator.draw(z, y, psi)
     else:
         assert generator.trained is not None
+        if generator.styles and options.truncation is not None:
+            raise UsageError("truncation: samples of a StyleGAN are ranked without it; leave out one of the two")
         images, cost = _best(generator.trained, options.n, options.keep_best, options.seed, options.truncation)
     seconds = time.perf_counter() - start
     low, high = generator.range
@@ -142,7 +163,8 @@ def _open(source: str, network: str | None) -> _Generator:
         spec = Spec.of(module)
         if spec.kind != "latent":
             raise UsageError(f"source: expected a generator from latents, got one from {spec.kind}s in {source}")
-        return _Generator(spec.latent_shape, spec.classes, (), spec.range, _drawing(module), f"PyTorch, {source}")
+        about, styles = f"PyTorch, {source}", hasattr(module, "mapping")
+        return _Generator(spec.latent_shape, spec.classes, (), spec.range, _drawing(module), about, styles=styles)
     from fastgan.train.networks import load_generator
 
     run = path if run is None else run
@@ -150,20 +172,21 @@ def _open(source: str, network: str | None) -> _Generator:
     drawing = _drawing(trained.generator)
     about = f"PyTorch, step {trained.step}"
     facts = trained.latent_shape, trained.classes, trained.class_names, trained.range
-    return _Generator(*facts, drawing, about, trained)
+    return _Generator(*facts, drawing, about, trained, hasattr(trained.generator, "mapping"))
 
 
-def _drawing(network: object) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+def _drawing(network: Any) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
     """`_Generator.draw` of a torch module."""
     import torch
 
     from fastgan.train.samples import images_of
 
     @torch.no_grad()
-    def draw(z: np.ndarray, y: np.ndarray | None) -> np.ndarray:
+    def draw(z: np.ndarray, y: np.ndarray | None, psi: float | None = None) -> np.ndarray:
+        called = network if psi is None else functools.partial(network, truncation_psi=psi)
         given = [torch.from_numpy(z).split(_BATCH)]
         given += [] if y is None else [torch.from_numpy(y).split(_BATCH)]
-        return torch.cat([images_of(network, *parts) for parts in zip(*given, strict=True)]).float().numpy()  # type: ignore[arg-type]
+        return torch.cat([images_of(called, *parts) for parts in zip(*given, strict=True)]).float().numpy()  # type: ignore[arg-type]
 
     return draw
 
