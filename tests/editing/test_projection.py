@@ -8,6 +8,7 @@ from fastgan.editing import project
 from fastgan.editing.projection import _autocorrelation, _schedule
 from fastgan.editing.styles import w_of_seeds
 from fastgan.errors import UsageError
+from fastgan.models.stylegan import Generator
 
 
 @pytest.mark.parametrize("space", ["w", "w+"])
@@ -97,3 +98,18 @@ def test_bad_input_is_named(tiny, given, message):
 def test_a_generator_without_styles_is_named():
     with pytest.raises(UsageError, match="Linear has no mapping and no synthesis and no num_ws"):
         project(nn.Linear(2, 2), torch.zeros(1, 3, 16, 16))
+
+
+def test_an_image_of_stylegan2_is_recovered_in_w_plus():
+    torch.manual_seed(0)
+    sizes = {"channel_base": 512, "channel_max": 32}
+    network = Generator(32, 0, 32, 32, 3, mapping_kwargs={"num_layers": 2}, **sizes).eval().requires_grad_(False)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name.endswith("torgb.weight"):  # of a network that is not trained, whose images exceed [-1, 1]
+                weight.mul_(0.12)
+        target = network.synthesis(w_of_seeds(network, [12_345]), noise_mode="const")
+    assert target.abs().max() < 1
+    found = project(network, target, steps=150)
+    assert found.psnr > 30
+    assert len(found.noise) == 7
