@@ -8,6 +8,7 @@ from nvidia_pickles import EasyDict, dumps, module_of, persistent
 from torch.nn import functional as F
 
 from fastgan import models
+from fastgan.cli import run as command
 from fastgan.errors import DataError, UsageError
 from fastgan.models.checkpoints.rosinality import from_nvidia
 from fastgan.models.stylegan import Discriminator, Generator
@@ -50,13 +51,20 @@ def test_pickles(tmp_path, classes, repository):
         )
     else:
         arguments, source = {"mapping_kwargs": mapping, "synthesis_kwargs": EasyDict(num_fp16_res=4, **SIZES)}, ""
+
+    def pickled(network, *args, **kwargs):
+        name = type(network).__name__
+        return persistent(module_of(network.state_dict()), *args, class_name=name, source=source, **kwargs)
+
+    positional, group = (6, classes, 10, 32, 3), EasyDict(mbstd_group_size=2)
+    sizes = {"c_dim": classes, "img_resolution": 32, "img_channels": 3, "epilogue_kwargs": group, **SIZES}
     content = {
         "training_set_kwargs": EasyDict(path="x.zip", use_labels=bool(classes)),
-        "G": persistent(module_of(networks(classes)[0].state_dict()), 6, classes, 10, 32, 3, class_name="Generator", source=source, **arguments),
-        "D": persistent(module_of(discriminator.state_dict()), c_dim=classes, img_resolution=32, img_channels=3, class_name="Discriminator", source=source, epilogue_kwargs=EasyDict(mbstd_group_size=2), **SIZES),
-        "G_ema": persistent(module_of(generator.state_dict()), 6, classes, 10, 32, 3, class_name="Generator", source=source, **arguments),
+        "G": pickled(networks(classes)[0], *positional, **arguments),
+        "D": pickled(discriminator, **sizes),
+        "G_ema": pickled(generator, *positional, **arguments),
         "augment_pipe": persistent(module_of({"p": torch.zeros(())}), class_name="AugmentPipe", xflip=1),
-    }  # fmt: skip
+    }
     (tmp_path / "network.pkl").write_bytes(dumps(content, 3))
     found = models.load(tmp_path / "network.pkl")
     assert (found.layout, list(found)) == ("stylegan2", ["G", "D", "G_ema"])
@@ -288,7 +296,7 @@ def test_an_average_that_a_file_lacks(tmp_path):
 
 
 def test_what_rosinality_does_not_have(tmp_path):
-    generator, discriminator, g, _ = rosinality_files(tmp_path)
+    _, _, g, _ = rosinality_files(tmp_path)
     for change, sentence in (
         ({"convs.0.conv.blur.kernel": torch.ones(4, 4)}, "is another filter than"),
         ({"convs.9.conv.weight": torch.ones(1)}, "convs.9.conv.weight is not one of rosinality's names"),
@@ -299,3 +307,16 @@ def test_what_rosinality_does_not_have(tmp_path):
             models.load(tmp_path / "x.pt")
     with pytest.raises(UsageError, match="layout: rosinality's has no counterpart of mapping.embed.weight"):
         models.save(networks(3)[0], tmp_path / "y.pt", "rosinality")
+
+
+def test_inspect_and_sample(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rosinality_files(tmp_path)
+    assert command(["inspect", "rosinality.pt"]) == 0
+    text = capsys.readouterr().out
+    assert "  G_ema: rosinality generator, " in text
+    assert "    resolution: 32\n    channels: 3\n    z: 6\n    w: 10\n    classes: 0\n" in text
+    for psi in ("0.5", "1"):
+        words = ["sample", "rosinality.pt", "--n", "4", "--truncation", psi, "--out", f"{psi}.png"]
+        assert command(words) == 0
+    assert (tmp_path / "0.5.png").read_bytes() != (tmp_path / "1.png").read_bytes()
