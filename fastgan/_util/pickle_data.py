@@ -170,6 +170,10 @@ class _Machine:
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[_key(key)] = value
 
+    def new_dict(self, values: list[Any]) -> None:
+        self.push({})
+        self.set_items(values)
+
     def append(self, values: list[Any]) -> None:
         target = self.stack[-1]
         if not isinstance(target, list):
@@ -263,7 +267,7 @@ _INSTRUCTIONS: dict[int, Callable[[_Machine], object]] = {
     ord("a"): lambda m: m.append([m.pop()]),
     ord("e"): lambda m: m.append(m.since_mark()),
     ord("}"): lambda m: m.push({}),
-    ord("d"): lambda m: (lambda values: (m.push({}), m.set_items(values)))(m.since_mark()),
+    ord("d"): lambda m: m.new_dict(m.since_mark()),
     ord("s"): lambda m: m.set_items(list(m.last(2))),
     ord("u"): lambda m: m.set_items(m.since_mark()),
     0x8F: lambda m: m.push(set()),

@@ -18,8 +18,8 @@ from fastgan.errors import UsageError
 class _Export:
     """Write a network for a runtime, compare it with PyTorch in float64 at several batches and sizes, and refuse a
     file that differs. SOURCE is a run (its averaged generator), a checkpoint of a run (RUN/checkpoints/00001000), a
-    file of weights of a super-resolution network (.safetensors, .pth, .param), the name of a pretrained one (fastgan
-    models), or a module of your own (file.py:name or package.module:name, a torch.nn.Module or a function that
+    public checkpoint or file of weights (fastgan inspect FILE says what it is), the name of a pretrained network
+    (fastgan models), or a module of your own (file.py:name or package.module:name, a torch.nn.Module or a function that
     returns one)."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]

@@ -8,6 +8,7 @@ the last convolution of each block starts at zero, so the block starts as the id
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import sqrt
 
@@ -29,12 +30,12 @@ GAIN = sqrt(2 / (1 + 0.2**2))  # of He's initialization for leaky ReLUs with slo
 class Block(nn.Module):
     """x [N, C, H, W] → x + inverted bottleneck(x): 1×1 to 2·C, grouped 3×3, 1×1 to C.
 
-    blocks: number of blocks in the network; it scales the initial weights.
+    blocks: number of blocks in the network; it scales the initial weights. group: channels of x per group.
     """
 
-    def __init__(self, channels: int, blocks: int):
+    def __init__(self, channels: int, blocks: int, group: int = GROUP):
         super().__init__()
-        wide, groups = EXPANSION * channels, channels // GROUP
+        wide, groups = EXPANSION * channels, channels // group
         gain = GAIN * blocks**-0.25
         self.conv1 = _conv(channels, wide, 1, gain)
         self.bias1 = nn.Parameter(torch.zeros(wide))
@@ -52,23 +53,34 @@ class Generator(nn.Module):
     """z [N, latent] (and labels y [N]) → images [N, channels, side, side].
 
     The last layer is linear, as in the paper: images are in about [-1, 1] and may exceed it. Labels are embedded into
-    `latent` numbers that are concatenated to z.
+    `latent` numbers that are concatenated to z. widths: channels at 4×4, 8×8, ..., where they are others than `width`
+    gives; group: channels of a group at a block's input (the authors' networks for ImageNet have other ones).
     """
 
-    def __init__(self, resolution: int, channels: int, latent: int, width: int, classes: int):
+    def __init__(
+        self,
+        resolution: int,
+        channels: int,
+        latent: int,
+        width: int,
+        classes: int,
+        *,
+        widths: Sequence[int] = (),
+        group: int = GROUP,
+    ):
         super().__init__()
         self.latent, self.image_shape, self.classes = latent, (channels, resolution, resolution), classes
-        sizes = _widths(resolution, width)
+        sizes = list(widths) or _widths(resolution, width)
         blocks = BLOCKS * len(sizes)
         self.embed = _linear(classes, latent) if classes else None
         self.basis = nn.Parameter(torch.randn(sizes[0], 4, 4))
         self.to_basis = _linear(latent * (2 if classes else 1), sizes[0])
-        stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
+        stages: list[nn.Module] = [Block(sizes[0], blocks, group) for _ in range(BLOCKS)]
         for before, size in pairwise(sizes):
             if before != size:
                 # Before the upsampling: it commutes with the filter, and costs less there.
                 stages.append(_conv(before, size, 1, 1.0))
-            stages += [Upsample(), *(Block(size, blocks) for _ in range(BLOCKS))]
+            stages += [Upsample(), *(Block(size, blocks, group) for _ in range(BLOCKS))]
         self.stages = nn.Sequential(*stages)
         self.to_image = _conv(sizes[-1], channels, 1, 1.0)
 
@@ -83,22 +95,34 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [N, channels, side, side] (and labels y [N]) → logits [N]; labels enter by projection."""
+    """Images [N, channels, side, side] (and labels y [N]) → logits [N]; labels enter by projection.
+
+    widths, group: as in the generator.
+    """
 
     auxiliary = False
 
-    def __init__(self, resolution: int, channels: int, width: int, classes: int):
+    def __init__(
+        self,
+        resolution: int,
+        channels: int,
+        width: int,
+        classes: int,
+        *,
+        widths: Sequence[int] = (),
+        group: int = GROUP,
+    ):
         super().__init__()
         self.classes = classes
-        sizes = _widths(resolution, width)[::-1]
+        sizes = (list(widths) or _widths(resolution, width))[::-1]
         blocks = BLOCKS * len(sizes)
         self.from_image = _conv(channels, sizes[0], 1, 1.0)
-        stages: list[nn.Module] = [Block(sizes[0], blocks) for _ in range(BLOCKS)]
+        stages: list[nn.Module] = [Block(sizes[0], blocks, group) for _ in range(BLOCKS)]
         for before, size in pairwise(sizes):
             stages.append(Downsample())
             if before != size:
                 stages.append(_conv(before, size, 1, 1.0))
-            stages += [Block(size, blocks) for _ in range(BLOCKS)]
+            stages += [Block(size, blocks, group) for _ in range(BLOCKS)]
         self.stages = nn.Sequential(*stages)
         self.basis = _conv(sizes[-1], sizes[-1], 4, 1.0, groups=sizes[-1])
         self.to_logit = _linear(sizes[-1], sizes[-1] if classes else 1)

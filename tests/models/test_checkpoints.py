@@ -74,6 +74,20 @@ def test_r3gan(tmp_path, classes):
     assert about.items() >= {"layout": "r3gan", "kind": "generator", **sizes}.items()
 
 
+def test_r3gan_of_other_widths_and_groups(tmp_path):
+    """As the authors' networks for ImageNet: groups of 16 channels, as many channels at 64×64 as at 32×32."""
+    sizes = {"widths": [32, 64, 32, 48], "group": 16}
+    generator = r3gan.Generator(32, 3, 6, 32, 0, **sizes)
+    discriminator = r3gan.Discriminator(32, 3, 32, 0, **sizes)
+    randomized(generator, discriminator)
+    torch.save({"G": to_r3gan(generator), "D": to_r3gan(discriminator)}, tmp_path / "x.pth")
+    found = models.load(tmp_path / "x.pth")
+    assert_equal(found["G"], generator.eval())
+    assert_equal(found["D"], discriminator.eval())
+    z = torch.randn(2, 6)
+    assert found["D"](found["G"](z)).equal(discriminator(generator(z)))
+
+
 @pytest.mark.parametrize("classes", [0, 4])
 def test_biggan(tmp_path, classes):
     generator, discriminator = (network.eval() for network in small_biggan(classes))
@@ -187,10 +201,10 @@ def other(state, **changes):
     ("change", "sentence"),
     [
         (lambda s: s.pop("AggregationLayer.Layer.weight"), "has weights of no known layout"),
-        (lambda s: s.pop("MainLayers.1.Layers.1.NonLinearity1.Bias"), r"G stages.3.bias1 is missing in a Generator"),
+        (lambda s: s.pop("MainLayers.1.Layers.1.NonLinearity2.Bias"), r"G stages.3.bias2 is missing in a Generator"),
         (lambda s: s.update({"more.weight": torch.zeros(1)}), r"G more.weight is unexpected in a Generator"),
         (
-            lambda s: s.update({"MainLayers.0.Layers.1.NonLinearity1.Bias": torch.zeros(3)}),
+            lambda s: s.update({"MainLayers.0.Layers.1.NonLinearity2.Bias": torch.zeros(3)}),
             r"has shape \[3\]: expected",
         ),
         (lambda s: s["MainLayers.0.Layers.0.Basis"].fill_(float("nan")), "are complex, NaN or infinite"),

@@ -33,15 +33,30 @@ def facts(state: State) -> dict[str, Any]:
     embedding, classes = state.shape("EmbeddingLayer.weight", 2) if "EmbeddingLayer.weight" in state.tensors else (0, 0)
     if "ExtractionLayer.Layer.weight" in state.tensors:
         found["channels"] = state.shape("ExtractionLayer.Layer.weight", 4)[1]
-        wide = state.shape(f"MainLayers.{stages - 1}.Layers.0.NonLinearity1.Bias", 1)[0]
-        return {**found, "width": wide // r3gan.EXPANSION, "classes": classes}
+        widths = [_width(state, stage, 0) for stage in range(stages)][::-1]
+        return {**found, "width": widths[0], "classes": classes, **_shape(state, widths, 0)}
     width, inputs = state.shape("MainLayers.0.Layers.0.LinearLayer.weight", 2)
     found["channels"] = state.shape("AggregationLayer.Layer.weight", 4)[0]
-    return {**found, "latent": inputs - embedding, "width": width, "classes": classes}
+    widths = [_width(state, stage, 1) for stage in range(stages)]
+    return {**found, "latent": inputs - embedding, "width": width, "classes": classes, **_shape(state, widths, 1)}
+
+
+def _width(state: State, stage: int, block: int) -> int:
+    """Channels of a stage, from its first block."""
+    return state.shape(f"MainLayers.{stage}.Layers.{block}.NonLinearity1.Bias", 1)[0] // r3gan.EXPANSION
+
+
+def _shape(state: State, widths: list[int], block: int) -> dict[str, Any]:
+    """Channels from 4×4 on, and channels of a group; of the networks for ImageNet they do not follow from the width."""
+    inner = state.shape(f"MainLayers.0.Layers.{block}.LinearLayer2.Layer.weight", 4)[1]
+    group = inner // r3gan.EXPANSION
+    if group < 1 or any(width < group or width % group for width in widths):
+        raise DataError(f"has groups of {inner} channels in blocks of {widths}: expected divisors")
+    return {"widths": widths, "group": group}
 
 
 def build(state: State) -> nn.Module:
-    """The network. Raises DataError for other widths, groups or numbers of blocks than `fastgan.models.r3gan` has."""
+    """The network. Raises DataError for other numbers of blocks or kernels than `fastgan.models.r3gan` has."""
     sizes = facts(state)
     for key, value in state.tensors.items():
         if _KERNEL.fullmatch(key):

@@ -40,7 +40,7 @@ def build(state: State) -> nn.Module:
     The average of w, `latent_avg` in most files, is computed from 10,000 fixed latents where it is missing.
     """
     converted = to_nvidia(state)
-    network: Any = stylegan.build(converted)
+    network: Any = stylegan.build(converted, optional=("mapping.w_avg",))
     if "style.1.weight" in state.tensors and "mapping.w_avg" not in converted.tensors:
         with torch.no_grad():
             z = torch.randn(_AVERAGED, network.latent, generator=torch.Generator().manual_seed(0))
@@ -56,12 +56,8 @@ def to_nvidia(state: State) -> State:
     for key in given:
         if key not in names:
             raise DataError(f"{key} is not one of rosinality's names for a StyleGAN2 of these sizes")
-    found = State({names[key]: _reshaped(names[key], value) for key, value in given.items()})
-    if "synthesis.b4.const" in found.tensors and "mapping.w_avg" not in found.tensors:
-        found.tensors["mapping.w_avg"] = torch.zeros(found.shape("synthesis.b4.conv1.affine.weight", 2)[1])
-        found.arguments = stylegan.arguments(found)
-        del found.tensors["mapping.w_avg"]
-    return found
+    tensors = {names[key]: _reshaped(names[key], value) for key, value in given.items()}
+    return State(tensors, defaults={"conv_clamp": None})
 
 
 def from_nvidia(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,10 +32,10 @@ def facts(state: State) -> dict[str, Any]:
     return {**found, "arguments": given}
 
 
-def build(state: State) -> nn.Module:
-    """A Generator, Generator3 or Discriminator of fastgan.models.stylegan."""
+def build(state: State, optional: tuple[str, ...] = ()) -> nn.Module:
+    """A Generator, Generator3 or Discriminator of fastgan.models.stylegan. optional: names that may be missing."""
     make = constructor(state)
-    network: Any = built(make, state.tensors, _DERIVED)
+    network: Any = built(make, state.tensors, (*_DERIVED, *optional))
     network.arguments = dict(make.keywords)
     return network
 
@@ -52,7 +52,7 @@ def constructor(state: State) -> functools.partial[nn.Module]:
 
     kind: type[nn.Module] = stylegan.Discriminator if _is_discriminator(state) else stylegan.Generator
     if "synthesis.input.freqs" in state.tensors:
-        kind = stylegan.Generator3
+        kind = _generator3()
     given = {key: value for key, value in arguments(state).items() if key not in _IGNORED}
     known = inspect.signature(kind.__init__).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
@@ -66,8 +66,10 @@ def arguments(state: State) -> dict[str, Any]:
     """The constructor's arguments by their official names: from the file, else from names and shapes."""
     if not (state.positional or state.arguments):
         if _is_discriminator(state):
-            return _of_discriminator(state)
-        return _of_generator3(state) if "synthesis.input.freqs" in state.tensors else _of_generator(state)
+            return {**state.defaults, **_of_discriminator(state)}
+        if "synthesis.input.freqs" in state.tensors:
+            return _of_generator3(state)
+        return {**state.defaults, **_of_generator(state)}
     names = _DISCRIMINATOR if _is_discriminator(state) else _GENERATOR
     found = dict(zip(names, state.positional, strict=False)) | state.arguments
     # stylegan2-ada-pytorch hands these on in a dict, StyleGAN3's repository as arguments.
@@ -75,6 +77,15 @@ def arguments(state: State) -> dict[str, Any]:
     if not isinstance(inner, dict):
         raise DataError("its arguments are damaged: expected a table for synthesis_kwargs")
     return {**state.defaults, **found, **inner}
+
+
+def _generator3() -> type[nn.Module]:
+    from fastgan.models import stylegan
+
+    kind = getattr(stylegan, "Generator3", None)
+    if kind is None:
+        raise DataError("is a generator of stylegan3, a layout that is recognized but has no network here")
+    return kind
 
 
 def _is_discriminator(state: State) -> bool:
@@ -116,8 +127,7 @@ def _of_discriminator(state: State) -> dict[str, Any]:
 
 def _of_generator3(state: State) -> dict[str, Any]:
     """Channels follow from base and maximum through the layers' frequencies: bases are tried until all names fit."""
-    from fastgan.models import stylegan
-
+    kind = _generator3()
     names = {key.split(".")[1] for key in state.tensors if re.fullmatch(r"synthesis\.L\d+_\d+_\d+\.weight", key)}
     layers = sorted(tuple(map(int, name[1:].split("_"))) for name in names)
     if not layers or layers[-1][1] > 1 << 13:
@@ -129,7 +139,7 @@ def _of_generator3(state: State) -> dict[str, Any]:
         found |= {"conv_kernel": 1, "use_radial_filters": True}
     for base in (1 << power for power in range(5, 21)):
         with torch.device("meta"):
-            network = stylegan.Generator3(**found, channel_base=base)
+            network = kind(**found, channel_base=base)
         if {key.split(".")[1] for key in network.state_dict() if ".L" in key} == names:
             return {**found, "channel_base": base}
     raise DataError("has layers of a StyleGAN3 with other arguments than their defaults; load the .pkl, which has them")
