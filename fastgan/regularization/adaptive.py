@@ -7,22 +7,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-#: Batches between two adjustments, as in the paper.
-INTERVAL = 4
-
 
 class Adaptive:
     """The controller of Karras et al. 2020 (arXiv:2006.06676, section 3.1).
 
     p: the probability of each augmentation, a scalar on the device, from 0 to 1. It rises while the mean sign of real
-    logits r_t is above the target, and falls below, so fast that it goes from 0 to 1 in `images` images.
+    logits r_t is above the target, and falls below, so fast that it goes from 0 to 1 in `images` images. interval:
+    batches between two adjustments (paper: 4).
     """
 
-    def __init__(self, target: float, images: int, device: torch.device, mean: Callable[[list[Tensor]], None]):
+    def __init__(
+        self, target: float, images: int, interval: int, device: torch.device, mean: Callable[[list[Tensor]], None]
+    ):
         self.p = torch.zeros((), device=device)
         self._signs = torch.zeros((), device=device)
         self._seen = torch.zeros((), device=device)
-        self._target, self._images, self._mean = target, images, mean
+        self._target, self._images, self._interval, self._mean = target, images, interval, mean
         self._batches = 0
 
     def update(self, sign: Tensor, images: int) -> None:
@@ -30,8 +30,8 @@ class Adaptive:
         self._signs += sign
         self._seen += images
         self._batches += 1
-        if self._batches % INTERVAL == 0:
-            mean = self._signs / INTERVAL
+        if self._batches % self._interval == 0:
+            mean = self._signs / self._interval
             self._mean([mean])
             self.p.add_((mean - self._target).sign() * self._seen / self._images).clamp_(0, 1)
             self._signs.zero_()
@@ -39,7 +39,7 @@ class Adaptive:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        batches = torch.tensor(self._batches % INTERVAL)
+        batches = torch.tensor(self._batches % self._interval)
         return {"p": self.p, "signs": self._signs, "seen": self._seen, "batches": batches}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgan.regularization.ada.pipeline import PIPELINES
+
 #: Kinds in the order in which they are applied, and the columns of the random numbers that each takes.
 KINDS = {"color": slice(0, 3), "translation": slice(3, 5), "cutout": slice(5, 7)}
 #: Numbers that an image takes: those, and one for each kind that decides whether it is applied.
 NUMBERS = 7 + len(KINDS)
+
+
+def kinds_of(names: str) -> list[str]:
+    """The kinds, of this file and of adaptive augmentation, that names joined by "+" stand for; none for "none"."""
+    return [kind for name in names.split("+") for kind in PIPELINES.get(name, (name,)) if name != "none"]
 
 
 def augment(images: Tensor, kinds: str, u: Tensor, p: Tensor | None = None) -> Tensor:

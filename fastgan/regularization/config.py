@@ -8,7 +8,9 @@ from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, expect
 from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
-from fastgan.regularization.augment import KINDS
+from fastgan.regularization.ada.pipeline import KINDS as ADA_KINDS
+from fastgan.regularization.ada.pipeline import PIPELINES
+from fastgan.regularization.augment import KINDS, kinds_of
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,14 @@ class RegularizationConfig:
     instance_noise_steps: int | None = None
     """generator steps in which that noise falls to 0; all of them when left out"""
     augment: str = "none"
-    """differentiable augmentation of all images that the discriminator sees: color, translation, cutout, joined by +"""
+    """differentiable augmentation of all images that the discriminator sees: color, translation, cutout; blit,
+    geometric, ada-color, filter, noise, ada-cutout; ada (the first three of those) or ada-all; joined by +"""
     ada_target: float = 0.0
     """0 augments every image; else as many as keep the mean sign of real logits at this value (0.6 is usual)"""
     ada_images: int = 500_000
     """images in which adaptive augmentation can go from none to all"""
+    ada_interval: int = 4
+    """discriminator steps between two adjustments of adaptive augmentation"""
     consistency: float = 0.0
     """weight of the discriminator's change when a real image is shifted"""
     consistency_fake: float = 0.0
@@ -39,6 +44,8 @@ class RegularizationConfig:
     """past fakes that are kept, to be half of those that the discriminator sees"""
     historical_averaging: float = 0.0
     """weight of the distance of both networks' weights from their mean over time"""
+    freeze_d: int = 0
+    """blocks of the discriminator, from its images on, whose weights stay as they are (FreezeD, for fine-tuning)"""
     style_mixing: float = 0.0
     """part of the generated images that mix the styles of two latents (0.9 in StyleGAN2), in networks with styles"""
     path_length: float = 0.0
@@ -47,15 +54,25 @@ class RegularizationConfig:
     """generator steps between two with path length regularization, whose weight is multiplied accordingly"""
 
     def __post_init__(self) -> None:
-        expect(self, ("instance_noise_steps", "ada_images", "pack", "path_length_interval"), AT_LEAST_ONE)
-        names = ("instance_noise", "consistency", "consistency_fake", "unroll", "history", "historical_averaging")
+        expect(
+            self, ("instance_noise_steps", "ada_images", "ada_interval", "pack", "path_length_interval"), AT_LEAST_ONE
+        )
+        names = (
+            "instance_noise",
+            "consistency",
+            "consistency_fake",
+            "unroll",
+            "history",
+            "historical_averaging",
+            "freeze_d",
+        )
         expect(self, (*names, "path_length"), NOT_NEGATIVE)
         expect(self, ("style_mixing",), (lambda value: 0 <= value <= 1, "a number in [0, 1]"))
         expect(self, ("ada_target",), FRACTION)
         expect(self, ("label_smoothing",), (lambda value: 0 <= value < 0.5, "a number in [0, 0.5)"))
-        kinds = self.augment.split("+")
-        if self.augment != "none" and (set(kinds) - set(KINDS) or len(set(kinds)) < len(kinds)):
-            known = ", ".join(KINDS)
+        kinds, every = kinds_of(self.augment), {**KINDS, **ADA_KINDS}
+        if set(kinds) - set(every) or len(set(kinds)) < len(kinds):
+            known = ", ".join((*every, *PIPELINES))
             raise UsageError(f"augment: expected none, or some of {known} joined by +, each once, got {self.augment!r}")
         if self.ada_target and self.augment == "none":
             raise UsageError(

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from fastgan._util.random import Random
+from fastgan.regularization.ada.pipeline import KINDS as ADA_KINDS
+from fastgan.regularization.ada.pipeline import NUMBERS as ADA_NUMBERS
+from fastgan.regularization.ada.pipeline import ada
 from fastgan.regularization.adaptive import Adaptive
-from fastgan.regularization.augment import NUMBERS, augment
+from fastgan.regularization.augment import KINDS, NUMBERS, augment, kinds_of
 from fastgan.regularization.config import RegularizationConfig
 from fastgan.regularization.history import History
 from fastgan.regularization.path_length import PathLength
@@ -32,7 +35,13 @@ class Regularization:
         mean: Callable[[list[Tensor]], None] = lambda tensors: None,
     ):
         self.config, self._steps = config, config.instance_noise_steps or steps
-        self.adaptive = Adaptive(config.ada_target, config.ada_images, device, mean) if config.ada_target else None
+        kinds = kinds_of(config.augment)
+        self._kinds, self._ada = "+".join(k for k in kinds if k in KINDS), [k for k in kinds if k in ADA_KINDS]
+        self.adaptive = (
+            Adaptive(config.ada_target, config.ada_images, config.ada_interval, device, mean)
+            if config.ada_target
+            else None
+        )
         self.history = History(config.history, device) if config.history else None
         self.path_length = PathLength(device, mean) if config.path_length else None
         #: The discriminator's optimizer, from whose state it is unrolled; set by the trainer.
@@ -66,8 +75,10 @@ class Regularization:
 
     def apply(self, images: Tensor, kind: str, noise: dict[str, Any]) -> Tensor:
         """Images [N, C, H, W] of a kind, "real" or "fake", as the discriminator sees them: augmented and with noise."""
+        if f"ada.{kind}" in noise:
+            images = ada(images, self._ada, noise[f"ada.{kind}"], noise.get(f"field.{kind}"), noise.get("p"))
         if f"augment.{kind}" in noise:
-            images = augment(images, self.config.augment, noise[f"augment.{kind}"], noise.get("p"))
+            images = augment(images, self._kinds, noise[f"augment.{kind}"], noise.get("p"))
         if f"instance.{kind}" in noise:
             images = images + noise[f"instance.{kind}"].to(images.dtype)
         return images
@@ -85,10 +96,14 @@ class Regularization:
     def _on_images(self, images: Tensor, random: Random, step: int, kinds: tuple[str, ...]) -> dict[str, Any]:
         config = self.config
         noise: dict[str, Any] = {}
-        if config.augment != "none":
+        if self._kinds:
             noise |= {f"augment.{kind}": random.uniform(len(images), NUMBERS) for kind in kinds}
-            if self.adaptive is not None:
-                noise["p"] = self.adaptive.p
+        if self._ada:
+            noise |= {f"ada.{kind}": random.uniform(len(images), ADA_NUMBERS) for kind in kinds}
+        if "noise" in self._ada:
+            noise |= {f"field.{kind}": random.normal(*images.shape) for kind in kinds}
+        if self.adaptive is not None:
+            noise["p"] = self.adaptive.p
         # Sønderby et al. 2017 (arXiv:1610.04490), Arjovsky and Bottou 2017 (arXiv:1701.04862): it makes both
         # distributions overlap, and is annealed as they come to overlap by themselves.
         left = 1 - step / self._steps

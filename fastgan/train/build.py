@@ -11,6 +11,7 @@ from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.regularization import Regularization
+from fastgan.regularization.freeze import freeze
 from fastgan.tasks import Generation, Paired, Task
 from fastgan.tasks.networks import source_channels
 from fastgan.train.config import Config
@@ -35,7 +36,8 @@ def train_state(
     """The state before the first step, on a device. config: settled. task, latent_shape: as for Trainer."""
     generator, discriminator = generator.to(device).train(), discriminator.to(device).train()
     optim = config.optim
-    ema = Ema(generator, optim.ema_images)
+    freeze(discriminator, config.regularization.freeze_d)
+    ema = Ema(generator, optim.ema_images, optim.ema_rampup)
     growth = Growth(config.grow_images, generator, ema.module, discriminator)
     if config.sync_statistics and world.size > 1:
         for network in (generator, discriminator):

@@ -104,13 +104,15 @@ class OptimConfig:
     """batches whose gradients are averaged for each update"""
     ema_images: float = 20_000
     """half-life of the generator's averaged weights, in images; 0 keeps no average"""
+    ema_rampup: float = 0.0
+    """the half-life is at most this part of the images so far (0.05 in StyleGAN2); 0: a tenth of the steps so far"""
     max_skipped: int = 25
     """updates in a row that may be skipped because something is not finite, before the run stops"""
 
     def __post_init__(self) -> None:
         expect(self, ("d_steps", "accumulate", "max_skipped"), AT_LEAST_ONE)
         expect(self, ("lr_g", "lr_d"), POSITIVE)
-        expect(self, ("clip", "ema_images", "weight_clip", "lr_warmup"), NOT_NEGATIVE)
+        expect(self, ("clip", "ema_images", "ema_rampup", "weight_clip", "lr_warmup"), NOT_NEGATIVE)
         expect(self, ("beta1", "beta2", "lr_decay_from"), FRACTION)
         expect(self, ("optimizer",), one_of(("adam", "rmsprop")))
         expect(self, ("lr_schedule",), one_of(SCHEDULES))

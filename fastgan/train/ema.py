@@ -16,20 +16,23 @@ _Pairs = tuple[list[Tensor], list[Tensor]]
 class Ema:
     """Keeps `module`, a copy of a network whose weights and float buffers follow the original's.
 
-    half_life: images after which an old weight counts half; 0 makes the copy equal the original. The average ramps up:
-    early on it looks no further back than a tenth of the steps so far, or the first samples would be noise for long.
+    half_life: images after which an old weight counts half; 0 makes the copy equal the original. The average ramps up,
+    or the first samples would be noise for long: the half-life is at most `ramp_up` times the images so far (0.05 in
+    StyleGAN2, Karras et al. 2020, arXiv:2006.06676); with 0 the average looks no further back than a tenth of the steps
+    so far.
     """
 
-    def __init__(self, network: nn.Module, half_life: float):
+    def __init__(self, network: nn.Module, half_life: float, ramp_up: float = 0.0):
         self.module = copied(network).eval().requires_grad_(False)
-        self.half_life = half_life
+        self.half_life, self.ramp_up = half_life, ramp_up
         self._known: tuple[nn.Module, _Pairs, _Pairs] | None = None
         self._averaged = [_has_a_mean(name, buffer) for name, buffer in self.module.named_buffers()]
 
     def weight(self, images: int, step: int) -> float:
         """How far the average moves toward the network in its step `step` (from 1), which used `images` images."""
-        decay = 0.5 ** (images / self.half_life) if self.half_life > 0 else 0.0
-        return 1 - min(decay, (1 + step) / (10 + step))
+        half_life = min(self.half_life, self.ramp_up * images * step) if self.ramp_up else self.half_life
+        decay = 0.5 ** (images / half_life) if half_life > 0 else 0.0
+        return 1 - decay if self.ramp_up else 1 - min(decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, network: nn.Module, weight: float | Tensor, moved: Container[int] = ()) -> None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from fastgan.regularization.adaptive import INTERVAL, Adaptive
+from fastgan.regularization.adaptive import Adaptive
 from fastgan.regularization.augment import KINDS, NUMBERS, augment, color, cutout, translation
 
 CPU = torch.device("cpu")
+INTERVAL = 4
 
 
 def alone(tensors):
@@ -72,7 +73,7 @@ def test_only_the_given_kinds_are_applied_with_the_given_probability():
 
 
 def test_the_probability_rises_above_the_target_and_falls_below_it():
-    control = Adaptive(target=0.6, images=1000, device=CPU, mean=alone)
+    control = Adaptive(target=0.6, images=1000, interval=INTERVAL, device=CPU, mean=alone)
     for _ in range(INTERVAL - 1):
         control.update(torch.tensor(0.9), 10)
         assert control.p == 0
@@ -93,10 +94,10 @@ def test_the_probability_rises_above_the_target_and_falls_below_it():
 
 
 def test_the_controller_is_restored_from_its_tensors():
-    one = Adaptive(0.6, 1000, CPU, alone)
+    one = Adaptive(0.6, 1000, INTERVAL, CPU, alone)
     for sign in (0.9, 0.9, 0.9, 0.9, 0.7, 0.2):
         one.update(torch.tensor(sign), 10)
-    other = Adaptive(0.6, 1000, CPU, alone)
+    other = Adaptive(0.6, 1000, INTERVAL, CPU, alone)
     other.load_tensors({name: value.clone() for name, value in one.tensors().items()})
     for sign in (0.5, 0.9, 0.9):
         one.update(torch.tensor(sign), 10)

@@ -266,6 +266,7 @@ def test_features_are_matched_every_matching_interval_steps():
 EVERYTHING = {
     "augment": {"augment": "color+translation+cutout"},
     "adaptive": {"augment": "translation", "ada_target": 0.6, "ada_images": 200},
+    "ada": {"augment": "ada-all", "ada_target": 0.6, "ada_images": 50, "ada_interval": 1},
     "noise": {"instance_noise": 0.3, "instance_noise_steps": 4},
     "pack": {"pack": 2, "loss": "wgan-gp", "d_steps": 2},
     "history": {"history": 12},
@@ -317,7 +318,10 @@ def test_compiled_steps_are_the_eager_ones(options):
             "label_smoothing: hinge has no target value for real images; use it with minimax",
         ),
         ({"label_smoothing": 0.6}, r"label_smoothing: expected a number in \[0, 0.5\), got 0.6"),
-        ({"augment": "colour"}, "augment: expected none, or some of color, translation, cutout joined by .*'colour'"),
+        (
+            {"augment": "colour"},
+            "augment: expected none, or some of color, translation, cutout, blit, .* joined by .*'colour'",
+        ),
         ({"augment": "cutout+cutout"}, "each once"),
         ({"ada_target": 0.6}, "ada_target: there is nothing to adapt; give augment"),
         ({"ada_target": 0.6, "augment": "color", "loss": "wgan-gp"}, "ada_target: the sign of a logit has no meaning"),

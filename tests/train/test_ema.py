@@ -81,3 +81,11 @@ def test_spectral_norms_stay_norms():
     assert len(found) == 4
     for name, vector in found.items():
         torch.testing.assert_close(vector, network.get_buffer(name))
+
+
+def test_the_half_life_is_at_most_a_part_of_the_images_so_far():
+    ema = Ema(network(0.0), half_life=10_000, ramp_up=0.05)
+    assert ema.weight(images=32, step=1) == pytest.approx(1 - 0.5 ** (1 / 0.05))
+    assert ema.weight(images=32, step=100) == pytest.approx(1 - 0.5 ** (32 / 160))
+    assert ema.weight(images=32, step=10**6) == pytest.approx(1 - 0.5 ** (32 / 10_000))
+    assert Ema(network(0.0), half_life=0, ramp_up=0.05).weight(images=32, step=5) == 1
