@@ -2,5 +2,6 @@
 
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.stylegan2 import Generator
+from fastgan.models.stylegan.stylegan3 import Generator3
 
-__all__ = ["Discriminator", "Generator"]
+__all__ = ["Discriminator", "Generator", "Generator3"]
