@@ -35,6 +35,7 @@ FAMILIES: dict[str, str] = {
     "r3gan": "fastgan.models.r3gan",
     "resnet": "fastgan.models.resnet",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
+    "stylegan3": "fastgan.models.stylegan.stylegan3",
 }
 
 

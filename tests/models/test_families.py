@@ -168,10 +168,10 @@ def test_outputs_depend_on_the_sample_s_own_label_only(name):
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_missing_labels_are_an_error(name):
     generator, discriminator = family(name)
-    with pytest.raises(UsageError, match="[cy]: expected labels, int64"):
+    with pytest.raises(UsageError, match=r"[cy]: expected labels, int64"):
         generator(torch.randn(4, generator.latent))
     if not discriminator.auxiliary:
-        with pytest.raises(UsageError, match="[cy]: expected labels, int64"):
+        with pytest.raises(UsageError, match=r"[cy]: expected labels, int64"):
             discriminator(torch.zeros(4, *generator.image_shape))
 
 
@@ -179,9 +179,9 @@ def test_labels_for_unconditional_networks_are_an_error():
     for name in ("mlp", "dcgan", "resnet", "biggan", "progan", "r3gan", "stylegan2"):
         generator, discriminator = family(name)
         y = torch.zeros(4, dtype=torch.int64)
-        with pytest.raises(UsageError, match="[cy]: "):
+        with pytest.raises(UsageError, match=r"[cy]: "):
             generator(torch.randn(4, generator.latent), y)
-        with pytest.raises(UsageError, match="[cy]: "):
+        with pytest.raises(UsageError, match=r"[cy]: "):
             discriminator(torch.zeros(4, *generator.image_shape), y)
 
 

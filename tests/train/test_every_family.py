@@ -21,6 +21,7 @@ NETWORKS = [
     "progan",
     "r3gan projection",
     "stylegan2",
+    "stylegan3 labels",
 ]
 
 
@@ -31,7 +32,7 @@ def test_all_families_are_tested():
 @pytest.mark.parametrize("loss", ADVERSARIAL)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_ten_steps(name, loss):
-    if name in ("progan", "stylegan2") and loss == "wgan":
+    if name in ("progan", "stylegan2", "stylegan3 labels") and loss == "wgan":
         pytest.skip("an error: see validation.py")
     generator, discriminator = family(name)
     # The last bias has no gradient where a constant in all logits cancels in the loss.

@@ -272,8 +272,8 @@ def build(
     base = 64 * width if channel_base is None else channel_base
     shared: dict[str, Any] = {"num_fp16_res": num_fp16_res, "conv_clamp": conv_clamp}
     discriminator = Discriminator(
-        classes, resolution, channels, channel_base=base, channel_max=width, epilogue_kwargs={"mbstd_group_size": group},
-        **shared,
+        classes, resolution, channels, channel_base=base, channel_max=width,
+        epilogue_kwargs={"mbstd_group_size": group}, **shared,
     )  # fmt: skip
     factor = 2 if variant == "r" else 1
     kernel = {"conv_kernel": 1, "use_radial_filters": True} if variant == "r" else {}
