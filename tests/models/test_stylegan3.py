@@ -18,7 +18,7 @@ def generator(**options):
     torch.manual_seed(0)
     network = Generator3(5, 0, 7, 20, 3, channel_base=64, channel_max=6, num_layers=5, conv_clamp=0.5, **options)
     randomize(network.double().eval())
-    network.synthesis.input.transform[2] = torch.tensor([0.0, 0.0, 1.0])  # a rigid or affine transform of the plane
+    network.synthesis.input.transform[2] = torch.tensor([0.0, 0.0, 1.0])  # a affine transform of the plane
     return network
 
 

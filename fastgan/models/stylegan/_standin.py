@@ -1,6 +1,5 @@
 """Plain PyTorch in place of ops that are being written."""
 
-import torch
 from torch.nn import functional as F
 
 
@@ -28,20 +27,3 @@ def filtered_lrelu(x, bias, up_filter, down_filter, *, up=1, down=1, padding=0, 
     if clamp is not None:
         x = x.clamp(-clamp, clamp)
     return upfirdn2d(x, down_filter, down=down)
-
-
-def modulated_conv2d(x, weight, styles, *, demodulate=True, up=False, padding=0, filter=None, input_gain=None):
-    s = styles if input_gain is None else styles * input_gain
-    x = x * s[:, :, None, None].to(x.dtype)
-    if up:
-        k = weight.shape[-1]
-        x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-        taps = filter.shape[-1]
-        before, after = padding + (taps + 1) // 2 - (k - 1), padding + (taps - 2) // 2 - (k - 2)
-        x = upfirdn2d(x, filter, padding=(before, after, before, after), gain=4)
-    else:
-        x = F.conv2d(x, weight, padding=padding)
-    if demodulate:
-        d = torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).t() + 1e-8)
-        x = x * d[:, :, None, None].to(x.dtype)
-    return x

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.stylegan._standin import modulated_conv2d, upfirdn2d
+from fastgan.models.stylegan._standin import upfirdn2d
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision, low_pass, resolutions
 from fastgan.models.stylegan.mapping import Mapping
-from fastgan.ops import bias_act
+from fastgan.ops import bias_act, modulated_conv2d, modulated_layer
 
 NOISE_MODES = ("random", "const", "none")
 
@@ -181,15 +181,16 @@ class Layer(nn.Module):
             self.noise_strength = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
-        x = modulated_conv2d(
-            x, self.weight, self.affine(w), up=self.up, padding=1, filter=self.resample_filter if self.up else None
-        )
+        noise = None
         if self.use_noise and noise_mode != "none":
-            noise = self.noise_const
+            noise = self.noise_const[None, None]
             if noise_mode == "random":
                 noise = torch.randn(x.shape[0], 1, self.side, self.side, dtype=noise.dtype, device=x.device)
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return bias_act(x, self.bias, "leaky_relu", alpha=SLOPE, gain=GAIN, clamp=self.clamp)
+            noise = noise * self.noise_strength
+        return modulated_layer(
+            x, self.weight, self.affine(w), noise, self.bias, up=self.up, padding=1,
+            filter=self.resample_filter if self.up else None, alpha=SLOPE, gain=GAIN, clamp=self.clamp,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         return f"{list(self.weight.shape)}, up={self.up}"

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.models.stylegan._standin import filtered_lrelu, modulated_conv2d
+from fastgan.models.stylegan._standin import filtered_lrelu
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.filters import kaiser_low_pass
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision
 from fastgan.models.stylegan.mapping import Mapping
 from fastgan.models.stylegan.stylegan2 import NOISE_MODES
+from fastgan.ops import modulated_conv2d
 
 VARIANTS = ("t", "r")
 
@@ -117,7 +118,7 @@ class Synthesis(nn.Module):
             bands.append(Band(cutoff, max(stopband, rate / 2) - cutoff, size, rate, channels))
         self.input = FourierInput(w_dim, bands[0])
         self.layers: list[str] = []
-        self.half: list[bool] = []
+        self.in_half: list[bool] = []
         for i, (inputs, outputs) in enumerate(zip([bands[0], *bands], bands, strict=False)):
             layer = Layer(
                 inputs, outputs, w_dim, colors=img_channels if i == num_layers else 0,
@@ -126,7 +127,7 @@ class Synthesis(nn.Module):
                 radial=use_radial_filters and i < num_layers - num_critical, clamp=conv_clamp, beta=magnitude_ema_beta,
             )  # fmt: skip
             self.layers.append(f"L{i}_{outputs.size}_{img_channels if i == num_layers else outputs.channels}")
-            self.half.append(outputs.rate << num_fp16_res > img_resolution)
+            self.in_half.append(outputs.rate << num_fp16_res > img_resolution)
             self.add_module(self.layers[-1], layer)
 
     def forward(self, w: Tensor, noise_mode: str | None = None) -> Tensor:
@@ -137,7 +138,7 @@ class Synthesis(nn.Module):
         first, *rows = w.unbind(1)
         with full_precision(w):
             x = self.input(first)
-        for name, half, row in zip(self.layers, self.half, rows, strict=True):
+        for name, half, row in zip(self.layers, self.in_half, rows, strict=True):
             layer = self.get_submodule(name)
             if half:
                 x = layer(x, row)
@@ -276,7 +277,7 @@ def build(
         epilogue_kwargs={"mbstd_group_size": group}, **shared,
     )  # fmt: skip
     factor = 2 if variant == "r" else 1
-    kernel = {"conv_kernel": 1, "use_radial_filters": True} if variant == "r" else {}
+    kernel: dict[str, Any] = {"conv_kernel": 1, "use_radial_filters": True} if variant == "r" else {}
     generator = Generator3(
         latent, classes, latent, resolution, channels, channel_base=factor * base, channel_max=factor * width, **kernel,
         **shared,
