@@ -7,6 +7,7 @@
 
 #include "fastgan/adam_ema.h"
 #include "fastgan/bias_act.h"
+#include "fastgan/channel_scale.h"
 #include "fastgan/conv_thin.h"
 #include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
@@ -136,6 +137,22 @@ PYBIND11_MODULE(_cpu, m) {
          int dtype, int threads, Address uv, Address sigma) {
         launch_spectral_scale_grad(
             {layers, at(dy), at<void>(dw), static_cast<Dtype>(dtype), threads, at(uv), at(sigma)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  m.def(
+      "scaled",
+      [](const BiasActShape& shape, double alpha, double gain, double clamp, bool one_noise, Address x, Address scale,
+         Address noise, Address bias, Address y) {
+        launch_scaled({shape, {alpha, gain, clamp}, one_noise, at(x), at(scale), at(noise), at(bias), at<void>(y)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "scaled_grad",
+      [](const BiasActShape& shape, double alpha, double gain, double clamp, Address dy, Address saved, Address x,
+         Address scale, Address dx, Address dscale, Address dnoise, Address db) {
+        launch_scaled_grad({shape, {alpha, gain, clamp}, at(dy), at(saved), at(x), at(scale), at<void>(dx),
+                            at<void>(dscale), at<void>(dnoise), at<void>(db)});
       },
       py::call_guard<py::gil_scoped_release>());
 

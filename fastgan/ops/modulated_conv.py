@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._check import bad
-from fastgan.ops.channel_scale import channel_dot, channel_scale, scale_noise_bias_act
+from fastgan.ops.channel_scale import channel_scale, scale_noise_bias_act
 from fastgan.ops.conv import conv2d, conv_transpose2d
 
 _EPSILON = 1e-8
@@ -108,7 +108,7 @@ def _convolve(
 
 def _demodulation(weight: Tensor, styles: Tensor) -> Tensor:
     """d [N, O] for weight [O, I, k, k] and styles [N, I]."""
-    squares = channel_dot(weight, weight)
+    squares = weight.square().sum((2, 3))  # faster than channel_dot on rows of nine numbers
     return (styles.square() @ squares.t() + _EPSILON).rsqrt()
 
 

@@ -25,10 +25,10 @@
 #ifdef _OPENMP
 #define FASTGAN_PRAGMA(text) _Pragma(#text)
 #define FASTGAN_SIMD FASTGAN_PRAGMA(omp simd)
-#define FASTGAN_SIMD_SUM(name) FASTGAN_PRAGMA(omp simd reduction(+ : name))
+#define FASTGAN_SIMD_SUM(...) FASTGAN_PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #else
 #define FASTGAN_SIMD
-#define FASTGAN_SIMD_SUM(name)
+#define FASTGAN_SIMD_SUM(...)
 #endif
 
 namespace fastgan {

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
-from fastgan.ops.channel_scale import reference
+from fastgan.ops.channel_scale import cpu, reference
 
 
 def _save_two(ctx, inputs, output):
@@ -32,6 +32,7 @@ channel_scale_op = define_op(
     reference=reference.channel_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_two, _scale_formula),
+    kernels=(cpu.SCALE,),
 )
 
 
@@ -52,6 +53,7 @@ channel_dot_op = define_op(
     reference=reference.channel_dot,
     fake=_fake_dot,
     gradient=Gradient(_save_two, _dot_formula),
+    kernels=(cpu.DOT,),
 )
 
 
