@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgan._util.schema import shown
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.build import built
 from fastgan.models.checkpoints.contents import State
@@ -21,6 +22,10 @@ _DISCRIMINATOR = ("c_dim", "img_resolution", "img_channels")
 _FACTS = {"resolution": "img_resolution", "channels": "img_channels", "z": "z_dim", "w": "w_dim", "classes": "c_dim"}
 #: Arguments that choose how the official code computes, and change no value in full precision.
 _IGNORED = ("fused_modconv_default",)
+#: The largest values of arguments, far above those of any public network.
+_LIMITS = {"num_layers": 100, "img_resolution": 1 << 13, "filter_size": 100, "lrelu_upsampling": 16, "conv_kernel": 100}
+_LIMITS |= {"margin_size": 1 << 10, "num_critical": 100}
+_LARGEST = 1 << 24
 #: Buffers that follow from the arguments: files converted from other layouts do not have all of them.
 _DERIVED = (".resample_filter", ".noise_const")
 
@@ -54,6 +59,7 @@ def constructor(state: State) -> functools.partial[nn.Module]:
     if "synthesis.input.freqs" in state.tensors:
         kind = _generator3()
     given = {key: value for key, value in arguments(state).items() if key not in _IGNORED}
+    _check_limits(given)
     known = inspect.signature(kind.__init__).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
         for name in given:
@@ -77,6 +83,22 @@ def arguments(state: State) -> dict[str, Any]:
     if not isinstance(inner, dict):
         raise DataError("its arguments are damaged: expected a table for synthesis_kwargs")
     return {**state.defaults, **found, **inner}
+
+
+def _check_limits(given: dict[str, Any]) -> None:
+    """Raise DataError for arguments with which a network would take for ever to build, even without its weights."""
+    for name, value in given.items():
+        limit = _LIMITS.get(name, _LARGEST)
+        if isinstance(value, dict):
+            _check_limits(value)
+        elif isinstance(value, list) and (len(value) > _LIMITS["filter_size"] or any(map(_is_beyond, value))):
+            raise DataError(f"has a network with the argument {name} of {len(value)} values: expected a few numbers")
+        elif _is_beyond(value, limit):
+            raise DataError(f"has a network with the argument {name}={shown(value)}: expected at most {limit:,}")
+
+
+def _is_beyond(value: Any, limit: int = _LARGEST) -> bool:
+    return isinstance(value, int | float) and not -limit <= value <= limit
 
 
 def _generator3() -> type[nn.Module]:
