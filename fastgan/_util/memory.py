@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from fastgan._util.files import amount
@@ -20,6 +21,16 @@ _PIXELS = {"PNG": 8 * DEFLATE, "JPEG": 8 * 64}
 def free_host_memory() -> int:
     """Bytes available to this process; at most the limits of its container (cgroup) and of itself (ulimit -v)."""
     return int(min(_available(Path("/proc/meminfo")), _limit(Path("/sys/fs/cgroup/memory.max")), _own_limit()))
+
+
+def peak_host_memory() -> int:
+    """Most bytes of the host's memory that this process has taken so far; 0 on systems that do not say."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+    return 0
 
 
 def require_memory(needed: int, what: str) -> None:

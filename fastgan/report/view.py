@@ -140,7 +140,8 @@ def speed(run: Run, groups: Groups) -> tuple[str | None, str]:
     # The median over intervals: the first one includes compilation, and a pause of the computer is no training speed.
     for series in groups.get("speed", []):
         if series.name == "images_per_second" and len(series.finite):
-            return _speed(float(np.median(series.finite))), "median"
+            median = float(np.median(series.finite))
+            return _speed(median), f"median; {1000 / median:.3g} sec/kimg" if median > 0 else "median"
     images, seconds = last(run, "images"), last(run, "seconds")
     if images is None or not seconds:
         return None, ""

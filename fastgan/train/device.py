@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fastgan._util.memory import peak_host_memory
 from fastgan.errors import UsageError
 
 
@@ -76,3 +77,10 @@ def _float32_products() -> Callable[[], None]:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = older
 
     return restore
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes so far: of the GPU's memory that tensors took, else of the host's memory that the process took."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_host_memory()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastgan import models
 from fastgan.errors import DataError, UsageError
 from fastgan.train import checkpoint
 
@@ -24,7 +27,10 @@ def start_from(state: TrainState, source: str | Path) -> None:
 
     source: a run directory (its newest whole checkpoint) or RUN/checkpoints/STEP, which fill generator, discriminator
     and averaged generator; or a safetensors file with the state dict of one network, which fills the generator and its
-    average, or the discriminator: the one whose names and shapes it has. Optimizers, counters and random numbers stay.
+    average, or the discriminator: the one whose names and shapes it has; or another file that `fastgan.models.load`
+    opens, such as NVIDIA's .pkl. Optimizers, counters and random numbers stay. StyleGAN's networks, whose layers are
+    named after their resolutions, take over every tensor of the same name and shape from networks of another
+    resolution or other labels; which ones they take and which stay fresh is logged.
     Raises UsageError where `source` is none of these or holds other networks, naming the first tensor that differs,
     CheckpointError or DataError where it is damaged; nothing is changed then.
     """
@@ -35,15 +41,20 @@ def start_from(state: TrainState, source: str | Path) -> None:
         found = {part: checkpoint.load_part(folder, part) for part in networks}
         about = f"checkpoint {folder}"
     elif path.is_file():
-        found = _parts_of_file(path, networks)
+        found = _parts_of_file(path, networks) if path.suffix == ".safetensors" else _parts_of_public_file(path)
         about = f"{' and '.join(found)} from {path}; the other weights are fresh"
     else:
         raise UsageError(f"init_from: expected a run, a checkpoint or a safetensors file, {path} does not exist")
     for part, tensors in found.items():
-        if why := _difference(networks[part], tensors):
+        why = _difference(networks[part], tensors)
+        if why and not _named_by_resolution(networks[part], tensors):
             raise UsageError(f"init_from: {path} holds another {part}: {why}")
     for part, tensors in found.items():
-        networks[part].load_state_dict(tensors)
+        own = networks[part].state_dict()
+        taken = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
+        networks[part].load_state_dict({**own, **taken})
+        if len(taken) < len(own) or len(taken) < len(tensors):
+            _logger.info("%s: %s", part, _taken_over(own, tensors, taken))
     _logger.info("starting from the weights of %s", about)
 
 
@@ -66,9 +77,51 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
             f"{path} is no readable safetensors file ({error}); write one with"
             " safetensors.torch.save_file(network.state_dict(), PATH)"
         ) from error
-    if not _difference(networks["discriminator"], tensors) and _difference(networks["generator"], tensors):
+    generator, discriminator = networks["generator"], networks["discriminator"]
+    if not _difference(discriminator, tensors) and _difference(generator, tensors):
+        return {"discriminator": tensors}
+    if _named_by_resolution(discriminator, tensors) and not _named_by_resolution(generator, tensors):
         return {"discriminator": tensors}
     return {"generator": tensors, "ema": tensors}
+
+
+def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The parts of a run that a file of another program fills."""
+    networks = models.load(path)
+    generator = networks.get("G_ema") or networks.generator
+    found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}
+    return {part: network.state_dict() for part, network in found.items() if network is not None}
+
+
+def _named_by_resolution(network: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Whether both have StyleGAN's layers b4, b8, ..., and one of them in the same shape."""
+    own = network.state_dict()
+    return any(
+        re.search(r"(^|\.)b\d+\.", name) and name in own and own[name].shape == tensor.shape
+        for name, tensor in tensors.items()
+        if tensor.dim() > 1
+    )
+
+
+def _taken_over(own: Mapping[str, Tensor], given: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> str:
+    """What of a network is taken over from given tensors, in words: by layers, and single tensors of mixed ones."""
+    fresh, unused = [n for n in own if n not in taken], [n for n in given if n not in taken]
+    parts = [f"{len(taken)} of {len(own)} tensors taken over"]
+    if fresh:
+        parts.append(f"fresh: {_grouped(fresh, own)}")
+    if unused:
+        parts.append(f"not used: {_grouped(unused, given)}")
+    return "; ".join(parts)
+
+
+def _grouped(names: list[str], every: Mapping[str, Tensor]) -> str:
+    """Names, of which those of a whole block such as synthesis.b128 are one."""
+    found: dict[str, None] = {}
+    for name in names:
+        block = re.match(r"(.*?\bb\d+)\.", name)
+        whole = block is not None and all(n in names for n in every if n.startswith(f"{block[1]}."))
+        found[block[1] if block is not None and whole else name] = None
+    return ", ".join(found)
 
 
 def _difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:

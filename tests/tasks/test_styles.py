@@ -202,6 +202,37 @@ def test_both_steps_mix_styles():
     torch.testing.assert_close(TaskSteps(t.task).discriminator(batch, noise)[0].value, value.detach())
 
 
+def test_stylegan2_trains_with_everything_and_resumes_bit_for_bit(tmp_path):
+    from fastgan import models
+
+    class Images(Resumable):
+        def batch(self, source):
+            return torch.rand(4, 3, 16, 16, generator=source) * 2 - 1
+
+    def made(out, steps):
+        torch.manual_seed(0)
+        networks = models.build("stylegan2", resolution=16, channels=3, latent=8, width=8, mapping_layers=2)
+        config = Config.from_flags(**SMALL | {
+            "batch": 4, "steps": steps, "path_length": 2.0, "path_length_interval": 2, "style_mixing": 0.9,
+            "r1_weight": 0.1, "penalty_interval": 2, "augment": "ada", "ada_target": 0.6, "ada_images": 20,
+            "ada_interval": 1, "ema_rampup": 0.05, "freeze_d": 1, "checkpoint_every": 2,
+        })  # fmt: skip
+        return Trainer(*networks, "non-saturating", config, out=out)
+
+    whole, part = made(tmp_path / "whole", 4), made(tmp_path / "part", 4)
+    frozen = {name: value.clone() for name, value in whole.discriminator.named_parameters()}
+    assert math.isfinite(whole.fit(Images())["loss/generator"])
+    made(tmp_path / "part", 2).fit(Images())
+    part.fit(Images(), resume=True)
+    for network, other in zip(whole.state.networks.values(), part.state.networks.values(), strict=True):
+        for (name, mine), theirs in zip(network.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(mine, theirs), name
+    assert whole.task.regularization.path_length.mean > 0
+    changed = [n for n, value in whole.discriminator.named_parameters() if not torch.equal(value, frozen[n])]
+    assert changed
+    assert not any(name.startswith("b16.") for name in changed)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -48,7 +48,8 @@ def test_each_interval_is_a_line_with_speed_and_losses(caplog):
     first, last = lines(caplog)
     number = r"[+-]\d+\.\d{3}"
     assert re.fullmatch(
-        r"training: 50 of 100 steps, [\d,.]+ per second, \d+:\d\d left  \d+ images/s  healthy"
+        r"training: 50 of 100 steps, [\d,.]+ per second, \d+:\d\d left  \d+ images/s  [\d.e+-]+ sec/kimg"
+        r"  \d+\.\d GB  healthy"
         rf"  D {number}  G {number}",
         first,
     )
@@ -78,7 +79,7 @@ def test_a_terminal_shows_one_bar_and_no_lines(caplog, monkeypatch):
     trained(100)
     monkeypatch.undo()
     assert "100/100" in stream.getvalue()
-    assert "images/s  healthy  D" in stream.getvalue()
+    assert " GB  healthy  D" in stream.getvalue()
     assert lines(caplog) == []
 
 
