@@ -11,6 +11,7 @@
 #include "fastgan/conv_thin.h"
 #include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
+#include "fastgan/upfirdn2d.h"
 
 namespace py = pybind11;
 using namespace fastgan;
@@ -180,9 +181,23 @@ PYBIND11_MODULE(_cpu, m) {
       },
       py::call_guard<py::gil_scoped_release>());
 
+  using Pair = std::array<int64_t, 2>;
+  py::class_<UpfirdnShape>(m, "UpfirdnShape")
+      .def(py::init([](std::array<int64_t, 4> x, Pair out, Pair taps, Pair up, Pair down, Pair before, bool separable,
+                       bool flip, double gain, bool channels_last, int dtype, int threads) {
+        return UpfirdnShape{x[0], x[1], x[2], x[3], {out[0], out[1]}, {taps[0], taps[1]}, {up[0], up[1]},
+                            {down[0], down[1]}, {before[0], before[1]}, separable, flip, gain, channels_last,
+                            static_cast<Dtype>(dtype), threads};
+      }));
+  m.def(
+      "upfirdn2d",
+      [](const UpfirdnShape& shape, Address x, Address filter, Address y) {
+        launch_upfirdn2d({shape, at(x), at(filter), at<void>(y)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
   m.attr("THIN") = kThin;
   m.attr("LANES") = kLanes;
-  using Pair = std::array<int64_t, 2>;
   m.def(
       "conv_thin_grad",
       [](std::array<int64_t, 4> dx_size, std::array<int64_t, 3> dy_size, Pair kernel, Pair stride, Pair padding,

@@ -14,6 +14,7 @@ from fastgan.ops.conv import (
 from fastgan.ops.modulated_conv import modulated_conv2d, modulated_layer
 from fastgan.ops.norm_penalty import norm_penalty
 from fastgan.ops.spectral_norm import power_iteration, spectral_normalize, spectral_scale
+from fastgan.ops.upfirdn2d import upfirdn2d
 
 __all__ = [
     "ACTIVATIONS",
@@ -34,4 +35,5 @@ __all__ = [
     "scale_noise_bias_act",
     "spectral_normalize",
     "spectral_scale",
+    "upfirdn2d",
 ]

@@ -28,6 +28,7 @@ from fastgan.ops import (
 )
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
 from fastgan.testing.modulated_cases import modulated_cases
+from fastgan.testing.upfirdn_cases import upfirdn_cases
 
 __all__ = ["CASES", "OpCase"]
 
@@ -409,4 +410,5 @@ CASES: list[OpCase] = [
     *_spectral_cases(),
     *_penalty_cases(),
     *modulated_cases(),
+    *upfirdn_cases(),
 ]
