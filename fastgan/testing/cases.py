@@ -27,6 +27,7 @@ from fastgan.ops import (
     spectral_scale,
 )
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
+from fastgan.testing.filtered_cases import filtered_cases
 from fastgan.testing.modulated_cases import modulated_cases
 
 __all__ = ["CASES", "OpCase"]
@@ -409,4 +410,5 @@ CASES: list[OpCase] = [
     *_spectral_cases(),
     *_penalty_cases(),
     *modulated_cases(),
+    *filtered_cases(),
 ]
