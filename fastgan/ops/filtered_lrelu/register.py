@@ -107,7 +107,19 @@ def _fake(x, bias, up_filter, down_filter, up, down, padding, gain, slope, clamp
     return _sized(x, low_size(high, down_filter, down)), torch.empty(shape, dtype=torch.uint8, device=x.device)
 
 
-def _check(x, bias, up_filter, down_filter, up, down, padding, gain, slope, clamp, masks) -> None:
+def _check(
+    x: Tensor,
+    bias: Tensor | None,
+    up_filter: Tensor | None,
+    down_filter: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
+    gain: float,
+    slope: float,
+    clamp: float | None,
+    masks: bool,
+) -> None:
     if not x.is_floating_point():
         raise bad("x", "a floating tensor", x.dtype, TypeError)
     if x.dim() != 4:
