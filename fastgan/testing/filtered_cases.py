@@ -33,7 +33,7 @@ def filtered_cases() -> Iterator[OpCase]:
             shape=(2, 3, 5, 7),
             curved=False,
             cost=_cost,
-            penalty_calls={"filtered_lrelu": 2, "filtered_lrelu_linear": 4},
+            penalty_calls={"filtered_lrelu": 2, "filtered_lrelu_linear": 3},
             dtypes={"reference": FLOATS + HALVES},
             library=True,
             core=name in ("up2", "up4_clamp"),
