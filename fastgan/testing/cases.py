@@ -27,6 +27,7 @@ from fastgan.ops import (
     spectral_scale,
 )
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
+from fastgan.testing.filtered_cases import filtered_cases
 from fastgan.testing.modulated_cases import modulated_cases
 from fastgan.testing.upfirdn_cases import upfirdn_cases
 
@@ -411,4 +412,5 @@ CASES: list[OpCase] = [
     *_penalty_cases(),
     *modulated_cases(),
     *upfirdn_cases(),
+    *filtered_cases(),
 ]
