@@ -19,6 +19,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops.channel_scale import channel_scale, scale_noise_bias_act
 from fastgan.ops.conv import conv2d, conv_transpose2d
+from fastgan.ops.upfirdn2d import upfirdn2d
 
 _EPSILON = 1e-8
 _HALVES = (torch.float16, torch.bfloat16)
@@ -138,17 +139,7 @@ def _up_convolution(x: Tensor, weight: Tensor, padding: int, filter: Tensor | No
         kernel = weight.shape[2 + axis]
         # The filter covers as many pixels before as after the middle of two new pixels.
         pads += [padding + (taps + 1) // 2 - (kernel - 1), padding + (taps - 2) // 2 - (kernel - 2)]
-    return _upfirdn2d(y, filter, padding=tuple(pads), gain=4.0)
-
-
-def _upfirdn2d(x: Tensor, filter: Tensor | None, padding: tuple[int, ...], gain: float) -> Tensor:
-    top, bottom, left, right = padding
-    x = torch.nn.functional.pad(x, (left, right, top, bottom))
-    if filter is None:
-        return x * gain
-    f = filter if filter.dim() == 2 else torch.outer(filter, filter)
-    f = (f * gain).flip(0, 1).to(x.dtype)[None, None].expand(x.shape[1], 1, *f.shape)
-    return conv2d(x, f.contiguous(), groups=x.shape[1])
+    return upfirdn2d(y, filter, padding=tuple(pads), gain=4.0)
 
 
 def _check(x: Tensor, weight: Tensor, styles: Tensor, padding: int, input_gain: Tensor | None) -> None:

@@ -45,19 +45,19 @@ def _x_and_bias(normal: Normal, shape: Shape) -> Inputs:
     return normal(*shape), normal(shape[1])
 
 
-@functools.cache
-def _taps(taps: int, radial: bool) -> Tensor | None:
-    if taps == 0:
-        return None
+def _taps(taps: int) -> list[float]:
     # Asymmetric, so that a filter that is flipped the wrong way shows.
-    f = torch.hann_window(taps + 2, periodic=False)[1:-1] * torch.linspace(0.5, 1.5, taps)
-    f = f / f.sum()
-    return f[:, None] * f.flip(0)[None] * 1.25 if radial else f
+    f = [math.sin(math.pi * (i + 1) / (taps + 1)) ** 2 * (0.5 + i / (taps - 1)) for i in range(taps)]
+    return [value / sum(f) for value in f]
 
 
 def _filters(x: Tensor, taps: tuple[int, int], radial: bool) -> list[Tensor | None]:
-    found = [_taps(n, radial) for n in taps]
-    return [None if f is None else f.to(x.device) for f in found]
+    found: list[Tensor | None] = []
+    for count in taps:
+        # Made in each call: a tensor from outside is no input of a graph.
+        f = torch.tensor(_taps(count), dtype=torch.float32, device=x.device) if count else None
+        found.append(f if f is None or not radial else f[:, None] * f.flip(0)[None] * 1.25)
+    return found
 
 
 def _call(x: Tensor, bias: Tensor, taps: tuple[int, int], radial: bool = False, **options: Any) -> Tensor:

@@ -60,7 +60,7 @@ import ctypes, time
 from pathlib import Path
 import child
 from fastgan.errors import DataError
-child.SECONDS, child.CLOCK = 2, 5
+child.SECONDS, child.CLOCK = 4, 10  # to fill 800 MB takes a second, and longer beside other work
 child.BASE = child.resident()
 def spin():
     while True:

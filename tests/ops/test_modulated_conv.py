@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fastgan.ops import bias_act, channel_dot, channel_scale, modulated_conv2d, modulated_layer, scale_noise_bias_act
 from fastgan.testing.op_recorder import OpRecorder
 
-FILTER = torch.tensor([1.0, 3.0, 2.0, 1.0]) / 7  # not symmetric, so that a wrong flip shows
+FILTER = torch.tensor([1.0, 3.0, 2.0, 1.0], dtype=torch.float64) / 7  # not symmetric, so that a wrong flip shows
 JOINT = {"conv_backward": ("conv_dgrad", "conv_wgrad"), "conv_dgrad_backward": ("conv", "conv_wgrad")}
 
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.labels import one_hot, reject_labels
-from fastgan.models.stylegan._standin import upfirdn2d
-from fastgan.ops import bias_act, conv2d, conv2d_bias_act
+from fastgan.ops import bias_act, conv2d, conv2d_bias_act, upfirdn2d
 
 GAIN = sqrt(2)  # He's, for leaky ReLUs
 SLOPE = 0.2  # of leaky ReLUs below zero

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
-from fastgan.models.stylegan._standin import upfirdn2d
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision, low_pass, resolutions
 from fastgan.models.stylegan.mapping import Mapping
-from fastgan.ops import bias_act, modulated_conv2d, modulated_layer
+from fastgan.ops import bias_act, modulated_conv2d, modulated_layer, upfirdn2d
 
 NOISE_MODES = ("random", "const", "none")
 

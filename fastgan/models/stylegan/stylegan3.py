@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
-from fastgan.models.stylegan._standin import filtered_lrelu
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.filters import kaiser_low_pass
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision
 from fastgan.models.stylegan.mapping import Mapping
 from fastgan.models.stylegan.stylegan2 import NOISE_MODES
-from fastgan.ops import modulated_conv2d
+from fastgan.ops import filtered_lrelu, modulated_conv2d
 
 VARIANTS = ("t", "r")
 

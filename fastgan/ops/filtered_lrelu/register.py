@@ -68,7 +68,7 @@ def _fake_linear(
 
 filtered_lrelu_linear_op = define_op(
     "filtered_lrelu_linear(Tensor x, Tensor masks, Tensor? first_filter, Tensor? second_filter, int[] up, int[] down, "
-    "int[] first_padding, int[] second_padding, bool flip, float gain, float slope) -> Tensor",
+    "SymInt[] first_padding, SymInt[] second_padding, bool flip, float gain, float slope) -> Tensor",
     reference=reference.filtered_lrelu_linear,
     fake=_fake_linear,
     gradient=Gradient(_save_linear, _linear_formula),
@@ -145,7 +145,7 @@ def _check(
         if min(values) < 1:
             raise bad(name, "whole numbers >= 1", list(values))
     for name, value in (("gain", gain), ("slope", slope)):
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value < math.inf:
             raise bad(name, "a finite number > 0", value)
     if clamp is not None and not clamp > 0:
         raise bad("clamp", "None or a number > 0", clamp)
@@ -156,7 +156,7 @@ def _check(
 
 filtered_lrelu_op = define_op(
     "filtered_lrelu(Tensor x, Tensor? bias, Tensor? up_filter, Tensor? down_filter, int[] up, int[] down, "
-    "int[] padding, float gain, float slope, float? clamp, bool masks) -> (Tensor, Tensor)",
+    "SymInt[] padding, float gain, float slope, float? clamp, bool masks) -> (Tensor, Tensor)",
     reference=reference.filtered_lrelu,
     fake=_fake,
     gradient=Gradient(_save_forward, _forward_formula),
