@@ -37,7 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "r3gan": {"name": "r3gan", "width": 16},
     "r3gan projection": {"name": "r3gan", "width": 16, "classes": 3},
     "stylegan2": {"name": "stylegan2", "mapping_layers": 2},
-    "stylegan2 labels": {"name": "stylegan2", "mapping_layers": 2, "classes": 3},
+    "stylegan2 labels": {"name": "stylegan2", "mapping_layers": 2, "classes": 3, "condition": "projection"},
     "stylegan3": {"name": "stylegan3"},
     "stylegan3 labels": {"name": "stylegan3", "variant": "r", "classes": 3},
 }  # fmt: skip

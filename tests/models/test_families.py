@@ -219,6 +219,8 @@ ERRORS = [
     ("biggan", {"d_norm": "batch"}, "d_norm: biggan's discriminator supports none or spectral, got 'batch'"),
     ("biggan", {"latent": 10}, "latent: biggan splits z into 4 equal parts at 32×32, expected a multiple of 4, got 10"),
     ("biggan", {"classes": 2, "condition": "concat"}, "condition: biggan supports projection, got 'concat'"),
+    ("stylegan2", {"classes": 2, "condition": "concat"}, "condition: stylegan2 supports projection, got 'concat'"),
+    ("stylegan3", {"condition": "projection"}, "condition: 'projection' needs labels, and classes is 0"),
     ("biggan", {"classes": 2, "embedding": 0}, "embedding: expected a number >= 1, got 0"),
     ("biggan", {"attention": 32}, "attention: expected 0 or the side of a feature map, 8, 16, got 32"),
     ("progan", {"resolution": 28}, "resolution: progan supports powers of two from 8, got 28; give 16 or 32"),

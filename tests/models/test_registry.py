@@ -97,3 +97,8 @@ def test_names_are_listed_without_importing_torch():
     code = "import sys; from fastgan.models import FAMILIES; print(sorted(FAMILIES), 'torch' in sys.modules)"
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert listed.strip() == "['biggan', 'dcgan', 'mlp', 'progan', 'r3gan', 'resnet', 'stylegan2', 'stylegan3'] False"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_takes_the_condition_that_a_configuration_states(name):
+    assert option_types(name)["condition"] == str | None

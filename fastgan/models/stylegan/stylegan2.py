@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
+from fastgan.models.labels import Labels
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision, low_pass, resolutions
 from fastgan.models.stylegan.mapping import Mapping
@@ -213,18 +214,21 @@ class ToColors(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *,
     channel_base: int | None = None, mapping_layers: int = 8, num_fp16_res: int = 4, conv_clamp: float | None = 256.0,
-    group: int = 4,
+    group: int = 4, condition: str | None = None,
 ) -> tuple[Generator, Discriminator]:  # fmt: skip
     """StyleGAN2's generator and discriminator.
 
     width: channels at low resolutions (channel_max, 512 in the paper); w has the size of z. channel_base: None means
     64 · width, as in the paper. mapping_layers: of the generator's mapping network. num_fp16_res, conv_clamp: see
-    `Generator`. group: samples of the minibatch standard deviation. Raises UsageError for unsupported values.
+    `Generator`. group: samples of the minibatch standard deviation. condition: "projection", the only one supported: an
+    embedding of the label concatenated to z, and a projection in the discriminator. Raises UsageError for unsupported
+    values.
     """
     if d_norm != "none":
         raise UsageError(
             f"d_norm: stylegan2 has equalized learning rates and supports no norm, got {d_norm!r}; use none"
         )
+    Labels.create("stylegan2", classes, condition, ("projection",))
     sizes: dict[str, Any] = {
         "channel_base": 64 * width if channel_base is None else channel_base,
         "channel_max": width,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
+from fastgan.models.labels import Labels
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.filters import kaiser_low_pass
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision
@@ -253,13 +254,15 @@ class Layer(nn.Module):
 def build(
     resolution: int, channels: int, latent: int, width: int, classes: int, d_norm: str, *, variant: str = "t",
     channel_base: int | None = None, num_fp16_res: int = 4, conv_clamp: float | None = 256.0, group: int = 4,
+    condition: str | None = None,
 ) -> tuple[Generator3, Discriminator]:  # fmt: skip
     """StyleGAN3's generator and the discriminator of StyleGAN2.
 
     variant: "t" (translation), or "r" (translation and rotation), which has twice the channels and 1×1 convolutions.
     width: channels of the discriminator, and of the generator "t", at low resolutions (512 in the paper); w has the
     size of z. channel_base: None means 64 · width. num_fp16_res, conv_clamp: see `Synthesis`. group: samples of the
-    minibatch standard deviation. Raises UsageError for unsupported values.
+    minibatch standard deviation. condition: "projection", the only one supported, as in stylegan2. Raises UsageError
+    for unsupported values.
     """
     if variant not in VARIANTS:
         raise UsageError(f"variant: stylegan3 supports {' or '.join(VARIANTS)}, got {variant!r}")
@@ -267,6 +270,7 @@ def build(
         raise UsageError(
             f"d_norm: stylegan3 has equalized learning rates and supports no norm, got {d_norm!r}; use none"
         )
+    Labels.create("stylegan3", classes, condition, ("projection",))
     if group < 1:
         raise UsageError(f"group: expected a number >= 1, got {group}")
     base = 64 * width if channel_base is None else channel_base
