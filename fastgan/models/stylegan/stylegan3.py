@@ -204,6 +204,9 @@ class Layer(nn.Module):
 
     magnitude_ema: Tensor
 
+    up_filter: Tensor | None
+    down_filter: Tensor | None
+
     def __init__(
         self, inputs: Band, outputs: Band, w_dim: int, *, colors: int, kernel: int, filter_size: int, upsampling: int,
         radial: bool, clamp: float | None, beta: float,
