@@ -27,16 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan.ops._memory_format import dense, memory_format
+from fastgan.ops.upfirdn2d.reference import filter_size, upfirdn2d
+
+_ONE, _NONE = (1, 1), (0, 0, 0, 0)
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """float32 for the half types, else the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def filter_size(filter: Tensor | None) -> tuple[int, int]:
-    """Rows and columns of the filter."""
-    return (1, 1) if filter is None else (filter.shape[0], filter.shape[-1])
 
 
 def high_size(x: Tensor, filter: Tensor | None, up: Sequence[int], padding: Sequence[int]) -> list[int]:
@@ -71,17 +69,22 @@ def filtered_lrelu(
     masks: bool,
 ) -> tuple[Tensor, Tensor]:
     """y [N, C, OH, OW] and the masks (uint8 [0] unless they are wanted)."""
+    return forward(upfirdn2d, x, bias, up_filter, down_filter, up, down, padding, gain, slope, clamp, masks)
+
+
+def forward(resample, x, bias, up_filter, down_filter, up, down, padding, gain, slope, clamp, masks):
+    """The same with another `upfirdn2d` for both filters."""
     u = x.to(accumulation_dtype(x.dtype))
     if bias is not None:
         u = u + bias.to(u.dtype).view(1, -1, 1, 1)
-    u = _upsample(u, up_filter, up, padding, False) * (up[0] * up[1])
+    u = resample(u, up_filter, up, _ONE, padding, False, float(up[0] * up[1]))
     v = F.leaky_relu(u, slope) * gain
     bits = (u <= 0).to(torch.uint8) if masks else None
     if clamp is not None:
         if bits is not None:
             bits = bits + 2 * (v.abs() >= clamp).to(torch.uint8)
         v = v.clamp(-clamp, clamp)
-    y = _filter(v, down_filter, False)[:, :, :: down[0], :: down[1]]
+    y = resample(v, down_filter, _ONE, down, _NONE, False, 1.0)
     packed = torch.empty(0, dtype=torch.uint8, device=x.device) if bits is None else _pack(bits)
     return dense(y.to(x.dtype), memory_format(x)), packed
 
@@ -101,32 +104,20 @@ def filtered_lrelu_linear(
 ) -> Tensor:
     """x [N, C, H, W], upsampled and filtered, times gain and the factor (1, slope or 0) of each sample's mask, then
     padded, filtered and downsampled. flip: the filters are correlated, not convolved."""
-    u = _upsample(x.to(accumulation_dtype(x.dtype)), first_filter, up, first_padding, flip)
+    options = (up, down, first_padding, second_padding, flip, gain, slope)
+    return linear(upfirdn2d, x, masks, first_filter, second_filter, *options)
+
+
+def linear(
+    resample, x, masks, first_filter, second_filter, up, down, first_padding, second_padding, flip, gain, slope
+):  # fmt: skip
+    """The same with another `upfirdn2d` for both filters."""
+    u = resample(x.to(accumulation_dtype(x.dtype)), first_filter, up, _ONE, first_padding, flip, 1.0)
     bits = _unpack(masks, u.shape[3])
     # Full tensors, because torch.where of two numbers is float32 also for double.
     factor = torch.where(bits == 1, torch.full_like(u, slope), torch.ones_like(u)).masked_fill(bits > 1, 0)
-    top, bottom, left, right = second_padding
-    v = F.pad(u * factor * gain, (left, right, top, bottom))
-    y = _filter(v, second_filter, flip)[:, :, :: down[0], :: down[1]]
+    y = resample(u * factor * gain, second_filter, _ONE, down, second_padding, flip, 1.0)
     return dense(y.to(x.dtype), memory_format(x))
-
-
-def _upsample(x: Tensor, filter: Tensor | None, up: Sequence[int], padding: Sequence[int], flip: bool) -> Tensor:
-    n, c, h, w = x.shape
-    top, bottom, left, right = padding
-    x = F.pad(x.reshape(n, c, h, 1, w, 1), (0, up[1] - 1, 0, 0, 0, up[0] - 1)).reshape(n, c, h * up[0], w * up[1])
-    return _filter(F.pad(x, (left, right, top, bottom)), filter, flip)
-
-
-def _filter(x: Tensor, filter: Tensor | None, flip: bool) -> Tensor:
-    if filter is None:
-        return x
-    f = filter.to(x.dtype)
-    f = f if flip else f.flip(list(range(f.dim())))
-    for kernel in [f] if f.dim() == 2 else [f[:, None], f[None]]:
-        with torch.autocast(x.device.type, enabled=False):
-            x = F.conv2d(x, kernel.expand(x.shape[1], 1, *kernel.shape), groups=x.shape[1])
-    return x
 
 
 def _pack(bits: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import memory_format
 from fastgan.ops._zero_gradients import reach_leaves
-from fastgan.ops.filtered_lrelu import reference
-from fastgan.ops.filtered_lrelu.reference import filter_size, high_size, low_size
+from fastgan.ops.filtered_lrelu import cpu, reference
+from fastgan.ops.filtered_lrelu.reference import high_size, low_size
+from fastgan.ops.upfirdn2d.reference import filter_size
+from fastgan.ops.upfirdn2d.register import numbers
 
 _NONE = (0, 0, 0, 0)
 
@@ -72,6 +74,7 @@ filtered_lrelu_linear_op = define_op(
     reference=reference.filtered_lrelu_linear,
     fake=_fake_linear,
     gradient=Gradient(_save_linear, _linear_formula),
+    kernels=(cpu.LINEAR,),
 )
 
 
@@ -160,6 +163,7 @@ filtered_lrelu_op = define_op(
     reference=reference.filtered_lrelu,
     fake=_fake,
     gradient=Gradient(_save_forward, _forward_formula),
+    kernels=(cpu.FORWARD,),
     check=_check,
 )
 
@@ -194,18 +198,9 @@ def filtered_lrelu(
     for name, filter in (("up_filter", up_filter), ("down_filter", down_filter)):
         if filter is not None and filter.requires_grad:
             raise bad(name, "a constant: there is no gradient of the filter", "a tensor that requires a gradient")
-    pads = _numbers("padding", padding, (2, 4))
+    pads = numbers("padding", padding, (2, 4))
     if len(pads) == 2:
         pads = [pads[0], pads[0], pads[1], pads[1]]
     masks = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
-    factors = _numbers("up", up, (2,)), _numbers("down", down, (2,))
+    factors = numbers("up", up, (2,)), numbers("down", down, (2,))
     return filtered_lrelu_op(x, bias, up_filter, down_filter, *factors, pads, gain, slope, clamp, masks)[0]
-
-
-def _numbers(name: str, value: Any, lengths: tuple[int, ...]) -> list[int]:
-    if isinstance(value, int):
-        return [value] * lengths[0]
-    values = list(value) if isinstance(value, list | tuple) else []
-    if len(values) not in lengths or not all(isinstance(v, int) for v in values):
-        raise bad(name, f"a whole number or {' or '.join(map(str, lengths))} of them", value)
-    return values

@@ -65,6 +65,8 @@ def upfirdn2d(
         f = filter.to(wide.dtype)
         f = f if flip else f.flip(list(range(f.dim())))
         kernels = [f * gain] if f.dim() == 2 else [f[:, None] * gain, f[None]]
-        for kernel in kernels:
-            y = F.conv2d(y, kernel.expand(c, 1, *kernel.shape), groups=c)
+        # Autocast would round to its dtype in between.
+        with torch.autocast(x.device.type, enabled=False):
+            for kernel in kernels:
+                y = F.conv2d(y, kernel.expand(c, 1, *kernel.shape), groups=c)
     return dense(y[:, :, :: down[0], :: down[1]].to(x.dtype), layout)

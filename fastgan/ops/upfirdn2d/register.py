@@ -104,13 +104,14 @@ def upfirdn2d(
         raise bad("x", "a floating tensor", type(x), TypeError)
     if filter is not None and filter.requires_grad:
         raise bad("filter", "a constant: there is no gradient of the filter", "a tensor that requires a gradient")
-    up, down, pads = _numbers("up", up, (2,)), _numbers("down", down, (2,)), _numbers("padding", padding, (2, 4))
+    up, down, pads = numbers("up", up, (2,)), numbers("down", down, (2,)), numbers("padding", padding, (2, 4))
     if len(pads) == 2:
         pads = [pads[0], pads[0], pads[1], pads[1]]
     return upfirdn2d_op(x, filter, up, down, pads, bool(flip), float(gain))
 
 
-def _numbers(name: str, value: Any, lengths: tuple[int, ...]) -> list[int]:
+def numbers(name: str, value: Any, lengths: tuple[int, ...]) -> list[int]:
+    """Whole numbers of an argument, of which one or as many as one of `lengths` may be given: at least lengths[0]."""
     if isinstance(value, int):
         return [value] * lengths[0]
     values = list(value) if isinstance(value, (list, tuple)) else []
