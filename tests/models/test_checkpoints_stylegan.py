@@ -11,7 +11,8 @@ from fastgan import models
 from fastgan.cli import run as command
 from fastgan.errors import DataError, UsageError
 from fastgan.models.checkpoints.rosinality import from_nvidia
-from fastgan.models.stylegan import Discriminator, Generator
+from fastgan.models.stylegan import Discriminator, Generator, Generator3
+from fastgan.testing.stylegan import randomize
 
 SIZES = {"channel_base": 128, "channel_max": 16}
 
@@ -323,3 +324,24 @@ def test_inspect_and_sample(tmp_path, capsys, monkeypatch):
         words = ["sample", "rosinality.pt", "--n", "4", "--truncation", psi, "--out", f"{psi}.png"]
         assert command(words) == 0
     assert (tmp_path / "0.5.png").read_bytes() != (tmp_path / "1.png").read_bytes()
+
+
+@pytest.mark.parametrize("radial", [False, True], ids=["t", "r"])
+def test_stylegan3_as_a_pickle_and_as_weights(tmp_path, radial):
+    torch.manual_seed(0)
+    kernel = {"conv_kernel": 1, "use_radial_filters": True} if radial else {}
+    sizes = {"channel_base": 256, "channel_max": 16, **kernel}
+    generator = randomize(Generator3(6, 0, 10, 32, 3, mapping_kwargs={"num_layers": 2}, **sizes)).eval()
+    network = module_of(generator.state_dict())
+    arguments = {"mapping_kwargs": EasyDict(num_layers=2), **sizes}
+    pickled = persistent(network, 6, 0, 10, 32, 3, class_name="Generator", source="conv_clamp = 256", **arguments)
+    (tmp_path / "a.pkl").write_bytes(dumps({"G_ema": pickled}))
+    loaded = models.load(tmp_path / "a.pkl")
+    assert loaded.layout == "stylegan3"
+    assert_equal(loaded.generator, generator)
+    models.save(loaded, tmp_path / "b.safetensors", "stylegan3")
+    again = models.load(tmp_path / "b.safetensors").generator
+    assert_equal(again, generator)
+    z = torch.randn(2, 6)
+    for found in (loaded.generator, again):
+        torch.testing.assert_close(found(z), generator(z), rtol=0, atol=0)
