@@ -31,7 +31,10 @@ def open_source(source: str, network: str | None = None) -> tuple[nn.Module, tup
     trained = load_generator(run, None if path == run else path, code(network))
     about: dict[str, Any] = {"step": trained.step}
     if network is None:
-        about |= {"dataset": trained.facts["dataset"]["name"], "model": trained.config.model.family}
+        dataset = trained.facts.get("dataset")
+        # Of a run whose batches came from a user's own loader, or whose config.json was changed, there is no name.
+        about |= {"dataset": dataset.get("name", "") if isinstance(dataset, dict) else ""}
+        about |= {"model": trained.config.model.family}
     if trained.class_names:
         about["class_names"] = list(trained.class_names)
     return trained.generator, trained.latent_shape, about

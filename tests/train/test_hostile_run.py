@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fastgan import cli
 from fastgan._util import memory
+from fastgan.cli._source import open_source
 from fastgan.errors import CheckpointError, DataError, UsageError
 from fastgan.train import checkpoint
 from fastgan.train.config import Config
@@ -140,3 +141,11 @@ def test_file_names_that_are_not_utf8(run):
     edit(run / "config.json", lambda facts: facts.update(command="\ud800"))  # which stands for no byte
     with pytest.raises(DataError, match="command: expected a string of valid characters"):
         load_generator(run)
+
+
+@pytest.mark.parametrize("change", [lambda facts: facts.pop("dataset"), lambda facts: facts.update(dataset=3)])
+def test_a_run_that_states_no_dataset(run, change):
+    edit(run / "config.json", change)
+    network, _, about = open_source(str(run))
+    assert about["dataset"] == ""
+    assert network.latent == load_generator(run).latent_shape[0]
