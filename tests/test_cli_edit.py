@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fastgan.data.pixels import crop_resize
+
 CODE = (Path(__file__).parent / "editing" / "conftest.py").read_text()
 
 
@@ -26,7 +28,10 @@ def test_project_then_edit(cli, source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "dB after 20 steps" in done.stdout
     with Image.open(tmp_path / "projected.png") as picture:
-        assert picture.size[0] > 32
+        shown = np.asarray(picture)
+    target = np.asarray(crop_resize(Image.fromarray(pixels), 16))
+    assert (shown[-18:-2, 2:18] == target).all()  # on the left the picture, on the right what the generator makes of it
+    assert not (shown[-18:-2, 20:36] == target).all()
     stored = load_file(tmp_path / "projected.safetensors")
     assert stored["w"].shape == (1, 3, 5)
     assert sorted(stored)[0] == "noise/first.noise_const"

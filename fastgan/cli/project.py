@@ -76,8 +76,8 @@ def project(argv: list[str]) -> None:
     start = time.perf_counter()
     progress = Progress("projecting", options.steps, unit="steps")
 
-    def on_step(step: int, loss: float) -> None:
-        progress.add(note=f"loss {loss:.4f}" if step % 20 == 0 else "")
+    def on_step(step: int, difference: float) -> None:
+        progress.add(note=f"difference {difference:.4f}" if step % 20 == 0 else "")
 
     found = project(
         network, target, space=options.space, steps=options.steps, rate=options.rate, distance=distance,

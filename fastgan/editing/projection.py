@@ -32,7 +32,8 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 @dataclass(frozen=True)
 class Projection:
     """w [1, num_ws, w_dim]; noise: optimized noise maps [H, W] by the names of their buffers; image [1, C, H, W] that
-    they give; psnr: of it against the target, in dB; history: the loss at each step."""
+    they give; psnr: of it against the target, in dB; history: at each step what the image is compared by, without the
+    term of the noise maps."""
 
     w: Tensor
     noise: dict[str, Tensor]
@@ -52,14 +53,15 @@ def project(
     noise_weight: float = 1e5,
     seed: int = 0,
     label: int | None = None,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
+    on_step: Callable[[int, float], None] = lambda step, difference: None,
 ) -> Projection:
     """The w and noise maps with which the generator makes an image like the target.
 
     target: float [1, C, H, W] in [-1, 1], of the generator's size. space: "w", or "w+" with a style for each layer.
     rate: largest learning rate of Adam. distance: added to the mean squared difference of pixels, such as
     `perceptual_distance`. noise_weight: of the autocorrelation of noise maps, which keeps them from drawing the image;
-    0 leaves the noise as it is. label: of the w that the search starts from. on_step(step, loss): called at each step.
+    0 leaves the noise as it is. label: of the w that the search starts from. on_step(step, difference): called at each
+    step, with the entry of `history`.
 
     The generator stays as it is. On a GPU a step is compiled. Raises UsageError for a target of another size, and for
     values out of range.
@@ -92,10 +94,10 @@ def project(
         adam.param_groups[0]["lr"] = rate * _schedule(done)
         strength = _DISTURBANCE * deviation * max(0.0, 1 - done / _DISTURBED) ** 2
         disturbance = strength * torch.randn(w.shape, generator=random, device=w.device)
-        loss, *gradients = run(w, list(noise.values()), disturbance)
+        difference, *gradients = run(w, list(noise.values()), disturbance)
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.grad = gradient
-        history.append(float(loss))
+        history.append(float(difference))
         if strength == 0 and history[-1] < best[0]:
             best = history[-1], w.detach().clone(), {k: v.detach().clone() for k, v in noise.items()}
         adam.step()
@@ -112,7 +114,7 @@ def project(
 
 
 class _Step:
-    """The loss at w and noise, and its gradients."""
+    """How far the image of w and noise is from the target, and the gradients of that and the noise maps' term."""
 
     def __init__(
         self, network: Any, target: Tensor, names: list[str], distance: Distance | None, noise_weight: float
@@ -128,12 +130,13 @@ class _Step:
 
     def __call__(self, w: Tensor, maps: list[Tensor], disturbance: Tensor) -> tuple[Tensor, ...]:
         image = self.image(w + disturbance, dict(zip(self.names, maps, strict=True)))
-        loss = (image - self.target).square().mean()
+        difference = (image - self.target).square().mean()
         if self.distance is not None:
-            loss = loss + self.distance(image, self.target)
+            difference = difference + self.distance(image, self.target)
+        loss = difference
         if maps:
             loss = loss + self.noise_weight * sum(_autocorrelation(one) for one in maps)
-        return loss.detach(), *torch.autograd.grad(loss, [w, *maps])
+        return difference.detach(), *torch.autograd.grad(loss, [w, *maps])
 
 
 def _noise_maps(network: Any, random: torch.Generator) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+import fastgan
 from fastgan.editing import project
-from fastgan.editing.projection import _autocorrelation, _schedule
+from fastgan.editing.projection import _autocorrelation, _schedule, _Step
 from fastgan.editing.styles import w_of_seeds
 from fastgan.errors import UsageError
 from fastgan.models.stylegan import Generator
@@ -113,3 +114,20 @@ def test_an_image_of_stylegan2_is_recovered_in_w_plus():
     found = project(network, target, steps=150)
     assert found.psnr > 30
     assert len(found.noise) == 7
+
+
+@pytest.mark.full
+def test_a_compiled_step_computes_the_same(tiny):
+    step = _Step(tiny, torch.zeros(1, 3, 16, 16), ["first.noise_const", "third.noise_const"], None, 10.0)
+    random = torch.Generator().manual_seed(0)
+    w, first, third = (torch.randn(shape, generator=random).requires_grad_() for shape in ((1, 3, 5), (8, 8), (16, 16)))
+    compiled = fastgan.compile(step)
+    found = compiled(w, [first, third], torch.zeros_like(w))
+    for one, other in zip(found, step(w, [first, third], torch.zeros_like(w)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert not compiled.why_eager
+
+
+def test_history_leaves_out_the_term_of_the_noise(tiny):
+    found = project(tiny, torch.zeros(1, 3, 16, 16), steps=3, noise_weight=1e6)
+    assert max(found.history) < 4

@@ -57,7 +57,7 @@ def constructor(state: State) -> functools.partial[nn.Module]:
 
     kind: type[nn.Module] = stylegan.Discriminator if _is_discriminator(state) else stylegan.Generator
     if "synthesis.input.freqs" in state.tensors:
-        kind = _generator3()
+        kind = stylegan.Generator3
     given = {key: value for key, value in arguments(state).items() if key not in _IGNORED}
     _check_limits(given)
     known = inspect.signature(kind.__init__).parameters
@@ -101,15 +101,6 @@ def _is_beyond(value: Any, limit: int = _LARGEST) -> bool:
     return isinstance(value, int | float) and not -limit <= value <= limit
 
 
-def _generator3() -> type[nn.Module]:
-    from fastgan.models import stylegan
-
-    kind = getattr(stylegan, "Generator3", None)
-    if kind is None:
-        raise DataError("is a generator of stylegan3, a layout that is recognized but has no network here")
-    return kind
-
-
 def _is_discriminator(state: State) -> bool:
     return "b4.out.weight" in state.tensors
 
@@ -149,7 +140,8 @@ def _of_discriminator(state: State) -> dict[str, Any]:
 
 def _of_generator3(state: State) -> dict[str, Any]:
     """Channels follow from base and maximum through the layers' frequencies: bases are tried until all names fit."""
-    kind = _generator3()
+    from fastgan.models.stylegan import Generator3
+
     names = {key.split(".")[1] for key in state.tensors if re.fullmatch(r"synthesis\.L\d+_\d+_\d+\.weight", key)}
     layers = sorted(tuple(map(int, name[1:].split("_"))) for name in names)
     if not layers or layers[-1][1] > 1 << 13:
@@ -161,7 +153,7 @@ def _of_generator3(state: State) -> dict[str, Any]:
         found |= {"conv_kernel": 1, "use_radial_filters": True}
     for base in (1 << power for power in range(5, 21)):
         with torch.device("meta"):
-            network = kind(**found, channel_base=base)
+            network = Generator3(**found, channel_base=base)
         if {key.split(".")[1] for key in network.state_dict() if ".L" in key} == names:
             return {**found, "channel_base": base}
     raise DataError("has layers of a StyleGAN3 with other arguments than their defaults; load the .pkl, which has them")
