@@ -19,49 +19,9 @@ from torch import Tensor, nn
 from fastgan.errors import UsageError
 from fastgan.models.labels import Labels
 from fastgan.models.stylegan.discriminator import Discriminator
+from fastgan.models.stylegan.generator import NOISE_MODES, StyleGenerator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision, low_pass, resolutions
-from fastgan.models.stylegan.mapping import Mapping
 from fastgan.ops import bias_act, modulated_conv2d, modulated_layer, upfirdn2d
-
-NOISE_MODES = ("random", "const", "none")
-
-
-class Generator(nn.Module):
-    """z [N, z_dim], and labels c int64 [N] or rows [N, c_dim] where c_dim > 0, → images [N, img_channels, R, R].
-
-    The arguments are the original's. img_resolution: R, a power of two from 4. channel_base, channel_max: feature maps
-    of r×r pixels have min(channel_base // r, channel_max) channels. num_fp16_res: under autocast that many of the
-    highest resolutions are computed in its dtype, the others in float32. conv_clamp: limit of activations, or None.
-    resample_filter: taps of the low-pass filter. use_noise: whether layers add noise.
-
-    The images are in about [-1, 1] and may exceed it. `mapping` and `synthesis` are the two halves, `num_ws` the rows
-    of w between them. Raises UsageError for sizes and options without an implementation.
-    """
-
-    def __init__(
-        self, z_dim: int, c_dim: int, w_dim: int, img_resolution: int, img_channels: int,
-        mapping_kwargs: dict[str, Any] | None = None, **synthesis_kwargs: Any,
-    ):  # fmt: skip
-        super().__init__()
-        self.latent = self.z_dim = z_dim
-        self.classes = self.c_dim = c_dim
-        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
-        self.image_shape = (img_channels, img_resolution, img_resolution)
-        self.synthesis = Synthesis(w_dim, img_resolution, img_channels, **synthesis_kwargs)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs or {})
-
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = None,
-        truncation_psi: float | Tensor = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str | None = None,
-    ) -> Tensor:
-        """truncation_psi, truncation_cutoff: see `Mapping.forward`. noise_mode: see `Synthesis.forward`."""
-        w = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(w, noise_mode=noise_mode)
 
 
 class Synthesis(nn.Module):
@@ -115,6 +75,18 @@ class Synthesis(nn.Module):
             else:
                 x, image = block(x, image, rows[first : 2 * i + 2], mode)
         return image.to(w.dtype)
+
+
+class Generator(StyleGenerator):
+    """StyleGAN2's generator, see `StyleGenerator`.
+
+    img_resolution: a power of two from 4. Among synthesis_kwargs: channel_base, channel_max: feature maps of r×r pixels
+    have min(channel_base // r, channel_max) channels. num_fp16_res: under autocast that many of the highest resolutions
+    are computed in its dtype, the others in float32. conv_clamp: limit of activations, or None. resample_filter: taps
+    of the low-pass filter. use_noise: whether layers add noise.
+    """
+
+    synthesis_class = Synthesis
 
 
 class Block(nn.Module):

@@ -21,46 +21,11 @@ from fastgan.errors import UsageError
 from fastgan.models.labels import Labels
 from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.filters import kaiser_low_pass
+from fastgan.models.stylegan.generator import NOISE_MODES, StyleGenerator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision
-from fastgan.models.stylegan.mapping import Mapping
-from fastgan.models.stylegan.stylegan2 import NOISE_MODES
 from fastgan.ops import filtered_lrelu, modulated_conv2d
 
 VARIANTS = ("t", "r")
-
-
-class Generator3(nn.Module):
-    """z [N, z_dim], and labels c int64 [N] or rows [N, c_dim] where c_dim > 0, → images [N, img_channels, R, R].
-
-    The arguments are the original's; those of the layers are in `Synthesis`. img_resolution: R, from 16, of any size.
-    The images are in about [-1, 1] and may exceed it. `mapping` and `synthesis` are the two halves, `num_ws` the rows
-    of w between them. Raises UsageError for sizes and options without an implementation.
-    """
-
-    def __init__(
-        self, z_dim: int, c_dim: int, w_dim: int, img_resolution: int, img_channels: int,
-        mapping_kwargs: dict[str, Any] | None = None, **synthesis_kwargs: Any,
-    ):  # fmt: skip
-        super().__init__()
-        self.latent = self.z_dim = z_dim
-        self.classes = self.c_dim = c_dim
-        self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
-        self.image_shape = (img_channels, img_resolution, img_resolution)
-        self.synthesis = Synthesis(w_dim, img_resolution, img_channels, **synthesis_kwargs)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.num_ws, **{"num_layers": 2, **(mapping_kwargs or {})})
-
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = None,
-        truncation_psi: float | Tensor = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str | None = None,
-    ) -> Tensor:
-        """truncation_psi, truncation_cutoff: see `Mapping.forward`. noise_mode: of StyleGAN2, without effect here."""
-        w = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(w, noise_mode=noise_mode)
 
 
 @dataclass(frozen=True)
@@ -146,6 +111,13 @@ class Synthesis(nn.Module):
                 with full_precision(w):
                     x = layer(x, row)
         return x.to(w.dtype) * self.output_scale
+
+
+class Generator3(StyleGenerator):
+    """StyleGAN3's generator, see `StyleGenerator`. img_resolution: from 16, of any size."""
+
+    synthesis_class = Synthesis
+    mapping_layers = 2
 
 
 class FourierInput(nn.Module):

@@ -22,11 +22,7 @@ import torch
 from torch import Tensor
 
 from fastgan.ops._memory_format import dense, memory_format
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half types, else the dtype itself."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+from fastgan.ops.bias_act.reference import accumulation_dtype
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
+from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.channel_scale import cpu, reference
 
 
@@ -45,7 +46,7 @@ def _dot_formula(ctx, d):
 
 
 def _fake_dot(a, b):
-    return a.new_empty(a.shape[:2], dtype=reference.accumulation_dtype(a.dtype))
+    return a.new_empty(a.shape[:2], dtype=accumulation_dtype(a.dtype))
 
 
 channel_dot_op = define_op(
@@ -106,4 +107,4 @@ def wide(name: str, value: Tensor, x: Tensor, shapes: list[torch.Size]) -> Tenso
     if value.dtype != x.dtype and (value.dtype != torch.float32 or x.dtype == torch.float64):
         wider = "" if x.dtype == torch.float64 else " or float32"
         raise bad(name, f"x's dtype {x.dtype}{wider}", value.dtype, TypeError)
-    return value.to(reference.accumulation_dtype(x.dtype))
+    return value.to(accumulation_dtype(x.dtype))

@@ -27,14 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgan.ops._memory_format import dense, memory_format
+from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.upfirdn2d.reference import filter_size, upfirdn2d
 
 _ONE, _NONE = (1, 1), (0, 0, 0, 0)
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half types, else the dtype itself."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def high_size(x: Tensor, filter: Tensor | None, up: Sequence[int], padding: Sequence[int]) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +12,10 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import memory_format
 from fastgan.ops._zero_gradients import reach_leaves
+from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.filtered_lrelu import cpu, reference
 from fastgan.ops.filtered_lrelu.reference import high_size, low_size
-from fastgan.ops.upfirdn2d.reference import filter_size
-from fastgan.ops.upfirdn2d.register import numbers
+from fastgan.ops.upfirdn2d.register import adjoint_padding, check_factors, check_filter, numbers
 
 _NONE = (0, 0, 0, 0)
 
@@ -26,24 +25,12 @@ def _sized(x: Tensor, size: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-def _adjoint_padding(
-    filter: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int], before: Any, after: Any
-) -> list[int]:
-    """The padding of the adjoint of a stage that turns images of size `before` into `after`."""
-    found = []
-    for axis, taps in enumerate(filter_size(filter)):
-        first = taps - 1 - padding[2 * axis]
-        # Such that the gradient has the input's size, also where `down` skips rows at the end.
-        found += [first, (before[axis] - 1) * up[axis] + taps - after[axis] * down[axis] - first]
-    return found
-
-
 def _adjoint(x, y, first_filter, second_filter, up, down, first_padding, second_padding):
     """The first and the second padding of the adjoint of filtered_lrelu_linear from images like x to images like y."""
     ones, high = (1, 1), high_size(x, first_filter, up, first_padding)
     return (
-        _adjoint_padding(second_filter, ones, down, second_padding, high, y.shape[2:]),
-        _adjoint_padding(first_filter, up, ones, first_padding, x.shape[2:], high),
+        adjoint_padding(second_filter, ones, down, second_padding, high, y.shape[2:]),
+        adjoint_padding(first_filter, up, ones, first_padding, x.shape[2:], high),
     )
 
 
@@ -97,7 +84,7 @@ def _forward_formula(ctx, dy, _):
     masks, up_filter, down_filter = ctx.saved_tensors
     bias_grad = ctx.bias_dtype is not None and needed(ctx, 1)
     # The bias gradient of half types is summed before dx is rounded.
-    wide = dy.to(reference.accumulation_dtype(dy.dtype)) if bias_grad else dy
+    wide = dy.to(accumulation_dtype(dy.dtype)) if bias_grad else dy
     dx = filtered_lrelu_linear_op(wide, masks, down_filter, up_filter, *ctx.options)
     db = dx.sum((0, 2, 3)).to(ctx.bias_dtype) if bias_grad else None
     dx = dx.to(dy.dtype)
@@ -135,18 +122,9 @@ def _check(
         if bias.dtype != x.dtype and (bias.dtype != torch.float32 or x.dtype == torch.float64):
             wider = "" if x.dtype in (torch.float32, torch.float64) else " or torch.float32"
             raise bad("bias", f"x's dtype {x.dtype}{wider}", bias.dtype, TypeError)
-    for name, filter in (("up_filter", up_filter), ("down_filter", down_filter)):
-        if filter is None:
-            continue
-        if not filter.is_floating_point():
-            raise bad(name, "a floating tensor", filter.dtype, TypeError)
-        if filter.dim() not in (1, 2) or filter.numel() == 0:
-            raise bad(name, "[taps] or [kh, kw]", list(filter.shape))
-        if filter.device != x.device:
-            raise bad(name, f"on x's device {x.device}", filter.device)
-    for name, values in (("up", up), ("down", down)):
-        if min(values) < 1:
-            raise bad(name, "whole numbers >= 1", list(values))
+    check_filter("up_filter", up_filter, x)
+    check_filter("down_filter", down_filter, x)
+    check_factors(up, down)
     for name, value in (("gain", gain), ("slope", slope)):
         if not 0 < value < math.inf:
             raise bad(name, "a finite number > 0", value)

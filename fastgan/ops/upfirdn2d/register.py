@@ -19,13 +19,21 @@ from fastgan.ops.upfirdn2d.reference import filter_size, output_size
 def _save(ctx, inputs, output):
     x, filter, up, down, padding, flip, gain = inputs
     ctx.save_for_backward(filter)
-    adjoint = []
-    for axis, taps in enumerate(filter_size(filter)):
-        before = taps - 1 - padding[2 * axis]
-        # Such that the gradient has x's size, also where the rows that `down` skips are at the end.
-        full = (x.shape[2 + axis] - 1) * up[axis] + taps
-        adjoint += [before, full - output.shape[2 + axis] * down[axis] - before]
+    adjoint = adjoint_padding(filter, up, down, padding, x.shape[2:], output.shape[2:])
     ctx.options = (list(down), list(up), adjoint, not flip, gain)
+
+
+def adjoint_padding(
+    filter: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int],
+    before: Sequence[int], after: Sequence[int],
+) -> list[int]:  # fmt: skip
+    """The padding of the adjoint of an upfirdn2d of images [..., *before] to images [..., *after]."""
+    found = []
+    for axis, taps in enumerate(filter_size(filter)):
+        first = taps - 1 - padding[2 * axis]
+        # Such that the gradient has the input's size, also where `down` skips rows at the end.
+        found += [first, (before[axis] - 1) * up[axis] + taps - after[axis] * down[axis] - first]
+    return found
 
 
 def _formula(ctx, dy):
@@ -52,20 +60,31 @@ def _check(
         raise bad("x", "[N, C, H, W]", list(x.shape))
     if not x.is_floating_point():
         raise bad("x", "a floating tensor", x.dtype, TypeError)
-    for name, values in (("up", up), ("down", down)):
-        if min(values) < 1:
-            raise bad(name, "a whole number >= 1, or two (y, x)", list(values))
-    if filter is not None:
-        if filter.dim() not in (1, 2) or filter.numel() == 0:
-            raise bad("filter", "[taps] or [kh, kw]", list(filter.shape))
-        if not filter.is_floating_point():
-            raise bad("filter", "a floating tensor", filter.dtype, TypeError)
-        if filter.device != x.device:
-            raise bad("filter", f"on x's device {x.device}", filter.device)
+    check_factors(up, down)
+    check_filter("filter", filter, x)
     if min(output_size(x, filter, up, down, padding)) < 1:
         taps = list(filter_size(filter))
         size = [x.shape[2 + axis] * up[axis] + padding[2 * axis] + padding[2 * axis + 1] for axis in range(2)]
         raise bad("padding", f"a padded, upsampled image of at least the filter's size {taps}", size)
+
+
+def check_factors(up: Sequence[int], down: Sequence[int]) -> None:
+    """Raises ValueError for factors below 1."""
+    for name, values in (("up", up), ("down", down)):
+        if min(values) < 1:
+            raise bad(name, "a whole number >= 1, or two (y, x)", list(values))
+
+
+def check_filter(name: str, filter: Tensor | None, x: Tensor) -> None:
+    """Raises TypeError or ValueError unless it is None or a floating filter [taps] or [kh, kw] on x's device."""
+    if filter is None:
+        return
+    if filter.dim() not in (1, 2) or filter.numel() == 0:
+        raise bad(name, "[taps] or [kh, kw]", list(filter.shape))
+    if not filter.is_floating_point():
+        raise bad(name, "a floating tensor", filter.dtype, TypeError)
+    if filter.device != x.device:
+        raise bad(name, f"on x's device {x.device}", filter.device)
 
 
 upfirdn2d_op = define_op(
