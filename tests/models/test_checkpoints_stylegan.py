@@ -345,3 +345,15 @@ def test_stylegan3_as_a_pickle_and_as_weights(tmp_path, radial):
     z = torch.randn(2, 6)
     for found in (loaded.generator, again):
         torch.testing.assert_close(found(z), generator(z), rtol=0, atol=0)
+
+
+def test_saving_keeps_arguments_that_weights_do_not_show(tmp_path):
+    torch.manual_seed(0)
+    generator = randomize(Generator(6, 0, 10, 16, 3, mapping_kwargs={"num_layers": 2}, conv_clamp=0.5, **SIZES)).eval()
+    options = {"epilogue_kwargs": {"mbstd_group_size": 2}, "conv_clamp": 0.5}
+    discriminator = randomize(Discriminator(0, 16, 3, **options, **SIZES)).eval()
+    models.save({"G": generator, "D": discriminator}, tmp_path / "a.safetensors", "stylegan2")
+    loaded = models.load(tmp_path / "a.safetensors")
+    z, images = torch.randn(4, 6), torch.randn(4, 3, 16, 16)
+    assert torch.equal(loaded["G"](z), generator(z))
+    assert torch.equal(loaded["D"](images), discriminator(images))

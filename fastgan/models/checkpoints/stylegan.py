@@ -39,14 +39,11 @@ def facts(state: State) -> dict[str, Any]:
 
 def build(state: State, optional: tuple[str, ...] = ()) -> nn.Module:
     """A Generator, Generator3 or Discriminator of fastgan.models.stylegan. optional: names that may be missing."""
-    make = constructor(state)
-    network: Any = built(make, state.tensors, (*_DERIVED, *optional))
-    network.arguments = dict(make.keywords)
-    return network
+    return built(constructor(state), state.tensors, (*_DERIVED, *optional))
 
 
 def arguments_of(network: nn.Module) -> dict[str, Any]:
-    """The constructor's arguments of a network: those of its file, else as far as its weights have them."""
+    """The constructor's arguments of a network; of another class with the same weights, as far as those show them."""
     found = getattr(network, "arguments", None)
     return dict(found) if isinstance(found, dict) else arguments(State(network.state_dict()))
 

@@ -49,6 +49,14 @@ class Discriminator(nn.Module):
         mapping_kwargs: dict[str, Any] | None = None, epilogue_kwargs: dict[str, Any] | None = None,
     ):  # fmt: skip
         super().__init__()
+        #: Of the constructor, as in `StyleGenerator`.
+        self.arguments: dict[str, Any] = {
+            "c_dim": c_dim, "img_resolution": img_resolution, "img_channels": img_channels,
+            "architecture": architecture, "channel_base": channel_base, "channel_max": channel_max,
+            "num_fp16_res": num_fp16_res, "conv_clamp": conv_clamp, "cmap_dim": cmap_dim,
+            "block_kwargs": block_kwargs or {}, "mapping_kwargs": mapping_kwargs or {},
+            "epilogue_kwargs": epilogue_kwargs or {},
+        }  # fmt: skip
         check_options("StyleGAN2's discriminator", {"architecture": architecture}, {"architecture": ARCHITECTURES})
         self.classes = self.c_dim = c_dim
         self.img_resolution, self.img_channels = img_resolution, img_channels

@@ -29,6 +29,11 @@ class StyleGenerator(nn.Module):
         mapping_kwargs: dict[str, Any] | None = None, **synthesis_kwargs: Any,
     ):  # fmt: skip
         super().__init__()
+        #: Of the constructor: weights alone do not show all of them, and files keep both.
+        self.arguments: dict[str, Any] = {
+            "z_dim": z_dim, "c_dim": c_dim, "w_dim": w_dim, "img_resolution": img_resolution,
+            "img_channels": img_channels, "mapping_kwargs": mapping_kwargs or {}, **synthesis_kwargs,
+        }  # fmt: skip
         self.latent = self.z_dim = z_dim
         self.classes = self.c_dim = c_dim
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
