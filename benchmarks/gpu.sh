@@ -112,6 +112,7 @@ bench updates_cuda 15 updates --seconds 0.05
 bench bias_act_cuda 45 run --resume --only ops --case bias_act-leaky_relu --seconds 0.01 "${floors[@]}"
 eager=("eager channels_last" "hand-written graph" fastgan "fastgan graph")
 bench training_cuda 100 end_to_end --resume --seconds 0.2 --only "${eager[@]}"
+bench stylegan_cuda 90 stylegan --resume --side 256 --seconds 1
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ] || [ "$dry" = 1 ]; then
     part sanitizer 60 "${sanitizer:-compute-sanitizer}" --error-exitcode 3 "$python" -P benchmarks/tiny_ops.py --device cuda
