@@ -224,9 +224,7 @@ def main(argv: list[str] | None = None) -> int:
                             )
                             verify(options.ready[side, precision], precision)
                         rows += measure(step, side, options, precision)
-                except (
-                    Exception
-                ) as error:  # wrong numbers, or a GPU's error: the rest is still worth its time
+                except Exception as error:  # wrong numbers, or a GPU's error: the rest is still worth its time
                     failed += 1
                     print(f"NOT TIMED: {step} {side}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 if options.out:  # so that an interrupted run leaves its rows
