@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +48,16 @@ def folder(name: str, out: Path) -> Path:
 
 def run(name: str, options: dict[str, Any], out: Path) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and 64 samples."""
-    at, start = folder(name, out), time.perf_counter()
+    at = folder(name, out)
     if (at / "checkpoints").exists():
-        fastgan("train", "--resume", at)
+        if json.loads((at / "status.json").read_text())["state"] != "finished":
+            fastgan("train", "--resume", at)
     else:
         begin = ("--init-from", folder(options["from"], out)) if "from" in options else ()
         fastgan(
             "train", *options["flags"], "--data", options["data"], "--resolution", 32, "--steps", options["steps"],
             "--compile", "off", "--out", at, *begin,
         )  # fmt: skip
-    seconds = time.perf_counter() - start
     fastgan(
         "eval", at, "--against", options["data"], "--extractor", "efficientnet", "--metrics", "fid,pr", "--n", 3786,
         "--out", at / "figures.json", "--overwrite",
@@ -66,9 +65,12 @@ def run(name: str, options: dict[str, Any], out: Path) -> tuple[study.Row, np.nd
     picture = at / "samples.png"
     fastgan("sample", at, "--n", 64, "--seed", 1, "--out", picture, "--overwrite")
     last = [json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()][-1]
-    row: study.Row = {"run": name, "data": options["data"], "images": last["images"], "seconds": f"{seconds:.0f}"}
-    found = json.loads((at / "figures.json").read_text())
-    return row | found, np.asarray(Image.open(picture))
+    row: study.Row = {
+        "run": name, "data": options["data"], "images": last["images"], "seconds": f"{last['seconds']:.0f}",
+    }  # fmt: skip
+    for found in json.loads((at / "figures.json").read_text())["rows"]:
+        row[found["name"]] = f"{found['value']:.3g}"
+    return row, np.asarray(Image.open(picture))
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
