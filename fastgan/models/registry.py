@@ -34,6 +34,7 @@ FAMILIES: dict[str, str] = {
     "progan": "fastgan.models.progan",
     "r3gan": "fastgan.models.r3gan",
     "resnet": "fastgan.models.resnet",
+    "stylegan": "fastgan.models.stylegan.stylegan1",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }

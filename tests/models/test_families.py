@@ -17,12 +17,12 @@ CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in option
 
 
 def unused(generator, discriminator):
-    """Names of the parameters that progan at its full resolution does not use: those of earlier stages."""
+    """Names of the parameters that networks that grow do not use at the full resolution: those of earlier stages."""
     names = set()
     if hasattr(generator, "stages") and hasattr(generator, "grow"):
         for network, part in ((generator, "to_image"), (discriminator, "from_image")):
-            names |= {name for name, _ in network.named_parameters() if name.startswith(part)}
-            names -= {f"{part}.{network.stage}.weight", f"{part}.{network.stage}.bias"}
+            own = {name for name, _ in network.named_parameters() if part in name}
+            names |= {name for name in own if f"{part}.{network.stage}." not in name}
     return names
 
 
@@ -37,7 +37,7 @@ def test_shapes_and_ranges(name):
     images = generator(*inputs)
     assert images.shape == (4, *generator.image_shape)
     assert images.dtype == torch.float32
-    linear = ("progan", "r3gan", "stylegan2", "stylegan3")  # the last layer
+    linear = ("progan", "r3gan", "stylegan", "stylegan2", "stylegan3")  # the last layer
     if FAMILIES[name]["name"] not in linear and name != "mlp linear":
         assert images.abs().max() <= 1
     assert discriminator.classes == generator.classes == FAMILIES[name].get("classes", 0)
@@ -122,6 +122,7 @@ def test_deep_copies_are_equal_and_independent(name):
         "dcgan auxiliary",
         "biggan projection",
         "progan auxiliary",
+        "stylegan labels",
         "r3gan projection",
         "stylegan2 labels",
     ],
