@@ -32,6 +32,7 @@ FAMILIES: dict[str, str] = {
     "dcgan": "fastgan.models.dcgan",
     "mlp": "fastgan.models.mlp",
     "progan": "fastgan.models.progan",
+    "projected": "fastgan.models.projected",
     "r3gan": "fastgan.models.r3gan",
     "resnet": "fastgan.models.resnet",
     "stylegan": "fastgan.models.stylegan.stylegan1",

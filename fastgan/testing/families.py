@@ -36,6 +36,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "progan auxiliary": {"name": "progan", "width": 16, "classes": 3},
     "r3gan": {"name": "r3gan", "width": 16},
     "r3gan projection": {"name": "r3gan", "width": 16, "classes": 3},
+    "projected": {"name": "projected", "generator": "dcgan", "backbone": "random", "side": 64, "d_width": 2},
+    "projected labels": {
+        "name": "projected", "backbone": "random", "side": 64, "d_width": 2, "classes": 3, "condition": "projection",
+    },
     "stylegan": {"name": "stylegan", "mapping_layers": 2},
     "stylegan labels": {"name": "stylegan", "mapping_layers": 2, "classes": 3},
     "stylegan2": {"name": "stylegan2", "mapping_layers": 2},

@@ -20,6 +20,7 @@ NETWORKS = [
     "biggan projection",
     "progan",
     "r3gan projection",
+    "projected labels",
     "stylegan",
     "stylegan2",
     "stylegan3 labels",
