@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from fastgan.errors import UsageError
 from fastgan.models import registry
 from fastgan.models.backbones import FrozenBackbone
-from fastgan.models.labels import one_hot, reject_labels
+from fastgan.models.class_embedding import ClassEmbedding
+from fastgan.models.labels import reject_labels
 from fastgan.nn import group_spectral_norms, spectral_norm
 from fastgan.ops import bias_act, conv2d
 
@@ -133,24 +134,6 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return bias_act(self.norm(self.conv(x)), None, "leaky_relu")
-
-
-class ClassEmbedding(nn.Module):
-    """Labels c int64 [N] → [N, features]: a trained embedding, or rows of given features that are not trained."""
-
-    given: Tensor | None
-
-    def __init__(self, classes: int, given: Tensor | None, features: int = 64):
-        super().__init__()
-        self.classes = classes
-        self.trained = nn.Parameter(torch.randn(classes, features)) if given is None else None
-        self.register_buffer("given", given)
-        self.features = features if given is None else given.shape[1]
-
-    def forward(self, c: Tensor | None, like: Tensor) -> Tensor:
-        table = self.given if self.trained is None else self.trained
-        assert table is not None
-        return one_hot(c, self.classes, like, "c") @ table.to(like.dtype)
 
 
 def side_of(resolution: int, side: int | None) -> int:

@@ -36,6 +36,7 @@ FAMILIES: dict[str, str] = {
     "r3gan": "fastgan.models.r3gan",
     "resnet": "fastgan.models.resnet",
     "stylegan": "fastgan.models.stylegan.stylegan1",
+    "stylegan-xl": "fastgan.models.stylegan.stylegan_xl",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastgan import models
 
+_XL = {"first_layers": 4, "backbone": "random", "side": 64, "d_width": 2}
 #: name → arguments of `fastgan.models.build`
 FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
@@ -42,6 +43,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "stylegan": {"name": "stylegan", "mapping_layers": 2},
     "stylegan labels": {"name": "stylegan", "mapping_layers": 2, "classes": 3},
+    "stylegan-xl": {"name": "stylegan-xl", **_XL},
+    "stylegan-xl labels": {"name": "stylegan-xl", "classes": 3, **_XL},
     "stylegan2": {"name": "stylegan2", "mapping_layers": 2},
     "stylegan2 labels": {"name": "stylegan2", "mapping_layers": 2, "classes": 3, "condition": "projection"},
     "stylegan3": {"name": "stylegan3"},

@@ -37,7 +37,7 @@ def test_shapes_and_ranges(name):
     images = generator(*inputs)
     assert images.shape == (4, *generator.image_shape)
     assert images.dtype == torch.float32
-    linear = ("progan", "r3gan", "stylegan", "stylegan2", "stylegan3", "projected")  # the last layer
+    linear = ("progan", "r3gan", "stylegan", "stylegan2", "stylegan3", "stylegan-xl", "projected")  # the last layer
     if FAMILIES[name]["name"] not in linear and name != "mlp linear":
         assert images.abs().max() <= 1
     assert discriminator.classes == generator.classes == FAMILIES[name].get("classes", 0)
@@ -46,7 +46,7 @@ def test_shapes_and_ranges(name):
         assert classes.shape == (4, discriminator.classes)
     else:
         logits = discriminator(images, *inputs[1:])
-    if FAMILIES[name]["name"] == "projected":  # logits of several sizes
+    if FAMILIES[name]["name"] in ("projected", "stylegan-xl"):  # logits of several sizes
         assert logits.shape[0] == 4
     else:
         assert logits.shape == (4,)

@@ -105,6 +105,7 @@ def test_names_are_listed_without_importing_torch():
         "r3gan",
         "resnet",
         "stylegan",
+        "stylegan-xl",
         "stylegan2",
         "stylegan3",
     ]

@@ -22,6 +22,7 @@ NETWORKS = [
     "r3gan projection",
     "projected labels",
     "stylegan",
+    "stylegan-xl labels",
     "stylegan2",
     "stylegan3 labels",
 ]
@@ -31,8 +32,17 @@ def test_all_families_are_tested():
     assert {FAMILIES[name]["name"] for name in NETWORKS} == {options["name"] for options in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("loss", ADVERSARIAL)
-@pytest.mark.parametrize("name", NETWORKS)
+#: Their discriminators are slow, and made for the hinge loss.
+PROJECTED = ("projected labels", "stylegan-xl labels")
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        pytest.param(name, loss, marks=[pytest.mark.full] if name in PROJECTED and loss != "hinge" else [])
+        for name, loss in itertools.product(NETWORKS, ADVERSARIAL)
+    ],
+)
 def test_ten_steps(name, loss):
     if name in ("progan", "stylegan", "stylegan2", "stylegan3 labels") and loss == "wgan":
         pytest.skip("an error: see validation.py")

@@ -21,6 +21,7 @@ class StyleGenerator(nn.Module):
 
     #: Makes the synthesis network, from (w_dim, img_resolution, img_channels, **synthesis_kwargs).
     synthesis_class: type[nn.Module]
+    mapping_class: type[Mapping] = Mapping
     #: Layers of the mapping network where mapping_kwargs do not say.
     mapping_layers = 8
 
@@ -40,7 +41,7 @@ class StyleGenerator(nn.Module):
         self.synthesis = self.synthesis_class(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws: int = self.synthesis.num_ws  # type: ignore[assignment]
         options = {"num_layers": self.mapping_layers, **(mapping_kwargs or {})}
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.num_ws, **options)
+        self.mapping = self.mapping_class(z_dim, c_dim, w_dim, self.num_ws, **options)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
