@@ -32,8 +32,11 @@ FAMILIES: dict[str, str] = {
     "dcgan": "fastgan.models.dcgan",
     "mlp": "fastgan.models.mlp",
     "progan": "fastgan.models.progan",
+    "projected": "fastgan.models.projected",
     "r3gan": "fastgan.models.r3gan",
     "resnet": "fastgan.models.resnet",
+    "stylegan": "fastgan.models.stylegan.stylegan1",
+    "stylegan-xl": "fastgan.models.stylegan.stylegan_xl",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }

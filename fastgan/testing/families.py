@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastgan import models
 
+_XL = {"first_layers": 4, "backbone": "random", "side": 64, "d_width": 2}
 #: name → arguments of `fastgan.models.build`
 FAMILIES: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp"},
@@ -36,6 +37,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "progan auxiliary": {"name": "progan", "width": 16, "classes": 3},
     "r3gan": {"name": "r3gan", "width": 16},
     "r3gan projection": {"name": "r3gan", "width": 16, "classes": 3},
+    "projected": {"name": "projected", "generator": "dcgan", "backbone": "random", "side": 64, "d_width": 2},
+    "projected labels": {
+        "name": "projected", "backbone": "random", "side": 64, "d_width": 2, "classes": 3, "condition": "projection",
+    },
+    "stylegan": {"name": "stylegan", "mapping_layers": 2},
+    "stylegan labels": {"name": "stylegan", "mapping_layers": 2, "classes": 3},
+    "stylegan-xl": {"name": "stylegan-xl", **_XL},
+    "stylegan-xl labels": {"name": "stylegan-xl", "classes": 3, **_XL},
     "stylegan2": {"name": "stylegan2", "mapping_layers": 2},
     "stylegan2 labels": {"name": "stylegan2", "mapping_layers": 2, "classes": 3, "condition": "projection"},
     "stylegan3": {"name": "stylegan3"},

@@ -7,9 +7,11 @@ from torch import nn
 
 
 def randomize(network: nn.Module) -> nn.Module:
-    """Random numbers are added to all parameters and buffers, scaled so that activations stay near 1."""
+    """Random numbers are added to all floating parameters and buffers, scaled so that activations stay near 1."""
     with torch.no_grad():
         for name, tensor in network.state_dict().items():
+            if not tensor.is_floating_point() or name.endswith("_alpha"):
+                continue  # the stage of networks that grow
             if name.endswith("filter"):
                 tensor.add_(0.1 * tensor.abs().max() * torch.randn_like(tensor))
             elif name.endswith("magnitude_ema"):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastgan._util.checks import unknown
 from fastgan._util.notebook import Picture, in_notebook
-from fastgan._util.options import named
+from fastgan._util.options import named, option
 from fastgan._util.progress import Progress
 from fastgan._util.signals import StopSignals
 from fastgan.data.imageset import NOT_STATED, ImageSet
@@ -28,6 +28,7 @@ from fastgan.tasks.batches import described, on_device
 from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
 from fastgan.train.callbacks import Callback, call
+from fastgan.train.class_embeddings import set_class_embeddings
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
@@ -270,18 +271,25 @@ class Trainer:
         if init_from is not None:
             self._start_from(init_from)
             state.world.barrier()
+        elif getattr(task.generator, "continues", False) and not resume and not state.step:
+            raise UsageError(
+                f"init_from: {type(task.generator).__name__} of several stages goes on from a run of one stage less;"
+                f" give {option('init_from', 'RUN')}"
+            )
         if state.run is None:
-            return self._fit(batches, resume)
+            return self._fit(batches, resume, reference)
         if reference is not None and isinstance(task, Generation):
             task.neighbors = samples.NearestNeighbors(reference.images)
         with rundir.prepared(state.run, resume=resume, overwrite=overwrite):
-            return self._fit(batches, resume)
+            return self._fit(batches, resume, reference)
 
-    def _fit(self, batches: Iterable[Any], resume: bool) -> dict[str, float]:
+    def _fit(self, batches: Iterable[Any], resume: bool, reference: ImageSet | None) -> dict[str, float]:
         """`fit`, with arguments that were checked and the run directory of this process."""
         state = self.state
         if resume:
             self._resume(batches)
+        if state.step == 0:
+            set_class_embeddings(state, reference)
         self._align_ranks()
         if slow := why_slow(self.config.precision, self.device):
             _logger.warning("%s", slow)

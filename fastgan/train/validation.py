@@ -48,7 +48,7 @@ def _conflict(config: Config, loss: AdversarialLoss) -> str:
     if kernels and penalties:
         with_them = f"{option('pack')} with them"
         return f"minibatch_discrimination: it {couples}; use it with losses without penalties, or {with_them}"
-    if model.family in ("progan", "stylegan2", "stylegan3") and value("weight_clip") > 0:
+    if model.family in ("progan", "stylegan", "stylegan2", "stylegan3") and value("weight_clip") > 0:
         return (
             f"weight_clip: {model.family} draws its weights from N(0, 1) and scales them where they are used, so that "
             f"clipping destroys the discriminator; use another loss than {loss.name}, or {option('weight_clip', 0)}"

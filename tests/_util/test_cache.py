@@ -120,7 +120,7 @@ def test_foreign_features_are_computed_again(own_cache, caplog):
 @pytest.mark.parametrize("what", ["network", "set", "extractor", "export"])
 def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, monkeypatch, what):
     from fastgan.data import fetch
-    from fastgan.metrics.extractors import efficientnet
+    from fastgan.models.backbones import weights
 
     def never(*given, **options):
         raise AssertionError("the work has begun")
@@ -135,7 +135,7 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
     work = {
         "network": lambda: pretrained.fetch("realesr-animevideov3-x4"),
         "set": lambda: fetch("mnist"),
-        "extractor": efficientnet._fetch_weights,
+        "extractor": lambda: weights.fetch_weights(weights.EFFICIENTNET),
         "export": lambda: upscaler._exported(tmp_path / "weights"),
     }
     with pytest.raises((DataError, UsageError), match="set FASTGAN_CACHE to another directory"):

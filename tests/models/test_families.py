@@ -17,12 +17,12 @@ CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in option
 
 
 def unused(generator, discriminator):
-    """Names of the parameters that progan at its full resolution does not use: those of earlier stages."""
+    """Names of the parameters that networks that grow do not use at the full resolution: those of earlier stages."""
     names = set()
     if hasattr(generator, "stages") and hasattr(generator, "grow"):
         for network, part in ((generator, "to_image"), (discriminator, "from_image")):
-            names |= {name for name, _ in network.named_parameters() if name.startswith(part)}
-            names -= {f"{part}.{network.stage}.weight", f"{part}.{network.stage}.bias"}
+            own = {name for name, _ in network.named_parameters() if part in name}
+            names |= {name for name in own if f"{part}.{network.stage}." not in name}
     return names
 
 
@@ -37,7 +37,7 @@ def test_shapes_and_ranges(name):
     images = generator(*inputs)
     assert images.shape == (4, *generator.image_shape)
     assert images.dtype == torch.float32
-    linear = ("progan", "r3gan", "stylegan2", "stylegan3")  # the last layer
+    linear = ("progan", "r3gan", "stylegan", "stylegan2", "stylegan3", "stylegan-xl", "projected")  # the last layer
     if FAMILIES[name]["name"] not in linear and name != "mlp linear":
         assert images.abs().max() <= 1
     assert discriminator.classes == generator.classes == FAMILIES[name].get("classes", 0)
@@ -46,7 +46,10 @@ def test_shapes_and_ranges(name):
         assert classes.shape == (4, discriminator.classes)
     else:
         logits = discriminator(images, *inputs[1:])
-    assert logits.shape == (4,)
+    if FAMILIES[name]["name"] in ("projected", "stylegan-xl"):  # logits of several sizes
+        assert logits.shape[0] == 4
+    else:
+        assert logits.shape == (4,)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -122,6 +125,8 @@ def test_deep_copies_are_equal_and_independent(name):
         "dcgan auxiliary",
         "biggan projection",
         "progan auxiliary",
+        "stylegan labels",
+        pytest.param("projected labels", marks=pytest.mark.full),
         "r3gan projection",
         "stylegan2 labels",
     ],
@@ -159,7 +164,7 @@ def test_outputs_depend_on_the_sample_s_own_label_only(name):
     assert changed[1:].max() < 1e-4 * max(1, changed[0])
     images = generator(z, y)
     if not discriminator.auxiliary:
-        changed = (discriminator(images, y) - discriminator(images, other)).abs()
+        changed = (discriminator(images, y) - discriminator(images, other)).abs().view(8, -1).amax(1)
         assert changed[0] > 1e-6
         if not any(isinstance(layer, MinibatchStdDev) for layer in discriminator.modules()):  # it couples samples
             assert changed[1:].max() < 1e-6

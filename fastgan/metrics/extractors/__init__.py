@@ -11,6 +11,7 @@ from fastgan.data.imageset import ImageSet
 from fastgan.errors import UsageError
 from fastgan.metrics.extractors import digits, efficientnet, inception
 from fastgan.metrics.features import Extractor
+from fastgan.models.backbones.weights import read_weights
 
 #: name → (function that opens it for the reference images and a device, description)
 EXTRACTORS: dict[str, tuple[Callable[[ImageSet, torch.device], Extractor], str]] = {
@@ -53,7 +54,7 @@ def open_extractor(name: str, reference: ImageSet, device: torch.device) -> Extr
     path = user_path(name)
     if not path.is_file():
         raise UsageError(f"extractor: expected auto, {', '.join(EXTRACTORS)} or a file of weights, got {name!r}")
-    state = inception.read_weights(path)
+    state = read_weights(path)
     if "_conv_stem.weight" in state:
         return efficientnet.build(state, path, device)
     return inception.build(state, path, device, "clean")

