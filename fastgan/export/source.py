@@ -19,11 +19,15 @@ def open_network(source: str | Path, *, names: Iterable[str] = ()) -> nn.Module:
 
     "file.py:name" or "package.module:name": a torch.nn.Module there, or a function without arguments that returns one;
     the user's file is executed. Otherwise a file that `fastgan.models.load` opens, of which nothing is executed: its
-    generator, the averaged one where it has both. names: what else the caller accepts, for a "did you mean". Raises
-    UsageError for other sources, and the errors of loading.
+    generator, the averaged one where it has both; "FILE:G_A" names one of several. names: what else the caller accepts,
+    for a "did you mean". Raises UsageError for other sources, and the errors of loading.
     """
     text = str(source)
     module, colon, name = text.rpartition(":")
+    if colon and not module.endswith(".py") and Path(module).is_file() and not Path(text).exists():
+        from fastgan.models.checkpoints import load_generator
+
+        return load_generator(module, name)
     if colon and module and name.isidentifier():
         return _from_code(module, name)
     path = Path(text)

@@ -7,8 +7,9 @@ logits [N] and class logits [N, classes].
 
 `load` opens the networks of a file in any public layout, `describe` says what is in it, and `save` writes such a file.
 
-`esrgan` holds the super-resolution networks and opens their weight files; `biggan` has functions for sampling from
-BigGAN. They are imported when they are used: `FAMILIES`, `build` and `option_types` do not import PyTorch before that.
+`esrgan` holds the super-resolution networks and opens their weight files; `translation` those from images to images of
+pix2pix, CycleGAN and pix2pixHD; `biggan` has functions for sampling from BigGAN. They are imported when they are used:
+`FAMILIES`, `build` and `option_types` do not import PyTorch before that.
 """
 
 from __future__ import annotations
@@ -19,14 +20,25 @@ from typing import TYPE_CHECKING, Any
 from fastgan.models.registry import FAMILIES, build, option_types, parse_option
 
 if TYPE_CHECKING:
-    from fastgan.models import biggan, esrgan
+    from fastgan.models import biggan, esrgan, translation
     from fastgan.models.checkpoints import describe, load, save
 
-__all__ = ["FAMILIES", "biggan", "build", "describe", "esrgan", "load", "option_types", "parse_option", "save"]
+__all__ = [
+    "FAMILIES",
+    "biggan",
+    "build",
+    "describe",
+    "esrgan",
+    "load",
+    "option_types",
+    "parse_option",
+    "save",
+    "translation",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("biggan", "esrgan"):
+    if name in ("biggan", "esrgan", "translation"):
         return importlib.import_module(f"fastgan.models.{name}")
     if name in ("describe", "load", "save"):
         return getattr(importlib.import_module("fastgan.models.checkpoints"), name)

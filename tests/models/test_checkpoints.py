@@ -161,8 +161,6 @@ def test_half_precision(tmp_path):
 
 
 NO_NETWORK = {
-    "cyclegan": ["model.1.weight", "model.10.conv_block.1.weight"],
-    "pix2pix": ["model.model.0.weight", "model.model.1.model.1.weight"],
     "hifi-gan": ["conv_pre.weight_g", "ups.0.weight_v"],
     "taming-vqgan": ["encoder.conv_in.weight", "quantize.embedding.weight"],
 }
@@ -280,7 +278,7 @@ def test_what_cannot_be_saved(tmp_path):
         (generator, "x.pkl", None, "file: expected a name that ends in .safetensors, .pth or .pt"),
         (generator, "x.pth", "rosinality", "layout: expected r3gan for a Generator of this family, got 'rosinality'"),
         (nn.Linear(2, 2), "x.pth", None, "networks: a Linear has no public layout"),
-        ({"H": generator}, "x.pth", None, "networks: expected the names G, D, G_ema, got 'H'"),
+        ({"H": generator}, "x.pth", None, "networks: expected the names G, D, G_ema, G_A, G_B, D_A, D_B, got 'H'"),
         ({}, "x.pth", None, "networks: expected at least one"),
         (
             {"G": generator, "D": esrgan.SRVGGNetCompact(2, width=4)},

@@ -46,6 +46,8 @@ class Layout:
 
 
 GENERATOR, DISCRIMINATOR, UPSCALER, TRANSLATOR = "generator", "discriminator", "upscaler", "image translator"
+#: Of pytorch-CycleGAN-and-pix2pix, whose networks serve both papers.
+CYCLEGAN = "cyclegan-pix2pix"
 #: The first that fits is it.
 LAYOUTS = (
     Layout("stylegan2", GENERATOR, (r"synthesis\.b4\.const", r"mapping\.fc0\.weight"), "stylegan"),
@@ -59,9 +61,12 @@ LAYOUTS = (
     Layout("biggan-pytorch", DISCRIMINATOR, (r"blocks\.0\.0\.conv1\.weight", r"linear\.weight"), "biggan"),
     Layout("basicsr", UPSCALER, (r"(conv_first|model\.0)\.weight", r"(body|RRDB_trunk|model\.1\.sub)\.0.*"), "basicsr"),
     Layout("basicsr", UPSCALER, (r"body\.0\.weight", r"body\.1\.weight"), "basicsr"),
-    Layout("cyclegan", TRANSLATOR, (r"model\.1\.weight", r"model\.1\d\.conv_block\.1\.weight")),
-    Layout("pix2pix", TRANSLATOR, (r"model\.model\.0\.weight", r"model\.model\.1\.model\.1\.weight")),
-    Layout("pix2pix", DISCRIMINATOR, (r"model\.0\.weight", r"model\.2\.weight", r"model\.11\.weight")),
+    Layout(CYCLEGAN, TRANSLATOR, (r"model\.1\.weight", r"model\.10\.conv_block\.\d\.weight"), "translation"),
+    Layout(CYCLEGAN, TRANSLATOR, (r"model\.model\.0\.weight", r"model\.model\.1\.model\.1\.weight"), "translation"),
+    Layout(CYCLEGAN, DISCRIMINATOR, (r"model\.0\.weight", r"model\.2\.weight", r"model\.5\.weight"), "translation"),
+    Layout(CYCLEGAN, DISCRIMINATOR, (r"net\.0\.weight", r"net\.2\.weight", r"net\.5\.weight"), "translation"),
+    Layout("pix2pixhd", TRANSLATOR, (r"model\.1\.weight", r"model\.\d+\.conv_block\.\d\.weight"), "translation"),
+    Layout("pix2pixhd", DISCRIMINATOR, (r"(scale0_)?layer0\.0\.weight", r"(scale0_)?layer[01]\..*"), "translation"),
     Layout("hifi-gan", "vocoder", (r"conv_pre\.weight_g|conv_pre\.parametrizations.*", r"ups\.0\..*")),
     Layout("taming-vqgan", "autoencoder", (r"encoder\.conv_in\.weight", r"quantize\.embedding\.weight")),
 )  # fmt: skip

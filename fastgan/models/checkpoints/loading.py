@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fastgan._util.schema import shown_name
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.contents import Contents, State
 from fastgan.models.checkpoints.layouts import DISCRIMINATOR, known_layout, layout_of
@@ -39,10 +40,18 @@ class Networks(Mapping[str, nn.Module]):
 
     @property
     def generator(self) -> nn.Module:
-        """G_ema, or G where the file has no averaged weights. Raises DataError for a file of a discriminator alone."""
+        """G_ema, or G where the file has no averaged weights, or its only generator.
+
+        Raises DataError for a file of a discriminator alone, and for one of several generators, such as CycleGAN's.
+        """
         for name in _PREFERRED:
             if name in self:
                 return self[name]
+        found = [name for name in self if name.startswith("G")]
+        if len(found) == 1:
+            return self[found[0]]
+        if found:
+            raise DataError(f"the file has the generators {', '.join(found)}: name one of them (FILE:{found[0]})")
         raise DataError(f"the file has no generator, only {', '.join(self)}")
 
 
@@ -50,17 +59,26 @@ def load(file: str | Path) -> Networks:
     """The networks of a file, in eval mode, float32, on the CPU; the layout is recognized by the content.
 
     file: NVIDIA's .pkl (stylegan2-ada-pytorch, StyleGAN3, R3GAN), of which nothing is executed; safetensors and PyTorch
-    files with the weights of StyleGAN2 or 3 under the same names, of rosinality's StyleGAN2, R3GAN, BigGAN-PyTorch, or
-    a super-resolution network (BasicSR, ESRGAN); or an ncnn model. Networks that only serve training there, such as
-    augment_pipe, are left out. Raises UsageError if there is no such file, DataError (with the path and the reason) if
-    it is damaged, names other objects, or has a network that is not known.
+    files with the weights of StyleGAN2 or 3 under the same names, of rosinality's StyleGAN2, R3GAN, BigGAN-PyTorch,
+    CycleGAN, pix2pix, pix2pixHD, or a super-resolution network (BasicSR, ESRGAN); or an ncnn model. Networks that only
+    serve training there, such as augment_pipe, are left out. Raises UsageError if there is no such file, DataError
+    (with the path and the reason) if it is damaged, names other objects, or has a network that is not known.
     """
     return _loaded(Path(file), everything=True)
 
 
-def load_generator(file: str | Path) -> nn.Module:
-    """`load(file).generator`, without building the other networks of the file."""
-    return _loaded(Path(file), everything=False).generator
+def load_generator(file: str | Path, name: str | None = None) -> nn.Module:
+    """`load(file).generator`, without building other networks of the file; or that of a name, such as "G_A"."""
+    path = Path(file)
+    found = _loaded(path, everything=name is not None)
+    if name is not None:
+        if name not in found:
+            raise DataError(f"{path} has no network {shown_name(name)}, only {', '.join(found)}")
+        return found[name]
+    try:
+        return found.generator
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def describe(file: str | Path) -> dict[str, Any]:

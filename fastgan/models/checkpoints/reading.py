@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from fastgan.models.checkpoints.nvidia_pickle import is_plain_pickle, read_nvidi
 _ONE = ("params_ema", "params-ema", "params", "state_dict", "model")
 #: What training code puts before all names: data-parallel wrappers and Lightning modules.
 _PREFIXES = ("module.", "generator.", "_orig_mod.", "Model.")
-#: Networks in one file of safetensors: the beginnings of names with which `fastgan.models.save` writes them.
-NETWORKS = ("G", "D", "G_ema")
+#: Networks in one file, as `fastgan.models.save` takes and writes them; A and B are the two directions of CycleGAN.
+NETWORKS = ("G", "D", "G_ema", "G_A", "G_B", "D_A", "D_B")
+#: What CycleGAN's code puts before the names of networks.
+_NET = re.compile(r"^net_?(?=[GD])")
 #: The entry of a file's metadata that holds the arguments of its networks' constructors, by network.
 ARGUMENTS = "arguments"
 
@@ -71,9 +74,7 @@ def _of_safetensors(path: Path) -> Contents:
     tensors = read_safetensors(path)
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata() or {})
-    networks = {"": tensors}
-    if tensors and all(key.split(".")[0] in NETWORKS for key in tensors):
-        networks = {name: _below(tensors, f"{name}.") for name in NETWORKS if _below(tensors, f"{name}.")}
+    networks = _several(tensors)
     try:
         arguments = read_json(metadata.pop(ARGUMENTS, "{}"))
     except ValueError as error:
@@ -82,17 +83,24 @@ def _of_safetensors(path: Path) -> Contents:
     return Contents("safetensors", _with_arguments(states, arguments), metadata)
 
 
+def _several(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The networks of a state dict whose names all begin with that of one: G.conv.weight, netG_A.model.1.bias."""
+    found = {_NET.sub("", name): name for name in (key.split(".")[0] for key in tensors)}
+    if not tensors or any(name not in NETWORKS for name in found):
+        return {"": tensors}
+    return {name: _below(tensors, f"{found[name]}.") for name in NETWORKS if name in found}
+
+
 def _of_torch_file(content: Any) -> Contents:
     if not isinstance(content, Mapping):
         raise DataError(f"expected a dict of weights in this PyTorch file, got {type(content).__name__}")
     if _is_state(content):
-        return Contents("PyTorch file", {"": State(dict(content))}, {})
-    states = {str(key): State(dict(value)) for key, value in content.items() if _is_state(value)}
-    facts = {str(key): _fact(value) for key, value in content.items() if str(key) not in states}
-    for name in _ONE:
-        if name in states:
-            states = {"": states[name]}
-            break
+        return Contents("PyTorch file", {name: State(one) for name, one in _several(dict(content)).items()}, {})
+    given = {str(key): dict(value) for key, value in content.items() if _is_state(value)}
+    facts = {str(key): _fact(value) for key, value in content.items() if str(key) not in given}
+    one = next((name for name in _ONE if name in given), None)
+    networks = given if one is None else _several(given[one])
+    states = {_NET.sub("", name): State(tensors) for name, tensors in networks.items()}
     arguments = content.get(ARGUMENTS, {})
     average = content.get("latent_avg")
     if isinstance(average, Tensor) and "g_ema" in states:  # rosinality's average of w, of the averaged generator

@@ -14,7 +14,7 @@ from fastgan._util.files import overwritable, write_whole
 from fastgan.errors import UsageError
 from fastgan.models.checkpoints import rosinality
 from fastgan.models.checkpoints.contents import State
-from fastgan.models.checkpoints.layouts import DISCRIMINATOR, layout_of
+from fastgan.models.checkpoints.layouts import CYCLEGAN, DISCRIMINATOR, layout_of
 from fastgan.models.checkpoints.reading import ARGUMENTS, NETWORKS
 
 #: Layout → names of the networks in its PyTorch files, by ours.
@@ -30,9 +30,10 @@ def save(
 ) -> None:
     """Write networks as weights with the names of a public layout; `load` opens the file again.
 
-    networks: a generator, or networks by the names G, D and G_ema, such as what `load` returns. file: .safetensors,
-    .pth or .pt. layout: "stylegan2" or "stylegan3" (NVIDIA's names; the executable pickle in which NVIDIA's code reads
-    them is not written), "rosinality" (StyleGAN2), "r3gan", "biggan-pytorch", "basicsr" (super-resolution networks);
+    networks: a generator, or networks by the names G, D and G_ema (of CycleGAN G_A, G_B, D_A and D_B), such as what
+    `load` returns. file: .safetensors, .pth or .pt. layout: "stylegan2" or "stylegan3" (NVIDIA's names; the executable
+    pickle in which NVIDIA's code reads them is not written), "rosinality" (StyleGAN2), "r3gan", "biggan-pytorch",
+    "basicsr" (super-resolution networks), "cyclegan-pix2pix", "pix2pixhd" (the networks of fastgan.models.translation);
     None means the first of these that fits. overwrite: replace an existing file. Raises UsageError for networks or
     sizes that the layout does not have, and another suffix.
     """
@@ -67,6 +68,7 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
     from fastgan.models.biggan import to_biggan_pytorch
     from fastgan.models.checkpoints.r3gan import to_r3gan
     from fastgan.models.checkpoints.stylegan import arguments_of
+    from fastgan.models.translation import ResNetGenerator
 
     own = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     known = layout_of(State(own))
@@ -81,6 +83,8 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
             states["rosinality"] = lambda: rosinality.from_nvidia(own)
             if known.kind == DISCRIMINATOR:  # StyleGAN3 has the same
                 states["stylegan3"] = lambda: own
+        if known.name == CYCLEGAN and isinstance(network, ResNetGenerator) and network.arguments["bias"]:
+            states["pix2pixhd"] = lambda: own  # its global generator with two halvings
     if not states:
         raise UsageError(f"networks: a {type(network).__name__} has no public layout")
     name = layout or next(iter(states))
@@ -89,7 +93,9 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
             f"layout: expected {' or '.join(states)} for a {type(network).__name__} of this family, got {layout!r}"
         )
     state = {key: value.detach().cpu().contiguous() for key, value in states[name]().items()}
-    return name, state, arguments_of(network) if name in ("stylegan2", "stylegan3") else {}
+    if name in ("stylegan2", "stylegan3"):
+        return name, state, arguments_of(network)
+    return name, state, dict(getattr(network, "arguments", {})) if name in (CYCLEGAN, "pix2pixhd") else {}
 
 
 def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[str, Any], layout: str) -> bytes:

@@ -1,0 +1,93 @@
+"""The generator of CycleGAN (Zhu et al. 2017, arXiv:1703.10593), after Johnson et al. 2016 (arXiv:1603.08155).
+
+The global generator of pix2pixHD (Wang et al. 2018, arXiv:1711.11585) is the same with more halvings.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastgan.errors import UsageError
+from fastgan.models.translation.layers import check, has_bias, initialize, norm_layer
+
+PADDINGS = ("reflect", "replicate", "zeros")
+DROPOUT = 0.5
+
+
+class ResidualBlock(nn.Module):
+    """[N, C, H, W] → x + (convolution, norm, ReLU, convolution, norm)."""
+
+    def __init__(self, channels: int, norm: str, padding: str, dropout: bool, bias: bool):
+        super().__init__()
+
+        def convolution() -> list[nn.Module]:
+            pad, zeros = _padding(padding, 1)
+            return [*pad, nn.Conv2d(channels, channels, 3, padding=zeros, bias=bias), norm_layer(norm, channels)]
+
+        between = [nn.ReLU(), *([nn.Dropout(DROPOUT)] if dropout else [])]
+        self.conv_block = nn.Sequential(*convolution(), *between, *convolution())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv_block(x)
+
+
+class ResNetGenerator(nn.Module):
+    """Images [N, channels, H, W] → [N, out_channels, H, W] in [-1, 1]; H and W are multiples of 2^downsamplings.
+
+    blocks: residual blocks at the lowest resolution: 9 (6 for images of 128×128 in the paper). width: feature maps at
+    the full resolution. norm: "instance" (CycleGAN), "batch" or "none". dropout: inside of the blocks, in training
+    mode. padding: of the blocks, "reflect" (the papers), "replicate" or "zeros". downsamplings: halvings of the image,
+    2; 3 or 4 in pix2pixHD. bias: of convolutions before a norm; None means that of CycleGAN's networks, before instance
+    norm only; those of pix2pixHD have one everywhere.
+    """
+
+    scale = 1
+    range = (-1.0, 1.0)
+
+    def __init__(
+        self,
+        channels: int = 3,
+        out_channels: int = 3,
+        blocks: int = 9,
+        width: int = 64,
+        norm: str = "instance",
+        dropout: bool = False,
+        padding: str = "reflect",
+        downsamplings: int = 2,
+        bias: bool | None = None,
+    ):
+        super().__init__()
+        check(norm, channels=channels, out_channels=out_channels, width=width, downsamplings=downsamplings)
+        if blocks < 0:
+            raise UsageError(f"blocks: expected a number >= 0, got {blocks}")
+        if padding not in PADDINGS:
+            raise UsageError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
+        bias = has_bias(norm) if bias is None else bias
+        self.arguments = {
+            "channels": channels, "out_channels": out_channels, "blocks": blocks, "width": width, "norm": norm,
+            "dropout": dropout, "padding": padding, "downsamplings": downsamplings, "bias": bias,
+        }  # fmt: skip
+        self.channels = self.source_channels = channels
+        self.out_channels, self.multiple = out_channels, 1 << downsamplings
+        widths = [width << i for i in range(downsamplings + 1)]
+        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(channels, width, 7, bias=bias)]
+        layers += [norm_layer(norm, width), nn.ReLU()]
+        for outputs in widths[1:]:
+            layers += [nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=bias), norm_layer(norm, outputs), nn.ReLU()]
+        layers += [ResidualBlock(widths[-1], norm, padding, dropout, bias) for _ in range(blocks)]
+        for outputs in widths[-2::-1]:
+            up = nn.ConvTranspose2d(2 * outputs, outputs, 3, 2, 1, output_padding=1, bias=bias)
+            layers += [up, norm_layer(norm, outputs), nn.ReLU()]
+        layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh()]
+        self.model = nn.Sequential(*layers)
+        self.apply(initialize)
+
+    def forward(self, source: Tensor) -> Tensor:
+        return self.model(source)
+
+
+def _padding(kind: str, size: int) -> tuple[list[nn.Module], int]:
+    """The layers before a convolution, and the zeros that it adds itself."""
+    if kind == "zeros":
+        return [], size
+    return [nn.ReflectionPad2d(size) if kind == "reflect" else nn.ReplicationPad2d(size)], 0

@@ -1,0 +1,209 @@
+"""Networks of image translation: against functions of their public state dicts, written with torch.nn.functional."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastgan import models
+from fastgan.errors import UsageError
+from fastgan.models.translation import (
+    MultiScaleDiscriminator,
+    PatchDiscriminator,
+    PixelDiscriminator,
+    ResNetGenerator,
+    UNetGenerator,
+    build,
+)
+
+
+def randomized(network):
+    """All parameters and buffers differ from their first values."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+    return network.eval()
+
+
+class Plain:
+    """Layers by the names of their weights in a state dict."""
+
+    def __init__(self, state, norm):
+        self.state, self.norm = {name: value.double() for name, value in state.items()}, norm
+
+    def conv(self, x, name, stride=1, padding=0):
+        return F.conv2d(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"), stride, padding)
+
+    def up(self, x, name, kernel=4):
+        bias = self.state.get(f"{name}.bias")
+        return F.conv_transpose2d(x, self.state[f"{name}.weight"], bias, 2, 1, output_padding=kernel % 2)
+
+    def normalize(self, x, name):
+        if self.norm == "batch":
+            mean, var = (self.state[f"{name}.running_{what}"][:, None, None] for what in ("mean", "var"))
+            weight, bias = (self.state[f"{name}.{what}"][:, None, None] for what in ("weight", "bias"))
+            return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+        if self.norm == "instance":
+            return (x - x.mean((2, 3), keepdim=True)) / (x.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+        return x
+
+    def unet(self, x, levels):
+        x = self.conv(x, "model.model.0", 2, 1)
+        y = self.level(x, "model.model.1.model", levels - 1)
+        return self.up(y.relu(), "model.model.3").tanh()
+
+    def level(self, x, name, left):
+        skip = F.leaky_relu(x, 0.2)
+        y = self.conv(skip, f"{name}.1", 2, 1)
+        if left == 1:
+            y = self.normalize(self.up(y.relu(), f"{name}.3"), f"{name}.4")
+        else:
+            y = self.level(self.normalize(y, f"{name}.2"), f"{name}.3.model", left - 1)
+            y = self.normalize(self.up(y.relu(), f"{name}.5"), f"{name}.6")
+        return torch.cat([skip, y], 1)
+
+    def resnet(self, x, blocks, halvings, padding="reflect", second=5):
+        def padded(x, n):
+            return F.pad(x, (n,) * 4, padding if padding != "zeros" else "constant")
+
+        x = self.conv(F.pad(x, (3,) * 4, "reflect"), "model.1")
+        x = self.normalize(x, "model.2").relu()
+        for i in range(halvings):
+            x = self.normalize(self.conv(x, f"model.{4 + 3 * i}", 2, 1), f"model.{5 + 3 * i}").relu()
+        place = 4 + 3 * halvings
+        first = 0 if padding == "zeros" else 1
+        for _ in range(blocks):
+            name = f"model.{place}.conv_block"
+            y = self.normalize(self.conv(padded(x, 1), f"{name}.{first}"), f"{name}.{first + 1}").relu()
+            x = x + self.normalize(self.conv(padded(y, 1), f"{name}.{second}"), f"{name}.{second + 1}")
+            place += 1
+        for _ in range(halvings):
+            x = self.normalize(self.up(x, f"model.{place}", 3), f"model.{place + 1}").relu()
+            place += 3
+        return self.conv(F.pad(x, (3,) * 4, "reflect"), f"model.{place + 1}").tanh()
+
+    def patches(self, x, layers):
+        x = F.leaky_relu(self.conv(x, "model.0", 2, 1), 0.2)
+        for i in range(layers):
+            x = self.conv(x, f"model.{2 + 3 * i}", 2 if i + 1 < layers else 1, 1)
+            x = F.leaky_relu(self.normalize(x, f"model.{3 + 3 * i}"), 0.2)
+        return self.conv(x, f"model.{2 + 3 * layers}", 1, 1)
+
+    def pixels(self, x):
+        x = self.conv(F.leaky_relu(self.conv(x, "net.0"), 0.2), "net.2")
+        return self.conv(F.leaky_relu(self.normalize(x, "net.3"), 0.2), "net.5")
+
+    def scales(self, x, scales, layers):
+        for scale in reversed(range(scales)):
+            y = F.leaky_relu(self.conv(x, f"scale{scale}_layer0.0", 2, 2), 0.2)
+            for i in range(1, layers + 1):
+                y = self.conv(y, f"scale{scale}_layer{i}.0", 2 if i < layers else 1, 2)
+                y = F.leaky_relu(self.normalize(y, f"scale{scale}_layer{i}.1"), 0.2)
+            yield self.conv(y, f"scale{scale}_layer{layers + 1}.0", 1, 2)
+            ones = F.avg_pool2d(torch.ones_like(x), 3, 2, 1)
+            x = F.avg_pool2d(x, 3, 2, 1) / ones
+
+
+def assert_same(found, expected):
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+NORMS = ("batch", "instance", "none")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("levels", [5, 6])
+def test_unet(norm, levels):
+    network = randomized(UNetGenerator(2, 3, levels, 4, norm))
+    x = torch.randn(2, 2, 64, 1 << (levels + 1))
+    assert_same(network(x), Plain(network.state_dict(), norm).unet(x.double(), levels))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("padding", "dropout", "second"), [("reflect", False, 5), ("replicate", True, 6), ("zeros", False, 3)]
+)
+def test_resnet(norm, padding, dropout, second):
+    network = randomized(ResNetGenerator(2, 3, 2, 4, norm, dropout, padding))
+    x = torch.randn(2, 2, 24, 16)
+    assert_same(network(x), Plain(network.state_dict(), norm).resnet(x.double(), 2, 2, padding, second))
+
+
+def test_global_generator():
+    network = randomized(ResNetGenerator(1, 3, 1, 2, "batch", downsamplings=4, bias=True))
+    assert "model.4.bias" in network.state_dict()
+    x = torch.randn(1, 1, 32, 48)
+    assert_same(network(x), Plain(network.state_dict(), "batch").resnet(x.double(), 1, 4))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_discriminators(norm):
+    x, source = torch.randn(2, 3, 64, 48), torch.randn(2, 2, 64, 48)
+    both = torch.cat([source, x], 1).double()
+    for layers in (1, 3, 4):
+        network = randomized(PatchDiscriminator(3, 2, layers, 4, norm))
+        assert_same(network(x, source), Plain(network.state_dict(), norm).patches(both, layers))
+    network = randomized(PixelDiscriminator(3, 2, 4, norm))
+    assert_same(network(x, source), Plain(network.state_dict(), norm).pixels(both))
+    network = randomized(MultiScaleDiscriminator(3, 2, 3, 2, 4, norm))
+    for found, expected in zip(network(x, source), Plain(network.state_dict(), norm).scales(both, 3, 2), strict=True):
+        assert_same(found, expected)
+
+
+def test_each_logit_sees_70_pixels():
+    discriminator = randomized(PatchDiscriminator(1, width=2, norm="none"))
+    x = torch.randn(1, 1, 128, 128, requires_grad=True)
+    logits = discriminator(x)
+    (gradient,) = torch.autograd.grad(logits[0, 0, 7, 7], x)
+    rows = gradient[0, 0].abs().sum(1).nonzero()
+    assert rows.max() - rows.min() + 1 == 70
+
+
+def test_dropout_is_noise_in_training_mode_alone():
+    generator = randomized(UNetGenerator(1, 1, 7, 2))
+    x = torch.randn(1, 1, 128, 128)
+    assert torch.equal(generator(x), generator(x))
+    generator.train()
+    assert not torch.equal(generator(x), generator(x))
+
+
+def test_pairs_of_the_papers():
+    def count(network):
+        return sum(value.numel() for value in network.parameters())
+
+    with torch.device("meta"):
+        generator, discriminator = build("pix2pix")
+        assert (count(generator), count(discriminator)) == (54_413_955, 2_768_705)
+        assert (generator.levels, generator.multiple, discriminator.source_channels) == (8, 256, 3)
+        generator, discriminator = build("cyclegan")
+        assert (count(generator), count(discriminator)) == (11_378_179, 2_764_737)
+        assert (generator.multiple, generator.source_channels, discriminator.source_channels) == (4, 3, 0)
+        assert count(build("cyclegan", resolution=128)[0]) == 7_837_699
+        assert count(build("pix2pixhd", source_channels=36)[0]) == 182_546_755
+
+
+def test_wrong_arguments():
+    for make, sentence in (
+        (lambda: UNetGenerator(levels=4), "levels: expected a number >= 5, got 4"),
+        (lambda: UNetGenerator(norm="group"), "norm: expected one of batch, instance, none, got 'group'"),
+        (lambda: ResNetGenerator(blocks=-1), "blocks: expected a number >= 0, got -1"),
+        (lambda: ResNetGenerator(padding="zero"), "padding: expected one of reflect, replicate, zeros, got 'zero'"),
+        (lambda: PatchDiscriminator(width=0), "width: expected a number >= 1, got 0"),
+        (lambda: PatchDiscriminator(source_channels=-1), "source_channels: expected a number >= 0, got -1"),
+        (lambda: PatchDiscriminator(1)(torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)), "source: expected None"),
+        (
+            lambda: PatchDiscriminator(1, 2)(torch.zeros(1, 1, 32, 32)),
+            r"source: expected images \[N, 2, H, W\], got None",
+        ),
+        (lambda: build("pix2pixgan"), "name: expected one of pix2pix, cyclegan, pix2pixhd, got 'pix2pixgan'"),
+        (lambda: build("pix2pix", resolution=100), "resolution: pix2pix supports 32, 64, 128 and multiples of 256"),
+        (lambda: build("cyclegan", resolution=30), "resolution: cyclegan supports multiples of 4"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            make()
+
+
+def test_in_the_package():
+    assert models.translation.build is build
