@@ -31,7 +31,7 @@ from fastgan.train.callbacks import Callback, call
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
-from fastgan.train.device import float32_products, resolve_device, why_slow
+from fastgan.train.device import float32_products, resolve_device, resolve_precision, why_slow
 from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
 from fastgan.train.evaluation import Evaluation
@@ -91,9 +91,10 @@ class Trainer:
             check_networks(config, generator, discriminator, latent_shape)
         else:
             check_own_task(config)
-        self.config = config = config.settled(self.loss)
         world = world or single_process()
         self.device = device = world.device or resolve_device(config.device)
+        precision = resolve_precision(config.precision, device)
+        self.config = config = dataclasses.replace(config.settled(self.loss), precision=precision)
         if config.compile == "graph" and device.type != "cuda":
             raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
         self.state = build.train_state(config, self.loss, generator, discriminator, world, device, task, latent_shape)
