@@ -21,6 +21,7 @@ from fastgan._util.signals import StopSignals
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
+from fastgan.nn.moving_averages import moving_averages
 from fastgan.report.legacy import modernized_config
 from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
@@ -104,6 +105,7 @@ class Trainer:
         # Synchronized ones are equal already.
         apart = [] if config.sync_statistics else self.state.networks.values()
         self._statistics = running_statistics(*apart)
+        self._averages = moving_averages(self.state.task.generator)
         self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
         self._step_graphs: Steps | None = None
@@ -149,6 +151,7 @@ class Trainer:
         logs += [loss.log for loss in losses]
         task.update_after_generator(losses)
         weight = self._ema_weight() if ema is None else ema
+        state.world.mean_(self._averages)
         logs.append({"gradient/generator": generator.apply(watch, state.ema.averages(task.generator), weight)})
         state.ema.update(task.generator, weight, generator.averaged)
         return logs
