@@ -363,6 +363,7 @@ class Trainer:
                     self._guard.reset()
                     self.monitor.diagnoses = []
                     bar.move_to(state.step)
+                state.world.seed_rank(config.seed, state.step)  # as a run does that is resumed here
                 interval.start()
                 if decision.stop:
                     why = (
