@@ -12,17 +12,18 @@ DECAY, SHRINK = 0.01, 2
 
 
 def path_lengths(synthesis: nn.Module, w: Tensor, y: Tensor, scale: float | Tensor = 1.0) -> Tensor:
-    """|J^T y| for styles w [N, layers, w_dim], differentiable, float32 [N]: the root of the sum over w_dim of squares,
-    averaged over the layers.
+    """|J^T y| for styles w [N, layers, w_dim], differentiable, [N] in float32 (float64 for double w): the root of the
+    sum over w_dim of squares, averaged over the layers.
 
     Karras et al. 2020 (arXiv:1912.04958, section 3.2). J: the derivative of synthesis(w), images [N, C, H, W], with
     respect to w. y: N(0, 1), [N, C, H, W]; it is divided by the root of H · W here. scale: multiplies the product
     before its derivative, which in half precision would underflow, and divides the result.
     """
-    images = synthesis(w).float()
+    wide = torch.float64 if w.dtype == torch.float64 else torch.float32
+    images = synthesis(w).to(wide)
     product = (images * y).sum() * (scale / (images.shape[2] * images.shape[3]) ** 0.5)
     (slope,) = torch.autograd.grad(product, w, create_graph=True)
-    return (slope.float() / scale).square().sum(2).mean(1).sqrt()
+    return (slope.to(wide) / scale).square().sum(2).mean(1).sqrt()
 
 
 class PathLength:
@@ -37,7 +38,7 @@ class PathLength:
     def update(self, lengths: Sequence[Tensor]) -> None:
         """Move the mean after a step. lengths: the mean length of each of its batches; nothing where it has none."""
         if lengths:
-            mean = torch.stack(list(lengths)).mean()
+            mean = torch.stack(list(lengths)).mean().to(self.mean.dtype)
             self._average([mean])
             # A length that is not finite belongs to an update that is skipped.
             self.mean.copy_(torch.where(mean.isfinite(), torch.lerp(self.mean, mean, DECAY), self.mean))

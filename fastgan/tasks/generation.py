@@ -12,6 +12,7 @@ from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
+from fastgan.nn.moving_averages import averages_kept
 from fastgan.regularization import Regularization
 from fastgan.regularization.history import with_past
 from fastgan.regularization.packing import packed
@@ -55,7 +56,7 @@ class Generation(Task):
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         images, (z, condition) = batch[self.real], self.inputs("discriminator", batch, noise)
-        with torch.no_grad():
+        with torch.no_grad(), averages_kept(self.generator):
             made = self.made(z, condition, noise)
         if made.shape != images.shape:
             raise UsageError(f"generator: expected images like the real ones {[*images.shape]}, got {[*made.shape]}")
@@ -74,6 +75,8 @@ class Generation(Task):
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         z, condition = self.inputs("generator", batch, noise)
+        # First: what follows moves the averages of layers, which ranks exchange after the step.
+        lengths = self.path_lengths(noise)
         made = self.made(z, condition, noise)
         fake = self.regularization.apply(made, "fake", noise), condition
         real = None
@@ -84,7 +87,7 @@ class Generation(Task):
         weights = image_losses.unrolled_weights(self, real or fake, fake, noise)
         compared = real if self.loss.paired or matching else None
         value, log = image_losses.generator_terms(self, fake, compared, weights, matching)
-        loss = self.with_path_length(Loss(value, log), noise)
+        loss = Loss(value, log) if lengths is None else self.with_path_length(Loss(value, log), lengths, noise)
         return self.with_reconstruction(loss, made, batch, l1_weight)
 
     def inputs(self, network: str, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
@@ -105,16 +108,20 @@ class Generation(Task):
         images: Tensor = generator.synthesis(w)
         return images
 
-    def with_path_length(self, loss: Loss, noise: Noise) -> Loss:
-        """The generator's loss with path length regularization, in the steps that have it: (|J^T y| − a)²."""
-        config = self.regularization.config
-        if not config.path_length or not noise["lazy"]:
-            return loss
+    def path_lengths(self, noise: Noise) -> Tensor | None:
+        """|J^T y| of latents of their own, in the steps that have path length regularization."""
+        if not self.regularization.config.path_length or not noise["lazy"]:
+            return None
         generator: Any = self.generator
-        w = generator.mapping(noise["path.z"], noise.get("path.labels"))
-        lengths = path_lengths(generator.synthesis, w, noise["path.y"], noise.get("loss_scale", 1.0))
+        with averages_kept(generator):
+            w = generator.mapping(noise["path.z"], noise.get("path.labels"))
+            return path_lengths(generator.synthesis, w, noise["path.y"], noise.get("loss_scale", 1.0))
+
+    def with_path_length(self, loss: Loss, lengths: Tensor, noise: Noise) -> Loss:
+        """The generator's loss with path length regularization: (|J^T y| − a)²."""
+        config = self.regularization.config
         term = (lengths - noise["path.mean"]).square().mean() * (config.path_length * config.path_length_interval)
-        log = loss.log | {"penalty/path_length": term, "path_length/mean": noise["path.mean"]}
+        log = loss.log | {"penalty/path_length": term, "path_length/mean": noise["path.mean"].clone()}
         return Loss(loss.value + term, log, loss.outputs | {"path_length": lengths.mean()})
 
     def discriminate(

@@ -164,7 +164,8 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
     precision: str = "fp32"
-    """fp32, tf32 (GPU), bf16 or fp16; penalties are summed in float32 in all of them"""
+    """fp32, tf32 (GPU), bf16, fp16, or auto: bf16 on GPUs that compute in it, else fp32; penalties are summed in
+    float32 in all of them"""
     compile: str = "auto"
     """on: compiled steps; graph: CUDA graphs without a compiler; off: eagerly; auto: as measured fastest, compiled
     where the remaining steps amortize the compile time"""
@@ -184,7 +185,7 @@ class Config:
         expect(self, ("steps",), AT_LEAST_ONE)
         expect(self, ("seed", "grow_images"), NOT_NEGATIVE)
         expect(self, ("compile",), one_of(("auto", "on", "graph", "off")))
-        expect(self, ("precision",), one_of(("fp32", "tf32", "bf16", "fp16")))
+        expect(self, ("precision",), one_of(("fp32", "tf32", "bf16", "fp16", "auto")))
         check_options(self, self.adversarial)
 
     def settled(self, loss: AdversarialLoss) -> Config:

@@ -32,6 +32,13 @@ def resolve_device(name: str, index: int | None = None) -> torch.device:
     return device
 
 
+def resolve_precision(name: str, device: torch.device) -> str:
+    """A precision by name; `auto` is bf16 on a GPU that multiplies in it (from Ampere on), else fp32."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+
+
 def why_slow(precision: str, device: torch.device) -> str:
     """ "" where the device computes in that precision itself, else what it does instead."""
     asked = {

@@ -96,7 +96,7 @@ def progan_64() -> Config:
 
 
 def stylegan2() -> Config:
-    """StyleGAN2 at 256×256: lazy R1, path length, style mixing; bring --data, and a GPU with --precision bf16"""
+    """StyleGAN2 at 256×256: lazy R1, path length, style mixing; bring --data and a GPU"""
     return Config.from_flags(
         model="stylegan2", resolution=256, width=512, latent=512, channel_base=16_384, batch=16, r1_weight=0.8,
         steps=500_000, **_STYLEGAN2,
@@ -116,7 +116,7 @@ def stylegan2_32() -> Config:
 _STYLEGAN2: dict[str, Any] = {
     "loss": "non-saturating", "penalty_interval": 16, "path_length": 2.0, "path_length_interval": 4,
     "style_mixing": 0.9, "lr_g": 0.0025, "lr_d": 0.0025, "beta1": 0.0, "beta2": 0.99, "ema_images": 10_000,
-    "ema_rampup": 0.05,
+    "ema_rampup": 0.05, "precision": "auto",
 }  # fmt: skip
 
 #: name → function; the name is the function's with dashes.

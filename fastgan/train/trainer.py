@@ -21,6 +21,7 @@ from fastgan._util.signals import StopSignals
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.errors import CollapseError, RankError, UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
+from fastgan.nn.moving_averages import moving_averages
 from fastgan.report.legacy import modernized_config
 from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
@@ -32,7 +33,7 @@ from fastgan.train.class_embeddings import set_class_embeddings
 from fastgan.train.compile_policy import Inputs, Steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
-from fastgan.train.device import float32_products, resolve_device, why_slow
+from fastgan.train.device import float32_products, resolve_device, resolve_precision, why_slow
 from fastgan.train.distributed import World, single_process
 from fastgan.train.ema import Ema
 from fastgan.train.evaluation import Evaluation
@@ -92,9 +93,10 @@ class Trainer:
             check_networks(config, generator, discriminator, latent_shape)
         else:
             check_own_task(config)
-        self.config = config = config.settled(self.loss)
         world = world or single_process()
         self.device = device = world.device or resolve_device(config.device)
+        precision = resolve_precision(config.precision, device)
+        self.config = config = dataclasses.replace(config.settled(self.loss), precision=precision)
         if config.compile == "graph" and device.type != "cuda":
             raise UsageError(f"compile: graph captures CUDA graphs, and the device is {device}; take auto, on or off")
         self.state = build.train_state(config, self.loss, generator, discriminator, world, device, task, latent_shape)
@@ -104,6 +106,7 @@ class Trainer:
         # Synchronized ones are equal already.
         apart = [] if config.sync_statistics else self.state.networks.values()
         self._statistics = running_statistics(*apart)
+        self._averages = moving_averages(self.state.task.generator)
         self.monitor, self._guard = Monitor(self.state), NonFiniteGuard(self.state)
         self.steps: Steps | None = None
         self._step_graphs: Steps | None = None
@@ -149,6 +152,7 @@ class Trainer:
         logs += [loss.log for loss in losses]
         task.update_after_generator(losses)
         weight = self._ema_weight() if ema is None else ema
+        state.world.mean_(self._averages)
         logs.append({"gradient/generator": generator.apply(watch, state.ema.averages(task.generator), weight)})
         state.ema.update(task.generator, weight, generator.averaged)
         return logs
@@ -367,6 +371,7 @@ class Trainer:
                     self._guard.reset()
                     self.monitor.diagnoses = []
                     bar.move_to(state.step)
+                state.world.seed_rank(config.seed, state.step)  # as a run does that is resumed here
                 interval.start()
                 if decision.stop:
                     why = (

@@ -176,7 +176,12 @@ def test_styles_are_mixed_from_a_uniform_layer_on_with_the_probability():
     n = 4000
     random = torch.Generator().manual_seed(0)
     z, other, u = (torch.rand(n, k, generator=random) for k in (1, 1, 2))
-    w = mixed_styles(lambda x, c: x[:, None].expand(-1, 4, -1), z, None, other, u, 0.9)[:, :, 0]
+
+    class Rows(nn.Module):
+        def forward(self, x, c):
+            return x[:, None].expand(-1, 4, -1)
+
+    w = mixed_styles(Rows(), z, None, other, u, 0.9)[:, :, 0]
     second = w == other
     assert torch.equal(torch.where(second, other, z), w)
     assert not second[:, 0].any()
@@ -184,8 +189,7 @@ def test_styles_are_mixed_from_a_uniform_layer_on_with_the_probability():
     counts = [(second.sum(1) == k).sum().item() / n for k in range(4)]
     assert counts[0] == pytest.approx(0.1, abs=0.02)
     assert counts[1:] == pytest.approx([0.3] * 3, abs=0.03)
-    assert torch.equal(mixed_styles(lambda x, c: x[:, None].expand(-1, 4, -1), z, None, other, u, 0.0)[:, :, 0],
-                       z.expand(-1, 4))  # fmt: skip
+    assert torch.equal(mixed_styles(Rows(), z, None, other, u, 0.0)[:, :, 0], z.expand(-1, 4))
 
 
 def test_both_steps_mix_styles():

@@ -26,8 +26,14 @@ STEPS = 40
 
 def trainer(**flags):
     torch.manual_seed(0)
-    generator, discriminator = models.build("mlp", resolution=8, channels=1, latent=4, width=8)
-    discriminator = spectral_norm(discriminator, every="step")
+    sizes = {"resolution": 8, "channels": 1, "latent": 4, "width": 8}
+    if "path_length" in flags:
+        generator, discriminator = models.build("stylegan2", mapping_layers=2, **sizes)
+        for layer in generator.modules():
+            layer.use_noise = False  # both trainers would draw it from the same global random numbers
+    else:
+        generator, discriminator = models.build("mlp", **sizes)
+        discriminator = spectral_norm(discriminator, every="step")
     flags = {"steps": STEPS, "batch": 4, "compile": "off", "log_every": STEPS, "sample_every": STEPS,
              "checkpoint_every": STEPS, "clip": 0.5, "ema_images": 8} | flags  # fmt: skip
     return Trainer(generator, discriminator, flags.pop("loss", "non-saturating"), Config.from_flags(**flags))
@@ -47,7 +53,7 @@ def tensors(trainer):
     for update in trainer.state.updates.values():
         found += [value for moments in update.optimizer.state.values() for value in moments.values()]
         found += [value for name, value in update.tensors().items() if name != "scale" or update.scale is not None]
-    return found
+    return [*found, *trainer.task.tensors().values()]
 
 
 def fresh_norms(trainer):
@@ -127,6 +133,18 @@ def started(trainer, nan_at=()):
         # A rate that changes at each step is read by the replays: one graph, not one for each value.
         ({"lr_schedule": "cosine", "lr_warmup": 5}, 1),
         ({"lr_schedule": "linear", "optimizer": "rmsprop"}, 1),
+        # The mean path length is read and moved by the graph of the steps that have it.
+        (
+            {
+                "path_length": 2.0,
+                "path_length_interval": 2,
+                "style_mixing": 0.9,
+                "r1_weight": 1.0,
+                "penalty_interval": 4,
+                "ema_rampup": 0.05,
+            },
+            3,
+        ),
     ],
 )
 def test_captured_iterations_are_the_eager_ones_bit_for_bit(captures, flags, graphs):

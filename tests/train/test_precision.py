@@ -1,5 +1,6 @@
 """Steps in half precision: as accurate as plain PyTorch's autocast; penalties in float32; the loss scale."""
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from fastgan.errors import NonFiniteError
 from fastgan.regularization import Regularization, RegularizationConfig
 from fastgan.tasks import Generation
 from fastgan.train import optim
-from fastgan.train.device import float32_products, why_slow
+from fastgan.train.device import float32_products, resolve_precision, why_slow
 from fastgan.train.step import TaskSteps
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -271,3 +272,16 @@ def test_a_cpu_that_emulates_half_precision_logs_a_warning(has_it, monkeypatch, 
     Trainer(*networks("hinge"), config=config, latent_shape=(8,)).fit(iter([torch.rand(N, 3, 16, 16) * 2 - 1]))
     assert ("bf16 is emulated on this CPU" in caplog.text) is not has_it
     assert why_slow("fp32", torch.device("cpu")) == why_slow("bf16", torch.device("cuda")) == ""
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_is_bf16_on_gpus_that_have_it(capability, precision, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision("auto", torch.device("cuda")) == precision
+    assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
+    config = Config.from_flags(precision="auto", steps=1, compile="off", device="cpu")
+    t = Trainer(*networks("hinge"), config=config, latent_shape=(8,), out=tmp_path)
+    assert t.config.precision == "fp32"
+    t.fit(iter([torch.rand(N, 3, 16, 16) * 2 - 1]))
+    stored = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert stored["precision"] == "fp32"  # a resumed run goes on with it

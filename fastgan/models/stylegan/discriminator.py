@@ -84,15 +84,14 @@ class Discriminator(nn.Module):
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if x.shape[1:] != expected:
             raise UsageError(f"x: expected images [N, {', '.join(map(str, expected))}], got {list(x.shape)}")
-        image = x
         for side in self.sides:
             block = self.get_submodule(f"b{side}")
             if side < self.half_from:
                 with full_precision(x):
-                    x = block(x)
+                    x = block(x.to(self.b4.conv.weight.dtype))  # the block before it may compute in half precision
             else:
                 x = block(x)
-        with full_precision(image):
+        with full_precision(x):
             return self.b4(x, self.mapping(None, c) if self.c_dim else None)
 
     def _freeze(self, count: int) -> None:

@@ -7,19 +7,22 @@ normalized. The discriminator has one without z, whose output is projected on it
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan.models.stylegan.layers import Dense, check_condition, check_options, condition_of
 from fastgan.nn import PixelNorm
+from fastgan.nn.moving_averages import MovingAverages
 
 
-class Mapping(nn.Module):
+class Mapping(MovingAverages):
     """z [N, z_dim], and labels c where c_dim > 0, → w [N, num_ws, w_dim], or [N, w_dim] where num_ws is None.
 
-    w_avg_beta: decay of `w_avg`, the moving average of w, which every call in training mode updates; None for none.
+    w_avg_beta: decay of `w_avg`, the moving average of w, which calls in training mode update (see
+    `fastgan.nn.moving_averages`); None for none.
     Raises UsageError for options without an implementation.
     """
 
+    averages = ("w_avg",)
     w_avg: Tensor
 
     def __init__(
@@ -58,7 +61,7 @@ class Mapping(nn.Module):
         w = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         for name in self.layers:
             w = self.get_submodule(name)(w)
-        if self.w_avg_beta is not None and self.training:
+        if self.w_avg_beta is not None and self.training and self.moves_averages:
             with torch.no_grad():
                 self.w_avg.lerp_(w.detach().mean(0), 1 - self.w_avg_beta)
         if self.num_ws is None:

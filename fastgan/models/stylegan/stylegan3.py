@@ -23,6 +23,7 @@ from fastgan.models.stylegan.discriminator import Discriminator
 from fastgan.models.stylegan.filters import kaiser_low_pass
 from fastgan.models.stylegan.generator import NOISE_MODES, StyleGenerator
 from fastgan.models.stylegan.layers import GAIN, SLOPE, Dense, check_options, full_precision
+from fastgan.nn.moving_averages import MovingAverages
 from fastgan.ops import filtered_lrelu, modulated_conv2d
 
 VARIANTS = ("t", "r")
@@ -179,15 +180,15 @@ class FourierInput(nn.Module):
         return F.conv2d(x, (self.weight / math.sqrt(self.band.channels))[:, :, None, None])
 
 
-class Layer(nn.Module):
+class Layer(MovingAverages):
     """Modulated convolution, then bias and leaky ReLU at a higher rate between low-pass filters.
 
     x [N, I, S, S] and w [N, w_dim] → [N, O, S', S'] at the sampling rate of `outputs`. colors: 0, or the channels of
     the layer to colors, which is linear and not demodulated.
     """
 
+    averages = ("magnitude_ema",)
     magnitude_ema: Tensor
-
     up_filter: Tensor | None
     down_filter: Tensor | None
 
@@ -217,7 +218,9 @@ class Layer(nn.Module):
         self.padding = (before, total - before, before, total - before)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        if self.training:
+        input_gain = self.magnitude_ema.rsqrt()
+        if self.training and self.moves_averages:
+            # After it was used, so that ranks, which exchange it between two steps, compute with the same number.
             with torch.no_grad():
                 square = x.detach().to(self.magnitude_ema.dtype).square().mean()
                 self.magnitude_ema.lerp_(square, 1 - self.beta)
@@ -226,7 +229,7 @@ class Layer(nn.Module):
             styles = styles / math.sqrt(self.weight.shape[1] * self.kernel**2)
         x = modulated_conv2d(
             x, self.weight, styles, demodulate=not self.to_colors, padding=self.kernel - 1,
-            input_gain=self.magnitude_ema.rsqrt(),
+            input_gain=input_gain,
         )  # fmt: skip
         gain, slope = (1.0, 1.0) if self.to_colors else (GAIN, SLOPE)
         return filtered_lrelu(
