@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
@@ -26,6 +27,7 @@ from fastgan.models.stylegan.layers import (
 )
 from fastgan.models.stylegan.mapping import Mapping
 from fastgan.nn import MinibatchStdDev
+from fastgan.nn.plain_tensor import is_traced
 
 ARCHITECTURES = ("resnet", "orig")
 
@@ -84,6 +86,10 @@ class Discriminator(nn.Module):
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if x.shape[1:] != expected:
             raise UsageError(f"x: expected images [N, {', '.join(map(str, expected))}], got {list(x.shape)}")
+        if x.is_cpu and not is_traced(x):
+            # oneDNN's convolutions and upfirdn2d are faster in it, and every later map has the layout of the first. On
+            # a GPU the layout is the caller's choice.
+            x = x.contiguous(memory_format=torch.channels_last)
         for side in self.sides:
             block = self.get_submodule(f"b{side}")
             if side < self.half_from:
