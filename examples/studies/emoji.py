@@ -31,8 +31,8 @@ from fastgan.report.images import grid
 SMALL = ("stylegan2-32", "--width", "64", "--latent", "64")
 #: Flags of `fastgan train` for each run, the data, and the run that it begins with.
 RUNS: dict[str, dict[str, Any]] = {
-    "DCGAN": {"flags": ("dcgan-64",), "data": "emoji", "steps": 3125},
-    "StyleGAN2": {"flags": SMALL, "data": "emoji", "steps": 6250},
+    "DCGAN": {"flags": ("dcgan-64",), "data": "emoji", "steps": 2344},
+    "StyleGAN2": {"flags": SMALL, "data": "emoji", "steps": 4688},
     "fine-tuned": {"flags": SMALL, "data": "emoji:google", "steps": 625, "from": "StyleGAN2"},
     "from scratch": {"flags": SMALL, "data": "emoji:google", "steps": 625},
 }
