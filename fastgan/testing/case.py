@@ -56,6 +56,8 @@ class OpCase:
     """Whether every gradient contains a sum over the whole output, as that of a norm does."""
     library: bool = False
     """Whether it contains PyTorch's convolutions, whose sums depend on the number of threads."""
+    unrolled: bool = False
+    """Whether a program of the Triton kernel is a long unrolled loop, for which its interpreter takes long."""
     least_images: int = 0
     """The smallest N that the op takes."""
     least_pixels: int = 1

@@ -39,9 +39,10 @@ def upfirdn_cases() -> Iterator[OpCase]:
             penalty_calls={"upfirdn2d": 5},
             mixed=False,
             library=True,
+            unrolled=True,
             least_pixels=4,
             core=name in ("up", "down"),
-            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS},
+            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES},
             bench_shapes=((8, 64, 64, 64), (8, 32, 256, 256)) if name in ("up", "down") else (),
         )
 

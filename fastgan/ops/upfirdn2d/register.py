@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op
 from fastgan.ops._memory_format import memory_format
-from fastgan.ops.upfirdn2d import cpu, reference
+from fastgan.ops.upfirdn2d import cpu, reference, triton
 from fastgan.ops.upfirdn2d.reference import filter_size, output_size
 
 
@@ -92,7 +92,7 @@ upfirdn2d_op = define_op(
     reference=reference.upfirdn2d,
     fake=_fake,
     gradient=Gradient(_save, _formula),
-    kernels=(cpu.FORWARD,),
+    kernels=(cpu.FORWARD, triton.FORWARD),
     check=_check,
 )
 

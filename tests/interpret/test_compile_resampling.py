@@ -1,0 +1,73 @@
+"""What the compiler makes of upfirdn2d and of the passes around a modulated convolution for every supported GPU,
+without a GPU: 16 bytes at a time, no registers in memory. By default for sm_90, in the full run for all."""
+
+import re
+
+import pytest
+from kernel_compiler import ARCHITECTURES, compile_all, divisions_of_64_bits, spilled_bytes, wide_loads, wide_stores
+
+from fastgan.ops.upfirdn2d import triton as upfirdn2d
+
+pytest.importorskip("triton")
+TARGETS = [pytest.param(arch, marks=[] if arch == 90 else pytest.mark.full) for arch in ARCHITECTURES]
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
+
+
+def resampling(arch, element, up, down, taps, fast, *, separable=True, channels=64, width=256):
+    """The job of an upfirdn2d of [N, channels, width, width]."""
+    block_x, block_c = upfirdn2d.tile(width // up, channels, fast, BYTES[element], taps)
+    rows = upfirdn2d.rows(width, (taps, taps), (up, up), (down, down), separable)
+    constants = {
+        "GAIN": 4.0, "UP_Y": up, "UP_X": up, "DOWN_Y": down, "DOWN_X": down, "SHIFT_Y": up - 1, "SHIFT_X": 0,
+        "TAPS_Y": taps, "TAPS_X": taps, "SEPARABLE": separable, "HAS_FILTER": True, "FLIP": False,
+        "CHANNEL_IS_FAST": fast, "DOUBLE": element == "fp64", "ROWS": rows, "BLOCK_X": block_x, "BLOCK_C": block_c,
+    }  # fmt: skip
+    counts = ("height", "width", "out_height", "out_width", "channels", "start_y", "start_x")
+    types = {**dict.fromkeys(counts, "i32"), "filter": "*fp64" if element == "fp64" else "*fp32"}
+    aligned = ["x", "y", *(["channels"] if fast else ["height", "width", "out_height", "out_width"])]
+    return {"module": "upfirdn2d.triton_kernels", "kernel": "upfirdn2d_kernel", "arch": arch, "element": element,
+            "constants": constants, "types": types, "aligned": aligned, "options": {}}  # fmt: skip
+
+
+def about(job):
+    names = ("UP_Y", "DOWN_Y", "TAPS_Y", "CHANNEL_IS_FAST", "SEPARABLE")
+    return job["element"], *(job["constants"][name] for name in names if name in job["constants"])
+
+
+# up, down, taps
+STYLEGAN = [(1, 1, 4), (2, 1, 4), (1, 2, 4)]
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_upfirdn2d_takes_16_bytes_of_channels_at_a_time(arch):
+    jobs = [resampling(arch, element, *options, True) for element in ("bf16", "fp32") for options in STYLEGAN]
+    for job, answer in zip(jobs, compile_all(jobs), strict=True):
+        assert f".target {ARCHITECTURES[arch]}" in answer["ptx"]
+        up, down, taps = (job["constants"][name] for name in ("UP_X", "DOWN_X", "TAPS_X"))
+        rows = job["constants"]["ROWS"]
+        # Each input of each line once, as often as the columns of the filter reach it; the taps themselves besides.
+        lines = ((rows - 1) * down - (up - 1) + taps - 1) // up + 1
+        inputs = lines * (((up - 1) * down + taps - 1) // up + 1)
+        assert wide_loads(answer) == inputs, about(job)
+        assert answer["ptx"].count("ld.global") == inputs + taps, about(job)
+        assert wide_stores(answer) == answer["ptx"].count("st.global") == rows * up, about(job)
+        assert spilled_bytes(answer) == 0, about(job)
+        assert not divisions_of_64_bits(answer), about(job)
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_upfirdn2d_of_other_filters_and_layouts_compiles(arch):
+    jobs = [resampling(arch, "bf16", *options, False) for options in STYLEGAN]
+    jobs += [resampling(arch, "bf16", 2, 1, 12, True), resampling(arch, "bf16", 1, 2, 12, True)]
+    jobs += [resampling(arch, "fp32", 1, 1, 4, fast, separable=False) for fast in (True, False)]
+    jobs += [resampling(arch, "fp16", 3, 2, 6, False), resampling(arch, "fp64", 2, 1, 4, False)]
+    jobs += [resampling(arch, "bf16", 2, 1, 4, True, channels=3)]
+    for job, answer in zip(jobs, compile_all(jobs), strict=True):
+        assert spilled_bytes(answer) == 0, about(job)
+        assert not divisions_of_64_bits(answer), about(job)
+        assert answer["shared"] == 0 or job["constants"]["UP_X"] > 2, about(job)
+        if job["element"] == "fp64":
+            assert not answer["single"]
+        if job["constants"]["UP_X"] == 2 and not job["constants"]["CHANNEL_IS_FAST"]:
+            # Both phases of a pixel in one store.
+            assert len(re.findall(r"st\.global", answer["ptx"])) == job["constants"]["ROWS"], about(job)
