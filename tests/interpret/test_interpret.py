@@ -45,10 +45,11 @@ SUITE = [
     *CONTRACT,
     "tests/ops/test_conv_triton.py",
     "tests/ops/test_elementwise_triton.py",
+    "tests/ops/test_filtered_lrelu_triton.py",
     "tests/ops/test_spectral_norm.py",
 ]
 #: All cases of these run by default.
-NOTHING_FULL = ("tests/ops/test_elementwise_triton.py",)
+NOTHING_FULL = ("tests/ops/test_elementwise_triton.py", "tests/ops/test_filtered_lrelu_triton.py")
 
 
 def test_one_case_of_each_op_passes_in_the_interpreter():

@@ -10,7 +10,7 @@ import pytest
 
 OLDEST = "3.6.0"
 ROOT = Path(__file__).parents[2]
-FILES = ["tests/interpret/test_compile_targets.py", "tests/interpret/test_compile_convolutions.py"]
+FILES = [f"tests/interpret/test_compile_{name}.py" for name in ("targets", "convolutions", "filtered_lrelu")]
 
 
 @pytest.mark.network
