@@ -62,6 +62,10 @@ class OpCase:
     """The smallest N that the op takes."""
     least_pixels: int = 1
     """The smallest side of an image that the op takes."""
+    terms: int = 1
+    """How many rounded sums are added up into each element of the result."""
+    tiled: tuple[str, ...] = ()
+    """The back-ends in which a NaN or an infinity reaches a whole tile of the result, not only what it is added to."""
     core: bool = True
     """Whether the case is used in slow tests: in Triton, compilers and exporters."""
     dtypes: Mapping[str, tuple[torch.dtype, ...]] = field(default_factory=lambda: {"reference": FLOATS + HALVES})

@@ -34,7 +34,9 @@ def filtered_cases() -> Iterator[OpCase]:
             curved=False,
             cost=_cost,
             penalty_calls={"filtered_lrelu": 2, "filtered_lrelu_linear": 3},
-            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS},
+            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": (torch.float32, *HALVES)},
+            terms=4,  # a filter along each axis, before and after
+            tiled=("triton",),
             library=True,
             core=name in ("up2", "up4_clamp"),
             bench_shapes=((8, 64, 36, 36),) if name in ("up2", "up4_clamp") else (),

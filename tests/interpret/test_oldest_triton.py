@@ -10,7 +10,8 @@ import pytest
 
 OLDEST = "3.6.0"
 ROOT = Path(__file__).parents[2]
-FILES = [f"tests/interpret/test_compile_{name}.py" for name in ("targets", "convolutions", "resampling")]
+NAMES = "targets", "convolutions", "filtered_lrelu", "resampling"
+FILES = [f"tests/interpret/test_compile_{name}.py" for name in NAMES]
 
 
 @pytest.mark.network

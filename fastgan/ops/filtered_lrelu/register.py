@@ -13,7 +13,7 @@ from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import memory_format
 from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act.reference import accumulation_dtype
-from fastgan.ops.filtered_lrelu import cpu, reference
+from fastgan.ops.filtered_lrelu import cpu, reference, triton
 from fastgan.ops.filtered_lrelu.reference import high_size, low_size
 from fastgan.ops.upfirdn2d.register import adjoint_padding, check_factors, check_filter, numbers
 
@@ -61,7 +61,7 @@ filtered_lrelu_linear_op = define_op(
     reference=reference.filtered_lrelu_linear,
     fake=_fake_linear,
     gradient=Gradient(_save_linear, _linear_formula),
-    kernels=(cpu.LINEAR,),
+    kernels=(cpu.LINEAR, triton.LINEAR),
 )
 
 
@@ -141,7 +141,7 @@ filtered_lrelu_op = define_op(
     reference=reference.filtered_lrelu,
     fake=_fake,
     gradient=Gradient(_save_forward, _forward_formula),
-    kernels=(cpu.FORWARD,),
+    kernels=(cpu.FORWARD, triton.FORWARD),
     check=_check,
 )
 
