@@ -236,18 +236,13 @@ def low_pass_filter(layer: Any, x: Tensor) -> Tensor | None:
     return None if dilated or weight[0].numel() > _MOST_TAPS or weight.dtype != x.dtype else weight[0, 0]
 
 
-def filtered(layer: Any, x: Tensor, filter: Tensor) -> Tensor:
-    """x convolved with the filter that `low_pass_filter` found."""
-    top, left = pair(layer.padding, "padding", 0)
-    return upfirdn2d(x, filter, 1, pair(layer.stride, "stride", 1), (top, top, left, left), flip=True)
-
-
 def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
     bias = bias_for(layer, x)
     if bias is None and act.name == "linear":
         filter = low_pass_filter(layer, x)
         if filter is not None and not torch.is_autocast_enabled(x.device.type):
-            return filtered(layer, x, filter)
+            top, left = pair(layer.padding, "padding", 0)
+            return upfirdn2d(x, filter, 1, pair(layer.stride, "stride", 1), (top, top, left, left), flip=True)
         return _convolved(conv2d, layer, x)
     return _convolved(conv2d_bias_act, layer, x, bias=bias, act=act.name, alpha=act.alpha)
 
