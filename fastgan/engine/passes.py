@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from fastgan.engine import weight_gradients, zero_gradients
+from fastgan.engine import filters, weight_gradients, zero_gradients
 from fastgan.ops.conv.reference_stack import lowest_block
 
 aten = torch.ops.aten
@@ -27,13 +27,14 @@ class Passes(CustomGraphPass):
         self.before = convolution_passes(graph)
         zero_gradients.remove_zeros(graph)
         weight_gradients.restore_weight_gradients(graph)
+        filters.use_upfirdn2d(graph)
         self.ran = True
         self.nodes, self.after = sum(node.op == "call_function" for node in graph.nodes), convolution_passes(graph)
 
     def uuid(self) -> str:
         """A key of Inductor's caches: compiled code is used again only while the passes are the same."""
         digest = hashlib.sha256()
-        for module in (__file__, zero_gradients.__file__, weight_gradients.__file__):
+        for module in (__file__, zero_gradients.__file__, weight_gradients.__file__, filters.__file__):
             digest.update(Path(module).read_bytes())
         return digest.hexdigest()
 

@@ -16,7 +16,17 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
-from fastgan.ops import ACTIVATIONS, bias_act, conv1d, conv2d, conv2d_bias_act, conv_transpose1d, conv_transpose2d
+from fastgan.ops import (
+    ACTIVATIONS,
+    bias_act,
+    conv1d,
+    conv2d,
+    conv2d_bias_act,
+    conv_transpose1d,
+    conv_transpose2d,
+    upfirdn2d,
+)
+from fastgan.ops.conv.register import pair
 
 #: A class of modules. Not type[nn.Module], which mypy treats as unhashable, because nn.Module defines __hash__.
 ModuleClass = Any
@@ -207,9 +217,32 @@ def _conv1d(layer: Any, x: Tensor, act: Act) -> Tensor:
     return _biased(_convolved(conv1d, layer, x), bias_for(layer, x), act)
 
 
+#: Filters of more taps are left to the libraries' convolutions.
+_MOST_TAPS = 64
+
+
+def low_pass_filter(layer: Any, x: Tensor) -> Tensor | None:
+    """The filter [kh, kw] of a convolution of each channel by itself with one constant filter; None for any other.
+
+    Libraries compute these far below their usual speed, and StyleGAN2's and R3GAN's public code resamples with them:
+    images [N·C, 1, H, W] with a weight [1, 1, kh, kw], or depthwise with an expanded one.
+    """
+    weight = layer.weight
+    one = weight.shape[0] == 1 or weight.stride(0) == 0  # other weights may differ from channel to channel
+    single = weight.dim() == 4 and weight.shape[1] == 1 and layer.groups == x.shape[1] == weight.shape[0]
+    if not (single and one and layer.bias is None and not pads_first(layer)) or weight.requires_grad:
+        return None
+    dilated = layer.dilation not in (1, (1, 1), [1, 1])
+    return None if dilated or weight[0].numel() > _MOST_TAPS or weight.dtype != x.dtype else weight[0, 0]
+
+
 def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
     bias = bias_for(layer, x)
     if bias is None and act.name == "linear":
+        filter = low_pass_filter(layer, x)
+        if filter is not None and not torch.is_autocast_enabled(x.device.type):
+            top, left = pair(layer.padding, "padding", 0)
+            return upfirdn2d(x, filter, 1, pair(layer.stride, "stride", 1), (top, top, left, left), flip=True)
         return _convolved(conv2d, layer, x)
     return _convolved(conv2d_bias_act, layer, x, bias=bias, act=act.name, alpha=act.alpha)
 
