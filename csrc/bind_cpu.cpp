@@ -9,6 +9,7 @@
 #include "fastgan/bias_act.h"
 #include "fastgan/channel_scale.h"
 #include "fastgan/conv_thin.h"
+#include "fastgan/instance_norm.h"
 #include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
 #include "fastgan/upfirdn2d.h"
@@ -154,6 +155,19 @@ PYBIND11_MODULE(_cpu, m) {
          Address scale, Address dx, Address dscale, Address dnoise, Address db) {
         launch_scaled_grad({shape, {alpha, gain, clamp}, at(dy), at(saved), at(x), at(scale), at<void>(dx),
                             at<void>(dscale), at<void>(dnoise), at<void>(db)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  m.def(
+      "instance_norm",
+      [](const BiasActShape& shape, double alpha, double epsilon, Address x, Address y, Address mean, Address scale) {
+        launch_instance_norm({shape, alpha, epsilon, at(x), at<void>(y), at<void>(mean), at<void>(scale)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+  m.def(
+      "instance_norm_grad",
+      [](const BiasActShape& shape, double alpha, Address dy, Address x, Address mean, Address scale, Address dx) {
+        launch_instance_norm_grad({shape, alpha, at(dy), at(x), at(mean), at(scale), at<void>(dx)});
       },
       py::call_guard<py::gil_scoped_release>());
 

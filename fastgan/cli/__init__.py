@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "fastgan.cli.upscale", "upscale",
         "enlarge an image, a folder of images or a video: fastgan upscale IN OUT [--model NAME|FILE]",
     ),
+    "translate": (
+        "fastgan.cli.translate", "translate",
+        "make pictures from pictures with CycleGAN, pix2pix, ...: fastgan translate MODEL IN OUT [--size N]",
+    ),
     "run": (
         "fastgan.cli.run_model", "run",
         "images, a grid or a latent walk from an exported file: fastgan run MODEL.onnx --out walk.mp4",

@@ -18,8 +18,8 @@ from fastgan.cli._source import run_of
 class _Inspect:
     """Say what a file contains, by its content: layout, networks, resolution, z, classes, parameters, and the arguments
     that it was trained with. FILE is a public checkpoint (NVIDIA's .pkl, of which nothing is executed, rosinality,
-    R3GAN, BigGAN-PyTorch, BasicSR, ESRGAN, ncnn, ...), any other file of weights, an ONNX file, a run, or one of its
-    checkpoints."""
+    R3GAN, BigGAN-PyTorch, CycleGAN, pix2pix, BasicSR, ESRGAN, ncnn, ...), any other file of weights, an ONNX file, a
+    run, or one of its checkpoints."""
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """file or directory"""

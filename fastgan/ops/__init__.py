@@ -12,6 +12,7 @@ from fastgan.ops.conv import (
     conv_transpose2d,
 )
 from fastgan.ops.filtered_lrelu import filtered_lrelu
+from fastgan.ops.instance_norm import instance_norm_act
 from fastgan.ops.modulated_conv import modulated_conv2d, modulated_layer
 from fastgan.ops.norm_penalty import norm_penalty
 from fastgan.ops.spectral_norm import power_iteration, spectral_normalize, spectral_scale
@@ -30,6 +31,7 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose2d",
     "filtered_lrelu",
+    "instance_norm_act",
     "modulated_conv2d",
     "modulated_layer",
     "norm_penalty",

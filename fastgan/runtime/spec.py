@@ -51,11 +51,11 @@ class Spec:
     def of(cls, network: Any, latent_shape: tuple[int, ...] | None = None) -> Spec:
         """The spec of a network, from its attributes.
 
-        Image-to-image networks have the attributes `scale` and `channels`, and may have `multiple`, `reach` and `range`
-        ([0, 1] without it); generators from latents have `latent`, or latent_shape is given, and may have `range`
-        ([-1, 1] without it). Both may have the number of `classes`, where they are called with labels, and
-        `label_vectors`. Raises UsageError for a network with neither; `fastgan.runtime.network_spec.spec_of` runs such
-        a network to find out.
+        Image-to-image networks have the attributes `scale` and `channels`, and may have `out_channels` (where they are
+        others), `multiple`, `reach` and `range` ([0, 1] without it); generators from latents have `latent`, or
+        latent_shape is given, and may have `range` ([-1, 1] without it). Both may have the number of `classes`, where
+        they are called with labels, and `label_vectors`. Raises UsageError for a network with neither;
+        `fastgan.runtime.network_spec.spec_of` runs such a network to find out.
         """
         classes = getattr(network, "classes", 0)
         if not hasattr(classes, "__index__") or (classes := operator.index(classes)) < 0:
@@ -67,6 +67,7 @@ class Spec:
                 "image",
                 **labels,
                 channels=int(network.channels),
+                out_channels=int(getattr(network, "out_channels", 0)),
                 scale=int(network.scale),
                 multiple=int(getattr(network, "multiple", 1)),
                 reach=int(getattr(network, "reach", 0)),

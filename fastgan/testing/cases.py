@@ -28,6 +28,7 @@ from fastgan.ops import (
 )
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
 from fastgan.testing.filtered_cases import filtered_cases
+from fastgan.testing.instance_norm_cases import instance_norm_cases
 from fastgan.testing.modulated_cases import modulated_cases
 from fastgan.testing.upfirdn_cases import upfirdn_cases
 
@@ -413,4 +414,5 @@ CASES: list[OpCase] = [
     *modulated_cases(),
     *upfirdn_cases(),
     *filtered_cases(),
+    *instance_norm_cases(),
 ]

@@ -1,4 +1,4 @@
-"""Super-resolution of images, folders and videos.
+"""Super-resolution of images, folders and videos, and translation of images.
 
 Names are imported at first use: an exported model runs without torch.
 """
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "VideoWriter": "fastgan.upscale.video",
     "open_upscaler": "fastgan.upscale.upscaler",
+    "translate": "fastgan.upscale.translation",
     "upscale_folder": "fastgan.upscale.images",
     "upscale_image": "fastgan.upscale.images",
     "upscale_video": "fastgan.upscale.video",
 }
 
-__all__ = ["VideoWriter", "open_upscaler", "upscale_folder", "upscale_image", "upscale_video"]
+__all__ = ["VideoWriter", "open_upscaler", "translate", "upscale_folder", "upscale_image", "upscale_video"]
 
 if TYPE_CHECKING:
     from fastgan.upscale.images import upscale_folder, upscale_image
+    from fastgan.upscale.translation import translate
     from fastgan.upscale.upscaler import open_upscaler
     from fastgan.upscale.video import VideoWriter, upscale_video
 

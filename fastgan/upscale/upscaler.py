@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from fastgan.upscale.image.inference import check_network
 
 if TYPE_CHECKING:
     from fastgan.runtime.session import Session
+    from fastgan.runtime.spec import Spec
 
 _logger = logging.getLogger(__name__)
 
@@ -47,21 +49,37 @@ def open_upscaler(
     threads, trust: as in `fastgan.runtime.Session`.
     Returns a Session. Raises UsageError for a model that does not map images to images, and the errors of opening it.
     """
+    return open_network_for_images(
+        model, check_network, backend=backend, device=device, threads=threads, trust=trust, names=_names()
+    )
+
+
+def open_network_for_images(
+    model: str,
+    check: Callable[[Spec], None],
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    trust: bool = False,
+    names: Iterable[str] = (),
+) -> Session:
+    """As `open_upscaler`, of a model whose spec `check` takes. names: of the pretrained networks that it may be."""
     from fastgan.runtime.session import Session
 
     path = Path(model)
     if path.is_file() and path.suffix.lower() in backends.suffixes():
         session = Session(path, backend=backend, device=device, threads=threads, trust=trust)
     else:
-        weights = path if path.is_file() else _pretrained(model)
+        weights = path if path.is_file() else _pretrained(model) if model in names else None
         if weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
-            session = Session(_exported(weights), backend=backend, device=device, threads=threads)
+            session = Session(_exported(weights, check), backend=backend, device=device, threads=threads)
         else:
             from fastgan.export.source import open_network
 
-            network = open_network(model if weights is None else weights, names=_names())
+            network = open_network(model if weights is None else weights, names=names)
             session = Session(network, backend=backend, device=device, threads=threads)
-    check_network(session.spec)
+    check(session.spec)
     return session
 
 
@@ -80,7 +98,7 @@ def _names() -> list[str]:
     return list(pretrained.KNOWN)
 
 
-def _exported(weights: Path) -> Path:
+def _exported(weights: Path, check: Callable[[Spec], None]) -> Path:
     """The ONNX file in the cache, exported from these weights by this version of fastgan."""
     ncnn_bin = weights.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
     files = [weights, ncnn_bin] if ncnn_bin != weights and ncnn_bin.is_file() else [weights]
@@ -92,7 +110,7 @@ def _exported(weights: Path) -> Path:
     from fastgan.export.source import open_network
 
     network = open_network(weights)
-    check_network(spec_of(network))
+    check(spec_of(network))
     try:
         require_writable(path.parent)
         with locked(path.parent):

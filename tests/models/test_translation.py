@@ -188,7 +188,7 @@ def test_wrong_arguments():
     for make, sentence in (
         (lambda: UNetGenerator(levels=4), "levels: expected a number >= 5, got 4"),
         (lambda: UNetGenerator(norm="group"), "norm: expected one of batch, instance, none, got 'group'"),
-        (lambda: ResNetGenerator(blocks=-1), "blocks: expected a number >= 0, got -1"),
+        (lambda: ResNetGenerator(blocks=0), "blocks: expected a number >= 1, got 0"),
         (lambda: ResNetGenerator(padding="zero"), "padding: expected one of reflect, replicate, zeros, got 'zero'"),
         (lambda: PatchDiscriminator(width=0), "width: expected a number >= 1, got 0"),
         (lambda: PatchDiscriminator(source_channels=-1), "source_channels: expected a number >= 0, got -1"),

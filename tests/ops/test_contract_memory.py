@@ -58,6 +58,8 @@ def test_layouts(case, target, dtype):
     # Cotangents of other layouts: dense in either, or with strides of zero.
     cotangents = itertools.cycle([torch.Tensor.contiguous, lambda dy: dy[:, :, :1, :1].expand(dy.shape), lambda dy: dy])
     for (name, view), other in zip(strided_views(x.detach()).items(), cotangents, strict=False):
+        if name == "pixels_expanded" and "instance_norm_act" in case.ops:
+            continue  # a constant image is at the kink, where rounding decides
         leaf = view.detach().requires_grad_()
         assert leaf.stride() == view.stride()
         promised = memory_format(leaf)

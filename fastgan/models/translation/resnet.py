@@ -57,9 +57,8 @@ class ResNetGenerator(nn.Module):
         bias: bool | None = None,
     ):
         super().__init__()
-        check(norm, channels=channels, out_channels=out_channels, width=width, downsamplings=downsamplings)
-        if blocks < 0:
-            raise UsageError(f"blocks: expected a number >= 0, got {blocks}")
+        sizes = {"channels": channels, "out_channels": out_channels, "width": width}
+        check(norm, **sizes, blocks=blocks, downsamplings=downsamplings)
         if padding not in PADDINGS:
             raise UsageError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
         bias = has_bias(norm) if bias is None else bias
