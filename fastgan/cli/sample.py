@@ -149,7 +149,7 @@ def _open(source: str, network: str | None) -> _Generator:
         session = Session(path)
         spec = session.spec
         if spec.kind != "latent":
-            raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s in {path}")
+            raise UsageError(f"model: expected a generator from latents, got one from {spec.origin} in {path}")
         about = f"{session.backend}, {session.provider}"
         return _Generator(session.latent_shape, spec.classes, session.class_names, spec.range, session, about)
     from fastgan.runtime.spec import Spec
@@ -162,7 +162,7 @@ def _open(source: str, network: str | None) -> _Generator:
         module.eval().requires_grad_(False)
         spec = Spec.of(module)
         if spec.kind != "latent":
-            raise UsageError(f"source: expected a generator from latents, got one from {spec.kind}s in {source}")
+            raise UsageError(f"source: expected a generator from latents, got one from {spec.origin} in {source}")
         about, styles = f"PyTorch, {source}", hasattr(module, "mapping")
         return _Generator(spec.latent_shape, spec.classes, (), spec.range, _drawing(module), about, styles=styles)
     from fastgan.train.networks import load_generator

@@ -84,7 +84,7 @@ def points(session: Any, seeds: list[int], label: int | str | None) -> Iterator[
     """
     spec = session.spec
     if spec.kind != "latent":
-        raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s")
+        raise UsageError(f"model: expected a generator from latents, got one from {spec.origin}")
     if label is not None:
         label = number_of(label, spec.classes, names_in(getattr(session, "about", {}), spec.classes))
     labels = [seed % max(1, spec.classes) if label is None else label for seed in seeds]

@@ -142,7 +142,9 @@ def trt(monkeypatch):
     )
     engine = backend._Engine.__init__
     monkeypatch.setattr(
-        backend._Engine, "__init__", lambda self, trt, e, device: engine(self, trt, e, torch.device("cpu"))
+        backend._Engine,
+        "__init__",
+        lambda self, trt, e, device, order: engine(self, trt, e, torch.device("cpu"), order),
     )
 
     def build(file, out, spec):
@@ -218,7 +220,7 @@ def test_files_that_cannot_be_opened(engine, tmp_path):
 
 
 def test_without_a_gpu_or_the_package(engine, monkeypatch):
-    with pytest.raises(UsageError, match=r"tensorrt: TensorRT runs on NVIDIA's GPUs, not on the CPU"):
+    with pytest.raises(UsageError, match=r"tensorrt: TensorRT runs on NVIDIA's GPUs, not on the cpu"):
         Session(engine[1], device="cpu", backend="tensorrt")
     monkeypatch.setattr(backend, "_device", lambda device: torch.device("cpu"))
     with pytest.raises(UsageError, match="device: a TensorRT engine needs an NVIDIA GPU"):
