@@ -54,7 +54,7 @@ class StylePair:
         )
         self.about: dict[str, Any] = mapping.about
         self.class_names = mapping.class_names
-        self.provider = synthesis.provider
+        self.backend, self.provider = synthesis.backend, synthesis.provider
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> StylePair:
@@ -76,6 +76,11 @@ class StylePair:
                 raise UsageError(f"truncation: {_name(self.mapping)} has no mean style to move toward")
             return self.mapping(z, y)
         return self.mapping(z, y, truncation_psi=truncation_psi)
+
+
+def open_generator(path: str | Path, **options: Any) -> Session | StylePair:
+    """What an exported generator's path names: a pair, or one file. options: see Session."""
+    return StylePair.open(path, **options) if is_pair(Path(path)) else Session(path, **options)
 
 
 def _name(session: Session) -> str:

@@ -220,7 +220,7 @@ def test_files_that_cannot_be_opened(engine, tmp_path):
 
 
 def test_without_a_gpu_or_the_package(engine, monkeypatch):
-    with pytest.raises(UsageError, match=r"tensorrt: TensorRT runs on NVIDIA's GPUs, not on the cpu"):
+    with pytest.raises(UsageError, match=r"tensorrt: TensorRT runs on NVIDIA's GPUs, not on the CPU"):
         Session(engine[1], device="cpu", backend="tensorrt")
     monkeypatch.setattr(backend, "_device", lambda device: torch.device("cpu"))
     with pytest.raises(UsageError, match="device: a TensorRT engine needs an NVIDIA GPU"):
