@@ -21,11 +21,21 @@ SUFFIX = ".safetensors"
 def open_styles(source: str, network: str | None, device: str = "cpu") -> tuple[Any, Sequence[str]]:
     """The generator that a user names, in eval mode on a device, and the names of its classes (or ()).
 
-    Raises UsageError for one without `mapping` and `synthesis`, and what opening raises.
+    An exported pair is an `ExportedGenerator`. Raises UsageError for one without `mapping` and `synthesis`, and what
+    opening raises.
     """
-    from fastgan.cli._source import open_source
+    from fastgan.cli._source import no_code, open_source
+    from fastgan.editing import ExportedGenerator
     from fastgan.editing.styles import require_styles
+    from fastgan.runtime.pair import StylePair, is_pair
     from fastgan.train.device import resolve_device
+
+    if is_pair(path := Path(source)):
+        no_code(network, source)
+        pair = StylePair.open(path, device=device)
+        return ExportedGenerator(pair), pair.class_names
+    if path.suffix.lower() == ".onnx":
+        raise UsageError(f"source: styles are inside of {source}; give its two halves, of fastgan export --pair")
 
     where = resolve_device(device)
     found, _, about = open_source(source, network)
@@ -58,16 +68,16 @@ def target_of(path: Path, generator: Any) -> Tensor:
 def w_of(text: str, generator: Any, label: int | None, psi: float) -> tuple[Tensor, dict[str, Tensor]]:
     """w [N, num_ws, w_dim] and noise maps of a file of `fastgan project`, or of seeds such as 0-3 or 1,5."""
     from fastgan.cli.run_model import parse_seeds
-    from fastgan.editing.styles import require_w, w_of_seeds
+    from fastgan.editing.styles import noise_shapes, require_w, w_of_seeds, weight_of
 
     if not text.endswith(SUFFIX):
         return w_of_seeds(generator, parse_seeds(text), label, psi), {}
     w, noise = read_w(Path(text))
-    device = next(generator.parameters()).device
+    device = weight_of(generator).device
     require_w(w, generator, f"w of {text}")
-    buffers = dict(generator.synthesis.named_buffers())
+    shapes = noise_shapes(generator)
     for name, one in noise.items():
-        if name not in buffers or buffers[name].shape != one.shape:
+        if shapes.get(name) != tuple(one.shape):
             raise UsageError(f"w: {text} has noise of another generator: {name} {[*one.shape]}")
     return w.to(device), {name: one.to(device) for name, one in noise.items()}
 
@@ -75,14 +85,10 @@ def w_of(text: str, generator: Any, label: int | None, psi: float) -> tuple[Tens
 def images_of_w(generator: Any, w: Tensor, noise: dict[str, Tensor], batch: int = 8) -> Tensor:
     """float [N, C, H, W] on the CPU, with constant noise."""
     import torch
-    from torch.func import functional_call
 
-    with torch.no_grad():
-        parts = [
-            functional_call(generator.synthesis, noise, (part,), {"noise_mode": "const"}).float().cpu()
-            for part in w.split(batch)
-        ]
-    return torch.cat(parts)
+    from fastgan.editing.styles import images_of
+
+    return torch.cat([images_of(generator, part, noise).float().cpu() for part in w.split(batch)])
 
 
 def save_w(path: Path, w: Tensor, noise: dict[str, Tensor]) -> None:

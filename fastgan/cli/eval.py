@@ -126,13 +126,14 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device, network: str |
 
 
 def _from_file(path: Path, n: int, seed: int) -> _Samples:
-    from fastgan.runtime.session import Session, latents
+    from fastgan.runtime.pair import open_generator
+    from fastgan.runtime.session import latents
 
-    session = Session(path)
+    session = open_generator(path)
     spec = session.spec
     if spec.kind != "latent":
         why = "; run it, and give the folder of its images instead" if spec.kind == "image" else ""
-        raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s in {path}{why}")
+        raise UsageError(f"model: expected a generator from latents, got one from {spec.origin} in {path}{why}")
     found = _draw(session, latents(n, spec.latent_shape, seed), spec.classes, spec.range)
     return *found, session.class_names or None
 

@@ -33,12 +33,14 @@ class _Export:
     """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     calibrate: Path | None = None
     """int8: an image, or a folder of images, like those the network will see; they determine the quantization ranges"""
+    pair: bool = False
+    """of a generator with styles the two halves, NAME.mapping.onnx (z to w) and NAME.synthesis.onnx (w to images)"""
     overwrite: bool = False
     """replace existing files that are no earlier export"""
 
 
 def export(argv: list[str]) -> None:
-    """fastgan export SOURCE [--to onnx] [--precision fp32] [--out FILE] [--calibrate IMAGES]"""
+    """fastgan export SOURCE [--to onnx] [--precision fp32] [--out FILE] [--calibrate IMAGES] [--pair]"""
     from fastgan.cli._choices import with_choices
     from fastgan.cli._source import open_source, run_of
     from fastgan.export import targets
@@ -57,13 +59,26 @@ def export(argv: list[str]) -> None:
         out = run / "generator.onnx"
     target = targets.registry()[options.to]()
     weights = f"{source.removesuffix('.param')}.bin"  # the other file of ncnn's
-    for path in (out, target.verified_file(out), targets.base.report_path(target.verified_file(out))):
-        not_a_source(path, source, weights, source.rpartition(":")[0])
-    target.check_out(out, overwrite=options.overwrite)  # before the network is opened, which may take long
-    from fastgan.export import export as export_network
+    from fastgan.runtime.pair import pair_files
+
+    for one in pair_files(out) if options.pair else (out,):
+        for path in (one, target.verified_file(one), targets.base.report_path(target.verified_file(one))):
+            not_a_source(path, source, weights, source.rpartition(":")[0])
+        target.check_out(one, overwrite=options.overwrite)  # before the network is opened, which may take long
+    from fastgan.export.api import export as export_network
+    from fastgan.export.api import export_pair
     from fastgan.runtime.network_spec import spec_of
 
     network, latent_shape, about = open_source(source, options.network)
+    if options.pair:
+        if options.calibrate is not None:
+            raise UsageError("calibrate: is for image models; latents are drawn from N(0, 1)")
+        found = export_pair(
+            network, out, to=options.to, precision=options.precision, about=about, overwrite=options.overwrite
+        )
+        for file, report in zip(pair_files(out), found.values(), strict=True):
+            _print(file, options.to, report)
+        return
     calibration = None
     if options.calibrate is not None:
         from fastgan.export.quantization.calibration import CalibrationImages
@@ -83,15 +98,19 @@ def export(argv: list[str]) -> None:
         about=about,
         overwrite=options.overwrite,
     )
-    origin = f", from step {about['step']}" if "step" in about else ""
-    opset = f", opset {report['opset']}" if "opset" in report else ""
-    print(f"{out}: {options.to}, {options.precision}{opset}, {report['bytes'] / 1e6:.2f} MB{origin}")
-    print(f"  {report['network']}")
-    print_figures(report)
+    _print(out, options.to, report)
     if run is not None and out.parent.resolve() == run.resolve():
         from fastgan.report.page import write_report
 
         write_report(run)
+
+
+def _print(out: Path, to: str, report: dict[str, Any]) -> None:
+    origin = f", from step {report['step']}" if "step" in report else ""
+    opset = f", opset {report['opset']}" if "opset" in report else ""
+    print(f"{out}: {to}, {report['precision']}{opset}, {report['bytes'] / 1e6:.2f} MB{origin}")
+    print(f"  {report['network']}")
+    print_figures(report)
 
 
 def print_figures(report: dict[str, Any]) -> None:

@@ -61,11 +61,13 @@ def project(argv: list[str]) -> None:
 
     from fastgan._util.progress import Progress
     from fastgan.cli._styles import class_number, open_styles, save_w, target_of
-    from fastgan.editing import project
+    from fastgan.editing import ExportedGenerator, project
     from fastgan.report.captions import above
     from fastgan.report.images import grid, save_png, to_uint8
 
     network, names = open_styles(options.source, options.network, options.device)
+    if isinstance(network, ExportedGenerator):
+        raise UsageError("source: projection needs gradients, which exported files do not have; give the run")
     label = class_number(options.class_, network, names)
     target = target_of(options.image, network)
     distance = None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -28,7 +28,7 @@ class _Run:
     """Generate images with an exported generator. The suffix of --out decides what is written."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL.onnx")]
-    """exported generator"""
+    """exported generator, or one file of a pair"""
     seeds: str = "0-63"
     """such as 0-63 or 1,5,9; a seed determines its image"""
     out: Path = Path("grid.png")
@@ -41,6 +41,8 @@ class _Run:
     """frames per second of a walk"""
     loop: bool = False
     """a walk returns to its first seed"""
+    interpolate: Literal["spherical", "linear", "w"] = "spherical"
+    """of a walk: between latents, or between the styles w of a pair, where seeds may be of different classes"""
     batch: int = 16
     """images generated at once"""
     overwrite: bool = False
@@ -56,41 +58,38 @@ def run(argv: list[str]) -> None:
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
     from fastgan.runtime.labels import described, number_of
-    from fastgan.runtime.session import Session
+    from fastgan.runtime.pair import open_generator
 
-    seeds = parse_seeds(options.seeds)
-    out, suffix = options.out, options.out.suffix.lower()
-    if suffix and suffix != ".png" and suffix not in _VIDEOS and not out.is_dir():
-        raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
+    seeds, out = parse_seeds(options.seeds), options.out
     not_a_source(out, options.source)
-    if out.suffix and not out.is_dir():
-        overwritable(out, options.overwrite)
-    else:
-        for path in _seed_files(seeds, out):
-            overwritable(path, options.overwrite)
-    session = Session(options.source, trust=options.trust)
+    check_out(seeds, out, options.overwrite)
+    session = open_generator(options.source, trust=options.trust)
     label = None
     if options.class_ is not None:
         label = number_of(options.class_, session.spec.classes, session.class_names)
     start = time.perf_counter()
-    if suffix in _VIDEOS and not out.is_dir():
-        count = save_walk(
-            session,
-            seeds,
-            out,
-            frames=options.frames,
-            fps=options.fps,
-            loop=options.loop,
-            batch=options.batch,
-            label=label,
-        )
-        what = f"a walk of {count} frames"
-    elif suffix == ".png" and not out.is_dir():
+    if is_video(out):
+        walk = {"frames": options.frames, "fps": options.fps, "loop": options.loop, "interpolate": options.interpolate}
+        what = f"a walk of {save_walk(session, seeds, out, batch=options.batch, label=label, **walk)} frames"
+    elif out.suffix.lower() == ".png" and not out.is_dir():
         what = f"{save_sheet(session, seeds, out, options.batch, label)} images in a grid"
     else:
         what = f"{save_images(session, seeds, out, options.batch, label)} images"
     what += f" of {described(label, session.class_names)}" if label is not None else ""
     print(f"{what} in {time.perf_counter() - start:.1f} s ({session.provider}): {out}")
+
+
+def is_video(out: Path) -> bool:
+    """Whether a path to write is that of a video."""
+    return out.suffix.lower() in _VIDEOS and not out.is_dir()
+
+
+def check_out(seeds: list[int], out: Path, overwrite: bool) -> None:
+    """Raise UsageError for an `out` that is no place for images of seeds, or where files stand already."""
+    if out.suffix and out.suffix.lower() not in (".png", *_VIDEOS) and not out.is_dir():
+        raise UsageError(f"out: expected a folder, a .png, or one of {', '.join(_VIDEOS)}, got {out}")
+    for path in [out] if out.suffix and not out.is_dir() else _seed_files(seeds, out):
+        overwritable(path, overwrite)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -113,20 +112,33 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 18
 
 
-# session: a Session of a generator from latents. label: the class of all images, see generate.points. All return
-# the number of images, and raise UsageError for other models and WriteError where a file cannot be written.
+# session: a Session of a generator from latents, or a StylePair. label: the class of all images, see generate.points.
+# psi: truncation of styles, where it has them. All return the number of images, and raise UsageError for other models
+# and WriteError where a file cannot be written.
 
 
-def save_images(session: Any, seeds: list[int], folder: Path, batch: int = 16, label: int | str | None = None) -> int:
+def save_images(
+    session: Any,
+    seeds: list[int],
+    folder: Path,
+    batch: int = 16,
+    label: int | str | None = None,
+    psi: float | None = None,
+) -> int:
     """One PNG for each seed: FOLDER/seed0000.png."""
     from fastgan.report.images import save_png
     from fastgan.runtime import generate
 
     points = generate.points(session, seeds, label)
-    for path, image in zip(_seed_files(seeds, folder), generate.images(session, points, batch), strict=True):
+    images = generate.images(session, points, batch, **_controls(psi))
+    for path, image in zip(_seed_files(seeds, folder), images, strict=True):
         with _as_write_error(path):
             save_png(_rgb(image), path)
     return len(seeds)
+
+
+def _controls(psi: float | None) -> dict[str, float]:
+    return {} if psi is None else {"truncation_psi": psi}
 
 
 def _seed_files(seeds: list[int], folder: Path) -> list[Path]:
@@ -134,7 +146,14 @@ def _seed_files(seeds: list[int], folder: Path) -> list[Path]:
     return [folder / f"seed{seed:0{digits}d}.png" for seed in seeds]
 
 
-def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, label: int | str | None = None) -> int:
+def save_sheet(
+    session: Any,
+    seeds: list[int],
+    path: Path,
+    batch: int = 16,
+    label: int | str | None = None,
+    psi: float | None = None,
+) -> int:
     """All seeds in one PNG, row by row; at most MAX_GRID."""
     import numpy as np
 
@@ -144,7 +163,7 @@ def save_sheet(session: Any, seeds: list[int], path: Path, batch: int = 16, labe
     points = generate.points(session, seeds, label)
     if len(seeds) > MAX_GRID:
         raise UsageError(f"seeds: expected at most {MAX_GRID:,} for one grid, got {len(seeds):,}")
-    images = np.stack(list(generate.images(session, points, batch))).transpose(0, 3, 1, 2)
+    images = np.stack(list(generate.images(session, points, batch, **_controls(psi)))).transpose(0, 3, 1, 2)
     with _as_write_error(path):
         save_grid(images, path, scale=_scale(images.shape[-1]))
     return len(seeds)
@@ -160,20 +179,33 @@ def save_walk(
     loop: bool = False,
     batch: int = 16,
     label: int | str | None = None,
+    interpolate: str = "spherical",
+    psi: float | None = None,
 ) -> int:
     """A video of a latent walk from seed to seed, see generate.walk.
 
-    All of it is of one class, `label` or that of the first seed, because labels cannot be interpolated.
+    interpolate: "spherical" or "linear", between latents: all of it is of one class, `label` or that of the first seed,
+    because labels cannot be interpolated. "w": between the styles of a StylePair, each of its own seed's class.
     """
+    import numpy as np
+
     from fastgan.runtime import generate
     from fastgan.upscale.video.writer import VideoWriter
 
     points = list(generate.points(session, seeds, label))
     if len(seeds) < 2:
         raise UsageError(f"seeds: expected at least two to walk between, got {len(seeds)}")
-    label = points[0][1]
-    latents = generate.walk([z for z, _ in points], frames, loop=loop)
-    images = generate.images(session, ((z, label) for z in latents), batch)
+    if interpolate == "w":
+        if not hasattr(session, "styles"):
+            raise UsageError("interpolate: w needs a generator with styles; of exported ones, those of export --pair")
+        z, y = np.stack([z for z, _ in points]), np.array([one for _, one in points], np.int64)
+        styles = session.styles(z, y if session.spec.classes else None, **_controls(psi))
+        walk = generate.walk(list(np.asarray(styles)), frames, loop=loop, between=generate.lerp)
+        images = generate.images(session.synthesis, ((w, 0) for w in walk), batch)
+    else:
+        label = points[0][1]
+        walk = generate.walk([z for z, _ in points], frames, loop=loop, between=generate.BETWEEN[interpolate])
+        images = generate.images(session, ((z, label) for z in walk), batch, **_controls(psi))
     first = next(images)
     scale = _scale(first.shape[1])
     with VideoWriter(path, (first.shape[0] * scale, first.shape[1] * scale), fps) as writer:

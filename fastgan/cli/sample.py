@@ -8,13 +8,14 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from fastgan._util.files import not_a_source, overwritable
 from fastgan.cli._parse import Class, parse
 from fastgan.cli._source import code, no_code, run_of
+from fastgan.cli.run_model import check_out, is_video, parse_seeds, save_images, save_sheet, save_walk
 from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
@@ -36,16 +37,28 @@ class _Sample:
     each."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|MODEL.onnx|FILE")]
-    """run directory, RUN/checkpoints/STEP, exported generator, public checkpoint (fastgan inspect FILE), or
-    file.py:name of a module with its weights"""
+    """run directory, RUN/checkpoints/STEP, exported generator or one file of a pair, public checkpoint (fastgan inspect
+    FILE), or file.py:name of a module with its weights"""
     out: Path = Path("grid.png")
-    """.png: a grid; a folder: one PNG for each image"""
+    """.png: a grid; a folder: one PNG for each image; with --seeds also .mp4, .webm, .mkv, .mov, .webp, .gif: a walk
+    from seed to seed"""
     overwrite: bool = False
     """replace existing files"""
     n: int = 64
     """how many images"""
     seed: int = 0
     """seed of the latents; a run and its export give the same images for the same seed"""
+    seeds: str | None = None
+    """such as 0-63 or 1,5,9, in place of --n and --seed: each determines its image, as in fastgan run"""
+    interpolate: Literal["spherical", "linear", "w"] | None = None
+    """of a walk: between latents (spherical by default), or between the styles w of a StyleGAN, where seeds may be of
+    different classes"""
+    frames: int = 60
+    """of a walk, from one seed to the next"""
+    fps: float = 30.0
+    """frames per second of a walk"""
+    loop: bool = False
+    """a walk returns to its first seed"""
     class_: Class = None
     """of a conditional generator; by default its classes in turn"""
     truncation: float | None = None
@@ -64,7 +77,8 @@ class _Sample:
 @dataclass
 class _Generator:
     """What is sampled. draw: z, labels or None, and where it has styles psi → float images [N, C, H, W] in `range`.
-    about: where it computes. trained: of a run. styles: whether truncation is that of styles."""
+    about: where it computes. trained: of a run. styles: whether truncation is that of styles. opened: a session, a pair
+    or a torch module."""
 
     latent_shape: tuple[int, ...]
     classes: int
@@ -72,6 +86,7 @@ class _Generator:
     range: tuple[float, float]
     draw: Callable[..., np.ndarray]
     about: str
+    opened: Any
     trained: Trained | None = None
     styles: bool = False
 
@@ -83,9 +98,14 @@ def sample(argv: list[str]) -> None:
         raise UsageError(f"n: expected a number from 1 to 10000, got {options.n}")
     if options.keep_best is not None and not 0.01 <= options.keep_best < 1:
         raise UsageError(f"keep_best: expected a fraction from 0.01 to below 1, got {options.keep_best}")
-    if options.truncation is not None and not options.truncation > 0:
+    if options.truncation is not None and not 0 < options.truncation < 1e3:
         raise UsageError(f"truncation: expected a number > 0, got {options.truncation}")
     out, suffix = options.out, options.out.suffix.lower()
+    if options.seeds is not None:
+        _of_seeds(options)
+        return
+    if is_video(out) or options.interpolate or options.loop:
+        raise UsageError("seeds: a walk needs the seeds that it passes, such as --seeds 0-3; got none")
     if suffix and suffix != ".png" and not out.is_dir():
         raise UsageError(f"out: expected a .png or a folder, got {out}")
     not_a_source(out, options.source)
@@ -139,19 +159,78 @@ def sample(argv: list[str]) -> None:
         print(f"effect of keeping {options.keep_best:g} of the samples: {cost()}")
 
 
+def _of_seeds(options: _Sample) -> None:
+    """Images of seeds, or a walk between them."""
+    from fastgan.runtime.labels import described, number_of
+
+    for name in ("keep_best", "mix", "mix_layers"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"{name}: it draws its own images; leave out --seeds")
+    if not 1 <= options.frames <= 100_000:
+        raise UsageError(f"frames: expected a number from 1 to 100000, got {options.frames}")
+    if (options.interpolate or options.loop) and not is_video(options.out):
+        raise UsageError(f"out: expected a video for a walk, such as walk.mp4, got {options.out}")
+    seeds, out = parse_seeds(options.seeds or ""), options.out
+    not_a_source(out, options.source)
+    check_out(seeds, out, options.overwrite)
+    generator = _open(str(options.source), options.network)
+    label = None
+    if options.class_ is not None:
+        label = number_of(options.class_, generator.classes, generator.names)
+    if (psi := options.truncation) is not None and not generator.styles:
+        raise UsageError("truncation: latents of seeds are not truncated, only the styles of a StyleGAN")
+    session, start = _session(generator), time.perf_counter()
+    if is_video(out):
+        how = options.interpolate or "spherical"
+        count = save_walk(
+            session, seeds, out, frames=options.frames, fps=options.fps, loop=options.loop, label=label,
+            interpolate=how, psi=psi,
+        )  # fmt: skip
+        what = f"a walk of {count} frames"
+    elif out.suffix.lower() == ".png" and not out.is_dir():
+        what = f"{save_sheet(session, seeds, out, label=label, psi=psi)} images in a grid"
+    else:
+        what = f"{save_images(session, seeds, out, label=label, psi=psi)} images"
+    what += f" of {described(label, generator.names)}" if label is not None else ""
+    print(f"{what} in {time.perf_counter() - start:.1f} s ({generator.about}): {out}")
+
+
+def _session(generator: _Generator) -> Any:
+    """A session of a generator, or a pair of them."""
+    from torch import nn
+
+    from fastgan.runtime.session import Session
+
+    if not isinstance(generator.opened, nn.Module):
+        return generator.opened
+    from fastgan.export.halves import MappingHalf, SynthesisHalf, has_styles
+    from fastgan.runtime.pair import StylePair
+
+    if has_styles(generator.opened):
+        halves = MappingHalf(generator.opened), SynthesisHalf(generator.opened)
+        return StylePair(*(Session(half, backend="torch") for half in halves))
+    return Session(generator.opened, backend="torch", latent_shape=generator.latent_shape)
+
+
 def _open(source: str, network: str | None) -> _Generator:
     """The generator that a user names."""
-    path = Path(source)
-    if path.suffix == ".onnx":
-        no_code(network, source)
-        from fastgan.runtime.session import Session
+    from fastgan.runtime.pair import StylePair, is_pair, open_generator
 
-        session = Session(path)
+    path = Path(source)
+    if path.suffix == ".onnx" or is_pair(path):
+        no_code(network, source)
+        session = open_generator(path)
         spec = session.spec
         if spec.kind != "latent":
-            raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s in {path}")
+            raise UsageError(f"model: expected a generator from latents, got one from {spec.origin} in {path}")
+        styles = isinstance(session, StylePair) or any(one.name == "truncation_psi" for one in spec.controls)
+
+        def draw(z: np.ndarray, y: np.ndarray | None, psi: float | None = None) -> np.ndarray:
+            return session(z, y) if psi is None else session(z, y, truncation_psi=psi)
+
         about = f"{session.backend}, {session.provider}"
-        return _Generator(session.latent_shape, spec.classes, session.class_names, spec.range, session, about)
+        facts = spec.latent_shape, spec.classes, session.class_names, spec.range
+        return _Generator(*facts, draw, about, session, styles=styles)
     from fastgan.runtime.spec import Spec
 
     if (run := run_of(path)) is None and (":" in source or path.is_file()):
@@ -162,9 +241,10 @@ def _open(source: str, network: str | None) -> _Generator:
         module.eval().requires_grad_(False)
         spec = Spec.of(module)
         if spec.kind != "latent":
-            raise UsageError(f"source: expected a generator from latents, got one from {spec.kind}s in {source}")
+            raise UsageError(f"source: expected a generator from latents, got one from {spec.origin} in {source}")
         about, styles = f"PyTorch, {source}", hasattr(module, "mapping")
-        return _Generator(spec.latent_shape, spec.classes, (), spec.range, _drawing(module), about, styles=styles)
+        facts = spec.latent_shape, spec.classes, (), spec.range
+        return _Generator(*facts, _drawing(module), about, module, styles=styles)
     from fastgan.train.networks import load_generator
 
     run = path if run is None else run
@@ -172,7 +252,7 @@ def _open(source: str, network: str | None) -> _Generator:
     drawing = _drawing(trained.generator)
     about = f"PyTorch, step {trained.step}"
     facts = trained.latent_shape, trained.classes, trained.class_names, trained.range
-    return _Generator(*facts, drawing, about, trained, hasattr(trained.generator, "mapping"))
+    return _Generator(*facts, drawing, about, trained.generator, trained, hasattr(trained.generator, "mapping"))
 
 
 def _drawing(network: Any) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:

@@ -5,11 +5,13 @@ A generator here is a module with mapping(z, c) → w [N, num_ws, w_dim], synthe
 """
 
 from fastgan.editing.directions import Directions, factorization, from_examples, principal_components
+from fastgan.editing.exported import ExportedGenerator
 from fastgan.editing.mixing import mixed
 from fastgan.editing.projection import Projection, project
 
 __all__ = [
     "Directions",
+    "ExportedGenerator",
     "Projection",
     "factorization",
     "from_examples",

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from fastgan._util.files import failure, write_whole
+from fastgan._util.weight_files import read_safetensors
 from fastgan.editing.styles import layers_of, require_styles, require_w, w_of_seeds
-from fastgan.errors import UsageError
+from fastgan.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,48 @@ class Directions:
     scales: Tensor
     layers: tuple[int, ...]
     about: str
+
+    def save(self, path: Path) -> None:
+        """Write them as safetensors, whole or not at all; `load` reads them. Raises WriteError."""
+        text = torch.tensor(list(self.about.encode()), dtype=torch.uint8)
+        layers = torch.tensor(self.layers, dtype=torch.int64)
+        arrays = {"vectors": self.vectors, "scales": self.scales, "layers": layers, "about": text}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, save({name: one.cpu().contiguous() for name, one in arrays.items()}))
+        except OSError as error:
+            raise failure(path, error) from error
+
+    @classmethod
+    def load(cls, path: Path, generator: nn.Module) -> Directions:
+        """Those that `save` wrote, for a generator with the same size of w.
+
+        Raises DataError for another file, UsageError for directions that do not fit.
+        """
+        try:
+            found = read_safetensors(path)
+        except (OSError, DataError) as error:
+            raise DataError(f"{path} is no file of directions: {error}") from error
+        wanted = {"vectors": (torch.float32, 2), "scales": (torch.float32, 1), "layers": (torch.int64, 1)}
+        for name, (dtype, axes) in wanted.items():
+            if name not in found or (found[name].dtype, found[name].dim()) != (dtype, axes):
+                raise DataError(f"{path} is no file of directions: it has no {name} as fastgan edit --save writes them")
+        vectors, scales = found["vectors"], found["scales"]
+        if (
+            len(vectors) != len(scales)
+            or not len(vectors)
+            or not (vectors.isfinite().all() and scales.isfinite().all())
+        ):
+            raise DataError(f"{path} is no file of directions: its vectors {[*vectors.shape]} or scales are not usable")
+        network = require_styles(generator)
+        if vectors.shape[1] != network.w_dim:
+            raise UsageError(
+                f"directions: {path} is of a generator whose w has {vectors.shape[1]} numbers, this one's has"
+                f" {network.w_dim}"
+            )
+        chosen = tuple(layers_of(network, found["layers"].tolist()))
+        about = bytes(found.get("about", torch.zeros(0, dtype=torch.uint8)).tolist()).decode(errors="replace")
+        return cls(vectors, scales, chosen, about[:200])
 
     def moved(self, w: Tensor, number: int, strengths: Sequence[float]) -> Tensor:
         """w [S, num_ws, w_dim]: one w [1, num_ws, w_dim] moved along a direction by each strength.
@@ -111,7 +157,7 @@ def _affine_weights(network: Any) -> list[Tensor]:
     if len(affine) != network.num_ws:
         raise UsageError(
             f"generator: expected a synthesis with one layer named affine for each of {network.num_ws} styles, got"
-            f" {len(affine)}"
+            f" {len(affine)}; take principal components, or directions that were saved"
         )
     return [layer.weight.detach().double().cpu() for layer in affine]
 

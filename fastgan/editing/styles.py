@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from fastgan.editing.exported import ExportedGenerator
 from fastgan.errors import UsageError
 from fastgan.runtime.generate import latent
 
@@ -43,7 +45,7 @@ def w_of_seeds(generator: nn.Module, seeds: Sequence[int], label: int | None = N
     if label is not None and not 0 <= label < classes:
         had = f"a number from 0 to {classes - 1}" if classes else "none, the generator has no classes"
         raise UsageError(f"label: expected {had}, got {label}")
-    weight = next(network.parameters())
+    weight = weight_of(network)
     found = []
     for start in range(0, len(seeds), _BATCH):
         part = seeds[start : start + _BATCH]
@@ -53,6 +55,27 @@ def w_of_seeds(generator: nn.Module, seeds: Sequence[int], label: int | None = N
             y = torch.tensor([seed % classes if label is None else label for seed in part], device=weight.device)
         found.append(network.mapping(z.to(weight.device, weight.dtype), y, truncation_psi=psi))
     return torch.cat(found)
+
+
+def weight_of(generator: nn.Module) -> Tensor:
+    """A tensor of the device and dtype of the generator; of an exported one, which has no weights, of the CPU."""
+    return next(generator.parameters(), torch.zeros(()))
+
+
+def noise_shapes(generator: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the noise maps by their names, in the order of the layers."""
+    if isinstance(generator, ExportedGenerator):
+        return dict(generator.synthesis.noise_shapes)
+    return {name: tuple(one.shape) for name, one in generator.synthesis.named_buffers() if name.endswith("noise_const")}
+
+
+@torch.no_grad()
+def images_of(generator: Any, w: Tensor, noise: dict[str, Tensor]) -> Tensor:
+    """Images of w [N, num_ws, w_dim] with constant noise, or with the given maps."""
+    if isinstance(generator, ExportedGenerator):
+        images: Tensor = generator.synthesis(w, noise)
+        return images
+    return functional_call(generator.synthesis, noise, (w,), {"noise_mode": "const"})
 
 
 def layers_of(generator: Any, layers: Sequence[int] | None) -> list[int]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "export": "fastgan.export.api",
+    "export_pair": "fastgan.export.api",
 }
 
-__all__ = ["export"]
+__all__ = ["export", "export_pair"]
 
 if TYPE_CHECKING:
-    from fastgan.export.api import export
+    from fastgan.export.api import export, export_pair
 
 
 def __getattr__(name: str) -> Any:

@@ -13,10 +13,16 @@ from torch import nn
 from fastgan._util.files import aside_folder
 from fastgan.errors import FastganError, UsageError
 from fastgan.export import targets
-from fastgan.export.precision import find_precision
-from fastgan.export.prepare import prepare
+from fastgan.export.halves import MappingHalf, SynthesisHalf, digest, latent_batches, sample_w
+from fastgan.export.precision import PRECISIONS, find_precision
+from fastgan.export.prepare import Prepared, prepare
 from fastgan.export.targets import Target
+from fastgan.nn import fold
 from fastgan.runtime.network_spec import spec_of
+from fastgan.runtime.pair import pair_files
+
+#: Targets of pairs: the others need more than a file.
+PAIRED = ("onnx", "aoti")
 
 
 def export(
@@ -52,12 +58,7 @@ def export(
     before stays. Raises UsageError for arguments, missing packages and paths, and for a network whose inputs cannot be
     found.
     """
-    if to not in targets.registry():
-        raise UsageError(f"to: expected one of {', '.join(targets.registry())}, got {to!r}")
-    target = targets.registry()[to]()
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
-    row = find_precision(precision)
+    target, row = _target(network, to), find_precision(precision)
     spec = spec_of(network, latent_shape)
     if precision not in target.precisions:
         raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")
@@ -78,6 +79,63 @@ def export(
         report |= target.write(prepared, written, calibration)
         target.publish(written, out, prepared, report)
     return report
+
+
+def export_pair(
+    generator: nn.Module,
+    out: str | Path,
+    *,
+    to: str = "onnx",
+    precision: str = "fp32",
+    about: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Write the two halves of a generator with styles, such as StyleGAN's, beside each other: for out NAME.onnx
+    NAME.mapping.onnx (z, labels, truncation_psi → w) and NAME.synthesis.onnx (w, noise_strength, noise → images).
+
+    See `halves` for their inputs; a session fills those that are not given. Both files have the same `pair` in their
+    metadata, by which `fastgan.runtime.StylePair` knows that they belong together. The mapping network stays in
+    float32: its part of the time is small, and errors of w are in all layers. Images are compared, and int8 is
+    calibrated, with the w of latents from N(0, 1).
+
+    Returns the reports of both, as "mapping" and "synthesis". Arguments and errors are those of `export`; neither file
+    is written if one is refused.
+    """
+    target, row = _target(generator, to), find_precision(precision)
+    if to not in PAIRED:
+        raise UsageError(f"to: a pair is exported to {' or '.join(PAIRED)}, got {to!r}")
+    if precision not in target.precisions:
+        raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")
+    if reason := target.missing_package():
+        raise UsageError(reason)
+    generator = fold(generator).cpu().float().requires_grad_(False)
+    mapping, synthesis = MappingHalf(generator), SynthesisHalf(generator)
+    facts = {**(about or {}), "to": to, "pair": digest(generator)}
+    files = pair_files(Path(out))
+    for file in files:
+        target.check_out(file, overwrite=overwrite)
+    calibration = [sample_w(generator, 8, seed).numpy() for seed in range(1000, 1016)]
+    with contextlib.ExitStack() as stack:
+        temporary = [stack.enter_context(_temporary_file(target, file)) for file in files]
+        inputs = latent_batches(generator, mapping.spec)
+        reports: list[tuple[Prepared, dict[str, Any]]] = []
+        for half, path, given in zip((mapping, synthesis), temporary, (None, inputs), strict=True):
+            first = half is mapping
+            more = {} if first else {"noise_maps": synthesis.sides}
+            prepared = prepare(half, spec_of(half), PRECISIONS["fp32"] if first else row, {**facts, **more}, given)
+            report = {"file": files[len(reports)].name, "network": prepared.spec.describe()}
+            reports.append((prepared, report | target.write(prepared, path, None if first else calibration)))
+        for file, path, (prepared, report) in zip(files, temporary, reports, strict=True):
+            target.publish(path, file, prepared, report)
+    return {"mapping": reports[0][1], "synthesis": reports[1][1]}
+
+
+def _target(network: nn.Module, to: str) -> Target:
+    if to not in targets.registry():
+        raise UsageError(f"to: expected one of {', '.join(targets.registry())}, got {to!r}")
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"network: expected a torch.nn.Module, got {type(network).__name__}")
+    return targets.registry()[to]()
 
 
 @contextlib.contextmanager

@@ -110,10 +110,11 @@ class _Cast(nn.Module):
         super().__init__()
         self.network, self.dtype = network, dtype
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    # Not *others: for these the exporters want the dynamic sizes nested.
+    def forward(self, x: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> Tensor:
         # Entered here and not around the call, so that it is active while the module is traced too.
         with _Autocast(self.dtype):
-            given = [t.to(self.dtype) if t.is_floating_point() else t for t in (x, y) if t is not None]
+            given = [t.to(self.dtype) if t.is_floating_point() else t for t in (x, second, third) if t is not None]
             return self.network(*given).float()
 
 

@@ -14,7 +14,7 @@ from fastgan.export.verification_inputs import tracing_inputs
 from fastgan.export.verify import Reference, memory_bound, smallest_units, tensors
 from fastgan.nn import fold
 from fastgan.runtime.network_spec import without_unused_labels
-from fastgan.runtime.spec import Spec
+from fastgan.runtime.spec import Inputs, Spec
 
 
 @dataclass
@@ -37,9 +37,12 @@ class Prepared:
     reference: Reference
 
 
-def prepare(network: nn.Module, spec: Spec, precision: Precision, facts: dict[str, Any]) -> Prepared:
+def prepare(
+    network: nn.Module, spec: Spec, precision: Precision, facts: dict[str, Any], compared: list[Inputs] | None = None
+) -> Prepared:
     """Work on a copy of a network. Raises UsageError where its outputs are not what its spec says.
 
+    compared: inputs to compare the file on, by default those of `verification_batches`.
     Raises ExportError where PyTorch cannot compute it at that precision (an overflow, for example).
     """
     from fastgan import __version__
@@ -51,7 +54,7 @@ def prepare(network: nn.Module, spec: Spec, precision: Precision, facts: dict[st
     spec = _with_output_channels(spec, exact, sample)
     canonical = canonicalize(exact, *sample)
     computing = at_precision(canonical, precision)
-    reference = Reference.of(exact, spec, precision.name, None if computing is canonical else computing)
+    reference = Reference.of(exact, spec, precision.name, None if computing is canonical else computing, compared)
     facts = {**facts, "precision": precision.name, "fastgan": __version__}
     return Prepared(computing, exact, spec, precision, inputs, smallest, facts, reference)
 
@@ -67,7 +70,11 @@ def _with_output_channels(spec: Spec, network: nn.Module, inputs: list[Tensor]) 
             f" forward() returns the {what} alone"
         )
     n, _, *size = inputs[0].shape
-    if spec.kind == "latent":
+    if spec.kind == "mapping":
+        if tuple(y.shape) != (n, *spec.styles):
+            raise UsageError(f"network: expected w {[n, *spec.styles]} for {n} latents, got {list(y.shape)}")
+        return spec
+    if not spec.sizes:
         if y.dim() != 4 or y.shape[0] != n:
             raise UsageError(f"network: expected images [{n}, C, H, W] for {n} latents, got {list(y.shape)}")
         return replace(spec, channels=y.shape[1])

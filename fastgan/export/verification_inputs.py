@@ -21,15 +21,16 @@ Fits = Callable[[tuple[int, ...]], bool]
 
 
 def random_inputs(spec: Spec, n: int, seed: int) -> Inputs:
-    """n latents and, for a conditional generator, n labels, evenly spaced from the last class to the first."""
-    return (latents(n, spec.latent_shape, seed), *_labels(spec, n, seed))
+    """n latents and, for a conditional generator, n labels, evenly spaced from the last class to the first; controls
+    are drawn."""
+    return (latents(n, spec.latent_shape, seed), *others(spec, n, seed))
 
 
 def sized_inputs(spec: Spec, shape: tuple[int, ...], seed: int = 0) -> Inputs:
     """Images or signals of a shape, or latents, with labels where the network takes some."""
-    if spec.kind == "latent":
+    if not spec.sizes:
         return random_inputs(spec, shape[0], seed)
-    return ((_images if spec.kind == "image" else _signals)(spec, shape, seed), *_labels(spec, shape[0], seed))
+    return ((_images if spec.kind == "image" else _signals)(spec, shape, seed), *others(spec, shape[0], seed))
 
 
 def tracing_inputs(spec: Spec, smallest: int = 1, fits: Fits = lambda shape: True) -> Inputs:
@@ -37,7 +38,7 @@ def tracing_inputs(spec: Spec, smallest: int = 1, fits: Fits = lambda shape: Tru
 
     fits: see `verification_batches`; tracing itself computes nothing, and needs no bound.
     """
-    if spec.kind == "latent":
+    if not spec.sizes:
         return random_inputs(spec, 2, seed=0)
     units = [_units(pixels, spec.multiple, max(smallest, least)) for pixels, least in ((21, 2), (29, 3))]
     return sized_inputs(spec, _reduced(spec, 2, units[-len(spec.sizes) :], smallest, fits))
@@ -53,7 +54,7 @@ def verification_batches(
     of 1, 3 and 64 (fewer where images are large). Images and signals: batches of 1, 2 and 3 with the sizes of SIZES,
     synthetic photographs and noise in turn.
     """
-    if spec.kind == "latent":
+    if not spec.sizes:
         last = max(4, min(64, _MAX_ELEMENTS // image_elements))
         while last > 4 and not fits((last, *spec.latent_shape)):
             last = max(4, last // 2)
@@ -86,6 +87,16 @@ def _shape(spec: Spec, batch: int, units: list[int]) -> tuple[int, ...]:
 
 def _units(pixels: int, multiple: int, least: int) -> int:
     return max(round(pixels / multiple), least)
+
+
+def others(spec: Spec, n: int, seed: int) -> Inputs:
+    """The inputs after the first: labels, and controls from [0, 1.5), or where there are many numbers from N(0, 1)."""
+    random = np.random.default_rng(seed)
+    controls = [
+        random.standard_normal((n, one.size), np.float32) if one.size else 1.5 * random.random(n, np.float32)
+        for one in spec.controls
+    ]
+    return (*_labels(spec, n, seed), *controls)
 
 
 def _labels(spec: Spec, n: int, seed: int) -> Inputs:

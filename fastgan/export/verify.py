@@ -69,7 +69,7 @@ class Reference:
         """
         row = find_precision(precision)
         if inputs is None:
-            inputs = _inputs_for(network, spec)
+            inputs = inputs_for(network, spec)
         outputs, dtype = _exact_outputs(network, inputs)
         for given, output in zip(inputs, outputs, strict=True):
             if not np.isfinite(output).all():
@@ -168,7 +168,7 @@ def psnr(images: list[np.ndarray], references: list[np.ndarray], limits: tuple[f
 def smallest_units(network: nn.Module, spec: Spec) -> int:
     """The least height and width, or length, that a network accepts, in units of spec.multiple: reflection padding
     needs more than one pixel, for example. Raises ExportError where it runs at no size up to 64 units."""
-    if spec.kind == "latent":
+    if not spec.sizes:
         return 1
     for units in range(1, 65):
         side = units * spec.multiple
@@ -221,9 +221,10 @@ def memory_bound(network: nn.Module, spec: Spec, smallest: int) -> Fits:
     return fits
 
 
-def _inputs_for(network: nn.Module, spec: Spec) -> list[Inputs]:
+def inputs_for(network: nn.Module, spec: Spec) -> list[Inputs]:
+    """The batches and sizes to compare a network on, as many as fit into the memory for it."""
     smallest, elements = smallest_units(network, spec), 1
-    if spec.kind == "latent":
+    if not spec.sizes:
         elements = compute(network, tensors(random_inputs(spec, 1, seed=0)), "float32").numel()
     return list(verification_batches(spec, elements, smallest, memory_bound(network, spec, smallest)))
 
@@ -250,7 +251,7 @@ def _calls_differ(network: nn.Module, inputs: Inputs) -> str:
 def measure_speed(run: Run, spec: Spec) -> dict[str, float]:
     """Latents: latency at batch 1 in ms, images per second at batch 64. Images: latency of one of about 128×128;
     signals: of one of about 64 frames."""
-    if spec.kind == "latent":
+    if not spec.sizes:
         return {
             "latency_ms_batch1": 1000 * _median_seconds(run, random_inputs(spec, 1, seed=0)),
             "images_per_second_batch64": 64 / _median_seconds(run, random_inputs(spec, 64, seed=0)),

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Session": "fastgan.runtime.session",
+    "StylePair": "fastgan.runtime.pair",
 }
 
-__all__ = ["Session"]
+__all__ = ["Session", "StylePair"]
 
 if TYPE_CHECKING:
+    from fastgan.runtime.pair import StylePair
     from fastgan.runtime.session import Session
 
 

@@ -120,7 +120,7 @@ def _tasks(opened: list[_Opened], options: BenchmarkOptions) -> Iterator[tuple[s
     if not opened:
         return
     spec, fixed = opened[0].session.spec, opened[0].session.fixed_batch
-    wanted = options.batches or (LATENTS if spec.kind == "latent" else IMAGES)
+    wanted = options.batches or (IMAGES if spec.sizes else LATENTS)
     batches = sorted({batch for batch in wanted if not fixed or batch % fixed == 0} or {fixed or 1})
     yield from ((MODEL, batch) for batch in batches)
     if spec.kind == "image":

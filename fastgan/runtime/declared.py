@@ -28,13 +28,14 @@ def check_ports(spec: Spec, backend: Backend, model: Any) -> None:
     declared: list[tuple[int | None, ...]] = [
         (None, spec.channels, *sizes) if sizes else (None, *spec.latent_shape),
         *[(None, spec.classes) if spec.label_vectors else (None,)] * bool(spec.classes),
+        *((None, *control.shape) for control in spec.controls),
     ]
     _compare("input", declared, shapes, model)
     batch, *rest = shapes[0] or (None,)
     if batch and batch > MOST_BATCH:
         raise ExportError(f"model: {model} takes {batch:,} at a time only; expected at most {MOST_BATCH:,}")
     require_memory(4 * (batch or 1) * prod(n or 1 for n in rest), f"an input of {model}")
-    result: tuple[int | None, ...] = (batch, None, None, None)
+    result: tuple[int | None, ...] = (batch, *(spec.styles or (None, None, None)))
     if sizes:
         sides = rest[1:] or sizes
         result = batch, spec.result_channels, *(n and n * spec.scale for n in sides)
@@ -56,7 +57,12 @@ def _text(shape: tuple[int | None, ...]) -> str:
 
 def check_result(spec: Spec, given: tuple[int, ...], result: tuple[int, ...], pixels: bool) -> None:
     """Raise BackendError where a result has not the shape that the spec declares for an input of shape `given`."""
-    if spec.kind == "latent":
+    if spec.kind == "mapping":
+        if tuple(result) != (given[0], *spec.styles):
+            stated = [given[0], *spec.styles]
+            raise BackendError(f"model: for {list(given)} it returns {list(result)}; its metadata state {stated}")
+        return
+    if not spec.sizes:
         if len(result) != 4 or result[0] != given[0] or 0 in result:
             raise BackendError(f"model: for {list(given)} it returns {list(result)}; expected [{given[0]}, C, H, W]")
         return

@@ -24,9 +24,10 @@ class Blank:
 
 
 def blanks(spec: Spec, shape: tuple[int, ...]) -> list[Blank]:
-    """The inputs of a network: the first one of that shape, and labels where it takes some."""
+    """The inputs of a network: the first one of that shape, labels where it takes some, and controls."""
     labels = Blank(shape[:1], True) if not spec.label_vectors else Blank((shape[0], spec.classes))
-    return [Blank(shape), labels] if spec.classes else [Blank(shape)]
+    controls = [Blank((shape[0], *control.shape)) for control in spec.controls]
+    return [Blank(shape), *[labels] * bool(spec.classes), *controls]
 
 
 def dry_run(network: nn.Module, inputs: Sequence[Blank | None]) -> tuple[Any, int]:

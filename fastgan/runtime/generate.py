@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from fastgan.runtime.labels import names_in, number_of
 
 #: A latent z and its label (0 for an unconditional generator).
 Point = tuple[np.ndarray, int]
+Interpolation = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 def latent(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -39,39 +40,52 @@ def slerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
     return mixed.reshape(a.shape).astype(np.float32)
 
 
-def walk(points: list[np.ndarray], frames: int, *, loop: bool = False) -> Iterator[np.ndarray]:
+def lerp(a: np.ndarray, b: np.ndarray, t: float) -> np.ndarray:
+    """The straight line from a (t = 0) to b (t = 1), float32 of their shape."""
+    return a if t == 0 else b if t == 1 else ((1 - t) * a + t * b).astype(np.float32)
+
+
+#: How walks interpolate between latents.
+BETWEEN = {"spherical": slerp, "linear": lerp}
+
+
+def walk(
+    points: list[np.ndarray], frames: int, *, loop: bool = False, between: Interpolation = slerp
+) -> Iterator[np.ndarray]:
     """The latents of a walk: `frames` from each point toward the next one, and at the end the last point.
 
-    loop: the walk returns to the first point, which is not repeated at the end, so that a repeated video is seamless.
+    between(a, b, t): interpolates. loop: the walk returns to the first point, which is not repeated at the end, so that
+    a repeated video is seamless.
     """
     segments = len(points) if loop else len(points) - 1
     for i in range(segments):
         a, b = points[i], points[(i + 1) % len(points)]
         for step in range(frames):
-            yield slerp(a, b, step / frames)
+            yield between(a, b, step / frames)
     if not loop:
         yield points[-1]
 
 
-def images(session: Any, points: Iterable[Point], batch: int = 16) -> Iterator[np.ndarray]:
+def images(session: Any, points: Iterable[Point], batch: int = 16, **controls: float) -> Iterator[np.ndarray]:
     """uint8 [H, W, C] for each point, in batches of `batch` at most.
 
     session: a `fastgan.runtime.Session` of a generator from latents, or a function like it with the attribute `spec`.
+    controls: such as truncation_psi, where the session has them.
     """
     gathered: list[Point] = []
     for point in points:
         gathered.append(point)
         if len(gathered) == batch:
-            yield from _run(session, gathered)
+            yield from _run(session, gathered, controls)
             gathered = []
     if gathered:
-        yield from _run(session, gathered)
+        yield from _run(session, gathered, controls)
 
 
-def _run(session: Any, points: list[Point]) -> Iterator[np.ndarray]:
+def _run(session: Any, points: list[Point], controls: dict[str, float]) -> Iterator[np.ndarray]:
     low, high = session.spec.range
     y = [np.array([label for _, label in points], np.int64)] if session.spec.classes else []
-    result = np.asarray(session(np.stack([z for z, _ in points]), *y), np.float32)
+    result = np.asarray(session(np.stack([z for z, _ in points]), *y, **controls), np.float32)
     levels = np.clip(np.rint((result - low) * (255 / (high - low))), 0, 255)
     yield from np.nan_to_num(levels).astype(np.uint8).transpose(0, 2, 3, 1)
 
@@ -84,7 +98,7 @@ def points(session: Any, seeds: list[int], label: int | str | None) -> Iterator[
     """
     spec = session.spec
     if spec.kind != "latent":
-        raise UsageError(f"model: expected a generator from latents, got one from {spec.kind}s")
+        raise UsageError(f"model: expected a generator from latents, got one from {spec.origin}")
     if label is not None:
         label = number_of(label, spec.classes, names_in(getattr(session, "about", {}), spec.classes))
     labels = [seed % max(1, spec.classes) if label is None else label for seed in seeds]

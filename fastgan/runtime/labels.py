@@ -30,8 +30,10 @@ def given(spec: Spec, y: np.ndarray) -> Inputs:
 
 
 def default(spec: Spec, n: int, start: int = 0) -> Inputs:
-    """The second input with labels start, start + 1, … modulo the number of classes; an empty tuple without classes."""
-    return given(spec, in_turn(n, spec.classes, start)) if spec.classes else ()
+    """The inputs after the first: labels start, start + 1, … modulo the number of classes, and the defaults of
+    controls."""
+    labels = given(spec, in_turn(n, spec.classes, start)) if spec.classes else ()
+    return (*labels, *(control.values(n) for control in spec.controls))
 
 
 def number_of(label: int | str, classes: int, names: Sequence[str] = ()) -> int:

@@ -61,6 +61,8 @@ def without_unused_labels(network: nn.Module) -> nn.Module:
 
 
 def _is_stated(network: nn.Module, latent_shape: tuple[int, ...] | None) -> bool:
+    if isinstance(getattr(network, "spec", None), Spec):
+        return True
     kind = latent_shape is not None or hasattr(network, "latent")
     kind = kind or (hasattr(network, "scale") and hasattr(network, "channels"))
     return kind and (hasattr(network, "classes") or _arguments(network)[0] <= 1)

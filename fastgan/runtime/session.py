@@ -47,6 +47,8 @@ class Session:
     session(x, y): with labels y of a conditional generator, int64 [N], or a list of numbers or of names in
     session.class_names; without y, labels 0, 1, ... in turn. Where the network takes vectors of labels, y may be
     float32 [N, classes]; int64 labels become one-hot vectors.
+    session(x, y, NAME=value): with the controls in session.spec.controls, such as truncation_psi: a number for all
+    samples, or float32 [N] or [N, size]; without them, their defaults.
     session.pixels(frames): uint8 [N, H, W, C] → uint8. numpy arrays give numpy arrays, torch tensors give tensors on
     the same device. A session may be used from several threads; their calls run one after another.
 
@@ -122,20 +124,20 @@ class Session:
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def __call__(self, x: Array, y: Array | Sequence[int | str] | None = None) -> Array:
-        """The spec's first input → images or signals, float32; y: labels, see the class.
+    def __call__(self, x: Array, y: Array | Sequence[int | str] | None = None, **controls: Array | float) -> Array:
+        """The spec's first input → images, signals or styles, float32; y, controls: see the class.
 
         Raises UsageError for inputs that do not fit.
         """
         spec = self.spec
-        name = "z" if spec.kind == "latent" else "x"
+        name = "x" if spec.sizes else spec.inputs[0]
         _check_input(x, name, "float32")
         shape = tuple(x.shape)  # type: ignore[attr-defined]
         if not spec.accepts(shape):
             raise UsageError(f"{name}: expected {spec.wanted}, got {list(shape)}")
         if spec.kind == "image":
             self._check_size("x", shape[2], shape[3])
-        return self._run(x, self._labels(x, y), pixels=False)
+        return self._run(x, [*self._labels(x, y), *self._controls(x, controls)], pixels=False)
 
     def pixels(self, frames: Array, y: Array | None = None) -> Array:
         """Frames uint8 [N, H, W, spec.channels] → uint8 [N, scale·H, scale·W, C], for image models.
@@ -146,8 +148,9 @@ class Session:
         """
         spec = self.spec
         if spec.kind != "image":
-            from_ = "images from latents" if spec.kind == "latent" else "signals from signals"
-            raise UsageError(f"frames: expected an image-to-image model; this one generates {from_}")
+            what = {"signal": "signals from signals", "mapping": "styles from latents"}
+            what |= {"latent": "images from latents", "synthesis": "images from styles"}
+            raise UsageError(f"frames: expected an image-to-image model; this one generates {what[spec.kind]}")
         _check_input(frames, "frames", "uint8")
         shape = tuple(frames.shape)  # type: ignore[attr-defined]
         if len(shape) != 4 or shape[3] != spec.channels or 0 in shape:
@@ -155,7 +158,7 @@ class Session:
         h, w = shape[1:3]
         self._check_size("frames", h, w)
         padded = _padded(frames, -h % spec.multiple, -w % spec.multiple)
-        result: Any = self._run(padded, self._labels(frames, y), pixels=True)
+        result: Any = self._run(padded, [*self._labels(frames, y), *self._controls(frames, {})], pixels=True)
         return result if padded is frames else result[:, : spec.scale * h, : spec.scale * w]
 
     def warm_up(self, x: Any) -> None:
@@ -163,17 +166,17 @@ class Session:
         for _ in range(3):
             self.pixels(x) if "uint8" in str(x.dtype) else self(x)
 
-    def _labels(self, x: Any, y: Any) -> Any:
-        """Labels for x: an array or tensor like x, on its device."""
+    def _labels(self, x: Any, y: Any) -> list[Any]:
+        """Labels for x, or none: an array or tensor like x, on its device."""
         spec = self.spec
         if not spec.classes:
             if y is not None:
                 raise UsageError("y: this model takes no labels")
-            return None
+            return []
         array = isinstance(x, np.ndarray)
         if y is None:
-            (y,) = labels.default(spec, len(x))
-            return y if array else sys.modules["torch"].from_numpy(y).to(x.device)
+            (y,) = labels.given(spec, labels.in_turn(len(x), spec.classes))
+            return [_like(x, y)]
         if isinstance(y, list | tuple):
             y = np.array([labels.number_of(label, spec.classes, self.class_names) for label in y], np.int64)
             y = y if array else sys.modules["torch"].from_numpy(y)
@@ -186,21 +189,43 @@ class Session:
         if spec.label_vectors and "int64" in str(y.dtype):
             y = labels.one_hot(y if array else y.cpu().numpy(), spec.classes)
             y = y if array else sys.modules["torch"].from_numpy(y)
-        return np.ascontiguousarray(y) if array else y.to(x.device)
+        return [np.ascontiguousarray(y) if array else y.to(x.device)]
 
-    def _run(self, x: Any, y: Any, pixels: bool) -> Any:
+    def _controls(self, x: Any, given: dict[str, Any]) -> list[Any]:
+        """The controls for x in the spec's order: arrays or tensors like x, on its device."""
+        known = [control.name for control in self.spec.controls]
+        if wrong := [name for name in given if name not in known]:
+            takes = f"it takes {', '.join(known)}" if known else "it has no controls"
+            raise UsageError(f"{wrong[0]}: not an input of this model; {takes}")
+        values = []
+        for control in self.spec.controls:
+            value = given.get(control.name, control.default)
+            if isinstance(value, (int, float)):
+                values.append(_like(x, np.full((len(x), *control.shape), value, np.float32)))
+                continue
+            _check_input(value, control.name, "float32")
+            control.check(value, len(x))
+            if isinstance(value, np.ndarray) != isinstance(x, np.ndarray):
+                name = self.spec.inputs[0]
+                raise UsageError(
+                    f"{control.name}: expected {type(x).__name__} as {name} is one, got {type(value).__name__}"
+                )
+            values.append(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value.to(x.device))
+        return values
+
+    def _run(self, x: Any, others: list[Any], pixels: bool) -> Any:
         # A file may be exported for one batch size.
         fixed = self.fixed_batch
         if fixed and len(x) % fixed:
-            name = "frames" if pixels else "z" if self.spec.kind == "latent" else "x"
+            name = "frames" if pixels else "x" if self.spec.sizes else self.spec.inputs[0]
             raise UsageError(f"{name}: expected a multiple of {fixed} at a time, got {len(x)}")
         with self._lock:
             try:
                 if fixed and len(x) > fixed:
                     cuts = [slice(i, i + fixed) for i in range(0, len(x), fixed)]
-                    parts = [self._run_batch(x[cut], None if y is None else y[cut], pixels) for cut in cuts]
+                    parts = [self._run_batch(x[cut], [other[cut] for other in others], pixels) for cut in cuts]
                     return np.concatenate(parts) if isinstance(x, np.ndarray) else sys.modules["torch"].cat(parts)
-                return self._run_batch(x, y, pixels)
+                return self._run_batch(x, others, pixels)
             except FastganError:
                 raise
             except Exception as error:  # every library has exceptions of its own
@@ -208,11 +233,11 @@ class Session:
                     f"{self._backend.title} fails on {list(x.shape)} ({self._backend.provider}): {first_line(error)}"
                 ) from error
 
-    def _run_batch(self, x: Any, y: Any, pixels: bool) -> Any:
+    def _run_batch(self, x: Any, others: list[Any], pixels: bool) -> Any:
         if isinstance(x, np.ndarray):
-            result: Any = self._backend.run(np.ascontiguousarray(x), y, pixels=pixels)
+            result: Any = self._backend.run(np.ascontiguousarray(x), *others, pixels=pixels)
         else:
-            result = self._backend.run_tensor(x, y, pixels=pixels)
+            result = self._backend.run_tensor(x, *others, pixels=pixels)
         check_result(self.spec, tuple(x.shape), tuple(result.shape), pixels)
         return result
 
@@ -249,7 +274,7 @@ class Session:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Of one z; empty for an image model."""
+        """Of one z, or of one w of a synthesis network; empty for an image model."""
         return self.spec.latent_shape
 
     @property
@@ -316,7 +341,7 @@ class Session:
         """Measures latency at batch 1 in ms, and images per second at batch 64, output megapixels or output samples per
         second."""
         found: dict[str, Any] = {"backend": self.backend, "provider": self.provider}
-        if self.spec.kind == "latent":
+        if not self.spec.sizes:
             return {
                 **found,
                 "latency_ms_batch1": 1000 * self.measure(1, seconds),
@@ -369,6 +394,11 @@ def _check_input(x: Any, name: str, *dtypes: str) -> None:
         raise UsageError(f"{name}: expected {' or '.join(dtypes)}, got {came}")
 
 
+def _like(x: Any, value: np.ndarray) -> Any:
+    """The value as an array, or as a tensor on the device of x, whichever x is."""
+    return value if isinstance(x, np.ndarray) else sys.modules["torch"].from_numpy(value).to(x.device)
+
+
 def _padded(frames: Any, down: int, right: int) -> Any:
     """Frames [N, H, W, C] with the last row and column repeated."""
     for axis, more in ((1, down), (2, right)):
@@ -387,7 +417,7 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
     shape = backend.inputs[0].shape if backend.inputs else ()
     if shape and shape[0]:
         batch = shape[0]
-    if spec.kind == "latent":
+    if not spec.sizes:
         return latents(batch, spec.latent_shape, seed=0)
     m, wanted = spec.multiple, tuple(reversed(size))[-len(spec.sizes) :]
     fixed = shape[2:] or (None,) * len(wanted)
@@ -400,7 +430,7 @@ def _example(spec: Spec, backend: Backend, batch: int, size: tuple[int, int]) ->
 def _check_scale(spec: Spec, backend: Backend) -> None:
     """Run a model whose library does not know the size of the result, and compare that with the spec."""
     known = backend.outputs[0].shape[2:] if backend.outputs else ()
-    if spec.kind == "latent" or (known and all(known)):
+    if not spec.sizes or (known and all(known)):
         return
     x = _example(spec, backend, 1, _TINY)
     try:
@@ -413,5 +443,5 @@ def _check_scale(spec: Spec, backend: Backend) -> None:
 def _timing_inputs(spec: Spec, backend: Backend) -> list[Inputs]:
     """The inputs with which back-ends are timed: a small one, and for image models one of the size FRAME."""
     small = _example(spec, backend, 1, _SMALL)
-    given = [small] if spec.kind == "latent" else [small, _example(spec, backend, 1, FRAME)]
+    given = [small, _example(spec, backend, 1, FRAME)] if spec.sizes else [small]
     return [(x, *labels.default(spec, len(x))) for x in given]

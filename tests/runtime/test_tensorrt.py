@@ -142,7 +142,9 @@ def trt(monkeypatch):
     )
     engine = backend._Engine.__init__
     monkeypatch.setattr(
-        backend._Engine, "__init__", lambda self, trt, e, device: engine(self, trt, e, torch.device("cpu"))
+        backend._Engine,
+        "__init__",
+        lambda self, trt, e, device, order: engine(self, trt, e, torch.device("cpu"), order),
     )
 
     def build(file, out, spec):

@@ -123,7 +123,7 @@ def _sample(spec: Spec, device: torch.device) -> tuple[Tensor, ...]:
     if spec.sizes:
         units = (24, 36) if spec.multiple <= 8 else (2, 3)
         shape = (2, spec.channels, *(n * spec.multiple for n in units[: len(spec.sizes)]))
-    return torch.rand(shape, device=device), *(torch.from_numpy(y).to(device) for y in labels.default(spec, 2))
+    return torch.rand(shape, device=device), *(torch.from_numpy(other).to(device) for other in labels.default(spec, 2))
 
 
 def _dynamic(spec: Spec) -> tuple[dict[int, Any], ...]:

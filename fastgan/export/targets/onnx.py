@@ -84,7 +84,8 @@ class Onnx(Target):
             compared = [(x, *labels.default(spec, len(x), i)) for i, x in enumerate(images)]
             prepared.reference = Reference.of(prepared.exact, spec, "int8", inputs=compared)
         # An error of the export itself must not pass within the larger limit of int8.
-        Reference.of(prepared.exact, spec).compare(open_file(path), "the model before quantization")
+        inputs = prepared.reference.inputs if spec.kind == "synthesis" else None
+        Reference.of(prepared.exact, spec, inputs=inputs).compare(open_file(path), "the model before quantization")
         source = path.with_name(path.name + ".fp32.onnx")
         os.replace(path, source)
         try:

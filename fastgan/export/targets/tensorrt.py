@@ -224,9 +224,10 @@ def _shapes(spec: Spec, sizes: Sizes) -> dict[str, dict[str, list[int]]]:
         rest = spec.latent_shape
         if spec.sizes:
             rest = (spec.channels, *(sizes.height[i], sizes.width[i])[-len(spec.sizes) :])
-        first, *labels = spec.inputs
-        label = [sizes.batch[i], *([spec.classes] if spec.label_vectors else [])]
-        shapes[kind] = {first: [sizes.batch[i], *rest]} | dict.fromkeys(labels, label)
+        batch = sizes.batch[i]
+        labels = [[batch, spec.classes] if spec.label_vectors else [batch]] * bool(spec.classes)
+        others = [*labels, *([batch, *control.shape] for control in spec.controls)]
+        shapes[kind] = dict(zip(spec.inputs, [[batch, *rest], *others], strict=True))
     return shapes
 
 

@@ -23,7 +23,7 @@ _MARK = "# written by fastgan\n"
 #: How long the server may delay a request to fill a batch, microseconds.
 DELAY_US = 2000
 #: Largest batch by kind of network, by default.
-MAX_BATCH = {"latent": 64, "image": 8, "signal": 8}
+MAX_BATCH = {"latent": 64, "mapping": 64, "synthesis": 64, "image": 8, "signal": 8}
 
 
 @register
@@ -158,23 +158,25 @@ def _tensors(model: Path, spec: Spec) -> list[str]:
         raise UsageError(f"model: {model} is no ONNX file") from error
     FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
     lines: list[str] = []
-    for field, values, count in (("input", graph.input, len(spec.inputs)), ("output", graph.output, 1)):
-        types = [FLOAT, FLOAT if spec.label_vectors else INT64][:count]
+    labels = [FLOAT if spec.label_vectors else INT64] * bool(spec.classes)
+    inputs = [FLOAT, *labels, *(FLOAT for _ in spec.controls)]
+    for field, values, types in (("input", graph.input, inputs), ("output", graph.output, [FLOAT])):
         if [value.type.tensor_type.elem_type for value in values] != types:
-            first, *others = spec.inputs
-            other = "float32" if spec.label_vectors else "int64"
-            wanted = f"float32 {first} and {other} {others[0]}" if count == 2 else f"one float32 {field}"
+            names = spec.inputs if field == "input" else (spec.output,)
+            typed = [f"{'int64' if t == INT64 else 'float32'} {name}" for t, name in zip(types, names, strict=True)]
+            wanted = f"one float32 {field}" if len(types) == 1 else " and ".join(typed)
             raise UsageError(f"model: expected {wanted}, {model} has another {field}")
         for i, value in enumerate(values):
             shape = value.type.tensor_type.shape.dim
             dims = [size.dim_value if size.HasField("dim_value") else -1 for size in shape]
             if not dims or dims[0] != -1:
                 raise UsageError(f"model: expected a dynamic batch, the {field} of {model} is {dims}")
-            if field == "input" and spec.kind == "latent" and i == 0 and tuple(dims[1:]) != spec.latent_shape:
+            if field == "input" and not spec.sizes and i == 0 and tuple(dims[1:]) != spec.latent_shape:
                 raise UsageError(f"model: expected latents {list(spec.latent_shape)}, {model} takes {dims[1:]}")
             lines += [f"{field} [ {{", f'  name: "{value.name}"']
-            if i and not spec.label_vectors:  # labels [N]: the server needs a dimension beside the batch, [N, 1]
-                lines += ["  data_type: TYPE_INT64", "  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
+            lines += [f"  data_type: {'TYPE_INT64' if types[i] == INT64 else 'TYPE_FP32'}"]
+            if len(dims) == 1:  # labels [N]: the server needs a dimension beside the batch, [N, 1]
+                lines += ["  dims: [ 1 ]", "  reshape { shape: [ ] }", "} ]"]
             else:
-                lines += ["  data_type: TYPE_FP32", f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]
+                lines += [f"  dims: [ {', '.join(map(str, dims[1:]))} ]", "} ]"]
     return lines

@@ -54,14 +54,17 @@ class Synthesis(nn.Module):
         self.sides = sides
         self.num_ws = 2 * len(sides)  # of 2 · len(sides) − 1 convolutions, and of the last layer to colors
 
-    def forward(self, w: Tensor, noise_mode: str | None = None) -> Tensor:
+    def forward(self, w: Tensor, noise_mode: str | None = None, noise: Sequence[Tensor] | None = None) -> Tensor:
         """noise_mode: "random" (normal noise from PyTorch's global random numbers), "const" (the buffers `noise_const`)
-        or "none"; None means "random" in training mode and "const" in evaluation mode."""
+        or "none"; None means "random" in training mode and "const" in evaluation mode.
+        noise: the maps [N or 1, 1, R, R] of the convolutions in their order, in place of those of noise_mode."""
         mode = noise_mode or ("random" if self.training else "const")
         if mode not in NOISE_MODES:
             raise UsageError(f"noise_mode: expected one of {', '.join(NOISE_MODES)}, got {noise_mode!r}")
         if w.dim() != 3 or w.shape[1] != self.num_ws:
             raise UsageError(f"w: expected [N, {self.num_ws}, w_dim], got {list(w.shape)}")
+        if noise is not None and len(noise) != self.num_ws - 1:
+            raise UsageError(f"noise: expected {self.num_ws - 1} maps, one for each convolution, got {len(noise)}")
         rows = w.unbind(1)
         x: Tensor | None = None
         image: Any = None
@@ -69,11 +72,12 @@ class Synthesis(nn.Module):
             # A block's layer to colors shares its row with the first convolution of the next block.
             first = max(2 * i - 1, 0)
             block = self.get_submodule(f"b{side}")
+            maps = mode if noise is None else noise[first : 2 * i + 1]
             if side < self.half_from:
                 with full_precision(w):
-                    x, image = block(x, image, rows[first : 2 * i + 2], mode)
+                    x, image = block(x, image, rows[first : 2 * i + 2], maps)
             else:
-                x, image = block(x, image, rows[first : 2 * i + 2], mode)
+                x, image = block(x, image, rows[first : 2 * i + 2], maps)
         return image.to(w.dtype)
 
 
@@ -112,15 +116,14 @@ class Block(nn.Module):
         self.torgb = ToColors(out_channels, img_channels, w_dim, clamp=clamp)
 
     def forward(
-        self, x: Tensor | None, image: Tensor | None, rows: Sequence[Tensor], noise_mode: str
+        self, x: Tensor | None, image: Tensor | None, rows: Sequence[Tensor], noise: str | Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """rows: w [N, w_dim] of each layer. Returns x [N, out_channels, R, R] and the image [N, img_channels, R, R]."""
+        """rows: w [N, w_dim] of each layer. noise: its mode, or a map for each convolution. Returns x
+        [N, out_channels, R, R] and the image [N, img_channels, R, R]."""
         *convs, of_colors = rows
-        if x is None:
-            x = self.const[None].expand(of_colors.shape[0], -1, -1, -1)
-        else:
-            x = self.conv0(x, convs[0], noise_mode)
-        x = self.conv1(x, convs[-1], noise_mode)
+        first, last = (noise, noise) if isinstance(noise, str) else (noise[0], noise[-1])
+        x = self.const[None].expand(of_colors.shape[0], -1, -1, -1) if x is None else self.conv0(x, convs[0], first)
+        x = self.conv1(x, convs[-1], last)
         colors = self.torgb(x, of_colors)
         if image is not None:
             taps = self.resample_filter.shape[-1]
@@ -152,15 +155,18 @@ class Layer(nn.Module):
             self.register_buffer("noise_const", torch.randn(side, side))
             self.noise_strength = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, w: Tensor, noise_mode: str) -> Tensor:
-        noise = None
-        if self.use_noise and noise_mode != "none":
-            noise = self.noise_const[None, None]
-            if noise_mode == "random":
-                noise = torch.randn(x.shape[0], 1, self.side, self.side, dtype=noise.dtype, device=x.device)
-            noise = noise * self.noise_strength
+    def forward(self, x: Tensor, w: Tensor, noise: str | Tensor) -> Tensor:
+        """noise: a mode, see `Synthesis.forward`, or a map [N or 1, 1, R, R]."""
+        added = None
+        if self.use_noise and not (isinstance(noise, str) and noise == "none"):
+            added = self.noise_const[None, None]
+            if isinstance(noise, Tensor):
+                added = noise.to(added.dtype)
+            elif noise == "random":
+                added = torch.randn(x.shape[0], 1, self.side, self.side, dtype=added.dtype, device=x.device)
+            added = added * self.noise_strength
         return modulated_layer(
-            x, self.weight, self.affine(w), noise, self.bias, up=self.up, padding=1,
+            x, self.weight, self.affine(w), added, self.bias, up=self.up, padding=1,
             filter=self.resample_filter if self.up else None, alpha=SLOPE, gain=GAIN, clamp=self.clamp,
         )  # fmt: skip
 

@@ -64,11 +64,12 @@ class Package:
         self.spec, self.facts = spec, facts
         self.device = torch.device(facts.get("device", "cpu"))
 
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The spec's first input, float32 on self.device → images or signals float32.
+    def __call__(self, x: Tensor, *others: Tensor) -> Tensor:
+        """The spec's first input, float32 on self.device → images, signals or styles float32.
 
-        y: labels int64 [N] of a conditional generator, or vectors float32. Raises UsageError for other shapes, dtypes
-        and devices: the native code checks sizes only, and would read beyond the memory of other tensors.
+        others: labels int64 [N] of a conditional generator, or vectors float32, then controls float32. Raises
+        UsageError for other shapes, dtypes and devices: the native code checks sizes only, and would read beyond the
+        memory of other tensors.
         """
         import torch
 
@@ -76,14 +77,20 @@ class Package:
         if not spec.accepts(tuple(x.shape)) or x.dtype != torch.float32 or x.device.type != self.device.type:
             got = f"{list(x.shape)}, {str(x.dtype).removeprefix('torch.')} on {x.device}"
             raise UsageError(f"x: expected {spec.wanted}, float32 on {self.device}, got {got}")
-        if (y is not None) != bool(spec.classes):
-            raise UsageError(f"y: expected labels of {spec.classes} classes, got {'none' if y is None else 'some'}")
-        if y is None:
-            return self._call(x.contiguous())
-        labels.check(y, len(x), spec)
-        if spec.label_vectors and y.dtype != torch.float32:
-            y = torch.nn.functional.one_hot(y, spec.classes).float()
-        return self._call(x.contiguous(), y.contiguous())
+        if len(others) != len(spec.inputs) - 1:
+            wanted = f"labels of {spec.classes} classes" if spec.classes else "no labels"
+            wanted += "".join(f" and {control.name}" for control in spec.controls)
+            raise UsageError(f"y: expected {wanted}, got {len(others)} inputs after the first")
+        given = [x]
+        if spec.classes:
+            y, *others = others  # type: ignore[assignment]
+            labels.check(y, len(x), spec)
+            one_hot = spec.label_vectors and y.dtype != torch.float32
+            given.append(torch.nn.functional.one_hot(y, spec.classes).float() if one_hot else y)
+        for control, value in zip(spec.controls, others, strict=True):
+            control.check(value, len(x))
+            given.append(value)
+        return self._call(*(tensor.contiguous() for tensor in given))
 
 
 def load(path: Path) -> Package:

@@ -74,19 +74,19 @@ class Backend(ABC):
     def __init__(self, model: Any, device: str, threads: int | None): ...
 
     @abstractmethod
-    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
-        """x float32, C-contiguous, and labels y, int64 [N] or float32 [N, K], of a conditional generator → images
-        float32 [N, C, H, W] or signals [N, C, T].
+    def run(self, x: np.ndarray, *others: np.ndarray, pixels: bool = False) -> np.ndarray:
+        """x float32 and the other inputs of the spec, C-contiguous: labels int64 [N] or float32 [N, K] of a conditional
+        generator, and controls float32 → images float32 [N, C, H, W], signals [N, C, T] or styles.
 
         pixels: x is frames uint8 [N, H, W, C] of an image model, and so is the result.
         """
 
-    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
+    def run_tensor(self, x: Tensor, *others: Tensor, pixels: bool = False) -> Tensor:
         """`run` for tensors; the result is on the device of x."""
         import torch
 
-        labels = None if y is None else y.cpu().numpy()
-        return torch.from_numpy(self.run(x.detach().cpu().contiguous().numpy(), labels, pixels=pixels)).to(x.device)
+        given = [tensor.detach().cpu().contiguous().numpy() for tensor in (x, *others)]
+        return torch.from_numpy(self.run(*given, pixels=pixels)).to(x.device)
 
     @classmethod
     def why_not(cls, device: str) -> str | None:

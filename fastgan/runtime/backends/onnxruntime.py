@@ -62,27 +62,27 @@ class OnnxRuntime(Backend):
             )
         return text
 
-    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
-        labels = {} if y is None else {self.inputs[1].name: y}
+    def run(self, x: np.ndarray, *others: np.ndarray, pixels: bool = False) -> np.ndarray:
+        rest = {port.name: value for port, value in zip(self.inputs[1:], others, strict=True)}
         if not pixels:
-            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype), **labels}
+            given = {self.inputs[0].name: np.ascontiguousarray(x, self.inputs[0].dtype), **rest}
             return self._session.run(None, given)[0].astype(np.float32, copy=False)
         if session := self._session_for_pixels():
-            return session.run(None, {onnx_pixels.FRAMES: x, **labels})[0]
-        return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits), y), self.limits)
+            return session.run(None, {onnx_pixels.FRAMES: x, **rest})[0]
+        return pixel_conversion.to_bytes(self.run(pixel_conversion.to_float(x, self.limits), *others), self.limits)
 
-    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
+    def run_tensor(self, x: Tensor, *others: Tensor, pixels: bool = False) -> Tensor:
         import torch
 
         session = self._session_for_pixels() if pixels else self._session
         if not session:
-            return super().run_tensor(x, y, pixels=True)
+            return super().run_tensor(x, *others, pixels=True)
         given, dtype = x.device, x.dtype
         wanted = torch.uint8 if pixels else getattr(torch, self.inputs[0].dtype)
         x = x.detach().to(self.device, wanted).contiguous()
         shape = self._shapes.get((*x.shape, pixels))
         if shape is None:  # the result's shape is known after the first run
-            result = super().run_tensor(x, y, pixels=pixels)
+            result = super().run_tensor(x, *others, pixels=pixels)
             self._shapes[*x.shape, pixels] = tuple(result.shape)
             return result.to(given)
         # Bound to the tensors' memory: no copy through the host.
@@ -91,7 +91,7 @@ class OnnxRuntime(Backend):
             shape, dtype=torch.uint8 if pixels else getattr(torch, self.outputs[0].dtype), device=x.device
         )
         binding = session.io_binding()
-        tensors = [x] if y is None else [x, y.to(self.device).contiguous()]
+        tensors = [x, *(other.to(self.device).contiguous() for other in others)]
         ports = [(binding.bind_input, port.name, t) for port, t in zip(session.get_inputs(), tensors, strict=True)]
         for bind, port, tensor in (*ports, (binding.bind_output, name, out)):
             element = np.dtype(str(tensor.dtype).removeprefix("torch."))

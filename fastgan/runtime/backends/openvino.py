@@ -68,7 +68,7 @@ class OpenVino(Backend):
         devices = [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME').strip()})" for name in core.available_devices]
         return f"OpenVINO {openvino.__version__.partition('-')[0]} on {', '.join(devices)}; sessions use its CPU"
 
-    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
+    def run(self, x: np.ndarray, *others: np.ndarray, pixels: bool = False) -> np.ndarray:
         if pixels:
             if self._pixels is None:
                 self._pixels = self._compile(self._with_pixels()).create_infer_request()
@@ -76,8 +76,7 @@ class OpenVino(Backend):
         else:
             request, x = self._request, np.ascontiguousarray(x, self.inputs[0].dtype)
         # Not shared: the request writes its next result into the same memory.
-        given = {0: x} if y is None else {0: x, 1: y}
-        result = request.infer(given, share_inputs=True, share_outputs=False)[0]
+        result = request.infer(dict(enumerate((x, *others))), share_inputs=True, share_outputs=False)[0]
         return result.astype(np.uint8 if pixels else np.float32, copy=False)
 
     def _compile(self, model: Any) -> Any:

@@ -58,7 +58,7 @@ class TensorRT(TensorBackend):
                 " with the version of TensorRT and on the kind of GPU it was built for"
             )
         self._runtime = runtime  # has to outlive the engine
-        call = _Engine(trt, engine, place)
+        call = _Engine(trt, engine, place, self.stated[0].inputs)
         self._set_function(call, place, torch.float32, threads)
         self._graphs, self.warm_ups = None, 1
         self.inputs, self.outputs = call.inputs, [call.output]
@@ -80,13 +80,13 @@ class TensorRT(TensorBackend):
 class _Engine:
     """Calls an engine with torch tensors on its device, on torch's current stream."""
 
-    def __init__(self, trt: Any, engine: Any, device: torch.device):
+    def __init__(self, trt: Any, engine: Any, device: torch.device, order: tuple[str, ...]):
         self._engine, self._device = engine, device
         self._context = engine.create_execution_context()
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         # In the order that fastgan's exports have, whatever the engine's is.
-        self.inputs = [self._port(name) for name in sorted(given, key=lambda name: name == "y")]
+        self.inputs = [self._port(name) for name in sorted(given, key=lambda name: _place(order, name))]
         (self.output,) = (self._port(name) for name in names if name not in given)
 
     def _port(self, name: str) -> Port:
@@ -114,6 +114,10 @@ class _Engine:
         if not self._context.execute_async_v3(_stream(self._device)):
             raise BackendError(f"TensorRT could not run the engine on {list(inputs[0].shape)}")
         return result
+
+
+def _place(order: tuple[str, ...], name: str) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def make_logger(trt: Any) -> Any:

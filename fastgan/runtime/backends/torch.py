@@ -34,7 +34,8 @@ class TensorBackend(Backend):
     def _set_function(
         self, function: Callable[..., Tensor], device: torch.device, dtype: torch.dtype, threads: int | None
     ) -> None:
-        """function: images or latents of `dtype`, and labels, on `device` → images. Every subclass calls this once."""
+        """function: images or latents of `dtype`, and the other inputs, on `device` → images. Every subclass calls this
+        once."""
         import torch
 
         self._function = function
@@ -56,36 +57,36 @@ class TensorBackend(Backend):
 
         return f"PyTorch {torch.__version__}"
 
-    def run(self, x: np.ndarray, y: np.ndarray | None = None, *, pixels: bool = False) -> np.ndarray:
+    def run(self, x: np.ndarray, *others: np.ndarray, pixels: bool = False) -> np.ndarray:
         import torch
 
         # from_numpy warns about read-only memory, such as that of a Pillow image.
-        given, *labels = (torch.from_numpy(a if a.flags.writeable else a.copy()) for a in (x, y) if a is not None)
-        return self.run_tensor(given, *labels, pixels=pixels).numpy()
+        given, *rest = (torch.from_numpy(a if a.flags.writeable else a.copy()) for a in (x, *others))
+        return self.run_tensor(given, *rest, pixels=pixels).numpy()
 
-    def run_tensor(self, x: Tensor, y: Tensor | None = None, *, pixels: bool = False) -> Tensor:
+    def run_tensor(self, x: Tensor, *others: Tensor, pixels: bool = False) -> Tensor:
         import torch
 
         call = self._call_on_pixels if pixels else self._call
         with torch.no_grad(), _threads(self.threads if self._on.type == "cpu" else None):
-            given = [t.to(self._on) for t in (x, y) if t is not None]
+            given = [t.to(self._on) for t in (x, *others)]
             return (self._graphs(call, given) if self._graphs else call(*given)).to(x.device)
 
-    def _call(self, x: Tensor, *y: Tensor) -> Tensor:
+    def _call(self, x: Tensor, *others: Tensor) -> Tensor:
         import torch
 
-        result = self._function(_channels_last(x.to(self._dtype)), *self._labels(y))
+        result = self._function(_channels_last(x.to(self._dtype)), *self._cast(others))
         return result.to(torch.float32, memory_format=torch.contiguous_format)
 
-    def _labels(self, y: tuple[Tensor, ...]) -> list[Tensor]:
-        return [label.to(self._dtype) if label.is_floating_point() else label for label in y]
+    def _cast(self, others: tuple[Tensor, ...]) -> list[Tensor]:
+        return [other.to(self._dtype) if other.is_floating_point() else other for other in others]
 
-    def _call_on_pixels(self, frames: Tensor, *labels: Tensor) -> Tensor:
+    def _call_on_pixels(self, frames: Tensor, *others: Tensor) -> Tensor:
         import torch
 
         low, step = map(float, scaling(self.limits))
         x = frames.permute(0, 3, 1, 2).to(torch.float32).mul_(step).add_(low)  # already channels_last
-        y = self._function(_channels_last(x.to(self._dtype)), *self._labels(labels)).float()
+        y = self._function(_channels_last(x.to(self._dtype)), *self._cast(others)).float()
         y = y.sub(low).div_(step).nan_to_num_(0.0).clamp_(0, 255).round_()  # rounds halves to even
         return y.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

@@ -47,7 +47,7 @@ class Upscaler(Protocol):
 def check_network(spec: Spec) -> None:
     """Raise UsageError for a network that does not make images from images of one or three channels."""
     if spec.kind != "image":
-        raise UsageError(f"model: expected a network from images to images, got a generator from {spec.kind}s")
+        raise UsageError(f"model: expected a network from images to images, got a generator from {spec.origin}")
     if spec.classes or spec.result_channels != spec.channels:
         wanted = "a network to images of the same channels, without labels"
         raise UsageError(f"model: expected {wanted}, got {spec.describe()}")
