@@ -47,9 +47,10 @@ SUITE = [
     "tests/ops/test_elementwise_triton.py",
     "tests/ops/test_spectral_norm.py",
     "tests/ops/test_upfirdn2d_triton.py",
+    "tests/ops/test_channel_scale_triton.py",
 ]
 #: All cases of these run by default.
-NOTHING_FULL = ("tests/ops/test_elementwise_triton.py", "tests/ops/test_upfirdn2d_triton.py")
+NOTHING_FULL = tuple(f"tests/ops/test_{name}_triton.py" for name in ("elementwise", "upfirdn2d", "channel_scale"))
 
 
 def test_one_case_of_each_op_passes_in_the_interpreter():
