@@ -23,8 +23,8 @@ _MOST = 2**31 - 2 * _TILE  # pixels and channels are counted in 32 bits
 
 
 def _why_not(x: Tensor, *_) -> str | None:
-    _, channels, pixels = view_ncs(x)
-    if max(channels, pixels) > _MOST or x.shape[0] * blocks(channels, _TILE) * blocks(pixels, _TILE) > _MOST:
+    images, channels, pixels = view_ncs(x)
+    if max(channels, pixels) > _MOST or images * blocks(channels, _TILE) * blocks(pixels, _TILE) > _MOST:
         return f"the Triton kernels take up to {_MOST:,} channels, pixels, and tiles of all samples"
     return why_no_triton(x, _FLOATS)
 

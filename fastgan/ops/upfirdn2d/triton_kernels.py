@@ -19,7 +19,9 @@ the fast axis; the multiplications are twice as many.
 Programs are numbered along one axis of the grid, because the other two end at 65,535.
 """
 
-# ruff: noqa: RUF005  (Triton takes no unpacking in tuples)
+# Triton takes neither unpacking in tuples nor annotations of them.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment,misc,var-annotated"
 
 import triton
 import triton.language as tl
