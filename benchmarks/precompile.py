@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ from unittest import mock
 
 import convolutions
 import steps
+import stylegan_ops
 import torch
 from torch import nn
 
@@ -129,6 +131,11 @@ def work(tests: bool) -> Iterator[tuple[str, Callable[[], object]]]:
                 real, fake = one.images(dtype, "cpu", memory_format, BATCH)
                 network = steps.networks(one, "cpu", dtype, memory_format)["fastgan"]
                 yield f"{one.name} {layout} {dtype}", functools.partial(_step, one, network, real, fake)
+    # Convolutions are left out: their candidates are many, and autotuning compiles them where it measures them.
+    passes = [entry for entry in stylegan_ops.entries() if not entry.flops]
+    for dtype, layout, entry in itertools.product((*FLOATS, torch.float16), layouts, passes):
+        x = torch.ones(1, *entry.size, dtype=dtype).contiguous(memory_format=layouts[layout])
+        yield f"{entry.op} {layout} {dtype}", functools.partial(entry.candidates["fastgan"], x, *entry.draw(x))
     for case in CASES:
         timed = [(shape, FLOATS) for shape in case.bench_shapes]
         tested = [(case.shape, case.dtypes.get("triton", ()))] if tests and case.core else []

@@ -14,6 +14,7 @@ import profile_steps
 import pytest
 import run
 import steps
+import stylegan_ops
 import table
 import tiny_ops
 import torch
@@ -181,6 +182,32 @@ def test_every_pass_of_every_layer_is_timed(tmp_path, small, floors):
         for name in ("conv_bias_act", second, "conv_slope", "conv_wgrad")
     ]
     assert all(float(row["floor_ms"]) > 0 for row in rows_of(out))
+
+
+def test_operations_of_stylegan_are_compared_and_timed(tmp_path, floors, monkeypatch, capsys):
+    for name, value in {"SIDE": 16, "CHANNELS": 4, "LAYERS": ((4, 8),)}.items():
+        monkeypatch.setattr(stylegan_ops, name, value)
+    out = tmp_path / "stylegan.csv"
+    words = ["--batch", "2", "--seconds", "0.001", "--ceilings", str(floors), "--out", str(out)]
+    assert stylegan_ops.main(words) == 0
+    rows = rows_of(out)
+    ops = ["upfirdn2d up (images)", "upfirdn2d filter", "upfirdn2d down", "channel_scale", "channel_dot",
+           "scale_noise_bias_act", "scale_noise_bias_act_grad"]  # fmt: skip
+    names = [(row["op"], row["layout"]) for row in rows if row["candidate"] == "fastgan"]
+    layouts = list(stylegan_ops.LAYOUTS)
+    # Convolutions come last.
+    assert names == [(op, a) for a in layouts for op in ops] + [("modulated_conv2d", a) for a in layouts]
+    assert {row["candidate"] for row in rows[:-6]} == {"fastgan", "PyTorch", "copy"}
+    assert all(float(row["wall_ms"]) > 0 and float(row["of_copy"]) > 0 and float(row["floor_ms"]) > 0 for row in rows)
+    assert [row["vs_convolution"] for row in rows if row["candidate"] == "convolution"] == ["1.00", "1.00"]
+    assert stylegan_ops.main([*words, "--resume"]) == 0
+    assert rows_of(out) == rows
+    monkeypatch.setattr(stylegan_ops, "channel_scale", lambda x, scale: x)
+    out.unlink()
+    capsys.readouterr()
+    assert stylegan_ops.main(words) == 1
+    assert "its result differs" in capsys.readouterr().err
+    assert "channel_scale" not in {row["op"] for row in rows_of(out)}
 
 
 def test_updates_are_compared_and_timed(tmp_path):

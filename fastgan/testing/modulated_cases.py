@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgan.ops import channel_scale, scale_noise_bias_act
 from fastgan.testing.case import FLOATS, HALVES, Cost, Inputs, Normal, OpCase, Shape
 
-_ALL = {"reference": FLOATS + HALVES, "cpp": FLOATS}
+_ALL = {"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES}
 _EPILOGUE = ("scale_noise_bias_act", "scale_noise_bias_act_grad")
 
 

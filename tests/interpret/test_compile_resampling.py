@@ -6,6 +6,8 @@ import re
 import pytest
 from kernel_compiler import ARCHITECTURES, compile_all, divisions_of_64_bits, spilled_bytes, wide_loads, wide_stores
 
+from fastgan.ops.bias_act.triton import act_constants
+from fastgan.ops.channel_scale import triton as channel_scale
 from fastgan.ops.upfirdn2d import triton as upfirdn2d
 
 pytest.importorskip("triton")
@@ -71,3 +73,46 @@ def test_upfirdn2d_of_other_filters_and_layouts_compiles(arch):
         if job["constants"]["UP_X"] == 2 and not job["constants"]["CHANNEL_IS_FAST"]:
             # Both phases of a pixel in one store.
             assert len(re.findall(r"st\.global", answer["ptx"])) == job["constants"]["ROWS"], about(job)
+
+
+def scaling(kernel, arch, element, fast, channels=64, pixels=4096):
+    """The job of a kernel of channel_scale of [N, channels, pixels], with all that it can do."""
+    block_p, block_c = channel_scale.tile(channels, pixels, fast)
+    constants = {
+        **act_constants("leaky_relu", 0.2, 1.4, 256.0), "HAS_NOISE": True, "ONE_NOISE": False, "HAS_BIAS": True,
+        "SCALE_GRAD": True, "NOISE_GRAD": True, "BIAS_GRAD": True, "CHANNEL_IS_FAST": fast,
+        "DOUBLE": element == "fp64", "BLOCK_P": block_p, "BLOCK_C": block_c,
+    }  # fmt: skip
+    wide = dict.fromkeys(("scale", "noise", "bias", "partial", "dots", "sums", "dnoise"), "*fp32")
+    wide = {name: "*fp64" if element == "fp64" else value for name, value in wide.items()}
+    types = {**wide, **dict.fromkeys(("channels", "pixels", "chunk", "chunks"), "i32")}
+    aligned = [*wide, "x", "y", "a", "b", "dy", "saved", "dx", "channels", "pixels", "chunk"]
+    return {"module": "channel_scale.triton_kernels", "kernel": kernel, "arch": arch, "element": element,
+            "constants": constants, "types": types, "aligned": aligned, "options": {}}  # fmt: skip
+
+
+# Tensors that a kernel reads, and writes.
+SCALING = {"scaled_fwd_kernel": (1, 1), "channel_dot_kernel": (2, 0), "scaled_bwd_kernel": (3, 1)}
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_passes_around_a_modulated_convolution_take_16_bytes_at_a_time(arch):
+    jobs = [
+        scaling(kernel, arch, element, fast)
+        for kernel in SCALING
+        for element in ("bf16", "fp32")
+        for fast in (True, False)
+    ]
+    for job, answer in zip(jobs, compile_all(jobs), strict=True):
+        read, written = SCALING[job["kernel"]]
+        each = job["constants"]["BLOCK_P"] * job["constants"]["BLOCK_C"] // 128 * BYTES[job["element"]] // 16
+        assert wide_loads(answer) >= read * each, (job["kernel"], about(job))
+        assert wide_stores(answer) >= written * each, (job["kernel"], about(job))
+        assert spilled_bytes(answer) == 0, (job["kernel"], about(job))
+        assert not divisions_of_64_bits(answer), job["kernel"]
+
+
+def test_double_scales_in_double():
+    jobs = [scaling(kernel, 90, "fp64", fast) for kernel in SCALING for fast in (True, False)]
+    for job, answer in zip(jobs, compile_all(jobs), strict=True):
+        assert not answer["single"], job["kernel"]

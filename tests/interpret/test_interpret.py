@@ -43,6 +43,7 @@ def interpret(*words):
 CONTRACT = ["tests/ops/test_contract.py", "tests/ops/test_contract_memory.py"]
 SUITE = [
     *CONTRACT,
+    "tests/ops/test_channel_scale_triton.py",
     "tests/ops/test_conv_triton.py",
     "tests/ops/test_elementwise_triton.py",
     "tests/ops/test_filtered_lrelu_triton.py",
@@ -50,7 +51,9 @@ SUITE = [
     "tests/ops/test_upfirdn2d_triton.py",
 ]
 #: All cases of these run by default.
-NOTHING_FULL = tuple(f"tests/ops/test_{name}_triton.py" for name in ("elementwise", "filtered_lrelu", "upfirdn2d"))
+NOTHING_FULL = tuple(
+    f"tests/ops/test_{name}_triton.py" for name in ("channel_scale", "elementwise", "filtered_lrelu", "upfirdn2d")
+)
 
 
 def test_one_case_of_each_op_passes_in_the_interpreter():

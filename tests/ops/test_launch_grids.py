@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastgan.ops.bias_act import triton as bias_act
+from fastgan.ops.channel_scale import triton as channel_scale
 from fastgan.ops.conv import triton_launch as conv
 from fastgan.ops.conv.triton_configs import (
     CONFIGS,
@@ -17,6 +18,7 @@ from fastgan.ops.conv.triton_configs import (
     wgrad_configs,
 )
 from fastgan.ops.norm_penalty import triton as norm_penalty
+from fastgan.ops.upfirdn2d import triton as upfirdn2d
 
 ACT = ("leaky_relu", 0.2, 1.0, None)
 H200, A100, L4, T4 = (
@@ -49,6 +51,8 @@ def recorder(monkeypatch):
     own = Recorder()
     monkeypatch.setattr(bias_act, "_kernels", lambda: own)
     monkeypatch.setattr(norm_penalty, "_kernels", lambda: own)
+    monkeypatch.setattr(channel_scale, "_kernels", lambda: own)
+    monkeypatch.setattr(upfirdn2d, "_kernels", lambda: own)
     for name in ("_kernels", "_epilogue_kernels", "_wgrad_kernels"):
         monkeypatch.setattr(conv, name, lambda: own)
     return own
@@ -72,6 +76,35 @@ def test_elementwise_grids_have_one_axis_and_cover_the_tensor(recorder, shape, l
         if name.startswith("bias_act"):
             covered = programs * options["BLOCK_O"] * options["BLOCK_I"] * options.get("REPEATS", 1)
             assert x.numel() <= covered
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 2, 1), (70_000, 2, 2, 1), (1, 1, 70_000, 2), (2, 64, 256, 256)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_grids_of_modulated_layers_have_one_axis_and_cover_the_tensor(recorder, shape, layout):
+    x = torch.empty(shape).contiguous(memory_format=layout)
+    scale = torch.empty(shape[:2])
+    channel_scale.plan_scale(x, scale)(x, scale)
+    channel_scale.plan_dot(x, x)(x, x)
+    for wanted in ((True, True, True), (True, False, True)):
+        options = (x, x, x, scale, 0.2, 1.0, None, *wanted)
+        channel_scale.plan_grad(*options)(*options)
+    launches = [one for one in recorder.launches if one[0] != "sum_rows_kernel"]
+    assert [name for name, *_ in launches] == [
+        "scaled_fwd_kernel", "channel_dot_kernel", "scaled_bwd_kernel", "scaled_bwd_kernel",
+    ]  # fmt: skip
+    for _, (programs,), _, options in launches:
+        across, down = -(-shape[1] // options["BLOCK_C"]), -(-shape[2] * shape[3] // options["BLOCK_P"])
+        assert 0 < programs <= across * down * shape[0] < 2**31
+    recorder.launches.clear()
+    filter = torch.ones(4)
+    for up, down in ((1, 1), (2, 1), (1, 2)):
+        options = (x, filter, [up] * 2, [down] * 2, [3] * 4, False, 1.0)
+        y = upfirdn2d.plan_upfirdn2d(*options)(*options)
+        ((_, (programs,), _, options),) = recorder.launches
+        outputs = programs * options["ROWS"] * options["BLOCK_X"] * up * options["BLOCK_C"]
+        assert y.numel() <= outputs
+        assert outputs <= 2**14 * y.numel()
+        recorder.launches.clear()
 
 
 def test_a_matrix_of_too_many_rows_is_refused():

@@ -152,11 +152,13 @@ def sums(partial: Tensor) -> Tensor:
 
 
 def add_rows(partial: Tensor, total: Tensor) -> None:
-    """Store the sum of the rows of partial [rows, columns] in total, dense, of any dtype: in a fixed order."""
-    rows, columns = partial.shape
+    """Store the sums of the rows of partial [rows, columns], or of each of [groups, rows, columns], in total, dense, of
+    any dtype: in a fixed order."""
+    rows, columns = partial.shape[-2:]
     block_k = min(64, power_of_two(rows))
     block_c = 1024 // block_k
-    launch(_kernels().sum_rows_kernel, (blocks(columns, block_c),))(
+    groups = partial.shape[0] if partial.dim() == 3 else 1
+    launch(_kernels().sum_rows_kernel, (groups * blocks(columns, block_c),))(
         partial, total, rows, columns, BLOCK_K=block_k, BLOCK_C=block_c, **FP_FUSION
     )
 

@@ -257,8 +257,12 @@ def bias_act_bwd_kernel(dy, saved, bias, dx, partial, outer, inner, channels,
 
 @triton.jit
 def sum_rows_kernel(partial, result, rows, channels, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr):
-    """result[c] = Σ partial[k, c], in a fixed order, rounded once to result's dtype."""
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    """result[g, c] = Σ partial[g, k, c] over the rows k, in a fixed order, rounded once to result's dtype."""
+    columns = tl.cdiv(channels, BLOCK_C)
+    group = (tl.program_id(0) // columns).to(tl.int64)
+    partial += group * rows * channels
+    result += group * channels
+    c = tl.program_id(0) % columns * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_K, BLOCK_C], partial.dtype.element_ty)
     for start in range(0, rows, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)

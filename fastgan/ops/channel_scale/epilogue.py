@@ -16,7 +16,7 @@ from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops._zero_gradients import reach_leaves
 from fastgan.ops.bias_act import bias_act
 from fastgan.ops.bias_act.register import check_options
-from fastgan.ops.channel_scale import cpu, reference
+from fastgan.ops.channel_scale import cpu, reference, triton
 from fastgan.ops.channel_scale.register import channel_scale, check_image, wide
 
 _OPTIONS = "float alpha, float gain, float? clamp"
@@ -56,7 +56,7 @@ scale_noise_bias_act_op = define_op(
     reference=reference.scale_noise_bias_act,
     fake=_fake_forward,
     gradient=Gradient(_save_forward, _forward_formula),
-    kernels=(cpu.FORWARD,),
+    kernels=(cpu.FORWARD, triton.FORWARD),
 )
 
 
@@ -108,7 +108,7 @@ grad_op = define_op(
     reference=reference.scale_noise_bias_act_grad,
     fake=_fake_grad,
     gradient=Gradient(_save_grad, _grad_formula),
-    kernels=(cpu.GRAD,),
+    kernels=(cpu.GRAD, triton.GRAD),
 )
 
 

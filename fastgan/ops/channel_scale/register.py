@@ -9,7 +9,7 @@ from fastgan.ops._check import bad
 from fastgan.ops._library import Gradient, define_op, needed
 from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.bias_act.reference import accumulation_dtype
-from fastgan.ops.channel_scale import cpu, reference
+from fastgan.ops.channel_scale import cpu, reference, triton
 
 
 def _save_two(ctx, inputs, output):
@@ -33,7 +33,7 @@ channel_scale_op = define_op(
     reference=reference.channel_scale,
     fake=_fake_scale,
     gradient=Gradient(_save_two, _scale_formula),
-    kernels=(cpu.SCALE,),
+    kernels=(cpu.SCALE, triton.SCALE),
 )
 
 
@@ -54,7 +54,7 @@ channel_dot_op = define_op(
     reference=reference.channel_dot,
     fake=_fake_dot,
     gradient=Gradient(_save_two, _dot_formula),
-    kernels=(cpu.DOT,),
+    kernels=(cpu.DOT, triton.DOT),
 )
 
 

@@ -31,6 +31,12 @@ def _why_not(
     return why_no_triton(x, _FLOATS)
 
 
+def _kernels():
+    from fastgan.ops.upfirdn2d import triton_kernels
+
+    return triton_kernels
+
+
 def _loads(groups: int, taps: Sequence[int], up: Sequence[int], down: Sequence[int]) -> int:
     """How many loads a program with so many groups of rows has, each of a tile."""
     rows, columns = (((f - 1) * d + n - 1) // f + 1 for f, d, n in zip(up, down, taps, strict=True))
@@ -50,8 +56,9 @@ def rows(height: int, taps: Sequence[int], up: Sequence[int], down: Sequence[int
 def tile(groups: int, channels: int, channel_is_fast: bool, itemsize: int, taps: int) -> tuple[int, int]:
     """(groups of columns, channels) of a program: a pure function of the sizes.
 
-    Threads take 16 bytes of neighboring channels each, 8 where the registers must hold many taps' inputs; where the pixel is the fast axis one number, since the columns
-    that taps need are no multiples of 16 bytes apart, and neighboring threads must load neighboring numbers.
+    Threads take 16 bytes of neighboring channels each, 8 where the registers must hold many taps' inputs. Where the
+    pixel is the fast axis they take one number, since the columns that taps need are no multiples of 16 bytes apart,
+    and neighboring threads must load neighboring numbers.
     """
     if channel_is_fast:
         numbers = _THREADS * max(1, (16 if taps <= 8 else 8) // itemsize)
@@ -83,13 +90,11 @@ def plan_upfirdn2d(x, filter, up, down, padding, flip, gain):
     empty = allocator((*x.shape[:2], out_height, out_width), x.dtype, x.device, layout)
 
     def run(x, filter, *_):
-        from fastgan.ops.upfirdn2d.triton_kernels import upfirdn2d_kernel
-
         x, y = x.contiguous(memory_format=layout), empty()
         if programs:
             taps = x if filter is None else filter.contiguous()
             with on(x):
-                launch(upfirdn2d_kernel, (programs,))(x, taps, y, *sizes, **constants)
+                launch(_kernels().upfirdn2d_kernel, (programs,))(x, taps, y, *sizes, **constants)
         return y
 
     return run

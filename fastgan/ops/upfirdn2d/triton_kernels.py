@@ -19,6 +19,10 @@ the fast axis; the multiplications are twice as many.
 Programs are numbered along one axis of the grid, because the other two end at 65,535.
 """
 
+# Triton takes neither unpacking in tuples nor annotations of them.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment,misc,var-annotated"
+
 import triton
 import triton.language as tl
 
@@ -101,7 +105,7 @@ def upfirdn2d_kernel(x, filter, y, height, width, out_height, out_width, channel
                                   DOWN_X, SHIFT_X, DOUBLE),
                 )  # fmt: skip
         sums = ()
-        for phase in tl.static_range(UP_X):
+        for _ in tl.static_range(UP_X):
             sums = sums + (tl.zeros(at.shape, tl.float64 if DOUBLE else tl.float32),)
         for k in tl.static_range(TAPS_Y):
             if (j * DOWN_Y - SHIFT_Y + k) % UP_Y == 0:
