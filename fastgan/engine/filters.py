@@ -1,4 +1,4 @@
-"""Replaces convolutions of each channel by itself with one filter by upfirdn2d, which libraries compute far more slowly.
+"""Replaces convolutions of each channel by itself with one filter by upfirdn2d, which is many times as fast on a CPU.
 
 StyleGAN2's and R3GAN's public code resamples images [N·C, 1, H, W] by a convolution with a weight [1, 1, kh, kw], or
 [N, C, H, W] by a depthwise one with that weight expanded or repeated. In a graph the derivatives are nodes of their

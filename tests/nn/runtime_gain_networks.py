@@ -155,7 +155,7 @@ class StyleDiscriminator(nn.Module):
         return self.final_linear(out)
 
 
-# --- R3GAN's spellings -------------------------------------------------------------------------------------------------
+# --- R3GAN's spellings ---
 
 
 class Convolution(nn.Module):

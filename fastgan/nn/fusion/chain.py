@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.fusion.fused_layers import inherited_call
+from fastgan.nn.fusion.pending import Pending, made
 from fastgan.nn.fusion.supported import (
     LINEAR,
     LINEAR_LAYER,
@@ -30,10 +31,12 @@ from fastgan.nn.fusion.supported import (
     activation_takes,
     bare,
     called,
+    called_as,
     elu,
     layer_type,
     leaky_relu,
     overwrite,
+    pads_first,
     prepare,
     returns_fresh,
 )
@@ -47,6 +50,9 @@ class Deferred(NamedTuple):
     layer: nn.Module | Called | None = None
     kind: LayerType | None = None
 
+
+#: The attribute of a fused module whose forward may get a Pending; see accepting.py.
+ACCEPTS = "_fastgan_accepts_pending"
 
 #: The method of a fused module that does what its forward does, but may return a Deferred; see fused_classes.py.
 DEFERRING = "_fastgan_deferring"
@@ -90,8 +96,13 @@ def force(deferred: Any) -> Any:
 
 def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: Any) -> Any:
     """function(deferred, *args, **kwargs), where deferred came from `defer`."""
+    if isinstance(deferred, Pending):
+        return _apply_pending(function, deferred, args, kwargs)
     if first_order(deferred):
         return function(deferred, *args, **kwargs)
+    if accepts(function) and not args and not kwargs:
+        start = _pending(deferred)
+        return function(force(deferred)) if start is None else made(type(function).forward(function, start))
     act = _activation_of_call(function, args, kwargs)
     if not isinstance(deferred, Deferred):
         if act is not None and activation_takes(deferred):
@@ -110,6 +121,37 @@ def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: 
     return kind.block(layer, x, act)
 
 
+def accepts(function: Any) -> bool:
+    """Whether a function is a fused module whose forward may get a Pending, without anything that would see it."""
+    return bool(getattr(type(function), ACCEPTS, False)) and bare(function) and not function._forward_pre_hooks
+
+
+def _pending(deferred: Any) -> Pending | None:
+    """A tensor or a Deferred as a Pending, where our ops may run what a user's code does with it; else None."""
+    x = deferred.value if isinstance(deferred, Deferred) else deferred
+    if not activation_takes(x) or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return None  # a compiler joins elementwise operations by itself
+    if not isinstance(deferred, Deferred) or deferred.layer is None:
+        return Pending(x)
+    layer: Any = deferred.layer
+    if isinstance(layer, nn.Module):
+        if pads_first(layer):
+            return Pending(force(deferred))
+        prepare(layer)
+        layer = called_as(layer)
+    return Pending(x, layer, deferred.kind)
+
+
+def _apply_pending(function: Any, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if accepts(function) and not args and not kwargs:
+        return type(function).forward(function, pending)
+    act = _activation_of_call(function, args, kwargs)
+    # In place it would overwrite a tensor of the caller.
+    if act is None or (act.inplace and pending.is_input):
+        return function(made(pending), *args, **kwargs)
+    return pending.activated(act)
+
+
 def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """function(*args, **kwargs), a function of LAYER_FUNCTIONS."""
     return force(defer(function, *args, **kwargs))
@@ -117,7 +159,7 @@ def run(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 def run_next(function: Callable[..., Any], deferred: Any, /) -> Any:
     """One of several modules that run one after the other: function(deferred), or a Deferred again."""
-    if isinstance(deferred, Deferred) and _activation_of_call(function, (), {}) is not None:
+    if accepts(function) or (isinstance(deferred, Deferred) and _activation_of_call(function, (), {}) is not None):
         return apply(function, deferred)
     return defer(function, force(deferred))
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastgan.nn.fusion.chain import DEFERRING
+from fastgan.nn.fusion.chain import ACCEPTS, DEFERRING
 from fastgan.nn.fusion.fused_layers import FUSED_LAYERS, Fused
-from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten, called_paths, rewritten
+from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten, called_paths, rewritten, takes_pending
 from fastgan.nn.fusion.sequential import Sequential
 from fastgan.nn.fusion.supported import ACTS, ModuleClass, has_forward_of
 
@@ -81,9 +81,17 @@ def fused_class(kind: ModuleClass, activations: frozenset[str]) -> type[nn.Modul
     if plain in _STATIC:
         ours = _STATIC[plain]
         return ours if plain is kind else _derived(kind, activations, {}, ours)
-    new = {name: one.function for name, one in rewritten_methods(kind, activations).items()}
+    new: dict[str, Any] = {name: one.function for name, one in rewritten_methods(kind, activations).items()}
+    if new and accepts(kind, activations):
+        new[ACCEPTS] = True
     layer = inherits_convolution(kind)
     return _derived(kind, activations, new, layer or Fused) if new or layer else None
+
+
+def accepts(kind: ModuleClass, activations: frozenset[str]) -> bool:
+    """Whether the forward of a user's class may get a Pending: it is a bias, an activation, a gain or a clamp."""
+    forward = methods(kind).get("forward")
+    return forward is not None and takes_pending(forward, activations)
 
 
 def inherits_convolution(kind: ModuleClass) -> type[nn.Module] | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fastgan.nn.fusion import chain
 from fastgan.nn.fusion.supported import (
     CONV2D,
     Act,
@@ -28,6 +29,8 @@ class Piece(NamedTuple):
     stack: bool = False
     #: One leaky ReLU that PyTorch runs: the next child overwrites its output, which our op would save for backward.
     overwritten: bool = False
+    #: One module, and a user's that adds a bias, an activation or a gain to its output.
+    biased: bool = False
 
 
 def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
@@ -35,6 +38,10 @@ def pieces(modules: list[nn.Module], stacks: bool) -> Iterator[Piece]:
     i = 0
     while i < len(modules):
         act = _following_activation(modules, i)
+        if act is None and i + 1 < len(modules) and chain.accepts(modules[i + 1]) and not chain.accepts(modules[i]):
+            yield Piece(tuple(modules[i : i + 2]), biased=True)
+            i += 2
+            continue
         if act is None:
             yield Piece((modules[i],), overwritten=_output_is_overwritten(modules, i))
             i += 1

@@ -20,16 +20,19 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 from collections import Counter
 from types import CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from fastgan.nn.fusion import chain
+from fastgan.nn.fusion.accepting import accepts_pending
 from fastgan.nn.fusion.source import NotRewritable, compiled, definition, parse
 from fastgan.nn.fusion.supported import ACTS, LAYER_FUNCTIONS, LINEAR_LAYER
 from fastgan.nn.fusion.syntax import (
     assignments_overwritten,
     call_of,
+    class_attribute,
     dotted,
     is_call_of,
     is_harmless,
@@ -115,6 +118,21 @@ def rewritten(function: FunctionType, activations: frozenset[str], deferring: bo
         return None
     new = compiled(function, tree, node, _HELPERS)
     return Rewritten(new, sites.activations, tuple(sites.pairs), sites.convolutions, sites.loops)
+
+
+@functools.cache
+def takes_pending(function: FunctionType, activations: frozenset[str], x: int = 1) -> bool:
+    """Whether parameter number x of the rewritten function may be a Pending; see accepting.py."""
+    try:
+        node = definition(function)
+    except NotRewritable:
+        return False
+    sites = _Sites(function, node, activations, False)
+    return accepts_pending(node, x, sites._outer_value, sites._is_activation, _is_helper)
+
+
+def _is_helper(function: FunctionType) -> bool:
+    return has_replacement(function) and takes_pending(function, frozenset(), 0)
 
 
 # --- the calls to change ---------------------------------------------------------------------------------------------
@@ -242,8 +260,11 @@ class _Sites(ast.NodeTransformer):
             return None
         value = self._outer(root)
         for attribute in attributes:
-            # Only attributes of modules are read: reading them has no side effects.
-            value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
+            # Only attributes of modules and classes are read: reading them has no side effects.
+            if isinstance(value, type):
+                value = class_attribute(value, attribute)
+            else:
+                value = getattr(value, attribute, None) if isinstance(value, ModuleType) else None
         return value
 
     def _own_path(self, node: ast.expr) -> str | None:

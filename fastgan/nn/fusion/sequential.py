@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastgan.nn.fusion.chain import apply, defer
 from fastgan.nn.fusion.fused_layers import Fused
 from fastgan.nn.fusion.pieces import pieces
 from fastgan.nn.fusion.steps import run_blocks, run_overwritten, run_stack, run_steps, sequential_steps
@@ -24,6 +25,8 @@ def run(modules: list[Any], x: Any) -> Any:
         first = piece.modules[0]
         if piece.overwritten:
             x = run_overwritten(first, x)
+        elif piece.biased:
+            x = apply(piece.modules[1], defer(first, x))
         elif piece.act is None:
             x = first(x)
         elif piece.stack:

@@ -97,6 +97,8 @@ def _step(piece: Piece) -> Step:
     first, *rest = piece.modules
     if piece.overwritten:
         return lambda x: run_overwritten(first, x)
+    if piece.biased:
+        return lambda x: apply(rest[0], defer(first, x))
     if piece.act is None:
         # Without hooks, whose absence the signature guards, PyTorch's modules run without the overhead of a call.
         direct = type(first).__module__.startswith("torch.nn.") and has_no_observers(first)

@@ -76,11 +76,13 @@ def prepare(layer: nn.Module) -> None:
 
 
 class Act(NamedTuple):
-    """An activation of fastgan's ops, and whether PyTorch's would overwrite its input."""
+    """An activation of fastgan's ops, and whether PyTorch's would overwrite its input. gain, clamp: after it."""
 
     name: str
     alpha: float = 0.0
     inplace: bool = False
+    gain: float = 1.0
+    clamp: float | None = None
 
 
 LINEAR = Act("linear")
@@ -210,7 +212,9 @@ def _padded(layer: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Any]:
 
 
 def _biased(z: Tensor, bias: Tensor | None, act: Act) -> Tensor:
-    return z if bias is None and act.name == "linear" else bias_act(z, bias, act.name, alpha=act.alpha)
+    if bias is None and act.name == "linear":
+        return z
+    return bias_act(z, bias, act.name, alpha=act.alpha, gain=act.gain, clamp=act.clamp)
 
 
 def _conv1d(layer: Any, x: Tensor, act: Act) -> Tensor:
@@ -244,7 +248,8 @@ def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
             top, left = pair(layer.padding, "padding", 0)
             return upfirdn2d(x, filter, 1, pair(layer.stride, "stride", 1), (top, top, left, left), flip=True)
         return _convolved(conv2d, layer, x)
-    return _convolved(conv2d_bias_act, layer, x, bias=bias, act=act.name, alpha=act.alpha)
+    options = {"act": act.name, "alpha": act.alpha, "gain": act.gain, "clamp": act.clamp}
+    return _convolved(conv2d_bias_act, layer, x, bias=bias, **options)
 
 
 def _conv_transpose1d(layer: Any, x: Tensor, act: Act) -> Tensor:
@@ -283,6 +288,14 @@ class Called(NamedTuple):
     dilation: Any = 1
     groups: int = 1
     output_padding: Any = 0
+
+
+def called_as(layer: Any) -> Called:
+    """A layer of torch.nn as one that is called. Reads the weight."""
+    if isinstance(layer, nn.Linear):
+        return Called(layer.weight, layer.bias)
+    options = layer.stride, layer.padding, layer.dilation, layer.groups, layer.output_padding
+    return Called(layer.weight, layer.bias, *options)
 
 
 def _called(input: Tensor, weight: Tensor, bias: Any = None, *options: Any, **named: Any) -> tuple[Tensor, Called]:

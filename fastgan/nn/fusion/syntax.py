@@ -1,4 +1,4 @@
-"""Questions about a user's code, asked of its syntax tree."""
+"""Questions about a user's code, asked of its syntax tree and its classes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def dotted(node: ast.expr) -> str | None:
         root = dotted(node.value)
         return None if root is None else f"{root}.{node.attr}"
     return None
+
+
+def class_attribute(kind: Any, name: str) -> Any:
+    """An attribute of a class as it is stored, found without running properties; None if there is none."""
+    return next((vars(ancestor)[name] for ancestor in kind.__mro__ if name in vars(ancestor)), None)
 
 
 def load(name: str, where: ast.AST) -> ast.Name:
