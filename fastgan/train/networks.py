@@ -13,6 +13,7 @@ from fastgan import models
 from fastgan._util.memory import require_memory
 from fastgan._util.options import option
 from fastgan.errors import DataError, UsageError, first_line
+from fastgan.models.backbones import without_weights
 from fastgan.tasks.networks import declared_range
 from fastgan.train import checkpoint, rundir
 from fastgan.train.config import Config
@@ -107,7 +108,11 @@ def load_generator(run: Path, folder: Path | None = None, network: nn.Module | N
     else:
         state = checkpoint.read_state(folder)
     config = Config.from_dict(facts["config"])
-    generator = network if network is not None else build_networks(config, tuple(shape or ()))[0]
+    if network is None:
+        with without_weights():
+            generator = build_networks(config, tuple(shape or ()))[0]
+    else:
+        generator = network
     checkpoint.load_network(generator, folder, "ema")
     generator = generator.eval().requires_grad_(False)
     classes = int(getattr(generator, "classes", 0))

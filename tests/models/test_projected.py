@@ -9,9 +9,10 @@ from fastgan import Config, Trainer, models
 from fastgan.engine.counts import Counts
 from fastgan.errors import DataError, UsageError
 from fastgan.metrics.extractors.efficientnet import EfficientNetLite0
-from fastgan.models.backbones import FrozenBackbone, read_weights, weights
+from fastgan.models.backbones import BACKBONES, FrozenBackbone, read_weights, weights
 from fastgan.models.projected import ProjectedDiscriminator, side_of
 from fastgan.train import checkpoint
+from fastgan.train.networks import build_networks, load_generator
 
 #: Last blocks of EfficientNet-lite0 before a stride of 2, and of its last stage.
 ENDS = (2, 4, 10, 15)
@@ -190,6 +191,16 @@ def test_no_pass_of_the_backbone_is_wasted():
     assert counts.passes == layers
 
 
+def test_a_run_is_sampled_without_the_weights_of_its_backbone(tmp_path, monkeypatch):
+    about = {"image_shape": [3, 16, 16]}
+    trainer(1, tmp_path / "run", about=about).fit(Batches())
+    monkeypatch.setattr("fastgan.models.backbones.frozen.fetch_weights", None)
+    monkeypatch.setattr("fastgan.models.backbones.frozen.BACKBONES", {"random": BACKBONES["efficientnet"]})
+    trained = load_generator(tmp_path / "run")
+    z, y = torch.randn(2, 8), torch.tensor([0, 1])
+    assert trained.generator(z, y).shape == (2, 3, 16, 16)
+
+
 def test_a_state_dict_of_another_backbone_is_refused(stored):
     network = discriminator()
     other = discriminator()
@@ -230,15 +241,14 @@ class Batches:
         self.at = state["at"]
 
 
-def trainer(steps, out=None):
-    torch.manual_seed(0)
-    options = {"generator": "stylegan2", "backbone": "random", "side": 64, "d_width": 2}
-    networks = models.build("projected", resolution=16, channels=3, latent=8, width=8, classes=3, **options)
+def trainer(steps, out=None, about=None):
     config = Config.from_flags(
-        latent=8, batch=4, log_every=1, sample_every=100, checkpoint_every=100, compile="off", steps=steps,
-        augment="color+translation+cutout", style_mixing=0.5,
+        model="projected", condition="projection", classes=3, generator="stylegan2", backbone="random", side=64,
+        d_width=2, width=8, latent=8, batch=4, log_every=1, sample_every=100, checkpoint_every=100, compile="off",
+        steps=steps, augment="color+translation+cutout", style_mixing=0.5, loss="hinge",
     )  # fmt: skip
-    return Trainer(*networks, "hinge", config, out=out)
+    torch.manual_seed(0)
+    return Trainer(*build_networks(config, (3, 16, 16)), "hinge", config, out=out, about=about)
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -291,6 +291,17 @@ def test_inversion_recovers_a_generated_image():
     assert editing.project(network, target, steps=200).psnr > 30
 
 
+def test_directions_of_all_layers():
+    network = generator()
+    found = editing.factorization(network, count=3)
+    stacked = torch.cat([layer.weight for name, layer in network.synthesis.named_modules() if name.endswith("affine")])
+    assert len(stacked) == 2 * 2 * (6 + 6 + 4)  # scale and shift of the channels of two layers of each size
+    _, _, plain = torch.linalg.svd(stacked.detach())
+    assert found.vectors.shape == (3, 7)
+    similarity = (found.vectors.double() * plain[:3]).sum(1).abs()
+    torch.testing.assert_close(similarity, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
 def test_bad_input():
     build = {"resolution": 16, "channels": 3, "latent": 8, "width": 8}
     for options, message in (

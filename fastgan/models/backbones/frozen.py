@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -19,7 +21,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import DataError, UsageError
 from fastgan.models.backbones.weights import EFFICIENTNET, MOBILENET, Weights, fetch_weights, read_weights
-from fastgan.ops import conv2d, conv2d_bias_act
+from fastgan.ops import bias_act, conv2d, conv2d_bias_act
 
 #: A convolution: the names of its weight and of its norm, kernel, stride, groups, whether ReLU6 follows.
 _Layer = tuple[str, str, int, int, int, bool]
@@ -80,6 +82,19 @@ _STEM = 32  # channels of the first convolution
 _RETURNED = (1, 2, 4, 6)
 
 
+_without_weights = ContextVar("without_weights", default=False)
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Inside, backbones have shapes alone: for those who build a pair of networks and need the generator."""
+    token = _without_weights.set(True)
+    try:
+        yield
+    finally:
+        _without_weights.reset(token)
+
+
 class FrozenBackbone(nn.Module):
     """Images [N, 1 or 3, H, W] in [-1, 1] → four feature maps [N, channels[i], H / 2^(i + 2), W / 2^(i + 2)].
 
@@ -99,9 +114,11 @@ class FrozenBackbone(nn.Module):
         about = BACKBONES[name]
         self.channels = tuple(about.stages[i][-1] for i in _RETURNED)
         # On the meta device networks are built to know their size.
-        meta = torch.empty(()).is_meta
-        state = {} if about.weights is None or meta else read_weights(fetch_weights(about.weights))
-        source = state if state else _random_state(about)
+        meta = _without_weights.get() or torch.empty(()).is_meta
+        if meta or about.weights is None:
+            source = _random_state(about, meta)
+        else:
+            source = read_weights(fetch_weights(about.weights))
         self.blocks = nn.ModuleList()
         inputs, returned = _STEM, []
         digest = hashlib.sha256()
@@ -179,15 +196,18 @@ def _sizes(about: Architecture) -> Iterator[tuple[_Layer, tuple[int, int, int, i
             inputs = outputs
 
 
-def _random_state(about: Architecture) -> dict[str, Tensor]:
-    """Weights with He's deviation, the same at every call, and norms that do nothing."""
+def _random_state(about: Architecture, meta: bool) -> dict[str, Tensor]:
+    """Weights with He's deviation, the same at every call, and norms that do nothing. meta: shapes alone."""
     state, source = {}, np.random.default_rng(0)
+    device = "meta" if meta else "cpu"
     for (conv, norm, *_), shape in _sizes(about):
-        fan = shape[1] * shape[2] * shape[3]
-        values = source.standard_normal(shape, dtype=np.float32) * sqrt(2 / fan)
-        state[f"{conv}.weight"] = torch.as_tensor(values, device=torch.get_default_device())
+        if meta:
+            state[f"{conv}.weight"] = torch.empty(shape, device=device)
+        else:
+            values = source.standard_normal(shape, dtype=np.float32) * sqrt(2 / (shape[1] * shape[2] * shape[3]))
+            state[f"{conv}.weight"] = torch.from_numpy(values)
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
-            state[f"{norm}.{name}"] = torch.full((shape[0],), value)
+            state[f"{norm}.{name}"] = torch.full((shape[0],), value, device=device)
     return state
 
 
@@ -243,5 +263,5 @@ class _Convolution(nn.Module):
             x, padding = F.pad(x, sides), 0
         options = {"stride": stride, "padding": padding, "groups": self._groups}
         if not self._acts:
-            return conv2d(x, self.weight, **options) + self.bias.to(x.dtype).view(-1, 1, 1)
+            return bias_act(conv2d(x, self.weight, **options), self.bias, "linear")
         return conv2d_bias_act(x, self.weight, self.bias, "relu", clamp=6.0, **options)

@@ -104,7 +104,7 @@ class ClassMapping(Mapping):
         truncation_cutoff: int | None = None,
     ) -> Tensor:
         if self.embedding is not None:
-            c = self.embedding(c, self.embed.weight)  # type: ignore[arg-type]
+            c = self.embedding(c, self.embed.weight)
         return super().forward(z, c, truncation_psi, truncation_cutoff)
 
 
