@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
 from dataclasses import dataclass
@@ -259,14 +258,11 @@ def _drawing(network: Any) -> Callable[[np.ndarray, np.ndarray | None], np.ndarr
     """`_Generator.draw` of a torch module."""
     import torch
 
-    from fastgan.train.samples import images_of
-
     @torch.no_grad()
     def draw(z: np.ndarray, y: np.ndarray | None, psi: float | None = None) -> np.ndarray:
-        called = network if psi is None else functools.partial(network, truncation_psi=psi)
-        given = [torch.from_numpy(z).split(_BATCH)]
-        given += [] if y is None else [torch.from_numpy(y).split(_BATCH)]
-        return torch.cat([images_of(called, *parts) for parts in zip(*given, strict=True)]).float().numpy()  # type: ignore[arg-type]
+        options = {} if psi is None else {"truncation_psi": psi}
+        given = [torch.from_numpy(values).split(_BATCH) for values in (z, y) if values is not None]
+        return torch.cat([network(*parts, **options) for parts in zip(*given, strict=True)]).float().numpy()
 
     return draw
 
