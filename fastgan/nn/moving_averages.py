@@ -16,7 +16,11 @@ class MovingAverages(nn.Module):
     """A layer with buffers named in `averages`, which it moves in training mode while `moves_averages` holds."""
 
     averages: tuple[str, ...] = ()
-    moves_averages = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of the layer and not of its class, or a step would be compiled again after the first `averages_kept`.
+        self.moves_averages = True
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def normalize(
         weights, torch.cat(vectors), dims, iterations=iterations, v_first=options.v_first, eps=options.eps
     )
     # On a GPU this would wait for the device: there the loss becomes NaN, and the buffers keep their values too.
-    if sigma.device.type == "cpu" and not torch.compiler.is_compiling():
+    if sigma.device.type == "cpu" and type(sigma) is Tensor and not torch.compiler.is_compiling():  # not a fake one
         _check(names, sigma)
     parts = uv.split([len(vector) for vector in vectors])
     return list(zip(scaled, parts[::2], parts[1::2], strict=True))

@@ -51,10 +51,19 @@ GROUPS = {
     "growth": ("Growth", "doublings of the resolution so far; a fraction while a level fades in"),
     "skipped": ("Skipped updates", "total of updates that were not finite"),
     "speed": ("Speed", "training speed"),
+    "memory": ("Memory", "most so far: of the GPU's by tensors, else of the host's by the process"),
 }
 #: Names in legends; of all other series, the words of their key.
 _NAMES = {"real_fake": "real against fake", "train_held_out": "training against held-out"}
-_UNITS = {"_per_second": "/s", "_seconds": "s", "_ms": "ms", "_mib": "MiB", "_gib": "GiB", "_bytes": "bytes"}
+_UNITS = {
+    "_per_second": "/s",
+    "_seconds": "s",
+    "_ms": "ms",
+    "_mib": "MiB",
+    "_gib": "GiB",
+    "_gb": "GB",
+    "_bytes": "bytes",
+}
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------

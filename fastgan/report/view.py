@@ -163,6 +163,8 @@ def tiles(run: Run, groups: Groups) -> list[Tile]:
     speed_text, how = speed(run, groups)
     if speed_text is not None:
         found.append(Tile(speed_text, "images per second", how))
+    if (peak := last(run, "memory/peak_gb")) is not None:
+        found.append(Tile(f"{peak:.3g} GB", "peak memory", ""))
     for series in groups.get("eval", [])[:3]:
         if len(series.finite):
             at = int(np.nanargmin(series.values))

@@ -21,6 +21,7 @@ from fastgan._util.schema import read_json
 from fastgan.errors import UsageError
 from fastgan.report.legacy import modernized_row
 from fastgan.train.config import Config
+from fastgan.train.device import peak_memory
 from fastgan.train.distributed import World
 from fastgan.train.run_schema import ROW
 from fastgan.train.state import TrainState
@@ -154,9 +155,11 @@ class Interval:
         elapsed = time.perf_counter() - self._begun
         state.seconds += elapsed
         rates = state.rates(state.step - 1) if state.config.optim.scheduled else {}
+        peak = peak_memory(state.device) / 1e9
         return {
             "step": state.step, "images": state.images, "seconds": round(state.seconds, 3), **figures,
             "speed/images_per_second": (state.images - self._images) / (elapsed - self._aside),
+            **({"memory/peak_gb": round(peak, 3)} if peak else {}),
             **{f"rate/{name}": rate for name, rate in rates.items()}, **state.growth.figures,
         }  # fmt: skip
 

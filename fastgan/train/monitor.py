@@ -17,7 +17,6 @@ from fastgan._util import random as rng
 from fastgan._util.options import named
 from fastgan.nn.spectral import SpectralNorm, TorchParametrization
 from fastgan.report.diagnostics import SEVERE, Diagnosis, current
-from fastgan.train.device import peak_memory
 from fastgan.train.state import TrainState
 
 _logger = logging.getLogger(__name__)
@@ -68,8 +67,8 @@ class Monitor:
         losses = (f"{short} {row[name]:+.3f}" for short, name in _SHOWN.items() if name in row)
         wrong = ", ".join(diagnosis.name for diagnosis in self.diagnoses) or "healthy"
         speed = row["speed/images_per_second"]
-        memory = f"{peak_memory(self._state.device) / 1e9:.1f} GB"
-        return "  ".join([f"{speed:.0f} images/s", f"{1000 / speed:.3g} sec/kimg", memory, wrong, *losses])
+        memory = [f"{row['memory/peak_gb']:.1f} GB"] if "memory/peak_gb" in row else []
+        return "  ".join([f"{speed:.0f} images/s", f"{1000 / speed:.3g} sec/kimg", *memory, wrong, *losses])
 
     def _held_out(self) -> dict[str, Tensor] | None:
         """The held-out batch in the size of networks that grow."""

@@ -20,6 +20,7 @@ from fastgan.train.data import Batches, in_channels_last
 from fastgan.train.iteration import why_not as why_not_one_graph
 from fastgan.train.state import TrainState
 from fastgan.train.step import TaskSteps
+from fastgan.train.step_memory import too_little
 
 _logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
     state.world.agree({"batches": len(batch[task.real])})
     with state.random.restored():  # it is drawn again in the first step
         noise = {name: state.draw(name, batch) for name in ("discriminator", "generator")}
+    if short := too_little(state, batch, noise):
+        _logger.warning("%s", short)
     first_batch.check(state, batch, noise)
     plain = TaskSteps(task, state.config.precision)
     state.channels_last = not use_channels_last(task, batch, noise)

@@ -90,6 +90,34 @@ def test_generator_equals_a_plain_implementation(options):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("options", [{}, R], ids=["t", "r"])
+def test_second_derivatives_of_the_generator(options):
+    """Those of path length regularization (arXiv:1912.04958, section 3.2): the norm of the gradient by w."""
+    network = generator(**options)
+    rows = torch.randn(2, network.num_ws, 7, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(2, 3, 20, 20, dtype=torch.float64)
+    state = {name: tensor.clone().requires_grad_() for name, tensor in network.synthesis.state_dict().items()}
+    names = [name for name, _ in network.synthesis.named_parameters()]
+
+    def penalty(synthesis, w, direction, weights):
+        (slope,) = torch.autograd.grad((synthesis(w) * direction).sum(), w, create_graph=True)
+        value = slope.square().sum(2).mean(1).sqrt().sum()
+        return torch.autograd.grad(value, weights, allow_unused=True)
+
+    def vector(gradients):
+        shapes = [state[name] for name in names]
+        zeros = (torch.zeros_like(a) if g is None else g for g, a in zip(gradients, shapes, strict=True))
+        return torch.cat([g.double().flatten() for g in zeros])
+
+    expected = penalty(lambda w: plain(state, network.synthesis, w), rows, direction, [state[name] for name in names])
+    got = penalty(network.synthesis, rows, direction, list(network.synthesis.parameters()))
+    torch.testing.assert_close(vector(got), vector(expected))
+    network.float()
+    rows, direction = rows.detach().float().requires_grad_(), direction.float()
+    single = vector(penalty(network.synthesis, rows, direction, list(network.synthesis.parameters())))
+    assert (single - vector(expected)).norm() < 1e-5 * vector(expected).norm()
+
+
 def test_names_of_layers():
     with torch.device("meta"):
         network = Generator3(512, 0, 512, 16, 3, channel_base=64, channel_max=8)

@@ -223,3 +223,12 @@ def test_a_report_replaces_the_one_before(run: Path):
     assert write_report(run).read_bytes() == first
     change(run / "config.json", command="another")
     assert write_report(run).read_bytes() != first
+
+
+def test_speed_and_memory_are_on_the_page(run: Path):
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3500, "images": 9, "speed/images_per_second": 812.0, "memory/peak_gb": 1.523}))
+    text = page_of(run).text
+    assert "median; 1.23 sec/kimg" in text
+    assert "1.52 GB" in text
+    assert "peak memory" in text

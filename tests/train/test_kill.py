@@ -23,13 +23,13 @@ def killed(*arguments):
 
 
 def content(run):
-    """The files of a run, without times and TensorBoard's, which differ: {name: bytes or values}."""
+    """The files of a run, without times, memory and TensorBoard's, which differ: {name: bytes or values}."""
     kept = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = str(path.relative_to(run))
         if name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            times = ("seconds", "speed/images_per_second")
+            times = ("seconds", "speed/images_per_second", "memory/peak_gb")
             kept[name] = [{key: value for key, value in line.items() if key not in times} for line in lines]
         elif name == "config.json":
             kept[name] = json.loads(path.read_text())

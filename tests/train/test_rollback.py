@@ -67,7 +67,8 @@ def rows_of(run):
 
 def content(run):
     """What must be the same however often the run was killed."""
-    rows = [{k: v for k, v in row.items() if k not in ("seconds", "speed/images_per_second")} for row in rows_of(run)]
+    measured = ("seconds", "speed/images_per_second", "memory/peak_gb")
+    rows = [{k: v for k, v in row.items() if k not in measured} for row in rows_of(run)]
     folder, state = checkpoint.newest(run / "checkpoints")
     parts = {part: (folder / f"{part}.safetensors").read_bytes() for part in checkpoint.PARTS}
     return {"rows": rows, "state": {**state, "seconds": 0}, **parts}
