@@ -110,10 +110,10 @@ bench convolutions_cuda 110 convolutions --resume --seconds 0.01 "${floors[@]}"
 bench spectral_norm_cuda 25 run --resume --only steps --case spectral_norm --seconds 0.05 "${floors[@]}"
 bench updates_cuda 15 updates --seconds 0.05
 bench bias_act_cuda 45 run --resume --only ops --case bias_act-leaky_relu --seconds 0.01 "${floors[@]}"
-bench stylegan_cuda 90 stylegan_ops --resume --seconds 0.01 "${floors[@]}"
+bench stylegan_ops_cuda 90 stylegan_ops --resume --seconds 0.01 "${floors[@]}"
 eager=("eager channels_last" "hand-written graph" fastgan "fastgan graph")
 bench training_cuda 100 end_to_end --resume --seconds 0.2 --only "${eager[@]}"
-bench stylegan_cuda 90 stylegan --resume --side 256 --seconds 1
+bench stylegan_steps_cuda 90 stylegan_steps --resume --side 256 --seconds 1
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ] || [ "$dry" = 1 ]; then
     part sanitizer 60 "${sanitizer:-compute-sanitizer}" --error-exitcode 3 "$python" -P benchmarks/tiny_ops.py --device cuda

@@ -1,4 +1,4 @@
-"""Compiled training of StyleGAN equals eager training: lazy R1 and path length, style mixing, moving averages, noise."""
+"""Compiled training of StyleGAN equals eager: lazy R1 and path length, style mixing, moving averages, noise."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Times the steps of StyleGAN2: fastgan's networks beside plain PyTorch with the same weights, in alternating rounds.
 
-    python benchmarks/stylegan.py [--device cuda] [--side 64 256] [--only STEP...] [--out CSV]
+    python benchmarks/stylegan_steps.py [--device cuda] [--side 64 256] [--only STEP...] [--out CSV]
 
 Steps: synthesis without gradients; the gradient of the generator's loss; that of the discriminator's with R1; that of
 path length regularization, on half the batch. plain: plain_stylegan2.py. Gradients are compared before anything is
