@@ -100,6 +100,7 @@ hits = collections.Counter()
 triton.knobs.compilation.listener = lambda *, cache_hit, **_: hits.update([cache_hit])
 precompile.CASES = [case for case in CASES if case.name == "bias_act-silu"]
 precompile.steps.STEPS = []
+precompile.stylegan_ops.entries = lambda: []
 precompile.convolutions.LAYERS = (precompile.convolutions.LAYERS[1],) if sys.argv[1:] else ()
 precompile.convolutions.passes = lambda layer: ("conv_slope",)
 code = precompile.main([])
