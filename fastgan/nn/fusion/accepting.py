@@ -1,5 +1,6 @@
 """Which code may get a `Pending` in place of its first tensor: code that only adds to it, multiplies it, runs an
-activation on it, clamps it, reads its sizes, and returns it."""
+activation on it, clamps it, reads its sizes, and returns it, and uses each of these results once: a layer would run
+again for the second."""
 
 from __future__ import annotations
 
@@ -31,8 +32,7 @@ def accepts_pending(
         return False
     uses = _Uses({names[x].arg}, outer_value, is_activation, is_helper)
     try:
-        for _ in range(2):  # a name may be used before the line that makes it one
-            uses.block(node.body)
+        uses.block(node.body)
     except _Unknown:
         return False
     return uses.activated
@@ -44,21 +44,36 @@ class _Uses:
     def __init__(self, names: set[str], outer_value: Any, is_activation: Any, is_helper: Any):
         self.names, self.outer_value, self.is_activation, self.is_helper = names, outer_value, is_activation, is_helper
         self.activated = False
+        self.used: set[str] = set()  # names whose value has been used
 
     def block(self, statements: list[ast.stmt]) -> None:
         for node in statements:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-                if self.holds(node.value):
-                    self.names.add(node.targets[0].id)
+                name, held = node.targets[0].id, self.holds(node.value)
+                self.names.add(name) if held else self.names.discard(name)
+                self.used.discard(name)
             elif isinstance(node, ast.Return):
                 if node.value is not None:
                     self.holds(node.value)
             elif isinstance(node, ast.If):
-                self.not_in(node.test)
-                self.block(node.body)
-                self.block(node.orelse)
+                self.branches(node)
             else:
                 self.not_in(node)
+
+    def branches(self, node: ast.If) -> None:
+        self.not_in(node.test)
+        self.either(node, lambda: self.block(node.body), lambda: self.block(node.orelse))
+
+    def either(self, node: ast.If | ast.IfExp, first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
+        """Look through both branches, of which one runs."""
+        names, used = set(self.names), set(self.used)
+        found = [first()]
+        after_first = self.names, self.used
+        self.names, self.used = names, used
+        found.append(second())
+        if not (isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return)):
+            self.names, self.used = self.names | after_first[0], self.used | after_first[1]
+        return found
 
     def not_in(self, node: ast.AST) -> None:
         """Raise _Unknown if this code may get a Pending, or return one."""
@@ -74,28 +89,34 @@ class _Uses:
     def holds(self, node: ast.expr) -> bool:
         """Whether the value of an expression may be a Pending."""
         if isinstance(node, ast.Name):
-            return node.id in self.names
+            if node.id not in self.names:
+                return False
+            if node.id in self.used:
+                raise _Unknown
+            self.used.add(node.id)
+            return True
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult | ast.Div):
             return any([self.holds(node.left), self.holds(node.right)])
         if isinstance(node, ast.IfExp):
             self.not_in(node.test)
-            return any([self.holds(node.body), self.holds(node.orelse)])
-        if isinstance(node, ast.Attribute) and self.holds(node.value):
-            if node.attr not in pending.ATTRIBUTES:
+            return any(self.either(node, lambda: self.holds(node.body), lambda: self.holds(node.orelse)))
+        if isinstance(node, ast.Attribute):
+            named = isinstance(node.value, ast.Name)  # reading an attribute does not use the tensor up
+            held = node.value.id in self.names if isinstance(node.value, ast.Name) else self.holds(node.value)
+            if held and not (named and node.attr in pending.ATTRIBUTES):
                 raise _Unknown
             return False
         if isinstance(node, ast.Call):
             return self.call(node)
-        if not isinstance(node, ast.Attribute):
-            for child in ast.iter_child_nodes(node):
-                self.not_in(child)
+        for child in ast.iter_child_nodes(node):
+            self.not_in(child)
         return False
 
     def call(self, node: ast.Call) -> bool:
         for argument in [*node.args[1:], *(keyword.value for keyword in node.keywords)]:
             self.not_in(argument)
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if isinstance(node.func, ast.Attribute) and self.holds(node.func.value):
+        if isinstance(node.func, ast.Attribute) and self._method_of_one(node.func):
             for argument in node.args[:1]:
                 self.not_in(argument)
             if method in chain.METHODS:
@@ -116,3 +137,9 @@ class _Uses:
             self.activated = True
             return True
         raise _Unknown
+
+    def _method_of_one(self, node: ast.Attribute) -> bool:
+        """Whether this is a method of what may be a Pending."""
+        if isinstance(node.value, ast.Name) and pending.METHODS.get(node.attr) is False:
+            return node.value.id in self.names  # it does not use the tensor up
+        return self.holds(node.value)

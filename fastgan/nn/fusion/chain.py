@@ -102,7 +102,7 @@ def apply(function: Callable[..., Any], deferred: Any, /, *args: Any, **kwargs: 
         return function(deferred, *args, **kwargs)
     if accepts(function) and not args and not kwargs:
         start = _pending(deferred)
-        return function(force(deferred)) if start is None else made(type(function).forward(function, start))
+        return function(force(deferred)) if start is None else made(_forward(function, start))
     act = _activation_of_call(function, args, kwargs)
     if not isinstance(deferred, Deferred):
         if act is not None and activation_takes(deferred):
@@ -142,9 +142,13 @@ def _pending(deferred: Any) -> Pending | None:
     return Pending(x, layer, deferred.kind)
 
 
+def _forward(module: Any, pending: Pending) -> Any:
+    return type(module).forward(module, pending)
+
+
 def _apply_pending(function: Any, pending: Pending, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if accepts(function) and not args and not kwargs:
-        return type(function).forward(function, pending)
+        return _forward(function, pending)
     act = _activation_of_call(function, args, kwargs)
     # In place it would overwrite a tensor of the caller.
     if act is None or (act.inplace and pending.is_input):

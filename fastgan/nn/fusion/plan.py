@@ -123,6 +123,8 @@ def _decision(module: nn.Module, kind: ModuleClass, together: str | None) -> Dec
     return _custom(module, kind)
 
 
+#: What the passes of the engine do with a module that fuse skips.
+_IN_A_GRAPH = "in a step of fastgan.compile the graph passes remove the zeros of its double backward"
 _OVERWRITTEN = "the next module overwrites its output, which our op saves for the backward pass"
 _CURVED = "runs as in PyTorch: its second derivative is not zero, so that PyTorch's double backward wastes nothing"
 _REASONS: dict[type, str] = {
@@ -161,10 +163,13 @@ def _custom(module: nn.Module, kind: ModuleClass) -> Decision:
         becomes = fused_class(kind, activations)
         new = rewritten_methods(kind, activations) if becomes is not None else {}
     except NotRewritable as error:
-        return False, f"its forward is not rewritten: {error}", None
+        return False, f"its forward is not rewritten: {error}; {_IN_A_GRAPH}", None
     if becomes is None:
         return False, "calls no activation or convolution as a function; its children have rows of their own", None
-    return True, _description(module, kind, new), becomes
+    description = _description(module, kind, new)
+    if accepts(kind, activations):
+        description += "; with its bias and gain it joins the layer before as one op"
+    return True, description, becomes
 
 
 def activations_called(module: nn.Module, kind: ModuleClass) -> frozenset[str]:
