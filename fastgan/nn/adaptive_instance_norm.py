@@ -13,7 +13,7 @@ def adaptive_instance_norm(x: Tensor, scale: Tensor, shift: Tensor, epsilon: flo
     """scale · (x − μ) / √(σ² + epsilon) + shift, μ and σ² being mean and variance of each map; with gradients of every
     order.
 
-    x: [N, C, *] floating, of more than one pixel. scale, shift: [N, C] in x's dtype or float32. Returns [N, C, *] in x's
+    x: [N, C, *] floating, of more than one pixel. scale, shift: [N, C] in x's dtype or float32. Returns x's shape and
     dtype. Statistics and products are computed in float32 (float64 for double). Raises TypeError or ValueError naming
     the argument.
     """
