@@ -30,7 +30,8 @@ def start_from(state: TrainState, source: str | Path) -> None:
     average, or the discriminator: the one whose names and shapes it has; or another file that `fastgan.models.load`
     opens, such as NVIDIA's .pkl. Optimizers, counters and random numbers stay. StyleGAN's networks, whose layers are
     named after their resolutions, take over every tensor of the same name and shape from networks of another
-    resolution or other labels; which ones they take and which stay fresh is logged.
+    resolution or other labels, if these are at least half of the parameters; which ones they take and which stay fresh
+    is logged.
     Raises UsageError where `source` is none of these or holds other networks, naming the first tensor that differs,
     CheckpointError or DataError where it is damaged; nothing is changed then.
     """
@@ -46,15 +47,14 @@ def start_from(state: TrainState, source: str | Path) -> None:
     else:
         raise UsageError(f"init_from: expected a run, a checkpoint or a safetensors file, {path} does not exist")
     for part, tensors in found.items():
-        why = _difference(networks[part], tensors)
-        if why and not _named_by_resolution(networks[part], tensors):
+        if why := _misfit(networks[part], tensors):
             raise UsageError(f"init_from: {path} holds another {part}: {why}")
     for part, tensors in found.items():
         own = networks[part].state_dict()
         taken = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
         networks[part].load_state_dict({**own, **taken})
         if len(taken) < len(own) or len(taken) < len(tensors):
-            _logger.info("%s: %s", part, _taken_over(own, tensors, taken))
+            _logger.info("%s: %s", part, _taken_over(networks[part], own, tensors, taken))
     _logger.info("starting from the weights of %s", about)
 
 
@@ -78,9 +78,7 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
             " safetensors.torch.save_file(network.state_dict(), PATH)"
         ) from error
     generator, discriminator = networks["generator"], networks["discriminator"]
-    if not _difference(discriminator, tensors) and _difference(generator, tensors):
-        return {"discriminator": tensors}
-    if _named_by_resolution(discriminator, tensors) and not _named_by_resolution(generator, tensors):
+    if not _misfit(discriminator, tensors) and _misfit(generator, tensors):
         return {"discriminator": tensors}
     return {"generator": tensors, "ema": tensors}
 
@@ -93,20 +91,40 @@ def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
     return {part: network.state_dict() for part, network in found.items() if network is not None}
 
 
-def _named_by_resolution(network: nn.Module, tensors: dict[str, Tensor]) -> bool:
-    """Whether both have StyleGAN's layers b4, b8, ..., and one of them in the same shape."""
-    own = network.state_dict()
-    return any(
-        re.search(r"(^|\.)b\d+\.", name) and name in own and own[name].shape == tensor.shape
-        for name, tensor in tensors.items()
-        if tensor.dim() > 1
+def _misfit(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+    """Why a network cannot take over the tensors, or "".
+
+    All of them have to be there in its shapes. StyleGAN's networks are excepted: their blocks b4, b8, ... may be more
+    or fewer, and labels change mapping network and logits. Of the blocks that both have, and of the mapping network if
+    both have one, at least half of the parameters must fit, by their number and by their size.
+    """
+    why, own = _difference(network, tensors), network.state_dict()
+    if not why:
+        return ""
+    parts = {name: match[0] for name in own if (match := re.match(r"mapping\.|(.*\.)?b\d+\.", name))}
+    rest = [name for name in own if name not in parts]
+    common = {parts[name] for name in tensors if name in parts}
+    if not common or any(name not in tensors or tensors[name].shape != own[name].shape for name in rest):
+        return why
+    weights = {n: w for n, w in network.named_parameters() if n in rest or parts[n] in common}
+    taken = [w for n, w in weights.items() if n in tensors and tensors[n].shape == w.shape]
+    fitting, every = (sum(weight.numel() for weight in some) for some in (taken, weights.values()))
+    if 2 * len(taken) >= len(weights) and 2 * fitting >= every:
+        return ""
+    return (
+        f"only {len(taken)} of {len(weights)} tensors of its layers have the same name and shape, {fitting:,} of"
+        f" {every:,} parameters ({why})"
     )
 
 
-def _taken_over(own: Mapping[str, Tensor], given: Mapping[str, Tensor], taken: Mapping[str, Tensor]) -> str:
+def _taken_over(
+    network: nn.Module, own: Mapping[str, Tensor], given: Mapping[str, Tensor], taken: Mapping[str, Tensor]
+) -> str:
     """What of a network is taken over from given tensors, in words: by layers, and single tensors of mixed ones."""
     fresh, unused = [n for n in own if n not in taken], [n for n in given if n not in taken]
-    parts = [f"{len(taken)} of {len(own)} tensors taken over"]
+    sizes = {name: weight.numel() for name, weight in network.named_parameters()}
+    share = sum(size for name, size in sizes.items() if name in taken) / sum(sizes.values())
+    parts = [f"{len(taken)} of {len(own)} tensors taken over, {share:.0%} of the parameters"]
     if fresh:
         parts.append(f"fresh: {_grouped(fresh, own)}")
     if unused:
