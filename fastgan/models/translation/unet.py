@@ -28,7 +28,15 @@ class Level(nn.Module):
         up_channels = inner_channels if inner is None else 2 * inner_channels
         up = nn.ConvTranspose2d(up_channels, channels, 4, 2, 1, bias=bias)
         last = [nn.Dropout(DROPOUT)] if dropout else []
-        self.model = nn.Sequential(nn.LeakyReLU(SLOPE), down, *below, nn.ReLU(), up, norm_layer(norm, channels), *last)
+        self.model = nn.Sequential(
+            nn.LeakyReLU(SLOPE, inplace=True),
+            down,
+            *below,
+            nn.ReLU(inplace=True),
+            up,
+            norm_layer(norm, channels),
+            *last,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         activation, *layers = self.model
@@ -45,7 +53,7 @@ class Outermost(nn.Module):
         super().__init__()
         down = nn.Conv2d(channels, width, 4, 2, 1, bias=has_bias(norm))
         self.model = nn.Sequential(
-            down, inner, nn.ReLU(), nn.ConvTranspose2d(2 * width, out_channels, 4, 2, 1), nn.Tanh()
+            down, inner, nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * width, out_channels, 4, 2, 1), nn.Tanh()
         )
 
     def forward(self, x: Tensor) -> Tensor:
