@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import SLOPE, check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 
 class PatchDiscriminator(nn.Module):
@@ -41,6 +42,7 @@ class PatchDiscriminator(nn.Module):
             blocks += [norm_layer(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True)]
         self.model = nn.Sequential(*blocks, nn.Conv2d(outputs, 1, 4, 1, 1))
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.model(_beside_source(image, source, self.source_channels))
@@ -71,6 +73,7 @@ class PixelDiscriminator(nn.Module):
             nn.Conv2d(2 * width, 1, 1, bias=bias),
         )
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.net(_beside_source(image, source, self.source_channels))
@@ -115,6 +118,7 @@ class MultiScaleDiscriminator(nn.Module):
                 inputs, outputs = outputs, min(2 * outputs, 512)
                 self.add_module(f"scale{scale}_layer{i}", nn.Sequential(*block))
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> list[Tensor]:
         return [found[-1] for found in self.features(image, source)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 PADDINGS = ("reflect", "replicate", "zeros")
 DROPOUT = 0.5
@@ -84,6 +85,7 @@ class ResNetGenerator(nn.Module):
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, source: Tensor) -> Tensor:
         return self.model(source)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import SLOPE, check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 #: The fewest levels: width doubles from the first to the fourth.
 LEAST_LEVELS = 5
@@ -99,6 +100,7 @@ class UNetGenerator(nn.Module):
             level = Level(factor * width, 2 * factor * width, level, norm, False)
         self.model = Outermost(channels, out_channels, width, level, norm)
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, source: Tensor) -> Tensor:
         return self.model(source)
