@@ -169,7 +169,8 @@ NO_NETWORK = {
 @pytest.mark.parametrize("name", NO_NETWORK)
 def test_layouts_without_a_network(tmp_path, name):
     torch.save({key: torch.zeros(2, 2) for key in NO_NETWORK[name]}, tmp_path / "x.pth")
-    assert models.describe(tmp_path / "x.pth")["networks"]["G"]["layout"] == name
+    about = models.describe(tmp_path / "x.pth")["networks"]["G"]
+    assert (about["layout"], about["network"]) == (name, "none here: it is recognized and cannot be loaded")
     with pytest.raises(
         DataError, match=rf"x.pth: G is a \w+.* of {name}, a layout that is recognized but has no network"
     ):

@@ -1,9 +1,12 @@
 """Networks of image translation: against functions of their public state dicts, written with torch.nn.functional."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn import functional as F
 
+import fastgan
 from fastgan import models
 from fastgan.errors import UsageError
 from fastgan.models.translation import (
@@ -207,3 +210,43 @@ def test_wrong_arguments():
 
 def test_in_the_package():
     assert models.translation.build is build
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_gradients_of_two_orders(norm):
+    """R1 of a discriminator, and the gradient of a generator's weights, against plain functions in double."""
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+    for network, run in (
+        (PatchDiscriminator(3, 0, 2, 4, norm), lambda plain, x: plain.patches(x, 2)),
+        (ResNetGenerator(3, 3, 1, 4, norm), lambda plain, x: plain.resnet(x, 1, 2)),
+        (UNetGenerator(3, 3, 5, 4, norm), lambda plain, x: plain.unet(x, 5)),
+    ):
+        network = randomized(network).double()
+        plain = Plain(network.state_dict(), norm)
+        plain.state = {name: value.detach().requires_grad_() for name, value in plain.state.items()}
+        found = []
+        for y, weights in ((network(x), dict(network.named_parameters())), (run(plain, x), plain.state)):
+            (first,) = torch.autograd.grad(y.sin().sum(), x, create_graph=True)
+            names = [name for name in weights if name.endswith("weight")]
+            values = [weights[name] for name in names]
+            found.append(
+                {"x": first}
+                | dict(zip(names, torch.autograd.grad(first.square().sum() + y.square().sum(), values), strict=True))
+            )
+        assert found[0].keys() == found[1].keys()
+        for name, want in found[1].items():
+            assert (found[0][name] - want).norm() <= 1e-9 * want.norm(), name
+
+
+def test_a_pair_trains():
+    torch.manual_seed(0)
+    source = torch.rand(4, 3, 32, 32) * 2 - 1
+    generator, discriminator = build("pix2pix", resolution=32, width=2)
+    config = fastgan.Config.from_flags(steps=3, l1_weight=100.0, compile="off")
+    trainer = fastgan.Trainer(generator, discriminator, config=config)
+    before = {name: value.clone() for name, value in generator.named_parameters()}
+    trainer.fit(itertools.repeat((source, source.flip(1))))
+    assert all(not torch.equal(before[name], value) for name, value in generator.named_parameters())
+    images = trainer.ema.module(source)
+    assert images.shape == source.shape
+    assert images.abs().max() <= 1

@@ -104,6 +104,8 @@ def describe(file: str | Path) -> dict[str, Any]:
             about |= {"layout": "unknown", "first names": list(state.tensors)[:3], "arguments": state.arguments}
         else:
             about |= {"layout": layout.name, "kind": layout.kind}
+            if not layout.module:
+                about["network"] = "none here: it is recognized and cannot be loaded"
             try:
                 about |= layout.facts(state)
             except DataError as error:

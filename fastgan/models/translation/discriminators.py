@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import SLOPE, check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 
 class PatchDiscriminator(nn.Module):
@@ -33,14 +34,15 @@ class PatchDiscriminator(nn.Module):
             "channels": channels, "source_channels": source_channels, "layers": layers, "width": width, "norm": norm,
         }  # fmt: skip
         inputs, outputs = channels + source_channels, width
-        blocks: list[nn.Module] = [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(SLOPE)]
+        blocks: list[nn.Module] = [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(SLOPE, inplace=True)]
         for i in range(1, layers + 1):
             inputs, outputs = outputs, width * min(1 << i, 8)
             stride = 2 if i < layers else 1
             blocks.append(nn.Conv2d(inputs, outputs, 4, stride, 1, bias=has_bias(norm)))
-            blocks += [norm_layer(norm, outputs), nn.LeakyReLU(SLOPE)]
+            blocks += [norm_layer(norm, outputs), nn.LeakyReLU(SLOPE, inplace=True)]
         self.model = nn.Sequential(*blocks, nn.Conv2d(outputs, 1, 4, 1, 1))
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.model(_beside_source(image, source, self.source_channels))
@@ -64,13 +66,14 @@ class PixelDiscriminator(nn.Module):
         bias = has_bias(norm)
         self.net = nn.Sequential(
             nn.Conv2d(channels + source_channels, width, 1),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(width, 2 * width, 1, bias=bias),
             norm_layer(norm, 2 * width),
-            nn.LeakyReLU(SLOPE),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(2 * width, 1, 1, bias=bias),
         )
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.net(_beside_source(image, source, self.source_channels))
@@ -111,10 +114,11 @@ class MultiScaleDiscriminator(nn.Module):
                 if i > 0 and not last:
                     block.append(norm_layer(norm, outputs))
                 if not last:
-                    block.append(nn.LeakyReLU(SLOPE))
+                    block.append(nn.LeakyReLU(SLOPE, inplace=True))
                 inputs, outputs = outputs, min(2 * outputs, 512)
                 self.add_module(f"scale{scale}_layer{i}", nn.Sequential(*block))
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> list[Tensor]:
         return [found[-1] for found in self.features(image, source)]

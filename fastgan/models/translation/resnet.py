@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 PADDINGS = ("reflect", "replicate", "zeros")
 DROPOUT = 0.5
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Module):
             pad, zeros = _padding(padding, 1)
             return [*pad, nn.Conv2d(channels, channels, 3, padding=zeros, bias=bias), norm_layer(norm, channels)]
 
-        between = [nn.ReLU(), *([nn.Dropout(DROPOUT)] if dropout else [])]
+        between = [nn.ReLU(inplace=True), *([nn.Dropout(DROPOUT)] if dropout else [])]
         self.conv_block = nn.Sequential(*convolution(), *between, *convolution())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,16 +71,21 @@ class ResNetGenerator(nn.Module):
         self.out_channels, self.multiple = out_channels, 1 << downsamplings
         widths = [width << i for i in range(downsamplings + 1)]
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(channels, width, 7, bias=bias)]
-        layers += [norm_layer(norm, width), nn.ReLU()]
+        layers += [norm_layer(norm, width), nn.ReLU(inplace=True)]
         for outputs in widths[1:]:
-            layers += [nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=bias), norm_layer(norm, outputs), nn.ReLU()]
+            layers += [
+                nn.Conv2d(outputs // 2, outputs, 3, 2, 1, bias=bias),
+                norm_layer(norm, outputs),
+                nn.ReLU(inplace=True),
+            ]
         layers += [ResidualBlock(widths[-1], norm, padding, dropout, bias) for _ in range(blocks)]
         for outputs in widths[-2::-1]:
             up = nn.ConvTranspose2d(2 * outputs, outputs, 3, 2, 1, output_padding=1, bias=bias)
-            layers += [up, norm_layer(norm, outputs), nn.ReLU()]
+            layers += [up, norm_layer(norm, outputs), nn.ReLU(inplace=True)]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, out_channels, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, source: Tensor) -> Tensor:
         return self.model(source)

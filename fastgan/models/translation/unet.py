@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import SLOPE, check, has_bias, initialize, norm_layer
+from fastgan.nn import fuse
 
 #: The fewest levels: width doubles from the first to the fourth.
 LEAST_LEVELS = 5
@@ -28,7 +29,15 @@ class Level(nn.Module):
         up_channels = inner_channels if inner is None else 2 * inner_channels
         up = nn.ConvTranspose2d(up_channels, channels, 4, 2, 1, bias=bias)
         last = [nn.Dropout(DROPOUT)] if dropout else []
-        self.model = nn.Sequential(nn.LeakyReLU(SLOPE), down, *below, nn.ReLU(), up, norm_layer(norm, channels), *last)
+        self.model = nn.Sequential(
+            nn.LeakyReLU(SLOPE, inplace=True),
+            down,
+            *below,
+            nn.ReLU(inplace=True),
+            up,
+            norm_layer(norm, channels),
+            *last,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         activation, *layers = self.model
@@ -45,7 +54,7 @@ class Outermost(nn.Module):
         super().__init__()
         down = nn.Conv2d(channels, width, 4, 2, 1, bias=has_bias(norm))
         self.model = nn.Sequential(
-            down, inner, nn.ReLU(), nn.ConvTranspose2d(2 * width, out_channels, 4, 2, 1), nn.Tanh()
+            down, inner, nn.ReLU(inplace=True), nn.ConvTranspose2d(2 * width, out_channels, 4, 2, 1), nn.Tanh()
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,6 +100,7 @@ class UNetGenerator(nn.Module):
             level = Level(factor * width, 2 * factor * width, level, norm, False)
         self.model = Outermost(channels, out_channels, width, level, norm)
         self.apply(initialize)
+        fuse(self)
 
     def forward(self, source: Tensor) -> Tensor:
         return self.model(source)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.fusion.fused_layers import inherited_call
+from fastgan.nn.fusion.norms import norm_type
 from fastgan.nn.fusion.pending import Pending, made
 from fastgan.nn.fusion.supported import (
     LINEAR,
@@ -63,6 +64,8 @@ def defer(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if not isinstance(function, nn.Module):
         call = called(function, args, kwargs)
         return function(*args, **kwargs) if call is None else Deferred(*call)
+    if len(args) == 1 and not kwargs and (norm := norm_type(function, args[0])) is not None and bare(function):
+        return Deferred(args[0], function, norm)
     if args and first_order(args[0]):
         return function(*args, **kwargs)
     kind = layer_type(function)

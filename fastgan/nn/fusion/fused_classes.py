@@ -15,11 +15,12 @@ from torch.nn.utils import parametrize
 
 from fastgan.nn.fusion.chain import ACCEPTS, DEFERRING
 from fastgan.nn.fusion.fused_layers import FUSED_LAYERS, Fused
+from fastgan.nn.fusion.norms import FUSED_NORMS
 from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten, called_paths, rewritten, takes_pending
 from fastgan.nn.fusion.sequential import Sequential
 from fastgan.nn.fusion.supported import ACTS, ModuleClass, has_forward_of
 
-_STATIC: dict[type[nn.Module], type[nn.Module]] = {**FUSED_LAYERS, nn.Sequential: Sequential}
+_STATIC: dict[type[nn.Module], type[nn.Module]] = {**FUSED_LAYERS, **FUSED_NORMS, nn.Sequential: Sequential}
 
 
 def base_without_forward(kind: ModuleClass) -> type[nn.Module]:

@@ -25,6 +25,7 @@ from fastgan.nn.fusion.fused_classes import (
     rewritten_methods,
 )
 from fastgan.nn.fusion.fused_layers import FUSED_LAYERS
+from fastgan.nn.fusion.norms import FUSED_NORMS, why_not_fused
 from fastgan.nn.fusion.pieces import pieces
 from fastgan.nn.fusion.rewrite import NotRewritable, Rewritten
 from fastgan.nn.fusion.supported import ACTS, ModuleClass, bare, layer_type, original_class, weight_hooks
@@ -88,7 +89,11 @@ def _joint_descriptions(root: nn.Module) -> Iterator[tuple[int, str]]:
             stack = f"stack of {len(piece.modules) // 2}: " if piece.stack else ""
             for first, activation in zip(piece.modules[::2], piece.modules[1::2], strict=True):
                 layer = layer_type(first)
-                if layer is None or not bare(first):  # a norm, or a layer that runs alone
+                norm = base_without_forward(original_class(first)) in FUSED_NORMS
+                if norm and bare(first) and not why_not_fused(first):
+                    yield id(first), f"instance norm + {piece.act.name}"
+                    yield id(activation), f"instance norm + {piece.act.name}"
+                elif layer is None or not bare(first):  # another norm, or a layer that runs alone
                     yield id(activation), piece.act.name
                 else:
                     description = f"{stack}{layer.label} + {piece.act.name}"
@@ -114,6 +119,9 @@ def _decision(module: nn.Module, kind: ModuleClass, together: str | None) -> Dec
     if isinstance(module, LazyModuleMixin):
         return False, "lazy: it has no weights before its first run", None
     plain = base_without_forward(kind)
+    if plain in FUSED_NORMS:
+        problem = why_not_fused(module)
+        return not problem, problem or together or "instance norm", None if problem else fused_class(kind, frozenset())
     if plain in FUSED_LAYERS:
         return _leaf(module, kind, plain, together)
     if plain is nn.Sequential:
