@@ -1,7 +1,7 @@
 """StyleGAN2 in plain PyTorch, the way its public code runs: a convolution kernel for each sample (grouped convolution),
 zeros between samples, depthwise filters. From the formulas of Karras et al. 2020 (arXiv:1912.04958).
 
-Both networks read the parameters of fastgan's, so that stylegan_steps.py compares the same functions of the same weights.
+Both networks read the parameters of fastgan's: stylegan_steps.py compares the same functions of the same weights.
 """
 
 from __future__ import annotations
