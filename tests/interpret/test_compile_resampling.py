@@ -17,7 +17,7 @@ BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 
 def resampling(arch, element, up, down, taps, fast, *, separable=True, channels=64, width=256):
     """The job of an upfirdn2d of [N, channels, width, width]."""
-    block_x, block_c = upfirdn2d.tile(width // up, channels, fast, BYTES[element], taps)
+    block_x, block_c = upfirdn2d.tile(width // up, channels, fast, BYTES[element], taps, separable)
     rows = upfirdn2d.rows(width, (taps, taps), (up, up), (down, down), separable)
     constants = {
         "GAIN": 4.0, "UP_Y": up, "UP_X": up, "DOWN_Y": down, "DOWN_X": down, "SHIFT_Y": up - 1, "SHIFT_X": 0,
@@ -42,7 +42,11 @@ STYLEGAN = [(1, 1, 4), (2, 1, 4), (1, 2, 4)]
 
 @pytest.mark.parametrize("arch", TARGETS)
 def test_upfirdn2d_takes_16_bytes_of_channels_at_a_time(arch):
-    jobs = [resampling(arch, element, *options, True) for element in ("bf16", "fp32") for options in STYLEGAN]
+    jobs = [
+        resampling(arch, element, *options, True, separable=separable)
+        for element, separable in (("bf16", True), ("bf16", False), ("fp32", True))
+        for options in STYLEGAN
+    ]
     for job, answer in zip(jobs, compile_all(jobs), strict=True):
         assert f".target {ARCHITECTURES[arch]}" in answer["ptx"]
         up, down, taps = (job["constants"][name] for name in ("UP_X", "DOWN_X", "TAPS_X"))
@@ -51,7 +55,9 @@ def test_upfirdn2d_takes_16_bytes_of_channels_at_a_time(arch):
         lines = ((rows - 1) * down - (up - 1) + taps - 1) // up + 1
         inputs = lines * (((up - 1) * down + taps - 1) // up + 1)
         assert wide_loads(answer) == inputs, about(job)
-        assert answer["ptx"].count("ld.global") == inputs + taps, about(job)
+        assert answer["ptx"].count("ld.global") == inputs + taps ** (1 if job["constants"]["SEPARABLE"] else 2), about(
+            job
+        )
         assert wide_stores(answer) == answer["ptx"].count("st.global") == rows * up, about(job)
         assert spilled_bytes(answer) == 0, about(job)
         assert not divisions_of_64_bits(answer), about(job)
@@ -60,8 +66,9 @@ def test_upfirdn2d_takes_16_bytes_of_channels_at_a_time(arch):
 @pytest.mark.parametrize("arch", TARGETS)
 def test_upfirdn2d_of_other_filters_and_layouts_compiles(arch):
     jobs = [resampling(arch, "bf16", *options, False) for options in STYLEGAN]
-    jobs += [resampling(arch, "bf16", 2, 1, 12, True), resampling(arch, "bf16", 1, 2, 12, True)]
-    jobs += [resampling(arch, "fp32", 1, 1, 4, fast, separable=False) for fast in (True, False)]
+    if arch != 90:  # they take long to compile
+        jobs += [resampling(arch, "bf16", 2, 1, 12, True), resampling(arch, "bf16", 1, 2, 12, True)]
+    jobs += [resampling(arch, "fp32", 1, 1, 4, False, separable=False)]
     jobs += [resampling(arch, "fp16", 3, 2, 6, False), resampling(arch, "fp64", 2, 1, 4, False)]
     jobs += [resampling(arch, "bf16", 2, 1, 4, True, channels=3)]
     for job, answer in zip(jobs, compile_all(jobs), strict=True):

@@ -57,6 +57,9 @@ def test_a_filter_too_long_to_unroll_is_refused(device):
     x = torch.zeros(1, 1, 64, 64, device=device)
     long = torch.ones(17, device=device)
     options = ([1, 1], [1, 1], [0, 0, 0, 0], False, 1.0)
-    assert "takes filters of up to 256 taps" in triton.FORWARD.why_not(x, long, *options)
+    assert "takes filters that meet up to 256 pixels, not [17, 17]" in triton.FORWARD.why_not(x, long, *options)
     assert triton.FORWARD.why_not(x, long[:16], *options) is None
     assert triton.FORWARD.why_not(x, long, [2, 2], *options[1:]) is None
+    square = torch.ones(9, 9, device=device)
+    assert "meet up to 64 pixels" in triton.FORWARD.why_not(x, square, *options)
+    assert triton.FORWARD.why_not(x, square[1:, 1:], *options) is None

@@ -15,16 +15,18 @@ from fastgan.ops.upfirdn2d.reference import filter_size, output_size
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _THREADS = 128  # of a program
 _OUTPUT_ROWS, _INPUT_ROWS = 8, 8  # about as many rows of a program, which share what they load
-_MOST_LOADS = 256  # unrolled: a limit of the kernel's size
+#: Loads of a program, which are unrolled: the limit of the kernel's size, and of what registers keep for a filter that
+#: is not separable.
+_MOST_LOADS, _MOST_KEPT = 256, 64
 _MOST = 2**31 - 2**16  # what is counted in 32 bits
 
 
 def _why_not(
     x: Tensor, filter: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int], *_
 ) -> str | None:
-    taps = filter_size(filter)
-    if _loads(1, taps, up, down) > _MOST_LOADS:
-        return f"the Triton kernel takes filters of up to {_MOST_LOADS} taps after up, not {list(taps)}"
+    taps, most = filter_size(filter), _most_loads(_separable(filter))
+    if _loads(1, taps, up, down) > most:
+        return f"the Triton kernel takes filters that meet up to {most} pixels, not {list(taps)}"
     height, width = output_size(x, filter, up, down, padding)
     if x.shape[1] * max(width * up[1], x.shape[3] * down[1]) > _MOST or x.shape[0] * x.shape[1] * height > _MOST:
         return f"the Triton kernel takes rows of less than {_MOST:,} numbers, and as many rows"
@@ -37,6 +39,14 @@ def _kernels():
     return triton_kernels
 
 
+def _separable(filter: Tensor | None) -> bool:
+    return filter is None or filter.dim() == 1
+
+
+def _most_loads(separable: bool) -> int:
+    return _MOST_LOADS if separable else _MOST_KEPT
+
+
 def _loads(groups: int, taps: Sequence[int], up: Sequence[int], down: Sequence[int]) -> int:
     """How many loads a program with so many groups of rows has, each of a tile."""
     rows, columns = (((f - 1) * d + n - 1) // f + 1 for f, d, n in zip(up, down, taps, strict=True))
@@ -45,15 +55,15 @@ def _loads(groups: int, taps: Sequence[int], up: Sequence[int], down: Sequence[i
 
 def rows(height: int, taps: Sequence[int], up: Sequence[int], down: Sequence[int], separable: bool) -> int:
     """How many output rows a program computes: whole groups."""
-    if not separable:
-        return up[0]
     groups = min(max(1, _OUTPUT_ROWS // up[0]), max(1, _INPUT_ROWS // down[0]), power_of_two(blocks(height, up[0])))
-    while groups > 1 and _loads(groups, taps, up, down) > _MOST_LOADS:
+    while groups > 1 and _loads(groups, taps, up, down) > _most_loads(separable):
         groups //= 2
     return groups * up[0]
 
 
-def tile(groups: int, channels: int, channel_is_fast: bool, itemsize: int, taps: int) -> tuple[int, int]:
+def tile(
+    groups: int, channels: int, channel_is_fast: bool, itemsize: int, taps: int, separable: bool
+) -> tuple[int, int]:
     """(groups of columns, channels) of a program: a pure function of the sizes.
 
     Threads take 16 bytes of neighboring channels each, 8 where the registers must hold many taps' inputs. Where the
@@ -61,7 +71,7 @@ def tile(groups: int, channels: int, channel_is_fast: bool, itemsize: int, taps:
     and neighboring threads must load neighboring numbers.
     """
     if channel_is_fast:
-        numbers = _THREADS * max(1, (16 if taps <= 8 else 8) // itemsize)
+        numbers = _THREADS * max(1, (16 if taps <= (8 if separable else 4) else 8) // itemsize)
         width = min(16, power_of_two(groups))
         some = min(numbers // width, power_of_two(channels))
         return min(numbers // some, power_of_two(groups)), some
@@ -74,10 +84,10 @@ def plan_upfirdn2d(x, filter, up, down, padding, flip, gain):
     fast = layout is torch.channels_last
     images, channels, height, width = x.shape
     out_height, out_width = output_size(x, filter, up, down, padding)
-    taps, separable = filter_size(filter), filter is None or filter.dim() == 1
+    taps, separable = filter_size(filter), _separable(filter)
     channels, images = (channels, images) if fast else (images * channels, 1)
     groups = blocks(out_width, up[1])
-    block_x, block_c = tile(groups, channels, fast, x.element_size(), max(taps))
+    block_x, block_c = tile(groups, channels, fast, x.element_size(), max(taps), separable)
     count = rows(out_height, taps, up, down, separable)
     constants = {
         "GAIN": float(gain), "UP_Y": up[0], "UP_X": up[1], "DOWN_Y": down[0], "DOWN_X": down[1],
