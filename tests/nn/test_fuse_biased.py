@@ -276,6 +276,15 @@ def test_code_that_does_something_else_gets_a_tensor(fused):
     assert_same(outputs_and_gradients(fused(plain), X), outputs_and_gradients(plain, X))
 
 
+def test_dynamo_traces_them(fused):
+    for kind in (Pair, nn.Sequential):
+        plain = kind(networks.ScaledConv(3, C, 3, bias=False), networks.BiasedLeakyReLU(C)).double()
+        compiled = torch.compile(fused(plain), backend="aot_eager", fullgraph=True)
+        x = X.clone().requires_grad_()
+        got, want = (torch.autograd.grad(net(x).square().sum(), x)[0] for net in (compiled, plain))
+        torch.testing.assert_close(got, want)
+
+
 ROWS = {networks.StyleDiscriminator: "convs.1.conv1.1", networks.ResidualDiscriminator: "MainLayers.0.NonLinearity1"}
 
 
