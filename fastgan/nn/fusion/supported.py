@@ -260,6 +260,15 @@ def _conv_transpose1d(layer: Any, x: Tensor, act: Act) -> Tensor:
 
 
 def _conv_transpose2d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    filter = low_pass_filter(layer, x) if act.name == "linear" else None
+    if filter is not None:
+        stride, padding = pair(layer.stride, "stride", 1), pair(layer.padding, "padding", 0)
+        extra = pair(layer.output_padding, "output_padding", 0)
+        pads = []
+        for taps, step, cut, more in zip(filter.shape, stride, padding, extra, strict=True):
+            pads += [taps - 1 - cut, taps - step - cut + more]
+        if all(more < step for more, step in zip(extra, stride, strict=True)):  # PyTorch refuses others
+            return upfirdn2d(x, filter, stride, 1, pads)
     return _biased(_convolved(conv_transpose2d, layer, x, output_padding=layer.output_padding), bias_for(layer, x), act)
 
 
@@ -339,7 +348,7 @@ def called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     if not good or not kind.supports(x):
         return None
     # Filters are faster on our op in every run.
-    runs = not first_order(x) or (kind is CONV2D and low_pass_filter(layer, x) is not None)
+    runs = not first_order(x) or (kind in (CONV2D, CONV_TRANSPOSE2D) and low_pass_filter(layer, x) is not None)
     return (x, layer, kind) if runs else None
 
 
