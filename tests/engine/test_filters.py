@@ -1,12 +1,16 @@
 """Convolutions of each channel with one filter in a graph become upfirdn2d: in every order of derivative, and no other
 convolution does."""
 
+import copy
+
 import pytest
+import runtime_gain_networks as networks
 import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import fastgan
 from fastgan.engine.filters import use_upfirdn2d
 from fastgan.engine.passes import convolution_passes
 
@@ -89,3 +93,35 @@ def test_the_gradient_of_a_learned_filter_stays_a_convolution():
     traced, before, after = rewritten(step, X, KERNEL)
     assert (before, after) == (2, 1)
     torch.testing.assert_close(traced(X, KERNEL), step(X, KERNEL))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("build", "convolutions"),
+    [(networks.DecoratedDiscriminator, 4), (lambda: networks.ResidualDiscriminator(stages=1, last=8), 6)],
+    ids=["decorated", "residual"],
+)
+def test_a_compiled_step_with_r1_runs_no_filter_as_a_convolution_and_no_zeros(build, convolutions):
+    torch.manual_seed(0)
+    network = build()
+    exact = copy.deepcopy(network).double()
+
+    def gradients(network, x):
+        x = x.detach().requires_grad_()
+        logits = network(x)
+        (first,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+        loss = F.softplus(-logits).mean() + first.square().sum([1, 2, 3]).mean()
+        return torch.autograd.grad(loss, list(network.parameters()))
+
+    compiled = fastgan.compile(lambda x: gradients(network, x))
+    x = torch.randn(4, 3, 16, 16)
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        got = compiled(x)
+    want, truth = gradients(network, x), gradients(exact, x.double())
+    for mine, plain, true in zip(got, want, truth, strict=True):
+        error, allowed = (float((value - true).norm()) for value in (mine, plain))
+        assert error <= max(2 * allowed, 1e-6 * float(true.norm()))
+    # Forward, input gradient, its derivative, an input gradient, and two weight gradients.
+    assert not compiled.why_eager
+    assert compiled.passes.after <= 6 * convolutions
+    assert compiled.passes.before > 6 * convolutions

@@ -276,6 +276,15 @@ def test_code_that_does_something_else_gets_a_tensor(fused):
     assert_same(outputs_and_gradients(fused(plain), X), outputs_and_gradients(plain, X))
 
 
+def test_dynamo_traces_them(fused):
+    for kind in (Pair, nn.Sequential):
+        plain = kind(networks.ScaledConv(3, C, 3, bias=False), networks.BiasedLeakyReLU(C)).double()
+        compiled = torch.compile(fused(plain), backend="aot_eager", fullgraph=True)
+        x = X.clone().requires_grad_()
+        got, want = (torch.autograd.grad(net(x).square().sum(), x)[0] for net in (compiled, plain))
+        torch.testing.assert_close(got, want)
+
+
 ROWS = {networks.StyleDiscriminator: "convs.1.conv1.1", networks.ResidualDiscriminator: "MainLayers.0.NonLinearity1"}
 
 
@@ -316,6 +325,16 @@ class Expanded(Filter):
         return F.conv2d(x, self.taps.expand(3, 1, 4, 4), None, 2, 1, 1, 3)
 
 
+class Transposed(Filter):
+    def forward(self, x):
+        return F.conv_transpose2d(x.reshape(-1, 1, 7, 6), self.taps[None, None], None, 2, 1)
+
+
+class TransposedBeyond(Filter):
+    def forward(self, x):
+        return F.conv_transpose2d(x.reshape(-1, 1, 7, 6), self.taps[None, None, :3], None, (2, 3), (0, 3), (1, 2))
+
+
 class Repeated(Filter):
     def forward(self, x):
         return F.conv2d(x, self.taps.repeat(3, 1, 1, 1), groups=3)
@@ -345,7 +364,7 @@ class Large(Filter):
         return F.conv2d(x.reshape(-1, 1, 7, 6), self.taps.repeat(3, 3)[None, None], padding=4)
 
 
-@pytest.mark.parametrize("kind", [SingleChannels, Strided, Expanded])
+@pytest.mark.parametrize("kind", [SingleChannels, Strided, Expanded, Transposed, TransposedBeyond])
 def test_a_constant_filter_of_each_channel_is_upfirdn2d(fused, kind):
     plain = nn.Sequential(nn.Conv2d(3, 3, 1), kind()).double()
     ours = fused(plain)

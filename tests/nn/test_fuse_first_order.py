@@ -9,6 +9,7 @@ from torch import nn
 
 import fastgan
 from fastgan.nn.fusion.first_order import first_order
+from fastgan.testing.op_recorder import OpRecorder
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +118,20 @@ def test_a_stack_of_activations_in_place_is_left_to_pytorch_too(inplace):
     if inplace:
         for got, want in zip(_step(fused, x.detach()), _step(plain, x.detach()), strict=True):
             assert torch.equal(got, want)
+
+
+def test_filters_are_ours_in_every_run():
+    class Filter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("taps", torch.randn(1, 1, 4, 4))
+
+        def forward(self, x):
+            return F.conv2d(x, self.taps)
+
+    plain, x = Filter(), torch.randn(4, 1, 9, 8)
+    fused = fastgan.fuse(copy.deepcopy(plain))
+    with torch.no_grad(), OpRecorder() as calls:
+        got = fused(x)
+    assert calls.counts() == {"upfirdn2d": 1}
+    torch.testing.assert_close(got, plain(x))

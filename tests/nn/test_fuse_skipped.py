@@ -205,14 +205,13 @@ def test_a_method_whose_source_is_not_what_runs_is_not_rewritten():
 
     code = Changed.forward.__code__
     Changed.forward.__code__ = code.replace(co_consts=(*code.co_consts, "edited since"))
-    assert fastgan.fusion_report(Changed())[""].reason == "its forward is not rewritten: its source is not what runs"
+    reason = fastgan.fusion_report(Changed())[""].reason
+    assert reason.startswith("its forward is not rewritten: its source is not what runs; in a step of fastgan.compile")
 
     scope = {"Custom": Custom, "F": F}
     exec("class Typed(Custom):\n    def forward(self, x):\n        return F.relu(self.conv(x))", scope)
-    assert (
-        fastgan.fusion_report(scope["Typed"]())[""].reason
-        == "its forward is not rewritten: its source is not available"
-    )
+    reason = fastgan.fusion_report(scope["Typed"]())[""].reason
+    assert reason.startswith("its forward is not rewritten: its source is not available;")
 
     class Decorated(Custom):
         @torch.no_grad()
@@ -220,7 +219,7 @@ def test_a_method_whose_source_is_not_what_runs_is_not_rewritten():
             return F.relu(self.conv(x))
 
     network = fastgan.fuse(Decorated())
-    assert fastgan.fusion_report(network)[""].reason == "its forward is not rewritten: it is decorated"
+    assert fastgan.fusion_report(network)[""].reason.startswith("its forward is not rewritten: it is decorated;")
     assert not network(X).requires_grad
 
 

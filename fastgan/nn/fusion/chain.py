@@ -132,7 +132,7 @@ def accepts(function: Any) -> bool:
 def _pending(deferred: Any) -> Pending | None:
     """A tensor or a Deferred as a Pending, where our ops may run what a user's code does with it; else None."""
     x = deferred.value if isinstance(deferred, Deferred) else deferred
-    if not activation_takes(x) or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    if torch.compiler.is_compiling() or not activation_takes(x) or torch.is_autocast_enabled(x.device.type):
         return None  # a compiler joins elementwise operations by itself
     if not isinstance(deferred, Deferred) or deferred.layer is None:
         return Pending(x)

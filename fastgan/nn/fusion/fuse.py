@@ -57,20 +57,23 @@ def fuse(module: M) -> M:
     on fastgan's ops, activations in place too. In nn.Sequential, and in users' modules whose forward calls an
     activation on the result of a layer, both run as one op, also with an `if` in between, in loops over a ModuleList,
     and for users' convolutions that call `super().forward` or `F.conv2d`; consecutive Conv2d blocks of a Sequential run
-    as one stack. PyTorch's spectral norms of both kinds are computed as one group. Instance norms without parameters
-    and running statistics run on a CPU as one op with the ReLU or leaky ReLU after them, in every run. A gradient
-    penalty then computes only what it needs. Parameters, buffers, hooks, isinstance, copies and pickles are as before.
-    Modules that cannot be fused exactly are skipped; `fusion_report` gives the reasons.
+    as one stack. A user's activation that adds a bias before, or multiplies by a gain or clamps after it, joins the
+    layer before. Filters that are the same for each channel run as `upfirdn2d`. PyTorch's spectral norms of both kinds
+    are computed as one group. Instance norms without parameters and running statistics run on a CPU as one op with the
+    ReLU or leaky ReLU after them, in every run. A gradient penalty then computes only what it needs. Parameters,
+    buffers, hooks, isinstance, copies and pickles are as before. Modules that cannot be fused exactly are skipped;
+    `fusion_report` gives the reasons.
 
-    On a CPU all but instance norms and stacks with activations out of place run PyTorch's own operations in eager runs
-    in which no input gradient can follow (inference, steps without a penalty): there they are as fast. A run is one in
-    which an input gradient can follow if the layer's input depends on a leaf that requires a gradient and is no
-    nn.Parameter.
+    On a CPU all but filters, instance norms and stacks with activations out of place run PyTorch's own operations in
+    eager runs in which no input gradient can follow (inference, steps without a penalty): there they are as fast. A run
+    is one in which an input gradient can follow if the layer's input depends on a leaf that requires a gradient and is
+    no nn.Parameter.
 
     Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it outside of the forward that
-    computed it (`y = block(x); y += x`), or by an activation module in place in a forward of your own, which PyTorch
-    allows unless the leaky ReLU itself is in place, raises PyTorch's error. Convolutions and linear layers with hooks
-    of torch.nn.utils.weight_norm or spectral_norm can be copied after a run, which PyTorch refuses.
+    computed it (`y = block(x); y += x`, also where the block multiplies it by a gain), or by an activation module in
+    place in a forward of your own, which PyTorch allows unless the leaky ReLU itself is in place, raises PyTorch's
+    error. Convolutions and linear layers with hooks of torch.nn.utils.weight_norm or spectral_norm can be copied after
+    a run, which PyTorch refuses.
 
     Raises UsageError for an argument that is not a module, or that is compiled: call fuse first, then compile.
     torch.jit.script raises it for a fused network; torch.jit.trace, torch.export, torch.fx and torch.compile take one.

@@ -232,9 +232,12 @@ def low_pass_filter(layer: Any, x: Tensor) -> Tensor | None:
     images [N·C, 1, H, W] with a weight [1, 1, kh, kw], or depthwise with an expanded one.
     """
     weight = layer.weight
+    if weight.dim() != 4 or weight.requires_grad or layer.bias is not None or pads_first(layer):
+        return None
     one = weight.shape[0] == 1 or weight.stride(0) == 0  # other weights may differ from channel to channel
-    single = weight.dim() == 4 and weight.shape[1] == 1 and layer.groups == x.shape[1] == weight.shape[0]
-    if not (single and one and layer.bias is None and not pads_first(layer)) or weight.requires_grad:
+    if not one or weight.shape[1] != 1 or not layer.groups == x.shape[1] == weight.shape[0]:
+        return None
+    if torch.is_autocast_enabled(x.device.type):
         return None
     dilated = layer.dilation not in (1, (1, 1), [1, 1])
     return None if dilated or weight[0].numel() > _MOST_TAPS or weight.dtype != x.dtype else weight[0, 0]
@@ -244,7 +247,7 @@ def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:
     bias = bias_for(layer, x)
     if bias is None and act.name == "linear":
         filter = low_pass_filter(layer, x)
-        if filter is not None and not torch.is_autocast_enabled(x.device.type):
+        if filter is not None:
             top, left = pair(layer.padding, "padding", 0)
             return upfirdn2d(x, filter, 1, pair(layer.stride, "stride", 1), (top, top, left, left), flip=True)
         return _convolved(conv2d, layer, x)
@@ -257,6 +260,15 @@ def _conv_transpose1d(layer: Any, x: Tensor, act: Act) -> Tensor:
 
 
 def _conv_transpose2d(layer: Any, x: Tensor, act: Act) -> Tensor:
+    filter = low_pass_filter(layer, x) if act.name == "linear" else None
+    if filter is not None:
+        stride, padding = pair(layer.stride, "stride", 1), pair(layer.padding, "padding", 0)
+        extra = pair(layer.output_padding, "output_padding", 0)
+        pads = []
+        for taps, step, cut, more in zip(filter.shape, stride, padding, extra, strict=True):
+            pads += [taps - 1 - cut, taps - step - cut + more]
+        if all(more < step for more, step in zip(extra, stride, strict=True)):  # PyTorch refuses others
+            return upfirdn2d(x, filter, stride, 1, pads)
     return _biased(_convolved(conv_transpose2d, layer, x, output_padding=layer.output_padding), bias_for(layer, x), act)
 
 
@@ -333,7 +345,11 @@ def called(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     good = is_plain_tensor(layer.weight) and (layer.bias is None or is_plain_tensor(layer.bias))
     sizes = (layer.stride, layer.padding, layer.dilation, layer.output_padding)
     good = good and all(isinstance(n, int) or (isinstance(n, tuple | list) and len(n) == kind.dims - 2) for n in sizes)
-    return (x, layer, kind) if good and kind.takes(x) else None
+    if not good or not kind.supports(x):
+        return None
+    # Filters are faster on our op in every run.
+    runs = not first_order(x) or (kind in (CONV2D, CONV_TRANSPOSE2D) and low_pass_filter(layer, x) is not None)
+    return (x, layer, kind) if runs else None
 
 
 #: Other modules whose result is a new tensor that nothing else refers to, not even their own backward pass, so that an
