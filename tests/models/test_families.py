@@ -14,6 +14,11 @@ from fastgan.nn import MinibatchStdDev
 from fastgan.testing.families import FAMILIES, family, latents_and_labels, total_logits
 
 CONDITIONAL = [name for name, options in FAMILIES.items() if "classes" in options]
+#: The discriminators of these run as many layers as those of "projected" and "stylegan-xl labels".
+NAMES = [
+    pytest.param(name, marks=pytest.mark.full) if name in ("projected labels", "stylegan-xl") else name
+    for name in FAMILIES
+]
 
 
 def unused(generator, discriminator):
@@ -30,7 +35,7 @@ def test_every_family_is_tested():
     assert {options["name"] for options in FAMILIES.values()} == set(models.FAMILIES)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_shapes_and_ranges(name):
     generator, discriminator = family(name)
     inputs = latents_and_labels(generator, 4)
@@ -52,7 +57,7 @@ def test_shapes_and_ranges(name):
         assert logits.shape == (4,)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_ten_steps_with_a_penalty_change_every_weight(name):
     generator, discriminator = family(name)
     z, *labels = latents_and_labels(generator, 8)
@@ -81,7 +86,7 @@ def test_ten_steps_with_a_penalty_change_every_weight(name):
             assert torch.equal(weight, first) == (weight_name in unchanged), weight_name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_of_a_penalty_equals_a_finite_difference(name):
     """With respect to the weights, in float64."""
     generator, discriminator = family(name)
@@ -105,7 +110,7 @@ def test_the_gradient_of_a_penalty_equals_a_finite_difference(name):
     torch.testing.assert_close(exact, numeric.detach(), rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_deep_copies_are_equal_and_independent(name):
     """As the exponential moving average of the weights requires."""
     for network in family(name):

@@ -128,13 +128,19 @@ def test_two_stages(tmp_path, caplog):
         UsageError, match=r"init_from: GeneratorXL of several stages goes on from a run of one stage less;"
     ):
         trained(1, 32, stages=2)
-    whole = trained(2, 32, stages=2, init_from=tmp_path / "first")
+    whole = trained(1, 32, stages=2, init_from=tmp_path / "first")
     before, after = states(first)["G"], states(whole)["G"]
     kept = [name for name in after if ".b16." in name and not name.endswith("magnitude_ema")]
     assert len(kept) > 4
     assert all(torch.equal(after[name], before[name]) for name in kept)
     assert not torch.equal(after["mapping.fc0.weight"], before["mapping.fc0.weight"])
     assert any("taken over; fresh: synthesis.b32" in message for message in caplog.messages)
+
+
+@pytest.mark.full
+def test_a_run_of_two_stages_resumes_bit_for_bit(tmp_path):
+    trained(1, 16, tmp_path / "first")
+    whole = trained(2, 32, stages=2, init_from=tmp_path / "first")
     trained(1, 32, tmp_path / "second", stages=2, init_from=tmp_path / "first")
     part = trained(2, 32, tmp_path / "second", stages=2, resume=True)
     for network, state in states(whole).items():
