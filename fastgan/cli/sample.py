@@ -196,14 +196,12 @@ def _of_seeds(options: _Sample) -> None:
 
 def _session(generator: _Generator) -> Any:
     """A session of a generator, or a pair of them."""
-    from torch import nn
-
+    from fastgan.runtime.pair import StylePair
     from fastgan.runtime.session import Session
 
-    if not isinstance(generator.opened, nn.Module):
+    if isinstance(generator.opened, Session | StylePair):  # without torch
         return generator.opened
     from fastgan.export.halves import MappingHalf, SynthesisHalf, has_styles
-    from fastgan.runtime.pair import StylePair
 
     if has_styles(generator.opened):
         halves = MappingHalf(generator.opened), SynthesisHalf(generator.opened)

@@ -13,10 +13,19 @@ from torch import nn
 from fastgan._util.files import aside_folder
 from fastgan.errors import FastganError, UsageError
 from fastgan.export import targets
-from fastgan.export.halves import MappingHalf, SynthesisHalf, digest, latent_batches, sample_w
+from fastgan.export.halves import (
+    MappingHalf,
+    SynthesisHalf,
+    Truncated,
+    digest,
+    latent_batches,
+    sample_w,
+    truncatable,
+)
 from fastgan.export.precision import PRECISIONS, find_precision
 from fastgan.export.prepare import Prepared, prepare
 from fastgan.export.targets import Target
+from fastgan.models.stylegan.generator import StyleGenerator
 from fastgan.nn import fold
 from fastgan.runtime.network_spec import spec_of
 from fastgan.runtime.pair import pair_files
@@ -44,6 +53,7 @@ def export(
     copied and not changed. Norms are frozen as in eval() mode, spectral
     norms multiplied into the weights, batch norms merged into the layer before them, fastgan's operations replaced by
     standard ones. To export averaged weights, pass the averaged module (`trainer.ema.module`).
+    A StyleGAN's file has truncation_psi [N] as its last input, which a session fills with 1 where it is not given.
     to: "onnx" (batch, height, width and length dynamic); "tensorrt" (an engine, and the ONNX file it was built from
     beside it); "aoti" (PyTorch's ahead-of-time compiler); "triton" (a folder REPOSITORY/NAME for NVIDIA's server).
     `targets` lists them.
@@ -59,6 +69,8 @@ def export(
     found.
     """
     target, row = _target(network, to), find_precision(precision)
+    if isinstance(network, StyleGenerator) and truncatable(network):
+        network = Truncated(fold(network).cpu().float())
     spec = spec_of(network, latent_shape)
     if precision not in target.precisions:
         raise UsageError(f"precision: {to} supports {', '.join(target.precisions)}, got {precision!r}")

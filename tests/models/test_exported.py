@@ -41,3 +41,8 @@ def test_exported_for_any_batch(tmp_path, name):
             images.append(expected)
         for one, other in itertools.pairwise(images):
             assert (one - other).flatten(1).norm(dim=1).min() > 1e-2  # otherwise an ignored label would not be found
+    if name.startswith("stylegan"):
+        y = torch.zeros(batch, dtype=torch.int64) if generator.classes else None
+        expected = generator(z, y, truncation_psi=0.5)
+        torch.testing.assert_close(session(z, y, truncation_psi=0.5), expected, rtol=1e-4, atol=1e-4)
+        assert (expected - images[0]).norm() > 1e-2
