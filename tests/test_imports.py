@@ -17,7 +17,7 @@ ALLOWED = {
     "nn": {"ops"},
     "models": {"nn", "ops"},
     "losses": {"engine", "ops"},
-    "regularization": {"losses", "nn"},
+    "regularization": {"losses", "nn", "ops"},
     "tasks": {"losses", "nn", "regularization"},
     "engine": {"ops"},
     "data": set(),

@@ -129,7 +129,7 @@ def resolutions(resolution: int, least: int = 4) -> list[int]:
         near = max(least, 1 << max(resolution, 1).bit_length() - 1)
         raise UsageError(
             f"resolution: stylegan2 and the discriminator of stylegan3 support powers of two from {least}, got"
-            f" {resolution}; give {near} or {2 * near}"
+            f" {resolution}; give {near} or {2 * near} (the generator of stylegan3 alone takes any number from 16)"
         )
     return [1 << i for i in range(2, resolution.bit_length())]
 

@@ -11,8 +11,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, conv_transpose2d
 
+from fastgan.ops import upfirdn2d
 from fastgan.regularization.ada.draws import chosen, normal
 from fastgan.regularization.ada.wavelets import SYM6, mirrored
 
@@ -90,21 +90,15 @@ def _upsampled(images: Tensor) -> Tensor:
     for axis in (2, 3):
         side = images.shape[axis]
         images = images.index_select(axis, mirrored(torch.arange(-_HALO, side + _HALO, device=images.device), side))
-    taps = math.sqrt(2) * torch.tensor(SYM6, dtype=images.dtype, device=images.device)
-    n, c, h, w = images.shape
-    planes = conv_transpose2d(images.reshape(n * c, 1, h, w), taps.view(1, 1, -1, 1), stride=(2, 1))
-    planes = conv_transpose2d(planes, taps.view(1, 1, 1, -1), stride=(1, 2))
-    # Those that miss pixels beyond the halo are cut off.
-    cut = slice(_TAPS - 1, -(_TAPS - 1))
-    return planes[:, :, cut, cut].unflatten(0, (n, c)).squeeze(2)
+    taps = torch.tensor(SYM6, dtype=images.dtype, device=images.device) / math.sqrt(2)
+    # Without those that miss pixels beyond the halo, at the far end one more than at the near one.
+    return upfirdn2d(images, taps, up=2, padding=(0, -1, 0, -1), gain=4.0)
 
 
 def _downsampled(fine: Tensor) -> Tensor:
     """Half as fine: the adjoint of the upsampling, so that both together change nothing."""
     taps = torch.tensor(SYM6, dtype=fine.dtype, device=fine.device) / math.sqrt(2)
-    n, c, h, w = fine.shape
-    planes = conv2d(fine.reshape(n * c, 1, h, w), taps.view(1, 1, -1, 1), stride=(2, 1))
-    return conv2d(planes, taps.view(1, 1, 1, -1), stride=(1, 2)).unflatten(0, (n, c)).squeeze(2)
+    return upfirdn2d(fine, taps.flip(0), down=2)
 
 
 def _sampled(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
