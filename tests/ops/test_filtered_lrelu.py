@@ -7,7 +7,7 @@ from fastgan._util import native
 from fastgan.ops import filtered_lrelu
 from fastgan.ops._library import registry
 from fastgan.ops.filtered_lrelu import cpu, reference
-from fastgan.ops.filtered_lrelu.register import _adjoint
+from fastgan.ops.filtered_lrelu.register import adjoint
 
 X = torch.zeros(2, 3, 4, 4)
 TAPS = torch.ones(3)
@@ -105,7 +105,7 @@ def test_the_cpp_kernel_takes_any_number_of_planes_and_threads(counts, up, down,
         torch.testing.assert_close(y, plain_y, rtol=1e-5, atol=1e-6)
         assert torch.equal(masks, plain_masks)
         assert torch.equal(cpu.FORWARD.run(*forward[:-1], False)[0], y)
-        pads = _adjoint(x, y, first, second, up, down, padding, (0, 0, 0, 0))
+        pads = adjoint(x, y, first, second, up, down, padding, (0, 0, 0, 0))
         dy = torch.randn(y.shape, generator=generator).contiguous(memory_format=layout)
         gradient = (dy, masks, second, first, down, up, *pads, True, 1.7, 0.2)
         dx = cpu.LINEAR.run(*gradient)
