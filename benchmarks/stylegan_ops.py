@@ -1,10 +1,11 @@
-"""The operations of StyleGAN2 at 256×256, forward: fastgan, plain PyTorch, and a copy of the same bytes.
+"""The operations of StyleGAN2 and StyleGAN3 at 256×256: fastgan, plain PyTorch, and a copy of the same bytes.
 
     python benchmarks/stylegan_ops.py [--device cuda] [--batch N] [--ceilings CSV] [--resume] [--out CSV]
 
 upfirdn2d as it occurs in the networks (images of the generator upsampled, the filter after a transposed convolution,
 downsampling in the discriminator's skip path), the passes around a modulated convolution, and modulated convolutions
-beside the plain convolution of the same shape. `of_copy` is the share of the copy's bandwidth that is reached,
+beside the plain convolution of the same shape; filtered_lrelu of StyleGAN3-T's two kinds of layers, and its derivative.
+`of_copy` is the share of the copy's bandwidth that is reached,
 `vs_convolution` the speed relative to the plain convolution (0.77 means 1.3 times its time). Everything is compared
 with fastgan's reference before it is timed. On a GPU the time is that of a CUDA graph over several sets of inputs, with
 wall and host time besides.
@@ -28,10 +29,11 @@ from table import GPU_TIMES, Row, device_name, gpu_times, has, ms, print_table, 
 from torch import Tensor
 
 import fastgan
-from fastgan.ops import channel_dot, channel_scale, modulated_conv2d, scale_noise_bias_act, upfirdn2d
+from fastgan.ops import channel_dot, channel_scale, filtered_lrelu, modulated_conv2d, scale_noise_bias_act, upfirdn2d
 from fastgan.ops._autotune import wrong_result
 from fastgan.ops._backend import backend
 from fastgan.ops.channel_scale.epilogue import grad_op
+from fastgan.ops.filtered_lrelu.register import adjoint, filtered_lrelu_linear_op
 from fastgan.testing.timing import captured, times
 from fastgan.train.device import float32_products
 
@@ -78,6 +80,7 @@ def entries() -> list[Entry]:
         Entry("scale_noise_bias_act", size, _all, {"fastgan": scale_noise_bias_act, "PyTorch": _plain_epilogue}),
         Entry("scale_noise_bias_act_grad", size, _all_grad, {"fastgan": _epilogue_grad, "PyTorch": _plain_grad}),
     ]
+    found += [entry for up in (2, 4) for entry in _filtered(up)]
     # Last, since autotuning compiles many kernels for them.
     layer = {"fastgan": _modulated, "convolution": lambda x, w, s: F.conv2d(x, w.to(x.dtype), padding=1)}
     return found + [Entry("modulated_conv2d", (c, n, n), _weight_and_styles, layer) for c, n in LAYERS]
@@ -102,6 +105,49 @@ def _resampling(
     ours = functools.partial(upfirdn2d, up=up, down=down, padding=pads, gain=gain)
     return Entry(name, size, lambda x: (torch.tensor([1.0, 3, 3, 1], device=x.device) / 8,),
                  {"fastgan": ours, "PyTorch": plain})  # fmt: skip
+
+
+def _filtered(up: int) -> list[Entry]:
+    """Forward without masks, and the derivative: 6 taps for each pixel, down by 2, to SIDE + 20."""
+    side = SIDE * 2 // up + 22  # with the margin, and that of a convolution
+    total = (SIDE + 19) * 2 + 1 - side * up + 6 * up + 12 - 2
+    before = (total + up) // 2
+    pads = (before, total - before) * 2
+    options: dict[str, Any] = {"up": up, "down": 2, "padding": pads, "clamp": 256.0}
+
+    def taps(x: Tensor) -> tuple[Tensor, Tensor]:
+        found = (torch.hann_window(n + 2, periodic=False, device=x.device)[1:-1] for n in (6 * up, 12))
+        first, second = (f / f.sum() for f in found)
+        return first, second
+
+    def draw(x: Tensor) -> tuple[Tensor, ...]:
+        return _normal(x, x.shape[1]), *taps(x)
+
+    def plain(x: Tensor, bias: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        c = x.shape[1]
+        kernel = (torch.outer(first, first) * up**2).to(x.dtype).expand(c, 1, -1, -1)
+        u = F.conv_transpose2d(x + bias.to(x.dtype).view(1, -1, 1, 1), kernel, stride=up, groups=c)
+        u = F.pad(u, (before - 6 * up + 1, total - before - 5 * up) * 2)
+        u = (F.leaky_relu(u, 0.2) * _GAIN).clamp(-256, 256)
+        return F.conv2d(u, torch.outer(second, second).to(x.dtype).expand(c, 1, -1, -1), stride=2, groups=c)
+
+    high = (SIDE + 19) * 2 + 12
+    x, y = (torch.empty(1, 1, n, n, device="meta") for n in (side, SIDE + 20))
+    paddings = adjoint(x, y, *taps(torch.empty(0)), (up, up), (2, 2), pads, (0, 0, 0, 0))
+
+    def masks(dy: Tensor) -> tuple[Tensor, ...]:
+        size = (*dy.shape[:2], high, -(-high // 4))
+        return torch.randint(256, size, dtype=torch.uint8, device=dy.device), *taps(dy)
+
+    def derivative(dy: Tensor, masks: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return filtered_lrelu_linear_op(dy, masks, second, first, [2, 2], [up, up], *paddings, True, _GAIN, 0.2)
+
+    size, name = (CHANNELS, side, side), f"up {up}, down 2"
+    return [
+        Entry(f"filtered_lrelu {name}", size, draw,
+              {"fastgan": functools.partial(filtered_lrelu, **options), "PyTorch": plain}),
+        Entry(f"filtered_lrelu_linear {name}", (CHANNELS, SIDE + 20, SIDE + 20), masks, {"fastgan": derivative}),
+    ]  # fmt: skip
 
 
 def _normal(x: Tensor, *shape: int) -> Tensor:

@@ -9,6 +9,7 @@
 #include "fastgan/bias_act.h"
 #include "fastgan/channel_scale.h"
 #include "fastgan/conv_thin.h"
+#include "fastgan/filtered_lrelu.h"
 #include "fastgan/instance_norm.h"
 #include "fastgan/norm_penalty.h"
 #include "fastgan/spectral_norm.h"
@@ -207,6 +208,23 @@ PYBIND11_MODULE(_cpu, m) {
       "upfirdn2d",
       [](const UpfirdnShape& shape, Address x, Address filter, Address y) {
         launch_upfirdn2d({shape, at(x), at(filter), at<void>(y)});
+      },
+      py::call_guard<py::gil_scoped_release>());
+
+  py::class_<FilteredShape>(m, "FilteredShape")
+      .def(py::init([](std::array<int64_t, 4> x, Pair high, Pair out, Pair taps, Pair up, Pair down, Pair first_before,
+                       Pair second_before, bool flip, bool linear, double first_gain, double gain, double slope,
+                       double clamp, bool channels_last, int threads) {
+        return FilteredShape{x[0], x[1], x[2], x[3], {high[0], high[1]}, {out[0], out[1]}, {taps[0], taps[1]},
+                             {up[0], up[1]}, {down[0], down[1]}, {first_before[0], first_before[1]},
+                             {second_before[0], second_before[1]}, flip, linear, first_gain, gain, slope, clamp,
+                             channels_last, threads};
+      }));
+  m.def(
+      "filtered_lrelu",
+      [](const FilteredShape& shape, Address x, Address bias, Address first, Address second, Address masks, Address y) {
+        launch_filtered_lrelu({shape, at<const float>(x), at<const float>(bias), at<const float>(first),
+                               at<const float>(second), at<uint8_t>(masks), at<float>(y)});
       },
       py::call_guard<py::gil_scoped_release>());
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from fastgan._util import native
 from fastgan.ops import filtered_lrelu
 from fastgan.ops._library import registry
+from fastgan.ops.filtered_lrelu import cpu, reference
+from fastgan.ops.filtered_lrelu.register import adjoint
 
 X = torch.zeros(2, 3, 4, 4)
 TAPS = torch.ones(3)
@@ -72,3 +75,42 @@ def test_derivatives_of_two_orders_by_differences(padding, up, down, radial):
 
     assert torch.autograd.gradcheck(call, (x, bias))
     assert torch.autograd.gradgradcheck(call, (x, bias))
+
+
+# Taps, up, down, padding: the layers of StyleGAN3-T and their adjoint; factors that differ between the axes, shorter
+# filters than factors, rows at the high rate that no pixel reads, and cropping.
+KINDS = [
+    ((12, 12), (2, 2), (2, 2), (11, 10, 11, 10)),
+    ((24, 12), (4, 4), (2, 2), (17, 16, 17, 16)),
+    ((12, 24), (2, 2), (4, 4), (11, 10, 11, 10)),
+    ((4, 2), (1, 3), (3, 4), (-1, 2, 0, -2)),
+    ((2, 2), (4, 3), (5, 3), (0, 1, 2, 3)),
+    ((3, 0), (1, 1), (2, 2), (-2, -1, -2, 3)),
+]
+
+
+@pytest.mark.skipif(native.why_not("_cpu") is not None, reason="the C++ kernels are not built")
+@pytest.mark.parametrize(("counts", "up", "down", "padding"), KINDS, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_cpp_kernel_takes_any_number_of_planes_and_threads(counts, up, down, padding, layout, threads):
+    """Groups of 16 planes with a rest, and bands of rows where threads are more than groups."""
+    torch.set_num_threads(threads)  # the fixture of conftest.py restores it
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(n, generator=generator) / n if n else None for n in counts)
+    for shape in ((2, 19, 9, 12), (1, 3, 26, 11)):
+        x = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
+        forward = (x, torch.linspace(-1, 1, shape[1]), first, second, up, down, padding, 1.4, 0.2, 0.4, True)
+        (y, masks), (plain_y, plain_masks) = cpu.FORWARD.run(*forward), reference.filtered_lrelu(*forward)
+        torch.testing.assert_close(y, plain_y, rtol=1e-5, atol=1e-6)
+        assert torch.equal(masks, plain_masks)
+        assert torch.equal(cpu.FORWARD.run(*forward[:-1], False)[0], y)
+        pads = adjoint(x, y, first, second, up, down, padding, (0, 0, 0, 0))
+        dy = torch.randn(y.shape, generator=generator).contiguous(memory_format=layout)
+        gradient = (dy, masks, second, first, down, up, *pads, True, 1.7, 0.2)
+        dx = cpu.LINEAR.run(*gradient)
+        torch.testing.assert_close(dx, reference.filtered_lrelu_linear(*gradient), rtol=1e-5, atol=1e-6)
+        tangent = (dx, masks, first, second, up, down, padding, (0, 0, 0, 0), False, 1.7, 0.2)
+        torch.testing.assert_close(
+            cpu.LINEAR.run(*tangent), reference.filtered_lrelu_linear(*tangent), rtol=1e-5, atol=1e-6
+        )

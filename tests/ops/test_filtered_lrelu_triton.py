@@ -8,7 +8,7 @@ import torch
 
 from fastgan._util import env
 from fastgan.ops.filtered_lrelu import reference, triton
-from fastgan.ops.filtered_lrelu.register import _adjoint
+from fastgan.ops.filtered_lrelu.register import adjoint
 
 DEVICE = "cpu" if env.flag("TRITON_INTERPRET") else "cuda"
 pytestmark = [
@@ -37,15 +37,15 @@ def taps(count, device):
 def test_several_tiles_give_the_reference_with_equal_masks(device, counts, up, down, padding, layout):
     """Forward, gradient, and the gradient's own gradient, which pads at the high rate otherwise."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 5, 22, 19, generator=generator).to(device).contiguous(memory_format=layout)
-    bias, first, second = torch.linspace(-1, 1, 5, device=device), taps(counts[0], device), taps(counts[1], device)
+    x = torch.randn(2, 2, 22, 19, generator=generator).to(device).contiguous(memory_format=layout)
+    bias, first, second = torch.linspace(-1, 1, 2, device=device), taps(counts[0], device), taps(counts[1], device)
     forward = (x, bias, first, second, up, down, padding, 1.4, 0.2, 0.9, True)
     assert triton.why_not_forward(*forward) is None
     (y, masks), (plain_y, plain_masks) = triton.FORWARD.run(*forward), reference.filtered_lrelu(*forward)
     torch.testing.assert_close(y, plain_y, rtol=1e-5, atol=1e-6)
     assert torch.equal(masks, plain_masks)
     assert masks.max() > 127  # some samples of the last of four are on the clamp
-    pads = _adjoint(x, y, first, second, up, down, padding, (0, 0, 0, 0))
+    pads = adjoint(x, y, first, second, up, down, padding, (0, 0, 0, 0))
     dy = torch.randn(y.shape, generator=generator).to(device).contiguous(memory_format=layout)
     gradient = (dy, masks, second, first, down, up, *pads, True, 1.7, 0.2)
     dx = triton.LINEAR.run(*gradient)
@@ -56,6 +56,25 @@ def test_several_tiles_give_the_reference_with_equal_masks(device, counts, up, d
     torch.testing.assert_close(
         triton.LINEAR.run(*tangent), reference.filtered_lrelu_linear(*tangent), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_filters_of_two_dimensions_are_applied_before_and_after_the_kernel(device, dtype):
+    x = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    first, second = (torch.outer(f, f.flip(0) ** 2) for f in (taps(6, device), taps(5, device)))
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-3}
+    for up_filter, down_filter in ((taps(4, device), second), (first, taps(4, device)), (first, second)):
+        forward = (x, torch.ones(2, device=device), up_filter, down_filter, (2, 2), (2, 3), (5, 4, 6, 5), 1.4, 0.2, 0.9)
+        assert triton.why_not_forward(*forward, True) is None
+        y, masks = triton.FORWARD.run(*forward, True)
+        plain_y, plain_masks = reference.filtered_lrelu(*forward, True)
+        torch.testing.assert_close(y, plain_y, **tolerance)
+        assert torch.equal(masks, plain_masks) or dtype != torch.float32
+        pads = adjoint(x, y, up_filter, down_filter, (2, 2), (2, 3), (5, 4, 6, 5), (0, 0, 0, 0))
+        gradient = (plain_y, plain_masks, down_filter, up_filter, (2, 3), (2, 2), *pads, True, 1.7, 0.2)
+        dx = triton.LINEAR.run(*gradient)
+        torch.testing.assert_close(dx, reference.filtered_lrelu_linear(*gradient), **tolerance)
+        assert dx.dtype == dtype
 
 
 def test_tiles_of_the_layers_of_stylegan3_waste_little(device):

@@ -25,7 +25,7 @@ def _sized(x: Tensor, size: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
-def _adjoint(x, y, first_filter, second_filter, up, down, first_padding, second_padding):
+def adjoint(x, y, first_filter, second_filter, up, down, first_padding, second_padding):
     """The first and the second padding of the adjoint of filtered_lrelu_linear from images like x to images like y."""
     ones, high = (1, 1), high_size(x, first_filter, up, first_padding)
     return (
@@ -40,7 +40,7 @@ def _adjoint(x, y, first_filter, second_filter, up, down, first_padding, second_
 def _save_linear(ctx, inputs, output):
     x, masks, first, second, up, down, first_padding, second_padding, flip, gain, slope = inputs
     ctx.save_for_backward(masks, first, second)
-    pads = _adjoint(x, output, first, second, up, down, first_padding, second_padding)
+    pads = adjoint(x, output, first, second, up, down, first_padding, second_padding)
     ctx.options = (list(down), list(up), *pads, not flip, gain, slope)
 
 
@@ -74,7 +74,7 @@ def _save_forward(ctx, inputs, output):
         raise ValueError("filtered_lrelu: masks must be True where a gradient is needed")
     y, bits = output
     ctx.save_for_backward(bits, up_filter, down_filter)
-    pads = _adjoint(x, y, up_filter, down_filter, up, down, padding, _NONE)
+    pads = adjoint(x, y, up_filter, down_filter, up, down, padding, _NONE)
     ctx.options = (list(down), list(up), *pads, True, gain * up[0] * up[1], slope)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.reaches_leaves, ctx.biases = True, [] if bias is None else [bias]
@@ -167,7 +167,9 @@ def filtered_lrelu(
     negative numbers crop. The upsampling has the gain up_y · up_x. Backward keeps two bits per upsampled sample.
 
     Returns [N, C, OH, OW] in x's dtype, with OH = (H·up + top + bottom − kh_up + 1 − kh_down) // down + 1, dense:
-    channels_last where x is, else contiguous.
+    channels_last where x is, else contiguous. Sums are float32 (float64 for double) and rounded once; on a GPU filters
+    and intermediate results have the 11 bits of TF32 where x is float16 or bfloat16, and a NaN or an infinity reaches up
+    to 64 pixels beyond the filters.
 
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/filtered_lrelu/reference.py.
     """
