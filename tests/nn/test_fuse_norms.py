@@ -125,3 +125,23 @@ def test_compiled():
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(fused, backend="eager", fullgraph=True)(x), fused(x))
+
+
+class Gained(nn.Module):
+    """Activation, gain and clamp as users write them, which fuse joins to a convolution before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        x = torch.nn.functional.leaky_relu(x + self.bias.view(1, -1, 1, 1), 0.2)
+        return (x * 1.5).clamp(-2, 2)
+
+
+def test_users_activations_after_a_norm():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), Gained()).double()
+    fused = fuse(copy.deepcopy(plain))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fused(x), plain(x))
