@@ -24,11 +24,6 @@ _JOINED = ("linear", "relu", "leaky_relu")
 _DTYPES = (torch.float32, torch.float64)
 
 
-@torch.compiler.assume_constant_result
-def _has_kernels() -> bool:
-    return native.why_not("_cpu") is None
-
-
 def why_not_fused(norm: Any) -> str:
     """Why an instance norm runs as in PyTorch, or "" where it can run on our op."""
     if norm.affine or norm.track_running_stats:
@@ -42,7 +37,9 @@ def norm_type(module: nn.Module, x: Any) -> LayerType | None:
     if dims is None or not is_plain_tensor(x) or x.dim() != dims:
         return None
     good = x.is_cpu and x.dtype in _DTYPES and x.shape[1] == module.num_features and x.shape[2:].numel() > 1
-    if not good or why_not_fused(module) or torch.is_autocast_enabled("cpu") or not _has_kernels():
+    if not good or why_not_fused(module) or torch.is_autocast_enabled("cpu"):
+        return None
+    if not torch.compiler.is_compiling() and native.why_not("_cpu"):
         return None
     return _TYPES[dims]
 
