@@ -8,6 +8,7 @@ from torch import nn
 
 from fastgan.nn import fuse, fusion_report
 from fastgan.ops import instance_norm_act
+from fastgan.ops._backend import backend
 from fastgan.testing.op_recorder import OpRecorder
 
 
@@ -76,6 +77,13 @@ def test_other_inputs_run_as_in_pytorch():
         norm(torch.zeros(1, 3, 1, 1))
     with pytest.warns(UserWarning, match="input's size at dim=1 does not match num_features"):
         norm(torch.zeros(1, 2, 4, 4))
+
+
+def test_a_forced_back_end_without_the_op():
+    norm = fuse(nn.InstanceNorm2d(3))
+    x = torch.randn(1, 3, 8, 8)
+    with backend("triton"):
+        assert torch.equal(norm(x), nn.InstanceNorm2d(3)(x))
 
 
 def test_signals():
