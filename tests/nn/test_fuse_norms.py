@@ -8,6 +8,7 @@ from torch import nn
 
 from fastgan.nn import fuse, fusion_report
 from fastgan.ops import instance_norm_act
+from fastgan.ops._backend import backend
 from fastgan.testing.op_recorder import OpRecorder
 
 
@@ -78,6 +79,13 @@ def test_other_inputs_run_as_in_pytorch():
         norm(torch.zeros(1, 2, 4, 4))
 
 
+def test_a_forced_back_end_without_the_op():
+    norm = fuse(nn.InstanceNorm2d(3))
+    x = torch.randn(1, 3, 8, 8)
+    with backend("triton"):
+        assert torch.equal(norm(x), nn.InstanceNorm2d(3)(x))
+
+
 def test_signals():
     plain = network(dims=1)
     fused = fuse(copy.deepcopy(plain))
@@ -125,3 +133,23 @@ def test_compiled():
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(fused, backend="eager", fullgraph=True)(x), fused(x))
+
+
+class Gained(nn.Module):
+    """Activation, gain and clamp as users write them, which fuse joins to a convolution before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        x = torch.nn.functional.leaky_relu(x + self.bias.view(1, -1, 1, 1), 0.2)
+        return (x * 1.5).clamp(-2, 2)
+
+
+def test_users_activations_after_a_norm():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), Gained()).double()
+    fused = fuse(copy.deepcopy(plain))
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(fused(x), plain(x))

@@ -138,7 +138,7 @@ def _pending(deferred: Any) -> Pending | None:
         return Pending(x)
     layer: Any = deferred.layer
     if isinstance(layer, nn.Module):
-        if pads_first(layer):
+        if pads_first(layer) or layer_type(layer) is None:  # the latter is a norm
             return Pending(force(deferred))
         prepare(layer)
         layer = called_as(layer)

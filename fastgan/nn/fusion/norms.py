@@ -15,18 +15,13 @@ from fastgan._util import native
 from fastgan.nn.fusion.fused_layers import Fused
 from fastgan.nn.fusion.supported import LINEAR, Act, LayerType, activate, original_class
 from fastgan.nn.plain_tensor import is_plain_tensor
-from fastgan.ops import instance_norm_act
+from fastgan.ops import _backend, instance_norm_act
 
 #: torch.nn's class → the dimensions that its input must have.
 _DIMS: dict[Any, int] = {nn.InstanceNorm1d: 3, nn.InstanceNorm2d: 4}
 #: Activations that are part of the op.
 _JOINED = ("linear", "relu", "leaky_relu")
 _DTYPES = (torch.float32, torch.float64)
-
-
-@torch.compiler.assume_constant_result
-def _has_kernels() -> bool:
-    return native.why_not("_cpu") is None
 
 
 def why_not_fused(norm: Any) -> str:
@@ -42,7 +37,11 @@ def norm_type(module: nn.Module, x: Any) -> LayerType | None:
     if dims is None or not is_plain_tensor(x) or x.dim() != dims:
         return None
     good = x.is_cpu and x.dtype in _DTYPES and x.shape[1] == module.num_features and x.shape[2:].numel() > 1
-    if not good or why_not_fused(module) or torch.is_autocast_enabled("cpu") or not _has_kernels():
+    if not good or why_not_fused(module) or torch.is_autocast_enabled("cpu"):
+        return None
+    if _backend.forced not in ("", "cpp", "reference"):
+        return None
+    if not torch.compiler.is_compiling() and native.why_not("_cpu"):
         return None
     return _TYPES[dims]
 
