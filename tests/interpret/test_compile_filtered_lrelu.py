@@ -74,7 +74,8 @@ def test_tensor_cores_multiply_and_nothing_spills(monkeypatch, arch):
             assert wide_loads(answer) + wide_copies(answer) > 0, about
 
 
-@pytest.mark.parametrize("arch", TARGETS)
+@pytest.mark.full
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_exact_float32_compiles(monkeypatch, arch):
     monkeypatch.setattr(triton, "products", lambda dtype: "ieee")
     found = jobs(monkeypatch, arch, torch.float32, torch.contiguous_format)

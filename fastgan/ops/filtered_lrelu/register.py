@@ -168,8 +168,8 @@ def filtered_lrelu(
 
     Returns [N, C, OH, OW] in x's dtype, with OH = (H·up + top + bottom − kh_up + 1 − kh_down) // down + 1, dense:
     channels_last where x is, else contiguous. Sums are float32 (float64 for double) and rounded once; on a GPU filters
-    and intermediate results have the 11 bits of TF32 where x is float16 or bfloat16, and a NaN or an infinity reaches up
-    to 64 pixels beyond the filters.
+    and intermediate results have the 11 bits of TF32 where x is float16 or bfloat16, and a NaN or an infinity reaches
+    up to 64 pixels beyond the filters.
 
     Raises TypeError or ValueError naming the argument. The exact arithmetic: fastgan/ops/filtered_lrelu/reference.py.
     """

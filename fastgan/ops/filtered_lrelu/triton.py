@@ -148,10 +148,11 @@ def _sizes(stage: Stage, x: Tensor) -> tuple[list[int], list[int]]:
 
 
 def _tile(stage: Stage, x: Tensor, size: list[int]) -> Tile | None:
+    itemsize = x.element_size() if stage.size == list(x.shape[2:]) else 4  # else it reads upfirdn2d's result
     return select_tile(
         (size[0], size[1]), x.shape[1], (filter_size(stage.first)[0], filter_size(stage.second)[0]),
         (stage.up[0], stage.up[1]), (stage.down[0], stage.down[1]),
-        memory_format(x) is torch.channels_last, x.element_size(),
+        memory_format(x) is torch.channels_last, itemsize,
     )  # fmt: skip
 
 
