@@ -1,5 +1,5 @@
 """What the compiler makes of upfirdn2d and of the passes around a modulated convolution for every supported GPU,
-without a GPU: 16 bytes at a time, no registers in memory. By default for sm_90, in the full run for all."""
+without a GPU: 16 bytes at a time, no tile in memory. By default for sm_90, in the full run for all."""
 
 import re
 
@@ -12,6 +12,8 @@ from fastgan.ops.upfirdn2d import triton as upfirdn2d
 
 pytest.importorskip("triton")
 TARGETS = [pytest.param(arch, marks=[] if arch == 90 else pytest.mark.full) for arch in ARCHITECTURES]
+#: Bytes of registers that may be in memory: 8 or 16 for sm_100, where a tile that does not fit takes hundreds.
+FEW_WORDS = 64
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
 
 
@@ -59,7 +61,7 @@ def test_upfirdn2d_takes_16_bytes_of_channels_at_a_time(arch):
             job
         )
         assert wide_stores(answer) == answer["ptx"].count("st.global") == rows * up, about(job)
-        assert spilled_bytes(answer) == 0, about(job)
+        assert spilled_bytes(answer) <= FEW_WORDS, about(job)
         assert not divisions_of_64_bits(answer), about(job)
 
 
@@ -72,7 +74,7 @@ def test_upfirdn2d_of_other_filters_and_layouts_compiles(arch):
     jobs += [resampling(arch, "fp16", 3, 2, 6, False), resampling(arch, "fp64", 2, 1, 4, False)]
     jobs += [resampling(arch, "bf16", 2, 1, 4, True, channels=3)]
     for job, answer in zip(jobs, compile_all(jobs), strict=True):
-        assert spilled_bytes(answer) == 0, about(job)
+        assert spilled_bytes(answer) <= FEW_WORDS, about(job)
         assert not divisions_of_64_bits(answer), about(job)
         assert answer["shared"] == 0 or job["constants"]["UP_X"] > 2, about(job)
         if job["element"] == "fp64":
@@ -115,7 +117,7 @@ def test_passes_around_a_modulated_convolution_take_16_bytes_at_a_time(arch):
         each = job["constants"]["BLOCK_P"] * job["constants"]["BLOCK_C"] // 128 * BYTES[job["element"]] // 16
         assert wide_loads(answer) >= read * each, (job["kernel"], about(job))
         assert wide_stores(answer) >= written * each, (job["kernel"], about(job))
-        assert spilled_bytes(answer) == 0, (job["kernel"], about(job))
+        assert spilled_bytes(answer) <= FEW_WORDS, (job["kernel"], about(job))
         assert not divisions_of_64_bits(answer), job["kernel"]
 
 
