@@ -163,7 +163,7 @@ COSTS: dict[str, tuple[float, int]] = {
     "progan-64": (332.88, 2438),
     "stylegan2-32": (9.00, 964),
 }
-#: Presets that two cores could not finish in days, and that are not measured on them.
+#: Presets for GPUs, whose cost on two cores is not measured.
 FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32")
 
 
