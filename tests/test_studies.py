@@ -112,6 +112,12 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     assert len(short) == 7
     assert max(short, key=short.get) == "hinge, spectral norm"
     assert min(short, key=short.get) == "non-saturating, packed by 4"
+    emoji = {row["run"]: row for row in committed("emoji")}
+    assert emoji["DCGAN"]["images"] == emoji["StyleGAN2"]["images"]
+    assert float(emoji["StyleGAN2"]["fid"]) < 0.7 * float(emoji["DCGAN"]["fid"])
+    assert emoji["fine-tuned"]["images"] == emoji["from scratch"]["images"]
+    for other in ("not fine-tuned", "from scratch"):
+        assert float(emoji["fine-tuned"]["fid"]) < 0.6 * float(emoji[other]["fid"])
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +127,19 @@ def digits(tmp_path_factory):
     words = [sys.executable, "-m", "fastgan", "data", "fetch", "mnist"]
     subprocess.run(words, env=os.environ | {"FASTGAN_CACHE": cache}, check=True, capture_output=True)
     return cache
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_emoji_runs(tmp_path):
+    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
+    for name in ("emoji", "landscapes"):
+        words = [sys.executable, "-m", "fastgan", "data", "fetch", name]
+        subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
+    run(tmp_path, "emoji", "--only", "StyleGAN2", "--steps", "2", **cache)
+    first, second = run(tmp_path, "emoji", "--only", "fine-tuned", "--steps", "2", **cache)
+    assert (first["run"], second["run"]) == ("StyleGAN2", "fine-tuned")
+    assert float(second["fid"]) > 100
 
 
 @pytest.mark.slow

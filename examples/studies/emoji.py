@@ -77,7 +77,7 @@ def run(name: str, options: dict[str, Any], out: Path) -> tuple[study.Row, np.nd
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
-    real = [open_source(name).images for name in ("emoji", "landscapes")]
+    real = [open_source(name, resolution=32).images for name in ("emoji", "landscapes")]
     shown = [
         *((row, image) for row, image in zip(rows, made, strict=True) if "of" not in RUNS[str(row["run"])]),
         ({"run": "emoji"}, grid(real[0][::59][:64])),
