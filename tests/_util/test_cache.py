@@ -42,6 +42,11 @@ def test_an_entry_is_bound_to_its_key_and_content(tmp_path):
         cache.load(one, "key")
 
 
+def exported(weights):
+    """What `open_upscaler` does with weights, without its check of the network."""
+    return upscaler._exported(weights, lambda spec: None)
+
+
 @pytest.fixture
 def exports(monkeypatch):
     """Replaces `export`: [weights that were exported]."""
@@ -56,7 +61,6 @@ def exports(monkeypatch):
 
     monkeypatch.setattr("fastgan.export.api.export", export)
     monkeypatch.setattr("fastgan.export.source.open_network", lambda path: path.read_bytes())
-    monkeypatch.setattr(upscaler, "check_network", lambda spec: None)
     monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     return calls
 
@@ -67,19 +71,19 @@ def test_damaged_and_foreign_exports_are_made_again(tmp_path, exports):
     a, b = tmp_path / "a" / "net.pth", tmp_path / "b" / "net.pth"
     a.write_bytes(b"A")
     b.write_bytes(b"B")
-    first, second = upscaler._exported(a), upscaler._exported(b)
-    assert upscaler._exported(a) == first != second
+    first, second = exported(a), exported(b)
+    assert exported(a) == first != second
     assert exports == [b"A", b"B"]
     first.write_bytes(first.read_bytes()[:3])
-    assert upscaler._exported(a).read_bytes() == b"onnx of A"
+    assert exported(a).read_bytes() == b"onnx of A"
     for suffix in ("", ".json"):  # the file alone, and then with its report
         shutil.copy(f"{second}{suffix}", f"{first}{suffix}")
-        assert upscaler._exported(a).read_bytes() == b"onnx of A"
+        assert exported(a).read_bytes() == b"onnx of A"
         shutil.copy(second, first)
-    assert upscaler._exported(a).read_bytes() == b"onnx of A"
+    assert exported(a).read_bytes() == b"onnx of A"
     assert exports == [b"A", b"B"] + [b"A"] * 4
     first.with_name(first.name + ".json").write_text("[" * 100_000)
-    assert upscaler._exported(a).read_bytes() == b"onnx of A"
+    assert exported(a).read_bytes() == b"onnx of A"
 
 
 def test_a_foreign_pack_is_packed_again(tmp_path, own_cache):
@@ -128,7 +132,6 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
     for name in ("fastgan._util.packages._run", "fastgan.export.api.export"):
         monkeypatch.setattr(name, never)
     monkeypatch.setattr("fastgan.export.source.open_network", lambda path: None)
-    monkeypatch.setattr(upscaler, "check_network", lambda spec: None)
     monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     (tmp_path / "weights").touch()
     own_cache.write_text("a file in the place of the folder")
@@ -136,7 +139,7 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
         "network": lambda: pretrained.fetch("realesr-animevideov3-x4"),
         "set": lambda: fetch("mnist"),
         "extractor": lambda: weights.fetch_weights(weights.EFFICIENTNET),
-        "export": lambda: upscaler._exported(tmp_path / "weights"),
+        "export": lambda: exported(tmp_path / "weights"),
     }
     with pytest.raises((DataError, UsageError), match="set FASTGAN_CACHE to another directory"):
         work[what]()
