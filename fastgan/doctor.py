@@ -126,12 +126,12 @@ def _operations() -> str:
         for op in registry.values():
             arguments = _example(op, device)
             if forced:
-                lines.append(f"  {op.name:20} on {device}: {_forced(op, arguments)}")
+                lines.append(f"  {op.name:25} on {device}: {_forced(op, arguments)}")
                 continue
             reasons = [(kernel.name, kernel.why_not(*arguments)) for kernel in op.kernels]
             chosen = next((name for name, reason in reasons if reason is None), "reference")
             refused = "; ".join(f"{name}: {reason}" for name, reason in reasons if reason is not None)
-            lines.append(f"  {op.name:20} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
+            lines.append(f"  {op.name:25} on {device}: {chosen}" + (f" ({refused})" if refused else ""))
     return "\n".join(lines)
 
 

@@ -48,7 +48,6 @@ HABITS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("label", "labels", "classes"), "write --class NAME"),
         **dict.fromkeys(("output", "outdir", "out-dir", "output-dir"), "write --out FILE"),
         **dict.fromkeys(("checkpoint", "ckpt", "model"), "the run or file comes first: fastgan sample RUN"),
-        **dict.fromkeys(("seeds",), "write --seed N"),
     },
     "export": {
         **dict.fromkeys(("fp16", "half"), "write --precision fp16"),

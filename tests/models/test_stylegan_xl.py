@@ -134,7 +134,7 @@ def test_two_stages(tmp_path, caplog):
     assert len(kept) > 4
     assert all(torch.equal(after[name], before[name]) for name in kept)
     assert not torch.equal(after["mapping.fc0.weight"], before["mapping.fc0.weight"])
-    assert any("taken over; fresh: synthesis.b32" in message for message in caplog.messages)
+    assert any("of the parameters; fresh: synthesis.b32" in message for message in caplog.messages)
 
 
 @pytest.mark.full

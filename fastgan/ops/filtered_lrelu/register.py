@@ -56,8 +56,8 @@ def _fake_linear(
 
 
 filtered_lrelu_linear_op = define_op(
-    "filtered_lrelu_linear(Tensor x, Tensor masks, Tensor? first_filter, Tensor? second_filter, int[] up, int[] down, "
-    "SymInt[] first_padding, SymInt[] second_padding, bool flip, float gain, float slope) -> Tensor",
+    "filtered_lrelu_linear(Tensor x, Tensor masks, Tensor? first_filter, Tensor? second_filter, int[2] up, "
+    "int[2] down, SymInt[4] first_padding, SymInt[4] second_padding, bool flip, float gain, float slope) -> Tensor",
     reference=reference.filtered_lrelu_linear,
     fake=_fake_linear,
     gradient=Gradient(_save_linear, _linear_formula),
@@ -136,8 +136,8 @@ def _check(
 
 
 filtered_lrelu_op = define_op(
-    "filtered_lrelu(Tensor x, Tensor? bias, Tensor? up_filter, Tensor? down_filter, int[] up, int[] down, "
-    "SymInt[] padding, float gain, float slope, float? clamp, bool masks) -> (Tensor, Tensor)",
+    "filtered_lrelu(Tensor x, Tensor? bias, Tensor? up_filter, Tensor? down_filter, int[2] up, int[2] down, "
+    "SymInt[4] padding, float gain, float slope, float? clamp, bool masks) -> (Tensor, Tensor)",
     reference=reference.filtered_lrelu,
     fake=_fake,
     gradient=Gradient(_save_forward, _forward_formula),

@@ -88,7 +88,7 @@ def check_filter(name: str, filter: Tensor | None, x: Tensor) -> None:
 
 
 upfirdn2d_op = define_op(
-    "upfirdn2d(Tensor x, Tensor? filter, int[] up, int[] down, SymInt[] padding, bool flip, float gain) -> Tensor",
+    "upfirdn2d(Tensor x, Tensor? filter, int[2] up, int[2] down, SymInt[4] padding, bool flip, float gain) -> Tensor",
     reference=reference.upfirdn2d,
     fake=_fake,
     gradient=Gradient(_save, _formula),
