@@ -199,7 +199,9 @@ def test_operations_of_stylegan_are_compared_and_timed(tmp_path, floors, monkeyp
     # Convolutions come last.
     assert names == [(op, a) for a in layouts for op in ops] + [("modulated_conv2d", a) for a in layouts]
     assert {row["candidate"] for row in rows[:-6]} == {"fastgan", "PyTorch", "copy"}
-    assert all(float(row["wall_ms"]) > 0 and float(row["of_copy"]) >= 0 and float(row["floor_ms"]) > 0 for row in rows)
+    assert all(float(row["wall_ms"]) > 0 and float(row["of_copy"]) >= 0 for row in rows)
+    # Of the smallest ones less than the last digit.
+    assert min(float(row["floor_ms"]) for row in rows) >= 0 < max(float(row["floor_ms"]) for row in rows)
     assert [row["vs_convolution"] for row in rows if row["candidate"] == "convolution"] == ["1.00", "1.00"]
     assert stylegan_ops.main([*words, "--resume"]) == 0
     assert rows_of(out) == rows
