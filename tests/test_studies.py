@@ -136,10 +136,9 @@ def test_the_study_of_emoji_runs(tmp_path):
     for name in ("emoji", "landscapes"):
         words = [sys.executable, "-m", "fastgan", "data", "fetch", name]
         subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
-    run(tmp_path, "emoji", "--only", "StyleGAN2", "--steps", "2", **cache)
-    first, second = run(tmp_path, "emoji", "--only", "fine-tuned", "--steps", "2", **cache)
-    assert (first["run"], second["run"]) == ("StyleGAN2", "fine-tuned")
-    assert float(second["fid"]) > 100
+    (row,) = run(tmp_path, "emoji", "--only", "DCGAN", "--steps", "2", **cache)
+    assert row["images"] == "128"
+    assert float(row["fid"]) > 196  # of the whole run
 
 
 @pytest.mark.slow
