@@ -131,18 +131,6 @@ def digits(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_study_of_emoji_runs(tmp_path):
-    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
-    for name in ("emoji", "landscapes"):
-        words = [sys.executable, "-m", "fastgan", "data", "fetch", name]
-        subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
-    (row,) = run(tmp_path, "emoji", "--only", "DCGAN", "--steps", "2", **cache)
-    assert row["images"] == "128"
-    assert float(row["fid"]) > 196  # of the whole run
-
-
-@pytest.mark.slow
-@pytest.mark.network
 def test_the_studies_of_digits_run(tmp_path, digits):
     original, real = run(tmp_path, "mnist", "--only", "original", "--steps", "40", FASTGAN_CACHE=digits)
     assert float(real["fid"]) < 0.1 * float(original["fid"])
