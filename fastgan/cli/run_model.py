@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
     for name, most in (("frames", 100_000), ("batch", 4096)):
         if not 1 <= getattr(options, name) <= most:
             raise UsageError(f"{name}: expected a number from 1 to {most}, got {getattr(options, name)}")
-    from fastgan.runtime.labels import described, number_of
+    from fastgan.runtime.labels import number_of
     from fastgan.runtime.pair import open_generator
 
     seeds, out = parse_seeds(options.seeds), options.out
@@ -67,16 +67,10 @@ def run(argv: list[str]) -> None:
     label = None
     if options.class_ is not None:
         label = number_of(options.class_, session.spec.classes, session.class_names)
-    start = time.perf_counter()
-    if is_video(out):
-        walk = {"frames": options.frames, "fps": options.fps, "loop": options.loop, "interpolate": options.interpolate}
-        what = f"a walk of {save_walk(session, seeds, out, batch=options.batch, label=label, **walk)} frames"
-    elif out.suffix.lower() == ".png" and not out.is_dir():
-        what = f"{save_sheet(session, seeds, out, options.batch, label)} images in a grid"
-    else:
-        what = f"{save_images(session, seeds, out, options.batch, label)} images"
-    what += f" of {described(label, session.class_names)}" if label is not None else ""
-    print(f"{what} in {time.perf_counter() - start:.1f} s ({session.provider}): {out}")
+    walk = {"frames": options.frames, "fps": options.fps, "loop": options.loop, "interpolate": options.interpolate}
+    print(
+        save_seeds(session, seeds, out, walk, session.provider, session.class_names, batch=options.batch, label=label)
+    )
 
 
 def is_video(out: Path) -> bool:
@@ -115,6 +109,36 @@ def _is_number(text: str) -> bool:
 # session: a Session of a generator from latents, or a StylePair. label: the class of all images, see generate.points.
 # psi: truncation of styles, where it has them. All return the number of images, and raise UsageError for other models
 # and WriteError where a file cannot be written.
+
+
+def save_seeds(
+    session: Any,
+    seeds: list[int],
+    out: Path,
+    walk: dict[str, Any],
+    about: str,
+    names: Any,
+    *,
+    batch: int = 16,
+    label: int | None = None,
+    psi: float | None = None,
+) -> str:
+    """Images of seeds as files or as a grid, or a walk between them, as `out` asks for. Returns a line that says so.
+
+    walk: frames, fps, loop and interpolate of `save_walk`. about: what makes the images. names: of the classes.
+    """
+    from fastgan.runtime.labels import described
+
+    how: dict[str, Any] = {"batch": batch, "label": label, "psi": psi}
+    start = time.perf_counter()
+    if is_video(out):
+        what = f"a walk of {save_walk(session, seeds, out, **walk, **how)} frames"
+    elif out.suffix.lower() == ".png" and not out.is_dir():
+        what = f"{save_sheet(session, seeds, out, **how)} images in a grid"
+    else:
+        what = f"{save_images(session, seeds, out, **how)} images"
+    what += f" of {described(label, names)}" if label is not None else ""
+    return f"{what} in {time.perf_counter() - start:.1f} s ({about}): {out}"
 
 
 def save_images(

@@ -14,7 +14,7 @@ import tyro
 from fastgan._util.files import not_a_source, overwritable
 from fastgan.cli._parse import Class, parse
 from fastgan.cli._source import code, no_code, run_of
-from fastgan.cli.run_model import check_out, is_video, parse_seeds, save_images, save_sheet, save_walk
+from fastgan.cli.run_model import check_out, is_video, parse_seeds, save_seeds
 from fastgan.errors import FastganError, UsageError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def sample(argv: list[str]) -> None:
 
 def _of_seeds(options: _Sample) -> None:
     """Images of seeds, or a walk between them."""
-    from fastgan.runtime.labels import described, number_of
+    from fastgan.runtime.labels import number_of
 
     for name in ("keep_best", "mix", "mix_layers"):
         if getattr(options, name) is not None:
@@ -176,22 +176,18 @@ def _of_seeds(options: _Sample) -> None:
     label = None
     if options.class_ is not None:
         label = number_of(options.class_, generator.classes, generator.names)
-    if (psi := options.truncation) is not None and not generator.styles:
+    if options.truncation is not None and not generator.styles:
         raise UsageError("truncation: latents of seeds are not truncated, only the styles of a StyleGAN")
-    session, start = _session(generator), time.perf_counter()
-    if is_video(out):
-        how = options.interpolate or "spherical"
-        count = save_walk(
-            session, seeds, out, frames=options.frames, fps=options.fps, loop=options.loop, label=label,
-            interpolate=how, psi=psi,
-        )  # fmt: skip
-        what = f"a walk of {count} frames"
-    elif out.suffix.lower() == ".png" and not out.is_dir():
-        what = f"{save_sheet(session, seeds, out, label=label, psi=psi)} images in a grid"
-    else:
-        what = f"{save_images(session, seeds, out, label=label, psi=psi)} images"
-    what += f" of {described(label, generator.names)}" if label is not None else ""
-    print(f"{what} in {time.perf_counter() - start:.1f} s ({generator.about}): {out}")
+    walk = {
+        "frames": options.frames, "fps": options.fps, "loop": options.loop,
+        "interpolate": options.interpolate or "spherical",
+    }  # fmt: skip
+    print(
+        save_seeds(
+            _session(generator), seeds, out, walk, generator.about, generator.names, label=label,
+            psi=options.truncation,
+        )
+    )  # fmt: skip
 
 
 def _session(generator: _Generator) -> Any:

@@ -14,12 +14,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fastgan.ops.upfirdn2d.register import adjoint_padding
+from fastgan.ops.upfirdn2d.register import MOST_TAPS, adjoint_padding
 
 aten = torch.ops.aten
-
-#: Filters of more taps are left to the libraries' convolutions.
-MOST_TAPS = 64
 
 #: Operations after which all rows are the same if there was one before, and if all were the same before.
 _REPEATING = (aten.expand.default, aten.repeat.default)

@@ -1,7 +1,6 @@
 """What a training step takes of memory, before the first one: both steps run on fake tensors, which have sizes alone.
 
-It is a lower bound: libraries take workspaces beside it. Of five families on the CPU a process grew 1.3 to 2.2 times as
-much.
+It is a lower bound: libraries take workspaces beside it.
 """
 
 from __future__ import annotations

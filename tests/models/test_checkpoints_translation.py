@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from random_weights import randomized
 from safetensors.torch import save_file
 from torch import nn
 
@@ -20,16 +21,6 @@ from fastgan.models.translation import (
     ResNetGenerator,
     UNetGenerator,
 )
-
-
-def randomized(network):
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.1 * torch.rand_like(value))
-    return network.eval()
-
 
 #: Network → its layout. What names and shapes do not show has the value that a reader takes.
 NETWORKS = {

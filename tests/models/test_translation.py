@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from random_weights import randomized
 from torch.nn import functional as F
 
 import fastgan
@@ -17,16 +18,6 @@ from fastgan.models.translation import (
     UNetGenerator,
     build,
 )
-
-
-def randomized(network):
-    """All parameters and buffers differ from their first values."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.1 * torch.rand_like(value))
-    return network.eval()
 
 
 class Plain:

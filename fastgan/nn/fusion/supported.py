@@ -27,6 +27,7 @@ from fastgan.ops import (
     upfirdn2d,
 )
 from fastgan.ops.conv.register import pair
+from fastgan.ops.upfirdn2d.register import MOST_TAPS
 
 #: A class of modules. Not type[nn.Module], which mypy treats as unhashable, because nn.Module defines __hash__.
 ModuleClass = Any
@@ -221,10 +222,6 @@ def _conv1d(layer: Any, x: Tensor, act: Act) -> Tensor:
     return _biased(_convolved(conv1d, layer, x), bias_for(layer, x), act)
 
 
-#: Filters of more taps are left to the libraries' convolutions.
-_MOST_TAPS = 64
-
-
 def low_pass_filter(layer: Any, x: Tensor) -> Tensor | None:
     """The filter [kh, kw] of a convolution of each channel by itself with one constant filter; None for any other.
 
@@ -240,7 +237,7 @@ def low_pass_filter(layer: Any, x: Tensor) -> Tensor | None:
     if torch.is_autocast_enabled(x.device.type):
         return None
     dilated = layer.dilation not in (1, (1, 1), [1, 1])
-    return None if dilated or weight[0].numel() > _MOST_TAPS or weight.dtype != x.dtype else weight[0, 0]
+    return None if dilated or weight[0].numel() > MOST_TAPS or weight.dtype != x.dtype else weight[0, 0]
 
 
 def _conv2d(layer: Any, x: Tensor, act: Act) -> Tensor:

@@ -15,6 +15,9 @@ from fastgan.ops._memory_format import memory_format
 from fastgan.ops.upfirdn2d import cpu, reference, triton
 from fastgan.ops.upfirdn2d.reference import filter_size, output_size
 
+#: Where others' convolutions are recognized as filters, those of more taps are left to the libraries.
+MOST_TAPS = 64
+
 
 def _save(ctx, inputs, output):
     x, filter, up, down, padding, flip, gain = inputs
