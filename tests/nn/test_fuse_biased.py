@@ -142,6 +142,11 @@ class UsedTwice(Activation):
         return y * torch.sigmoid(y) + x
 
 
+class AddsItsInput(Activation):
+    def forward(self, x):
+        return F.leaky_relu(x + self.bias.view(1, -1, 1, 1), 0.2) * 2**0.5 + x
+
+
 class GainBefore(Activation):
     def forward(self, x):
         return torch.relu((x * 0.5 + self.bias.view(1, -1, 1, 1)) / 3)
@@ -164,7 +169,7 @@ class InPlace(Activation):
 
 ALSO = [
     Curved, WideBias, TensorGain, NegativeGain, OneSidedClamp, GainOfAClamp, BiasAfter, TwoActivations, UsedTwice,
-    GainBefore, TwoBiases, NumberAsBias, InPlace,
+    AddsItsInput, GainBefore, TwoBiases, NumberAsBias, InPlace,
 ]  # fmt: skip
 
 CONVOLUTIONS = {
@@ -221,8 +226,9 @@ def test_numbers_are_the_same_in_every_order(fused, conv, act):
     assert_same(outputs_and_gradients(ours, X), outputs_and_gradients(plain, X))
 
 
-def test_a_layer_whose_output_is_used_twice_runs_once(fused):
-    ours = fused(Pair(nn.Conv2d(3, C, 3), UsedTwice()).double())
+@pytest.mark.parametrize("act", [UsedTwice, AddsItsInput])
+def test_a_layer_whose_output_is_used_twice_runs_once(fused, act):
+    ours = fused(Pair(nn.Conv2d(3, C, 3, bias=False), act()).double())
     counts = counted(ours, X)
     assert counts.get("conv", 0) + counts.get("conv_bias_act", 0) == 1
 

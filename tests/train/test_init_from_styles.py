@@ -107,13 +107,17 @@ def test_an_official_file_fine_tunes_on_another_resolution_and_label_set(tmp_pat
     assert ours.step == 1
 
 
-@pytest.mark.parametrize("other", ["one tensor", "another width"])
+@pytest.mark.parametrize("other", ["one tensor", "another width", "small tensors"])
 def test_a_file_that_shares_little_is_refused_with_the_counts(tmp_path, other):
     ours, path = made(), tmp_path / "other.safetensors"
     before = {n: v.clone() for n, v in ours.generator.state_dict().items()}
     if other == "one tensor":
         name = "synthesis.b4.conv1.weight"
         tensors = {name: ours.generator.state_dict()[name].clone(), "unrelated.weight": torch.zeros(3, 3)}
+    elif other == "small tensors":  # most by their number, few by their size
+        tensors = {n: v.contiguous() for n, v in ours.generator.state_dict().items()}
+        largest = sorted(dict(ours.generator.named_parameters()), key=lambda n: tensors[n].numel())[-6:]
+        tensors |= {name: torch.zeros(1) for name in largest}
     else:
         tensors = {n: v.contiguous() for n, v in made(width=16, seed=1).generator.state_dict().items()}
     save_file(tensors, path)
