@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 #: family name → the module with its function `build`
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
+    "compact": "fastgan.models.esrgan.srvgg",
     "dcgan": "fastgan.models.dcgan",
+    "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
     "progan": "fastgan.models.progan",
     "projected": "fastgan.models.projected",
@@ -37,6 +39,8 @@ FAMILIES: dict[str, str] = {
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }
+#: Those whose generators make images of images, and not of latents.
+OF_IMAGES = frozenset({"compact", "esrgan"})
 
 
 def build(
