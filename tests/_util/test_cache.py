@@ -131,7 +131,7 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
 
     for name in ("fastgan._util.packages._run", "fastgan.export.api.export"):
         monkeypatch.setattr(name, never)
-    monkeypatch.setattr("fastgan.export.source.open_network", lambda path: None)
+    monkeypatch.setattr("fastgan.export.source.open_network", lambda path, names: None)
     monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     (tmp_path / "weights").touch()
     own_cache.write_text("a file in the place of the folder")
