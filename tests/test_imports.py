@@ -27,7 +27,7 @@ ALLOWED = {
     "runtime": {"nn"},
     "export": {"models", "nn", "ops", "runtime"},
     "upscale": {"export", "models", "runtime"},
-    "editing": {"engine", "metrics", "runtime"},
+    "editing": {"engine", "losses", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},
     "cli": {
