@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan._util.random import Random
 
@@ -11,8 +11,8 @@ from fastgan._util.random import Random
 def cropped(images: Tensor, size: tuple[int, int], random: Random | None, flip: bool = True) -> Tensor:
     """Crops [N, C, *size] of images [N, C, H, W], at random places and mirrored with probability 0.5.
 
-    random: None takes the center and mirrors none. flip: False mirrors none. Raises ValueError for crops larger than
-    the images.
+    random: None takes the center and mirrors none. flip: False mirrors none. Raises ValueError where an image is
+    smaller than the crop.
     """
     (n, channels, *shape), device = images.shape, images.device
     spare = [have - want for have, want in zip(shape, size, strict=True)]
@@ -28,12 +28,3 @@ def cropped(images: Tensor, size: tuple[int, int], random: Random | None, flip: 
         columns = torch.where(places[:, 2:] < 0.5, columns.flip(1), columns)
     each, channel = torch.arange(n, device=device), torch.arange(channels, device=device)
     return images[each[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def to_resolution(
-    batch: dict[str, Tensor], network: nn.Module, random: Random | None, flip: bool = True
-) -> dict[str, Tensor]:
-    """A batch whose larger images are cropped to a network's attribute `resolution`, each at a place of its own."""
-    side = getattr(network, "resolution", None)
-    sizes = {name: [min(each, side or each) for each in images.shape[2:]] for name, images in batch.items()}
-    return {name: cropped(images, (sizes[name][0], sizes[name][1]), random, flip) for name, images in batch.items()}

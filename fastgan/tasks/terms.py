@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgan._util.options import option
+from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization, RegularizationConfig
+from fastgan.tasks.crops import cropped
 
 
 def adversarial_d(loss: AdversarialLoss, of_real: Tensor, of_fake: Tensor) -> Tensor:
@@ -34,6 +36,14 @@ def like(real: Tensor, images: Tensor) -> Tensor:
     """Images in the dtype and memory format of real ones."""
     last = images.dim() == 4 and real.is_contiguous(memory_format=torch.channels_last)
     return images.to(real.dtype).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def randomly_cropped(images: Tensor, crop: int, random: Random | None, flip: bool) -> Tensor:
+    """Squares of side `crop`, or whole images where that is 0, mirrored at random; see `cropped`."""
+    height, width = images.shape[2:]
+    if crop > min(height, width):
+        raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {crop}")
+    return cropped(images, (crop, crop) if crop else (height, width), random, flip) if crop or flip else images
 
 
 def refuse_unknown(task: str, loss: AdversarialLoss, config: LossConfig, regularization: Regularization) -> None:

@@ -15,10 +15,17 @@ from fastgan.regularization import Regularization
 from fastgan.tasks import measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.tasks.batches import two_domains
-from fastgan.tasks.crops import to_resolution
 from fastgan.tasks.image_pool import ImagePools
 from fastgan.tasks.networks import coupling_layer, dtype_of, source_channels
-from fastgan.tasks.terms import adversarial_d, adversarial_g, check_networks, check_options, like, refuse_unknown
+from fastgan.tasks.terms import (
+    adversarial_d,
+    adversarial_g,
+    check_networks,
+    check_options,
+    like,
+    randomly_cropped,
+    refuse_unknown,
+)
 
 #: Generator → the domain that it takes, and that it makes.
 WAYS = {"a_to_b": ("a", "b"), "b_to_a": ("b", "a")}
@@ -32,27 +39,27 @@ class Unpaired(Task):
 
     cycle_weight: of E |G_ba(G_ab(a)) − a| and the same from b (equation 2). identity_weight: times cycle_weight, of
     E |G_ab(b) − b| and the same of a (section 5.2); only where both domains have as many channels. pool: earlier fakes
-    of each domain that its discriminator may see (see `fastgan.tasks.image_pool`). flip: mirror images at
-    random. Images larger than the generator's attribute `resolution` are cropped to it at random places.
+    of each domain that its discriminator may see (see `fastgan.tasks.image_pool`). crop: side of the
+    squares at random places that images are cropped to; 0 takes whole images. flip: mirror images at random.
 
     Real images and those of the identity loss go through a generator as one batch, and real and fake ones through a
     discriminator, where its layers treat each image by itself. The discriminators of an iteration see fakes of the
     generator step before it, which need not be made again: the order of steps of the public code.
     """
 
-    real = "a"
+    real = "b"
     data = "unpaired"
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss, config: LossConfig,
         regularization: Regularization, latent_shape: tuple[int, ...] = (), seed: int = 0, *,
-        cycle_weight: float = 10.0, identity_weight: float = 0.5, pool: int = 50, flip: bool = True,
+        cycle_weight: float = 10.0, identity_weight: float = 0.5, pool: int = 50, crop: int = 0, flip: bool = True,
     ):  # fmt: skip
         super().__init__(generator, discriminator)
         refuse_unknown("unpaired", loss, config, regularization)
         check_networks("unpaired", generator, discriminator, {*WAYS}, {"a", "b"})
-        check_options(cycle_weight=cycle_weight, identity_weight=identity_weight, pool=pool)
-        self.loss, self.cycle_weight, self.flip = loss, cycle_weight, flip
+        check_options(cycle_weight=cycle_weight, identity_weight=identity_weight, pool=pool, crop=crop)
+        self.loss, self.cycle_weight, self.crop, self.flip = loss, cycle_weight, crop, flip
         ways: Any = generator
         self.channels = {taken: source_channels(ways[way]) or 3 for way, (taken, _) in WAYS.items()}
         same = self.channels["a"] == self.channels["b"]
@@ -115,7 +122,7 @@ class Unpaired(Task):
         return two_domains(batch, self.channels, name, dtype_of(self.generator))
 
     def transform(self, batch: Batch, random: Random | None) -> Batch:
-        return to_resolution(batch, self.generator, random, self.flip)
+        return {name: randomly_cropped(images, self.crop, random, self.flip) for name, images in batch.items()}
 
     def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
         return dict(sample_grids.of_cycles(self.generator, batch, held_out))

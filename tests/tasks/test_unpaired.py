@@ -175,12 +175,14 @@ def test_crops_are_of_each_image_its_own():
         cropped(pixels, (10, 7), None)
 
 
-def test_batches_are_cropped_to_the_networks_resolution():
-    t, batch = task(*networks()), next(Domains())
-    t.generator.resolution = 12
+def test_batches_are_cropped():
+    t, batch = task(*networks(), crop=12), next(Domains())
     small = t.transform(batch, Random(0, CPU))
     assert small["a"].shape == small["b"].shape == (3, 3, 12, 12)
     assert torch.equal(t.transform(batch, None)["a"], batch["a"][:, :, 2:14, 2:14])
+    with pytest.raises(UsageError, match="crop: expected at most the side of the images, 16×16, got 17"):
+        task(*networks(), crop=17).transform(batch, None)
+    assert task(*networks(), flip=False).transform(batch, Random(0, CPU))["a"] is batch["a"]
 
 
 def test_a_resumed_run_is_the_same(tmp_path):
