@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
     "compact": "fastgan.models.esrgan.srvgg",
+    "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
