@@ -16,7 +16,7 @@ ALLOWED = {
     "ops": set(),
     "nn": {"ops"},
     "models": {"nn", "ops"},
-    "losses": {"engine", "ops"},
+    "losses": {"engine", "models", "ops"},
     "regularization": {"losses", "nn", "ops"},
     "tasks": {"losses", "nn", "regularization"},
     "engine": {"ops"},

@@ -15,16 +15,16 @@ from fastgan.errors import UsageError, first_line
 _LIMIT = 1 << 20
 #: Tables in tables are read to this depth; a YAML alias can make a table contain itself.
 _DEPTH = 4
-#: Begins the flags of options of a family of networks.
-_OPTION = "model."
+#: Begin the flags of options of the networks, the task and its data.
+_OPTION = ("model.", "task.", "data.")
 
 
 def flags_of(path: Path) -> list[str]:
     """The flags that a .yaml, .toml or .json file stands for: `{steps: 7}` → `["--steps=7"]`.
 
     Fields may be at the top level or in tables by topic (`{optim: {lr_g: 1e-3}}`): only the name of a field counts.
-    Options of a family of networks are in a table `options`. A run's config.json is read too: its table "config". A
-    field of value null is left out, as if it were not there.
+    Options of networks, task and data are in tables `options` of theirs. A run's config.json is read too: its table
+    "config". A field of value null is left out, as if it were not there.
     Raises UsageError if the file cannot be read or parsed, or for an unknown field, a field that is given twice, or a
     value that is neither a number, a string nor a boolean.
     """
@@ -105,7 +105,9 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1, topic: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(
+    path: Path, table: Mapping[Any, Any], depth: int = 1, topic: str = "", above: str = "model"
+) -> Iterator[tuple[str, Any]]:
     """(name of its flag, value) of every field in nested tables."""
     from fastgan.train.config import FLAGS
 
@@ -113,11 +115,11 @@ def _leaves(path: Path, table: Mapping[Any, Any], depth: int = 1, topic: str = "
     flags = {own: flag for flag, own in FLAGS.items()}
     for name, value in table.items():
         if not isinstance(value, Mapping):
-            yield f"{_OPTION}{name}" if topic == "options" else flags.get((topic, name), str(name)), value
+            yield f"{above or 'model'}.{name}" if topic == "options" else flags.get((topic, name), str(name)), value
         elif depth == _DEPTH:
             raise UsageError(f"config: expected tables nested at most {_DEPTH} deep in {path}, got more at {name!r}")
         else:
-            yield from _leaves(path, value, depth + 1, str(name))
+            yield from _leaves(path, value, depth + 1, str(name), topic)
 
 
 def _flag(path: Path, field: str, value: Any) -> list[str]:

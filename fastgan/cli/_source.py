@@ -10,25 +10,29 @@ from fastgan.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from fastgan.upscale.upscaler import Weights
+
 
 def open_source(source: str, network: str | None = None) -> tuple[nn.Module, tuple[int, ...] | None, dict[str, Any]]:
     """The network, the shape of its latents where a run gives it, and facts for an exported file.
 
-    source: a run directory (its averaged generator), RUN/checkpoints/STEP, the name of a pretrained network, or what
+    source: a run directory (its averaged generator), RUN/checkpoints/STEP, either with :NAME behind it for one of
+    several generators or a part of one (RUN:a_to_b, RUN:decoder), the name of a pretrained network, or what
     `fastgan.export.source.open_network` opens. network: the code of the generator of a run of the user's own networks,
     file.py:name. Raises what opening raises.
     """
-    path = Path(source)
+    path, child = split_child(source)
     if (run := run_of(path)) is None:
         no_code(network, source)
         from fastgan.export.source import open_network
         from fastgan.upscale import pretrained
 
-        file: str | Path = pretrained.fetch(source) if source in pretrained.KNOWN and not path.exists() else source
+        known = source in pretrained.KNOWN and not Path(source).exists()
+        file: str | Path = pretrained.fetch(source) if known else source
         return open_network(file, names=pretrained.KNOWN), None, {"source": path.name}
     from fastgan.train.networks import load_generator
 
-    trained = load_generator(run, None if path == run else path, code(network))
+    trained = load_generator(run, None if path == run else path, code(network), child)
     about: dict[str, Any] = {"step": trained.step}
     if network is None:
         dataset = trained.facts.get("dataset")
@@ -37,7 +41,28 @@ def open_source(source: str, network: str | None = None) -> tuple[nn.Module, tup
         about |= {"model": trained.config.model.family}
     if trained.class_names:
         about["class_names"] = list(trained.class_names)
-    return trained.generator, trained.latent_shape, about
+    return trained.generator, trained.latent_shape or None, about
+
+
+def split_child(source: str) -> tuple[Path, str]:
+    """The path and NAME of RUN:NAME, one of several networks of a run; "" and the whole path for anything else."""
+    path, colon, name = source.rpartition(":")
+    if colon and name.isidentifier() and Path(path).is_dir() and not Path(source).exists():
+        return Path(path), name
+    return Path(source), ""
+
+
+def model_of(source: str) -> str | Weights:
+    """The model of a run of a task that makes images from images; any other source as it is."""
+    path, child = split_child(source)
+    if (run := run_of(path)) is None:
+        return source
+    from fastgan.train import checkpoint
+    from fastgan.upscale.upscaler import Weights
+
+    folder = checkpoint.newest(run / "checkpoints")[0] if path == run else path
+    name = "-".join(part for part in (run.name, folder.name, child) if part)
+    return Weights((run / "config.json", folder / "ema.safetensors"), name, lambda: open_source(source)[0])
 
 
 def run_of(path: Path) -> Path | None:

@@ -116,6 +116,7 @@ def _from_run(run: Path, n: int, seed: int, device: torch.device, network: str |
     from fastgan.train.samples import sample
 
     trained = load_generator(run, network=code(network))
+    trained.require_latents()
     generator = trained.generator.to(device)
 
     def draw(z: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:

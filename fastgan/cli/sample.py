@@ -242,6 +242,7 @@ def _open(source: str, network: str | None) -> _Generator:
 
     run = path if run is None else run
     trained = load_generator(run, None if path == run else path, code(network))
+    trained.require_latents()
     drawing = _drawing(trained.generator)
     about = f"PyTorch, step {trained.step}"
     facts = trained.latent_shape, trained.classes, trained.class_names, trained.range

@@ -5,39 +5,42 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
+from fastgan._util import keyword_options
 from fastgan._util import random as rng
 from fastgan.cli._file import flags_of
 from fastgan.cli._parse import Nothing, parse
-from fastgan.data.stream import BatchStream, identity
+from fastgan.data import kinds
+from fastgan.data.stream import BatchStream
 from fastgan.errors import FastganError, UsageError
-from fastgan.models.registry import parse_option
+from fastgan.models.registry import option_types
+from fastgan.tasks import Generation
+from fastgan.tasks.registry import task_class
 from fastgan.train import Trainer, rundir
 from fastgan.train.config import Config, check_resumed
-from fastgan.train.data import open_images
 from fastgan.train.distributed import World, process_group, reported_once, torchrun_size
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import PRESETS, about, costs, preset
 from fastgan.train.rundir import read_config
-
-if TYPE_CHECKING:
-    from fastgan.data import ImageSet
+from fastgan.train.sources import Sources, open_data
 
 _logger = logging.getLogger(__name__)
 
-_MODEL_OPTION = "--model."
+#: What has options of its own.
+_TOPICS = ("model", "task", "data")
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """Train a generator. PRESET (see `fastgan presets`) comes first; --config FILE (.yaml, .toml or .json, of the
     flags below) overrides it, and flags override both. --model.NAME VALUE sets an option of the family of networks
-    alone (docs/networks.md)."""
+    alone (docs/networks.md), --task.NAME VALUE one of the task, --data.NAME VALUE one of its data (docs/tasks.md)."""
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     out: Path | None = None
@@ -64,9 +67,11 @@ def _options(argv: list[str]) -> tuple[TrainOptions, Path]:
     """What was asked, and the run directory."""
 
     def parsed(words: list[str], default: Config) -> TrainOptions:
-        words, chosen = _without_model_options(words)
+        words, chosen = _without_options(words)
         if (_value_of(words, "--model")[0] or default.model.family) != default.model.family:
-            default = _with_options(default, None)  # they are those of another family
+            default = _without(default, "model")  # they are those of another family
+        if (_value_of(words, "--task")[0] or default.task.name) != default.task.name:
+            default = _without(_without(default, "task"), "data")
         asked = parse(TrainOptions, words, "train", TrainOptions(default), " [PRESET]")
         return dataclasses.replace(asked, config=_with_options(asked.config, chosen))
 
@@ -100,26 +105,41 @@ def _options(argv: list[str]) -> tuple[TrainOptions, Path]:
     return asked, Path(run)
 
 
-def _with_options(config: Config, chosen: dict[str, str] | None) -> Config:
-    """The configuration with options of its family of networks, which are texts here; without any if None."""
-    found = {name: parse_option(config.model.family, name, text) for name, text in (chosen or {}).items()}
-    options = {} if chosen is None else config.model.options | found
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
+def _with_options(config: Config, chosen: dict[str, dict[str, str]]) -> Config:
+    """The configuration with the options, which are texts here, of its networks, its task and its data."""
+    task = task_class(config.task.name or "generation")
+    owners: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+        "model": (config.model.family, lambda: option_types(config.model.family)),
+        "task": (f"the task {config.task.name}", lambda: keyword_options.option_types(task)),
+        "data": (f"data of the kind {task.data}", lambda: kinds.option_types(task.data)),
+    }
+    for topic, texts in chosen.items():
+        owner, known = owners[topic]
+        found = {name: keyword_options.parse_option(owner, known(), name, text) for name, text in texts.items()}
+        options = getattr(config, topic).options | found
+        config = dataclasses.replace(config, **{topic: dataclasses.replace(getattr(config, topic), options=options)})
+    return config
 
 
-def _without_model_options(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The words without `--model.NAME VALUE`, and these."""
-    rest, found = [], {}
+def _without(config: Config, topic: str) -> Config:
+    """The configuration without the options of a topic."""
+    return dataclasses.replace(config, **{topic: dataclasses.replace(getattr(config, topic), options={})})
+
+
+def _without_options(words: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The words without `--model.NAME VALUE` and those of the other topics, and these."""
+    rest, found = list[str](), dict[str, dict[str, str]]()
     stream = iter(words)
     for word in stream:
-        if not word.startswith(_MODEL_OPTION):
+        flag, given, text = word.partition("=")
+        topic, dot, name = flag.removeprefix("--").partition(".")
+        if not (flag.startswith("--") and dot and topic in _TOPICS):
             rest.append(word)
             continue
-        name, given, text = word.removeprefix(_MODEL_OPTION).partition("=")
         value = text if given else next(stream, None)
         if value is None:
             raise UsageError(f"{word}: expected a value behind it")
-        found[name.replace("-", "_")] = value
+        found.setdefault(topic, {})[name.replace("-", "_")] = value
     return rest, found
 
 
@@ -139,39 +159,31 @@ def _train(options: TrainOptions, out: Path, command: str, world: World) -> None
     if world.rank == 0:
         rundir.check(out, resume=resume, overwrite=overwrite)
     world.barrier()
-    images, config = _open_images(config, out if resume else None)
-    labels = config.model.condition != "none"
-    shape = (images.channels, *images.resolution)
+    sources, config = _open_data(config, out if resume else None)
+    images, shape = sources.images, sources.shape
     rng.seed(config.seed)
     generator, discriminator = build_networks(config, shape)
-    dataset: dict[str, Any] = {
-        "name": images.name, "count": len(images), "shape": list(shape), "license": images.license,
-        "range_real": [-1.0, 1.0], **identity(images, labels),
-    }  # fmt: skip
-    if labels and images.class_names is not None:
-        dataset["class_names"] = list(images.class_names)
     if resume:
         # What reproduces the run is the command that began it.
         command = rundir.read_config(out).get("command", command)
-    about = {"command": command, "dataset": dataset, "image_shape": list(shape)}
+    about = {"command": command, "dataset": sources.facts(), "image_shape": list(shape)}
     trainer = Trainer(generator, discriminator, config.loss.adversarial, config, out=out, about=about, world=world)
-    batches = BatchStream(
-        images, config.data.batch, config.seed, trainer.device, rank=world.rank, world=world.size,
-        held_out=config.data.held_out, labels=labels,
-    )  # fmt: skip
-    _logger.info("training %s on %s (%d images %s; %s) → %s", config.model.family, images.name, len(images), shape,
+    batches = sources.stream(config, trainer.device, world)
+    _logger.info("training %s on %s (%d images %s; %s) → %s", config.model.family, sources.name, len(images), shape,
                  batches.where, out)  # fmt: skip
     if world.size > 1:
         accumulate = config.optim.accumulate
         more = f" × accumulate {accumulate}" if accumulate > 1 else ""
         total = world.size * config.data.batch * accumulate
         _logger.info("%d ranks × batch %d%s = %d images per update", world.size, config.data.batch, more, total)
-    held_out, reference = None, images
-    if config.data.held_out:
-        given = batches.given
-        labels_given = None if images.labels is None else images.labels[given]
-        held_out = batches.held_out
-        reference = dataclasses.replace(images, images=images.images[given], labels=labels_given, pack=None)
+    held_out = batches.held_out if config.data.held_out else None
+    reference = None
+    if type(trainer.task) is Generation and isinstance(batches, BatchStream):
+        reference = images
+        if config.data.held_out:
+            given = batches.given
+            labels_given = None if images.labels is None else images.labels[given]
+            reference = dataclasses.replace(images, images=images.images[given], labels=labels_given, pack=None)
     trainer.fit(
         batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite, init_from=options.init_from
     )
@@ -182,26 +194,20 @@ def _train(options: TrainOptions, out: Path, command: str, world: World) -> None
         print(f"report: {out / 'report.html'}")
 
 
-def _open_images(config: Config, run: Path | None) -> tuple[ImageSet, Config]:
+def _open_data(config: Config, run: Path | None) -> tuple[Sources, Config]:
     """The images that a configuration names. run: resumed, whose images they must be, wherever they are now."""
     if run is None:
-        return open_images(config)
+        return open_data(config)
     facts = rundir.read_config(run)
+    before = facts.get("dataset", {})
     try:
-        images, config = open_images(config, facts.get("dataset", {}).get("class_names"))
+        sources, config = open_data(config, before.get("class_names"))
     except FastganError as error:
         if config.data.source != Config.from_dict(facts["config"]).data.source:
             raise
         raise type(error)(f"{error}; if the images of the run have moved, give --data NEW_PLACE") from error
-    before = facts.get("dataset", {})
-    for name, value in identity(images, config.model.condition != "none").items():
-        if before.get(name, value) != value:
-            what = "images" if name == "fingerprint" else "labels"
-            raise UsageError(
-                f"data: {images.name} has other {what} than those of {run} ({before.get('name')});"
-                " a resumed run needs the same ones, in the same order"
-            )
-    return images, config
+    sources.check_same(before, run)
+    return sources, config
 
 
 def presets(argv: list[str]) -> None:

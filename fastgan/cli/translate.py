@@ -21,7 +21,8 @@ class _Translate:
     checkpoint of CycleGAN, pix2pix or pix2pixHD (fastgan inspect FILE says what it is), or a file of fastgan export."""
 
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-    """weights (FILE:G_A for one of several generators), a file of fastgan export, or a module (file.py:name)"""
+    """weights or a run (FILE:G_A, RUN:a_to_b for one of several generators), a file of fastgan export, or a module
+    (file.py:name)"""
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
     """image, or folder of images, whose names are kept"""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -41,6 +42,7 @@ class _Translate:
 def translate(argv: list[str]) -> None:
     """fastgan translate MODEL IN OUT [--size N] [--overwrite] ..."""
     options = parse(_Translate, argv, "translate")
+    from fastgan.cli._source import model_of
     from fastgan.upscale.translation import Translated, check_translator, destination, jobs_of
     from fastgan.upscale.translation import translate as run
     from fastgan.upscale.upscaler import open_network_for_images
@@ -52,7 +54,7 @@ def translate(argv: list[str]) -> None:
     else:
         destination(source, out, options.overwrite)
     session = open_network_for_images(
-        options.model, check_translator, backend=options.backend, device=options.device, trust=options.trust
+        model_of(options.model), check_translator, backend=options.backend, device=options.device, trust=options.trust
     )
     start = time.perf_counter()
     found = run(session, source, out, size=options.size, overwrite=options.overwrite)

@@ -41,8 +41,8 @@ class _Upscale:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """file or folder to write"""
     model: str = "realesr-animevideov3-x4"
-    """a name that `fastgan models list` prints, weights, or a file of fastgan export; the default is fast and for
-    drawings; realesrgan-x4plus is for photographs, and about thirty times slower"""
+    """a name that `fastgan models list` prints, weights, a run, or a file of fastgan export; the default is fast and
+    for drawings; realesrgan-x4plus is for photographs, and about thirty times slower"""
     tile: str = "auto"
     """images: side of the tiles in pixels; 0: no tiles; auto: by the free memory"""
     overwrite: bool = False
@@ -182,9 +182,10 @@ def _video(options: _Upscale) -> None:
 
 
 def _open(options: _Upscale) -> Session:
+    from fastgan.cli._source import model_of
     from fastgan.upscale.upscaler import open_upscaler
 
-    return open_upscaler(options.model, backend=options.backend, device=options.device, trust=options.trust)
+    return open_upscaler(model_of(options.model), backend=options.backend, device=options.device, trust=options.trust)
 
 
 def _runtime(session: Session) -> str:

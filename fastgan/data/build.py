@@ -75,6 +75,20 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
     return Built((len(kept), *shape[1:]), listing.class_names, skipped, listing.why_unlabeled)
 
 
+def half_of(source: Source) -> str:
+    """The half of each picture that a source is of, "left" or "right", or "" for whole pictures."""
+    return source.view if source.view in ("left", "right") else ""
+
+
+def _half_header(header: pixels.Header, name: str) -> pixels.Header:
+    if header.width % 2:
+        raise DataError(
+            f"{name} is {header.width}×{header.height} pixels (width×height); a picture of two images side by side has"
+            " an even width"
+        )
+    return header._replace(width=header.width // 2)
+
+
 def describe_skipped(skipped: list[str], total: int, where: str) -> str:
     """`3 of 6 images in WHERE cannot be read: a.png, b.png, c.png`."""
     more = f" and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
@@ -89,6 +103,10 @@ def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[l
     with closing(_each(pixels.read_header, everything, source, listing, "reading headers of")) as headers:
         for i, header in headers:
             if header is not None:
+                if half_of(source):
+                    header = _half_header(header, f"{listing.names[i]} in {source.path}")
+                if listing.check is not None:
+                    listing.check(i, header)
                 readable.append(i)
                 sizes[header.height, header.width] += 1
                 gray = gray and header.gray
@@ -116,7 +134,7 @@ def _write(
 
     def decode(file: BinaryIO) -> np.ndarray:
         # The whole file first: a zip verifies its checksum at the end, and a decoder may stop earlier.
-        image = pixels.decode(io.BytesIO(file.read()), shape[1], resolution)
+        image = pixels.decode(io.BytesIO(file.read()), shape[1], resolution, half_of(source))
         if image.shape != shape[1:]:
             raise ValueError(f"the header states {shape[1:]}")
         return np.ascontiguousarray(image)

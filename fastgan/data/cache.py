@@ -41,6 +41,7 @@ def open_packed(source: Source, resolution: int | None, channels: int | None) ->
         "resolution": resolution,
         "channels": channels,
         "format": FORMAT,
+        **({"view": source.view} if source.view else {}),
     }
     folder = packs_dir() / _name(source, key)
     opened = _try(folder)

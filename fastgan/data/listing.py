@@ -23,6 +23,7 @@ import numpy as np
 from fastgan._util.memory import require_memory
 from fastgan._util.schema import read_json, shown
 from fastgan.data.imageset import MAX_CLASSES
+from fastgan.data.pixels import Header
 from fastgan.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -42,7 +43,8 @@ class Listing:
 
     names: path of each image within the source, for messages. open: opens the encoded file of image i; called from
     several threads. labels: int64 [N], or None. class_names: the name of each label, or None. why_unlabeled: why there
-    are no labels, where it is not plain, or "".
+    are no labels, where it is not plain, or "". check: called with the header of each readable image before any is
+    decoded; raises DataError for one that does not fit.
     """
 
     names: Sequence[str]
@@ -50,6 +52,7 @@ class Listing:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     why_unlabeled: str = ""
+    check: Callable[[int, Header], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,15 @@ class Source:
 
     path: as given by the user. name: of the resulting ImageSet. files: the files whose change invalidates a pack of
     this source. read: makes the Listing; files that must stay open while images are read are entered into the stack.
+    view: "" for all images as they are; "left" or "right" for that half of each; another text names another selection
+    or order of the images. Packs of different views are different packs.
     """
 
     path: str
     name: str
     files: Sequence[Path]
     read: Callable[[ExitStack], Listing]
+    view: str = ""
 
 
 def no_images(suffixes: Sequence[str], where: str, others: Sequence[str]) -> DataError:

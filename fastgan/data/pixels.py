@@ -38,11 +38,12 @@ def read_header(file: Path | BinaryIO) -> Header:
         return Header(width, height, _is_gray(image)) if turned else Header(height, width, _is_gray(image))
 
 
-def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.ndarray:
+def decode(file: Path | BinaryIO, channels: int, resolution: int | None, half: str = "") -> np.ndarray:
     """Decode a file to uint8 [channels, H, W].
 
-    The EXIF orientation is applied and alpha is composited on white. resolution: crop to the centered square and resize
-    to resolution × resolution; None keeps the size. Raises any of Pillow's errors on a damaged file, and ValueError or
+    The EXIF orientation is applied and alpha is composited on white. half: "left" or "right" for that half of the
+    picture alone. resolution: crop to the centered square and resize to resolution × resolution; None keeps the size.
+    Raises any of Pillow's errors on a damaged file, and ValueError or
     DataError where its header states more pixels than the file or the free memory can hold.
     """
     with Image.open(file) as image:
@@ -51,8 +52,13 @@ def decode(file: Path | BinaryIO, channels: int, resolution: int | None) -> np.n
             raise ValueError(f"its header states {image.width}×{image.height} pixels, and it has {size:,} bytes")
         require_memory(_MEMORY * pixels, f"an image of {image.width}×{image.height}")
         upright = ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-        flat = flatten(upright, channels)
+        flat = flatten(upright if not half else _half(upright, half), channels)
     return _to_planes(flat if resolution is None else crop_resize(flat, resolution))
+
+
+def _half(image: Image.Image, side: str) -> Image.Image:
+    width, height = image.size
+    return image.crop((0, 0, width // 2, height) if side == "left" else (width - width // 2, 0, width, height))
 
 
 def _size(file: Path | BinaryIO) -> int:

@@ -45,18 +45,37 @@ def open_source(
     Returns an ImageSet of uint8 [N, C, H, W]; packs and unconverted fetched sets are read-only memory maps.
     Raises UsageError for a wrong argument, DataError for a source that cannot be used.
     """
+    check_size(resolution, channels)
+    if encoded := encoded_source(source):
+        return open_packed(encoded, resolution, channels)
+    named = _open_named(source) if isinstance(source, str) else None
+    images = _open_file(user_path(source)) if named is None else named
+    return replace(images, images=pixels.convert(images.images, resolution, channels))
+
+
+def check_size(resolution: int | None, channels: int | None, name: str = "channels") -> None:
+    """Raise UsageError for a resolution or a number of channels, whose argument is `name`, that no image can have."""
     if channels not in (None, 1, 3):
-        raise UsageError(f"channels: expected 1, 3 or None, got {channels!r}")
+        raise UsageError(f"{name}: expected 1, 3 or None, got {channels!r}")
     if resolution is not None and (not isinstance(resolution, int) or not 1 <= resolution <= _MAX_SIDE):
         raise UsageError(f"resolution: expected an integer from 1 to {_MAX_SIDE}, or None, got {resolution!r}")
+
+
+def encoded_source(source: str | Path) -> Source | None:
+    """The source of encoded images at a path: a folder, zip or shards; None for array files and names of sets.
+
+    Raises UsageError for an empty path, DataError for a folder without images.
+    """
     if source == "":
         raise UsageError("source: expected a name or a path, got ''")
+    if isinstance(source, str) and (source == EMBEDDED or source.partition(":")[0] in known()):
+        return None
     path = user_path(source)
-    named = _open_named(source) if isinstance(source, str) else None
-    if named is None and (encoded := _encoded_source(path)):
-        return open_packed(encoded, resolution, channels)
-    images = _open_file(path) if named is None else named
-    return replace(images, images=pixels.convert(images.images, resolution, channels))
+    if are_shards(path):
+        return shard_source(path)
+    if path.is_dir():
+        return folder_source(path)
+    return zip_source(path) if path.is_file() and _kind(path) == "zip" else None
 
 
 def _open_named(source: str) -> ImageSet | None:
@@ -75,15 +94,6 @@ def _open_named(source: str) -> ImageSet | None:
         hint = f" (for the folder of that name, write ./{source})" if Path(source).exists() else ""
         raise DataError(f"{name} is not fetched yet: run `fastgan data fetch {name}`{hint}")
     return open_pack(set_dir(name), split or MAIN)
-
-
-def _encoded_source(path: Path) -> Source | None:
-    """A folder, zip or shards of encoded images; None for array files."""
-    if are_shards(path):
-        return shard_source(path)
-    if path.is_dir():
-        return folder_source(path)
-    return zip_source(path) if path.is_file() and _kind(path) == "zip" else None
 
 
 def _kind(path: Path) -> str:

@@ -162,7 +162,7 @@ def build(
         raise UsageError(f"condition: projected supports projection, got {condition!r}")
     if condition is not None and not classes:
         raise UsageError(f"condition: {condition!r} needs labels, and classes is 0; give the number of classes")
-    others = [name for name in registry.FAMILIES if name not in ("projected", "stylegan-xl")]
+    others = [name for name in registry.FAMILIES if name not in {"projected", "stylegan-xl", *registry.OF_IMAGES}]
     if generator not in others:
         raise UsageError(f"generator: expected one of {', '.join(others)}, got {generator!r}")
     made, _ = registry.build(

@@ -13,14 +13,11 @@ are asked for or its networks are built.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import inspect
-import types
-import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from fastgan._util import keyword_options
 from fastgan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +26,9 @@ if TYPE_CHECKING:
 #: family name → the module with its function `build`
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
+    "compact": "fastgan.models.esrgan.srvgg",
     "dcgan": "fastgan.models.dcgan",
+    "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
     "progan": "fastgan.models.progan",
     "projected": "fastgan.models.projected",
@@ -40,6 +39,8 @@ FAMILIES: dict[str, str] = {
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }
+#: Those whose generators make images of images, and not of latents.
+OF_IMAGES = frozenset({"compact", "esrgan"})
 
 
 def build(
@@ -69,10 +70,7 @@ def build(
             raise UsageError(f"{argument}: expected a number >= 1, got {value}")
     if classes < 0:
         raise UsageError(f"classes: expected a number >= 0, got {classes}")
-    for option, value in options.items():
-        kind = _option_type(name, option, value)
-        if not _is_a(value, kind):
-            raise UsageError(f"{option}: {name} expects {_type_name(kind)}, got {value!r}")
+    keyword_options.check_options(name, option_types(name), options)
     return function(resolution, channels, latent, width, classes, d_norm, **options)
 
 
@@ -81,10 +79,7 @@ def option_types(name: str) -> dict[str, Any]:
 
     Raises UsageError for an unknown family.
     """
-    function = _build_function(name)
-    types_of = typing.get_type_hints(function)
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: types_of.get(p.name, str) for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return keyword_options.option_types(_build_function(name))
 
 
 def parse_option(name: str, option: str, text: str) -> Any:
@@ -92,53 +87,12 @@ def parse_option(name: str, option: str, text: str) -> Any:
 
     Raises UsageError for an unknown family or option, and for a text that is not of the option's type.
     """
-    kind = _option_type(name, option, text)
-    for member in _members(kind):
-        if member is type(None) and text.lower() == "none":
-            return None
-        if member is bool and text.lower() in ("true", "false"):
-            return text.lower() == "true"
-        if member in (int, float):
-            try:
-                return member(text)
-            except ValueError:
-                continue
-        if member is str:
-            return text
-    raise UsageError(f"{option}: {name} expects {_type_name(kind)}, got {text!r}")
+    return keyword_options.parse_option(name, option_types(name), option, text)
 
 
 def _build_function(name: str) -> Callable[..., tuple[nn.Module, nn.Module]]:
     if name not in FAMILIES:
-        raise UsageError(f"model: expected one of {', '.join(FAMILIES)}, got {name!r}{_nearest(name, FAMILIES)}")
+        raise UsageError(
+            f"model: expected one of {', '.join(FAMILIES)}, got {name!r}{keyword_options.nearest(name, FAMILIES)}"
+        )
     return importlib.import_module(FAMILIES[name]).build
-
-
-def _option_type(name: str, option: str, value: Any) -> Any:
-    known = option_types(name)
-    if option not in known:
-        has = f"has the options {', '.join(known)}" if known else "has no options"
-        raise UsageError(f"{option}: {name} {has}, got {option}={value!r}{_nearest(option, known)}")
-    return known[option]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, None first and str last: the order in which a text is tried as each of them."""
-    members = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    return tuple(sorted(members, key=lambda member: (member is str, member is float, member is not type(None))))
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    members = _members(kind)
-    if isinstance(value, bool):
-        return bool in members
-    return isinstance(value, members) or (isinstance(value, int) and float in members)
-
-
-def _type_name(kind: Any) -> str:
-    return " or ".join("None" if member is type(None) else member.__name__ for member in _members(kind)[::-1])

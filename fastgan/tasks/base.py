@@ -47,6 +47,10 @@ class Task:
     joint = False
     #: What the forward passes of the discriminator in its step are of, in order: for messages about what is not finite.
     passes: tuple[str, ...] = ()
+    #: How `fastgan train` opens its data: a name in `fastgan.data.kinds.KINDS`.
+    data = "images"
+    #: Whether its batches have labels whatever the networks take.
+    labeled = False
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module):
         self.generator, self.discriminator = generator, discriminator
@@ -69,6 +73,14 @@ class Task:
         Here: a mapping of tensors as it is, a tensor as {"real": ...}, a pair as {"real": ..., "labels": ...}.
         """
         return any_tensors(batch, self.real, name)
+
+    def transform(self, batch: Batch, random: Random | None) -> Batch:
+        """A collated batch on the device as the steps use it: crops, flips, degradations. No part of compiled steps.
+
+        Called once for each batch. Draw only from `random`; None stands for held-out batches, which have to come out
+        the same each time.
+        """
+        return batch
 
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
         """The noise of one step. network: "generator" or "discriminator", whose step it is. step: counts from 0.

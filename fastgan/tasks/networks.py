@@ -86,6 +86,11 @@ def source_channels(network: nn.Module) -> int:
     return int(getattr(network, "source_channels", 0))
 
 
+def takes_images(network: nn.Module) -> bool:
+    """Whether a generator states that it makes images from images, and not from latents."""
+    return source_channels(network) > 0 or (hasattr(network, "channels") and hasattr(network, "scale"))
+
+
 def declared_range(network: nn.Module) -> tuple[float, float] | None:
     """The range of a network's images as its attribute `range` states it, (low, high); None without one."""
     stated = getattr(network, "range", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,8 +13,8 @@ from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.regularization import Regularization
 from fastgan.regularization.freeze import freeze
-from fastgan.tasks import Generation, Paired, Task
-from fastgan.tasks.networks import source_channels
+from fastgan.tasks import Generation, Task
+from fastgan.tasks.registry import task_for
 from fastgan.train.config import Config
 from fastgan.train.distributed import World
 from fastgan.train.ema import Ema
@@ -65,8 +66,8 @@ def train_state(
     return state
 
 
-def _built_in(state: TrainState, loss: AdversarialLoss, latent_shape: tuple[int, ...] | None) -> Generation:
-    """Paired images for a generator of source images, else generation."""
+def _built_in(state: TrainState, loss: AdversarialLoss, latent_shape: tuple[int, ...] | None) -> Task:
+    """The task by its name, or as the generator asks for."""
     config, world, generator = state.config, state.world, state.task.generator
     for name in ("unroll", "history"):
         if getattr(config.regularization, name) and world.size > 1:
@@ -74,7 +75,10 @@ def _built_in(state: TrainState, loss: AdversarialLoss, latent_shape: tuple[int,
     regularization = Regularization(config.regularization, state.device, config.steps, world.mean_)
     regularization.optimizer = state.updates["discriminator"].optimizer
     shape = latent_shape or (int(getattr(generator, "latent", config.model.latent)),)
-    kind = Paired if source_channels(generator) else Generation
-    task = kind(generator, state.task.discriminator, loss, config.loss, regularization, shape, config.seed)
-    task.enlarge = state.growth.enlarged
+    # The constructors of all built-in tasks take what that of Generation takes.
+    kind = cast(type[Generation], task_for(config.task.name, generator))
+    options, discriminator = config.task.options, state.task.discriminator
+    task = kind(generator, discriminator, loss, config.loss, regularization, shape, config.seed, **options)
+    if isinstance(task, Generation):
+        task.enlarge = state.growth.enlarged
     return task

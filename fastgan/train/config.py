@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastgan._util.checks import AT_LEAST_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, expect, one_of, unknown
+from fastgan._util.keyword_options import check_options as check_keywords
 from fastgan._util.options import option
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL, AdversarialLoss
@@ -17,6 +18,8 @@ from fastgan.metrics.config import EvaluationConfig
 from fastgan.models.registry import FAMILIES
 from fastgan.regularization import RegularizationConfig
 from fastgan.report.legacy import modernized_config
+from fastgan.tasks import registry as tasks
+from fastgan.tasks.registry import TASKS
 from fastgan.train.config_history import of_today
 from fastgan.train.run_schema import check_fields
 from fastgan.train.schedule import SCHEDULES
@@ -37,11 +40,29 @@ class DataConfig:
     """images in a batch (of each process, where torchrun starts several)"""
     held_out: int = 0
     """images that are not trained on, to measure how far the discriminator overfits"""
+    options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """options of the kind of data that the task takes, on the command line --data.NAME VALUE"""
 
     def __post_init__(self) -> None:
         expect(self, ("resolution", "batch"), AT_LEAST_ONE)
         expect(self, ("held_out",), NOT_NEGATIVE)
         expect(self, ("channels",), (lambda value: value in (1, 3), "1 or 3"))
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What the losses are computed from."""
+
+    name: Annotated[str | None, tyro.conf.arg(name="task", help=f"task: {', '.join(TASKS)}")] = None
+    """generation where left out, or paired for a generator of source images"""
+    options: Annotated[dict[str, Any], tyro.conf.Suppress] = field(default_factory=dict)
+    """options of the task, on the command line --task.NAME VALUE"""
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_keywords(f"the task {self.name}", tasks.option_types(self.name), self.options)
+        elif self.options:
+            raise UsageError(f"task: options without a task, {', '.join(self.options)}; name it with {option('task')}")
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,7 @@ class Config:
     sync_statistics: bool = False
     """batch norms use the batches of all processes together, where torchrun starts several"""
     data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -206,8 +228,9 @@ class Config:
     def from_flags(cls, **flags: Any) -> Config:
         """A configuration from flat names, those of the command line's flags with underscores.
 
-        Options of a family of networks are named as its fields: `from_flags(model="biggan", embedding=128)`. Raises
-        UsageError for an unknown name, with the nearest one.
+        Options of a family of networks are named as its fields: `from_flags(model="biggan", embedding=128)`; those of
+        the task and of its data come in dictionaries: `from_flags(task="paired", task_options={...}, data_options={})`.
+        Raises UsageError for an unknown name, with the nearest one.
         """
         return cls().with_flags(**flags)
 
@@ -215,7 +238,7 @@ class Config:
         """A copy with other values, named as in `from_flags`."""
         topics: dict[str, dict[str, Any]] = {}
         for name, value in flags.items():
-            topic, own = FLAGS.get(name, ("", ""))
+            topic, own = (FLAGS | _OPTIONS).get(name, ("", ""))
             if not own:
                 family = flags.get("model", self.model.family)
                 if name not in (own_options := options_of(family)):
@@ -294,13 +317,17 @@ def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
             f"batch: ranks × batch × accumulate must stay what the run began with, got {said} = {now} instead of"
             f" {before} = {then}; give {option('batch')} or {option('accumulate')}"
         )
-    given = asked.flags() | {"model.options": asked.model.options}
-    for name, value in (stored.flags() | {"model.options": stored.model.options}).items():
+    given = asked.flags() | _all_options(asked)
+    for name, value in (stored.flags() | _all_options(stored)).items():
         if given[name] != value and name not in (*RESUMABLE, "batch", "accumulate"):
             raise UsageError(
                 f"{name}: {given[name]!r} differs from the run's {value!r};"
                 f" a resumed run can change only {', '.join(RESUMABLE)}"
             )
+
+
+def _all_options(config: Config) -> dict[str, Any]:
+    return {f"{topic}.options": getattr(config, topic).options for topic in ("model", "task", "data")}
 
 
 def field_names() -> list[str]:
@@ -319,7 +346,11 @@ def _field_names(kind: Any) -> list[str]:
 
 _DEFAULT = Config()
 #: Fields whose flag has another name.
-_RENAMED = {("data", "source"): "data", ("model", "family"): "model", ("loss", "adversarial"): "loss"}
+_RENAMED = {
+    ("data", "source"): "data", ("model", "family"): "model", ("loss", "adversarial"): "loss", ("task", "name"): "task",
+}  # fmt: skip
+#: Dictionaries of options in Python.
+_OPTIONS = {"task_options": ("task", "options"), "data_options": ("data", "options")}
 
 
 def _flags() -> dict[str, tuple[str, str]]:

@@ -1,12 +1,11 @@
-"""Batches as the task takes them, and the images that a configuration names."""
+"""Batches as the task takes them."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +16,6 @@ from fastgan.tasks import Generation, Task
 from fastgan.tasks.base import Batch
 from fastgan.tasks.batches import described, on_device
 from fastgan.train.state import TrainState
-
-if TYPE_CHECKING:
-    from fastgan.data import ImageSet
-    from fastgan.train.config import Config
 
 _logger = logging.getLogger(__name__)
 
@@ -75,7 +70,7 @@ class Batches(Iterator[Batch]):
         if usable < whole:
             raw = {name: value[:usable] for name, value in raw.items()}
         self._size = usable
-        self.raw = on_device(raw, state.device)
+        self.raw = state.task.transform(on_device(raw, state.device), state.random)
         batch = self.raw | {real: state.growth.averaged(self.raw[real])}
         if state.world.size > 1 and state.batch and len(batch[real]) != len(state.batch[real]):
             # The mean of the ranks' means is the batch's only where all are of one size.
@@ -146,25 +141,3 @@ def in_channels_last(batch: Batch) -> Batch:
     """A batch whose images are in channels_last. Entries that share one tensor still share one."""
     converted = {id(t): t.contiguous(memory_format=torch.channels_last) for t in batch.values() if t.dim() == 4}
     return {name: converted.get(id(t), t) for name, t in batch.items()}
-
-
-def open_images(config: Config, class_names: Sequence[str] | None = None) -> tuple[ImageSet, Config]:
-    """The images that a configuration names, and the configuration with the number of classes that they have.
-
-    class_names: the order of the classes in a run that is resumed; another version may have numbered them otherwise.
-    """
-    from fastgan.data import open_source
-    from fastgan.data.stream import labels_of
-
-    images = open_source(config.data.source, resolution=config.data.resolution, channels=config.data.channels)
-    if config.model.condition == "none":
-        return images, config
-    images = images if class_names is None else images.with_classes(class_names)
-    labels = labels_of(images)
-    model = dataclasses.replace(config.model, classes=config.model.classes or images.num_classes)
-    if labels.max() >= (model.classes or 0):
-        raise UsageError(
-            f"classes: expected a number above the labels of {images.name}, which go up to {labels.max()}, got"
-            f" {model.classes}"
-        )
-    return images, dataclasses.replace(config, model=model)

@@ -23,7 +23,8 @@ from fastgan.train.config import Config
 class Trained:
     """The averaged generator of a run, in eval mode on the CPU, and where it comes from.
 
-    classes: how many it takes labels of beside its latents; 0 where it takes none.
+    latent_shape: () where it makes images of other things than latents. classes: how many it takes labels of beside its
+    latents; 0 where it takes none.
     """
 
     generator: nn.Module
@@ -44,6 +45,14 @@ class Trained:
         dataset = self.facts.get("dataset")
         names = dataset.get("class_names") if isinstance(dataset, dict) else None
         return tuple(map(str, names)) if isinstance(names, list) and len(names) == self.classes else ()
+
+    def require_latents(self) -> None:
+        """Raise UsageError for a generator that does not make images from latents."""
+        if not self.latent_shape:
+            raise UsageError(
+                f"run: the generator of {self.folder.parent.parent} makes images from images, not from latents; run it"
+                " with `fastgan translate` or `fastgan upscale`"
+            )
 
     @property
     def config(self) -> Config:
@@ -81,8 +90,10 @@ def _check_size(family: str, **options: Any) -> None:
     require_memory(sum(t.numel() * t.element_size() for t in tensors), f"building these networks ({family})")
 
 
-def load_generator(run: Path, folder: Path | None = None, network: nn.Module | None = None) -> Trained:
+def load_generator(run: Path, folder: Path | None = None, network: nn.Module | None = None, part: str = "") -> Trained:
     """The averaged generator of a checkpoint `folder` in a run directory; left out, of the newest whole one.
+
+    part: the name of one of its modules, such as one of several generators, or the decoder of an autoencoder.
 
     network: of a run whose networks are not built by name, a generator like the one it trained, which gets its weights.
     Raises UsageError when there is no run, or its networks are the user's and `network` is left out, CheckpointError
@@ -114,15 +125,26 @@ def load_generator(run: Path, folder: Path | None = None, network: nn.Module | N
     else:
         generator = network
     checkpoint.load_network(generator, folder, "ema")
-    generator = generator.eval().requires_grad_(False)
+    generator = _part_of(generator.eval().requires_grad_(False), part, run)
     classes = int(getattr(generator, "classes", 0))
     latent_shape = tuple(facts.get("latent_shape", ()))
     own = (int(getattr(generator, "latent", config.model.latent)),)
-    if network is None and latent_shape != own:
+    if network is None and latent_shape and latent_shape != own:
         raise DataError(
             f"run: config.json of {run} states latents of shape {list(latent_shape)}, its generator {list(own)}"
         )
     return Trained(generator, latent_shape, state["step"], facts, folder, classes)
+
+
+def _part_of(generator: nn.Module, part: str, run: Path) -> nn.Module:
+    names = [name for name, _ in generator.named_children()]
+    if part:
+        if part not in names:
+            raise UsageError(f"run: expected one of {', '.join(names)} behind {run}:, got {part!r}")
+        return generator.get_submodule(part)
+    if isinstance(generator, nn.ModuleDict):
+        raise UsageError(f"run: {run} has several generators, {', '.join(names)}; choose one: {run}:{names[0]}")
+    return generator
 
 
 def load_discriminator(trained: Trained) -> nn.Module:

@@ -26,7 +26,7 @@ from fastgan.report.animation import write_animation
 from fastgan.report.load import is_run
 from fastgan.report.page import write_report
 from fastgan.tasks import Generation
-from fastgan.tasks.networks import source_channels
+from fastgan.tasks.networks import source_channels, takes_images
 from fastgan.train import checkpoint
 from fastgan.train.logging import Metrics
 from fastgan.train.run_schema import CONFIG
@@ -221,7 +221,7 @@ def write_config(state: TrainState) -> None:
     }
     if source := source_channels(task.generator):
         facts["source_channels"] = source
-    elif isinstance(task, Generation):
+    elif isinstance(task, Generation) and not takes_images(task.generator):
         facts["latent_shape"] = list(task.latent_shape)
         if task.neighbors is not None:
             facts["neighbors"] = task.neighbors.about

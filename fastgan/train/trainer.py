@@ -58,8 +58,9 @@ class Trainer:
     generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
     AdversarialLoss; for a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`;
     its topics data and model describe sets and networks by name and are not used here. task: a subclass of
-    `fastgan.Task`, or a function of both networks that returns a Task; left out, `fastgan.tasks.Paired` for a generator
-    with the attribute `source_channels`, else `fastgan.tasks.Generation`. latent_shape: of one z, for generation;
+    `fastgan.Task`, or a function of both networks that returns a Task; left out, the task that the configuration names,
+    else `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else `fastgan.tasks.Generation`.
+    latent_shape: of one z, for generation;
     (generator.latent,) where it has that attribute, else (config.model.latent,). out: the run directory, or None to
     write nothing. about: more facts for `config.json`. world: this process among those that train together, from
     `fastgan.train.distributed.process_group`; rank 0 writes.
@@ -254,7 +255,9 @@ class Trainer:
         for name, given in (("classifier", classifier), ("reference", reference)):
             if given is not None and type(task) is not Generation:
                 raise UsageError(f"{name}: it is for generation from latents, got {type(task).__name__}; leave it out")
-        state.held_out = None if held_out is None else on_device(task.collate(held_out, "held_out"), self.device)
+        state.held_out = None
+        if held_out is not None:
+            state.held_out = task.transform(on_device(task.collate(held_out, "held_out"), self.device), None)
         if isinstance(task, Generation):
             task.classifier = None if classifier is None else classifier.to(self.device)
         if state.out is not None:

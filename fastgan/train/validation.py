@@ -14,7 +14,9 @@ from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.models.registry import option_types
 from fastgan.regularization import RegularizationConfig
+from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import source_channels
+from fastgan.tasks.registry import task_for
 
 if TYPE_CHECKING:
     from fastgan.train.config import Config
@@ -82,22 +84,28 @@ def check_networks(
     config: Config, generator: nn.Module, discriminator: nn.Module, latent_shape: tuple[int, ...] | None
 ) -> None:
     """Raise UsageError where networks do not fit each other, or options of the built-in tasks do not fit them."""
+    if not issubclass(task_for(config.task.name, generator), Generation):
+        loss = dataclasses.replace(config.loss, adversarial="non-saturating")  # which all built-in tasks take
+        check_own_task(
+            dataclasses.replace(config, loss=loss), f"the task {config.task.name} has no such term; leave {{}} out"
+        )
+        return
     if why := _misfit(config, generator, discriminator, latent_shape):
         raise UsageError(why)
 
 
-def check_own_task(config: Config) -> None:
-    """Raise UsageError for options that only the built-in tasks have, beside a task of one's own."""
+_OWN = "the built-in tasks compute it, and this task is your own; leave {} out and add it to its losses"
+
+
+def check_own_task(config: Config, why: str = _OWN) -> None:
+    """Raise UsageError for options that only generation has, and tasks built on it, beside another task."""
     # Without instance noise, its length has no meaning, and is set in the configuration of a run.
     regularization = dataclasses.replace(config.regularization, historical_averaging=0.0, instance_noise_steps=None)
     for options in (dataclasses.replace(config.loss, adversarial="non-saturating"), regularization):
         for field in dataclasses.fields(options):
             usual = RegularizationConfig if options is regularization else LossConfig
             if (value := getattr(options, field.name)) != getattr(usual(), field.name):
-                raise UsageError(
-                    f"{field.name}: the built-in tasks compute it, and this task is your own; leave {value!r} out and"
-                    " add it to its losses"
-                )
+                raise UsageError(f"{field.name}: {why.format(repr(value))}")
 
 
 def check_trainable(generator: nn.Module, discriminator: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ from fastgan.runtime.network_spec import spec_of
 from fastgan.upscale.image.inference import check_network
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fastgan.runtime.session import Session
     from fastgan.runtime.spec import Spec
 
@@ -33,8 +36,20 @@ _WEIGHTS = "weights_sha256"
 DEFAULT = "realesr-animevideov3-x4"
 
 
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a network from images to images that are not opened by the name of a file, such as those of a run.
+
+    files: what they depend on. name: of the exported file in the cache. open: builds the network.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+    open: Callable[[], nn.Module]
+
+
 def open_upscaler(
-    model: str = DEFAULT,
+    model: str | Weights = DEFAULT,
     *,
     backend: str = "auto",
     device: str = "auto",
@@ -44,9 +59,9 @@ def open_upscaler(
     """Open a model for upscaling.
 
     model: a name that `fastgan models list` prints (fetched once); a file written by `fastgan export`; weights in a
-    format of `fastgan.models.esrgan`; or "file.py:name", a module of the user's. On a CPU, weights are exported once
-    into the cache directory, and verified, for the runtimes of exported files are faster there. backend, device,
-    threads, trust: as in `fastgan.runtime.Session`.
+    format of `fastgan.models.esrgan`; "file.py:name", a module of the user's; or `Weights`. On a CPU, weights are
+    exported once into the cache directory, and verified, for the runtimes of exported files are faster there. backend,
+    device, threads, trust: as in `fastgan.runtime.Session`.
     Returns a Session. Raises UsageError for a model that does not map images to images, and the errors of opening it.
     """
     return open_network_for_images(
@@ -55,7 +70,7 @@ def open_upscaler(
 
 
 def open_network_for_images(
-    model: str,
+    model: str | Weights,
     check: Callable[[Spec], None],
     *,
     backend: str = "auto",
@@ -67,20 +82,35 @@ def open_network_for_images(
     """As `open_upscaler`, of a model whose spec `check` takes. names: of the pretrained networks that it may be."""
     from fastgan.runtime.session import Session
 
-    path = Path(model)
+    weights = model if isinstance(model, Weights) else _weights_of(model, names)
+    path = Path() if isinstance(model, Weights) else Path(model)
     if path.is_file() and path.suffix.lower() in backends.suffixes():
         session = Session(path, backend=backend, device=device, threads=threads, trust=trust)
+    elif weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
+        session = Session(_exported(weights, check), backend=backend, device=device, threads=threads)
     else:
-        weights = path if path.is_file() else _pretrained(model) if model in names else None
-        if weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
-            session = Session(_exported(weights, check), backend=backend, device=device, threads=threads)
-        else:
-            from fastgan.export.source import open_network
-
-            network = open_network(model if weights is None else weights, names=names)
-            session = Session(network, backend=backend, device=device, threads=threads)
+        network = _module(str(model), names) if weights is None else weights.open()
+        session = Session(network, backend=backend, device=device, threads=threads)
     check(session.spec)
     return session
+
+
+def _weights_of(model: str, names: Iterable[str]) -> Weights | None:
+    """The weights that a file or the name of a pretrained network stands for; None for a module."""
+    path = Path(model)
+    file = path if path.is_file() else _pretrained(model) if model in names else None
+    if file is None:
+        return None
+    ncnn_bin = file.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
+    files = (file, ncnn_bin) if ncnn_bin != file and ncnn_bin.is_file() else (file,)
+
+    return Weights(files, file.stem, lambda: _module(file))
+
+
+def _module(source: str | Path, names: Iterable[str] = ()) -> nn.Module:
+    from fastgan.export.source import open_network
+
+    return open_network(source, names=names)
 
 
 def _pretrained(name: str) -> Path | None:
@@ -98,18 +128,15 @@ def _names() -> list[str]:
     return list(pretrained.KNOWN)
 
 
-def _exported(weights: Path, check: Callable[[Spec], None]) -> Path:
+def _exported(weights: Weights, check: Callable[[Spec], None]) -> Path:
     """The ONNX file in the cache, exported from these weights by this version of fastgan."""
-    ncnn_bin = weights.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
-    files = [weights, ncnn_bin] if ncnn_bin != weights and ncnn_bin.is_file() else [weights]
-    digest = file_sha256(*files)[:32]
-    path = cache_dir() / "exported" / f"{weights.stem[:100]}-{__version__}-{digest}.onnx"
+    digest = file_sha256(*weights.files)[:32]
+    path = cache_dir() / "exported" / f"{weights.name[:100]}-{__version__}-{digest}.onnx"
     if _is_exported(path, digest):
         return path
     from fastgan.export.api import export
-    from fastgan.export.source import open_network
 
-    network = open_network(weights)
+    network = weights.open()
     check(spec_of(network))
     try:
         require_writable(path.parent)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastgan import models
 from fastgan.errors import UsageError
+from fastgan.models.registry import OF_IMAGES
 from fastgan.nn import MinibatchStdDev
 from fastgan.testing.families import FAMILIES, family, latents_and_labels, total_logits
 
@@ -32,7 +33,8 @@ def unused(generator, discriminator):
 
 
 def test_every_family_is_tested():
-    assert {options["name"] for options in FAMILIES.values()} == set(models.FAMILIES)
+    """Here, or with the tasks of images that are made of images."""
+    assert {options["name"] for options in FAMILIES.values()} == set(models.FAMILIES) - OF_IMAGES
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,7 @@
-"""RRDBNet, the generator of ESRGAN (Wang et al. 2018, arXiv:1809.00219): residual-in-residual dense blocks."""
+"""RRDBNet, the generator of ESRGAN (Wang et al. 2018, arXiv:1809.00219): residual-in-residual dense blocks.
+
+`build` makes the family "esrgan": it and a discriminator.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.errors import UsageError
+from fastgan.models.esrgan.discriminators import check_sizes, discriminator_of
+from fastgan.nn import fuse
 
 #: Negative slope of every leaky ReLU, and factor of every residual.
 SLOPE = RESIDUAL = 0.2
@@ -70,7 +75,10 @@ class RRDBNet(nn.Module):
         super().__init__()
         if scale not in UNSHUFFLE:
             raise UsageError(f"scale: expected 1, 2 or 4, got {scale}")
+        check_sizes(channels=channels, width=width, growth=growth, blocks=blocks)
         self.scale, self.channels, self.multiple = scale, channels, UNSHUFFLE[scale]
+        self.source_channels = channels  # called with images, and not with latents
+        self.arguments = {"scale": scale, "channels": channels, "width": width, "growth": growth, "blocks": blocks}
         # In pixels after the unshuffle: 1 for each convolution before the upsampling (15 in an RRDB), 2 for those
         # after it.
         self.reach = self.multiple * (15 * blocks + 4)
@@ -90,6 +98,31 @@ class RRDBNet(nn.Module):
         x = _act(self.conv_up1(F.interpolate(x, scale_factor=2.0, mode="nearest")))
         x = _act(self.conv_up2(F.interpolate(x, scale_factor=2.0, mode="nearest")))
         return self.conv_last(_act(self.conv_hr(x)))
+
+
+def build(
+    resolution: int,
+    channels: int,
+    latent: int,
+    width: int,
+    classes: int,
+    d_norm: str,
+    *,
+    scale: int = 4,
+    blocks: int = 23,
+    growth: int = 32,
+    discriminator: str = "unet",
+    d_width: int | None = None,
+) -> tuple[RRDBNet, nn.Module]:
+    """An RRDBNet and a discriminator.
+
+    resolution: side of the images that the discriminator sees. width: of both networks; d_width: of the discriminator
+    where it is another. scale, blocks, growth: as in `RRDBNet`. discriminator: "unet" or "vgg". latent is not used.
+    Raises UsageError for sizes and options that they do not support.
+    """
+    generator = fuse(RRDBNet(scale, channels, width, growth, blocks))
+    width = width if d_width is None else d_width
+    return generator, discriminator_of("esrgan", discriminator, resolution, channels, width, classes, d_norm, scale)
 
 
 def _conv(channels: int, out: int) -> nn.Conv2d:

@@ -1,4 +1,7 @@
-"""SRVGGNetCompact, the small network of Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833)."""
+"""SRVGGNetCompact, the small network of Real-ESRGAN (Wang et al. 2021, arXiv:2107.10833).
+
+`build` makes the family "compact": it and a discriminator.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 from fastgan.models.esrgan.bicubic import Bicubic
+from fastgan.models.esrgan.discriminators import check_sizes, discriminator_of
+from fastgan.nn import fuse
 
 
 class SRVGGNetCompact(nn.Module):
@@ -31,7 +36,10 @@ class SRVGGNetCompact(nn.Module):
         shuffle = scale if shuffle is None else shuffle
         if not 1 <= scale <= shuffle:
             raise UsageError(f"scale: expected a number from 1 to shuffle = {shuffle}, got {scale}")
+        check_sizes(channels=channels, width=width, blocks=blocks)
         self.scale, self.channels, self.shuffle = scale, channels, shuffle
+        self.source_channels = channels  # called with images, and not with latents
+        self.arguments = {"scale": scale, "channels": channels, "width": width, "blocks": blocks, "shuffle": shuffle}
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(blocks):
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]
@@ -44,3 +52,28 @@ class SRVGGNetCompact(nn.Module):
         y = F.pixel_shuffle(self.body(x), self.shuffle)
         y = y + F.interpolate(x, scale_factor=float(self.shuffle), mode="nearest")
         return y if self.reduce is None else self.reduce(y)
+
+
+def build(
+    resolution: int,
+    channels: int,
+    latent: int,
+    width: int,
+    classes: int,
+    d_norm: str,
+    *,
+    scale: int = 4,
+    blocks: int = 16,
+    shuffle: int | None = None,
+    discriminator: str = "unet",
+    d_width: int | None = None,
+) -> tuple[SRVGGNetCompact, nn.Module]:
+    """An SRVGGNetCompact and a discriminator.
+
+    resolution: side of the images that the discriminator sees. width: of both networks; d_width: of the discriminator
+    where it is another. scale, blocks, shuffle: as in `SRVGGNetCompact`. discriminator: "unet" or "vgg". latent is not
+    used. Raises UsageError for sizes and options that they do not support.
+    """
+    generator = fuse(SRVGGNetCompact(scale, channels, width, blocks, shuffle))
+    width = width if d_width is None else d_width
+    return generator, discriminator_of("compact", discriminator, resolution, channels, width, classes, d_norm, scale)
