@@ -28,10 +28,12 @@ ALLOWED = {
     "runtime": {"nn"},
     "export": {"models", "nn", "ops", "runtime"},
     "upscale": {"export", "models", "runtime"},
+    "augmentation": {"data", "metrics"},
     "editing": {"engine", "metrics", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},
     "cli": {
+        "augmentation",
         "data",
         "doctor",
         "editing",
