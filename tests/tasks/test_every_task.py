@@ -1,4 +1,4 @@
-"""Every task by its preset, in a tiny size: it resumes bit for bit, runs under bf16 and on two ranks, compiles, exports.
+"""Every task by its preset, in a tiny size: resumed bit for bit, under bf16, on two ranks, compiled, exported.
 
 This file run as a script is one rank of two.
 """
@@ -25,8 +25,8 @@ from fastgan.train.sources import open_data
 
 BATCH = 4
 COMMON = {
-    "steps": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "device": "cpu", "batch": BATCH,
-    "seed": 1,
+    "steps": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "device": "cpu",
+    "batch": BATCH, "seed": 1,
 }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def build(state: State) -> Any:
     return from_state(state.tensors, scale=scale if isinstance(scale, int) else None)
 
 
-def _vgg(state: State) -> functools.partial[nn.Module]:
+def _vgg(state: State) -> functools.partial[VGGDiscriminator]:
     width, channels = state.shape("conv0_0.weight", 4)[:2]
     levels = sum(re.fullmatch(r"conv\d{1,2}_0\.weight", name) is not None for name in state.tensors)
     if not 1 <= levels <= len(SIDES):
