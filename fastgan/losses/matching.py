@@ -24,7 +24,8 @@ def layer_matching(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Ten
 
     fake, real: for each scale of the discriminator its layers' outputs, the logits last, which are left aside: what the
     method `features` of the discriminators in `fastgan.models.translation` returns for images and their targets.
-    Returns a scalar in float32 (float64 for double). No gradient flows into real. Raises UsageError where there are no layers.
+    Returns a scalar in float32 (float64 for double). No gradient flows into real. Raises UsageError where there are no
+    layers.
     """
     if not fake or any(len(layers) < 2 for layers in fake):
         raise UsageError("fake: expected features of at least one layer before the logits at each scale")

@@ -6,8 +6,6 @@ import functools
 import re
 from typing import Any
 
-from torch import nn
-
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.build import built
 from fastgan.models.checkpoints.contents import State
