@@ -27,6 +27,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "images": Kind("fastgan.data.kinds:open_images"),
+    "pictures": Kind("fastgan.data.pictures:open_pictures"),
 }
 
 
