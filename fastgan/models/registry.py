@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
     "compact": "fastgan.models.esrgan.srvgg",
+    "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
@@ -40,6 +41,9 @@ FAMILIES: dict[str, str] = {
     "stylegan-xl": "fastgan.models.stylegan.stylegan_xl",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
+    "tiny-autoencoder": "fastgan.models.autoencoder.tiny",
+    "vae": "fastgan.models.autoencoder.kl",
+    "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
 OF_IMAGES = frozenset({"compact", "esrgan", "pix2pix", "pix2pixhd"})

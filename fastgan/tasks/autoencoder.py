@@ -153,4 +153,8 @@ class Autoencoder(Generation):
 
 def _perceptual(name: str, generator: nn.Module, span: tuple[float, float]) -> nn.Module | None:
     """The perceptual loss of that name on the generator's device, for images in a range."""
-    raise NotImplementedError
+    if name == "none":
+        return None
+    from fastgan.losses.perceptual import perceptual_loss
+
+    return perceptual_loss(name, range=span).to(next(generator.parameters()).device)
