@@ -129,6 +129,40 @@ def test_penalties_at_several_scales_are_of_the_sum_of_all_logits():
     torch.testing.assert_close(found.log["penalty/r1"], gradient.square().sum((1, 2, 3)).mean())
 
 
+@pytest.mark.parametrize("family", ["pix2pix", "pix2pixhd"])
+def test_features_of_all_layers_are_matched(family):
+    options = {"norm": "instance", "dropout": False} if family == "pix2pix" else {"blocks": 1}
+    generator, discriminator = networks(family, **options)
+    task, batch = task_of(generator, discriminator, layer_matching=5.0), pair(2)
+    plain, gradients = TaskSteps(task_of(generator, discriminator)).generator(batch, {})
+    made = generator(batch["source"])
+    fake, real = (discriminator.features(images, batch["source"]) for images in (made, batch["target"]))
+    assert len(fake) == (1 if family == "pix2pix" else 3)
+    distance = sum(
+        (one - other.detach()).abs().mean()
+        for layers, others in zip(fake, real, strict=True)
+        for one, other in zip(layers[:-1], others[:-1], strict=True)
+    ) / len(fake)
+    of_distance = torch.autograd.grad(distance, list(generator.parameters()))
+    found, found_gradients = TaskSteps(task).generator(batch, {})
+    torch.testing.assert_close(found.value, plain.value + 5 * distance.detach())
+    torch.testing.assert_close(found.log["loss/layers"], distance.detach())
+    for one, before, added in zip(found_gradients, gradients, of_distance, strict=True):
+        torch.testing.assert_close(one, before + 5 * added, rtol=1e-3, atol=1e-5)
+
+
+def test_misuse_of_layer_matching():
+    generator, discriminator = networks()
+    with pytest.raises(UsageError, match="layer_matching: expected a number >= 0, got -1"):
+        task_of(generator, discriminator, layer_matching=-1.0)
+    own = nn.Sequential(nn.Conv2d(3, 1, 4))
+    with pytest.raises(UsageError, match="layer_matching: expected a discriminator with a method `features`"):
+        task_of(generator, own, layer_matching=1.0)
+    config = Config.from_flags(task="paired", task_options={"layer_matching": 1.0}, feature_matching=2.0)
+    with pytest.raises(UsageError, match=r"layer_matching: it is not combined with feature_matching, got 2\.0"):
+        Trainer(generator, discriminator, config=config)
+
+
 def test_a_list_of_scalars_is_no_output():
     class Wrong(nn.Module):
         def forward(self, images):
