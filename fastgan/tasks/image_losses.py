@@ -116,7 +116,7 @@ def generator_terms(
     if fake[1] is not None and of_fake.classes is not None:
         log["loss/generator_classes"] = cross_entropy(of_fake.classes.float(), fake[1])
         value = value + task.config.auxiliary_weight * log["loss/generator_classes"]
-    if task.layer_matching and real is not None:
+    if task.layer_matching and real_features is not None:
         log["loss/layers"] = layer_matching(features, real_features)
         value = value + task.layer_matching * log["loss/layers"]
     elif features is not None and real_features is not None:
