@@ -31,11 +31,6 @@ class Random:
         self.host = torch.Generator().manual_seed(seed)
         self._rank, self._ranks = rank, ranks
 
-    @property
-    def ranks(self) -> int:
-        """How many ranks train together."""
-        return self._ranks
-
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), float32 [n, *shape]."""
         return self._own(torch.randn, n, shape)
