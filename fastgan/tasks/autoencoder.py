@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
@@ -14,6 +14,7 @@ from fastgan.losses.adaptive import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
+from fastgan.tasks.networks import perceptual_for
 
 
 class Autoencoder(Generation):
@@ -53,7 +54,7 @@ class Autoencoder(Generation):
             if getattr(self.regularization.config, name):
                 raise UsageError(f"{name}: autoencoders do not have it; leave it out")
         self.adaptive, self.start = adaptive, start
-        self.perceptual = _perceptual(perceptual, self.generator, self.range) if perceptual_weight else None
+        self.perceptual = perceptual_for(perceptual, self.generator, self.range)
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         if noise["adversarial"]:
@@ -86,7 +87,7 @@ class Autoencoder(Generation):
         """Name, weight and value of each distance of reconstructions and images."""
         error = image - target
         terms = [("l1", self.weights["l1"], error.abs().mean()), ("l2", self.weights["l2"], error.square().mean())]
-        if self.perceptual is not None:
+        if self.perceptual is not None and self.weights["perceptual_weight"]:
             terms.append(("perceptual", self.weights["perceptual_weight"], self.perceptual(image, target)))
         return [term for term in terms if term[1]]
 
@@ -153,12 +154,3 @@ class Autoencoder(Generation):
             return found
         found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
         return found | measures.of_reconstructions(self, held_out, len(batch[self.real]))
-
-
-def _perceptual(name: str, generator: nn.Module, span: tuple[float, float]) -> nn.Module | None:
-    """The perceptual loss of that name on the generator's device, for images in a range."""
-    if name == "none":
-        return None
-    from fastgan.losses.perceptual import perceptual_loss
-
-    return perceptual_loss(name, range=span).to(next(generator.parameters()).device)
