@@ -28,9 +28,9 @@ class Random:
         self._rank, self._ranks = rank, ranks
 
     @property
-    def ranks(self) -> int:
-        """How many ranks train together."""
-        return self._ranks
+    def place(self) -> tuple[int, int]:
+        """Which rank this is, and how many train together."""
+        return self._rank, self._ranks
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), float32 [n, *shape]."""
@@ -39,6 +39,10 @@ class Random:
     def uniform(self, n: int, *shape: int) -> Tensor:
         """Uniform in [0, 1), float32 [n, *shape]."""
         return self._own(torch.rand, n, shape)
+
+    def uniform_of_all(self, n: int, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 [n · ranks, *shape]: those for the batches of all ranks, on each of them."""
+        return torch.rand(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)
 
     def labels(self, n: int, classes: int) -> Tensor:
         """Uniform class labels, int64 [n]."""

@@ -31,6 +31,8 @@ FAMILIES: dict[str, str] = {
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
+    "pix2pix": "fastgan.models.translation.pix2pix",
+    "pix2pixhd": "fastgan.models.translation.pix2pixhd",
     "progan": "fastgan.models.progan",
     "projected": "fastgan.models.projected",
     "r3gan": "fastgan.models.r3gan",
@@ -41,7 +43,7 @@ FAMILIES: dict[str, str] = {
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "esrgan"})
+OF_IMAGES = frozenset({"compact", "cyclegan", "esrgan", "pix2pix", "pix2pixhd"})
 
 
 def build(
