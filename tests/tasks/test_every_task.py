@@ -15,9 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan import Trainer
+from fastgan import Trainer, cli
 from fastgan._util import random as rng
-from fastgan import cli
 from fastgan.train.distributed import World, process_group
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import preset
