@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
     "compact": "fastgan.models.esrgan.srvgg",
+    "cut": "fastgan.models.translation.cut",
     "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
@@ -43,7 +44,7 @@ FAMILIES: dict[str, str] = {
     "stylegan3": "fastgan.models.stylegan.stylegan3",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "cyclegan", "esrgan", "pix2pix", "pix2pixhd"})
+OF_IMAGES = frozenset({"compact", "cut", "cyclegan", "esrgan", "pix2pix", "pix2pixhd"})
 
 
 def build(

@@ -16,8 +16,9 @@ class ImagePool:
     """Fakes of one domain: those of the last generator step, and earlier ones.
 
     size: earlier ones. All ranks hold the same ones, of all ranks' batches. Every row of such a batch has a part of
-    them to itself, ceil(size / rows) slots, so that rows of one batch never want the same one. While slots are empty a new fake is stored there and shown; from then on it changes places with a random earlier one
-    of its row with probability 0.5. size 0: fakes are shown as they come.
+    them to itself, ceil(size / rows) slots, so that rows of one batch never want the same one. While slots are empty a
+    new fake is stored there and shown; from then on it changes places with a random earlier one of its row with
+    probability 0.5. size 0: fakes are shown as they come.
     """
 
     def __init__(self, size: int):
