@@ -137,6 +137,22 @@ def cyclegan() -> Config:
     )
 
 
+def cut() -> Config:
+    """CUT at 256×256 as its paper trains it, from the first set of images to the second alone; bring --data"""
+    return Config.from_flags(
+        model="cut", resolution=286, task="contrastive", task_options={"crop": 256}, steps=400_000, **_UNPAIRED
+    )
+
+
+def fastcut() -> Config:
+    """FastCUT: CUT without its identity loss, for half as many steps, at 256×256; bring --data"""
+    options = {"crop": 256, "nce_weight": 10.0, "identity": False, "equivariance": True}
+    return Config.from_flags(
+        model="cut", resolution=286, task="contrastive", task_options=options, steps=200_000,
+        **_UNPAIRED | {"lr_decay_from": 0.75},
+    )  # fmt: skip
+
+
 def pix2pixhd() -> Config:
     """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
     # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
@@ -175,6 +191,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
         wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
+        cut, fastcut,
     )
 }  # fmt: skip
 
@@ -197,7 +214,7 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan")
+FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan", "cut", "fastcut")
 
 
 def preset(name: str) -> Config:
