@@ -146,6 +146,22 @@ def of_reconstructions(
     return found
 
 
+@torch.no_grad()
+def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, identity: bool) -> dict[str, Grid]:
+    """Images of domain a above what is made of them, and where `identity` says so those of b above what should be the
+    same: "fixed_a" of held-out images, "fresh_a" of the last batch."""
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        for domain in ("a", "b") if identity else ("a",):
+            if images is not None:
+                source = images[domain][:PAIRS]
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, generator(source))]
+                channels = max(row.shape[1] for row in rows)
+                rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
+                found[f"{kind}_{domain}"] = Grid(torch.cat(rows), len(source))
+    return found
+
+
 def in_rows(source: Tensor, made: Tensor, target: Tensor) -> Tensor:
     """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in color where one of them is.
 
