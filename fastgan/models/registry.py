@@ -43,7 +43,7 @@ FAMILIES: dict[str, str] = {
     "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "esrgan"})
+OF_IMAGES = frozenset({"compact", "esrgan", "tiny-autoencoder", "vae", "vqgan"})
 
 
 def build(

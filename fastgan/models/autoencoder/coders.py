@@ -1,4 +1,4 @@
-"""Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841), which latent diffusion has too (arXiv:2112.10752).
+"""Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841), and of latent diffusion (arXiv:2112.10752).
 
 The names of their weights are those of the public checkpoints.
 """
@@ -92,5 +92,3 @@ def check(multipliers: Sequence[int], attention: Sequence[int], **sizes: int) ->
         raise UsageError(f"multipliers: expected numbers >= 1, one for each level, got {list(multipliers)}")
     if any(level >= len(multipliers) for level in attention):
         raise UsageError(f"attention: expected levels from 0 to {len(multipliers) - 1}, got {list(attention)}")
-
-
