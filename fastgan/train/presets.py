@@ -170,12 +170,43 @@ _UNPAIRED: dict[str, Any] = {
     "lr_schedule": "linear", "lr_decay_from": 0.5, "ema_images": 0,
 }  # fmt: skip
 
+
+def vqgan() -> Config:
+    """VQGAN at 256×256 with 16×16 codes, as in its paper; bring --data and a GPU"""
+    return Config.from_flags(
+        model="vqgan", resolution=256, width=128, latent=256, multipliers="1,1,2,2,4", attention="4", codes=1024,
+        codebook="gradient", d_norm="batch", d_layers=3, batch=8, loss="hinge", lr_g=3.6e-5, lr_d=3.6e-5, beta1=0.5,
+        beta2=0.9, task="autoencoder", task_options={"start": 30_000}, steps=300_000, **_AUTOENCODER,
+    )  # fmt: skip
+
+
+def vae() -> Config:
+    """the autoencoder of latent diffusion at 256×256 with latents of 32×32×4; bring --data and a GPU"""
+    return Config.from_flags(
+        model="vae", resolution=256, width=128, latent=4, multipliers="1,2,4,4", d_norm="batch", d_layers=3, batch=12,
+        loss="hinge", lr_g=5.4e-5, lr_d=5.4e-5, beta1=0.5, beta2=0.9, task="autoencoder",
+        task_options={"start": 50_000, "latent_weight": 1e-6, "adversarial_weight": 0.5}, steps=300_000,
+        **_AUTOENCODER,
+    )  # fmt: skip
+
+
+def tiny_decoder() -> Config:
+    """a tiny decoder for latents of the preset vae; bring --data and --init-from RUN"""
+    return Config.from_flags(
+        model="vae", resolution=256, width=128, latent=4, multipliers="1,2,4,4", decoder="tiny", freeze="encoder",
+        d_layers=3, batch=16, loss="hinge", lr_g=3e-4, lr_d=3e-4, beta1=0.5, beta2=0.9, task="autoencoder",
+        task_options={"start": 5_000, "adversarial_weight": 0.1, "latent_weight": 0.0}, steps=50_000, **_AUTOENCODER,
+    )  # fmt: skip
+
+
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
     "model": "stylegan-xl", "latent": 64, "width": 64, "side": 64, "d_width": 32, "condition": "projection",
     "batch": 16, "loss": "hinge", "augment": "color+translation+cutout", "lr_g": 0.0025, "lr_d": 0.002, "beta1": 0.0,
     "beta2": 0.99, "ema_images": 10_000, "ema_rampup": 0.05,
 }  # fmt: skip
+
+_AUTOENCODER: dict[str, Any] = {"held_out": 64, "precision": "auto"}
 
 #: As in the papers (arXiv:1912.04958, arXiv:2006.06676). Their correction of Adam for lazy terms is not needed: those
 #: are updates of their own there, and here part of the same step's gradient.
@@ -191,7 +222,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
         wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
-        cut, fastcut,
+        cut, fastcut, vqgan, vae, tiny_decoder,
     )
 }  # fmt: skip
 
@@ -214,7 +245,19 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan", "cut", "fastcut")
+FOR_GPUS = (
+    "stylegan2",
+    "stylegan-xl-16",
+    "stylegan-xl-32",
+    "pix2pix",
+    "pix2pixhd",
+    "cyclegan",
+    "cut",
+    "fastcut",
+    "tiny-decoder",
+    "vae",
+    "vqgan",
+)
 
 
 def preset(name: str) -> Config:

@@ -286,6 +286,11 @@ class Trainer:
                 f"init_from: {type(task.generator).__name__} of several stages goes on from a run of one stage less;"
                 f" give {option('init_from', 'RUN')}"
             )
+        elif getattr(task.generator, "init_from", ()) and not resume and not state.step:
+            raise UsageError(
+                f"init_from: {type(task.generator).__name__} trains its decoder alone, behind an encoder that is"
+                f" trained; give {option('init_from', 'RUN')}, or a file of such a network"
+            )
         if state.run is None:
             return self._fit(batches, resume, reference)
         if reference is not None and isinstance(task, Generation):
