@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TASKS: dict[str, tuple[str, str]] = {
     "generation": ("fastgan.tasks.generation", "Generation"),
     "paired": ("fastgan.tasks.paired", "Paired"),
+    "super-resolution": ("fastgan.tasks.super_resolution", "SuperResolution"),
 }
 
 
