@@ -27,6 +27,8 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "images": Kind("fastgan.data.kinds:open_images"),
+    "pairs": Kind("fastgan.data.pairs:open_pairs"),
+    "unpaired": Kind("fastgan.data.unpaired:open_unpaired", aligned=False),
 }
 
 

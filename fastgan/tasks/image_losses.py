@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -35,7 +35,7 @@ def discriminator_terms(
     """The adversarial loss and that of an auxiliary classifier, and both for the log."""
     smoothing = task.regularization.config.label_smoothing
     options = {"smoothing": smoothing} if smoothing else {}
-    value = task.loss.d_loss(of_real.logits.float(), of_fake.logits.float(), **options)
+    value = over_scales(lambda real, fake: task.loss.d_loss(real, fake, **options), of_real, of_fake)
     log = {"loss/discriminator": value}
     if condition is not None and fake_condition is not None and of_real.classes is not None:
         assert of_fake.classes is not None
@@ -46,6 +46,15 @@ def discriminator_terms(
         log["loss/classes"] = both
         value = value + task.config.auxiliary_weight * both
     return value, log
+
+
+def over_scales(loss: Callable[..., Tensor], *outputs: Output) -> Tensor:
+    """A loss of logits; of discriminators at several scales the sum of their losses (arXiv:1711.11585, equation 3)."""
+    logits, scales = [output.logits.float() for output in outputs], list(outputs[0].scales)
+    if not scales:
+        return loss(*logits)
+    first, *others = (loss(*of_scale) for of_scale in zip(*(each.split(scales, 1) for each in logits), strict=True))
+    return sum(others, first)
 
 
 def added_terms(
@@ -90,12 +99,11 @@ def generator_terms(
 
     of_fake, features = output(fake)
     of_real, real_features = (None, None) if real is None else output(real)
-    logits = of_fake.logits.float()
     if task.loss.paired:
         assert of_real is not None
-        value = task.loss.g_loss(logits, of_real.logits.float())
+        value = over_scales(task.loss.g_loss, of_fake, of_real)
     else:
-        value = task.loss.g_loss(logits)
+        value = over_scales(task.loss.g_loss, of_fake)
     log = {"loss/generator": value}
     if fake[1] is not None and of_fake.classes is not None:
         log["loss/generator_classes"] = cross_entropy(of_fake.classes.float(), fake[1])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastgan._util.random import Random
+from fastgan.errors import UsageError
 from fastgan.losses import l1
 from fastgan.tasks import measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import sources_and_targets
+from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import dtype_of, source_channels
 
@@ -21,14 +24,24 @@ class Paired(Generation):
     generator: called as generator(source), with its attribute `source_channels` greater than 0. discriminator: with the
     same attribute it is called as discriminator(image, source), and classifies an image beside its source: Isola et al.
     2017 (arXiv:1611.07004, equations 1 and 2); without it as discriminator(image), as in SRGAN. The sources' size may
-    differ from the targets'. The generator's loss adds the adversarial loss of `Generation` and l1_weight · L1.
+    differ from the targets'. The generator's loss adds the adversarial loss of `Generation` and l1_weight · L1. Of a
+    discriminator that returns a list, logits at several scales, the losses of all scales are added up. Options:
+
+    crop: side of the squares at random places, the same one of source and target, that a batch is cropped to; 0 takes
+    whole images. flip: mirror both at random.
     """
 
     real = "target"
+    data = "pairs"
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, *args: Any, **kwargs: Any):
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, *args: Any, crop: int = 0, flip: bool = False,
+        **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(generator, discriminator, *args, **kwargs)
-        self.conditional = source_channels(discriminator) > 0
+        if crop < 0:
+            raise UsageError(f"crop: expected a number of pixels >= 0, got {crop}")
+        self.conditional, self.crop, self.flip = source_channels(discriminator) > 0, crop, flip
 
     def inputs(self, network: str, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
         """The source, and the source again where the discriminator sees it."""
@@ -52,6 +65,24 @@ class Paired(Generation):
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         return sources_and_targets(batch, source_channels(self.generator), name, dtype_of(self.generator))
+
+    def transform(self, batch: Batch, random: Random | None) -> Batch:
+        """Crops and flips, of source and target alike. A random flip of held-out pairs there is not."""
+        if not (self.crop or (self.flip and random is not None)):
+            return batch
+        source, target = batch["source"], batch["target"]
+        if source.shape[2:] != target.shape[2:]:
+            raise UsageError(
+                f"{'crop' if self.crop else 'flip'}: expected sources and targets of one size, got"
+                f" {[*source.shape[2:]]} and {[*target.shape[2:]]}"
+            )
+        height, width = target.shape[2:]
+        if self.crop > min(height, width):
+            raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {self.crop}")
+        size = (self.crop, self.crop) if self.crop else (height, width)
+        both = cropped(torch.cat([source, target], 1), size, random, self.flip)
+        source, target = both.split([source.shape[1], target.shape[1]], 1)
+        return batch | {"source": source.contiguous(), "target": target.contiguous()}
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         return {}  # sources come with the batch

@@ -28,8 +28,8 @@ class SuperResolution(Paired):
     The generator enlarges by its attribute `scale`, the discriminator sees images alone. The generator's loss is
     l1_weight · L1 + perceptual_weight · perceptual loss + adversarial_weight · adversarial loss.
 
-    crop: side of what is cropped out of the targets at random for each step, and flipped and rotated. degradation: how
-    sources are made of targets, "bicubic" (ESRGAN), "first-order" or "second-order" (Real-ESRGAN): see
+    crop: side of what is cropped out of the targets at random places. flip: mirror and rotate it at random. degradation:
+    how sources are made of targets, "bicubic" (ESRGAN), "first-order" or "second-order" (Real-ESRGAN): see
     `fastgan.degradation`. pool: pairs that are kept to mix batches, as the images of one batch are resized alike (180
     in Real-ESRGAN); 0 for none. sharpen: the generator's distances are to sharpened targets; the discriminator's real
     images are not sharpened. perceptual: see `fastgan.losses.perceptual_loss`; "none" leaves it out. warm_up: generator
@@ -39,11 +39,11 @@ class SuperResolution(Paired):
     data = "pictures"
 
     def __init__(
-        self, *args: Any, crop: int = 128, degradation: str = "bicubic", pool: int = 0, sharpen: bool = False,
-        perceptual: str = "efficientnet", perceptual_weight: float = 1.0, adversarial_weight: float = 0.1,
-        warm_up: int = 0, **kwargs: Any,
+        self, *args: Any, crop: int = 128, flip: bool = True, degradation: str = "bicubic", pool: int = 0,
+        sharpen: bool = False, perceptual: str = "efficientnet", perceptual_weight: float = 1.0,
+        adversarial_weight: float = 0.1, warm_up: int = 0, **kwargs: Any,
     ):  # fmt: skip
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, crop=crop, flip=flip, **kwargs)
         self.scale = int(getattr(self.generator, "scale", 0))
         if self.scale < 1:
             came = type(self.generator).__name__
@@ -56,13 +56,15 @@ class SuperResolution(Paired):
             if value < 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
         if warm_up and not self.config.l1_weight:
-            raise UsageError(f"warm_up: its steps have the L1 loss alone, whose weight is 0; give {option('l1_weight', 1)}")
+            raise UsageError(
+                f"warm_up: its steps have the L1 loss alone, whose weight is 0; give {option('l1_weight', 1)}"
+            )
         if self.conditional:
             raise UsageError("discriminator: expected one of images alone, got one with source_channels")
         for name in ("unroll", "pack"):
             if getattr(self.regularization.config, name) > (name == "pack"):
                 raise UsageError(f"{name}: super-resolution does not have it; leave it out")
-        self.crop, self.sharpen, self.warm_up, self.adversarial_weight = crop, sharpen, warm_up, adversarial_weight
+        self.sharpen, self.warm_up, self.adversarial_weight = sharpen, warm_up, adversarial_weight
         self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool)
         self.perceptual_weight = perceptual_weight if perceptual != "none" else 0.0
         self.perceptual = None
@@ -83,17 +85,19 @@ class SuperResolution(Paired):
                     f" got {described(source)} and {described(target)}"
                 )
         if min(found["target"].shape[2:]) < self.crop:
-            raise UsageError(f"crop: expected at most the size of the images, {described(found['target'])}, got {self.crop}")
+            raise UsageError(
+                f"crop: expected at most the size of the images, {described(found['target'])}, got {self.crop}"
+            )
         return found
 
     def transform(self, batch: Batch, random: Random | None) -> Batch:
         """Crops, and sources of them where there are none, in the range of the generator."""
         images = {name: (image + 1) / 2 for name, image in batch.items()}
         if "source" in images:
-            images = random_crop(images, self.crop, random)
+            images = random_crop(images, self.crop, random, flip=self.flip, rotate=self.flip)
         else:
             side = min(*images["target"].shape[2:], self.crop + 2 * _MARGIN * self.scale)
-            images = random_crop(images, side - side % self.scale, random)
+            images = random_crop(images, side - side % self.scale, random, flip=self.flip, rotate=self.flip)
             # Held-out images are degraded in the same way each time.
             draws = random or Random(self.seed, images["target"].device)
             images["source"] = self.degradation.apply(images["target"], draws)

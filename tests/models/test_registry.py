@@ -103,6 +103,8 @@ def test_names_are_listed_without_importing_torch():
         "dcgan",
         "esrgan",
         "mlp",
+        "pix2pix",
+        "pix2pixhd",
         "progan",
         "projected",
         "r3gan",
