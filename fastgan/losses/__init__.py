@@ -1,7 +1,7 @@
 """Losses and penalties: functions of logits, images and networks."""
 
 from fastgan.losses.adversarial import ADVERSARIAL, AdversarialLoss, Defaults
-from fastgan.losses.feature_matching import feature_matching, layer_matching
+from fastgan.losses.matching import feature_matching, layer_matching
 from fastgan.losses.penalties import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
 from fastgan.losses.perceptual import FeatureDistance, PerceptualLoss, perceptual_loss
 from fastgan.losses.reconstruction import (

@@ -46,7 +46,7 @@ FAMILIES: dict[str, str] = {
     "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "esrgan", "pix2pix", "pix2pixhd"})
+OF_IMAGES = frozenset({"compact", "cyclegan", "esrgan", "pix2pix", "pix2pixhd", "tiny-autoencoder", "vae", "vqgan"})
 
 
 def build(

@@ -1,4 +1,4 @@
-"""Autoencoders against a discriminator of patches: VQGAN (arXiv:2012.09841), decoders of latent diffusion, tiny ones."""
+"""Autoencoders against a discriminator of patches: VQGAN (arXiv:2012.09841), VAEs of latent diffusion, tiny ones."""
 
 from __future__ import annotations
 

@@ -132,12 +132,48 @@ def pix2pix() -> Config:
 
 def pix2pixhd() -> Config:
     """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
+    # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
     return Config.from_flags(
-        model="pix2pixhd", resolution=512, batch=1, task="paired", task_options={"flip": True}, loss="least-squares",
+        model="pix2pixhd", resolution=512, batch=1, task="paired", task_options={"flip": True, "layer_matching": 5.0},
+        loss="least-squares",
         lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999, lr_schedule="linear", lr_decay_from=0.5, steps=600_000,
         ema_images=0,
     )  # fmt: skip
 
+
+def esrgan() -> Config:
+    """ESRGAN ×4 of bicubically reduced pictures: VGG discriminator, relativistic average; bring --data and a GPU"""
+    options = {"crop": 128, "degradation": "bicubic", "adversarial_weight": 0.005, "warm_up": 100_000}
+    return Config.from_flags(
+        model="esrgan", discriminator="vgg", batch=16, loss="relativistic-average", l1_weight=0.01, steps=500_000,
+        task_options=options, ema_images=11_000, **_SUPER_RESOLUTION,
+    )  # fmt: skip
+
+
+def real_esrgan() -> Config:
+    """Real-ESRGAN ×4: second-order degradation, U-Net with spectral norms; bring --data and a GPU"""
+    return Config.from_flags(
+        model="esrgan", resolution=400, batch=12, steps=500_000, task_options=_REAL | {"warm_up": 100_000},
+        ema_images=8_000, l1_weight=1.0, **_SUPER_RESOLUTION,
+    )  # fmt: skip
+
+
+def compact() -> Config:
+    """Real-ESRGAN's small network for video and quick upscaling, ×4, trained like it; bring --data and a GPU"""
+    return Config.from_flags(
+        model="compact", resolution=400, batch=12, steps=500_000, task_options=_REAL | {"warm_up": 100_000},
+        ema_images=8_000, l1_weight=1.0, **_SUPER_RESOLUTION,
+    )  # fmt: skip
+
+
+#: Of arXiv:2107.10833, section 4.1.
+_REAL: dict[str, Any] = {
+    "crop": 256, "degradation": "second-order", "pool": 180, "sharpen": True, "adversarial_weight": 0.1,
+}  # fmt: skip
+#: An average with a decay of 0.999 at each step has a half-life of 693 batches: `ema_images`.
+_SUPER_RESOLUTION: dict[str, Any] = {
+    "task": "super-resolution", "lr_g": 1e-4, "lr_d": 1e-4, "beta1": 0.9, "beta2": 0.99, "precision": "auto",
+}  # fmt: skip
 
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
@@ -159,7 +195,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, esrgan, real_esrgan,
+        compact,
     )
 }  # fmt: skip
 
@@ -182,7 +219,7 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd")
+FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "esrgan", "real-esrgan", "compact")
 
 
 def preset(name: str) -> Config:

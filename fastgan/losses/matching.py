@@ -23,8 +23,9 @@ def layer_matching(fake: Sequence[Sequence[Tensor]], real: Sequence[Sequence[Ten
     """Σ over layers of E |f(y) − f(G(x))|, the mean over scales: Wang et al. 2018 (arXiv:1711.11585, equation 4).
 
     fake, real: for each scale of the discriminator its layers' outputs, the logits last, which are left aside: what the
-    method `features` of the discriminators in `fastgan.models.translation` returns for images and their targets. Returns
-    a scalar in float32 (float64 for double). No gradient flows into real. Raises UsageError where there are no layers.
+    method `features` of the discriminators in `fastgan.models.translation` returns for images and their targets.
+    Returns a scalar in float32 (float64 for double). No gradient flows into real. Raises UsageError where there are no
+    layers.
     """
     if not fake or any(len(layers) < 2 for layers in fake):
         raise UsageError("fake: expected features of at least one layer before the logits at each scale")
