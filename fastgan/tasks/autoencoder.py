@@ -43,7 +43,9 @@ class Autoencoder(Generation):
             if value < 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
         if l1 == l2 == 0 and (perceptual == "none" or perceptual_weight == 0):
-            raise UsageError("l1, l2, perceptual_weight: expected one above 0, or nothing compares images, got 0 of all")
+            raise UsageError(
+                "l1, l2, perceptual_weight: expected one above 0, or nothing compares images, got 0 of all"
+            )
         if not hasattr(self.generator, "reconstruct"):
             came = type(self.generator).__name__
             raise UsageError(f"generator: expected an autoencoder with a method reconstruct(images, noise), got {came}")
@@ -92,7 +94,9 @@ class Autoencoder(Generation):
         """The term of the generator's own loss on its latents."""
         return self.weights["latent_weight"] * loss
 
-    def adversarial(self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
+    def adversarial(
+        self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The adversarial loss of reconstructions, and what to log of it."""
         condition = self.beside(latents)
         matching, _ = self.config.matching(noise.get("lazy", True))

@@ -92,5 +92,3 @@ def check(multipliers: Sequence[int], attention: Sequence[int], **sizes: int) ->
         raise UsageError(f"multipliers: expected numbers >= 1, one for each level, got {list(multipliers)}")
     if any(level >= len(multipliers) for level in attention):
         raise UsageError(f"attention: expected levels from 0 to {len(multipliers) - 1}, got {list(attention)}")
-
-
