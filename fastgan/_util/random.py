@@ -29,7 +29,7 @@ class Random:
     def __init__(self, seed: int, device: torch.device, rank: int = 0, ranks: int = 1):
         self.generator = torch.Generator(device).manual_seed(seed)
         self.host = torch.Generator().manual_seed(seed)
-        self._rank, self.ranks = rank, ranks
+        self._rank, self._ranks = rank, ranks
 
     @property
     def place(self) -> tuple[int, int]:

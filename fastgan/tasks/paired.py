@@ -69,7 +69,7 @@ class Paired(Generation):
         return source, source if self.conditional else None
 
     def shared(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Both steps see the same generated images, as in the papers' code: of the same sources, by the same weights."""
+        """Both steps see the same generated images, as in the papers' code: same sources, same weights."""
         source, condition = self.inputs("generator", batch, noise)
         return {"made": self.made(source, condition, noise)}
 

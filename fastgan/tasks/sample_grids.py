@@ -131,9 +131,8 @@ def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dic
             if images is not None:
                 source = images[domain][:PAIRS]
                 made = ways[there](source)
-                found[f"{kind}_{domain}"] = Grid(
-                    in_rows(*(shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made)))), len(source)
-                )
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made))]
+                found[f"{kind}_{domain}"] = Grid(in_rows(rows[0], rows[1], rows[2]), len(source))
     return found
 
 
