@@ -64,7 +64,7 @@ class Unpaired(Task):
         self.channels = {taken: source_channels(ways[way]) or 3 for way, (taken, _) in WAYS.items()}
         same = self.channels["a"] == self.channels["b"]
         self.identity_weight = identity_weight * cycle_weight if same else 0.0
-        self.pools = ImagePools("ab", pool)
+        self.pools = ImagePools("ab", pool, regularization.mean)
         networks = {**dict(generator.named_children()), **dict(discriminator.named_children())}
         self.apart = {name: bool(coupling_layer(network)) for name, network in networks.items()}
 

@@ -130,6 +130,13 @@ def pix2pix() -> Config:
     )  # fmt: skip
 
 
+def cyclegan() -> Config:
+    """CycleGAN at 256×256 as its paper trains it; bring --data with two sets of images (docs/tasks/unpaired.md)"""
+    return Config.from_flags(
+        model="cyclegan", resolution=286, task="unpaired", task_options={"crop": 256}, steps=240_000, **_UNPAIRED
+    )
+
+
 def pix2pixhd() -> Config:
     """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
     # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
@@ -140,6 +147,12 @@ def pix2pixhd() -> Config:
         ema_images=0,
     )  # fmt: skip
 
+
+#: Of arXiv:1703.10593 and arXiv:2007.15651: batches of one image, the rate lowered to zero in the second half.
+_UNPAIRED: dict[str, Any] = {
+    "batch": 1, "loss": "least-squares", "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
+    "lr_schedule": "linear", "lr_decay_from": 0.5, "ema_images": 0,
+}  # fmt: skip
 
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
@@ -161,7 +174,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
     )
 }  # fmt: skip
 
@@ -184,7 +197,7 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd")
+FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan")
 
 
 def preset(name: str) -> Config:

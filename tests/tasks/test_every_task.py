@@ -15,9 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgan import Trainer
+from fastgan import Trainer, cli
 from fastgan._util import random as rng
-from fastgan import cli
 from fastgan.train.distributed import World, process_group
 from fastgan.train.networks import build_networks
 from fastgan.train.presets import preset
@@ -51,6 +50,12 @@ class Case:
 CASES = {
     "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
     "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
+    "cyclegan": Case(
+        "two",
+        {"resolution": 20, "width": 4, "blocks": 1, "layers": 1},
+        {"crop": 16, "pool": 6},
+        parts=("a_to_b", "b_to_a"),
+    ),
 }
 
 
