@@ -13,7 +13,7 @@ from fastgan.degradation.jpeg import jpeg
 from fastgan.degradation.noise import gaussian_noise, poisson_noise
 from fastgan.degradation.pool import PairPool
 from fastgan.degradation.resize import downscale_bicubic, resize
-from fastgan.degradation.settings import Settings
+from fastgan.degradation.settings import Settings, read_settings
 
 __all__ = [
     "Degradation",
@@ -28,6 +28,7 @@ __all__ = [
     "plateau_kernels",
     "poisson_noise",
     "random_crop",
+    "read_settings",
     "resize",
     "sharpen",
     "sinc_kernels",

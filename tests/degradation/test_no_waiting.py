@@ -13,7 +13,7 @@ DEVICE = torch.device("meta")
 class Shapes:
     """A `Random` of tensors without values; the numbers of whole batches go through many values."""
 
-    ranks = 1
+    place = 0, 1  # the only rank
 
     def __init__(self):
         self._numbers = itertools.cycle([0.03, 0.97, 0.41, 0.66, 0.2])
