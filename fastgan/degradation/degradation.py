@@ -11,10 +11,10 @@ from torch import Tensor
 
 from fastgan._util.random import Random
 from fastgan.degradation.blur import random_kernels, random_sinc
+from fastgan.degradation.compression import jpeg
 from fastgan.degradation.filters import filter_each
-from fastgan.degradation.jpeg import jpeg
 from fastgan.degradation.noise import gaussian_noise, poisson_noise
-from fastgan.degradation.resize import downscale_bicubic, resize
+from fastgan.degradation.resizing import downscale_bicubic, resize
 from fastgan.degradation.settings import Range, Settings, read_settings
 from fastgan.errors import UsageError
 

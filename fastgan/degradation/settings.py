@@ -10,7 +10,7 @@ from typing import Any
 from fastgan._util.keyword_options import nearest
 from fastgan._util.table_file import read_table_file
 from fastgan.degradation.blur import KINDS
-from fastgan.degradation.resize import MODES
+from fastgan.degradation.resizing import MODES
 from fastgan.errors import UsageError
 
 Range = tuple[float, float]
