@@ -1,5 +1,6 @@
 """Pairs of images: side by side, by name, by order, made; and what cannot be a pair."""
 
+import tarfile
 import warnings
 import zipfile
 
@@ -89,6 +90,20 @@ def test_a_zip_beside_a_folder_by_name(folders, tmp_path):
     found = open_pairs(folders / "A", target=str(tmp_path / "b.zip"))
     for name, images in open_pairs(folders).items():
         np.testing.assert_array_equal(found[name].images, images.images)
+
+
+def test_shards_by_name(folders, tmp_path):
+    for folder, shard in (("A", "first-0"), ("B", "second-7")):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for path in sorted((folders / folder).iterdir(), reverse=folder == "B"):
+                if path.is_file() and path.stem != "a.k":
+                    archive.add(path, path.name)
+            path = next((folders / folder / "deep").iterdir())
+            archive.add(path, f"c{path.suffix}")
+    found = open_pairs(tmp_path / "first-0.tar", target=str(tmp_path / "second-7.tar"))
+    for at, seed in enumerate((1, 2)):
+        np.testing.assert_array_equal(found["source"].images[at], planes(image(seed)))
+        np.testing.assert_array_equal(found["target"].images[at], planes(image(10 + seed)))
 
 
 def test_pairs_of_which_one_is_damaged_are_left_out(folders, picture):
