@@ -56,6 +56,18 @@ CASES = {
         {"crop": 16, "pool": 6},
         parts=("a_to_b", "b_to_a"),
     ),
+    "cut": Case(
+        "two",
+        {"resolution": 20, "width": 4, "blocks": 2, "layers": 1, "head_width": 8},
+        {"crop": 16},
+        parts=("a_to_b",),
+    ),
+    "fastcut": Case(
+        "two",
+        {"resolution": 16, "width": 4, "blocks": 1, "layers": 1, "head_width": 8},
+        {"crop": 0, "patches": 8},
+        parts=("a_to_b",),
+    ),
 }
 
 
