@@ -188,6 +188,8 @@ def test_a_function_of_the_users(targets, tmp_path):
     (tmp_path / "own.py").write_text(
         "def turned(image):\n    return 255 - image\n"
         "def numbered(image, i):\n    return image[..., 0] // 2 + i\n"
+        "calls = []\n"
+        "def counted(image):\n    calls.append(0)\n    return image * 0 + len(calls) - 1\n"
         "def broken(image):\n    raise RuntimeError('no')\n"
         "def floats(image):\n    return image / 255\n"
     )
@@ -195,6 +197,8 @@ def test_a_function_of_the_users(targets, tmp_path):
     np.testing.assert_array_equal(found["source"].images, 255 - found["target"].images)
     numbered = open_pairs(targets, make=f"{tmp_path}/own.py:numbered")["source"].images
     np.testing.assert_array_equal(numbered[2, 0], found["target"].images[2, 0] // 2 + 2)
+    # Each image once, in order.
+    assert open_pairs(targets, make=f"{tmp_path}/own.py:counted")["source"].images[:, 0, 0, 0].tolist() == [0, 1, 2]
     with pytest.raises(UsageError, match=r"make: .*broken fails on image 0: RuntimeError: no"):
         open_pairs(targets, make=f"{tmp_path}/own.py:broken")
     with pytest.raises(UsageError, match=r"expected .*floats to return uint8 \[16, 16\].* got float64 \[16, 16, 3\]"):
