@@ -42,9 +42,14 @@ FAMILIES: dict[str, str] = {
     "stylegan-xl": "fastgan.models.stylegan.stylegan_xl",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
+    "tiny-autoencoder": "fastgan.models.autoencoder.tiny",
+    "vae": "fastgan.models.autoencoder.kl",
+    "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "cut", "cyclegan", "esrgan", "pix2pix", "pix2pixhd"})
+OF_IMAGES = frozenset(
+    {"compact", "cut", "cyclegan", "esrgan", "pix2pix", "pix2pixhd", "tiny-autoencoder", "vae", "vqgan"}
+)
 
 
 def build(

@@ -36,6 +36,7 @@ class Regularization:
     ):
         self.mean = mean
         self.config, self._steps = config, config.instance_noise_steps or steps
+        self.mean = mean
         kinds = kinds_of(config.augment)
         self._kinds, self._ada = "+".join(k for k in kinds if k in KINDS), [k for k in kinds if k in ADA_KINDS]
         self.adaptive = (

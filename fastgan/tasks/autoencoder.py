@@ -1,4 +1,4 @@
-"""Autoencoders against a discriminator of patches: VQGAN (arXiv:2012.09841), decoders of latent diffusion, tiny ones."""
+"""Autoencoders against a discriminator of patches: VQGAN (arXiv:2012.09841), VAEs of latent diffusion, tiny ones."""
 
 from __future__ import annotations
 
@@ -157,4 +157,8 @@ class Autoencoder(Generation):
 
 def _perceptual(name: str, generator: nn.Module, span: tuple[float, float]) -> nn.Module | None:
     """The perceptual loss of that name on the generator's device, for images in a range."""
-    raise NotImplementedError
+    if name == "none":
+        return None
+    from fastgan.losses.perceptual import perceptual_loss
+
+    return perceptual_loss(name, range=span).to(next(generator.parameters()).device)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastgan.losses import PENALTIES, feature_matching
+from fastgan.losses import PENALTIES, feature_matching, layer_matching
 from fastgan.regularization.augment import translation
 from fastgan.regularization.unroll import look_ahead
-from fastgan.tasks.networks import Output, discriminate, discriminate_jointly, discriminate_with_features
+from fastgan.tasks.networks import (
+    Output,
+    discriminate,
+    discriminate_jointly,
+    discriminate_with_features,
+    discriminate_with_layers,
+)
 
 if TYPE_CHECKING:
     from fastgan.tasks.base import Noise
@@ -88,13 +94,15 @@ def _change(task: Generation, shown: Shown, output: Output, shift: Tensor) -> Te
 def generator_terms(
     task: Generation, fake: Shown, real: Shown | None, weights: Mapping[str, Tensor] | None, matching: float
 ) -> Terms:
-    """The adversarial loss, that of an auxiliary classifier and feature matching, and each for the log.
+    """The adversarial loss, that of an auxiliary classifier and both kinds of feature matching, and each for the log.
 
     real: where the loss or feature matching compares with real images. weights: of an unrolled discriminator.
     """
     network = task.discriminator
 
-    def output(shown: Shown) -> tuple[Output, Tensor | None]:
+    def output(shown: Shown) -> tuple[Output, Any]:
+        if task.layer_matching:
+            return discriminate_with_layers(network, task.packed(shown[0]), shown[1])
         return discriminate_with_features(network, task.packed(shown[0]), shown[1], weights, matching > 0)
 
     of_fake, features = output(fake)
@@ -108,7 +116,10 @@ def generator_terms(
     if fake[1] is not None and of_fake.classes is not None:
         log["loss/generator_classes"] = cross_entropy(of_fake.classes.float(), fake[1])
         value = value + task.config.auxiliary_weight * log["loss/generator_classes"]
-    if features is not None and real_features is not None:
+    if task.layer_matching and real_features is not None:
+        log["loss/layers"] = layer_matching(features, real_features)
+        value = value + task.layer_matching * log["loss/layers"]
+    elif features is not None and real_features is not None:
         log["loss/features"] = feature_matching(features.float(), real_features.float())
         value = value + matching * log["loss/features"]
     return value, log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -49,13 +49,28 @@ def discriminate(
     if isinstance(output, tuple) and len(output) == 2 and getattr(network, "auxiliary", False):
         return Output(*output)
     if isinstance(output, list) and output and all(isinstance(each, Tensor) and each.dim() > 1 for each in output):
-        scales = [each.flatten(1) for each in output]
-        return Output(torch.cat(scales, 1), None, tuple(each.shape[1] for each in scales))
+        return of_scales(output)
     kind = f"{len(output)} outputs in a {type(output).__name__}" if isinstance(output, Sized) else type(output).__name__
     raise UsageError(
         f"discriminator: expected a tensor of logits, or a list of tensors [N, ...] at several scales, got {kind};"
         " set its attribute `auxiliary` where the second of two are class logits, or write a task of your own"
     )
+
+
+def of_scales(logits: Sequence[Tensor]) -> Output:
+    """Logits [N, ...] at one or several scales."""
+    if len(logits) == 1:
+        return Output(logits[0], None)
+    flat = [each.flatten(1) for each in logits]
+    return Output(torch.cat(flat, 1), None, tuple(each.shape[1] for each in flat))
+
+
+def discriminate_with_layers(
+    network: nn.Module, images: Tensor, condition: Tensor | None
+) -> tuple[Output, list[list[Tensor]]]:
+    """As `discriminate`, and the outputs of all layers at each scale, of a discriminator with a method `features`."""
+    found = network.features(*((images,) if condition is None else (images, condition)))  # type: ignore[operator]
+    return of_scales([layers[-1] for layers in found]), found
 
 
 def discriminate_with_features(

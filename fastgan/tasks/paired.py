@@ -28,7 +28,8 @@ class Paired(Generation):
     discriminator that returns a list, logits at several scales, the losses of all scales are added up. Options:
 
     crop: side of the squares at random places, the same one of source and target, that a batch is cropped to; 0 takes
-    whole images. flip: mirror both at random.
+    whole images. flip: mirror both at random. layer_matching: weight of the distance of the outputs of all layers of
+    the discriminator, of the image made and of its target (`fastgan.losses.layer_matching`, pix2pixHD).
     """
 
     real = "target"
@@ -36,12 +37,30 @@ class Paired(Generation):
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, *args: Any, crop: int = 0, flip: bool = False,
-        **kwargs: Any,
+        layer_matching: float = 0.0, **kwargs: Any,
     ):  # fmt: skip
         super().__init__(generator, discriminator, *args, **kwargs)
         if crop < 0:
             raise UsageError(f"crop: expected a number of pixels >= 0, got {crop}")
         self.conditional, self.crop, self.flip = source_channels(discriminator) > 0, crop, flip
+        self.layer_matching = layer_matching
+        self._check_layer_matching()
+
+    def _check_layer_matching(self) -> None:
+        if not self.layer_matching >= 0:
+            raise UsageError(f"layer_matching: expected a number >= 0, got {self.layer_matching}")
+        if not self.layer_matching:
+            return
+        if not callable(getattr(self.discriminator, "features", None)):
+            raise UsageError(
+                "layer_matching: expected a discriminator with a method `features`, such as those of"
+                f" fastgan.models.translation, got {type(self.discriminator).__name__}"
+            )
+        for name, value in (
+            ("feature_matching", self.config.feature_matching), ("unroll", self.regularization.config.unroll),
+        ):  # fmt: skip
+            if value:
+                raise UsageError(f"layer_matching: it is not combined with {name}, got {value}; leave one of them out")
 
     def inputs(self, network: str, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
         """The source, and the source again where the discriminator sees it."""
@@ -61,7 +80,7 @@ class Paired(Generation):
 
     @property
     def sees_real(self) -> bool:
-        return super().sees_real or self.config.l1_weight > 0
+        return super().sees_real or self.config.l1_weight > 0 or self.layer_matching > 0
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         return sources_and_targets(batch, source_channels(self.generator), name, dtype_of(self.generator))

@@ -149,6 +149,19 @@ def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, 
     return found
 
 
+@torch.no_grad()
+def of_reconstructions(
+    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
+) -> dict[str, Grid]:
+    """Images and below them their reconstructions: of held-out ones, and of the last batch."""
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        if images is not None:
+            real = images["real"][:PAIRS]
+            found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
+    return found
+
+
 def in_rows(source: Tensor, made: Tensor, target: Tensor) -> Tensor:
     """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in color where one of them is.
 

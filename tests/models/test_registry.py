@@ -100,6 +100,7 @@ def test_names_are_listed_without_importing_torch():
     families = [
         "biggan",
         "compact",
+        "cyclegan",
         "dcgan",
         "esrgan",
         "mlp",
@@ -113,6 +114,9 @@ def test_names_are_listed_without_importing_torch():
         "stylegan-xl",
         "stylegan2",
         "stylegan3",
+        "tiny-autoencoder",
+        "vae",
+        "vqgan",
     ]
     assert listed.strip() == f"{families} False"
 

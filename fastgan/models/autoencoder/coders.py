@@ -1,4 +1,4 @@
-"""Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841), which latent diffusion has too (arXiv:2112.10752).
+"""Encoder and decoder of VQGAN (Esser et al. 2021, arXiv:2012.09841), and of latent diffusion (arXiv:2112.10752).
 
 The names of their weights are those of the public checkpoints.
 """
