@@ -71,7 +71,7 @@ class Random:
         Each image has a generator of its own, as how many numbers an image takes depends on its pixels. Their seeds
         are drawn from the host's generator.
         """
-        seeds = torch.randint(2**62, (len(rates) * self.ranks,), generator=self.host).tolist()
+        seeds = torch.randint(2**62, (len(rates) * self._ranks,), generator=self.host).tolist()
         own = seeds[len(rates) * self._rank : len(rates) * (self._rank + 1)]
         drawn = [
             torch.poisson(rate, torch.Generator(rate.device).manual_seed(seed))
@@ -90,7 +90,7 @@ class Random:
                 generator.set_state(state)
 
     def _own(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
-        every = draw(n * self.ranks, *shape, device=self.generator.device, generator=self.generator)
+        every = draw(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)
         return every[n * self._rank : n * (self._rank + 1)]
 
 

@@ -48,7 +48,19 @@ FAMILIES: dict[str, str] = {
 }
 #: Those whose generators make images of images, and not of latents.
 OF_IMAGES = frozenset(
-    {"compact", "cut", "cyclegan", "esrgan", "pix2pix", "pix2pixhd", "tiny-autoencoder", "vae", "vqgan"}
+    {
+        "compact",
+        "cut",
+        "cyclegan",
+        "esrgan",
+        "hific",
+        "pix2pix",
+        "pix2pixhd",
+        "tiny-autoencoder",
+        "vae",
+        "variation",
+        "vqgan",
+    }
 )
 
 

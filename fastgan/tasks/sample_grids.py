@@ -134,6 +134,19 @@ def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dic
 
 
 @torch.no_grad()
+def of_reconstructions(
+    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
+) -> dict[str, Grid]:
+    """Images and below them their reconstructions: of held-out ones, and of the last batch."""
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        if images is not None:
+            real = images["real"][:PAIRS]
+            found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
+    return found
+
+
+@torch.no_grad()
 def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, identity: bool) -> dict[str, Grid]:
     """Images of domain a above what is made of them, and where `identity` says so those of b above what should be the
     same: "fixed_a" of held-out images, "fresh_a" of the last batch."""
@@ -146,19 +159,6 @@ def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, 
                 channels = max(row.shape[1] for row in rows)
                 rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
                 found[f"{kind}_{domain}"] = Grid(torch.cat(rows), len(source))
-    return found
-
-
-@torch.no_grad()
-def of_reconstructions(
-    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
-) -> dict[str, Grid]:
-    """Images and below them their reconstructions: of held-out ones, and of the last batch."""
-    found = {}
-    for kind, images in (("fixed", held_out), ("fresh", batch)):
-        if images is not None:
-            real = images["real"][:PAIRS]
-            found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
     return found
 
 

@@ -95,9 +95,7 @@ def test_zips_and_array_files_and_labels(folder, tmp_path):
 
 
 def test_pictures_smaller_than_a_tile_are_named(folder, tmp_path):
-    with pytest.raises(
-        DataError, match=r"2 of 3 images in .*set, such as 0.png, are smaller than 16×16"
-    ):
+    with pytest.raises(DataError, match=r"2 of 3 images in .*set, such as 0.png, are smaller than 16×16"):
         open_pictures(folder, 16)
     np.savez(tmp_path / "arrays.npz", images=np.zeros((1, 3, 8, 20), np.uint8))
     with pytest.raises(DataError, match=r"are 8×20 \(height×width\), smaller than tiles of 16×16"):
@@ -176,9 +174,7 @@ def test_a_pair_of_another_scale_is_named_even_where_packs_exist(pairs, picture)
     with pytest.raises(DataError, match=expected):
         open_pictures(high, low=low)
     picture("low/ax4.png", array=noise(2, 6, 5))
-    with pytest.raises(
-        DataError, match=r"a.png in .*high is 28×20 .* 6×5 .* a whole number of times as large"
-    ):
+    with pytest.raises(DataError, match=r"a.png in .*high is 28×20 .* 6×5 .* a whole number of times as large"):
         open_pictures(high, low=low)
 
 

@@ -48,6 +48,8 @@ class Case:
 
 
 CASES = {
+    "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
+    "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
     "cyclegan": Case(
         "two",
         {"resolution": 20, "width": 4, "blocks": 1, "layers": 1},
@@ -66,8 +68,6 @@ CASES = {
         {"crop": 0, "patches": 8},
         parts=("a_to_b",),
     ),
-    "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
-    "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
 }
 
 
