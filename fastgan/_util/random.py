@@ -32,14 +32,9 @@ class Random:
         self._rank, self._ranks = rank, ranks
 
     @property
-    def rank(self) -> int:
-        """Which rank this is."""
-        return self._rank
-
-    @property
-    def ranks(self) -> int:
-        """How many ranks train together."""
-        return self._ranks
+    def place(self) -> tuple[int, int]:
+        """Which rank this is, and how many train together."""
+        return self._rank, self._ranks
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), float32 [n, *shape]."""

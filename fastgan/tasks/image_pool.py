@@ -93,7 +93,7 @@ class ImagePools:
 
     def draw(self, n: int, random: Random, step: int) -> dict[str, Tensor]:
         """What `exchange` takes for n new fakes of each domain, for the noise of a generator step."""
-        self._turn, self._rank, self._ranks = 0, random.rank, random.ranks
+        self._turn, (self._rank, self._ranks) = 0, random.place
         drawn = {domain: pool.draw(n, random, step) for domain, pool in self._pools.items()}
         return {f"pool.{domain}.{name}": value for domain, found in drawn.items() for name, value in found.items()}
 

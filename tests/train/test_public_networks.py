@@ -95,5 +95,5 @@ def test_one_direction_alone_and_contrastive_translation(tmp_path):
 
 def test_networks_of_another_size(tmp_path):
     torch.save(ResNetGenerator(blocks=2, width=4).state_dict(), tmp_path / "latest_net_G_A.pth")
-    with pytest.raises(UsageError, match="init_from: .* holds another generator: .* for 'a_to_b"):
+    with pytest.raises(UsageError, match=r"init_from: .* holds another generator: .* for 'a_to_b"):
         start_from(trainer().state, tmp_path)
