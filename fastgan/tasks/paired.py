@@ -37,7 +37,7 @@ class Paired(Generation):
         return source, source if self.conditional else None
 
     def shared(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Both steps see the same generated images, as in the papers' code: the sources and the weights are the same."""
+        """The images for the batch's sources, which both steps see, as in the papers' code."""
         source, condition = self.inputs("generator", batch, noise)
         return {"made": self.made(source, condition, noise)}
 

@@ -24,7 +24,9 @@ def trained(share, monkeypatch=None, **flags):
     torch.manual_seed(0)
     generator = translation.UNetGenerator(levels=5, width=4, norm="none", dropout=False)
     discriminator = translation.PatchDiscriminator(3, 3, width=4, norm="none", layers=2)
-    config = fastgan.Config.from_flags(**{"l1_weight": 10.0, "steps": 3, "batch": 2, "device": "cpu", "compile": "off"} | flags)
+    config = fastgan.Config.from_flags(
+        **{"l1_weight": 10.0, "steps": 3, "batch": 2, "device": "cpu", "compile": "off"} | flags
+    )
     trainer = fastgan.Trainer(generator, discriminator, config=config)
     if not share:
         trainer.task.__class__ = Separate
