@@ -298,7 +298,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         rows += found
         for row in found:
-            print(f"{row['task']:14} {row['provider']:20} {row['precision']:5} {row.get('iteration_ms', row.get('wall_ms', '')):>9} ms"
+            milliseconds = row.get("iteration_ms", row.get("wall_ms", ""))
+            print(f"{row['task']:14} {row['provider']:20} {row['precision']:5} {milliseconds:>9} ms"
                   f" {row.get('ratio_vs_eager', ''):>6}x  {row['note']}", flush=True)  # fmt: skip
         if options.out:  # after every task, so that an interrupted run leaves its rows
             write(options.out, rows, COLUMNS[options.device])

@@ -34,7 +34,9 @@ class Regularization:
         steps: int = 1,
         mean: Callable[[list[Tensor]], None] = lambda tensors: None,
     ):
+        self.mean = mean
         self.config, self._steps = config, config.instance_noise_steps or steps
+        self.mean = mean
         kinds = kinds_of(config.augment)
         self._kinds, self._ada = "+".join(k for k in kinds if k in KINDS), [k for k in kinds if k in ADA_KINDS]
         self.adaptive = (

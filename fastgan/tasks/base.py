@@ -87,7 +87,8 @@ class Task:
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
         """The noise of one step. network: "generator" or "discriminator", whose step it is. step: counts from 0.
 
-        Draw only from `random`, so that resumed runs and several ranks see the same numbers.
+        Draw only from `random`, so that resumed runs and several ranks see the same numbers. Where the discriminator's
+        has {"adversarial": False}, its step is left out.
         """
         return {}
 

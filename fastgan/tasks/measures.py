@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fastgan.tasks import sample_grids
 
 if TYPE_CHECKING:
+    from fastgan.tasks.autoencoder import Autoencoder
     from fastgan.tasks.base import Batch
     from fastgan.tasks.generation import Generation
 
@@ -128,6 +129,37 @@ def distance_to_targets(task: Generation, held_out: Batch, size: int) -> Tensor:
     parts = zip(source.split(size), target.split(size), strict=True)
     total = sum((task.generator(x).float() - y.float()).abs().sum() for x, y in parts)
     return torch.as_tensor(total) / target.numel()
+
+
+@torch.no_grad()
+def cycles(generator: nn.Module, held_out: Batch, size: int) -> dict[str, Tensor]:
+    """E |G_ba(G_ab(a)) − a| of held-out images and the same from b, of averaged generators, `size` at a time."""
+    found = {}
+    for domain, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
+        ways: Any = generator
+        parts = held_out[domain].split(size)
+        total = sum((ways[back](ways[there](x)).float() - x.float()).abs().sum() for x in parts)
+        found[f"cycle_{domain}/held_out"] = torch.as_tensor(total) / held_out[domain].numel()
+    return found
+
+
+@torch.no_grad()
+def of_reconstructions(task: Autoencoder, held_out: Batch, size: int) -> dict[str, Tensor]:
+    """Of the averaged autoencoder on images that it was not trained on, `size` at a time: PSNR, the mean over images in
+    dB, the perceptual distance where the task has one, and what the autoencoder logs of its latents, such as how many
+    codes are used."""
+    sums: dict[str, Tensor] = {}
+    images = held_out[task.real]
+    for part in images.split(size):
+        found = task.generator.reconstruct(part)  # type: ignore[operator]
+        made = found.image.to(part.dtype).clamp(*task.range)
+        error = (made - part).square().flatten(1).mean(1).clamp(min=1e-10)
+        one = {"psnr": (10 * ((task.range[1] - task.range[0]) ** 2 / error).log10()).mean(), **found.log}
+        if task.perceptual is not None:
+            one["perceptual"] = task.perceptual(made, part)
+        for name, value in one.items():
+            sums[name] = sums.get(name, value.new_zeros(())) + value * len(part)
+    return {f"{name}/held_out": total / len(images) for name, total in sums.items()}
 
 
 @torch.no_grad()

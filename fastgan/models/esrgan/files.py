@@ -24,8 +24,10 @@ def load(path: str | Path) -> nn.Module:
 
     path: a safetensors file; a PyTorch file (read with weights_only=True) with a state dict, or with one under
     "params_ema" (preferred) or "params"; or one of the two files of an ncnn model, NAME.param and NAME.bin. The format
-    is recognized by the content, except for ncnn. Half precision is converted to float32. Raises UsageError if there is
-    no such file, DataError (with the path and the reason) if it is damaged, of another network or of another format.
+    is recognized by the content, except for ncnn. Half precision is converted to float32. `fastgan.models.load` opens
+    discriminators too, and knows the scale of a network that it saved with a bicubic downsampling. Raises UsageError if
+    there is no such file, DataError (with the path and the reason) if it is damaged, of another network or of another
+    format.
     """
     path = Path(path)
     if not path.is_file():

@@ -78,6 +78,7 @@ class RRDBNet(nn.Module):
         check_sizes(channels=channels, width=width, growth=growth, blocks=blocks)
         self.scale, self.channels, self.multiple = scale, channels, UNSHUFFLE[scale]
         self.source_channels = channels  # called with images, and not with latents
+        self.arguments = {"scale": scale, "channels": channels, "width": width, "growth": growth, "blocks": blocks}
         # In pixels after the unshuffle: 1 for each convolution before the upsampling (15 in an RRDB), 2 for those
         # after it.
         self.reach = self.multiple * (15 * blocks + 4)

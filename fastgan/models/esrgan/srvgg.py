@@ -39,6 +39,7 @@ class SRVGGNetCompact(nn.Module):
         check_sizes(channels=channels, width=width, blocks=blocks)
         self.scale, self.channels, self.shuffle = scale, channels, shuffle
         self.source_channels = channels  # called with images, and not with latents
+        self.arguments = {"scale": scale, "channels": channels, "width": width, "blocks": blocks, "shuffle": shuffle}
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.PReLU(width)]
         for _ in range(blocks):
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.PReLU(width)]
