@@ -21,11 +21,20 @@ class Random:
 
     All ranks draw the same numbers for the batches of all ranks, and each takes its own part: two ranks of batch N see
     what one rank of batch 2N sees, and a run can be resumed on another number of ranks.
+
+    host: a second generator, on the CPU, for numbers that decide what is computed at all, such as a size that the
+    whole batch is resized to: the device is not waited for, and all ranks draw the same.
     """
 
     def __init__(self, seed: int, device: torch.device, rank: int = 0, ranks: int = 1):
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.host = torch.Generator().manual_seed(seed)
         self._rank, self._ranks = rank, ranks
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Which rank this is, and how many train together."""
+        return self._rank, self._ranks
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), float32 [n, *shape]."""
@@ -35,6 +44,10 @@ class Random:
         """Uniform in [0, 1), float32 [n, *shape]."""
         return self._own(torch.rand, n, shape)
 
+    def uniform_of_all(self, n: int, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 [n · ranks, *shape]: those for the batches of all ranks, on each of them."""
+        return torch.rand(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)
+
     def labels(self, n: int, classes: int) -> Tensor:
         """Uniform class labels, int64 [n]."""
         return self._own(lambda *shape, **where: torch.randint(classes, shape, **where), n, ())
@@ -43,14 +56,33 @@ class Random:
         """n different numbers below `among`, int64 [n]; the same on all ranks."""
         return torch.randperm(among, device=self.generator.device, generator=self.generator)[:n]
 
+    def number(self) -> float:
+        """One number for the whole batch, uniform in [0, 1), from the host's generator; the same on all ranks."""
+        return float(torch.rand((), generator=self.host))
+
+    def poisson(self, rates: Tensor) -> Tensor:
+        """Poisson counts at rates >= 0, float [N, ...], in their dtype and on their device.
+
+        Each image has a generator of its own, as how many numbers an image takes depends on its pixels. Their seeds
+        are drawn from the host's generator.
+        """
+        seeds = torch.randint(2**62, (len(rates) * self._ranks,), generator=self.host).tolist()
+        own = seeds[len(rates) * self._rank : len(rates) * (self._rank + 1)]
+        drawn = [
+            torch.poisson(rate, torch.Generator(rate.device).manual_seed(seed))
+            for rate, seed in zip(rates, own, strict=True)
+        ]
+        return torch.stack(drawn) if drawn else rates
+
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Restores the state of the generator at the end, so that what is drawn inside is drawn again."""
-        before = self.generator.get_state()
+        """Restores the states of the generators at the end, so that what is drawn inside is drawn again."""
+        before = self.generator.get_state(), self.host.get_state()
         try:
             yield
         finally:
-            self.generator.set_state(before)
+            for generator, state in zip((self.generator, self.host), before, strict=True):
+                generator.set_state(state)
 
     def _own(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
         every = draw(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)

@@ -61,6 +61,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "fastgan.cli.eval", "evaluate",
         "compute FID, KID and other metrics: fastgan eval RUN|MODEL.onnx|SOURCE --against DATA [--metrics fid,kid] ...",
     ),
+    "augment": (
+        "fastgan.cli.augment", "augment",
+        "enlarge a labeled set by filtered images of a run: fastgan augment RUN --data LABELED --out DIR --per-class N",
+    ),
     "report": (
         "fastgan.cli.report", "report",
         "write report.html of a run again and list the files: fastgan report RUN",

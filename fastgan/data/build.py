@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import shutil
 from collections import Counter as Counts
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -25,9 +27,13 @@ from fastgan._util.progress import Progress
 from fastgan.data import pixels
 from fastgan.data.listing import Listing, Source
 from fastgan.data.pack import paths_in
+from fastgan.data.tiles import Tiles
 from fastgan.errors import DataError
 
+_logger = logging.getLogger(__name__)
+
 _PENDING = 32  # images decoded but not yet written; with one for each thread they bound the memory
+_PENDING_LARGE = 4  # the same of pictures that are cut into tiles
 _SHOWN = 10
 _NPY_HEADER = 128  # bytes
 
@@ -35,12 +41,12 @@ Result = TypeVar("Result")
 
 
 class Built(NamedTuple):
-    """The written pack. shape: (N, C, H, W) of the images. skipped: names of the images that cannot be read.
-
-    why_unlabeled: as in Listing.
+    """The written pack. shape: (N, C, H, W) of the images. pictures: how many files were listed. skipped: names of
+    those that cannot be read. why_unlabeled: as in Listing.
     """
 
     shape: tuple[int, ...]
+    pictures: int
     class_names: tuple[str, ...] | None
     skipped: list[str]
     why_unlabeled: str
@@ -56,14 +62,20 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
     """
     with ExitStack() as stack:
         listing = source.read(stack)
-        readable, size, gray = _survey(source, listing, resolution)
-        shape = (len(readable), channels or (1 if gray else 3), *size)
+        if source.tiles is not None:  # a tile of a picture need not show what its label says
+            listing = replace(listing, labels=None, class_names=None, why_unlabeled="")
+        readable, sizes, gray = _survey(source, listing, channels)
+        tiles = None if source.tiles is None else source.tiles.fitted(sizes)
+        side = resolution if tiles is None else tiles.side
+        size = _one_size(source, sizes) if side is None else (side, side)
+        count = len(readable) if tiles is None else sum(tiles.count(size) * n for size, n in sizes.items())
+        shape = (count, channels or (1 if gray else 3), *size)
         needed = prod(shape) + 8 * len(readable)
         if (free := shutil.disk_usage(folder).free) < needed:
             raise _disk_full(source, folder, needed, f"which has {amount(free)} free")
         images_path, labels_path = paths_in(folder)
         try:
-            kept = _write(source, listing, readable, images_path, shape, resolution)
+            kept, count = _write(source, listing, readable, images_path, shape, resolution, tiles)
             if listing.labels is not None:
                 np.save(labels_path, listing.labels[kept], allow_pickle=False)
         except OSError as error:
@@ -72,7 +84,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
             raise
     present = set(kept)
     skipped = [name for i, name in enumerate(listing.names) if i not in present]
-    return Built((len(kept), *shape[1:]), listing.class_names, skipped, listing.why_unlabeled)
+    return Built((count, *shape[1:]), len(listing.names), listing.class_names, skipped, listing.why_unlabeled)
 
 
 def half_of(source: Source) -> str:
@@ -96,9 +108,17 @@ def describe_skipped(skipped: list[str], total: int, where: str) -> str:
     return f"{len(skipped)} of {total} images in {where} cannot be read: {shown}{more}"
 
 
-def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[list[int], tuple[int, int], bool]:
-    """Read all headers: indices of the readable images, (height, width) of the result, whether all are gray."""
-    readable, sizes, gray = [], Counts[tuple[int, int]](), True
+def _survey(source: Source, listing: Listing, channels: int | None) -> tuple[list[int], Counts[tuple[int, int]], bool]:
+    """Read all headers: indices of the readable images, how many have which (height, width), whether all are gray.
+
+    Logs which are gray among colored ones, and which have transparent parts. Raises DataError where a picture is
+    smaller than the side of its tiles.
+    """
+    readable, sizes = [], Counts[tuple[int, int]]()
+    gray: list[int] = []
+    transparent: list[int] = []
+    small: list[int] = []
+    least = 0 if source.tiles is None else source.tiles.side or 0
     everything = range(len(listing.names))
     with closing(_each(pixels.read_header, everything, source, listing, "reading headers of")) as headers:
         for i, header in headers:
@@ -109,17 +129,36 @@ def _survey(source: Source, listing: Listing, resolution: int | None) -> tuple[l
                     listing.check(i, header)
                 readable.append(i)
                 sizes[header.height, header.width] += 1
-                gray = gray and header.gray
+                for found, has in ((gray, header.gray), (transparent, header.alpha), (small, least > min(header[:2]))):
+                    if has:
+                        found.append(i)
     _check_most(source, listing, readable)
-    if resolution is not None:
-        return readable, (resolution, resolution), gray
+
+    def of_all(found: list[int]) -> str:
+        of = f"{len(found):,} of {len(readable):,} images in {source.path}"
+        return f"{of}, such as {printable(listing.names[found[0]])},"
+
+    if small:
+        raise DataError(
+            f"{of_all(small)} are smaller than {least}×{least} pixels; remove them, or give a smaller"
+            f" {option('resolution')}"
+        )
+    if channels is None and 0 < len(gray) < len(readable):
+        _logger.info("%s are gray and become RGB", of_all(gray))
+    if transparent:
+        _logger.info("%s have transparent parts, which become white", of_all(transparent))
+    return readable, sizes, len(gray) == len(readable)
+
+
+def _one_size(source: Source, sizes: Counts[tuple[int, int]]) -> tuple[int, int]:
+    """The (height, width) of all images."""
     if len(sizes) > 1:
         (a, b), (c, d) = (size for size, _ in sizes.most_common(2))
         raise DataError(
             f"the images in {source.path} have {len(sizes)} sizes, such as {a}×{b} and {c}×{d} (height×width); "
             f"pass {option('resolution')} to crop and resize them to one"
         )
-    return readable, next(iter(sizes)), gray
+    return next(iter(sizes))
 
 
 def _write(
@@ -129,31 +168,38 @@ def _write(
     path: Path,
     shape: tuple[int, ...],
     resolution: int | None,
-) -> list[int]:
-    """Decode the images into a .npy file of uint8 [N, C, H, W]; returns the indices of those that could be decoded."""
+    tiles: Tiles | None,
+) -> tuple[list[int], int]:
+    """Decode the images into a .npy file of uint8 [N, C, H, W]; returns the indices of those that could be decoded,
+    and N."""
 
     def decode(file: BinaryIO) -> np.ndarray:
         # The whole file first: a zip verifies its checksum at the end, and a decoder may stop earlier.
         image = pixels.decode(io.BytesIO(file.read()), shape[1], resolution, half_of(source))
-        if image.shape != shape[1:]:
+        if tiles is None and image.shape != shape[1:]:
             raise ValueError(f"the header states {shape[1:]}")
+        if tiles is not None and not tiles.count(image.shape[1:]):
+            raise ValueError("the header states a larger picture")
         return np.ascontiguousarray(image)
 
-    kept = []
+    kept, count = [], 0
     # Not through a memory map: on a full disk a write raises, but a store into a map kills the process.
     with path.open("wb") as file:
         file.write(_npy_header(shape))
-        with closing(_each(decode, readable, source, listing, "packing")) as decoded:
+        pending = _PENDING if tiles is None else _PENDING_LARGE
+        with closing(_each(decode, readable, source, listing, "packing", pending)) as decoded:
             for i, image in decoded:
                 if image is not None:
+                    images = image[None] if tiles is None else tiles.cut(image)
                     kept.append(i)
-                    file.write(image)
+                    count += len(images)
+                    file.write(images)
         _check_most(source, listing, kept)
         file.seek(0)
-        file.write(_npy_header((len(kept), *shape[1:])))
+        file.write(_npy_header((count, *shape[1:])))
         file.flush()
         os.fsync(file.fileno())
-    return kept
+    return kept, count
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -164,9 +210,17 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _each(
-    work: Callable[[BinaryIO], Result], wanted: Sequence[int], source: Source, listing: Listing, doing: str
+    work: Callable[[BinaryIO], Result],
+    wanted: Sequence[int],
+    source: Source,
+    listing: Listing,
+    doing: str,
+    pending: int = _PENDING,
 ) -> Generator[tuple[int, Result | None]]:
-    """(i, work(file of image i)) in order, computed by a pool of threads; None for images that cannot be read."""
+    """(i, work(file of image i)) in order, computed by a pool of threads; None for images that cannot be read.
+
+    pending: how many results may wait.
+    """
 
     def attempt(i: int) -> Result | None:
         try:
@@ -188,7 +242,7 @@ def _each(
         try:
             for i in wanted:
                 waiting.append((i, workers.submit(attempt, i)))
-                if len(waiting) == _PENDING:
+                if len(waiting) >= pending:
                     yield _first(waiting, counter)
             while waiting:
                 yield _first(waiting, counter)

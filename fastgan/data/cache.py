@@ -16,7 +16,7 @@ from typing import Any
 from fastgan._util.env import cache_dir
 from fastgan._util.files import aside_folder, clean
 from fastgan._util.locks import busy, locked
-from fastgan.data.build import build, describe_skipped
+from fastgan.data.build import Built, build, describe_skipped
 from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.data.listing import Source
 from fastgan.data.pack import FORMAT, META, open_pack, split_facts, write_meta
@@ -42,6 +42,7 @@ def open_packed(source: Source, resolution: int | None, channels: int | None) ->
         "channels": channels,
         "format": FORMAT,
         **({"view": source.view} if source.view else {}),
+        **({"tiles": list(source.tiles)} if source.tiles else {}),
     }
     folder = packs_dir() / _name(source, key)
     opened = _try(folder)
@@ -54,14 +55,14 @@ def open_packed(source: Source, resolution: int | None, channels: int | None) ->
             if opened is not None:
                 return opened
             clean(folder.parent)
-            skipped = _build_into(folder, source, key)
+            built = _build_into(folder, source, key)
     except OSError as error:
         raise DataError(
             f"{source.path} cannot be packed into {folder.parent}: {error}; set FASTGAN_CACHE to another directory"
         ) from error
     opened = open_pack(folder)
-    if skipped:
-        listed = describe_skipped(skipped, len(skipped) + len(opened), source.path)
+    if built.skipped:
+        listed = describe_skipped(built.skipped, built.pictures, source.path)
         warnings.warn(f"{listed}; they are left out ({folder / META} lists all)", UserWarning, stacklevel=3)
     return opened
 
@@ -95,8 +96,8 @@ def _try(folder: Path) -> ImageSet | None:
     return opened
 
 
-def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
-    """Build in a temporary folder and rename it; returns the names of the images that cannot be read."""
+def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> Built:
+    """Build in a temporary folder and rename it."""
     with aside_folder(folder) as temporary:
         built = build(source, temporary, key["resolution"], key["channels"])
         meta = {
@@ -117,7 +118,7 @@ def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> list[str]:
             if _try(folder) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
-    return built.skipped
+    return built
 
 
 def _remove_outdated(folder: Path, key: dict[str, Any]) -> None:

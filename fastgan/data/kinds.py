@@ -27,6 +27,9 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "images": Kind("fastgan.data.kinds:open_images"),
+    "pairs": Kind("fastgan.data.pairs:open_pairs"),
+    "unpaired": Kind("fastgan.data.unpaired:open_unpaired", aligned=False),
+    "pictures": Kind("fastgan.data.pictures:open_pictures"),
 }
 
 

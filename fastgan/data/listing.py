@@ -24,6 +24,7 @@ from fastgan._util.memory import require_memory
 from fastgan._util.schema import read_json, shown
 from fastgan.data.imageset import MAX_CLASSES
 from fastgan.data.pixels import Header
+from fastgan.data.tiles import Tiles
 from fastgan.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
@@ -62,7 +63,7 @@ class Source:
     path: as given by the user. name: of the resulting ImageSet. files: the files whose change invalidates a pack of
     this source. read: makes the Listing; files that must stay open while images are read are entered into the stack.
     view: "" for all images as they are; "left" or "right" for that half of each; another text names another selection
-    or order of the images. Packs of different views are different packs.
+    or order of the images. Packs of different views are different packs. tiles: into which each image is cut, or None.
     """
 
     path: str
@@ -70,6 +71,7 @@ class Source:
     files: Sequence[Path]
     read: Callable[[ExitStack], Listing]
     view: str = ""
+    tiles: Tiles | None = None
 
 
 def no_images(suffixes: Sequence[str], where: str, others: Sequence[str]) -> DataError:

@@ -118,14 +118,14 @@ def _by_name(
 ) -> tuple[ImageSet, ImageSet]:
     """The images of two sources in the order of their names. Pairs of which one cannot be read are left out."""
     with ExitStack() as stack:
-        names = [_by_stem(source, source.read(stack)) for source in (a, b)]
-    _check_partners(a, b, *names)
+        names = [by_stem(source, source.read(stack)) for source in (a, b)]
+    check_partners(a, b, *names)
     stems = sorted(names[0], key=lambda stem: stem.split("/"))
     while True:
         opened = []
         for own, other, c in ((a, None, channels[0]), (b, a, channels[1])):
             opened.append(open_packed(_in_order(own, stems, other), resolution, c))
-        lost = {stem for images in opened for stem in map(_stem, _skipped(images))}
+        lost = {stem for images in opened for stem in map(_stem, skipped(images))}
         if not lost:
             return opened[0], opened[1]
         stems = [stem for stem in stems if stem not in lost]
@@ -136,7 +136,7 @@ def _in_order(source: Source, stems: Sequence[str], partner: Source | None) -> S
 
     def listing(of: Source, stack: ExitStack) -> Listing:
         found = of.read(stack)
-        number = _by_stem(of, found)
+        number = by_stem(of, found)
         order = [number[stem] for stem in stems]
         labels = None if found.labels is None else found.labels[order]
         return replace(found, names=[found.names[i] for i in order], open=lambda i: found.open(order[i]), labels=labels)
@@ -172,7 +172,7 @@ def _stem(name: str) -> str:
     return str(Path(name).with_suffix("")).replace("\\", "/")
 
 
-def _by_stem(source: Source, listing: Listing) -> dict[str, int]:
+def by_stem(source: Source, listing: Listing) -> dict[str, int]:
     """The number of each image by the name that it shares with its partner."""
     found: dict[str, int] = {}
     for i, name in enumerate(listing.names):
@@ -184,7 +184,7 @@ def _by_stem(source: Source, listing: Listing) -> dict[str, int]:
     return found
 
 
-def _check_partners(a: Source, b: Source, of_a: dict[str, int], of_b: dict[str, int]) -> None:
+def check_partners(a: Source, b: Source, of_a: dict[str, int], of_b: dict[str, int]) -> None:
     """Raise DataError that lists images without a partner."""
     lacking = []
     for own, other, alone in ((a, b, of_a.keys() - of_b.keys()), (b, a, of_b.keys() - of_a.keys())):
@@ -198,7 +198,7 @@ def _check_partners(a: Source, b: Source, of_a: dict[str, int], of_b: dict[str, 
         )
 
 
-def _skipped(images: ImageSet) -> list[str]:
+def skipped(images: ImageSet) -> list[str]:
     """Names of the images of a pack that cannot be read."""
     if not images.skipped or images.pack is None:
         return []

@@ -18,11 +18,13 @@ _IMAGES_PER_JOB = 256  # of an array, converted by one worker
 
 
 class Header(NamedTuple):
-    """Facts of a file that need no decoding: height and width after EXIF rotation, and whether it is gray."""
+    """Facts of a file that need no decoding: height and width after EXIF rotation, whether it is gray, and whether it
+    has an alpha channel or a transparent color."""
 
     height: int
     width: int
     gray: bool
+    alpha: bool = False
 
 
 def pool() -> ThreadPoolExecutor:
@@ -34,8 +36,8 @@ def read_header(file: Path | BinaryIO) -> Header:
     """Read the header of an image file without decoding it. Raises any of Pillow's errors on a damaged file."""
     with Image.open(file) as image:
         width, height = image.size
-        turned = _orientation(image) >= 5
-        return Header(width, height, _is_gray(image)) if turned else Header(height, width, _is_gray(image))
+        size = (width, height) if _orientation(image) >= 5 else (height, width)
+        return Header(*size, _is_gray(image), _has_alpha(image))
 
 
 def decode(file: Path | BinaryIO, channels: int, resolution: int | None, half: str = "") -> np.ndarray:
@@ -76,7 +78,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I"):
         wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if _has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     mode = "L" if channels == 1 else "RGB"
@@ -123,6 +125,10 @@ def _to_planes(image: Image.Image) -> np.ndarray:
 def _orientation(image: Image.Image) -> int:
     # getexif() of a PNG without EXIF data decodes the whole image.
     return image.getexif().get(_ORIENTATION, 1) if "exif" in image.info else 1
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
 
 
 def _is_gray(image: Image.Image) -> bool:

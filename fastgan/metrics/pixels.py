@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastgan.errors import UsageError
+from fastgan.metrics import image_quality
 from fastgan.metrics.kid import Estimate
 
-_WINDOW, _SIGMA = 11, 1.5
 _PAIRS, _IMAGES = 16, 256  # in a batch
 #: Power per frequency of rounding to integer gray levels; it keeps the logarithm of empty frequencies finite.
 _ROUNDING = 1 / 12
@@ -25,11 +24,7 @@ def psnr(images: np.ndarray, truth: np.ndarray) -> Estimate:
     that differ.
     """
     _check_pairs(images, truth)
-    found = []
-    for a, b in _pairs(images, truth):
-        error = (a - b).square().flatten(1).mean(1)
-        found.append((10 * (255**2 / error).log10()).clamp(max=100))
-    return _estimate(torch.cat(found))
+    return _estimate(torch.cat([image_quality.psnr(a, b) for a, b in _pairs(images, truth)]))
 
 
 def ssim(images: np.ndarray, truth: np.ndarray) -> Estimate:
@@ -40,26 +35,7 @@ def ssim(images: np.ndarray, truth: np.ndarray) -> Estimate:
     shapes that differ and sides below 11 pixels.
     """
     _check_pairs(images, truth)
-    if min(images.shape[2:]) < _WINDOW:
-        raise UsageError(f"images: expected sides of at least {_WINDOW} pixels for SSIM, got {list(images.shape[2:])}")
-    at = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    window = (-(at**2) / (2 * _SIGMA**2)).exp()
-    window /= window.sum()
-
-    def blur(x: Tensor) -> Tensor:
-        plane = x.flatten(0, 1)[:, None]
-        return F.conv2d(F.conv2d(plane, window[None, None, None]), window[None, None, :, None])
-
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    found = []
-    for a, b in _pairs(images, truth):
-        mean_a, mean_b = blur(a), blur(b)
-        var_a, var_b = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2
-        covariance = blur(a * b) - mean_a * mean_b
-        similar = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-        similar /= (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-        found.append(similar.flatten(1).mean(1).view(a.shape[:2]).mean(1))
-    return _estimate(torch.cat(found))
+    return _estimate(torch.cat([image_quality.ssim(a, b) for a, b in _pairs(images, truth)]))
 
 
 def _check_pairs(images: np.ndarray, truth: np.ndarray) -> None:

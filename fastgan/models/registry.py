@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
     "compact": "fastgan.models.esrgan.srvgg",
+    "cut": "fastgan.models.translation.cut",
+    "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
     "mlp": "fastgan.models.mlp",
+    "pix2pix": "fastgan.models.translation.pix2pix",
+    "pix2pixhd": "fastgan.models.translation.pix2pixhd",
     "progan": "fastgan.models.progan",
     "projected": "fastgan.models.projected",
     "r3gan": "fastgan.models.r3gan",
@@ -43,7 +47,21 @@ FAMILIES: dict[str, str] = {
     "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "esrgan", "tiny-autoencoder", "vae", "vqgan"})
+OF_IMAGES = frozenset(
+    {
+        "compact",
+        "cut",
+        "cyclegan",
+        "esrgan",
+        "hific",
+        "pix2pix",
+        "pix2pixhd",
+        "tiny-autoencoder",
+        "vae",
+        "variation",
+        "vqgan",
+    }
+)
 
 
 def build(

@@ -51,6 +51,26 @@ def sources_and_targets(batch: Any, channels: int, name: str, dtype: torch.dtype
     return {"source": source.to(dtype), "target": target.to(dtype)}  # type: ignore[union-attr]
 
 
+def two_domains(batch: Any, channels: Mapping[str, int], name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """{"a": ..., "b": ...}, in a dtype, of a pair or a dictionary. channels: of the images of each domain.
+
+    Raises UsageError, which begins with `name`.
+    """
+    found = _named(batch, "a", "b")
+    a, b = found.get("a"), found.get("b")
+    fits = all(
+        isinstance(each, Tensor) and each.is_floating_point() and each.dim() == 4 and each.shape[1] == channels[domain]
+        for domain, each in (("a", a), ("b", b))
+    )
+    if not fits or a.shape[::2] + a.shape[3:] != b.shape[::2] + b.shape[3:]:  # type: ignore[union-attr]
+        wanted = " and ".join(f"{domain}, float [N, {channels[domain]}, H, W]" for domain in ("a", "b"))
+        raise UsageError(
+            f"{name}: expected images of two domains, as many and of one size, {wanted}, got {described(a)} and"
+            f" {described(b)}{_cure(a) or _cure(b)}{_other_names(batch, 'a', 'b')}"
+        )
+    return {"a": a.to(dtype), "b": b.to(dtype)}  # type: ignore[union-attr]
+
+
 def class_labels(labels: Any, count: int, classes: int, name: str) -> Tensor:
     """Labels int64 [count] of numbers: integers or whole floats [count] or [count, 1], or one-hot [count, classes].
 

@@ -37,6 +37,8 @@ class Generation(Task):
     classifier: nn.Module | None = None
     neighbors: Any = None
     enlarge: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
+    #: Weight of the distance of all discriminator features, of tasks that have targets.
+    layer_matching = 0.0
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss, config: LossConfig,
@@ -85,7 +87,7 @@ class Generation(Task):
             real = self.regularization.apply(batch[self.real], "real", noise), real_condition
         matching, l1_weight = self.config.matching(noise.get("lazy", True))
         weights = image_losses.unrolled_weights(self, real or fake, fake, noise)
-        compared = real if self.loss.paired or matching else None
+        compared = real if self.loss.paired or matching or self.layer_matching else None
         value, log = image_losses.generator_terms(self, fake, compared, weights, matching)
         loss = Loss(value, log) if lengths is None else self.with_path_length(Loss(value, log), lengths, noise)
         return self.with_reconstruction(loss, made, batch, l1_weight)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastgan.losses import PENALTIES, feature_matching
+from fastgan.losses import PENALTIES, feature_matching, layer_matching
 from fastgan.regularization.augment import translation
 from fastgan.regularization.unroll import look_ahead
-from fastgan.tasks.networks import Output, discriminate, discriminate_jointly, discriminate_with_features
+from fastgan.tasks.networks import (
+    Output,
+    discriminate,
+    discriminate_jointly,
+    discriminate_with_features,
+    discriminate_with_layers,
+)
 
 if TYPE_CHECKING:
     from fastgan.tasks.base import Noise
@@ -35,7 +41,7 @@ def discriminator_terms(
     """The adversarial loss and that of an auxiliary classifier, and both for the log."""
     smoothing = task.regularization.config.label_smoothing
     options = {"smoothing": smoothing} if smoothing else {}
-    value = task.loss.d_loss(of_real.logits.float(), of_fake.logits.float(), **options)
+    value = over_scales(lambda real, fake: task.loss.d_loss(real, fake, **options), of_real, of_fake)
     log = {"loss/discriminator": value}
     if condition is not None and fake_condition is not None and of_real.classes is not None:
         assert of_fake.classes is not None
@@ -46,6 +52,15 @@ def discriminator_terms(
         log["loss/classes"] = both
         value = value + task.config.auxiliary_weight * both
     return value, log
+
+
+def over_scales(loss: Callable[..., Tensor], *outputs: Output) -> Tensor:
+    """A loss of logits; of discriminators at several scales the sum of their losses (arXiv:1711.11585, equation 3)."""
+    logits, scales = [output.logits.float() for output in outputs], list(outputs[0].scales)
+    if not scales:
+        return loss(*logits)
+    first, *others = (loss(*of_scale) for of_scale in zip(*(each.split(scales, 1) for each in logits), strict=True))
+    return sum(others, first)
 
 
 def added_terms(
@@ -79,28 +94,32 @@ def _change(task: Generation, shown: Shown, output: Output, shift: Tensor) -> Te
 def generator_terms(
     task: Generation, fake: Shown, real: Shown | None, weights: Mapping[str, Tensor] | None, matching: float
 ) -> Terms:
-    """The adversarial loss, that of an auxiliary classifier and feature matching, and each for the log.
+    """The adversarial loss, that of an auxiliary classifier and both kinds of feature matching, and each for the log.
 
     real: where the loss or feature matching compares with real images. weights: of an unrolled discriminator.
     """
     network = task.discriminator
 
-    def output(shown: Shown) -> tuple[Output, Tensor | None]:
+    def output(shown: Shown) -> tuple[Output, Any]:
+        if task.layer_matching:
+            return discriminate_with_layers(network, task.packed(shown[0]), shown[1])
         return discriminate_with_features(network, task.packed(shown[0]), shown[1], weights, matching > 0)
 
     of_fake, features = output(fake)
     of_real, real_features = (None, None) if real is None else output(real)
-    logits = of_fake.logits.float()
     if task.loss.paired:
         assert of_real is not None
-        value = task.loss.g_loss(logits, of_real.logits.float())
+        value = over_scales(task.loss.g_loss, of_fake, of_real)
     else:
-        value = task.loss.g_loss(logits)
+        value = over_scales(task.loss.g_loss, of_fake)
     log = {"loss/generator": value}
     if fake[1] is not None and of_fake.classes is not None:
         log["loss/generator_classes"] = cross_entropy(of_fake.classes.float(), fake[1])
         value = value + task.config.auxiliary_weight * log["loss/generator_classes"]
-    if features is not None and real_features is not None:
+    if task.layer_matching and real_features is not None:
+        log["loss/layers"] = layer_matching(features, real_features)
+        value = value + task.layer_matching * log["loss/layers"]
+    elif features is not None and real_features is not None:
         log["loss/features"] = feature_matching(features.float(), real_features.float())
         value = value + matching * log["loss/features"]
     return value, log

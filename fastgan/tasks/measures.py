@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -129,6 +129,18 @@ def distance_to_targets(task: Generation, held_out: Batch, size: int) -> Tensor:
     parts = zip(source.split(size), target.split(size), strict=True)
     total = sum((task.generator(x).float() - y.float()).abs().sum() for x, y in parts)
     return torch.as_tensor(total) / target.numel()
+
+
+@torch.no_grad()
+def cycles(generator: nn.Module, held_out: Batch, size: int) -> dict[str, Tensor]:
+    """E |G_ba(G_ab(a)) − a| of held-out images and the same from b, of averaged generators, `size` at a time."""
+    found = {}
+    for domain, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
+        ways: Any = generator
+        parts = held_out[domain].split(size)
+        total = sum((ways[back](ways[there](x)).float() - x.float()).abs().sum() for x in parts)
+        found[f"cycle_{domain}/held_out"] = torch.as_tensor(total) / held_out[domain].numel()
+    return found
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,15 @@ COMPARING = (MinibatchDiscrimination, MinibatchStdDev)
 
 
 class Output(NamedTuple):
-    """A discriminator's logits of any shape, and the class logits [N, classes] of an auxiliary classifier or None."""
+    """What a discriminator returns.
+
+    logits: of any shape; of several scales [N, all of them], one scale after the other. classes: class logits
+    [N, classes] of an auxiliary classifier, or None. scales: how many logits each scale has, where there are several.
+    """
 
     logits: Tensor
     classes: Tensor | None
+    scales: tuple[int, ...] = ()
 
 
 def discriminate(
@@ -30,6 +35,7 @@ def discriminate(
 ) -> Output:
     """What a discriminator returns for images [N, ...] with labels int64 [N] or sources, or None for neither.
 
+    A list of tensors [N, ...] is logits at several scales, of each of which the loss is taken by itself.
     weights: in place of the network's own, by name; its buffers then stay as they are.
     """
     args = (images,) if condition is None or getattr(network, "auxiliary", False) else (images, condition)
@@ -42,12 +48,29 @@ def discriminate(
         return Output(output, None)
     if isinstance(output, tuple) and len(output) == 2 and getattr(network, "auxiliary", False):
         return Output(*output)
+    if isinstance(output, list) and output and all(isinstance(each, Tensor) and each.dim() > 1 for each in output):
+        return of_scales(output)
     kind = f"{len(output)} outputs in a {type(output).__name__}" if isinstance(output, Sized) else type(output).__name__
     raise UsageError(
-        f"discriminator: expected one tensor of logits, got {kind}; let it return one (of several scales"
-        " torch.cat([scale.flatten(1) for scale in scales], 1)), set its attribute `auxiliary` where the second of two"
-        " are class logits, or write a task of your own"
+        f"discriminator: expected a tensor of logits, or a list of tensors [N, ...] at several scales, got {kind};"
+        " set its attribute `auxiliary` where the second of two are class logits, or write a task of your own"
     )
+
+
+def of_scales(logits: Sequence[Tensor]) -> Output:
+    """Logits [N, ...] at one or several scales."""
+    if len(logits) == 1:
+        return Output(logits[0], None)
+    flat = [each.flatten(1) for each in logits]
+    return Output(torch.cat(flat, 1), None, tuple(each.shape[1] for each in flat))
+
+
+def discriminate_with_layers(
+    network: nn.Module, images: Tensor, condition: Tensor | None
+) -> tuple[Output, list[list[Tensor]]]:
+    """As `discriminate`, and the outputs of all layers at each scale, of a discriminator with a method `features`."""
+    found = network.features(*((images,) if condition is None else (images, condition)))  # type: ignore[operator]
+    return of_scales([layers[-1] for layers in found]), found
 
 
 def discriminate_with_features(
@@ -66,10 +89,10 @@ def discriminate_jointly(
 ) -> tuple[Output, Output]:
     """The outputs for real and for fake images, which go through the network as one batch."""
     conditions = None if condition is None or fake_condition is None else torch.cat([condition, fake_condition])
-    logits, classes = discriminate(network, torch.cat([real, fake.to(real.dtype)]), conditions)
+    logits, classes, scales = discriminate(network, torch.cat([real, fake.to(real.dtype)]), conditions)
     of_real, of_fake = logits.chunk(2)
     if classes is None:
-        return Output(of_real, None), Output(of_fake, None)
+        return Output(of_real, None, scales), Output(of_fake, None, scales)
     return tuple(map(Output, (of_real, of_fake), classes.chunk(2)))  # type: ignore[return-value]
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastgan._util.random import Random
+from fastgan.errors import UsageError
 from fastgan.losses import l1
 from fastgan.tasks import measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import sources_and_targets
+from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import dtype_of, source_channels
 
@@ -21,14 +24,43 @@ class Paired(Generation):
     generator: called as generator(source), with its attribute `source_channels` greater than 0. discriminator: with the
     same attribute it is called as discriminator(image, source), and classifies an image beside its source: Isola et al.
     2017 (arXiv:1611.07004, equations 1 and 2); without it as discriminator(image), as in SRGAN. The sources' size may
-    differ from the targets'. The generator's loss adds the adversarial loss of `Generation` and l1_weight · L1.
+    differ from the targets'. The generator's loss adds the adversarial loss of `Generation` and l1_weight · L1. Of a
+    discriminator that returns a list, logits at several scales, the losses of all scales are added up. Options:
+
+    crop: side of the squares at random places, the same one of source and target, that a batch is cropped to; 0 takes
+    whole images. flip: mirror both at random. layer_matching: weight of the distance of the outputs of all layers of
+    the discriminator, of the image made and of its target (`fastgan.losses.layer_matching`, pix2pixHD).
     """
 
     real = "target"
+    data = "pairs"
 
-    def __init__(self, generator: nn.Module, discriminator: nn.Module, *args: Any, **kwargs: Any):
+    def __init__(
+        self, generator: nn.Module, discriminator: nn.Module, *args: Any, crop: int = 0, flip: bool = False,
+        layer_matching: float = 0.0, **kwargs: Any,
+    ):  # fmt: skip
         super().__init__(generator, discriminator, *args, **kwargs)
-        self.conditional = source_channels(discriminator) > 0
+        if crop < 0:
+            raise UsageError(f"crop: expected a number of pixels >= 0, got {crop}")
+        self.conditional, self.crop, self.flip = source_channels(discriminator) > 0, crop, flip
+        self.layer_matching = layer_matching
+        self._check_layer_matching()
+
+    def _check_layer_matching(self) -> None:
+        if not self.layer_matching >= 0:
+            raise UsageError(f"layer_matching: expected a number >= 0, got {self.layer_matching}")
+        if not self.layer_matching:
+            return
+        if not callable(getattr(self.discriminator, "features", None)):
+            raise UsageError(
+                "layer_matching: expected a discriminator with a method `features`, such as those of"
+                f" fastgan.models.translation, got {type(self.discriminator).__name__}"
+            )
+        for name, value in (
+            ("feature_matching", self.config.feature_matching), ("unroll", self.regularization.config.unroll),
+        ):  # fmt: skip
+            if value:
+                raise UsageError(f"layer_matching: it is not combined with {name}, got {value}; leave one of them out")
 
     def inputs(self, network: str, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor | None]:
         """The source, and the source again where the discriminator sees it."""
@@ -48,10 +80,28 @@ class Paired(Generation):
 
     @property
     def sees_real(self) -> bool:
-        return super().sees_real or self.config.l1_weight > 0
+        return super().sees_real or self.config.l1_weight > 0 or self.layer_matching > 0
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         return sources_and_targets(batch, source_channels(self.generator), name, dtype_of(self.generator))
+
+    def transform(self, batch: Batch, random: Random | None) -> Batch:
+        """Crops and flips, of source and target alike. A random flip of held-out pairs there is not."""
+        if not (self.crop or (self.flip and random is not None)):
+            return batch
+        source, target = batch["source"], batch["target"]
+        if source.shape[2:] != target.shape[2:]:
+            raise UsageError(
+                f"{'crop' if self.crop else 'flip'}: expected sources and targets of one size, got"
+                f" {[*source.shape[2:]]} and {[*target.shape[2:]]}"
+            )
+        height, width = target.shape[2:]
+        if self.crop > min(height, width):
+            raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {self.crop}")
+        size = (self.crop, self.crop) if self.crop else (height, width)
+        both = cropped(torch.cat([source, target], 1), size, random, self.flip)
+        source, target = both.split([source.shape[1], target.shape[1]], 1)
+        return batch | {"source": source.contiguous(), "target": target.contiguous()}
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         return {}  # sources come with the batch

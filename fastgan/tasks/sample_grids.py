@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -117,6 +117,23 @@ def of_pairs(
 
 
 @torch.no_grad()
+def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dict[str, Grid]:
+    """Images of each domain, what is made of them, and what is made of that in turn, in three rows: of held-out images
+    and of the last batch. Their names: "fixed_a" for A → B → A of held-out ones."""
+    ways: Any = generator
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        for domain, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
+            if images is not None:
+                source = images[domain][:PAIRS]
+                made = ways[there](source)
+                found[f"{kind}_{domain}"] = Grid(
+                    in_rows(*(shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made)))), len(source)
+                )
+    return found
+
+
+@torch.no_grad()
 def of_reconstructions(
     generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
 ) -> dict[str, Grid]:
@@ -126,6 +143,22 @@ def of_reconstructions(
         if images is not None:
             real = images["real"][:PAIRS]
             found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
+    return found
+
+
+@torch.no_grad()
+def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, identity: bool) -> dict[str, Grid]:
+    """Images of domain a above what is made of them, and where `identity` says so those of b above what should be the
+    same: "fixed_a" of held-out images, "fresh_a" of the last batch."""
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        for domain in ("a", "b") if identity else ("a",):
+            if images is not None:
+                source = images[domain][:PAIRS]
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, generator(source))]
+                channels = max(row.shape[1] for row in rows)
+                rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
+                found[f"{kind}_{domain}"] = Grid(torch.cat(rows), len(source))
     return found
 
 

@@ -91,7 +91,8 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
 def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
     """The parts of a run that a file of another program fills."""
     networks = models.load(path)
-    generator = networks.get("G_ema") or networks.generator
+    # A file of pix2pix's discriminator alone, latest_net_D.pth, has none.
+    generator = networks.generator if any(name.startswith("G") for name in networks) else None
     found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}
     return {part: network.state_dict() for part, network in found.items() if network is not None}
 

@@ -229,7 +229,9 @@ def _load_random(state: TrainState, facts: dict[str, Any]) -> None:
             rng.decode(source, facts["random"][name])
         elif name.count(":") == 0:
             source.manual_seed(state.config.seed + facts["step"])
-            _logger.info("the checkpoint is from another device: %s goes on with fresh random numbers", name)
+            _logger.info(
+                "the checkpoint is from another device or an older version: %s goes on with fresh random numbers", name
+            )
     if "global_random" in facts:  # not kept by older versions
         rng.decode_global(facts["global_random"])
 
@@ -237,7 +239,11 @@ def _load_random(state: TrainState, facts: dict[str, Any]) -> None:
 def _generators(state: TrainState) -> dict[str, torch.Generator]:
     """Every random generator that a step may draw from: the default ones too, for dropout and the like."""
     device = state.device
-    sources = {f"latents.{device.type}": state.random.generator, "default.cpu": torch.default_generator}
+    sources = {
+        f"latents.{device.type}": state.random.generator,
+        "host": state.random.host,
+        "default.cpu": torch.default_generator,
+    }
     if device.type == "cuda":
         own = device.index if device.index is not None else torch.cuda.current_device()
         for i, source in enumerate(torch.cuda.default_generators):

@@ -100,9 +100,12 @@ def test_names_are_listed_without_importing_torch():
     families = [
         "biggan",
         "compact",
+        "cyclegan",
         "dcgan",
         "esrgan",
         "mlp",
+        "pix2pix",
+        "pix2pixhd",
         "progan",
         "projected",
         "r3gan",
@@ -111,6 +114,9 @@ def test_names_are_listed_without_importing_torch():
         "stylegan-xl",
         "stylegan2",
         "stylegan3",
+        "tiny-autoencoder",
+        "vae",
+        "vqgan",
     ]
     assert listed.strip() == f"{families} False"
 

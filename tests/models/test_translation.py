@@ -16,7 +16,6 @@ from fastgan.models.translation import (
     PixelDiscriminator,
     ResNetGenerator,
     UNetGenerator,
-    build,
 )
 
 
@@ -163,19 +162,56 @@ def test_dropout_is_noise_in_training_mode_alone():
     assert not torch.equal(generator(x), generator(x))
 
 
-def test_pairs_of_the_papers():
+SIZES = {"resolution": 256, "channels": 3, "latent": 1, "width": 64}
+
+
+def test_families_have_the_sizes_of_the_papers():
     def count(network):
         return sum(value.numel() for value in network.parameters())
 
     with torch.device("meta"):
-        generator, discriminator = build("pix2pix")
+        generator, discriminator = models.build("pix2pix", **SIZES)
         assert (count(generator), count(discriminator)) == (54_413_955, 2_768_705)
         assert (generator.levels, generator.multiple, discriminator.source_channels) == (8, 256, 3)
-        generator, discriminator = build("cyclegan")
-        assert (count(generator), count(discriminator)) == (11_378_179, 2_764_737)
-        assert (generator.multiple, generator.source_channels, discriminator.source_channels) == (4, 3, 0)
-        assert count(build("cyclegan", resolution=128)[0]) == 7_837_699
-        assert count(build("pix2pixhd", source_channels=36)[0]) == 182_546_755
+        generator, discriminator = models.build("pix2pix", **SIZES, generator="resnet", norm="instance")
+        assert (count(generator), generator.multiple) == (11_378_179, 4)
+        assert count(models.build("pix2pixhd", **SIZES, source_channels=36)[0]) == 182_546_755
+
+
+def test_options_of_the_families():
+    small = SIZES | {"resolution": 64, "width": 4}
+    for resolution, levels in ((32, 5), (64, 6), (96, 5), (128, 7), (512, 8)):
+        with torch.device("meta"):
+            assert models.build("pix2pix", **small | {"resolution": resolution})[0].levels == levels
+    generator, discriminator = models.build(
+        "pix2pix", **small, source_channels=1, generator="resnet", blocks=2, discriminator="multi-scale", scales=2,
+        layers=2, d_width=6, norm="none", dropout=False,
+    )  # fmt: skip
+    assert generator.arguments == {
+        "channels": 1, "out_channels": 3, "blocks": 2, "width": 4, "norm": "none", "dropout": False,
+        "padding": "reflect", "downsamplings": 2, "bias": False,
+    }  # fmt: skip
+    assert discriminator.arguments == {
+        "channels": 3, "source_channels": 1, "scales": 2, "layers": 2, "width": 6, "norm": "none",
+    }  # fmt: skip
+    assert isinstance(models.build("pix2pix", **small, discriminator="pixel")[1], PixelDiscriminator)
+    generator, discriminator = models.build("pix2pixhd", **small, downsamplings=3, blocks=1, scales=2, layers=1)
+    assert (generator.multiple, discriminator.scales, discriminator.layers) == (8, 2, 1)
+
+
+def test_misfits_of_the_families():
+    small = SIZES | {"resolution": 64, "width": 4}
+    for family, options, sentence in (
+        ("pix2pix", {"resolution": 100}, "resolution: the U-Net supports multiples of 32, got 100; the generator 'res"),
+        ("pix2pix", {"resolution": 30, "generator": "resnet"}, "resolution: the ResNet supports multiples of 4"),
+        ("pix2pix", {"generator": "vit"}, "generator: expected unet or resnet, got 'vit'"),
+        ("pix2pix", {"discriminator": "image"}, "discriminator: expected patch, pixel, multi-scale, got 'image'"),
+        ("pix2pix", {"classes": 3}, "condition: pix2pix makes images of images and takes no labels, got 3 classes"),
+        ("pix2pixhd", {"d_norm": "spectral"}, "d_norm: both networks of pix2pixhd have the norm of its option `norm`"),
+        ("pix2pixhd", {"resolution": 72}, "resolution: pix2pixhd supports multiples of 16 from 32, got 72"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            models.build(family, **small | options)
 
 
 def test_wrong_arguments():
@@ -191,16 +227,9 @@ def test_wrong_arguments():
             lambda: PatchDiscriminator(1, 2)(torch.zeros(1, 1, 32, 32)),
             r"source: expected images \[N, 2, H, W\], got None",
         ),
-        (lambda: build("pix2pixgan"), "name: expected one of pix2pix, cyclegan, pix2pixhd, got 'pix2pixgan'"),
-        (lambda: build("pix2pix", resolution=100), "resolution: pix2pix supports 32, 64, 128 and multiples of 256"),
-        (lambda: build("cyclegan", resolution=30), "resolution: cyclegan supports multiples of 4"),
     ):
         with pytest.raises(UsageError, match=sentence):
             make()
-
-
-def test_in_the_package():
-    assert models.translation.build is build
 
 
 @pytest.mark.parametrize("norm", ["instance", "none"])
@@ -232,7 +261,7 @@ def test_gradients_of_two_orders(norm):
 def test_a_pair_trains():
     torch.manual_seed(0)
     source = torch.rand(4, 3, 32, 32) * 2 - 1
-    generator, discriminator = build("pix2pix", resolution=32, width=2)
+    generator, discriminator = models.build("pix2pix", **SIZES | {"resolution": 32, "width": 2})
     config = fastgan.Config.from_flags(steps=3, l1_weight=100.0, compile="off")
     trainer = fastgan.Trainer(generator, discriminator, config=config)
     before = {name: value.clone() for name, value in generator.named_parameters()}

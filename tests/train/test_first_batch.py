@@ -208,14 +208,14 @@ def test_the_shape_of_latents_is_found():
 @pytest.mark.parametrize(
     ("outputs", "came"),
     [
-        (lambda y: [y, y], "2 outputs in a list"),
+        (lambda y: [y, y.mean()], "2 outputs in a list"),
         (lambda y: (y, y), "2 outputs in a tuple"),
         (lambda y: {"logits": y}, "1 outputs in a dict"),
         (lambda y: None, "NoneType"),
     ],
 )
 def test_a_discriminator_of_several_outputs_is_named(outputs, came):
-    message = f"discriminator: expected one tensor of logits, got {came}; let it return one"
+    message = f"expected a tensor of logits, or a list of tensors [N, ...] at several scales, got {came}"
     with pytest.raises(UsageError, match=re.escape(message)):
         fit(network=Functional(outputs))
 

@@ -210,10 +210,36 @@ def test_resuming_a_finished_run_only_removes_temporary_files(half, tmp_path):
 def test_the_rng_states_of_all_devices_are_kept(monkeypatch):
     generators = tuple(torch.Generator() for _ in range(3))
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
-    random = SimpleNamespace(generator=torch.Generator())
+    random = SimpleNamespace(generator=torch.Generator(), host=torch.Generator())
     found = state._generators(SimpleNamespace(device=torch.device("cuda:1"), random=random))
-    assert list(found) == ["latents.cuda", "default.cpu", "default.cuda:0", "default.cuda", "default.cuda:2"]
+    assert list(found) == [
+        "latents.cuda",
+        "host",
+        "default.cpu",
+        "default.cuda:0",
+        "default.cuda",
+        "default.cuda:2",
+    ]
     assert found["default.cuda"] is generators[1]
+
+
+def test_numbers_for_a_whole_batch_go_on_where_they_were(tmp_path):
+    class Drawing(Batches):
+        """Draws from the host's generator with every batch, as a task's sizes do."""
+
+        def __next__(self):
+            self.random.number()
+            return super().__next__()
+
+    def numbers(out, steps, resume=False):
+        trainer, batches = made(out, steps=steps), Drawing()
+        batches.random = trainer.state.random
+        trainer.fit(batches, resume=resume)
+        return trainer.state.random.number()
+
+    whole = numbers(tmp_path / "whole", 4)
+    assert numbers(tmp_path / "run", 2) != whole
+    assert numbers(tmp_path / "run", 4, resume=True) == whole
 
 
 @pytest.mark.parametrize("fused", [False, True])

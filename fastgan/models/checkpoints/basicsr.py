@@ -6,8 +6,6 @@ import functools
 import re
 from typing import Any
 
-from torch import nn
-
 from fastgan.errors import DataError
 from fastgan.models.checkpoints.build import built
 from fastgan.models.checkpoints.contents import State
@@ -33,7 +31,7 @@ def build(state: State) -> Any:
     return from_state(state.tensors, scale=scale if isinstance(scale, int) else None)
 
 
-def _vgg(state: State) -> functools.partial[nn.Module]:
+def _vgg(state: State) -> functools.partial[VGGDiscriminator]:
     width, channels = state.shape("conv0_0.weight", 4)[:2]
     levels = sum(re.fullmatch(r"conv\d{1,2}_0\.weight", name) is not None for name in state.tensors)
     if not 1 <= levels <= len(SIDES):

@@ -9,20 +9,17 @@ it. range: (-1, 1), of the values.
 
 `PatchDiscriminator` (70×70 pixels for each logit with three layers), `PixelDiscriminator` and `MultiScaleDiscriminator`
 (pix2pixHD) map images [N, channels, H, W], and sources [N, source_channels, H, W] where they are conditional, to maps
-of logits. `build` returns the pair of a paper by name.
+of logits. `fastgan.models.build` makes a generator and a discriminator of the families "pix2pix" and "pix2pixhd".
 """
 
 from fastgan.models.translation.discriminators import MultiScaleDiscriminator, PatchDiscriminator, PixelDiscriminator
-from fastgan.models.translation.pairs import PAIRS, build
 from fastgan.models.translation.resnet import ResNetGenerator
 from fastgan.models.translation.unet import UNetGenerator
 
 __all__ = [
-    "PAIRS",
     "MultiScaleDiscriminator",
     "PatchDiscriminator",
     "PixelDiscriminator",
     "ResNetGenerator",
     "UNetGenerator",
-    "build",
 ]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import SLOPE, check, has_bias, initialize, norm_layer
 from fastgan.nn import fuse
+from fastgan.nn.fusion.sequential import run
 
 
 class PatchDiscriminator(nn.Module):
@@ -47,6 +48,10 @@ class PatchDiscriminator(nn.Module):
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.model(_beside_source(image, source, self.source_channels))
 
+    def features(self, image: Tensor, source: Tensor | None = None) -> list[list[Tensor]]:
+        """The outputs of all activations and the logits, of one scale: as of `MultiScaleDiscriminator`."""
+        return [_layers(self.model, _beside_source(image, source, self.source_channels))]
+
 
 class PixelDiscriminator(nn.Module):
     """Images [N, channels, H, W] (and sources [N, source_channels, H, W]) → logits [N, 1, H, W], one for each pixel.
@@ -77,6 +82,10 @@ class PixelDiscriminator(nn.Module):
 
     def forward(self, image: Tensor, source: Tensor | None = None) -> Tensor:
         return self.net(_beside_source(image, source, self.source_channels))
+
+    def features(self, image: Tensor, source: Tensor | None = None) -> list[list[Tensor]]:
+        """The outputs of all activations and the logits, of one scale: as of `MultiScaleDiscriminator`."""
+        return [_layers(self.net, _beside_source(image, source, self.source_channels))]
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -135,6 +144,18 @@ class MultiScaleDiscriminator(nn.Module):
             if scale:
                 x = F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
         return found
+
+
+def _layers(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The outputs of a sequence after each of its activations, and at its end."""
+    found, piece = [], []
+    for module in network.children():
+        piece.append(module)
+        if isinstance(module, nn.LeakyReLU):
+            x = run(piece, x)
+            found.append(x)
+            piece = []
+    return [*found, run(piece, x)]
 
 
 def _source_channels(number: int) -> int:

@@ -32,6 +32,14 @@ def check(norm: str, **sizes: int) -> None:
             raise UsageError(f"{name}: expected a number >= 1, got {value}")
 
 
+def check_family(family: str, classes: int, d_norm: str) -> None:
+    """Raise UsageError for labels and for a norm of the discriminator alone, which translation does not have."""
+    if classes:
+        raise UsageError(f"condition: {family} makes images of images and takes no labels, got {classes} classes")
+    if d_norm != "none":
+        raise UsageError(f"d_norm: both networks of {family} have the norm of its option `norm`, got {d_norm!r}")
+
+
 def initialize(module: nn.Module) -> None:
     """Weights from N(0, 0.02²), scales of batch norms from N(1, 0.02²), biases zero, as in the papers."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -1,0 +1,63 @@
+"""A pool of earlier pairs, from which batches are mixed: the images of a batch share the size they are resized to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgan._util.random import Random
+from fastgan.errors import UsageError
+
+
+class PairPool:
+    """Pairs of low- and high-resolution images of earlier batches, as Real-ESRGAN's training pair pool.
+
+    size: how many pairs, those of all ranks together, rounded to whole batches (180 in Real-ESRGAN); 0 for no pool.
+    The first batches fill it and are returned as they are. From then on each image of a batch changes places with one
+    that came at the same position of an earlier batch, chosen at random, so that several ranks see what one does with
+    a batch as large.
+    """
+
+    def __init__(self, size: int):
+        if size < 0:
+            raise UsageError(f"size: expected a number >= 0, got {size}")
+        self._size = size
+        self._kept: dict[str, Tensor] = {}
+        self._filled = 0
+
+    def exchange(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
+        """A batch of the same shapes, of this and earlier ones. Raises UsageError where the shapes change.
+
+        batch: tensors [N, ...] by name, such as "source" and "target", of which row i of each belong together.
+        """
+        n = len(next(iter(batch.values())))
+        batches = self._size // (n * random.place[1])
+        if not batches:
+            return batch
+        if not self._kept:
+            self._kept = {name: value.new_zeros((batches, *value.shape)) for name, value in batch.items()}
+            self._filled = 0
+        found = {name: [*value.shape[1:]] for name, value in self._kept.items()}
+        if found != (came := {name: [*value.shape] for name, value in batch.items()}):
+            raise UsageError(f"batch: expected the shapes of the pairs in the pool, {found}, got {came}")
+        if self._filled < len(next(iter(self._kept.values()))):
+            for name, value in batch.items():
+                self._kept[name][self._filled] = value
+            self._filled += 1
+            return batch
+        u = random.uniform(n)
+        depth = self._filled
+        which, row = (u * depth).long().clamp(max=depth - 1), torch.arange(n, device=u.device)
+        mixed = {name: kept[which, row] for name, kept in self._kept.items()}
+        for name, value in batch.items():
+            self._kept[name][which, row] = value
+        return mixed
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {**self._kept, "filled": torch.tensor(self._filled)} if self._kept else {}
+
+    def load_tensors(self, tensors: dict[str, Tensor], device: torch.device) -> None:
+        """The inverse of `tensors`, onto a device."""
+        self._kept = {name: value.to(device) for name, value in tensors.items() if name != "filled"}
+        self._filled = int(tensors.get("filled", 0))
