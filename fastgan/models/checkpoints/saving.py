@@ -133,16 +133,13 @@ def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[
             f"{name}.{key}" if name else key: value for name, state in states.items() for key, value in state.items()
         }
         return to_bytes(tensors, {ARGUMENTS: json.dumps(arguments)} if arguments else None)
-    if layout == TAMING:
-        content = {"state_dict": taming.whole(states), **({ARGUMENTS: arguments} if arguments else {})}
-        out = io.BytesIO()
-        torch.save(content, out)
-        return out.getvalue()
     entries = _ENTRIES.get(layout, {})
     # A generator by itself is the averaged one.
     lone = "G_ema" if "" not in states or _is_generator(states[""]) else "D"
     content: dict[str, Any] = {entries.get(name or lone, name): state for name, state in states.items()}
-    if "" in content:
+    if layout == TAMING:
+        content = {"state_dict": taming.whole(states)}
+    elif "" in content:
         content = content[""]
     elif averages:
         content["latent_avg"] = averages[-1]
