@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastgan import models
-from fastgan.errors import DataError, UsageError
+from fastgan._util.options import option
+from fastgan.errors import DataError, FastganError, UsageError
 from fastgan.train import checkpoint
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def start_from(state: TrainState, source: str | Path) -> None:
         about += f", of which {' and '.join(name.rstrip('.') for name in only)} are taken"
     for part, tensors in found.items():
         if why := _misfit(networks[part], tensors, only):
-            raise UsageError(f"init_from: {path} holds another {part}: {why}")
+            raise UsageError(f"init_from: {path} holds another {part}: {why}{_other_sizes(networks[part], path)}")
     for part, tensors in found.items():
         own = networks[part].state_dict()
         taken = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
@@ -83,15 +85,18 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
             " safetensors.torch.save_file(network.state_dict(), PATH)"
         ) from error
     generator, discriminator = networks["generator"], networks["discriminator"]
-    if not _misfit(discriminator, tensors) and _misfit(generator, tensors):
-        return {"discriminator": tensors}
+    if _misfit(generator, tensors):
+        if not _misfit(discriminator, tensors):
+            return {"discriminator": tensors}
+        with suppress(FastganError):  # several networks, or names of another program
+            return _parts_of_public_file(path)
     return {"generator": tensors, "ema": tensors}
 
 
 def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
     """The parts of a run that a file of another program fills."""
     networks = models.load(path)
-    # A file of pix2pix's discriminator alone, latest_net_D.pth, has none.
+    # A file of a discriminator alone, such as latest_net_D.pth or net_d_latest.pth, has none.
     generator = networks.generator if any(name.startswith("G") for name in networks) else None
     found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}
     return {part: network.state_dict() for part, network in found.items() if network is not None}
@@ -128,6 +133,27 @@ def _misfit(network: nn.Module, tensors: dict[str, Tensor], only: tuple[str, ...
         f"only {len(taken)} of {len(weights)} tensors of its layers have the same name and shape, {fitting:,} of"
         f" {every:,} parameters ({why})"
     )
+
+
+def _other_sizes(network: nn.Module, path: Path) -> str:
+    """By which of its constructor's arguments a file has another network, and the flags that build that one; or ""."""
+    own: dict[str, Any] = getattr(network, "arguments", {})
+    try:
+        found = list(models.describe(path)["networks"].values()) if own and path.is_file() else []
+    except FastganError:
+        return ""
+    kinds = [about["network"] for about in found if "network" in about]
+    if kinds and type(network).__name__ not in kinds:
+        return f"; it has a {kinds[0]}, this run a {type(network).__name__}"
+    for about in found:
+        flags = {name: about[name] for name in own if about.get(name, own[name]) != own[name]}
+        if flags and about["network"] == type(network).__name__:
+            plain = ("width", "channels")  # those of all families
+            given = ", ".join(
+                option(name if name in plain else f"model.{name}", value) for name, value in flags.items()
+            )
+            return f"; its network is built with {given}"
+    return ""
 
 
 def _taken_over(

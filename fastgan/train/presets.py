@@ -10,6 +10,7 @@ from typing import Any
 from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
 from fastgan.train.config import Config
+from fastgan.train.task_presets import TASK_PRESETS
 
 
 def demo() -> Config:
@@ -121,101 +122,12 @@ def stylegan_xl_32() -> Config:
     return Config.from_flags(resolution=32, stages=2, steps=20_000, **_STYLEGAN_XL)
 
 
-def vqgan() -> Config:
-    """VQGAN at 256×256 with 16×16 codes, as in its paper; bring --data and a GPU"""
-    return Config.from_flags(
-        model="vqgan", resolution=256, width=128, latent=256, multipliers="1,1,2,2,4", attention="4", codes=1024,
-        codebook="gradient", d_norm="batch", d_layers=3, batch=8, loss="hinge", lr_g=3.6e-5, lr_d=3.6e-5, beta1=0.5,
-        beta2=0.9, task="autoencoder", task_options={"start": 30_000}, steps=300_000, **_AUTOENCODER,
-    )  # fmt: skip
-
-
-def vae() -> Config:
-    """the autoencoder of latent diffusion at 256×256 with latents of 32×32×4; bring --data and a GPU"""
-    return Config.from_flags(
-        model="vae", resolution=256, width=128, latent=4, multipliers="1,2,4,4", d_norm="batch", d_layers=3, batch=12,
-        loss="hinge", lr_g=5.4e-5, lr_d=5.4e-5, beta1=0.5, beta2=0.9, task="autoencoder",
-        task_options={"start": 50_000, "latent_weight": 1e-6, "adversarial_weight": 0.5}, steps=300_000,
-        **_AUTOENCODER,
-    )  # fmt: skip
-
-
-def tiny_decoder() -> Config:
-    """a tiny decoder for latents of the preset vae; bring --data and --init-from RUN"""
-    return Config.from_flags(
-        model="vae", resolution=256, width=128, latent=4, multipliers="1,2,4,4", decoder="tiny", freeze="encoder",
-        d_layers=3, batch=16, loss="hinge", lr_g=3e-4, lr_d=3e-4, beta1=0.5, beta2=0.9, task="autoencoder",
-        task_options={"start": 5_000, "adversarial_weight": 0.1, "latent_weight": 0.0}, steps=50_000, **_AUTOENCODER,
-    )  # fmt: skip
-
-
-def hific() -> Config:
-    """HiFiC at 256×256 with 0.3 bits a pixel, narrower than its paper's; bring --data and a GPU"""
-    return Config.from_flags(
-        model="hific", resolution=256, width=32, latent=128, halvings=4, blocks=9, hyper=128, d_layers=4, batch=8,
-        lr_g=1e-4, lr_d=1e-4, beta1=0.9, beta2=0.999, task="compression",
-        task_options={"l1": 0.0, "l2": 38.0, "adversarial_weight": 0.15, "adaptive": False, "start": 50_000},
-        steps=300_000, **_AUTOENCODER,
-    )  # fmt: skip
-
-
-def pix2pix() -> Config:
-    """pix2pix at 256×256 as its paper trains it, with instance norm; bring --data with pairs (docs/tasks/paired.md)"""
-    return Config.from_flags(
-        model="pix2pix", norm="instance", resolution=286, batch=1, task="paired",
-        task_options={"crop": 256, "flip": True}, l1_weight=100.0, lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999,
-        lr_schedule="linear", lr_decay_from=0.5, steps=80_000, ema_images=0,
-    )  # fmt: skip
-
-
-def cyclegan() -> Config:
-    """CycleGAN at 256×256 as its paper trains it; bring --data with two sets of images (docs/tasks/unpaired.md)"""
-    return Config.from_flags(
-        model="cyclegan", resolution=286, task="unpaired", task_options={"crop": 256}, steps=240_000, **_UNPAIRED
-    )
-
-
-def cut() -> Config:
-    """CUT at 256×256 as its paper trains it, from the first set of images to the second alone; bring --data"""
-    return Config.from_flags(
-        model="cut", resolution=286, task="contrastive", task_options={"crop": 256}, steps=400_000, **_UNPAIRED
-    )
-
-
-def fastcut() -> Config:
-    """FastCUT: CUT without its identity loss, for half as many steps, at 256×256; bring --data"""
-    options = {"crop": 256, "nce_weight": 10.0, "identity": False, "equivariance": True}
-    return Config.from_flags(
-        model="cut", resolution=286, task="contrastive", task_options=options, steps=200_000,
-        **_UNPAIRED | {"lr_decay_from": 0.75},
-    )  # fmt: skip
-
-
-def pix2pixhd() -> Config:
-    """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
-    # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
-    return Config.from_flags(
-        model="pix2pixhd", resolution=512, batch=1, task="paired", task_options={"flip": True, "layer_matching": 5.0},
-        loss="least-squares",
-        lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999, lr_schedule="linear", lr_decay_from=0.5, steps=600_000,
-        ema_images=0,
-    )  # fmt: skip
-
-
-#: Of arXiv:1703.10593 and arXiv:2007.15651: batches of one image, the rate lowered to zero in the second half.
-_UNPAIRED: dict[str, Any] = {
-    "batch": 1, "loss": "least-squares", "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
-    "lr_schedule": "linear", "lr_decay_from": 0.5, "ema_images": 0,
-}  # fmt: skip
-
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
     "model": "stylegan-xl", "latent": 64, "width": 64, "side": 64, "d_width": 32, "condition": "projection",
     "batch": 16, "loss": "hinge", "augment": "color+translation+cutout", "lr_g": 0.0025, "lr_d": 0.002, "beta1": 0.0,
     "beta2": 0.99, "ema_images": 10_000, "ema_rampup": 0.05,
 }  # fmt: skip
-
-_AUTOENCODER: dict[str, Any] = {"held_out": 64, "precision": "auto"}
 
 #: As in the papers (arXiv:1912.04958, arXiv:2006.06676). Their correction of Adam for lazy terms is not needed: those
 #: are updates of their own there, and here part of the same step's gradient.
@@ -230,8 +142,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
-        cut, fastcut, vqgan, vae, tiny_decoder, hific,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, *TASK_PRESETS,
     )
 }  # fmt: skip
 
@@ -255,8 +166,8 @@ COSTS: dict[str, tuple[float, int]] = {
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
 FOR_GPUS = (
-    "stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan", "cut", "fastcut",
-    "tiny-decoder", "vae", "vqgan", "hific",
+    "stylegan2", "stylegan-xl-16", "stylegan-xl-32",
+    *(function.__name__.replace("_", "-") for function in TASK_PRESETS),
 )  # fmt: skip
 
 
