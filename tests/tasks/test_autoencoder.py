@@ -8,6 +8,7 @@ from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError
 from fastgan.models.autoencoder import VectorQuantizer
 from fastgan.report.diagnostics import diagnoses
+from fastgan.runtime.network_spec import spec_of
 from fastgan.train.step import TaskSteps
 
 SMALL = {"batch": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "steps": 4}
@@ -254,4 +255,7 @@ def test_halves_are_the_whole():
     t = trainer("vqgan")
     x, parts = images(), t.generator.parts()
     assert torch.equal(parts["decoder"](parts["encoder"](x)), t.generator(x))
+    assert spec_of(parts["decoder"]).scale == 2
+    with pytest.raises(UsageError, match="an encoder's latents are smaller than its images"):
+        spec_of(parts["encoder"])
     assert torch.equal(t.generator.decode_indices(t.generator.indices(x)), t.generator(x))

@@ -75,8 +75,10 @@ CASES = {
         {"crop": 0, "patches": 8},
         parts=("a_to_b",),
     ),
-    "vqgan": Case("single", _AUTOENCODER | {"codes": 8, "attention": "1", "d_norm": "none"}, _FIXED, parts=_HALVES),
-    "vae": Case("single", _AUTOENCODER | {"d_norm": "none"}, _FIXED, parts=_HALVES),
+    "vqgan": Case(
+        "single", _AUTOENCODER | {"codes": 8, "attention": "1", "d_norm": "none"}, _FIXED, parts=_HALVES, slow=True
+    ),
+    "vae": Case("single", _AUTOENCODER | {"d_norm": "none"}, _FIXED, parts=("decoder",)),
     "hific": Case(
         "single",
         {
@@ -91,6 +93,7 @@ CASES = {
         },
         _FIXED,
         parts=_HALVES,
+        slow=True,
     ),
 }
 

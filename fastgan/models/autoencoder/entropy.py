@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import log, prod
+from math import expm1, log, prod
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class FactorizedPrior(nn.Module):
         scale = start ** (1 / (len(filters) + 1))
         self.matrices, self.biases, self.factors = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
         for before, after in pairwise(sizes):
-            value = log(torch.tensor(1 / scale / after).expm1().item())
+            value = log(expm1(1 / scale / after))
             self.matrices.append(torch.full((channels, after, before), value))
             self.biases.append(torch.empty(channels, after, 1).uniform_(-0.5, 0.5))
             if after != 1 or len(self.factors) < len(filters):
