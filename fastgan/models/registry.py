@@ -31,6 +31,7 @@ FAMILIES: dict[str, str] = {
     "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
+    "hific": "fastgan.models.autoencoder.hific",
     "mlp": "fastgan.models.mlp",
     "pix2pix": "fastgan.models.translation.pix2pix",
     "pix2pixhd": "fastgan.models.translation.pix2pixhd",

@@ -7,6 +7,8 @@ from torch.nn.functional import relu
 from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError
 from fastgan.models.autoencoder import VectorQuantizer
+from fastgan.report.diagnostics import diagnoses
+from fastgan.runtime.network_spec import spec_of
 from fastgan.train.step import TaskSteps
 
 SMALL = {"batch": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "steps": 4}
@@ -100,6 +102,15 @@ def test_before_its_start_the_discriminator_is_not_run():
     later = trainer("tiny-autoencoder", task={"start": 3}, steps=4)
     later.fit(batches())
     assert not torch.equal(later.discriminator.state_dict()["model.0.weight"], before["model.0.weight"])
+
+
+def test_a_discriminator_that_starts_later_has_not_diverged():
+    rows = [
+        {"step": i, "loss/discriminator": 2.0 * (i > 8), "gradient/discriminator": 1.5 * (i > 8)} for i in range(20)
+    ]
+    assert diagnoses(rows) == []
+    rows += [{"step": 20, "loss/discriminator": 500.0, "gradient/discriminator": 1e4}]
+    assert [diagnosis.name for diagnosis in diagnoses(rows)] == ["divergence"]
 
 
 def test_reconstructions_get_better_and_are_measured():
@@ -244,4 +255,7 @@ def test_halves_are_the_whole():
     t = trainer("vqgan")
     x, parts = images(), t.generator.parts()
     assert torch.equal(parts["decoder"](parts["encoder"](x)), t.generator(x))
+    assert spec_of(parts["decoder"]).scale == 2
+    with pytest.raises(UsageError, match="an encoder's latents are smaller than its images"):
+        spec_of(parts["encoder"])
     assert torch.equal(t.generator.decode_indices(t.generator.indices(x)), t.generator(x))
