@@ -28,8 +28,8 @@ class SuperResolution(Paired):
     The generator enlarges by its attribute `scale`, the discriminator sees images alone. The generator's loss is
     l1_weight · L1 + perceptual_weight · perceptual loss + adversarial_weight · adversarial loss.
 
-    crop: side of what is cropped out of the targets at random places. flip: mirror and rotate it at random. degradation:
-    how sources are made of targets, "bicubic" (ESRGAN), "first-order" or "second-order" (Real-ESRGAN): see
+    crop: side of what is cropped out of the targets at random places. flip: mirror and rotate it at random.
+    degradation: how sources are made of targets, "bicubic" (ESRGAN), "first-order" or "second-order" (Real-ESRGAN): see
     `fastgan.degradation`. pool: pairs that are kept to mix batches, as the images of one batch are resized alike (180
     in Real-ESRGAN); 0 for none. sharpen: the generator's distances are to sharpened targets; the discriminator's real
     images are not sharpened. perceptual: see `fastgan.losses.perceptual_loss`; "none" leaves it out. warm_up: generator

@@ -195,8 +195,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, esrgan, real_esrgan,
-        compact,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd,
+        esrgan, real_esrgan, compact,
     )
 }  # fmt: skip
 
