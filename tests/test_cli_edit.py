@@ -24,7 +24,7 @@ def source(tmp_path):
 def test_project_then_edit(cli, source, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
-    done = cli("project", source, "photo.png", "--steps", 20, "--perceptual", 0)
+    done = cli("project", source, "photo.png", "--steps", 20, "--perceptual", "random")
     assert done.returncode == 0, done.stderr
     assert "dB after 20 steps" in done.stdout
     with Image.open(tmp_path / "projected.png") as picture:
@@ -42,7 +42,7 @@ def test_project_then_edit(cli, source, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "3 directions by principal components of 10000 w" in done.stdout
-    again = cli("project", source, "photo.png", "--steps", 2, "--perceptual", 0)
+    again = cli("project", source, "photo.png", "--steps", 2, "--perceptual", "none")
     assert again.returncode == 2
     assert "exists" in again.stderr
 

@@ -102,7 +102,9 @@ def test_directions_are_saved_by_the_module_for_the_pair(cli, files, tmp_path):
 def test_a_projected_image_keeps_its_noise(cli, files, tmp_path):
     module, pair = files
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / "p.png")
-    done = cli("project", module, "p.png", "--steps", 4, "--perceptual", 0, "--out", "a.safetensors", "--overwrite")
+    done = cli(
+        "project", module, "p.png", "--steps", 4, "--perceptual", "none", "--out", "a.safetensors", "--overwrite"
+    )
     assert done.returncode == 0, done.stderr
     edit = ["--image", "a.safetensors", "--method", "pca", "--directions", "0", "--strengths", "-1,0,1"]
     one, other = (pixels(tmp_path / name) for name in both(cli, files, ["edit"], edit))

@@ -29,7 +29,7 @@ ALLOWED = {
     "export": {"models", "nn", "ops", "runtime"},
     "upscale": {"export", "models", "runtime"},
     "augmentation": {"data", "metrics"},
-    "editing": {"engine", "metrics", "runtime"},
+    "editing": {"engine", "losses", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},
     "cli": {

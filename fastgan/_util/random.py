@@ -29,7 +29,12 @@ class Random:
     def __init__(self, seed: int, device: torch.device, rank: int = 0, ranks: int = 1):
         self.generator = torch.Generator(device).manual_seed(seed)
         self.host = torch.Generator().manual_seed(seed)
-        self._rank, self.ranks = rank, ranks
+        self._rank, self._ranks = rank, ranks
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Which rank this is, and how many train together."""
+        return self._rank, self._ranks
 
     def normal(self, n: int, *shape: int) -> Tensor:
         """N(0, 1), float32 [n, *shape]."""
@@ -38,6 +43,10 @@ class Random:
     def uniform(self, n: int, *shape: int) -> Tensor:
         """Uniform in [0, 1), float32 [n, *shape]."""
         return self._own(torch.rand, n, shape)
+
+    def uniform_of_all(self, n: int, *shape: int) -> Tensor:
+        """Uniform in [0, 1), float32 [n · ranks, *shape]: those for the batches of all ranks, on each of them."""
+        return torch.rand(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)
 
     def labels(self, n: int, classes: int) -> Tensor:
         """Uniform class labels, int64 [n]."""
@@ -57,7 +66,7 @@ class Random:
         Each image has a generator of its own, as how many numbers an image takes depends on its pixels. Their seeds
         are drawn from the host's generator.
         """
-        seeds = torch.randint(2**62, (len(rates) * self.ranks,), generator=self.host).tolist()
+        seeds = torch.randint(2**62, (len(rates) * self._ranks,), generator=self.host).tolist()
         own = seeds[len(rates) * self._rank : len(rates) * (self._rank + 1)]
         drawn = [
             torch.poisson(rate, torch.Generator(rate.device).manual_seed(seed))
@@ -76,7 +85,7 @@ class Random:
                 generator.set_state(state)
 
     def _own(self, draw: Callable[..., Tensor], n: int, shape: tuple[int, ...]) -> Tensor:
-        every = draw(n * self.ranks, *shape, device=self.generator.device, generator=self.generator)
+        every = draw(n * self._ranks, *shape, device=self.generator.device, generator=self.generator)
         return every[n * self._rank : n * (self._rank + 1)]
 
 

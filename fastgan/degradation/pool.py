@@ -31,7 +31,7 @@ class PairPool:
         batch: tensors [N, ...] by name, such as "source" and "target", of which row i of each belong together.
         """
         n = len(next(iter(batch.values())))
-        batches = self._size // (n * random.ranks)
+        batches = self._size // (n * random.place[1])
         if not batches:
             return batch
         if not self._kept:

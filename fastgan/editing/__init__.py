@@ -7,7 +7,7 @@ A generator here is a module with mapping(z, c) → w [N, num_ws, w_dim], synthe
 from fastgan.editing.directions import Directions, factorization, from_examples, principal_components
 from fastgan.editing.exported import ExportedGenerator
 from fastgan.editing.mixing import mixed
-from fastgan.editing.projection import Projection, project
+from fastgan.editing.projection import Projection, perceptual_distance, project
 
 __all__ = [
     "Directions",
@@ -16,6 +16,7 @@ __all__ = [
     "factorization",
     "from_examples",
     "mixed",
+    "perceptual_distance",
     "principal_components",
     "project",
 ]

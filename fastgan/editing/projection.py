@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import interpolate
 
 from fastgan.editing.styles import require_styles, w_of_seeds
 from fastgan.engine import compile as compiled
 from fastgan.errors import UsageError
+from fastgan.losses import perceptual_loss
 
 #: Of steps: in which the learning rate rises, from which on it falls, and in which w is disturbed.
 _RISE, _FALL, _DISTURBED = 0.05, 0.75, 0.75
 #: Of the standard deviation of w, at the first step: how much w is disturbed.
 _DISTURBANCE = 0.05
 _SAMPLES = 2000
+#: Pixels of the shorter side at which a perceptual distance is taken.
+_MOST = 256
 
 #: A distance of images [N, C, H, W] in [-1, 1], a scalar.
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -111,6 +115,20 @@ def project(
         error = float((image.clamp(-1, 1) - target).square().mean())
     psnr = math.inf if error == 0 else 10 * math.log10(4 / error)
     return Projection(w.expand(1, network.num_ws, -1).contiguous(), noise, image, psnr, history)
+
+
+def perceptual_distance(name_or_file: str, device: torch.device, weight: float = 1.0) -> Distance:
+    """weight times `fastgan.losses.perceptual_loss` of this name, of images reduced to 256 pixels as in the paper."""
+    loss = perceptual_loss(name_or_file).to(device)
+
+    def distance(images: Tensor, targets: Tensor) -> Tensor:
+        side = min(images.shape[2:])
+        if side > _MOST:
+            images, targets = (interpolate(x, scale_factor=_MOST / side, mode="area") for x in (images, targets))
+        found: Tensor = loss(images, targets)
+        return weight * found
+
+    return distance
 
 
 class _Step:

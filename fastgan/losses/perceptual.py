@@ -118,18 +118,16 @@ class FeatureDistance(_OfFeatures):
 
 
 class EnlargedBackbone(nn.Module):
-    """A `FrozenBackbone` for small images: their shorter side is brought to at least LEAST pixels, and to most."""
+    """A `FrozenBackbone` for small images too: their shorter side is brought to at least LEAST pixels."""
 
-    def __init__(self, name: str, most: int | None = None):
+    def __init__(self, name: str):
         super().__init__()
-        self.backbone, self.most = FrozenBackbone(name, STAGES), most
+        self.backbone = FrozenBackbone(name, STAGES)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         side = min(images.shape[2:])
         if side < LEAST:
             images = F.interpolate(images, scale_factor=LEAST / side, mode="bilinear", align_corners=False)
-        elif self.most is not None and side > self.most:
-            images = F.interpolate(images, scale_factor=self.most / side, mode="area")
         found: list[Tensor] = self.backbone(images)
         return found
 

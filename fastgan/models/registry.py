@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "biggan": "fastgan.models.biggan",
     "compact": "fastgan.models.esrgan.srvgg",
+    "cut": "fastgan.models.translation.cut",
     "cyclegan": "fastgan.models.translation.cyclegan",
     "dcgan": "fastgan.models.dcgan",
     "esrgan": "fastgan.models.esrgan.rrdb",
@@ -46,7 +47,21 @@ FAMILIES: dict[str, str] = {
     "vqgan": "fastgan.models.autoencoder.vqgan",
 }
 #: Those whose generators make images of images, and not of latents.
-OF_IMAGES = frozenset({"compact", "cyclegan", "esrgan", "pix2pix", "pix2pixhd", "tiny-autoencoder", "vae", "vqgan"})
+OF_IMAGES = frozenset(
+    {
+        "compact",
+        "cut",
+        "cyclegan",
+        "esrgan",
+        "hific",
+        "pix2pix",
+        "pix2pixhd",
+        "tiny-autoencoder",
+        "vae",
+        "variation",
+        "vqgan",
+    }
+)
 
 
 def build(

@@ -34,6 +34,7 @@ class Regularization:
         steps: int = 1,
         mean: Callable[[list[Tensor]], None] = lambda tensors: None,
     ):
+        self.mean = mean
         self.config, self._steps = config, config.instance_noise_steps or steps
         self.mean = mean
         kinds = kinds_of(config.augment)

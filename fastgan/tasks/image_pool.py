@@ -15,10 +15,10 @@ from fastgan._util.random import Random
 class ImagePool:
     """Fakes of one domain: those of the last generator step, and earlier ones.
 
-    size: earlier ones, of all ranks together. Every row of a batch has a part of them to itself, ceil(size / batch of
-    all ranks) slots, so that two ranks of batch N exchange the same images as one of 2N, without telling each other.
-    While slots are empty a new fake is stored there and shown; from then on it changes places with a random earlier one
-    of its row with probability 0.5. size 0: fakes are shown as they come.
+    size: earlier ones. All ranks hold the same ones, of all ranks' batches. Every row of such a batch has a part of
+    them to itself, ceil(size / rows) slots, so that rows of one batch never want the same one. While slots are empty a
+    new fake is stored there and shown; from then on it changes places with a random earlier one of its row with
+    probability 0.5. size 0: fakes are shown as they come.
     """
 
     def __init__(self, size: int):
@@ -30,8 +30,12 @@ class ImagePool:
         self.shown: Tensor | None = None
 
     def draw(self, n: int, random: Random, step: int) -> dict[str, Tensor]:
-        """What `exchange` takes for n new fakes of generator step `step`: "slot" int64, "old" and "store" bool, [n]."""
-        self._slots, chance = -(-self._size // (n * random.ranks)), random.uniform(n, 2)
+        """What `exchange` takes for n new fakes of each rank: "slot" int64, "old" and "store" bool, [n · ranks].
+
+        step: the generator's, whose fakes they are.
+        """
+        chance = random.uniform_of_all(n, 2)
+        self._slots = -(-self._size // len(chance))
         if self._first is None:
             self._first = step
         filled, slot = step - self._first, (chance[:, 0] * self._slots).long().clamp_(max=max(self._slots - 1, 0))
@@ -75,18 +79,21 @@ class ImagePool:
 
 
 class ImagePools:
-    """A pool for each of several domains, whose tensors come and go in dictionaries of all of them."""
+    """A pool for each of several domains, whose tensors come and go in dictionaries of all of them.
 
-    def __init__(self, domains: str, size: int):
+    mean: replaces tensors by their means over all ranks.
+    """
+
+    def __init__(self, domains: str, size: int, mean: Callable[[list[Tensor]], None] = lambda tensors: None):
         self._pools = {domain: ImagePool(size) for domain in domains}
-        self._turn = 0
+        self._mean, self._rank, self._ranks, self._turn = mean, 0, 1, 0
 
     def __getitem__(self, domain: str) -> ImagePool:
         return self._pools[domain]
 
     def draw(self, n: int, random: Random, step: int) -> dict[str, Tensor]:
         """What `exchange` takes for n new fakes of each domain, for the noise of a generator step."""
-        self._turn = 0
+        self._turn, (self._rank, self._ranks) = 0, random.place
         drawn = {domain: pool.draw(n, random, step) for domain, pool in self._pools.items()}
         return {f"pool.{domain}.{name}": value for domain, found in drawn.items() for name, value in found.items()}
 
@@ -99,10 +106,11 @@ class ImagePools:
         found = {}
         for domain, real in like.items():
             shown, n = self._pools[domain].shown, len(real)
-            if shown is None or len(shown) < n:
+            first = (self._turn * self._ranks + self._rank) * n
+            if shown is None or len(shown) < n * self._ranks:
                 with torch.no_grad():
-                    shown = make(domain).to(real.dtype).contiguous()
-            first = min(self._turn * n % len(shown), len(shown) - n)
+                    shown, first = make(domain).to(real.dtype).contiguous(), 0
+            first = min(first % len(shown), len(shown) - n)
             found[f"fake.{domain}"] = shown[first : first + n]
         self._turn += 1
         return found
@@ -114,10 +122,19 @@ class ImagePools:
 
     def exchange(self, outputs: Sequence[Mapping[str, Tensor]]) -> None:
         """Show the fakes of a generator step. outputs: of the losses of its batches."""
-        joined = {name: torch.cat([each[name] for each in outputs]) for name in outputs[0]}
+        joined = {name: torch.cat([self._of_all(name, each[name]) for each in outputs]) for name in outputs[0]}
         for domain, pool in self._pools.items():
             drawn = {name: joined[f"pool.{domain}.{name}"] for name in ("slot", "old", "store")}
             pool.exchange(joined[f"fake.{domain}"], **drawn)
+
+    def _of_all(self, name: str, values: Tensor) -> Tensor:
+        """Fakes of all ranks' batches; what was drawn is the same on all."""
+        if self._ranks == 1 or not name.startswith("fake."):
+            return values
+        every = values.new_zeros((self._ranks, *values.shape))
+        every[self._rank] = values
+        self._mean([every])
+        return (every * self._ranks).flatten(0, 1)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

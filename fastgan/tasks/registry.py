@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: task → its module and class
 TASKS: dict[str, tuple[str, str]] = {
     "autoencoder": ("fastgan.tasks.autoencoder", "Autoencoder"),
+    "contrastive": ("fastgan.tasks.contrastive", "Contrastive"),
     "generation": ("fastgan.tasks.generation", "Generation"),
     "paired": ("fastgan.tasks.paired", "Paired"),
     "super-resolution": ("fastgan.tasks.super_resolution", "SuperResolution"),

@@ -131,9 +131,8 @@ def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dic
             if images is not None:
                 source = images[domain][:PAIRS]
                 made = ways[there](source)
-                found[f"{kind}_{domain}"] = Grid(
-                    in_rows(*(shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made)))), len(source)
-                )
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made))]
+                found[f"{kind}_{domain}"] = Grid(in_rows(rows[0], rows[1], rows[2]), len(source))
     return found
 
 
@@ -147,6 +146,22 @@ def of_reconstructions(
         if images is not None:
             real = images["real"][:PAIRS]
             found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
+    return found
+
+
+@torch.no_grad()
+def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, identity: bool) -> dict[str, Grid]:
+    """Images of domain a above what is made of them, and where `identity` says so those of b above what should be the
+    same: "fixed_a" of held-out images, "fresh_a" of the last batch."""
+    found = {}
+    for kind, images in (("fixed", held_out), ("fresh", batch)):
+        for domain in ("a", "b") if identity else ("a",):
+            if images is not None:
+                source = images[domain][:PAIRS]
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, generator(source))]
+                channels = max(row.shape[1] for row in rows)
+                rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
+                found[f"{kind}_{domain}"] = Grid(torch.cat(rows), len(source))
     return found
 
 

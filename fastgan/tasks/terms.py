@@ -24,7 +24,7 @@ def adversarial_d(loss: AdversarialLoss, of_real: Tensor, of_fake: Tensor) -> Te
 def adversarial_g(loss: AdversarialLoss, discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
     """The generator's loss for fakes [N, C, H, W]; real ones are compared with where the loss compares.
 
-    Least squares are E (D(G(x)) − 1)² as in CycleGAN (equation 3 of its section 7.1) and CUT, without the factor ½ of
+    Least squares are E (D(G(x)) − 1)² as in CycleGAN (section 4) and CUT, without the factor ½ of
     `fastgan.losses`, so that the weights of other terms are those of the papers.
     """
     of_fake = discriminator(fake).float()
@@ -60,17 +60,11 @@ def refuse_unknown(task: str, loss: AdversarialLoss, config: LossConfig, regular
                 raise UsageError(f"{field.name}: {task} does not compute it, got {value}; {hint}")
 
 
-def check_networks(
-    task: str, generator: nn.Module, discriminator: nn.Module, generators: set[str], discriminators: set[str]
-) -> None:
-    """Raise UsageError where the networks of a task are not nn.ModuleDicts with these names among theirs."""
-    for name, network, wanted in (
-        ("generator", generator, generators),
-        ("discriminator", discriminator, discriminators),
-    ):
-        if not isinstance(network, nn.ModuleDict) or not wanted <= {*network}:
-            came = f"one of {', '.join(network)}" if isinstance(network, nn.ModuleDict) else type(network).__name__
-            raise UsageError(f"{name}: {task} expects an nn.ModuleDict of {' and '.join(sorted(wanted))}, got {came}")
+def check_parts(task: str, name: str, network: nn.Module, wanted: set[str]) -> None:
+    """Raise UsageError where a network, the argument `name`, is no nn.ModuleDict with these names among its own."""
+    if not isinstance(network, nn.ModuleDict) or not wanted <= {*network}:
+        came = f"one of {', '.join(network)}" if isinstance(network, nn.ModuleDict) else type(network).__name__
+        raise UsageError(f"{name}: {task} expects an nn.ModuleDict of {' and '.join(sorted(wanted))}, got {came}")
 
 
 def check_options(**options: float) -> None:

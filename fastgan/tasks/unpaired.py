@@ -20,8 +20,8 @@ from fastgan.tasks.networks import coupling_layer, dtype_of, source_channels
 from fastgan.tasks.terms import (
     adversarial_d,
     adversarial_g,
-    check_networks,
     check_options,
+    check_parts,
     like,
     randomly_cropped,
     refuse_unknown,
@@ -57,14 +57,15 @@ class Unpaired(Task):
     ):  # fmt: skip
         super().__init__(generator, discriminator)
         refuse_unknown("unpaired", loss, config, regularization)
-        check_networks("unpaired", generator, discriminator, {*WAYS}, {"a", "b"})
+        check_parts("unpaired", "generator", generator, {*WAYS})
+        check_parts("unpaired", "discriminator", discriminator, {"a", "b"})
         check_options(cycle_weight=cycle_weight, identity_weight=identity_weight, pool=pool, crop=crop)
         self.loss, self.cycle_weight, self.crop, self.flip = loss, cycle_weight, crop, flip
         ways: Any = generator
         self.channels = {taken: source_channels(ways[way]) or 3 for way, (taken, _) in WAYS.items()}
         same = self.channels["a"] == self.channels["b"]
         self.identity_weight = identity_weight * cycle_weight if same else 0.0
-        self.pools = ImagePools("ab", pool)
+        self.pools = ImagePools("ab", pool, regularization.mean)
         networks = {**dict(generator.named_children()), **dict(discriminator.named_children())}
         self.apart = {name: bool(coupling_layer(network)) for name, network in networks.items()}
 

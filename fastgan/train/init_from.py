@@ -33,7 +33,7 @@ def start_from(state: TrainState, source: str | Path) -> None:
     opens, such as NVIDIA's .pkl. Optimizers, counters and random numbers stay. StyleGAN's networks, whose layers are
     named after their resolutions, take over every tensor of the same name and shape from networks of another
     resolution or other labels, if these are at least half of the parameters; which ones they take and which stay fresh
-    is logged.
+    is logged. Of autoencoders whose encoder is frozen the weights before the latents are taken over alone.
     Raises UsageError where `source` is none of these or holds other networks, naming the first tensor that differs,
     CheckpointError or DataError where it is damaged; nothing is changed then.
     """
@@ -48,8 +48,13 @@ def start_from(state: TrainState, source: str | Path) -> None:
         about = f"{' and '.join(found)} from {path}; the other weights are fresh"
     else:
         raise UsageError(f"init_from: expected a run, a checkpoint or a safetensors file, {path} does not exist")
+    if only := getattr(networks["generator"], "init_from", ()):
+        # Averaged ones, which latents are made with. The rest, and the discriminator, begin anew.
+        averaged = _beginning(found.get("ema") or found.get("generator") or {}, only)
+        found = {"generator": averaged, "ema": averaged}
+        about += f", of which {' and '.join(name.rstrip('.') for name in only)} are taken"
     for part, tensors in found.items():
-        if why := _misfit(networks[part], tensors):
+        if why := _misfit(networks[part], tensors, only):
             raise UsageError(f"init_from: {path} holds another {part}: {why}{_other_sizes(networks[part], path)}")
     for part, tensors in found.items():
         own = networks[part].state_dict()
@@ -91,20 +96,27 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
 def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
     """The parts of a run that a file of another program fills."""
     networks = models.load(path)
-    # A file of a discriminator alone, such as BasicSR's net_d_latest.pth, has none.
+    # A file of a discriminator alone, such as latest_net_D.pth or net_d_latest.pth, has none.
     generator = networks.generator if any(name.startswith("G") for name in networks) else None
     found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}
     return {part: network.state_dict() for part, network in found.items() if network is not None}
 
 
-def _misfit(network: nn.Module, tensors: dict[str, Tensor]) -> str:
-    """Why a network cannot take over the tensors, or "".
+def _beginning(tensors: Mapping[str, Tensor], only: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those whose names begin so."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(only)}
+
+
+def _misfit(network: nn.Module, tensors: dict[str, Tensor], only: tuple[str, ...] = ()) -> str:
+    """Why a network cannot take over the tensors, or "". only: the beginnings of the names of those that it must.
 
     All of them have to be there in its shapes. StyleGAN's networks are excepted: their blocks b4, b8, ... may be more
     or fewer, and labels change mapping network and logits. Of the blocks that both have, and of the mapping network if
     both have one, at least half of the parameters must fit, by their number and by their size.
     """
-    why, own = _difference(network, tensors), network.state_dict()
+    why, own = _difference(network, tensors, only), network.state_dict()
+    if only:
+        return why
     if not why:
         return ""
     parts = {name: match[0] for name in own if (match := re.match(r"mapping\.|(.*\.)?b\d+\.", name))}
@@ -169,9 +181,10 @@ def _grouped(names: list[str], every: Mapping[str, Tensor]) -> str:
     return ", ".join(found)
 
 
-def _difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+def _difference(network: nn.Module, tensors: dict[str, Tensor], only: tuple[str, ...] = ()) -> str:
     """The first tensor by which a state dict is another network's, in words, or ""."""
-    own = network.state_dict()
+    own: Mapping[str, Tensor] = network.state_dict()
+    own = _beginning(own, only) if only else own
     for name in sorted(own.keys() | tensors.keys()):
         theirs, mine = (list(d[name].shape) if name in d else "nothing" for d in (tensors, own))
         if theirs != mine:

@@ -10,6 +10,7 @@ from typing import Any
 from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
 from fastgan.train.config import Config
+from fastgan.train.task_presets import TASK_PRESETS
 
 
 def demo() -> Config:
@@ -121,60 +122,6 @@ def stylegan_xl_32() -> Config:
     return Config.from_flags(resolution=32, stages=2, steps=20_000, **_STYLEGAN_XL)
 
 
-def pix2pix() -> Config:
-    """pix2pix at 256×256 as its paper trains it, with instance norm; bring --data with pairs (docs/tasks/paired.md)"""
-    return Config.from_flags(
-        model="pix2pix", norm="instance", resolution=286, batch=1, task="paired",
-        task_options={"crop": 256, "flip": True}, l1_weight=100.0, lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999,
-        lr_schedule="linear", lr_decay_from=0.5, steps=80_000, ema_images=0,
-    )  # fmt: skip
-
-
-def pix2pixhd() -> Config:
-    """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
-    # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
-    return Config.from_flags(
-        model="pix2pixhd", resolution=512, batch=1, task="paired", task_options={"flip": True, "layer_matching": 5.0},
-        loss="least-squares",
-        lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999, lr_schedule="linear", lr_decay_from=0.5, steps=600_000,
-        ema_images=0,
-    )  # fmt: skip
-
-
-def esrgan() -> Config:
-    """ESRGAN ×4 of bicubically reduced pictures: VGG discriminator, relativistic average; bring --data and a GPU"""
-    options = {"crop": 128, "degradation": "bicubic", "adversarial_weight": 0.005, "warm_up": 100_000}
-    return Config.from_flags(
-        model="esrgan", discriminator="vgg", batch=16, loss="relativistic-average", l1_weight=0.01, steps=500_000,
-        task_options=options, ema_images=11_000, **_SUPER_RESOLUTION,
-    )  # fmt: skip
-
-
-def real_esrgan() -> Config:
-    """Real-ESRGAN ×4: second-order degradation, U-Net with spectral norms; bring --data and a GPU"""
-    return Config.from_flags(
-        model="esrgan", resolution=400, batch=12, steps=500_000, task_options=_REAL | {"warm_up": 100_000},
-        ema_images=8_000, l1_weight=1.0, **_SUPER_RESOLUTION,
-    )  # fmt: skip
-
-
-def compact() -> Config:
-    """Real-ESRGAN's small network for video and quick upscaling, ×4, trained like it; bring --data and a GPU"""
-    return Config.from_flags(
-        model="compact", resolution=400, batch=12, steps=500_000, task_options=_REAL | {"warm_up": 100_000},
-        ema_images=8_000, l1_weight=1.0, **_SUPER_RESOLUTION,
-    )  # fmt: skip
-
-
-#: Of arXiv:2107.10833, section 4.1.
-_REAL: dict[str, Any] = {
-    "crop": 256, "degradation": "second-order", "pool": 180, "sharpen": True, "adversarial_weight": 0.1,
-}  # fmt: skip
-#: An average with a decay of 0.999 at each step has a half-life of 693 batches: `ema_images`.
-_SUPER_RESOLUTION: dict[str, Any] = {
-    "task": "super-resolution", "lr_g": 1e-4, "lr_d": 1e-4, "beta1": 0.9, "beta2": 0.99, "precision": "auto",
-}  # fmt: skip
-
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
     "model": "stylegan-xl", "latent": 64, "width": 64, "side": 64, "d_width": 32, "condition": "projection",
@@ -195,8 +142,7 @@ PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd,
-        esrgan, real_esrgan, compact,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, *TASK_PRESETS,
     )
 }  # fmt: skip
 
@@ -219,7 +165,10 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "esrgan", "real-esrgan", "compact")
+FOR_GPUS = (
+    "stylegan2", "stylegan-xl-16", "stylegan-xl-32",
+    *(function.__name__.replace("_", "-") for function in TASK_PRESETS),
+)  # fmt: skip
 
 
 def preset(name: str) -> Config:

@@ -3,12 +3,14 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import fastgan
-from fastgan.editing import project
+from fastgan.editing import perceptual_distance, project
 from fastgan.editing.projection import _autocorrelation, _schedule, _Step
 from fastgan.editing.styles import w_of_seeds
 from fastgan.errors import UsageError
+from fastgan.losses import perceptual_loss
 from fastgan.models.stylegan import Generator
 
 
@@ -131,3 +133,15 @@ def test_a_compiled_step_computes_the_same(tiny):
 def test_history_leaves_out_the_term_of_the_noise(tiny):
     found = project(tiny, torch.zeros(1, 3, 16, 16), steps=3, noise_weight=1e6)
     assert max(found.history) < 4
+
+
+@pytest.mark.parametrize("side", [64, 300])
+def test_the_perceptual_distance_reduces_large_pictures(side):
+    torch.manual_seed(0)
+    images, target = (torch.rand(1, 3, side, side + 20) * 2 - 1 for _ in range(2))
+    images.requires_grad_()
+    small = [x if side == 64 else F.interpolate(x, (256, 273), mode="area") for x in (images, target)]
+    found = perceptual_distance("random", torch.device("cpu"), 2.0)(images, target)
+    torch.testing.assert_close(found, 2 * perceptual_loss("random")(*small), rtol=1e-4, atol=0)
+    (slope,) = torch.autograd.grad(found, images)
+    assert slope.abs().max() > 0

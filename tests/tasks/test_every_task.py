@@ -50,6 +50,24 @@ class Case:
 CASES = {
     "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
     "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
+    "cyclegan": Case(
+        "two",
+        {"resolution": 20, "width": 4, "blocks": 1, "layers": 1},
+        {"crop": 16, "pool": 6},
+        parts=("a_to_b", "b_to_a"),
+    ),
+    "cut": Case(
+        "two",
+        {"resolution": 20, "width": 4, "blocks": 2, "layers": 1, "head_width": 8},
+        {"crop": 16},
+        parts=("a_to_b",),
+    ),
+    "fastcut": Case(
+        "two",
+        {"resolution": 16, "width": 4, "blocks": 1, "layers": 1, "head_width": 8},
+        {"crop": 0, "patches": 8},
+        parts=("a_to_b",),
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from fastgan.losses.config import LossConfig
 from fastgan.models.translation import PatchDiscriminator, ResNetGenerator
 from fastgan.regularization import Regularization, RegularizationConfig
 from fastgan.tasks.crops import cropped
-from fastgan.tasks.image_pool import ImagePool
+from fastgan.tasks.image_pool import ImagePool, ImagePools
 from fastgan.tasks.unpaired import Unpaired
 from fastgan.testing.batches import Resumable
 from fastgan.train.step import TaskSteps
@@ -127,14 +127,27 @@ def test_the_pool_exchanges_images():
 
 
 def test_two_ranks_exchange_what_one_does():
-    one, each = ImagePool(8), [ImagePool(8), ImagePool(8)]
-    randoms = Random(0, CPU), [Random(0, CPU, rank, 2) for rank in (0, 1)]
-    for step in range(20):
-        fakes = torch.rand(4, 1, 2, 2)
-        one.exchange(fakes, **one.draw(4, randoms[0], step))
-        for rank in (0, 1):
-            each[rank].exchange(fakes[2 * rank :][:2], **each[rank].draw(2, randoms[1][rank], step))
-        assert torch.equal(one.shown, torch.cat([pool.shown for pool in each]))
+    """Both hold all images, and each shows those of its own rows; an update of two batches has fakes for each."""
+    one = ImagePools("ab", 8)
+    randoms, each = [Random(0, CPU), *(Random(0, CPU, rank, 2) for rank in (0, 1))], []
+    for _ in (0, 1):
+        each.append(ImagePools("ab", 8, lambda tensors: tensors[0].copy_(gathered.pop(0))))
+    for step in range(12):
+        made = [{name: torch.rand(4, 1, 2, 2) for name in "ab"} for _ in range(2)]
+        drawn = [one.draw(4, randoms[0], step) for _ in made]
+        one.exchange([one.outputs(m, m, d) for m, d in zip(made, drawn, strict=True)])
+        for rank, pools in enumerate(each):
+            own = [{name: fakes[2 * rank :][:2] for name, fakes in m.items()} for m in made]
+            drawn = [pools.draw(2, randoms[1 + rank], step) for _ in made]
+            # What averaging over two ranks makes of the other rank's zeros.
+            gathered = [m[name].unflatten(0, (2, 2)) / 2 for name in "ab" for m in made]
+            pools.exchange([pools.outputs(m, m, d) for m, d in zip(own, drawn, strict=True)])
+            assert all(torch.equal(x, y) for x, y in zip(pools.tensors().values(), one.tensors().values(), strict=True))
+        for turn in range(2):
+            whole = one.fakes({"a": torch.rand(4, 1, 2, 2)}, None)["fake.a"]
+            parts = [pools.fakes({"a": torch.rand(2, 1, 2, 2)}, None)["fake.a"] for pools in each]
+            assert torch.equal(whole, torch.cat(parts))
+            assert torch.equal(whole, one["a"].shown[4 * turn :][:4])
 
 
 def test_pools_of_no_size_and_of_other_batches():

@@ -5,6 +5,8 @@ The global generator of pix2pixHD (Wang et al. 2018, arXiv:1711.11585) is the sa
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
@@ -63,7 +65,7 @@ class ResNetGenerator(nn.Module):
         if padding not in PADDINGS:
             raise UsageError(f"padding: expected one of {', '.join(PADDINGS)}, got {padding!r}")
         bias = has_bias(norm) if bias is None else bias
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "channels": channels, "out_channels": out_channels, "blocks": blocks, "width": width, "norm": norm,
             "dropout": dropout, "padding": padding, "downsamplings": downsamplings, "bias": bias,
         }  # fmt: skip
@@ -89,6 +91,39 @@ class ResNetGenerator(nn.Module):
 
     def forward(self, source: Tensor) -> Tensor:
         return self.model(source)
+
+    @property
+    def feature_layers(self) -> list[int]:
+        """The layers whose outputs `features` returns: the convolutions that halve, the first and the fifth block."""
+        downsamplings = self.arguments["downsamplings"]
+        first = 4 + 3 * downsamplings
+        blocks = {first, first + min(4, self.arguments["blocks"] - 1)}
+        return [4 + 3 * i for i in range(downsamplings)] + sorted(blocks)
+
+    @property
+    def feature_channels(self) -> list[int]:
+        """The channels of the features: of the source, and of the outputs of `feature_layers`."""
+        width, downsamplings = self.arguments["width"], self.arguments["downsamplings"]
+        widths = [width << min(i + 1, downsamplings) for i in range(len(self.feature_layers))]
+        return [self.channels, *widths]
+
+    def feature_sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(height, width) of the features of a source of this size."""
+        halvings = [0, *(min(i + 1, self.arguments["downsamplings"]) for i in range(len(self.feature_layers)))]
+        return [(height >> times, width >> times) for times in halvings]
+
+    def features(self, source: Tensor, image: bool = False) -> tuple[Tensor | None, list[Tensor]]:
+        """The image of a source, or None where it is not wanted, and the features on the way to it, whose patches
+        contrastive losses compare (Park et al. 2020): the source itself and the outputs of `feature_layers`.
+        """
+        x, found, wanted = source, [source], self.feature_layers
+        for i, layer in enumerate(self.model):
+            x = layer(x)
+            if i in wanted:
+                found.append(x)
+            if i == wanted[-1] and not image:
+                return None, found
+        return x, found
 
 
 def _padding(kind: str, size: int) -> tuple[list[nn.Module], int]:
