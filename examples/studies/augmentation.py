@@ -58,12 +58,12 @@ def few(source: str, share: float) -> ImageSet:
     assert images.labels is not None
     count = round(share * len(images) / images.num_classes)
     chosen = np.sort(np.concatenate([np.flatnonzero(images.labels == c)[:count] for c in range(images.num_classes)]))
-    return ImageSet(
-        np.ascontiguousarray(images.images[chosen]), images.labels[chosen], images.name, images.license
-    )
+    return ImageSet(np.ascontiguousarray(images.images[chosen]), images.labels[chosen], images.name, images.license)
 
 
-def run(name: str, options: dict[str, Any], out: Path, seeds: int, classifier_steps: int) -> tuple[study.Row, np.ndarray]:
+def run(
+    name: str, options: dict[str, Any], out: Path, seeds: int, classifier_steps: int
+) -> tuple[study.Row, np.ndarray]:
     """A row of the table, and the picture of real, accepted and rejected images."""
     at = out / "augmentation" / name.lower().replace(", ", "-").replace(" ", "-")
     images = few(options["data"], SHARE)
@@ -76,7 +76,9 @@ def run(name: str, options: dict[str, Any], out: Path, seeds: int, classifier_st
         if json.loads((at / "status.json").read_text())["state"] != "finished":
             fastgan("train", "--resume", at)
     else:
-        fastgan("train", *options["train"], "--data", data, "--steps", options["steps"], "--compile", "off", "--out", at)
+        fastgan(
+            "train", *options["train"], "--data", data, "--steps", options["steps"], "--compile", "off", "--out", at
+        )
     made, picture = at.with_name(f"{at.name}-augmented"), at.with_name(f"{at.name}.png")
     fastgan(
         "augment", at, "--data", data, "--out", made, "--per-class", 2 * len(images) // images.num_classes,

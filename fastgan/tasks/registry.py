@@ -22,6 +22,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "generation": ("fastgan.tasks.generation", "Generation"),
     "paired": ("fastgan.tasks.paired", "Paired"),
     "unpaired": ("fastgan.tasks.unpaired", "Unpaired"),
+    "variation": ("fastgan.tasks.variation", "Variation"),
 }
 
 

@@ -185,13 +185,23 @@ _STYLEGAN2: dict[str, Any] = {
     "ema_rampup": 0.05, "precision": "auto",
 }  # fmt: skip
 
+
+def variation() -> Config:
+    """varies images within their class, for fastgan augment, after DAGAN; bring --data with labels, --resolution 32"""
+    return Config.from_flags(
+        task="variation", task_options={"shift": 2, "diversity": 0.2}, model="variation", condition="projection",
+        width=16, latent=32, batch=32, d_norm="spectral", r1_weight=0.1, penalty_interval=4, lr_g=8e-4, lr_d=8e-4,
+        steps=10_000,
+    )  # fmt: skip
+
+
 #: name → function; the name is the function's with dashes.
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
         wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
-        cut, fastcut,
+        cut, fastcut, variation,
     )
 }  # fmt: skip
 
