@@ -33,7 +33,7 @@ class Variation(Generation):
 
     shift: pixels by which all images are shifted at random, each by itself, their borders mirrored. flip: mirror them
     at random. Both show the discriminator more images than there are. diversity: weight of
-    −E |G(x, z) − G(x, z')| / E |z − z'|, without which a generator may ignore z (Mao et al. 2019, arXiv:1903.05628); it
+    −E |G(x, z) − G(x, z')| / |z − z'|, without which a generator may ignore z (Mao et al. 2019, arXiv:1903.05628); it
     takes a second forward pass.
     """
 
@@ -64,7 +64,8 @@ class Variation(Generation):
         if self.label_channels:
             hot = one_hot(batch["labels"], self.label_channels).to(source.dtype)
             condition = torch.cat([source, hot[:, :, None, None].expand(-1, -1, *source.shape[2:])], 1)
-        return (source, noise["z"]), condition
+        z = noise["z"]
+        return (source, z if z is None else z.to(source.dtype)), condition
 
     def generate(self, z: Any, condition: Tensor | None) -> Tensor:
         """Images for z, a pair of sources [N, C, H, W] and latents [N, *latent_shape]."""
@@ -78,8 +79,11 @@ class Variation(Generation):
         """Adds the weighted diversity of what is made of each image."""
         if not self.diversity:
             return loss
-        z, other = batch["z"], batch["z.other"]
-        apart = (made.float() - self.generator(batch["source"], other).float()).abs().mean() / (z - other).abs().mean()
+        source, z, other = batch["source"], batch["z"], batch["z.other"]
+        again = self.generator(source, other.to(source.dtype))
+        # The ratio of each image, not of the means: those of two ranks would not add up to that of both.
+        changes = [(a - b).abs().flatten(1).float().mean(1) for a, b in ((made, again), (z, other))]
+        apart = (changes[0] / changes[1]).mean()
         return loss._replace(value=loss.value - self.diversity * apart, log=loss.log | {"diversity": apart})
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
