@@ -31,7 +31,7 @@ def fit(
     classes: int,
     *,
     steps: int,
-    batch: int = 64,
+    batch: int = 32,
     seed: int = 0,
     device: torch.device | None = None,
     shifts: bool = False,
