@@ -101,7 +101,9 @@ class Generation(Task):
         return self.generator(z) if condition is None else self.generator(z, condition)
 
     def made(self, z: Tensor, condition: Tensor | None, noise: Noise) -> Tensor:
-        """Generated images of a step, of mixed styles where the step mixes them."""
+        """Generated images of a step, of mixed styles where the step mixes them; those that both steps share."""
+        if "made" in noise:
+            return noise["made"]
         if "mix.z" not in noise:
             return self.generate(z, condition)
         generator: Any = self.generator

@@ -34,6 +34,7 @@ class Paired(Generation):
 
     real = "target"
     data = "pairs"
+    shares = True
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, *args: Any, crop: int = 0, flip: bool = False,
@@ -66,6 +67,11 @@ class Paired(Generation):
         """The source, and the source again where the discriminator sees it."""
         source = batch["source"]
         return source, source if self.conditional else None
+
+    def shared(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """Both steps see the same generated images, as in the papers' code: same sources, same weights."""
+        source, condition = self.inputs("generator", batch, noise)
+        return {"made": self.made(source, condition, noise)}
 
     def generate(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """Images for sources z [N, source_channels, H', W']."""

@@ -21,6 +21,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "contrastive": ("fastgan.tasks.contrastive", "Contrastive"),
     "generation": ("fastgan.tasks.generation", "Generation"),
     "paired": ("fastgan.tasks.paired", "Paired"),
+    "super-resolution": ("fastgan.tasks.super_resolution", "SuperResolution"),
     "unpaired": ("fastgan.tasks.unpaired", "Unpaired"),
     "variation": ("fastgan.tasks.variation", "Variation"),
 }

@@ -45,6 +45,7 @@ def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
     state.channels_last = not use_channels_last(task, batch, noise)
     for update in state.updates.values():
         update.match_strides()
+    state.ema.match_strides(task.generator)
     if state.channels_last:
         batch = in_channels_last(batch)
     if isinstance(task, Generation):

@@ -100,6 +100,7 @@ def test_names_are_listed_without_importing_torch():
     families = [
         "biggan",
         "compact",
+        "cut",
         "cyclegan",
         "dcgan",
         "esrgan",

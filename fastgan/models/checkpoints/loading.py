@@ -90,7 +90,7 @@ def describe(file: str | Path) -> dict[str, Any]:
     path = Path(file)
     if _is_ncnn(path):
         network = _ncnn(path)
-        sizes = {"layout": "ncnn", "kind": "upscaler", "network": type(network).__name__, "scale": network.scale}
+        sizes = {"layout": "ncnn", "kind": "upscaler", "network": type(network).__name__, **network.arguments}
         count = sum(value.numel() for value in network.state_dict().values())
         return {"format": "ncnn model", "networks": {"G": {**sizes, "parameters": count}}, "facts": {}}
     contents = read(path)
