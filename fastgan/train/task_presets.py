@@ -59,7 +59,7 @@ _UNPAIRED: dict[str, Any] = {
 
 
 def variation() -> Config:
-    """varies images within their class, after DAGAN, for fastgan augment; bring labeled --data (docs/tasks/augmentation.md)"""
+    """varies images within their class, for fastgan augment; bring labeled --data (docs/tasks/augmentation.md)"""
     return Config.from_flags(
         task="variation", task_options={"shift": 2, "diversity": 0.2}, model="variation", condition="projection",
         width=16, latent=32, batch=32, d_norm="spectral", r1_weight=0.1, penalty_interval=4, lr_g=8e-4, lr_d=8e-4,
