@@ -36,13 +36,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "MNIST, from latents": MNIST | {
         "train": (*GENERATION, "--width", 24, "--augment", "translation"), "steps": 4000,
     },
-    "MNIST, varied": MNIST | {"train": VARIATION, "steps": 1500},
+    "MNIST, varied": MNIST | {"train": VARIATION, "steps": 1000},
     "CIFAR-10, from latents": CIFAR10 | {
-        "train": (*GENERATION, "--width", 32, "--augment", "color+translation+cutout"), "steps": 1500,
+        "train": (*GENERATION, "--width", 32, "--augment", "color+translation+cutout"), "steps": 1000,
     },
-    "CIFAR-10, varied": CIFAR10 | {"train": VARIATION, "steps": 1500},
+    "CIFAR-10, varied": CIFAR10 | {"train": VARIATION, "steps": 1000},
 }  # fmt: skip
-SHARE, SEEDS, CLASSIFIER_STEPS = 0.05, 3, 400
+SHARE, SEEDS, CLASSIFIER_STEPS = 0.05, 3, 300
 
 
 def fastgan(*words: object) -> None:
