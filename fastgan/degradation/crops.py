@@ -10,56 +10,61 @@ from fastgan.errors import UsageError
 
 
 def random_crop(
-    batch: dict[str, Tensor], size: int, random: Random | None, *, flip: bool = True, rotate: bool = True
-) -> dict[str, Tensor]:
-    """Square crops of a batch, each at its own place, flipped and rotated by a multiple of 90°.
+    batch: dict[str, Tensor], size: int | tuple[int, int], random: Random | None, *, flip: bool = True,
+    rotate: bool = True,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Crops of a batch, each at its own place, mirrored and rotated by a multiple of 90°.
 
     batch: images [N, C, H, W] by name, such as "source" and "target"; the sizes of all are whole multiples of the
-    smallest one's. size: side of the crop of the largest images in pixels. random: None for the center, unturned.
-    flip, rotate: whether images are mirrored and turned, each by chance.
-    Returns images [N, C, size, size], those of lower resolution smaller in proportion. Raises UsageError where the
-    images are smaller, or the sizes do not fit each other.
+    smallest one's. size: of the crop of the largest images in pixels, its side or height and width. random: None for
+    the center, unturned. flip, rotate: whether images are mirrored and turned, each by chance; only squares are turned.
+    Returns images [N, C, *size], those of lower resolution smaller in proportion. Raises UsageError where the images
+    are smaller, or the sizes do not fit each other.
     """
+    size = (size, size) if isinstance(size, int) else size
     largest = max(batch.values(), key=lambda images: images.shape[-1])
     smallest = min(batch.values(), key=lambda images: images.shape[-1])
     n, _, height, width = smallest.shape
     scale = largest.shape[3] // width
-    if min(largest.shape[2:]) < size:
-        raise UsageError(f"size: expected at most the size of the images, {_shown(largest)}, got {size}")
-    if size % scale:
-        raise UsageError(f"size: expected a multiple of {scale}, as the images are {scale} times as large, got {size}")
-    side = size // scale
-    device = smallest.device
+    if largest.shape[2] < size[0] or largest.shape[3] < size[1]:
+        raise UsageError(f"size: expected at most the size of the images, {_shown(largest)}, got {size[0]}×{size[1]}")
+    if size[0] % scale or size[1] % scale:
+        raise UsageError(
+            f"size: expected multiples of {scale}, as the images are {scale} times as large, got {size[0]}×{size[1]}"
+        )
+    if rotate and size[0] != size[1]:
+        raise UsageError(f"rotate: expected a square crop to turn, got {size[0]}×{size[1]}")
+    sides, device = (size[0] // scale, size[1] // scale), smallest.device
+    spare = height - sides[0], width - sides[1]
     if random is None:
-        top, left = (torch.full((n,), (length - side) // 2, device=device) for length in (height, width))
+        top, left = (torch.full((n,), rest // 2, device=device) for rest in spare)
         turn = torch.zeros(3, n, dtype=torch.bool, device=device)
     else:
         u = random.uniform(n, 5)
         # float32 below 1 times a whole number may round up to it.
-        top, left = (
-            (u[:, i] * (length - side + 1)).long().clamp(max=length - side) for i, length in enumerate((height, width))
-        )
+        top, left = ((u[:, i] * (rest + 1)).long().clamp(max=rest) for i, rest in enumerate(spare))
         turn = torch.stack([(u[:, 2] < 0.5) & flip, (u[:, 3] < 0.5) & rotate, (u[:, 4] < 0.5) & rotate])
     cropped = {}
     for name, images in batch.items():
         factor, rest = divmod(images.shape[3], width)
         if rest or images.shape[2] != factor * height or scale % factor:
             raise UsageError(f"batch: expected sizes that are multiples of {_shown(smallest)}, got {_shown(images)}")
-        cropped[name] = _gathered(images, top * factor, left * factor, side * factor, turn)
+        own = sides[0] * factor, sides[1] * factor
+        cropped[name] = _gathered(images, top * factor, left * factor, own, turn)
     return cropped
 
 
-def _gathered(images: Tensor, top: Tensor, left: Tensor, side: int, turn: Tensor) -> Tensor:
+def _gathered(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], turn: Tensor) -> Tensor:
     """turn: mirrored horizontally, mirrored vertically, and transposed (in this order of reading), bool [3, N]."""
-    along = torch.arange(side, device=images.device)
+    down, along = (torch.arange(side, device=images.device) for side in size)
     mirror_x, mirror_y, transpose = turn[:, :, None]
-    rows = top[:, None] + torch.where(mirror_y, side - 1 - along, along)
-    columns = left[:, None] + torch.where(mirror_x, side - 1 - along, along)
-    width = images.shape[3]
-    plain = rows[:, :, None] * width + columns[:, None, :]
-    index = torch.where(transpose[:, :, None], plain.transpose(1, 2), plain)
+    rows = top[:, None] + torch.where(mirror_y, size[0] - 1 - down, down)
+    columns = left[:, None] + torch.where(mirror_x, size[1] - 1 - along, along)
+    index = rows[:, :, None] * images.shape[3] + columns[:, None, :]
+    if size[0] == size[1]:
+        index = torch.where(transpose[:, :, None], index.transpose(1, 2), index)
     flat = images.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, images.shape[1], -1))
-    return flat.view(*images.shape[:2], side, side)
+    return flat.view(*images.shape[:2], *size)
 
 
 def _shown(images: Tensor) -> str:

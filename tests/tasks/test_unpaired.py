@@ -6,12 +6,12 @@ from torch import nn
 
 from fastgan import Config, Trainer
 from fastgan._util.random import Random
+from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL
 from fastgan.losses.config import LossConfig
 from fastgan.models.translation import PatchDiscriminator, ResNetGenerator
 from fastgan.regularization import Regularization, RegularizationConfig
-from fastgan.tasks.crops import cropped
 from fastgan.tasks.image_pool import ImagePool, ImagePools
 from fastgan.tasks.unpaired import Unpaired
 from fastgan.testing.batches import Resumable
@@ -165,6 +165,10 @@ def test_pools_of_no_size_and_of_other_batches():
         assert (pool.shown != 0).all()
 
 
+def cropped(images, size, random, flip=True):
+    return random_crop({"images": images}, size, random, flip=flip, rotate=False)["images"]
+
+
 def test_crops_are_of_each_image_its_own():
     pixels = torch.arange(8 * 2 * 9 * 7.0).view(8, 2, 9, 7)
     found = cropped(pixels, (5, 4), Random(0, CPU))
@@ -182,9 +186,9 @@ def test_crops_are_of_each_image_its_own():
         kinds |= {*places}
     assert len(kinds) > 4
     assert len({mirrored for *_, mirrored in kinds}) == 2
-    assert torch.equal(cropped(pixels, (5, 4), None), pixels[:, :, 2:7, 2:6])
+    assert torch.equal(cropped(pixels, (5, 4), None), pixels[:, :, 2:7, 1:5])
     assert torch.equal(cropped(pixels, (9, 7), Random(0, CPU), flip=False), pixels)
-    with pytest.raises(ValueError, match=r"size: expected at most the images' \[9, 7\], got \[10, 7\]"):
+    with pytest.raises(UsageError, match="size: expected at most the size of the images, 9×7, got 10×7"):
         cropped(pixels, (10, 7), None)
 
 
