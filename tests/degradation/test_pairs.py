@@ -62,11 +62,31 @@ def test_flips_and_rotations_can_be_left_out():
     assert 10 < mirror.sum() < 40
 
 
+def test_crops_need_not_be_square():
+    images = numbered(40, 9, 7, 3)
+    crops = random_crop({"images": images}, (5, 4), Random(0, CPU), rotate=False)["images"]
+    found = set()
+    for image, crop in zip(images, crops, strict=True):
+        for top in range(5):
+            for left in range(4):
+                part = image[:, top : top + 5, left : left + 4]
+                found |= {
+                    (top, left, mirror) for mirror in (0, 1) if torch.equal(crop, part.flip(2) if mirror else part)
+                }
+    assert {top for top, _, _ in found} == {0, 1, 2, 3, 4}
+    assert {left for _, left, _ in found} == {0, 1, 2, 3}
+    assert {mirror for _, _, mirror in found} == {0, 1}
+    center = random_crop({"images": images}, (5, 4), None, rotate=False)["images"]
+    assert torch.equal(center, images[:, :, 2:7, 1:5])
+    with pytest.raises(UsageError, match="rotate: expected False for crops that are no squares, got True and 5×4"):
+        random_crop({"images": images}, (5, 4), None)
+
+
 def test_crops_that_do_not_fit_are_refused():
     images = numbered(2, 10, 12)
-    with pytest.raises(UsageError, match="size: expected at most the size of the images, 10×12, got 16"):
+    with pytest.raises(UsageError, match="size: expected at most that of the images, 10×12, got 16×16"):
         random_crop({"target": images}, 16, None)
-    with pytest.raises(UsageError, match=r"size: expected a multiple of 2, .* got 5"):
+    with pytest.raises(UsageError, match=r"size: expected multiples of 2, .* got \(5, 5\)"):
         random_crop({"source": images, "target": numbered(2, 20, 24)}, 5, None)
     with pytest.raises(UsageError, match="batch: expected sizes that are multiples of 10×12, got 21×24"):
         random_crop({"source": images, "target": numbered(2, 21, 24)}, 4, None)
