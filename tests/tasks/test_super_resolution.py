@@ -208,7 +208,7 @@ def test_held_out_figures_and_grids():
         ({"warm_up": -1}, {}, "warm_up: expected a number >= 0, got -1"),
         ({"adversarial_weight": -0.1}, {}, "adversarial_weight: expected a number >= 0, got -0.1"),
         ({"warm_up": 5}, {"l1_weight": 0.0}, "warm_up: its steps have the L1 loss alone, whose weight is 0; give"),
-        ({"degradation": "third-order"}, {}, "kind: expected one of bicubic, .*, got 'third-order'"),
+        ({"degradation": "third-order"}, {}, "degradation: expected bicubic, .*, got 'third-order'"),
         ({"perceptual": "vgg.pth"}, {}, "perceptual: expected efficientnet, .*, got 'vgg.pth', which is no file"),
         ({"pool": -1}, {}, "size: expected a number >= 0, got -1"),
         ({}, {"unroll": 1}, "unroll: super-resolution does not have it; leave it out"),
