@@ -65,7 +65,7 @@ class SuperResolution(Paired):
             if getattr(self.regularization.config, name) > (name == "pack"):
                 raise UsageError(f"{name}: super-resolution does not have it; leave it out")
         self.sharpen, self.warm_up, self.adversarial_weight = sharpen, warm_up, adversarial_weight
-        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool)
+        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool, self.regularization.mean)
         self.perceptual_weight = perceptual_weight if perceptual != "none" else 0.0
         self.perceptual = None
         if self.perceptual_weight:

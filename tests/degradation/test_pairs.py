@@ -130,15 +130,25 @@ def test_a_pool_goes_on_exactly_where_it_was_saved(after):
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
-def test_two_ranks_see_what_one_does_with_a_batch_as_large():
+def test_two_ranks_see_what_one_does_with_a_batch_as_large_and_either_goes_on_from_the_others_state():
+    def mean_for(batches):
+        """Of two ranks, each of which has its own half of a batch: the mean of both is known beforehand."""
+        return lambda tensors: tensors[0].copy_(next(batches).unflatten(0, (2, 2)) / 2)
+
+    def of_all():
+        return (pairs(i, 4)[name] for i in range(24) for name in ("source", "target"))
+
     alone, random = PairPool(8), Random(0, CPU)
-    ranks = [(PairPool(8), Random(0, CPU, rank, 2)) for rank in range(2)]
+    ranks = [(PairPool(8, mean_for(of_all())), Random(0, CPU, rank, 2)) for rank in range(2)]
     for i in range(12):
-        batch = pairs(i, 4)
-        expected = alone.exchange(batch, random)["target"]
-        halves = [{name: value[2 * r : 2 * r + 2] for name, value in batch.items()} for r in range(2)]
+        expected = alone.exchange(pairs(i, 4), random)["target"]
+        halves = [{name: value[2 * r : 2 * r + 2] for name, value in pairs(i, 4).items()} for r in range(2)]
         found = [pool.exchange(half, own)["target"] for half, (pool, own) in zip(halves, ranks, strict=True)]
         assert torch.equal(torch.cat(found), expected)
+    states = [pool.tensors() for pool in (alone, ranks[0][0], ranks[1][0])]
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
 
 
 def test_no_pool_and_pairs_of_another_size():
@@ -150,5 +160,5 @@ def test_no_pool_and_pairs_of_another_size():
     for i in range(4):  # of one image each: it begins anew
         assert pool.exchange(batch := pairs(i, 1), random) is batch
     assert float(pool.exchange(pairs(4, 1), random)["source"].max()) < 4
-    with pytest.raises(UsageError, match="size: expected a number >= 0, got -1"):
+    with pytest.raises(UsageError, match="pool: expected a number of pairs >= 0, got -1"):
         PairPool(-1)
