@@ -185,7 +185,7 @@ def test_the_whole_step_is_one_graph(family):
     assert compiled.steps.generator.how == ["Dynamo", "Dynamo"]  # without the discriminator, and with it
     assert last["loss/generator"] == pytest.approx(wanted["loss/generator"], rel=1e-4)
     assert last["perceptual/batch"] == pytest.approx(wanted["perceptual/batch"], rel=1e-4)
-    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=5e-4)
 
 
 def test_held_out_figures_and_grids():
