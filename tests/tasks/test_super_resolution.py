@@ -191,7 +191,8 @@ def test_the_whole_step_is_one_graph(family):
 def test_held_out_figures_and_grids():
     t = trainer(steps=1)
     figures = t.fit(Pictures(), held_out=next(Pictures()))
-    assert {"l1/held_out", "auroc/train_held_out"} <= figures.keys()
+    expected = {f"{name}/held_out" for name in ("l1", "psnr", "ssim", "perceptual")} | {"auroc/train_held_out"}
+    assert expected <= figures.keys()
     grids = t.task.samples(t.state.batch, t.state.held_out, 1)
     assert {name: grid.images.shape for name, grid in grids.items()} == dict.fromkeys(
         ("fixed", "fresh"), (12, 3, 32, 32)
@@ -208,7 +209,7 @@ def test_held_out_figures_and_grids():
         ({"warm_up": -1}, {}, "warm_up: expected a number >= 0, got -1"),
         ({"adversarial_weight": -0.1}, {}, "adversarial_weight: expected a number >= 0, got -0.1"),
         ({"warm_up": 5}, {"l1_weight": 0.0}, "warm_up: its steps have the L1 loss alone, whose weight is 0; give"),
-        ({"degradation": "third-order"}, {}, "kind: expected one of bicubic, .*, got 'third-order'"),
+        ({"degradation": "third-order"}, {}, "degradation: expected bicubic, .*, got 'third-order'"),
         ({"perceptual": "vgg.pth"}, {}, "perceptual: expected efficientnet, .*, got 'vgg.pth', which is no file"),
         ({"pool": -1}, {}, "size: expected a number >= 0, got -1"),
         ({}, {"unroll": 1}, "unroll: super-resolution does not have it; leave it out"),
