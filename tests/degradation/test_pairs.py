@@ -162,3 +162,10 @@ def test_no_pool_and_pairs_of_another_size():
     assert float(pool.exchange(pairs(4, 1), random)["source"].max()) < 4
     with pytest.raises(UsageError, match="pool: expected a number of pairs >= 0, got -1"):
         PairPool(-1)
+
+
+def test_crops_of_any_memory_format():
+    images = numbered(4, 8, 10, 3)
+    wanted = random_crop({"target": images}, 4, Random(0, CPU))["target"]
+    given = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(random_crop({"target": given}, 4, Random(0, CPU))["target"], wanted)
