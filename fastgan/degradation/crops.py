@@ -10,47 +10,55 @@ from fastgan.errors import UsageError
 
 
 def random_crop(
-    batch: dict[str, Tensor], size: int | tuple[int, int], random: Random | None, *, flip: bool = True,
+    batch: dict[str, Tensor],
+    size: int | tuple[int, int],
+    random: Random | None,
+    *,
+    flip: bool = True,
     rotate: bool = True,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Crops of a batch, each at its own place, mirrored and rotated by a multiple of 90°.
+) -> dict[str, Tensor]:
+    """Crops of a batch, each at its own place, flipped and rotated by a multiple of 90°.
 
     batch: images [N, C, H, W] by name, such as "source" and "target"; the sizes of all are whole multiples of the
-    smallest one's. size: of the crop of the largest images in pixels, its side or height and width. random: None for
-    the center, unturned. flip, rotate: whether images are mirrored and turned, each by chance; only squares are turned.
-    Returns images [N, C, *size], those of lower resolution smaller in proportion. Raises UsageError where the images
-    are smaller, or the sizes do not fit each other.
+    smallest one's. size: side of the square crop of the largest images in pixels, or its height and width. random:
+    None for the center, unturned. flip: whether half of the images are mirrored horizontally. rotate: whether half are
+    mirrored vertically and half transposed, which with flip gives all rotations by 90°; of squares alone.
+    Returns images [N, C, size, size], those of lower resolution smaller in proportion. Raises UsageError where the
+    images are smaller, or the sizes do not fit each other.
     """
-    size = (size, size) if isinstance(size, int) else size
     largest = max(batch.values(), key=lambda images: images.shape[-1])
     smallest = min(batch.values(), key=lambda images: images.shape[-1])
     n, _, height, width = smallest.shape
+    size = (size, size) if isinstance(size, int) else size
     scale = largest.shape[3] // width
     if largest.shape[2] < size[0] or largest.shape[3] < size[1]:
-        raise UsageError(f"size: expected at most the size of the images, {_shown(largest)}, got {size[0]}×{size[1]}")
-    if size[0] % scale or size[1] % scale:
         raise UsageError(
-            f"size: expected multiples of {scale}, as the images are {scale} times as large, got {size[0]}×{size[1]}"
+            f"size: expected at most that of the images, {_shown(*largest.shape[2:])}, got {_shown(*size)}"
         )
+    if size[0] % scale or size[1] % scale:
+        raise UsageError(f"size: expected multiples of {scale}, as the images are so many times as large, got {size}")
     if rotate and size[0] != size[1]:
-        raise UsageError(f"rotate: expected a square crop to turn, got {size[0]}×{size[1]}")
-    sides, device = (size[0] // scale, size[1] // scale), smallest.device
-    spare = height - sides[0], width - sides[1]
+        raise UsageError(f"rotate: expected False for crops that are no squares, got {rotate} and {_shown(*size)}")
+    spare = height - size[0] // scale, width - size[1] // scale
+    device = smallest.device
     if random is None:
-        top, left = (torch.full((n,), rest // 2, device=device) for rest in spare)
+        top, left = (torch.full((n,), room // 2, device=device) for room in spare)
         turn = torch.zeros(3, n, dtype=torch.bool, device=device)
     else:
         u = random.uniform(n, 5)
         # float32 below 1 times a whole number may round up to it.
-        top, left = ((u[:, i] * (rest + 1)).long().clamp(max=rest) for i, rest in enumerate(spare))
+        top, left = ((u[:, i] * (room + 1)).long().clamp(max=room) for i, room in enumerate(spare))
         turn = torch.stack([(u[:, 2] < 0.5) & flip, (u[:, 3] < 0.5) & rotate, (u[:, 4] < 0.5) & rotate])
     cropped = {}
     for name, images in batch.items():
         factor, rest = divmod(images.shape[3], width)
         if rest or images.shape[2] != factor * height or scale % factor:
-            raise UsageError(f"batch: expected sizes that are multiples of {_shown(smallest)}, got {_shown(images)}")
-        own = sides[0] * factor, sides[1] * factor
-        cropped[name] = _gathered(images, top * factor, left * factor, own, turn)
+            raise UsageError(
+                f"batch: expected sizes that are multiples of {_shown(height, width)}, got {_shown(*images.shape[2:])}"
+            )
+        cropped[name] = _gathered(
+            images, top * factor, left * factor, (size[0] * factor // scale, size[1] * factor // scale), turn
+        )
     return cropped
 
 
@@ -67,5 +75,5 @@ def _gathered(images: Tensor, top: Tensor, left: Tensor, size: tuple[int, int], 
     return flat.view(*images.shape[:2], *size)
 
 
-def _shown(images: Tensor) -> str:
-    return f"{images.shape[2]}×{images.shape[3]}"
+def _shown(height: int, width: int) -> str:
+    return f"{height}×{width}"

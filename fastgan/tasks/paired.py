@@ -114,9 +114,8 @@ class Paired(Generation):
         height, width = target.shape[2:]
         if self.crop > min(height, width):
             raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {self.crop}")
-        size = (self.crop, self.crop) if self.crop else (height, width)
-        pairs = {"source": source, "target": target}
-        return batch | random_crop(pairs, size, random, flip=self.flip, rotate=False)
+        pair = {"source": source, "target": target}
+        return batch | random_crop(pair, self.crop or (height, width), random, flip=self.flip, rotate=False)
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         return {}  # sources come with the batch

@@ -39,13 +39,13 @@ def like(real: Tensor, images: Tensor) -> Tensor:
 
 
 def randomly_cropped(images: Tensor, crop: int, random: Random | None, flip: bool) -> Tensor:
-    """Squares of side `crop`, or whole images where that is 0, mirrored at random."""
+    """Squares of side `crop`, or whole images where that is 0, mirrored at random; see `random_crop`."""
     height, width = images.shape[2:]
     if crop > min(height, width):
         raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {crop}")
-    if not (crop or flip):
+    if not (crop or (flip and random is not None)):
         return images
-    size = (crop, crop) if crop else (height, width)
+    size = crop or (height, width)
     return random_crop({"images": images}, size, random, flip=flip, rotate=False)["images"]
 
 

@@ -103,11 +103,11 @@ class Variation(Generation):
         """Shifts and flips, of each image by itself; none of held-out images."""
         if random is None or not (self.shift or self.flip):
             return batch
-        moved = Batch()
+        moved: Batch = {}
         for name in ("source", "real"):
             wider = pad(batch[name], [self.shift] * 4, mode="reflect")
-            size = (batch[name].shape[2], batch[name].shape[3])
-            moved |= random_crop({name: wider}, size, random, flip=self.flip, rotate=False)
+            height, width = batch[name].shape[2:]
+            moved |= random_crop({name: wider}, (height, width), random, flip=self.flip, rotate=False)
         return batch | moved
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:

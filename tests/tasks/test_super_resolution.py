@@ -1,11 +1,16 @@
 """Super-resolution: both losses written out, sources made of targets, the steps without the discriminator."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from fastgan import Config, Trainer, models
 from fastgan._util.random import Random
+from fastgan.cli import run as command
 from fastgan.degradation import downscale_bicubic, sharpen
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
@@ -13,6 +18,7 @@ from fastgan.losses import perceptual_loss
 from fastgan.models.esrgan import RRDBNet, UNetDiscriminator
 from fastgan.testing.batches import Resumable
 from fastgan.train.step import TaskSteps
+from fastgan.upscale import pretrained
 
 SMALL = {"batch": 4, "log_every": 1, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "l1_weight": 0.7}
 OPTIONS = {"crop": 32, "perceptual": "random", "perceptual_weight": 0.3, "adversarial_weight": 0.2}
@@ -185,13 +191,14 @@ def test_the_whole_step_is_one_graph(family):
     assert compiled.steps.generator.how == ["Dynamo", "Dynamo"]  # without the discriminator, and with it
     assert last["loss/generator"] == pytest.approx(wanted["loss/generator"], rel=1e-4)
     assert last["perceptual/batch"] == pytest.approx(wanted["perceptual/batch"], rel=1e-4)
-    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=5e-4)
 
 
 def test_held_out_figures_and_grids():
     t = trainer(steps=1)
     figures = t.fit(Pictures(), held_out=next(Pictures()))
-    assert {"l1/held_out", "auroc/train_held_out"} <= figures.keys()
+    expected = {f"{name}/held_out" for name in ("l1", "psnr", "ssim", "perceptual")} | {"auroc/train_held_out"}
+    assert expected <= figures.keys()
     grids = t.task.samples(t.state.batch, t.state.held_out, 1)
     assert {name: grid.images.shape for name, grid in grids.items()} == dict.fromkeys(
         ("fixed", "fresh"), (12, 3, 32, 32)
@@ -208,7 +215,7 @@ def test_held_out_figures_and_grids():
         ({"warm_up": -1}, {}, "warm_up: expected a number >= 0, got -1"),
         ({"adversarial_weight": -0.1}, {}, "adversarial_weight: expected a number >= 0, got -0.1"),
         ({"warm_up": 5}, {"l1_weight": 0.0}, "warm_up: its steps have the L1 loss alone, whose weight is 0; give"),
-        ({"degradation": "third-order"}, {}, "kind: expected one of bicubic, .*, got 'third-order'"),
+        ({"degradation": "third-order"}, {}, "degradation: expected bicubic, .*, got 'third-order'"),
         ({"perceptual": "vgg.pth"}, {}, "perceptual: expected efficientnet, .*, got 'vgg.pth', which is no file"),
         ({"pool": -1}, {}, "size: expected a number >= 0, got -1"),
         ({}, {"unroll": 1}, "unroll: super-resolution does not have it; leave it out"),
@@ -248,3 +255,37 @@ def test_draws_come_from_the_runs_own_random_numbers():
         found = t.task.transform(part, Random(3, torch.device("cpu"), rank, 2))
         for name, value in found.items():
             torch.testing.assert_close(value, whole[name][2 * rank : 2 * rank + 2])
+
+
+def test_from_a_folder_to_an_enlarged_picture(tmp_path, monkeypatch, capsys):
+    """With the weights of a pretrained network by its name, of pairs in two folders, to `upscale` with the run."""
+    network = models.esrgan.SRVGGNetCompact(2, 3, 4, 1, 4)
+    models.save(network, tmp_path / "small.pth")
+    monkeypatch.setattr(pretrained, "fetch", lambda name: tmp_path / "small.pth")
+    for i, target in enumerate(next(Pictures())["target"]):
+        pixels = ((target + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+        for folder, image in (("high", pixels), ("low", pixels[::2, ::2])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / folder / f"{i}.png")
+    run, out = tmp_path / "run", tmp_path / "large.png"
+    words = [
+        "train", "compact", "--data", tmp_path / "high", "--data.low", tmp_path / "low", "--resolution", 48,
+        "--out", run, "--model.scale", 2, "--model.shuffle", 4, "--model.blocks", 1, "--width", 4, "--task.crop", 32,
+        "--task.pool", 0, "--task.perceptual", "none", "--task.warm-up", 0, "--steps", 1, "--batch", 2, "--lr-g", 1e-9,
+        "--device", "cpu", "--compile", "off", "--init-from", "realesr-animevideov3-x2",
+    ]  # fmt: skip
+    assert command(list(map(str, words))) == 0
+    source = tmp_path / "low" / "0.png"
+    assert command(["upscale", str(source), str(out), "--model", str(run), "--backend", "torch"]) == 0
+    low = torch.from_numpy(np.asarray(Image.open(source)).copy()).permute(2, 0, 1)[None] / 255
+    expected = (network(low).clamp(0, 1) * 255).round()[0].permute(1, 2, 0)
+    found = torch.from_numpy(np.asarray(Image.open(out)).copy())
+    assert (found - expected).abs().max() <= 1
+    # A scale that the pairs do not have, and the sizes of another network: one sentence, before the first step.
+    for changed, sentence in (
+        (("--model.scale", 4), "fastgan: batches: expected targets 4 times as large as their sources"),
+        (("--model.blocks", 2), "fastgan: init_from: .* holds another generator: .*is built with --model.blocks 1"),
+    ):
+        capsys.readouterr()
+        assert command(list(map(str, [*words, "--overwrite", *changed]))) == 2
+        assert re.search(sentence, capsys.readouterr().err)
