@@ -81,6 +81,7 @@ _FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "spectral_norm": (fastgan.nn.spectral_norm, parametrizations.spectral_norm),
     "group_spectral_norms": (fastgan.nn.group_spectral_norms, _nothing),
     "initialize": (fastgan.nn.initialize, _nothing),  # weights come from a state dict
+    "fuse": (fastgan.nn.fuse, lambda network: network),
 }
 _METHODS: list[tuple[type, Any]] = [
     (ConvBlock, _conv_block), (LinearBlock, _linear_block), (ConvStack, nn.Sequential.forward),

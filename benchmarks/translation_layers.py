@@ -3,8 +3,8 @@
     python benchmarks/translation_layers.py [--case SUBSTRING] [--out benchmarks/results/translation_layers.csv]
 
 "few outputs": a convolution to 3 channels, plain_ms of torch.nn, fused_ms of `fastgan.fuse`, which computes several
-pixels at once (fastgan/nn/fusion/few_outputs.py). "reflection": plain_ms of the convolution of a block, fused_ms of that
-and the nn.ReflectionPad2d before it: what folding the padding into the convolution could save at most. Forward and
+pixels at once (fastgan/nn/fusion/few_outputs.py). "reflection": plain_ms of the convolution of a block, fused_ms of
+that and the nn.ReflectionPad2d before it: what folding the padding into the convolution could save at most. Forward and
 backward of all gradients ("train") or forward alone. One thread, float32; CPU time of the process, so that other
 programs disturb little; medians of alternating rounds.
 """

@@ -50,7 +50,8 @@ class TrainOptions:
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     """replace the run in --out"""
     init_from: Path | None = None
-    """begin with the weights of this run, checkpoint (RUN/checkpoints/STEP) or safetensors file"""
+    """begin with the weights of this run, checkpoint (RUN/checkpoints/STEP), file, or pretrained network by its name
+    (fastgan models list)"""
 
 
 def train(argv: list[str]) -> None:
@@ -185,13 +186,23 @@ def _train(options: TrainOptions, out: Path, command: str, world: World) -> None
             labels_given = None if images.labels is None else images.labels[given]
             reference = dataclasses.replace(images, images=images.images[given], labels=labels_given, pack=None)
     trainer.fit(
-        batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite, init_from=options.init_from
-    )
+        batches, held_out=held_out, reference=reference, resume=resume, overwrite=overwrite,
+        init_from=_weights_of(options.init_from),
+    )  # fmt: skip
     state = trainer.state
     if world.rank == 0:
         print(f"trained {state.step} steps, {state.images} images in {state.seconds:.0f} s:"
               f" {state.images / state.seconds:.0f} images per second")  # fmt: skip
         print(f"report: {out / 'report.html'}")
+
+
+def _weights_of(source: Path | None) -> Path | None:
+    """The file of a pretrained network by its name, fetched if missing; anything else as it is."""
+    from fastgan.upscale import pretrained
+
+    if source is None or source.exists() or str(source) not in pretrained.KNOWN:
+        return source
+    return pretrained.fetch(str(source))
 
 
 def _open_data(config: Config, run: Path | None) -> tuple[Sources, Config]:

@@ -223,6 +223,29 @@ class CompiledStep(Generic[P, R]):
         return torch.compile(function, fullgraph=True, options=options)
 
 
+class CompiledForward(Generic[P, R]):
+    """A function of tensors whose results keep their graph: both its forward and its backward pass run compiled.
+
+    A `CompiledStep` takes its gradients inside, this one leaves them to the caller. why_eager: why it runs eagerly, or
+    "".
+    """
+
+    def __init__(self, function: Callable[P, R]):
+        self.function, self.why_eager = function, ""
+        self._run = torch.compile(function, fullgraph=True, options={"fallback_random": True})
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if not self.why_eager:
+            try:
+                with quiet():
+                    return self._run(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # a wrong call raises its own error below
+                self.why_eager = _reason(error)
+        return self.function(*args, **kwargs)
+
+
 def compile(step: Callable[P, R], *, mode: str = "default", cuda_graph: bool | str = "auto") -> CompiledStep[P, R]:
     """Compile a whole training step, with the `torch.autograd.grad`, `.backward()` and penalties inside, as one graph.
 

@@ -1,5 +1,6 @@
 """Losses and penalties: functions of logits, images and networks."""
 
+from fastgan.losses.adaptive import adaptive_sum
 from fastgan.losses.adversarial import ADVERSARIAL, AdversarialLoss, Defaults
 from fastgan.losses.matching import feature_matching, layer_matching
 from fastgan.losses.penalties import PENALTIES, dragan, gradient_penalty, r1, r2, zero_centered_gp
@@ -20,6 +21,7 @@ __all__ = [
     "Defaults",
     "FeatureDistance",
     "PerceptualLoss",
+    "adaptive_sum",
     "charbonnier",
     "dragan",
     "feature_matching",

@@ -17,12 +17,12 @@ def adaptive_sum(
     weight: float = 1.0,
     scale: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """reconstruction + λ · weight · adversarial, and λ = ‖∇_L reconstruction‖ / (‖∇_L adversarial‖ + 1e-4) up to 1e4.
+    """reconstruction + λ · weight · adversarial, and λ.
 
-    Esser et al. 2021 (arXiv:2012.09841, equation 7), L being the weight of the generator's last layer. image:
-    [N, C, H, W], float32 or float64, made by the generator; both scalars are computed from it and depend on the
-    generator through it alone. scale: of losses in half precision: gradients inside are computed of losses times scale,
-    and divided by it in float32.
+    λ = ‖∇_L reconstruction‖ / (‖∇_L adversarial‖ + 1e-4), at most 1e4: Esser et al. 2021 (arXiv:2012.09841, equation
+    7), L being the weight of the generator's last layer. image: [N, C, H, W], float32 or float64, made by the
+    generator; both scalars are computed from it and depend on the generator through it alone. scale: of losses in half
+    precision: gradients inside are computed of losses times scale, and divided by it in float32.
 
     Each loss network is run backward once: to the image. What flows on through the generator is the one gradient
     ∇ reconstruction + λ · weight · ∇ adversarial there, so that differentiating the returned sum runs the generator

@@ -78,6 +78,20 @@ def relativistic_g(fake: Tensor, real: Tensor) -> Tensor:
     return softplus(real - fake).mean()
 
 
+def relativistic_average_d(real: Tensor, fake: Tensor) -> Tensor:
+    """½ [−E log σ(D(x) − E D(G(z))) − E log(1 − σ(D(G(z)) − E D(x)))]: RaGAN (arXiv:1807.00734, section 4.2).
+
+    The means are over all logits of the batch, of every patch and position too. The factor ½ is that of ESRGAN's code
+    (Wang et al. 2018, arXiv:1809.00219, equations 1 and 2, are without it), for which its weights are chosen.
+    """
+    return (softplus(fake.mean() - real).mean() + softplus(fake - real.mean()).mean()) / 2
+
+
+def relativistic_average_g(fake: Tensor, real: Tensor) -> Tensor:
+    """The generator's part of `relativistic_average_d`, in which real and fake have changed places."""
+    return relativistic_average_d(fake, real)
+
+
 @dataclass(frozen=True)
 class Defaults:
     """Optimizer settings that are usual for an adversarial loss; `fastgan.Config` takes them where nothing is set.
@@ -100,7 +114,7 @@ class AdversarialLoss:
 
     penalties: those that belong to the loss by definition, by their name in `PENALTIES`, with their weights; any other
     penalty can be added to any loss. defaults: of the optimizers. paired: g_loss is g_loss(fake logits, real logits),
-    where the i-th of each make a pair. labels: d_loss takes `smoothing`. undecided: the logit of a discriminator that
+    of as many images each. labels: d_loss takes `smoothing`. undecided: the logit of a discriminator that
     cannot tell real from fake, or None where only differences of logits have a meaning. unbounded: the losses have no
     lower bound, so that a large value does not show divergence. logits: d_loss wants numbers of any size, so that the
     Trainer refuses a discriminator that ends in a sigmoid.
@@ -152,6 +166,15 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
             relativistic_d,
             relativistic_g,
             defaults=Defaults(beta1=0.0, beta2=0.99),
+            paired=True,
+            logits=True,
+        ),
+        AdversarialLoss(
+            "relativistic-average",
+            relativistic_average_d,
+            relativistic_average_g,
+            # ESRGAN, section 4.1.
+            defaults=Defaults(lr_g=1e-4, lr_d=1e-4, beta1=0.9),
             paired=True,
             logits=True,
         ),

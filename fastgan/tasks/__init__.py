@@ -6,5 +6,7 @@ A task of one's own is a subclass of `Task`; docs/tasks.md shows one.
 from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.paired import Paired
+from fastgan.tasks.super_resolution import SuperResolution
+from fastgan.tasks.variation import Variation
 
-__all__ = ["Batch", "Generation", "Loss", "Noise", "Paired", "Task"]
+__all__ = ["Batch", "Generation", "Loss", "Noise", "Paired", "SuperResolution", "Task", "Variation"]

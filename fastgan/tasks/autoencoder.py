@@ -1,4 +1,4 @@
-"""Autoencoders against a discriminator of patches: VQGAN (arXiv:2012.09841), VAEs of latent diffusion, tiny ones."""
+"""Autoencoders against a discriminator of patches, as VQGAN (Esser et al. 2021, arXiv:2012.09841)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
-from fastgan.losses.adaptive import adaptive_sum
+from fastgan.losses import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
+from fastgan.tasks.networks import perceptual_for
 
 
 class Autoencoder(Generation):
@@ -23,8 +24,9 @@ class Autoencoder(Generation):
     E |x − x̂| and E (x − x̂)². perceptual: features of the perceptual loss, see `fastgan.losses.perceptual_loss`; none
     leaves it out. perceptual_weight: its weight. latent_weight: that of the generator's own loss on its latents:
     codebook loss (1 in VQGAN), or KL divergence (1e-6 in latent diffusion). adversarial_weight: that of the adversarial
-    loss; adaptive: multiplied by λ, which makes both gradients of the last layer equally long (equation 7). start:
-    generator steps without the discriminator, whose networks are not run then.
+    loss; 0 leaves the discriminator out. adaptive: multiply it by λ, which makes both gradients of the last layer
+    equally long (equation 7); of several ranks or accumulated batches each has its own, as in public code. start:
+    generator steps without the discriminator, in which neither network of its step is run.
     """
 
     data = "images"
@@ -52,14 +54,15 @@ class Autoencoder(Generation):
         for name in ("unroll", "style_mixing", "path_length"):
             if getattr(self.regularization.config, name):
                 raise UsageError(f"{name}: autoencoders do not have it; leave it out")
-        self.adaptive, self.start = adaptive, start
-        self.perceptual = _perceptual(perceptual, self.generator, self.range) if perceptual_weight else None
+        self.adaptive, self.start, self.against = adaptive, start, adversarial_weight > 0
+        self.perceptual = perceptual_for(perceptual if perceptual_weight else "none", self.generator, self.range)
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         if noise["adversarial"]:
             return super().discriminator_loss(batch, noise)
         # Weights have gradients of 0, and stay as they are.
-        return Loss(torch.stack([weight.sum() for weight in trainable(self.discriminator)]).sum() * 0.0)
+        nothing = torch.stack([weight.sum() for weight in trainable(self.discriminator)]).sum() * 0.0
+        return Loss(nothing, {"augment/sign": torch.zeros_like(nothing)} if "p" in noise else {})
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         images = batch[self.real]
@@ -71,15 +74,14 @@ class Autoencoder(Generation):
             log[f"loss/{name}"], reconstruction = term, reconstruction + weight * term
         log["loss/reconstruction"] = reconstruction
         value = reconstruction
-        if noise["adversarial"] and self.weights["adversarial_weight"]:
+        if noise["adversarial"]:
             adversarial, terms = self.adversarial(image, found.latents, batch, noise)
-            log |= terms
+            log, weight = log | terms, self.weights["adversarial_weight"]
             if self.adaptive:
                 last, scale = self.generator.last_layer, noise.get("loss_scale", 1.0)
-                weight = self.weights["adversarial_weight"]
                 value, log["weight/adaptive"] = adaptive_sum(image, value, adversarial, last, weight, scale)  # type: ignore[arg-type]
             else:
-                value = value + self.weights["adversarial_weight"] * adversarial
+                value = value + weight * adversarial
         return Loss(value + self.on_latents(found.loss, log), log, found.outputs)
 
     def distances(self, image: Tensor, target: Tensor) -> list[tuple[str, float, Tensor]]:
@@ -130,11 +132,7 @@ class Autoencoder(Generation):
         return {"latent": random.normal(len(images), *shape)} if shape else {}
 
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
-        return super().draw(network, batch, random, step) | {"adversarial": step >= self.start}
-
-    def update(self, loss: Loss, batch: Batch, images: int, random: Random) -> None:
-        if loss.log.keys() & {"logit/real"}:  # not before `start`
-            super().update(loss, batch, images, random)
+        return super().draw(network, batch, random, step) | {"adversarial": self.against and step >= self.start}
 
     def update_after_generator(self, losses: Sequence[Loss]) -> None:
         """What an autoencoder changes beside its gradients, such as a codebook of moving averages."""
@@ -153,12 +151,3 @@ class Autoencoder(Generation):
             return found
         found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
         return found | measures.of_reconstructions(self, held_out, len(batch[self.real]))
-
-
-def _perceptual(name: str, generator: nn.Module, span: tuple[float, float]) -> nn.Module | None:
-    """The perceptual loss of that name on the generator's device, for images in a range."""
-    if name == "none":
-        return None
-    from fastgan.losses.perceptual import perceptual_loss
-
-    return perceptual_loss(name, range=span).to(next(generator.parameters()).device)

@@ -45,6 +45,8 @@ class Task:
     intervals: Mapping[str, int] = MappingProxyType({"discriminator": 1, "generator": 1})
     #: Whether real and fake images go through the discriminator as one batch, in tasks that know both ways.
     joint = False
+    #: Whether both steps of an iteration may take what the generator makes of their one batch once, by `shared`.
+    shares = False
     #: What the forward passes of the discriminator in its step are of, in order: for messages about what is not finite.
     passes: tuple[str, ...] = ()
     #: How `fastgan train` opens its data: a name in `fastgan.data.kinds.KINDS`.
@@ -85,7 +87,18 @@ class Task:
     def draw(self, network: str, batch: Batch, random: Random, step: int) -> Noise:
         """The noise of one step. network: "generator" or "discriminator", whose step it is. step: counts from 0.
 
-        Draw only from `random`, so that resumed runs and several ranks see the same numbers.
+        Draw only from `random`, so that resumed runs and several ranks see the same numbers. Where the discriminator's
+        has {"adversarial": False}, its step is left out.
+        """
+        return {}
+
+    def shared(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        """What the generator makes of a batch for both steps of an iteration, by name, for tasks with `shares`.
+
+        noise: of the discriminator's step. The results are joined to the noise of both steps, in the discriminator's
+        without a graph; through those of the generator's step the generator's weights get gradients. Not called where
+        an iteration has several discriminator steps or accumulates batches: without these entries in its noise a step
+        makes its own.
         """
         return {}
 

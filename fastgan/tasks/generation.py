@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
-from fastgan.losses import AdversarialLoss
+from fastgan.losses import AdversarialLoss, FeatureDistance, PerceptualLoss
 from fastgan.losses.config import LossConfig
 from fastgan.nn.moving_averages import averages_kept
 from fastgan.regularization import Regularization
@@ -35,6 +35,8 @@ class Generation(Task):
     passes = ("real images", "generated images")
     #: Counts modes, finds nearest training images, enlarges images of networks that grow; set by the trainer.
     classifier: nn.Module | None = None
+    #: A perceptual distance of images and their targets, in tasks that have targets.
+    perceptual: PerceptualLoss | FeatureDistance | None = None
     neighbors: Any = None
     enlarge: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
     #: Weight of the distance of all discriminator features, of tasks that have targets.
@@ -101,7 +103,9 @@ class Generation(Task):
         return self.generator(z) if condition is None else self.generator(z, condition)
 
     def made(self, z: Tensor, condition: Tensor | None, noise: Noise) -> Tensor:
-        """Generated images of a step, of mixed styles where the step mixes them."""
+        """Generated images of a step, of mixed styles where the step mixes them; those that both steps share."""
+        if "made" in noise:
+            return noise["made"]
         if "mix.z" not in noise:
             return self.generate(z, condition)
         generator: Any = self.generator

@@ -101,18 +101,22 @@ def of_generation(task: Generation, batch: Batch, step: int) -> dict[str, Grid]:
 
 @torch.no_grad()
 def of_pairs(
-    generator: nn.Module, batch: Batch, held_out: Batch | None, span: tuple[float, float] = (-1.0, 1.0)
+    generator: nn.Module,
+    batch: Batch,
+    held_out: Batch | None,
+    span: tuple[float, float] = (-1.0, 1.0),
+    mode: str = "nearest",
 ) -> dict[str, Grid]:
     """Sources, what is made of them and their targets, in three rows: of held-out pairs, and of the last batch.
 
-    span: the range of all of them.
+    span: the range of all of them. mode: how sources are enlarged to the targets' size.
     """
     found = {}
     for kind, pairs in (("fixed", held_out), ("fresh", batch)):
         if pairs is not None:
-            source, target = (shown(pairs[name][:PAIRS], span) for name in ("source", "target"))
-            made = shown(generator(pairs["source"][:PAIRS]), span)
-            found[kind] = Grid(in_rows(source, made, target), len(target))
+            source, target = (shown(some(pairs[name]), span) for name in ("source", "target"))
+            made = shown(generator(some(pairs["source"])), span)
+            found[kind] = Grid(in_rows(source, made, target, mode), len(target))
     return found
 
 
@@ -125,11 +129,10 @@ def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dic
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         for domain, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
             if images is not None:
-                source = images[domain][:PAIRS]
+                source = some(images[domain])
                 made = ways[there](source)
-                found[f"{kind}_{domain}"] = Grid(
-                    in_rows(*(shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made)))), len(source)
-                )
+                rows = [shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made))]
+                found[f"{kind}_{domain}"] = Grid(in_rows(rows[0], rows[1], rows[2]), len(source))
     return found
 
 
@@ -141,7 +144,7 @@ def of_reconstructions(
     found = {}
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         if images is not None:
-            real = images["real"][:PAIRS]
+            real = some(images["real"])
             found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
     return found
 
@@ -154,7 +157,7 @@ def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, 
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         for domain in ("a", "b") if identity else ("a",):
             if images is not None:
-                source = images[domain][:PAIRS]
+                source = some(images[domain])
                 rows = [shown(each, (-1.0, 1.0)) for each in (source, generator(source))]
                 channels = max(row.shape[1] for row in rows)
                 rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
@@ -162,13 +165,19 @@ def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, 
     return found
 
 
-def in_rows(source: Tensor, made: Tensor, target: Tensor) -> Tensor:
+def some(images: Tensor) -> Tensor:
+    """PAIRS of images, from all of them: held-out ones are in the order of their set, in which classes may follow each
+    other."""
+    return images[:: max(len(images) // PAIRS, 1)][:PAIRS]
+
+
+def in_rows(source: Tensor, made: Tensor, target: Tensor, mode: str = "nearest") -> Tensor:
     """A grid's images [3·N, C, H, W] of N pairs: sources as large as targets, both in color where one of them is.
 
     Sources that are no pictures, of other than 1 or 3 channels, are left out, as are those of targets that are none.
     """
     rows = [made, target]
     if source.dim() == target.dim() == 4 and {source.shape[1], target.shape[1]} <= {1, 3}:
-        rows.insert(0, interpolate(source, size=target.shape[2:]))
+        rows.insert(0, interpolate(source, size=target.shape[2:], mode=mode))
     channels = max(row.shape[1] for row in rows)
     return torch.cat([row.expand(-1, channels, *row.shape[2:]) for row in rows])

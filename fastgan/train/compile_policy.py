@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -17,11 +18,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from fastgan._util.autotune import Store, open_store
-from fastgan.engine import CompiledStep
+from fastgan.engine import CompiledForward, CompiledStep
 from fastgan.engine.capture import preserved
 from fastgan.tasks.base import Batch, Noise
 from fastgan.train.config import Config
-from fastgan.train.step import Result, TaskSteps
+from fastgan.train.step import Result, Shared, TaskSteps
 
 _logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ Inputs = tuple[Batch, Noise]
 class Steps:
     """The two steps as a run takes them, and what to say about them. mode: off, graph or on, as Config.compile.
 
-    inner: the same steps without CUDA graphs of their own, for an iteration that is one CUDA graph as a whole.
+    inner: the same steps without CUDA graphs of their own, for an iteration that is one CUDA graph as a whole. shared:
+    `TaskSteps.shared` where both steps of an iteration share it, else None.
     """
 
     discriminator: Callable[[Batch, Noise], Result]
@@ -51,11 +53,19 @@ class Steps:
     mode: str
     about: str
     inner: Steps | None = None
+    shared: Callable[[Batch, Noise], dict[str, Tensor]] | None = None
 
     @property
     def compiled(self) -> bool:
         """Whether they are graphs, a compiler's or captured ones."""
         return self.mode != "off"
+
+
+def plain_steps(steps: TaskSteps, config: Config, about: str) -> Steps:
+    """The steps without graphs."""
+    # Several steps would need as many graphs of the generator in memory.
+    shares = steps.task.shares and (config.optim.d_steps or 1) == 1 and config.optim.accumulate == 1
+    return Steps(steps.discriminator, steps.generator, "off", about, shared=steps.shared if shares else None)
 
 
 class CompilePolicy:
@@ -71,7 +81,7 @@ class CompilePolicy:
         self._d_inputs, self._g_inputs = d_inputs, g_inputs
         self._device = next(iter(d_inputs[0].values())).device
         self._buffers: list[Tensor] = [*steps.task.generator.buffers(), *steps.task.discriminator.buffers()]
-        self._eager = Steps(steps.discriminator, steps.generator, "off", "steps run eagerly")
+        self._eager = plain_steps(steps, config, "steps run eagerly")
 
     def decide(self, asked: str, before: str | None) -> Steps:
         """asked: as Config.compile. before: the mode of the run so far, with which a resumed one goes on if it may."""
@@ -92,7 +102,7 @@ class CompilePolicy:
                 # Graphs keep their memory, beside the eager steps'.
                 about = "steps run eagerly: the GPU's memory does not hold them as graphs too"
             torch.cuda.empty_cache()
-        return Steps(self._eager.discriminator, self._eager.generator, "off", about)
+        return dataclasses.replace(self._eager, about=about)
 
     def _measured(self) -> Steps:
         """What is fastest, as far as the remaining steps amortize finding out."""
@@ -158,14 +168,22 @@ class CompilePolicy:
         """The steps in that mode, or the eager ones with the reason; and the seconds that compiling took."""
         own, how = self._steps, "graph" if mode == "graph" else "default"
         d_step, g_step = CompiledStep(own.discriminator, how), CompiledStep(own.generator, how)
-        steps = Steps(d_step, g_step, mode, "")
+        shared = CompiledForward(own.shared) if self._eager.shared is not None and mode == "on" else None
+        # Beside steps that are CUDA graphs of their own each makes what it needs.
+        steps = Steps(d_step, g_step, mode, "", shared=None if self._device.type == "cuda" else shared)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fastgan.compile: ", UserWarning)  # `about` says it
-            self._iteration(steps)
+            try:
+                self._iteration(steps)
+            except Exception as error:  # the compiler may fail at the backward pass of what is shared
+                if shared is None or shared.why_eager or isinstance(error, torch.OutOfMemoryError):
+                    raise
+                shared.why_eager = str(error).strip().partition("\n")[0]
+                self._iteration(steps)
         for name, step in (("discriminator's step", d_step), ("generator's step", g_step)):
             if step.why_eager:
                 about = f"steps run eagerly: the {name} cannot be compiled: {step.why_eager}"
-                return Steps(own.discriminator, own.generator, "off", about), 0.0
+                return dataclasses.replace(self._eager, about=about), 0.0
         captured = list(dict.fromkeys([*d_step.how, *g_step.how]))
         if all(one.startswith("CUDA graph") for one in captured):
             steps.mode, steps.about = "graph", f"steps run as {captured[0].replace('graph', 'graphs', 1)}"
@@ -175,16 +193,29 @@ class CompilePolicy:
             d_inner, g_inner = (
                 CompiledStep(s, "default", cuda_graph=False) for s in (own.discriminator, own.generator)
             )
-            steps.inner = Steps(d_inner, g_inner, mode, "")
+            steps.inner = Steps(d_inner, g_inner, mode, "", shared=shared)
+            if shared is not None and shared.why_eager:
+                steps.about += f"; what they share is made eagerly: {shared.why_eager}"
         return steps, d_step.seconds + g_step.seconds
 
     def _iteration(self, steps: Steps) -> float:
         """Seconds of one discriminator step for each that an iteration has, and of a generator step."""
         intervals = self._steps.task.intervals
+        (d_batch, d_noise), (g_batch, g_noise) = self._d_inputs, self._g_inputs
         with preserved(self._buffers):
-            discriminators = self._mean(steps.discriminator, self._d_inputs, intervals["discriminator"])
-            generators = self._mean(steps.generator, self._g_inputs, intervals["generator"])
-            return (self._config.optim.d_steps or 1) * discriminators + generators
+            start, shared = time.perf_counter(), Shared({})
+            if steps.shared is not None:
+                shared = Shared(steps.shared(d_batch, d_noise))
+            spent = self._since(start)
+            d_inputs, g_inputs = (d_batch, d_noise | shared.constants), (g_batch, g_noise | shared.leaves)
+            discriminators = self._mean(steps.discriminator, d_inputs, intervals["discriminator"])
+            generators = self._mean(steps.generator, g_inputs, intervals["generator"])
+            if steps.shared is not None:
+                _, found = steps.generator(*g_inputs)
+                start = time.perf_counter()
+                shared.gradients(found, self._steps.task.generator)
+                spent += self._since(start)
+            return spent + (self._config.optim.d_steps or 1) * discriminators + generators
 
     def _mean(self, step: Callable[[Batch, Noise], Result], inputs: Inputs, interval: int) -> float:
         """Mean seconds of a step that is lazy once in so many steps."""
@@ -199,6 +230,10 @@ class CompilePolicy:
     def _time(self, run: Callable[[], Any]) -> float:
         start = time.perf_counter()
         run()
+        return self._since(start)
+
+    def _since(self, start: float) -> float:
+        """Seconds, when the device has finished."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() - start

@@ -56,6 +56,15 @@ class Ema:
         (averages, weights), _ = self._tensors(network)
         return {id(weight): average for average, weight in zip(averages, weights, strict=True)}
 
+    @torch.no_grad()
+    def match_strides(self, network: nn.Module) -> None:
+        """Give the average the strides of `network`, after they have changed: one pass moves both only where they
+        walk through memory alike."""
+        (averages, weights), _ = self._tensors(network)
+        for average, weight in zip(averages, weights, strict=True):
+            if average.stride() != weight.stride():
+                average.data = torch.empty_like(weight, dtype=average.dtype).copy_(average)
+
     def forget(self) -> None:
         """Look the tensors of both networks up again: they have changed, as in networks that grow."""
         self._known = None

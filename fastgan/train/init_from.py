@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastgan import models
-from fastgan.errors import DataError, UsageError
+from fastgan._util.options import option
+from fastgan.errors import DataError, FastganError, UsageError
 from fastgan.train import checkpoint
 from fastgan.train.public_networks import load_folder, parts_of
 
@@ -33,7 +35,8 @@ def start_from(state: TrainState, source: str | Path) -> None:
     (latest_net_G_A.pth, 200_net_D.pth). Of several generators a file with one fills "a_to_b". Optimizers, counters and
     random numbers stay. StyleGAN's networks, whose layers are named after their resolutions, take over every tensor of
     the same name and shape from networks of another resolution or other labels, if these are at least half of the
-    parameters; which ones they take and which stay fresh is logged.
+    parameters; which ones they take and which stay fresh is logged. Of
+    autoencoders whose encoder is frozen the weights before the latents are taken over alone.
     Raises UsageError where `source` is none of these or holds other networks, naming the first tensor that differs,
     CheckpointError or DataError where it is damaged; nothing is changed then.
     """
@@ -52,9 +55,14 @@ def start_from(state: TrainState, source: str | Path) -> None:
         about = f"{' and '.join(found)} from {path}; the other weights are fresh"
     else:
         raise UsageError(f"init_from: expected a run, a checkpoint or a safetensors file, {path} does not exist")
+    if only := getattr(networks["generator"], "init_from", ()):
+        # Averaged ones, which latents are made with. The rest, and the discriminator, begin anew.
+        averaged = _beginning(found.get("ema") or found.get("generator") or {}, only)
+        found = {"generator": averaged, "ema": averaged}
+        about += f", of which {' and '.join(name.rstrip('.') for name in only)} are taken"
     for part, tensors in found.items():
-        if why := _misfit(networks[part], tensors):
-            raise UsageError(f"init_from: {path} holds another {part}: {why}")
+        if why := _misfit(networks[part], tensors, only):
+            raise UsageError(f"init_from: {path} holds another {part}: {why}{_other_sizes(networks[part], path)}")
     for part, tensors in found.items():
         own = networks[part].state_dict()
         taken = {name: t for name, t in tensors.items() if name in own and own[name].shape == t.shape}
@@ -84,8 +92,11 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
             " safetensors.torch.save_file(network.state_dict(), PATH)"
         ) from error
     generator, discriminator = networks["generator"], networks["discriminator"]
-    if not _misfit(discriminator, tensors) and _misfit(generator, tensors):
-        return {"discriminator": tensors}
+    if _misfit(generator, tensors):
+        if not _misfit(discriminator, tensors):
+            return {"discriminator": tensors}
+        with suppress(FastganError):  # several networks, or names of another program
+            return _parts_of_public_file(path)
     return {"generator": tensors, "ema": tensors}
 
 
@@ -94,20 +105,27 @@ def _parts_of_public_file(path: Path, own: Mapping[str, nn.Module]) -> dict[str,
     networks = models.load(path)
     if isinstance(own["generator"], nn.ModuleDict):
         return parts_of(networks, own)
-    # A file of pix2pix's discriminator alone, latest_net_D.pth, has none.
+    # A file of a discriminator alone, such as latest_net_D.pth or net_d_latest.pth, has none.
     generator = networks.generator if any(name.startswith("G") for name in networks) else None
     found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}
     return {part: network.state_dict() for part, network in found.items() if network is not None}
 
 
-def _misfit(network: nn.Module, tensors: dict[str, Tensor]) -> str:
-    """Why a network cannot take over the tensors, or "".
+def _beginning(tensors: Mapping[str, Tensor], only: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those whose names begin so."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(only)}
+
+
+def _misfit(network: nn.Module, tensors: dict[str, Tensor], only: tuple[str, ...] = ()) -> str:
+    """Why a network cannot take over the tensors, or "". only: the beginnings of the names of those that it must.
 
     All of them have to be there in its shapes. StyleGAN's networks are excepted: their blocks b4, b8, ... may be more
     or fewer, and labels change mapping network and logits. Of the blocks that both have, and of the mapping network if
     both have one, at least half of the parameters must fit, by their number and by their size.
     """
-    why, own = _difference(network, tensors), network.state_dict()
+    why, own = _difference(network, tensors, only), network.state_dict()
+    if only:
+        return why
     if not why:
         return ""
     parts = {name: match[0] for name in own if (match := re.match(r"mapping\.|(.*\.)?b\d+\.", name))}
@@ -124,6 +142,27 @@ def _misfit(network: nn.Module, tensors: dict[str, Tensor]) -> str:
         f"only {len(taken)} of {len(weights)} tensors of its layers have the same name and shape, {fitting:,} of"
         f" {every:,} parameters ({why})"
     )
+
+
+def _other_sizes(network: nn.Module, path: Path) -> str:
+    """By which of its constructor's arguments a file has another network, and the flags that build that one; or ""."""
+    own: dict[str, Any] = getattr(network, "arguments", {})
+    try:
+        found = list(models.describe(path)["networks"].values()) if own and path.is_file() else []
+    except FastganError:
+        return ""
+    kinds = [about["network"] for about in found if "network" in about]
+    if kinds and type(network).__name__ not in kinds:
+        return f"; it has a {kinds[0]}, this run a {type(network).__name__}"
+    for about in found:
+        flags = {name: about[name] for name in own if about.get(name, own[name]) != own[name]}
+        if flags and about["network"] == type(network).__name__:
+            plain = ("width", "channels")  # those of all families
+            given = ", ".join(
+                option(name if name in plain else f"model.{name}", value) for name, value in flags.items()
+            )
+            return f"; its network is built with {given}"
+    return ""
 
 
 def _taken_over(
@@ -151,9 +190,10 @@ def _grouped(names: list[str], every: Mapping[str, Tensor]) -> str:
     return ", ".join(found)
 
 
-def _difference(network: nn.Module, tensors: dict[str, Tensor]) -> str:
+def _difference(network: nn.Module, tensors: dict[str, Tensor], only: tuple[str, ...] = ()) -> str:
     """The first tensor by which a state dict is another network's, in words, or ""."""
-    own = network.state_dict()
+    own: Mapping[str, Tensor] = network.state_dict()
+    own = _beginning(own, only) if only else own
     for name in sorted(own.keys() | tensors.keys()):
         theirs, mine = (list(d[name].shape) if name in d else "nothing" for d in (tensors, own))
         if theirs != mine:

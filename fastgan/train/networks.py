@@ -137,11 +137,13 @@ def load_generator(run: Path, folder: Path | None = None, network: nn.Module | N
 
 
 def _part_of(generator: nn.Module, part: str, run: Path) -> nn.Module:
-    names = [name for name, _ in generator.named_children()]
+    # An autoencoder's halves are more than its modules of these names.
+    parts: dict[str, nn.Module] = generator.parts() if hasattr(generator, "parts") else dict(generator.named_children())  # type: ignore[operator]
+    names = list(parts)
     if part:
         if part not in names:
             raise UsageError(f"run: expected one of {', '.join(names)} behind {run}:, got {part!r}")
-        return generator.get_submodule(part)
+        return parts[part].eval()
     if isinstance(generator, nn.ModuleDict):
         raise UsageError(f"run: {run} has several generators, {', '.join(names)}; choose one: {run}:{names[0]}")
     return generator

@@ -10,6 +10,7 @@ from typing import Any
 from fastgan._util.checks import unknown
 from fastgan.errors import UsageError
 from fastgan.train.config import Config
+from fastgan.train.task_presets import TASK_PRESETS
 
 
 def demo() -> Config:
@@ -121,55 +122,6 @@ def stylegan_xl_32() -> Config:
     return Config.from_flags(resolution=32, stages=2, steps=20_000, **_STYLEGAN_XL)
 
 
-def pix2pix() -> Config:
-    """pix2pix at 256×256 as its paper trains it, with instance norm; bring --data with pairs (docs/tasks/paired.md)"""
-    return Config.from_flags(
-        model="pix2pix", norm="instance", resolution=286, batch=1, task="paired",
-        task_options={"crop": 256, "flip": True}, l1_weight=100.0, lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999,
-        lr_schedule="linear", lr_decay_from=0.5, steps=80_000, ema_images=0,
-    )  # fmt: skip
-
-
-def cyclegan() -> Config:
-    """CycleGAN at 256×256 as its paper trains it; bring --data with two sets of images (docs/tasks/unpaired.md)"""
-    return Config.from_flags(
-        model="cyclegan", resolution=286, task="unpaired", task_options={"crop": 256}, steps=240_000, **_UNPAIRED
-    )
-
-
-def cut() -> Config:
-    """CUT at 256×256 as its paper trains it, from the first set of images to the second alone; bring --data"""
-    return Config.from_flags(
-        model="cut", resolution=286, task="contrastive", task_options={"crop": 256}, steps=400_000, **_UNPAIRED
-    )
-
-
-def fastcut() -> Config:
-    """FastCUT: CUT without its identity loss, for half as many steps, at 256×256; bring --data"""
-    options = {"crop": 256, "nce_weight": 10.0, "identity": False, "equivariance": True}
-    return Config.from_flags(
-        model="cut", resolution=286, task="contrastive", task_options=options, steps=200_000,
-        **_UNPAIRED | {"lr_decay_from": 0.75},
-    )  # fmt: skip
-
-
-def pix2pixhd() -> Config:
-    """pix2pixHD's global generator, discriminators at three scales, feature matching; bring --data with pairs"""
-    # Least squares here have the factor ½, and the paper's weight of 10 is of those without.
-    return Config.from_flags(
-        model="pix2pixhd", resolution=512, batch=1, task="paired", task_options={"flip": True, "layer_matching": 5.0},
-        loss="least-squares",
-        lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999, lr_schedule="linear", lr_decay_from=0.5, steps=600_000,
-        ema_images=0,
-    )  # fmt: skip
-
-
-#: Of arXiv:1703.10593 and arXiv:2007.15651: batches of one image, the rate lowered to zero in the second half.
-_UNPAIRED: dict[str, Any] = {
-    "batch": 1, "loss": "least-squares", "lr_g": 2e-4, "lr_d": 2e-4, "beta1": 0.5, "beta2": 0.999,
-    "lr_schedule": "linear", "lr_decay_from": 0.5, "ema_images": 0,
-}  # fmt: skip
-
 #: Of arXiv:2202.00273, with images of 64×64 before the backbones in place of 224×224.
 _STYLEGAN_XL: dict[str, Any] = {
     "model": "stylegan-xl", "latent": 64, "width": 64, "side": 64, "d_width": 32, "condition": "projection",
@@ -185,13 +137,13 @@ _STYLEGAN2: dict[str, Any] = {
     "ema_rampup": 0.05, "precision": "auto",
 }  # fmt: skip
 
+
 #: name → function; the name is the function's with dashes.
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function
     for function in (
         demo, mlp, minimax, least_squares, wgan, relativistic, few_images, sngan_32, r3gan_32, dcgan_64, hinge_64,
-        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, pix2pix, pix2pixhd, cyclegan,
-        cut, fastcut,
+        wgan_gp_64, progan_64, stylegan2, stylegan2_32, stylegan_xl_16, stylegan_xl_32, *TASK_PRESETS,
     )
 }  # fmt: skip
 
@@ -214,7 +166,10 @@ COSTS: dict[str, tuple[float, int]] = {
     "stylegan2-32": (9.00, 964),
 }
 #: Presets for GPUs, whose cost on two cores is not measured.
-FOR_GPUS = ("stylegan2", "stylegan-xl-16", "stylegan-xl-32", "pix2pix", "pix2pixhd", "cyclegan", "cut", "fastcut")
+FOR_GPUS = (
+    "stylegan2", "stylegan-xl-16", "stylegan-xl-32",
+    *(function.__name__.replace("_", "-") for function in TASK_PRESETS),
+)  # fmt: skip
 
 
 def preset(name: str) -> Config:

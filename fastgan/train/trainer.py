@@ -30,7 +30,7 @@ from fastgan.train import build, rollback, rundir, samples
 from fastgan.train import state as run_state
 from fastgan.train.callbacks import Callback, call
 from fastgan.train.class_embeddings import set_class_embeddings
-from fastgan.train.compile_policy import Inputs, Steps
+from fastgan.train.compile_policy import Inputs, Steps, plain_steps
 from fastgan.train.config import Config
 from fastgan.train.data import Batches
 from fastgan.train.device import float32_products, resolve_device, resolve_precision, why_slow
@@ -43,7 +43,7 @@ from fastgan.train.logging import Interval, Means, Metrics, check_wandb
 from fastgan.train.monitor import Monitor
 from fastgan.train.nonfinite import NonFiniteGuard
 from fastgan.train.prepare import prepare
-from fastgan.train.step import TaskSteps
+from fastgan.train.step import Shared, TaskSteps
 from fastgan.train.sync_batch_norm import running_statistics
 from fastgan.train.validation import check_networks, check_options, check_own_task, check_trainable
 
@@ -138,17 +138,22 @@ class Trainer:
         discriminator, generator = state.updates["discriminator"], state.updates["generator"]
         discriminator.drop()
         generator.drop()
+        shared = Shared({})
         for group in d_inputs:
+            found = []
             for batch, noise in group:
-                loss, gradients = self.steps.discriminator(batch, discriminator.scaled(noise))
+                if self.steps.shared is not None:
+                    shared = Shared(self.steps.shared(batch, noise))
+                loss, gradients = self.steps.discriminator(batch, discriminator.scaled(noise) | shared.constants)
                 discriminator.add(loss.value, gradients)
                 task.update(loss, batch, len(batch[task.real]) * state.world.size, state.random)
-                logs.append(loss.log)
-            logs.append({"gradient/discriminator": discriminator.apply(watch)})
+                found.append(loss.log)
+            if found:  # else the iteration is without the discriminator
+                logs += [*found, {"gradient/discriminator": discriminator.apply(watch)}]
         losses = []
         for batch, noise in g_inputs:
-            loss, gradients = self.steps.generator(batch, generator.scaled(noise))
-            generator.add(loss.value, gradients)
+            loss, gradients = self.steps.generator(batch, generator.scaled(noise) | shared.leaves)
+            generator.add(loss.value, shared.gradients(gradients, self.generator))
             losses.append(loss)
         logs += [loss.log for loss in losses]
         task.update_after_generator(losses)
@@ -181,7 +186,7 @@ class Trainer:
         self._graph = None
         if graph.too_many or self._step_graphs is None:
             plain = TaskSteps(self.task, self.config.precision)
-            self.steps = Steps(plain.discriminator, plain.generator, "off", graph.reason)
+            self.steps = plain_steps(plain, self.config, graph.reason)
         else:
             self.steps = self._step_graphs
 
@@ -196,7 +201,8 @@ class Trainer:
                 state.batch, state.noise["discriminator"] = batch, noise
                 state.images += len(batch[state.task.real]) * state.world.size
                 self._recent.append(batch)
-                yield batch, noise
+                if noise.get("adversarial", True):
+                    yield batch, noise
 
         for _ in range(optim.d_steps or 1):
             yield group()
@@ -282,6 +288,11 @@ class Trainer:
             raise UsageError(
                 f"init_from: {type(task.generator).__name__} of several stages goes on from a run of one stage less;"
                 f" give {option('init_from', 'RUN')}"
+            )
+        elif getattr(task.generator, "init_from", ()) and not resume and not state.step:
+            raise UsageError(
+                f"init_from: {type(task.generator).__name__} trains its decoder alone, behind an encoder that is"
+                f" trained; give {option('init_from', 'RUN')}, or a file of such a network"
             )
         if state.run is None:
             return self._fit(batches, resume, reference)

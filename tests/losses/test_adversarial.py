@@ -23,6 +23,12 @@ def g_loss(loss):
     return ADVERSARIAL[loss].g_loss(*((FAKE, REAL) if ADVERSARIAL[loss].paired else (FAKE,))).item()
 
 
+def of_average(higher, lower):
+    """ESRGAN's equation 1, halved as in its code."""
+    rises, falls = σ(higher - lower.mean()), σ(lower - higher.mean())
+    return -(rises.log().mean() + (1 - falls).log().mean()) / 2
+
+
 def test_losses_against_their_definitions():
     cross_entropy = -σ(REAL).log().mean() - (1 - σ(FAKE)).log().mean()
     expected = {
@@ -34,6 +40,7 @@ def test_losses_against_their_definitions():
         "wgan": (FAKE.mean() - REAL.mean(), -FAKE.mean()),
         "wgan-gp": (FAKE.mean() - REAL.mean(), -FAKE.mean()),
         "relativistic": (-σ(REAL - FAKE).log().mean(), -σ(FAKE - REAL).log().mean()),
+        "relativistic-average": (of_average(REAL, FAKE), of_average(FAKE, REAL)),
     }
     assert expected.keys() == ADVERSARIAL.keys()
     for loss, (d, g) in expected.items():
@@ -47,7 +54,8 @@ def test_a_discriminator_that_cannot_distinguish():
         assert ADVERSARIAL[loss].d_loss(ZERO, ZERO).item() == pytest.approx(math.log(4))
     assert ADVERSARIAL["minimax"].g_loss(ZERO).item() == pytest.approx(-math.log(2))
     assert ADVERSARIAL["non-saturating"].g_loss(ZERO).item() == pytest.approx(math.log(2))
-    assert ADVERSARIAL["relativistic"].d_loss(ZERO, ZERO).item() == pytest.approx(math.log(2))
+    for loss in ("relativistic", "relativistic-average"):
+        assert ADVERSARIAL[loss].d_loss(ZERO, ZERO).item() == pytest.approx(math.log(2))
     # Least squares at D = 1/2: ½ · ½² twice, the least value for D that is the same for real and fake.
     half = torch.full((3,), ADVERSARIAL["least-squares"].undecided)
     assert ADVERSARIAL["least-squares"].d_loss(half, half).item() == pytest.approx(0.25)

@@ -89,3 +89,15 @@ def test_the_half_life_is_at_most_a_part_of_the_images_so_far():
     assert ema.weight(images=32, step=100) == pytest.approx(1 - 0.5 ** (32 / 160))
     assert ema.weight(images=32, step=10**6) == pytest.approx(1 - 0.5 ** (32 / 10_000))
     assert Ema(network(0.0), half_life=0, ramp_up=0.05).weight(images=32, step=5) == 1
+
+
+def test_the_average_takes_the_strides_of_the_network():
+    """The optimizer's step moves only averages that walk through memory as their weights do."""
+    original = nn.Conv2d(3, 4, 3)
+    ema = Ema(original, half_life=100)
+    before = ema.module.weight.clone()
+    original.to(memory_format=torch.channels_last)
+    ema.match_strides(original)
+    assert ema.module.weight.stride() == original.weight.stride()
+    assert torch.equal(ema.module.weight, before)
+    assert not ema.module.weight.requires_grad

@@ -184,3 +184,36 @@ def test_images_that_have_moved_resume_and_others_do_not(cli, images_npz, tmp_pa
     done = cli("train", "--resume", "run", "--data", moved)
     assert done.returncode == 0
     assert "is already finished at step 4: raise steps (--steps) to go on" in done.stderr
+
+
+def upscaler(family="compact", **options):
+    config = Config.from_flags(task="super-resolution", task_options={"crop": 16, "perceptual": "none"})
+    sizes = {"resolution": 16, "channels": 3, "latent": 1, "width": 4, "scale": 2, "blocks": 1}
+    return Trainer(*models.build(family, **sizes | options), config=config)
+
+
+def test_files_of_super_resolution(tmp_path):
+    """Both generators of BasicSR's file, a discriminator's file, and safetensors of several networks."""
+    given, trainer = upscaler(), upscaler()
+    networks = {"G": given.generator, "G_ema": upscaler().generator, "D": given.discriminator}
+    for file, names in (("g.pth", ("G", "G_ema")), ("d.pth", ("D",)), ("all.safetensors", ("G", "G_ema", "D"))):
+        trainer = upscaler()
+        before = {name: tensors(network) for name, network in trainer.state.networks.items()}
+        models.save({name: networks[name] for name in names}, tmp_path / file)
+        start_from(trainer.state, tmp_path / file)
+        for part, name in (("generator", "G"), ("ema", "G_ema"), ("discriminator", "D")):
+            expected = tensors(networks[name]) if name in names else before[part]
+            assert same(trainer.state.networks[part], expected), (file, part)
+
+
+def test_a_file_of_another_size_says_how_its_network_is_built(tmp_path):
+    models.save(models.esrgan.SRVGGNetCompact(4, 3, 6, 2), tmp_path / "x4.pth")
+    models.save(models.esrgan.SRVGGNetCompact(2, 3, 4, 1, 4), tmp_path / "reduced.safetensors")
+    models.save(models.esrgan.RRDBNet(2, 3, 4, 2, 1), tmp_path / "rrdb.pth")
+    for file, sentence in (
+        ("x4.pth", "another generator: .*; its network is built with model.scale=4, width=6, model.blocks=2, model.sh"),
+        ("reduced.safetensors", "another generator: .*; its network is built with model.shuffle=4$"),
+        ("rrdb.pth", "another generator: .*; it has a RRDBNet, this run a SRVGGNetCompact$"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            start_from(upscaler().state, tmp_path / file)

@@ -52,7 +52,7 @@ class VectorQuantizer(nn.Module):
     "average", in which codes are moving averages of the vectors that they are nearest to (appendix A.1), with `decay`,
     and only the second term is a loss. restart: with averages, codes that are used less than this part of an equal
     share are put beside the most used ones, whose shares both halve (the splitting of Linde, Buzo and Gray 1980); 0
-    leaves them. Distances are computed in float32.
+    leaves them. Distances are computed in float32 (float64 for double).
     """
 
     def __init__(
@@ -80,10 +80,11 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """The numbers of the codes nearest to the vectors of z [N, D, h, w]: int64 [N, h, w]."""
-        flat, codes = z.detach().float().movedim(1, -1).flatten(0, -2), self.embedding.weight.detach().float()
+        z = z.detach() if z.dtype == torch.float64 else z.detach().float()
+        flat, codes = z.movedim(1, -1).flatten(0, -2), self.embedding.weight.detach().to(z.dtype)
         with torch.autocast(z.device.type, enabled=False):
             distances = codes.square().sum(1) - 2 * flat @ codes.T  # |z|² is the same for all codes
-        return distances.argmin(1).view(len(z), *z.shape[2:])
+        return distances.argmin(1).view(z.shape[0], *z.shape[2:])  # len() would fix the batch in exports
 
     def vectors(self, indices: Tensor) -> Tensor:
         """The codes of numbers int64 [N, h, w]: [N, D, h, w]."""
