@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -118,6 +119,21 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     assert emoji["fine-tuned"]["images"] == emoji["from scratch"]["images"]
     for other in ("not fine-tuned", "from scratch"):
         assert float(emoji["fine-tuned"]["fid"]) < 0.6 * float(emoji[other]["fid"])
+
+
+@pytest.mark.full
+def test_the_study_of_unpaired_emoji_runs(tmp_path):
+    """On random images for three steps."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
+    for name, images in (("a", pixels), ("b", 255 - pixels)):
+        np.savez(tmp_path / f"{name}.npz", images)
+    out = tmp_path / "out"
+    words = ("--a", tmp_path / "a.npz", "--b", tmp_path / "b.npz", "--steps", "3")
+    out.mkdir()
+    rows = run(out, "emoji_unpaired", *words)
+    assert [row["images"] for row in rows] == ["12", "12"]
+    assert all(0 < float(row[name]) < 2 for row in rows for name in ("unchanged", "translated", "there_and_back"))
+    assert rows[0]["unchanged"] == rows[1]["unchanged"]  # the difference of the same pairs
 
 
 @pytest.fixture(scope="module")
