@@ -7,5 +7,6 @@ from fastgan.tasks.base import Batch, Loss, Noise, Task
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.paired import Paired
 from fastgan.tasks.super_resolution import SuperResolution
+from fastgan.tasks.variation import Variation
 
-__all__ = ["Batch", "Generation", "Loss", "Noise", "Paired", "SuperResolution", "Task"]
+__all__ = ["Batch", "Generation", "Loss", "Noise", "Paired", "SuperResolution", "Task", "Variation"]

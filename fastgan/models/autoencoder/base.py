@@ -111,6 +111,14 @@ class EncoderPart(nn.Module):
         super().__init__()
         self.whole = whole
 
+    @property
+    def spec(self) -> None:
+        """Raises UsageError: exported files describe networks that keep the size of images, or enlarge it."""
+        raise UsageError(
+            "network: an encoder's latents are smaller than its images, and exported files know networks that keep the"
+            " size or enlarge it; export RUN:decoder or the whole RUN, and call encode() of the network in Python"
+        )
+
     def forward(self, images: Tensor) -> Tensor:
         return self.whole.encode(images)
 
