@@ -6,6 +6,7 @@ import csv
 import ceilings
 import contestants
 import convolutions
+import degradations
 import end_to_end
 import host
 import monitor
@@ -305,6 +306,17 @@ def test_the_cost_of_the_monitor_is_measured(monkeypatch):
     assert set(row) == set(monitor.COLUMNS)
     assert float(row["without_ms"]) > 0
     assert float(row["interval_end_ms"]) > 0
+
+
+def test_the_stages_of_degradations_are_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(degradations, "ROUNDS", 1)
+    monkeypatch.setattr(degradations, "MIXED", 1)
+    out = tmp_path / "degradations.csv"
+    monkeypatch.setattr("sys.argv", ["degradations.py", "--batch", "1", "--side", "32", "--out", str(out)])
+    degradations.main()
+    rows = rows_of(out)
+    assert {"blur", "JPEG", "second-order as a whole"} <= {row["stage"] for row in rows}
+    assert all(float(row["ms"]) >= 0 for row in rows)
 
 
 def test_the_cost_of_a_preset_is_measured():

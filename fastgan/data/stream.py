@@ -32,6 +32,7 @@ class BatchStream:
     r-th batch: N ranks yield together what a single one yields with N times the batch, and a run can be resumed with
     another world size.
     held_out: number of images, drawn by the seed, that are never yielded; the attribute `held_out` is a batch of them.
+    Of tiles of larger pictures all tiles of their pictures are not yielded.
     share: a set is kept on the device where it takes at most this fraction of the free memory there. Otherwise a thread
     gathers batches in advance, through pinned memory on CUDA; the batches are bit-identical.
     Raises UsageError for arguments out of range.
@@ -61,7 +62,7 @@ class BatchStream:
         self._labels = torch.from_numpy(np.array(labels_of(images))).to(device) if labels else None
         self._name, self._count, self._identity = images.name, len(images), identity(images, labels)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
-        given, apart = _split(len(images), held_out, seed)
+        given, apart = _split(images, held_out, seed)
         self._position, self._order = 0, _Order(given, seed, device)
         unseen = normalize(torch.from_numpy(images.images[apart]).to(device))
         self.held_out = unseen if self._labels is None else (unseen, self._labels[torch.from_numpy(apart).to(device)])
@@ -145,10 +146,25 @@ class BatchStream:
         self._position = state["position"]
 
 
-def _split(images: int, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
+def _split(images: ImageSet, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
     """Indices of the yielded images, ascending, int64; and of the held-out ones."""
-    apart = np.sort(np.random.default_rng((seed, images)).permutation(images)[:held_out])
-    return torch.from_numpy(np.setdiff1d(np.arange(images), apart)), apart
+    count, pictures = len(images), images.pictures
+    if pictures is None or not held_out:
+        apart = np.sort(np.random.default_rng((seed, count)).permutation(count)[:held_out])
+        return torch.from_numpy(np.setdiff1d(np.arange(count), apart)), apart
+    # Tiles overlap: what a network has been trained on must not be part of what measures it.
+    sizes = np.bincount(pictures)
+    random = np.random.default_rng((seed, len(sizes)))
+    order = random.permutation(len(sizes))
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), held_out)) + 1
+    if enough >= len(sizes):
+        most = count - int(sizes[order[-1]])
+        raise UsageError(
+            f"held_out: expected at most {most:,}, as tiles are held out with their whole pictures, of which"
+            f" {images.name} has {len(sizes):,}, got {held_out:,}"
+        )
+    mine = np.isin(pictures, order[:enough])
+    return torch.from_numpy(np.flatnonzero(~mine)), np.sort(random.permutation(np.flatnonzero(mine))[:held_out])
 
 
 class _Order:

@@ -15,7 +15,8 @@ class PairPool:
     size: how many pairs, those of all ranks together, rounded to whole batches (180 in Real-ESRGAN); 0 for no pool.
     The first batches fill it and are returned as they are. From then on each image of a batch changes places with one
     that came at the same position of an earlier batch, chosen at random, so that several ranks see what one does with
-    a batch as large.
+    a batch as large. Each rank holds its own pairs. A checkpoint has those of the first rank, with which the others go
+    on too; where batches have another size then, the pool begins anew.
     """
 
     def __init__(self, size: int):
@@ -26,7 +27,7 @@ class PairPool:
         self._filled = 0
 
     def exchange(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
-        """A batch of the same shapes, of this and earlier ones. Raises UsageError where the shapes change.
+        """A batch of the same shapes, of this and earlier ones.
 
         batch: tensors [N, ...] by name, such as "source" and "target", of which row i of each belong together.
         """
@@ -34,20 +35,18 @@ class PairPool:
         batches = self._size // (n * random.place[1])
         if not batches:
             return batch
-        if not self._kept:
-            self._kept = {name: value.new_zeros((batches, *value.shape)) for name, value in batch.items()}
+        shapes = {name: (batches, *value.shape) for name, value in batch.items()}
+        if {name: tuple(kept.shape) for name, kept in self._kept.items()} != shapes:
+            self._kept = {name: value.new_zeros(shapes[name]) for name, value in batch.items()}
             self._filled = 0
-        found = {name: [*value.shape[1:]] for name, value in self._kept.items()}
-        if found != (came := {name: [*value.shape] for name, value in batch.items()}):
-            raise UsageError(f"batch: expected the shapes of the pairs in the pool, {found}, got {came}")
-        if self._filled < len(next(iter(self._kept.values()))):
+        if self._filled < batches:
             for name, value in batch.items():
                 self._kept[name][self._filled] = value
             self._filled += 1
             return batch
         u = random.uniform(n)
-        depth = self._filled
-        which, row = (u * depth).long().clamp(max=depth - 1), torch.arange(n, device=u.device)
+        # float32 below 1 times a whole number may round up to it.
+        which, row = (u * batches).long().clamp(max=batches - 1), torch.arange(n, device=u.device)
         mixed = {name: kept[which, row] for name, kept in self._kept.items()}
         for name, value in batch.items():
             self._kept[name][which, row] = value

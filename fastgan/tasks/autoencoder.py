@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
-from fastgan.losses import adaptive_sum, perceptual_loss
+from fastgan.losses import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
+from fastgan.tasks.networks import perceptual_for
 
 
 class Autoencoder(Generation):
@@ -54,7 +55,7 @@ class Autoencoder(Generation):
             if getattr(self.regularization.config, name):
                 raise UsageError(f"{name}: autoencoders do not have it; leave it out")
         self.adaptive, self.start, self.against = adaptive, start, adversarial_weight > 0
-        self.perceptual = _perceptual(perceptual, self.generator, self.range) if perceptual_weight else None
+        self.perceptual = perceptual_for(perceptual if perceptual_weight else "none", self.generator, self.range)
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         if noise["adversarial"]:
@@ -150,10 +151,3 @@ class Autoencoder(Generation):
             return found
         found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
         return found | measures.of_reconstructions(self, held_out, len(batch[self.real]))
-
-
-def _perceptual(name: str, generator: nn.Module, span: tuple[float, float]) -> nn.Module | None:
-    """The perceptual loss of that name on the generator's device, for images in a range."""
-    if name == "none":
-        return None
-    return perceptual_loss(name, range=span).to(next(generator.parameters()).device)

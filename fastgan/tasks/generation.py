@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
-from fastgan.losses import AdversarialLoss
+from fastgan.losses import AdversarialLoss, FeatureDistance, PerceptualLoss
 from fastgan.losses.config import LossConfig
 from fastgan.nn.moving_averages import averages_kept
 from fastgan.regularization import Regularization
@@ -35,6 +35,8 @@ class Generation(Task):
     passes = ("real images", "generated images")
     #: Counts modes, finds nearest training images, enlarges images of networks that grow; set by the trainer.
     classifier: nn.Module | None = None
+    #: A perceptual distance of images and their targets, in tasks that have targets.
+    perceptual: PerceptualLoss | FeatureDistance | None = None
     neighbors: Any = None
     enlarge: Callable[[Tensor], Tensor] = staticmethod(lambda images: images)
     #: Weight of the distance of all discriminator features, of tasks that have targets.

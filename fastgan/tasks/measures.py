@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgan.losses.similarity import WINDOW
+from fastgan.metrics import image_quality
 from fastgan.tasks import sample_grids
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def of_pairs(task: Generation, batch: Batch, held_out: Batch | None) -> dict[str
     found = gradient_norms(task, batch)
     if held_out is not None:
         found["auroc/train_held_out"] = train_against_held_out(task, batch, held_out)
-        found["l1/held_out"] = distance_to_targets(task, held_out, len(batch["target"]))
+        found |= distances_to_targets(task, held_out, len(batch["target"]))
     return found
 
 
@@ -123,12 +125,32 @@ def train_against_held_out(task: Generation, batch: Batch, held_out: Batch) -> T
 
 
 @torch.no_grad()
-def distance_to_targets(task: Generation, held_out: Batch, size: int) -> Tensor:
-    """E |target − G(source)| of the averaged generator, on pairs that it was not trained on, `size` at a time."""
+def distances_to_targets(task: Generation, held_out: Batch, size: int) -> dict[str, Tensor]:
+    """Of the averaged generator on pairs that it was not trained on, `size` at a time: L1 and `distances` of images."""
     source, target = held_out["source"], held_out["target"]
-    parts = zip(source.split(size), target.split(size), strict=True)
-    total = sum((task.generator(x).float() - y.float()).abs().sum() for x, y in parts)
-    return torch.as_tensor(total) / target.numel()
+    sums: dict[str, Tensor] = {}
+    for x, y in zip(source.split(size), target.split(size), strict=True):
+        made = task.generator(x)
+        one = {"l1": (made.float() - y.float()).abs().mean(), **distances(task, made, y)}
+        for name, value in one.items():
+            sums[name] = sums.get(name, value.new_zeros(())) + value * len(y)
+    return {f"{name}/held_out": total / len(target) for name, total in sums.items()}
+
+
+def distances(task: Generation, made: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Means over images [N, C, H, W] in the task's range: PSNR in dB and SSIM of their pixels from 0 to 255, and the
+    perceptual distance where the task has one. SSIM is left out where sides are below 11 pixels; nothing is measured of
+    what is no image.
+    """
+    if made.dim() != 4:
+        return {}
+    pixels = image_quality.pixels(made, task.range), image_quality.pixels(target, task.range)
+    found = {"psnr": image_quality.psnr(*pixels).mean()}
+    if min(target.shape[2:]) >= WINDOW:
+        found["ssim"] = image_quality.ssim(*pixels).mean()
+    if task.perceptual is not None:
+        found["perceptual"] = task.perceptual(made, target)
+    return found
 
 
 @torch.no_grad()
@@ -145,18 +167,13 @@ def cycles(generator: nn.Module, held_out: Batch, size: int) -> dict[str, Tensor
 
 @torch.no_grad()
 def of_reconstructions(task: Autoencoder, held_out: Batch, size: int) -> dict[str, Tensor]:
-    """Of the averaged autoencoder on images that it was not trained on, `size` at a time: PSNR, the mean over images in
-    dB, the perceptual distance where the task has one, and what the autoencoder logs of its latents, such as how many
-    codes are used."""
+    """Of the averaged autoencoder on images that it was not trained on, `size` at a time: `distances`, and what the
+    autoencoder logs of its latents, such as how many codes are used."""
     sums: dict[str, Tensor] = {}
     images = held_out[task.real]
     for part in images.split(size):
         found = task.generator.reconstruct(part)  # type: ignore[operator]
-        made = found.image.to(part.dtype).clamp(*task.range)
-        error = (made - part).square().flatten(1).mean(1).clamp(min=1e-10)
-        one = {"psnr": (10 * ((task.range[1] - task.range[0]) ** 2 / error).log10()).mean(), **found.log}
-        if task.perceptual is not None:
-            one["perceptual"] = task.perceptual(made, part)
+        one = {**distances(task, found.image, part), **found.log}
         for name, value in one.items():
             sums[name] = sums.get(name, value.new_zeros(())) + value * len(part)
     return {f"{name}/held_out": total / len(images) for name, total in sums.items()}

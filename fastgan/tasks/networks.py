@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
+from fastgan.losses import FeatureDistance, PerceptualLoss, perceptual_loss
 from fastgan.nn import MinibatchDiscrimination, MinibatchStdDev
 from fastgan.regularization.features import collected_features
 
@@ -112,6 +113,16 @@ def source_channels(network: nn.Module) -> int:
 def takes_images(network: nn.Module) -> bool:
     """Whether a generator states that it makes images from images, and not from latents."""
     return source_channels(network) > 0 or (hasattr(network, "channels") and hasattr(network, "scale"))
+
+
+def perceptual_for(
+    name: str, generator: nn.Module, span: tuple[float, float]
+) -> PerceptualLoss | FeatureDistance | None:
+    """The `fastgan.losses.perceptual_loss` of this name for images of a generator in a range, on its device.
+
+    None of "none". Raises UsageError and DataError as that does.
+    """
+    return None if name == "none" else perceptual_loss(name, range=span).to(next(generator.parameters()).device)
 
 
 def declared_range(network: nn.Module) -> tuple[float, float] | None:

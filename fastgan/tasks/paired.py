@@ -15,7 +15,7 @@ from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import sources_and_targets
 from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
-from fastgan.tasks.networks import dtype_of, source_channels
+from fastgan.tasks.networks import dtype_of, perceptual_for, source_channels
 
 
 class Paired(Generation):
@@ -30,6 +30,8 @@ class Paired(Generation):
     crop: side of the squares at random places, the same one of source and target, that a batch is cropped to; 0 takes
     whole images. flip: mirror both at random. layer_matching: weight of the distance of the outputs of all layers of
     the discriminator, of the image made and of its target (`fastgan.losses.layer_matching`, pix2pixHD).
+    perceptual: a distance in features of a network, by name or file as `fastgan.losses.perceptual_loss` takes it, or
+    none. perceptual_weight: what it is added to the generator's loss by; 0 measures it on held-out pairs alone.
     """
 
     real = "target"
@@ -38,7 +40,7 @@ class Paired(Generation):
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, *args: Any, crop: int = 0, flip: bool = False,
-        layer_matching: float = 0.0, **kwargs: Any,
+        layer_matching: float = 0.0, perceptual: str = "none", perceptual_weight: float = 1.0, **kwargs: Any,
     ):  # fmt: skip
         super().__init__(generator, discriminator, *args, **kwargs)
         if crop < 0:
@@ -46,6 +48,10 @@ class Paired(Generation):
         self.conditional, self.crop, self.flip = source_channels(discriminator) > 0, crop, flip
         self.layer_matching = layer_matching
         self._check_layer_matching()
+        if not perceptual_weight >= 0:
+            raise UsageError(f"perceptual_weight: expected a number >= 0, got {perceptual_weight}")
+        self.perceptual = perceptual_for(perceptual, generator, self.range)
+        self.perceptual_weight = perceptual_weight if self.perceptual is not None else 0.0
 
     def _check_layer_matching(self) -> None:
         if not self.layer_matching >= 0:
@@ -78,15 +84,20 @@ class Paired(Generation):
         return self.generator(z)
 
     def with_reconstruction(self, loss: Loss, made: Tensor, batch: Batch, weight: float) -> Loss:
-        """Adds weight · E |target − G(source)|: equation 3 of the paper."""
-        if not weight:
-            return loss
-        distance = l1(made.float(), batch["target"].float())
-        return Loss(loss.value + weight * distance, loss.log | {"l1/batch": distance})
+        """Adds weight · E |target − G(source)|, equation 3 of the paper, and the perceptual distance of both."""
+        made, target = made.float(), batch["target"].float()
+        if weight:
+            distance = l1(made, target)
+            loss = Loss(loss.value + weight * distance, loss.log | {"l1/batch": distance}, loss.outputs)
+        if self.perceptual is not None and self.perceptual_weight:
+            distance = self.perceptual(made, target)
+            value = loss.value + self.perceptual_weight * distance
+            loss = Loss(value, loss.log | {"perceptual/batch": distance}, loss.outputs)
+        return loss
 
     @property
     def sees_real(self) -> bool:
-        return super().sees_real or self.config.l1_weight > 0 or self.layer_matching > 0
+        return super().sees_real or max(self.config.l1_weight, self.layer_matching, self.perceptual_weight) > 0
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         return sources_and_targets(batch, source_channels(self.generator), name, dtype_of(self.generator))

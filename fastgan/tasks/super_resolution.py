@@ -114,7 +114,7 @@ class SuperResolution(Paired):
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         if noise["adversarial"]:
             return super().generator_loss(batch, noise)
-        made, (_, weight) = self.generate(batch["source"], None), self.config.matching(noise["lazy"])
+        made, (_, weight) = self.made(batch["source"], None, noise), self.config.matching(noise["lazy"])
         distance = l1(made.float(), self.compared(batch))
         return Loss(weight * distance, {"l1/batch": distance})
 

@@ -48,6 +48,8 @@ def check(state: TrainState, batch: Batch, noise: dict[str, Noise]) -> None:
         span, why = _generator(task, batch, noise["discriminator"])
         _discriminator(task, batch, noise["discriminator"])
     task.range = span or task.range
+    if task.perceptual is not None:
+        task.perceptual.range = task.range
     check_values(batch[task.real], span, why)
     if state.held_out is not None:
         check_values(state.held_out[task.real], span, why, "held_out")

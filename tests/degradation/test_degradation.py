@@ -129,7 +129,7 @@ def test_the_scale_of_the_second_resizing_is_relative_to_the_result(monkeypatch)
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(UsageError, match="kind: expected one of bicubic, first-order, second-order, got 'third'"):
+    with pytest.raises(UsageError, match=r"degradation: expected bicubic, first-order, second-order or .* got 'third'"):
         Degradation(2, "third")
     with pytest.raises(UsageError, match="scale: expected a number >= 1, got 0"):
         Degradation(0)

@@ -122,11 +122,13 @@ def test_two_ranks_see_what_one_does_with_a_batch_as_large():
 
 
 def test_no_pool_and_pairs_of_another_size():
-    batch = pairs(0)
-    assert PairPool(0).exchange(batch, Random(0, CPU)) is batch
+    random = Random(0, CPU)
+    assert PairPool(0).exchange(batch := pairs(0), random) is batch
     pool = PairPool(4)
-    pool.exchange(batch, Random(0, CPU))
-    with pytest.raises(UsageError, match=r"batch: expected the shapes of the pairs in the pool, .*\[2, 1, 2, 2\]"):
-        pool.exchange({"source": batch["target"], "target": batch["target"]}, Random(0, CPU))
+    for i in range(3):
+        pool.exchange(pairs(i), random)
+    for i in range(4):  # of one image each: it begins anew
+        assert pool.exchange(batch := pairs(i, 1), random) is batch
+    assert float(pool.exchange(pairs(4, 1), random)["source"].max()) < 4
     with pytest.raises(UsageError, match="size: expected a number >= 0, got -1"):
         PairPool(-1)

@@ -121,7 +121,7 @@ def test_reconstructions_get_better_and_are_measured():
     figures = t.fit(([x[i : i + 8]] for _ in range(99) for i in range(0, 24, 8)), held_out=x[24:])
     made = t.ema.module(x[24:]).clamp(-1, 1)
     psnr = (10 * (4 / (made - x[24:]).square().flatten(1).mean(1)).log10()).mean()
-    assert figures["psnr/held_out"] == pytest.approx(float(psnr), rel=1e-4)
+    assert figures["psnr/held_out"] == pytest.approx(float(psnr), rel=1e-3)  # that of pixels of 8 bits
     assert float(psnr) > 10 * torch.log10(4 / x[24:].square().mean()) + 2  # better than gray
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage.metrics import structural_similarity
 from torch import nn
 from torch.nn.functional import avg_pool2d, interpolate, softplus
 
@@ -13,6 +14,7 @@ from fastgan import Config, Trainer, models
 from fastgan.data import open_source
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
+from fastgan.losses import perceptual_loss
 from fastgan.regularization.history import History
 from fastgan.report.diagnostics import diagnoses
 from fastgan.report.page import write_report
@@ -32,6 +34,8 @@ SMALL = {
     "lr_g": 2e-3,
     "lr_d": 2e-3,
 }
+
+PERCEPTUAL = {"task": "paired", "task_options": {"perceptual": "random"}}
 
 
 class Upscaler(nn.Module):
@@ -168,6 +172,7 @@ def _among(part, whole):
         (of_images, "wgan-gp", {"l1_weight": 1.0, "d_steps": 2, "augment": "translation"}),
         (Discriminator, "relativistic", {"feature_matching": 1.0, "instance_noise": 0.1, "instance_noise_steps": 9}),
         (Discriminator, "non-saturating", {"unroll": 2}),
+        pytest.param(Discriminator, "non-saturating", PERCEPTUAL, marks=pytest.mark.full),
     ],
 )
 def test_resumed_equals_never_stopped_bit_for_bit(tmp_path, discriminator, loss, options):
@@ -399,3 +404,70 @@ def test_held_out_pairs_have_the_shapes_of_the_batches():
     batch = {"source": torch.zeros(8, 1, 4, 4), "target": torch.zeros(8, 1, 6, 6)}
     with pytest.raises(UsageError, match=r"generator: expected images like the real ones \[8, 1, 6, 6\]"):
         TaskSteps(trainer(steps=1).task).discriminator(batch, {})
+
+
+@pytest.mark.parametrize("weight", [2.0, 0.0])
+def test_the_perceptual_term_written_out(weight):
+    t = trainer(l1_weight=3.0, task="paired", task_options={"perceptual": "random", "perceptual_weight": weight})
+    source, target = next(Pairs())
+    result, gradients = TaskSteps(t.task).generator({"source": source, "target": target}, {"lazy": True})
+    made, loss = t.generator(source), perceptual_loss("random")
+    distance = loss(made, target)
+    total = softplus(-t.discriminator(made, source)).mean() + 3 * (target - made).abs().mean() + weight * distance
+    assert ("perceptual/batch" in result.log) == (weight > 0)
+    torch.testing.assert_close(gradients, torch.autograd.grad(total, t.generator.parameters()), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result.value, total.detach())
+    assert not any("perceptual" in name for name in t.state.task.tensors())
+
+
+def test_measures_of_held_out_pairs():
+    """PSNR, SSIM and perceptual distance of the averaged generator, on pixels of 8 bits, in batches of any size."""
+    t = trainer(steps=2, log_every=2, task="paired", task_options={"perceptual": "random", "perceptual_weight": 0.0})
+    torch.manual_seed(1)
+    targets = torch.rand(11, 1, 16, 16) * 2 - 1
+    held_out = avg_pool2d(targets, 2), targets
+    batches = iter([(avg_pool2d(x, 2), x) for x in (torch.rand(2, 8, 1, 16, 16) * 2 - 1)] * 2)
+    t.fit(batches, held_out=held_out)
+    found = t.task.with_generator(t.ema.module.eval()).measures(t.state.batch, t.state.held_out, 2)
+    with torch.no_grad():
+        made = t.ema.module(held_out[0])
+        perceptual = perceptual_loss("random")
+        parts = [(len(y), float(perceptual(x, y))) for x, y in zip(made.split(8), targets.split(8), strict=True)]
+    pixels = [((x.double() + 1) * 127.5).clamp(0, 255).round().numpy() for x in (made, targets)]
+    decibels = [10 * np.log10(255**2 / ((x - y) ** 2).mean()) for x, y in zip(*pixels, strict=True)]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    similar = [structural_similarity(x[0], y[0], **options) for x, y in zip(*pixels, strict=True)]
+    assert found["psnr/held_out"].item() == pytest.approx(np.mean(decibels), rel=1e-6)
+    assert found["ssim/held_out"].item() == pytest.approx(np.mean(similar), rel=1e-6)
+    assert found["perceptual/held_out"].item() == pytest.approx(sum(n * v for n, v in parts) / 11, rel=1e-4)
+    pairs = dict(zip(("source", "target"), next(Pairs()), strict=True))
+    small = trainer().task.measures(pairs, pairs, 1)
+    assert "psnr/held_out" in small
+    assert not {"ssim/held_out", "perceptual/held_out"} & small.keys()
+
+
+class Between(Upscaler):
+    """Images in [0, 1], which is known from the first batch alone."""
+
+    def forward(self, source):
+        return super().forward(source).sigmoid()
+
+
+def test_the_range_of_the_perceptual_loss_is_that_of_the_images():
+    torch.manual_seed(0)
+    options = SMALL | {"steps": 1} | PERCEPTUAL
+    t = Trainer(Between(), Discriminator(), config=Config.from_flags(**options))
+    t.fit(iter([[(image + 1) / 2 for image in next(Pairs())]]))
+    assert t.task.perceptual.range == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"perceptual": "vgg"}, "perceptual: expected efficientnet, mobilenet, random, or a file .* got 'vgg'"),
+        ({"perceptual": "random", "perceptual_weight": -1.0}, "perceptual_weight: expected a number >= 0, got -1.0"),
+    ],
+)
+def test_perceptual_options_that_do_not_exist(options, message):
+    with pytest.raises(UsageError, match=message):
+        trainer(task="paired", task_options=options)

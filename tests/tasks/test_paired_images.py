@@ -10,7 +10,7 @@ from fastgan import Config, Trainer, models
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL
-from fastgan.tasks import Paired
+from fastgan.tasks import Paired, sample_grids
 from fastgan.tasks.networks import Output
 from fastgan.testing.batches import Resumable
 from fastgan.train.step import TaskSteps
@@ -90,6 +90,13 @@ def test_crops_that_do_not_fit():
         task.transform(numbered(2), random)
     with pytest.raises(UsageError, match=r"crop: expected sources and targets of one size, got \[3, 3\] and \[6, 6\]"):
         task.transform(numbered(2) | {"source": torch.zeros(2, 1, 3, 3)}, random)
+
+
+def test_the_grid_shows_pairs_of_the_whole_held_out_set():
+    numbers = torch.arange(40.0).view(40, 1, 1, 1)
+    assert sample_grids.some(numbers).flatten().tolist() == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert torch.equal(sample_grids.some(numbers[:11]), numbers[:8])
+    assert torch.equal(sample_grids.some(numbers[:3]), numbers[:3])
 
 
 # --- several scales ---------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from fastgan.nn.fusion.supported import (
     activation_takes,
     overwrite,
     pads_first,
+    runs_as_product,
     weight_hooks,
 )
 
@@ -70,7 +71,8 @@ class Conv2d(Fused, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         # Users' subclasses may have another inner method.
-        if type(self)._conv_forward is not Conv2d._conv_forward or not CONV2D.takes(input):
+        own = type(self)._conv_forward is Conv2d._conv_forward
+        if not own or not (CONV2D.takes(input) or runs_as_product(CONV2D, self, input)):
             return nn.Conv2d.forward(self, input)
         return CONV2D.block(self, input, LINEAR)
 
@@ -94,7 +96,8 @@ class ConvTranspose2d(Fused, nn.ConvTranspose2d):
     _fastgan_original = nn.ConvTranspose2d
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        if output_size is None and CONV_TRANSPOSE2D.takes(input):
+        takes = CONV_TRANSPOSE2D.takes(input) or runs_as_product(CONV_TRANSPOSE2D, self, input)
+        if output_size is None and takes:
             return CONV_TRANSPOSE2D.block(self, input, LINEAR)
         return nn.ConvTranspose2d.forward(self, input, output_size)
 
