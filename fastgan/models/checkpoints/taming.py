@@ -89,14 +89,18 @@ def _constructor(state: State) -> functools.partial[nn.Module]:
         "z_channels": state.shape("decoder.conv_in.weight", 4)[1],
     }
     if "quantize.embedding.weight" not in state.tensors:
-        return functools.partial[nn.Module](autoencoder.KLAutoencoder, **sizes)
+        return _partial(autoencoder.KLAutoencoder, sizes)
     averaged = "quantize.embedding.cluster_size" in state.tensors
     sizes |= {
         "codes": state.shape("quantize.embedding.weight", 2)[0],
         "codebook": "average" if averaged else "gradient",
         **{name: state.arguments[name] for name in _HIDDEN if name in state.arguments},
     }
-    return functools.partial[nn.Module](autoencoder.VQGAN, **sizes)
+    return _partial(autoencoder.VQGAN, sizes)
+
+
+def _partial(kind: type[nn.Module], sizes: dict[str, Any]) -> functools.partial[nn.Module]:
+    return functools.partial(kind, **sizes)
 
 
 def _count(state: State, pattern: str, what: str) -> int:
