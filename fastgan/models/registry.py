@@ -43,6 +43,7 @@ FAMILIES: dict[str, str] = {
     "stylegan-xl": "fastgan.models.stylegan.stylegan_xl",
     "stylegan2": "fastgan.models.stylegan.stylegan2",
     "stylegan3": "fastgan.models.stylegan.stylegan3",
+    "variation": "fastgan.models.variation",
     "tiny-autoencoder": "fastgan.models.autoencoder.tiny",
     "vae": "fastgan.models.autoencoder.kl",
     "vqgan": "fastgan.models.autoencoder.vqgan",

@@ -9,5 +9,17 @@ from fastgan.tasks.compression import Compression
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.paired import Paired
 from fastgan.tasks.super_resolution import SuperResolution
+from fastgan.tasks.variation import Variation
 
-__all__ = ["Autoencoder", "Batch", "Compression", "Generation", "Loss", "Noise", "Paired", "SuperResolution", "Task"]
+__all__ = [
+    "Autoencoder",
+    "Batch",
+    "Compression",
+    "Generation",
+    "Loss",
+    "Noise",
+    "Paired",
+    "SuperResolution",
+    "Task",
+    "Variation",
+]

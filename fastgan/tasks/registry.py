@@ -24,6 +24,7 @@ TASKS: dict[str, tuple[str, str]] = {
     "paired": ("fastgan.tasks.paired", "Paired"),
     "super-resolution": ("fastgan.tasks.super_resolution", "SuperResolution"),
     "unpaired": ("fastgan.tasks.unpaired", "Unpaired"),
+    "variation": ("fastgan.tasks.variation", "Variation"),
 }
 
 

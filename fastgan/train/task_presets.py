@@ -58,6 +58,15 @@ _UNPAIRED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def variation() -> Config:
+    """varies images within their class, for fastgan augment; bring labeled --data (docs/tasks/augmentation.md)"""
+    return Config.from_flags(
+        task="variation", task_options={"shift": 2, "diversity": 0.2}, model="variation", condition="projection",
+        width=16, latent=32, batch=32, d_norm="spectral", r1_weight=0.1, penalty_interval=4, lr_g=8e-4, lr_d=8e-4,
+        steps=10_000,
+    )  # fmt: skip
+
+
 def vqgan() -> Config:
     """VQGAN at 256×256 with 16×16 codes, as in its paper; bring --data and a GPU"""
     return Config.from_flags(
@@ -135,4 +144,5 @@ _AUTOENCODER: dict[str, Any] = {"held_out": 64, "precision": "auto"}
 #: In the order of `fastgan presets`.
 TASK_PRESETS: tuple[Callable[[], Config], ...] = (
     pix2pix, pix2pixhd, cyclegan, cut, fastcut, esrgan, real_esrgan, compact, vqgan, vae, tiny_decoder, hific,
+    variation,
 )  # fmt: skip

@@ -55,6 +55,7 @@ _AUTOENCODER = {
     "precision": "fp32",
 }  # fmt: skip
 CASES = {
+    "variation": Case("labeled", {"resolution": 8, "width": 2, "latent": 4}, {"flip": True}),
     "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
     "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
     "cyclegan": Case(
