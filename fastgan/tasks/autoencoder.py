@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fastgan._util.random import Random
-from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.losses import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import perceptual_for
+from fastgan.tasks.terms import randomly_cropped
 
 
 class Autoencoder(Generation):
@@ -131,13 +131,7 @@ class Autoencoder(Generation):
 
     def transform(self, batch: Batch, random: Random | None) -> Batch:
         """Crops and flips; held-out images are cropped in the middle."""
-        images = batch[self.real]
-        if not (self.crop or (self.flip and random is not None)):
-            return batch
-        if self.crop > min(images.shape[2:]):
-            raise UsageError(f"crop: expected at most the side of the images, {min(images.shape[2:])}, got {self.crop}")
-        size = (self.crop, self.crop) if self.crop else (images.shape[2], images.shape[3])
-        return batch | random_crop({self.real: images}, size, random, flip=self.flip, rotate=False)
+        return batch | {self.real: randomly_cropped(batch[self.real], self.crop, random, self.flip)}
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         images = batch[self.real]
