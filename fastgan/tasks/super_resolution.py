@@ -15,7 +15,7 @@ from fastgan.losses import l1
 from fastgan.tasks import sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import any_tensors, described
-from fastgan.tasks.networks import dtype_of
+from fastgan.tasks.networks import coupling_layer, dtype_of
 from fastgan.tasks.paired import Paired
 
 #: What is degraded beside the crop, in low-resolution pixels on each side: filters see no edge then.
@@ -62,6 +62,12 @@ class SuperResolution(Paired):
             )
         if self.conditional:
             raise UsageError("discriminator: expected one of images alone, got one with source_channels")
+        penalties = list(self.config.all_penalties(self.loss))
+        if penalties and (layer := coupling_layer(self.discriminator)):
+            raise UsageError(
+                f"{penalties[0]}: {layer} couples the samples of a batch, so a penalty on each sample's gradient has no"
+                f" meaning; take {option('model.discriminator', 'unet')}"
+            )
         for name in ("unroll", "pack"):
             if getattr(self.regularization.config, name) > (name == "pack"):
                 raise UsageError(f"{name}: super-resolution does not have it; leave it out")

@@ -41,9 +41,9 @@ class Pairs(Resumable):
         return F.avg_pool2d(target, 2) * 0.5, target
 
 
-def trainer(loss="non-saturating", out=None, task=None, family="esrgan", **flags):
+def trainer(loss="non-saturating", out=None, task=None, family="esrgan", discriminator="unet", **flags):
     torch.manual_seed(0)
-    sizes = {"growth": 4} if family == "esrgan" else {}
+    sizes = {"discriminator": discriminator} | ({"growth": 4} if family == "esrgan" else {})
     networks = models.build(family, resolution=32, channels=3, latent=1, width=8, scale=2, blocks=1, **sizes)
     config = Config.from_flags(task="super-resolution", task_options=OPTIONS | (task or {}), **SMALL | flags)
     return Trainer(*networks, loss, config, out=out)
@@ -206,6 +206,27 @@ def test_held_out_figures_and_grids():
     # The first row: sources, bicubically enlarged.
     low = F.interpolate(t.state.held_out["source"], scale_factor=2.0, mode="bicubic") * 2 - 1
     torch.testing.assert_close(grids["fixed"].images[:4], low)
+
+
+def test_penalties():
+    """R1 of the U-Net, second derivatives of its layers and bilinear upsampling included; refused beside batch norm."""
+    t = trainer(r1_weight=2.0)
+    batch = transformed(t)
+    plain = UNetDiscriminator(3, 8)
+    plain.load_state_dict(t.discriminator.state_dict())
+    result, gradients = TaskSteps(t.task).discriminator(batch, t.state.draw("discriminator", batch))
+    # Each pass, of real images, of fakes and of the penalty, moves the spectral norms.
+    real = batch["target"].clone().requires_grad_()
+    with torch.no_grad():
+        fake = t.generator(batch["source"])
+    loss = F.softplus(-plain(batch["target"])).mean() + F.softplus(plain(fake)).mean()
+    (slope,) = torch.autograd.grad(plain(real).sum(), real, create_graph=True)
+    penalty = slope.square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(result.log["penalty/r1"], penalty.detach(), rtol=1e-3, atol=1e-9)
+    expected = torch.autograd.grad(loss + penalty, plain.parameters())
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(UsageError, match=r"r1: bn0_1 \(BatchNorm2d\) couples the samples of a batch, .*unet"):
+        trainer(discriminator="vgg", r1_weight=1.0)
 
 
 @pytest.mark.parametrize(
