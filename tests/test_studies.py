@@ -157,3 +157,15 @@ def test_the_studies_of_digits_run(tmp_path, digits):
     real, ours, *_ = run(tmp_path, "stacked", "--only", "hinge", "--steps", "2", FASTGAN_CACHE=digits)
     assert real["modes"] == "1000"
     assert float(real["kl"]) < 0.03 < float(ours["kl"])
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_pairs_runs(tmp_path):
+    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "fastgan", "data", "fetch", "emoji"]
+    subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
+    sources, made, targets = run(tmp_path, "emoji_pairs", "--steps", "2", **cache)
+    assert (targets["run"], float(targets["l1"])) == ("targets", 0)
+    assert float(targets["accuracy"]) > 0.75  # of those that the classifier was not trained on
+    assert float(made["l1"]) > float(sources["l1"])  # after two steps

@@ -13,6 +13,7 @@ from fastgan.errors import UsageError
 from fastgan.losses import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
+from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import perceptual_for
 
@@ -26,7 +27,8 @@ class Autoencoder(Generation):
     codebook loss (1 in VQGAN), or KL divergence (1e-6 in latent diffusion). adversarial_weight: that of the adversarial
     loss; 0 leaves the discriminator out. adaptive: multiply it by λ, which makes both gradients of the last layer
     equally long (equation 7); of several ranks or accumulated batches each has its own, as in public code. start:
-    generator steps without the discriminator, in which neither network of its step is run.
+    generator steps without the discriminator, in which neither network of its step is run. crop: side of random crops,
+    in pixels, 0 for whole images; flip: half of them from left to right.
     """
 
     data = "images"
@@ -34,12 +36,12 @@ class Autoencoder(Generation):
     def __init__(
         self, *args: Any, l1: float = 1.0, l2: float = 0.0, perceptual: str = "efficientnet",
         perceptual_weight: float = 1.0, latent_weight: float = 1.0, adversarial_weight: float = 0.8,
-        adaptive: bool = True, start: int = 0, **kwargs: Any,
+        adaptive: bool = True, start: int = 0, crop: int = 0, flip: bool = False, **kwargs: Any,
     ):  # fmt: skip
         super().__init__(*args, **kwargs)
         self.weights = {
             "l1": l1, "l2": l2, "perceptual_weight": perceptual_weight, "latent_weight": latent_weight,
-            "adversarial_weight": adversarial_weight, "start": start,
+            "adversarial_weight": adversarial_weight, "start": start, "crop": crop,
         }  # fmt: skip
         for name, value in self.weights.items():
             if value < 0:
@@ -54,6 +56,7 @@ class Autoencoder(Generation):
         for name in ("unroll", "style_mixing", "path_length"):
             if getattr(self.regularization.config, name):
                 raise UsageError(f"{name}: autoencoders do not have it; leave it out")
+        self.crop, self.flip = crop, flip
         self.adaptive, self.start, self.against = adaptive, start, adversarial_weight > 0
         self.perceptual = perceptual_for(perceptual if perceptual_weight else "none", self.generator, self.range)
 
@@ -125,6 +128,16 @@ class Autoencoder(Generation):
     @property
     def sees_real(self) -> bool:
         return self.loss.paired or self.config.feature_matching > 0
+
+    def transform(self, batch: Batch, random: Random | None) -> Batch:
+        """Crops and flips; held-out images are cropped in the middle."""
+        images = batch[self.real]
+        if not (self.crop or (self.flip and random is not None)):
+            return batch
+        if self.crop > min(images.shape[2:]):
+            raise UsageError(f"crop: expected at most the side of the images, {min(images.shape[2:])}, got {self.crop}")
+        size = (self.crop, self.crop) if self.crop else (images.shape[2], images.shape[3])
+        return batch | {self.real: cropped(images, size, random, self.flip)}
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         images = batch[self.real]
