@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastgan._util.random import Random
+from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.losses import adaptive_sum
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
-from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import perceptual_for
 
@@ -137,7 +137,7 @@ class Autoencoder(Generation):
         if self.crop > min(images.shape[2:]):
             raise UsageError(f"crop: expected at most the side of the images, {min(images.shape[2:])}, got {self.crop}")
         size = (self.crop, self.crop) if self.crop else (images.shape[2], images.shape[3])
-        return batch | {self.real: cropped(images, size, random, self.flip)}
+        return batch | random_crop({self.real: images}, size, random, flip=self.flip, rotate=False)
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         images = batch[self.real]
