@@ -136,6 +136,14 @@ def test_the_study_of_unpaired_emoji_runs(tmp_path):
     assert rows[0]["unchanged"] == rows[1]["unchanged"]  # the difference of the same pairs
 
 
+def test_unpaired_emoji_come_nearer_to_their_partners():
+    rows = committed("emoji_unpaired")
+    assert [row["way"] for row in rows] == ["emoji → emoji:google", "emoji:google → emoji"]
+    for row in rows:
+        assert float(row["translated"]) < float(row["unchanged"])
+        assert int(row["nearer_percent"]) > 55
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A cache directory with MNIST (marker network); the first study adds its classifier."""

@@ -31,7 +31,7 @@ FLAGS = (
     "--model.layers", 2, "--model.d-width", 24, "--batch", 4, "--held-out", 64, "--ema-images", 2000, "--compile",
     "off", "--log-every", 100, "--sample-every", 500, "--checkpoint-every", 1000,
 )  # fmt: skip
-STEPS = 5000
+STEPS = 4000
 
 
 def fastgan(*words: object) -> None:
