@@ -12,7 +12,6 @@ DIR/tiny_decoder.csv and DIR/tiny_decoder.png.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
