@@ -31,6 +31,8 @@ class Autoencoder(Generation):
     in pixels, 0 for whole images; flip: half of them from left to right.
     """
 
+    updates_on_device = True
+
     def __init__(
         self, *args: Any, l1: float = 1.0, l2: float = 0.0, perceptual: str = "efficientnet",
         perceptual_weight: float = 1.0, latent_weight: float = 1.0, adversarial_weight: float = 0.8,
