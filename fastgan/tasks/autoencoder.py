@@ -32,7 +32,7 @@ class Autoencoder(Generation):
     in pixels, 0 for whole images; flip: half of them from left to right.
     """
 
-    data = "images"
+    updates_on_device = True
 
     def __init__(
         self, *args: Any, l1: float = 1.0, l2: float = 0.0, perceptual: str = "efficientnet",
@@ -48,15 +48,12 @@ class Autoencoder(Generation):
             if value < 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
         if l1 == l2 == 0 and (perceptual == "none" or perceptual_weight == 0):
-            raise UsageError(
-                "l1, l2, perceptual_weight: expected one above 0, or nothing compares images, got 0 of all"
-            )
+            raise UsageError("l1, l2, perceptual_weight: expected one above 0, by which images are compared, got none")
         if not hasattr(self.generator, "reconstruct"):
             came = type(self.generator).__name__
             raise UsageError(f"generator: expected an autoencoder with a method reconstruct(images, noise), got {came}")
-        for name in ("unroll", "style_mixing", "path_length"):
-            if getattr(self.regularization.config, name):
-                raise UsageError(f"{name}: autoencoders do not have it; leave it out")
+        if self.regularization.config.unroll:
+            raise UsageError("unroll: a discriminator of reconstructions is not unrolled; leave it out")
         self.crop, self.flip = crop, flip
         # The last convolution runs in each step: its gradients balance the losses.
         self.shares = bool(getattr(self.generator, "splits", False))
@@ -78,8 +75,7 @@ class Autoencoder(Generation):
         reconstruction = torch.zeros_like(found.loss)
         for name, weight, term in self.distances(image, images.to(image.dtype)):
             log[f"loss/{name}"], reconstruction = term, reconstruction + weight * term
-        log["loss/reconstruction"] = reconstruction
-        value = reconstruction
+        log["loss/reconstruction"] = value = reconstruction
         if noise["adversarial"]:
             adversarial, terms = self.adversarial(image, found.latents, batch, noise)
             log, weight = log | terms, self.weights["adversarial_weight"]
@@ -102,16 +98,12 @@ class Autoencoder(Generation):
         """The term of the generator's own loss on its latents."""
         return self.weights["latent_weight"] * loss
 
-    def adversarial(
-        self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def adversarial(self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise) -> image_losses.Terms:
         """The adversarial loss of reconstructions, and what to log of it."""
-        condition = self.beside(latents)
-        matching, _ = self.config.matching(noise.get("lazy", True))
-        real = None
-        if self.loss.paired or matching:
-            real = self.regularization.apply(batch[self.real], "real", noise), condition
+        condition, (matching, _) = self.beside(latents), self.config.matching(noise.get("lazy", True))
         fake = self.regularization.apply(image, "fake", noise), condition
+        compared = self.loss.paired or matching
+        real = (self.regularization.apply(batch[self.real], "real", noise), condition) if compared else None
         return image_losses.generator_terms(self, fake, real, None, matching)
 
     def beside(self, latents: Tensor) -> Tensor | None:
@@ -176,7 +168,7 @@ class Autoencoder(Generation):
 
     def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
         found = measures.gradient_norms(self, batch)
-        if held_out is None:
-            return found
-        found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
-        return found | measures.of_reconstructions(self, held_out, len(batch[self.real]))
+        if held_out is not None:
+            found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
+            found |= measures.of_reconstructions(self, held_out, len(batch[self.real]))
+        return found
