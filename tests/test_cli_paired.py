@@ -58,6 +58,23 @@ def test_public_files_of_a_run_begin_another_one(cli, pairs, tmp_path):
             assert torch.equal(tensor, discriminator.state_dict()[name]), name
 
 
+def test_pairs_that_have_moved_resume_and_others_do_not(cli, pairs, tmp_path):
+    for half, box in (("a", (0, 0, 34, 34)), ("b", (34, 0, 68, 34))):
+        (tmp_path / half).mkdir()
+        for file in pairs.iterdir():
+            Image.open(file).crop(box).save(tmp_path / half / file.name)
+    train(cli, "--data", "a", "--data.target", "b", "--resolution", 34, "--out", "run")
+    (tmp_path / "b").rename(tmp_path / "moved")
+    done = cli("train", "--resume", "run", "--steps", 4)
+    assert done.returncode != 0
+    done = cli("train", "--resume", "run", "--steps", 4, "--data.target", "moved")
+    assert done.returncode == 0, done.stderr
+    Image.new("RGB", (34, 34)).save(tmp_path / "moved" / "0.png")
+    done = cli("train", "--resume", "run", "--steps", 6, "--data.target", "moved")
+    assert done.returncode != 0
+    assert "has other images than those of" in done.stderr
+
+
 def test_a_file_of_another_network_is_named_before_training(cli, pairs, tmp_path):
     generator, _ = models.build("pix2pix", resolution=32, channels=3, latent=1, width=3)
     models.save(generator, tmp_path / "wider.pth")

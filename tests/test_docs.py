@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("**/*.md")])
-REFERENCE = ("ops", "nn", "losses", "tasks", "engine", "export", "runtime", "upscale")
+REFERENCE = ("ops", "nn", "losses", "degradation", "tasks", "engine", "export", "runtime", "upscale")
 #: Flags of other programs that the pages name.
 FOREIGN_FLAGS = {
     "--standalone", "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint",  # torchrun

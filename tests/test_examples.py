@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -31,6 +32,15 @@ def test_translate(tmp_path):
     run("translate.py", tmp_path)
     with Image.open(tmp_path / "outlines.png") as sheet:
         assert sheet.size == (12 * 58 + 2, 3 * 58 + 2)
+
+
+def test_degrade(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (200, 220, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    done = subprocess.run([sys.executable, EXAMPLES / "degrade.py", "photo.png"], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "degraded.png") as sheet:
+        assert sheet.size == (4 * 196 - 4, 2 * 196 - 4)
 
 
 def test_fuse_a_discriminator(tmp_path):

@@ -31,12 +31,12 @@ def fit(
     classes: int,
     *,
     steps: int,
-    batch: int = 64,
+    batch: int = 32,
     seed: int = 0,
     device: torch.device | None = None,
     shifts: bool = False,
     flips: bool = False,
-    width: int = 32,
+    width: int = 16,
 ) -> Classifier:
     """A classifier in eval mode on `device` (None: the CPU), trained with Adam and a one-cycle schedule.
 
@@ -53,7 +53,7 @@ def fit(
     for i, layer in enumerate(network.layers):
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             network.layers[i] = _Quarters()
-    network.to(device, memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     random = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(np.array(images)).to(device)
     sorted_by_class = torch.from_numpy(labels.argsort(kind="stable"))

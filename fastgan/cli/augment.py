@@ -243,6 +243,7 @@ def drawing(trained: Trained, real: ImageSet, seed: int, device: torch.device) -
             f"run: expected a class-conditional generator (fastgan train --condition projection), or one of the task"
             f" variation; {trained.folder} makes images without classes"
         )
+    shape = (int(getattr(trained.generator, "latent", 0)),) if varies else trained.latent_shape
     generator, (low, high) = trained.generator.to(device), trained.range
     members = [np.flatnonzero(real.labels == label) for label in range(real.num_classes)]
 
@@ -250,7 +251,7 @@ def drawing(trained: Trained, real: ImageSet, seed: int, device: torch.device) -
     def draw(label: int, first: int, n: int) -> np.ndarray:
         z = np.stack(
             [
-                np.random.default_rng((seed, label, i)).standard_normal(trained.latent_shape, np.float32)
+                np.random.default_rng((seed, label, i)).standard_normal(shape, np.float32)
                 for i in range(first, first + n)
             ]
         )

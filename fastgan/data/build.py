@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 class Built(NamedTuple):
     """The written pack. shape: (N, C, H, W) of the images. pictures: how many files were listed. skipped: names of
-    those that cannot be read. why_unlabeled: as in Listing.
+    those that cannot be read. why_unlabeled: as in Listing. tiles: how many there are of each picture, 1 without tiles.
     """
 
     shape: tuple[int, ...]
@@ -50,6 +50,7 @@ class Built(NamedTuple):
     class_names: tuple[str, ...] | None
     skipped: list[str]
     why_unlabeled: str
+    tiles: list[int]
 
 
 def build(source: Source, folder: Path, resolution: int | None, channels: int | None) -> Built:
@@ -75,7 +76,7 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
             raise _disk_full(source, folder, needed, f"which has {amount(free)} free")
         images_path, labels_path = paths_in(folder)
         try:
-            kept, count = _write(source, listing, readable, images_path, shape, resolution, tiles)
+            kept, counts = _write(source, listing, readable, images_path, shape, resolution, tiles)
             if listing.labels is not None:
                 np.save(labels_path, listing.labels[kept], allow_pickle=False)
         except OSError as error:
@@ -84,7 +85,8 @@ def build(source: Source, folder: Path, resolution: int | None, channels: int | 
             raise
     present = set(kept)
     skipped = [name for i, name in enumerate(listing.names) if i not in present]
-    return Built((count, *shape[1:]), len(listing.names), listing.class_names, skipped, listing.why_unlabeled)
+    final = (sum(counts), *shape[1:])
+    return Built(final, len(listing.names), listing.class_names, skipped, listing.why_unlabeled, counts)
 
 
 def half_of(source: Source) -> str:
@@ -169,9 +171,9 @@ def _write(
     shape: tuple[int, ...],
     resolution: int | None,
     tiles: Tiles | None,
-) -> tuple[list[int], int]:
+) -> tuple[list[int], list[int]]:
     """Decode the images into a .npy file of uint8 [N, C, H, W]; returns the indices of those that could be decoded,
-    and N."""
+    and how many of the N each became."""
 
     def decode(file: BinaryIO) -> np.ndarray:
         # The whole file first: a zip verifies its checksum at the end, and a decoder may stop earlier.
@@ -182,7 +184,7 @@ def _write(
             raise ValueError("the header states a larger picture")
         return np.ascontiguousarray(image)
 
-    kept, count = [], 0
+    kept, counts = [], []
     # Not through a memory map: on a full disk a write raises, but a store into a map kills the process.
     with path.open("wb") as file:
         file.write(_npy_header(shape))
@@ -192,14 +194,14 @@ def _write(
                 if image is not None:
                     images = image[None] if tiles is None else tiles.cut(image)
                     kept.append(i)
-                    count += len(images)
+                    counts.append(len(images))
                     file.write(images)
         _check_most(source, listing, kept)
         file.seek(0)
-        file.write(_npy_header((count, *shape[1:])))
+        file.write(_npy_header((sum(counts), *shape[1:])))
         file.flush()
         os.fsync(file.fileno())
-    return kept, count
+    return kept, counts
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

@@ -108,6 +108,7 @@ def _build_into(folder: Path, source: Source, key: dict[str, Any]) -> Built:
             "splits": {"main": split_facts(temporary, "main", built.shape, NOT_STATED)},
             "skipped": built.skipped,
             "why_unlabeled": built.why_unlabeled,
+            **({"tiles_of_pictures": built.tiles} if source.tiles else {}),
         }
         write_meta(temporary, meta)
         _remove_outdated(folder, key)

@@ -26,7 +26,7 @@ class ImageSet:
     labels: int64 [N], from 0, or None. class_names: the name of each label, or None.
     license: as stated by the source. skipped: number of images of the source that cannot be read and are left out.
     pack: the folder of the pack that the arrays are mapped from, or None. why_unlabeled: why there are no labels, where
-    it is not plain, or "".
+    it is not plain, or "". pictures: for tiles of larger pictures the number of the picture of each, int64 [N].
     Raises UsageError where an argument does not fit.
     """
 
@@ -38,6 +38,7 @@ class ImageSet:
     skipped: int = 0
     pack: Path | None = None
     why_unlabeled: str = ""
+    pictures: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

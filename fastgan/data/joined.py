@@ -61,3 +61,40 @@ class JoinedStream:
             )
         for name, stream in self._streams.items():
             stream.load_state_dict(state[name])
+
+
+class PartnerStream:
+    """An endless iterator of {"real": images, "labels": int64 [batch], "source": other images of the same classes}.
+
+    The arguments are those of `BatchStream`, whose order `real` has; `held_out` is such a dictionary too.
+    """
+
+    def __init__(self, images: ImageSet, batch: int, seed: int, device: torch.device, **options: Any):
+        self._real = BatchStream(images, batch, seed, device, labels=True, **options)
+        self._partners = BatchStream(images, batch, seed, device, labels=True, partners=True, **options)
+        self._partners._images = self._real._images  # not twice in memory
+        self.held_out = self._joined(self._real.held_out, self._partners.held_out)
+
+    @staticmethod
+    def _joined(real: Any, partners: Any) -> dict[str, Tensor]:
+        return {"real": real[0], "labels": real[1], "source": partners[0]}
+
+    @property
+    def where(self) -> str:
+        """Where the images are stored."""
+        return self._real.where
+
+    def __iter__(self) -> PartnerStream:
+        return self
+
+    def __next__(self) -> dict[str, Tensor]:
+        return self._joined(next(self._real), next(self._partners))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state to save in a checkpoint; it can be loaded with another number of ranks."""
+        return self._real.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called. Raises DataError for a state of other images."""
+        self._real.load_state_dict(state)
+        self._partners.load_state_dict(state)

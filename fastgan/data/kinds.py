@@ -13,19 +13,25 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fastgan._util import keyword_options
 from fastgan.data.imageset import ImageSet
 from fastgan.data.sources import open_source
+from fastgan.errors import UsageError
 
 
 class Kind(NamedTuple):
-    """function: "module:name" of what opens it. aligned: whether images of the same number belong together."""
+    """function: "module:name" of what opens it. aligned: whether images of the same number belong together. partners:
+    whether each image comes with another one of its class."""
 
     function: str
     aligned: bool = True
+    partners: bool = False
 
 
 KINDS: dict[str, Kind] = {
+    "classes": Kind("fastgan.data.kinds:open_classes", partners=True),
     "images": Kind("fastgan.data.kinds:open_images"),
     "pairs": Kind("fastgan.data.pairs:open_pairs"),
     "unpaired": Kind("fastgan.data.unpaired:open_unpaired", aligned=False),
@@ -36,6 +42,22 @@ KINDS: dict[str, Kind] = {
 def open_images(source: str, resolution: int | None, channels: int | None) -> dict[str, ImageSet]:
     """Single images, with labels where they have some: {"real": images}."""
     return {"real": open_source(source, resolution=resolution, channels=channels)}
+
+
+def open_classes(source: str, resolution: int | None, channels: int | None) -> dict[str, ImageSet]:
+    """Labeled images, of each class two at least: {"real": images}. Raises UsageError for others."""
+    images = open_source(source, resolution=resolution, channels=channels)
+    if images.labels is None:
+        why = f", as {images.why_unlabeled}" if images.why_unlabeled else ""
+        raise UsageError(
+            f"data: expected labeled images, such as a folder for each class; {images.name} has no labels{why}"
+        )
+    counts = np.bincount(images.labels, minlength=images.num_classes)
+    if counts.min() < 2:
+        label = int(counts.argmin())
+        name = images.class_names[label] if images.class_names else label
+        raise UsageError(f"data: expected at least 2 images of each class, got {counts[label]} of {name!r}")
+    return {"real": images}
 
 
 def option_types(kind: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from fastgan._util.checks import unknown
 from fastgan._util.env import user_path
+from fastgan._util.memory import require_memory
 from fastgan._util.user_code import module_of_file
 from fastgan.data import pixels
 from fastgan.errors import UsageError
@@ -80,7 +81,7 @@ def maker(make: str) -> Maker:
 
 def made_sources(targets: np.ndarray, make: str) -> np.ndarray:
     """Sources of targets, uint8 [N, C, H, W], both; C of the sources is 1 or 3. Raises UsageError as `maker` does, and
-    for a function that fails or returns anything else."""
+    for a function that fails or returns anything else, DataError where they do not fit into memory."""
     function = maker(make)
 
     def one(i: int) -> np.ndarray:
@@ -95,6 +96,7 @@ def made_sources(targets: np.ndarray, make: str) -> np.ndarray:
         return _planes(made, image, make)
 
     first = one(0)
+    require_memory(len(targets) * first.nbytes, f"the sources that {make} makes")
     sources = np.empty((len(targets), *first.shape), np.uint8)
 
     def put(i: int) -> None:
@@ -104,8 +106,12 @@ def made_sources(targets: np.ndarray, make: str) -> np.ndarray:
                              f" {list(first.shape)} for the first")  # fmt: skip
         sources[i] = made
 
-    with pixels.pool() as workers:
-        list(workers.map(put, range(len(targets))))
+    if make in MAKERS:
+        with pixels.pool() as workers:
+            list(workers.map(put, range(len(targets))))
+    else:  # in order: it may draw random numbers, or not run in several threads
+        for i in range(len(targets)):
+            put(i)
     return sources
 
 

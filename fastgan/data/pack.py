@@ -80,7 +80,11 @@ def open_pack(folder: Path, split: str = MAIN) -> ImageSet:
         class_names = None if meta["class_names"] is None else tuple(meta["class_names"])
         skipped = len(meta.get("skipped", ()))
         why = str(meta.get("why_unlabeled", ""))
-        return ImageSet(images, labels, name, facts["license"], class_names, skipped, folder, why)
+        tiles = meta.get("tiles_of_pictures")
+        pictures = None if tiles is None else np.repeat(np.arange(len(tiles)), tiles)
+        if pictures is not None and len(pictures) != len(images):
+            raise ValueError(f"it has {len(pictures)} tiles of pictures, expected {len(images)}")
+        return ImageSet(images, labels, name, facts["license"], class_names, skipped, folder, why, pictures)
     except (*_DAMAGE, EOFError, UsageError) as error:
         raise _damaged(folder, error) from error
 

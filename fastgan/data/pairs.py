@@ -20,6 +20,7 @@ from fastgan.data.imageset import ImageSet
 from fastgan.data.listing import Listing, Source
 from fastgan.data.made_sources import made_sources
 from fastgan.data.pack import META
+from fastgan.data.shards import are_shards
 from fastgan.data.sources import check_size, encoded_source, open_source
 from fastgan.errors import DataError, UsageError
 
@@ -122,12 +123,11 @@ def _by_name(
     check_partners(a, b, *names)
     stems = sorted(names[0], key=lambda stem: stem.split("/"))
     while True:
-        opened = []
-        for own, other, c in ((a, None, channels[0]), (b, a, channels[1])):
-            opened.append(open_packed(_in_order(own, stems, other), resolution, c))
-        lost = {stem for images in opened for stem in map(_stem, skipped(images))}
+        first = open_packed(_in_order(a, stems, None), resolution, channels[0])
+        second = open_packed(_in_order(b, stems, a), resolution, channels[1])
+        lost = {_stem(name, own) for own, images in ((a, first), (b, second)) for name in skipped(images)}
         if not lost:
-            return opened[0], opened[1]
+            return first, second
         stems = [stem for stem in stems if stem not in lost]
 
 
@@ -167,16 +167,17 @@ def _in_order(source: Source, stems: Sequence[str], partner: Source | None) -> S
     return replace(source, read=read, view=f"named {names}")
 
 
-def _stem(name: str) -> str:
-    """The path of an image within its source, without the suffix."""
-    return str(Path(name).with_suffix("")).replace("\\", "/")
+def _stem(name: str, source: Source) -> str:
+    """The path of an image within its source, without its suffix and the name of its shard."""
+    stem = str(Path(name).with_suffix("")).replace("\\", "/")
+    return stem.partition("/")[2] if are_shards(source.path) else stem
 
 
 def by_stem(source: Source, listing: Listing) -> dict[str, int]:
     """The number of each image by the name that it shares with its partner."""
     found: dict[str, int] = {}
     for i, name in enumerate(listing.names):
-        if (before := found.setdefault(_stem(name), i)) != i:
+        if (before := found.setdefault(_stem(name, source), i)) != i:
             raise DataError(
                 f"{listing.names[before]} and {name} in {source.path} would both be the partner of one image; remove or"
                 " rename one"

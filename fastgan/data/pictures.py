@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from fastgan._util.options import option
 from fastgan.data.cache import open_packed
 from fastgan.data.imageset import ImageSet
@@ -63,8 +65,10 @@ def open_pictures(
             f"the images of {images.name} are {height}×{width} (height×width), smaller than tiles of"
             f" {resolution}×{resolution} pixels; give a smaller {option('resolution')}"
         )
-    cut = tiles.fitted([images.resolution]).cut(images.images)
-    return {"target": ImageSet(cut, None, images.name, images.license, None, images.skipped)}
+    tiles = tiles.fitted([images.resolution])
+    cut, each = tiles.cut(images.images), tiles.count(images.resolution)
+    numbers = np.repeat(np.arange(len(images)), each)
+    return {"target": ImageSet(cut, None, images.name, images.license, None, images.skipped, pictures=numbers)}
 
 
 def _pairs(high: Source, low: Source, tiles: Tiles, channels: int | None) -> dict[str, ImageSet]:

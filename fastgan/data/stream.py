@@ -24,6 +24,8 @@ class BatchStream:
     """An endless iterator of batches [batch, C, H, W], float32 in [-1, 1] on `device`, reshuffled every epoch.
 
     labels: yield pairs of such a batch and its labels, int64 [batch]. Raises UsageError where the set has none.
+    partners: yield in place of each image another one of its class, drawn anew every epoch; the same where it is the
+    only one. A stream with and one without `partners`, alike in all else, yield the pairs. Needs labels too.
 
     The order depends on the seed and the number of images only: `position`, the number of images that all ranks
     together have yielded, is the whole state.
@@ -32,6 +34,7 @@ class BatchStream:
     r-th batch: N ranks yield together what a single one yields with N times the batch, and a run can be resumed with
     another world size.
     held_out: number of images, drawn by the seed, that are never yielded; the attribute `held_out` is a batch of them.
+    Of tiles of larger pictures all tiles of their pictures are not yielded.
     share: a set is kept on the device where it takes at most this fraction of the free memory there. Otherwise a thread
     gathers batches in advance, through pinned memory on CUDA; the batches are bit-identical.
     Raises UsageError for arguments out of range.
@@ -49,6 +52,7 @@ class BatchStream:
         held_out: int = 0,
         share: float = 0.25,
         labels: bool = False,
+        partners: bool = False,
     ):
         if batch < 1:
             raise UsageError(f"batch: expected a number >= 1, got {batch}")
@@ -61,8 +65,12 @@ class BatchStream:
         self._labels = torch.from_numpy(np.array(labels_of(images))).to(device) if labels else None
         self._name, self._count, self._identity = images.name, len(images), identity(images, labels)
         self._batch, self._rank, self._world, self._device = batch, rank, world, device
-        given, apart = _split(len(images), held_out, seed)
+        given, apart = _split(images, held_out, seed)
         self._position, self._order = 0, _Order(given, seed, device)
+        if partners:
+            every = torch.from_numpy(np.array(labels_of(images)))
+            self._order = _Partners(given, seed, device, every)
+            apart = _next_of_class(torch.from_numpy(apart), every).numpy()
         unseen = normalize(torch.from_numpy(images.images[apart]).to(device))
         self.held_out = unseen if self._labels is None else (unseen, self._labels[torch.from_numpy(apart).to(device)])
         self._prefetch: Prefetch | None = None
@@ -103,7 +111,7 @@ class BatchStream:
     def _prefetched(self, images: np.ndarray) -> Tensor:
         if self._prefetch is None:
             # The thread must hold no reference to `self`; it has an order of its own.
-            order = _Order(self._order.given.cpu(), self._order.seed, torch.device("cpu"))
+            order = self._order.on(torch.device("cpu"))
             first, batch, step = self._position + self._rank * self._batch, self._batch, self._batch * self._world
             self._prefetch = Prefetch(images, lambda i: order(first + i * step, batch).numpy(), self._device)
         try:
@@ -145,10 +153,25 @@ class BatchStream:
         self._position = state["position"]
 
 
-def _split(images: int, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
+def _split(images: ImageSet, held_out: int, seed: int) -> tuple[Tensor, np.ndarray]:
     """Indices of the yielded images, ascending, int64; and of the held-out ones."""
-    apart = np.sort(np.random.default_rng((seed, images)).permutation(images)[:held_out])
-    return torch.from_numpy(np.setdiff1d(np.arange(images), apart)), apart
+    count, pictures = len(images), images.pictures
+    if pictures is None or not held_out:
+        apart = np.sort(np.random.default_rng((seed, count)).permutation(count)[:held_out])
+        return torch.from_numpy(np.setdiff1d(np.arange(count), apart)), apart
+    # Tiles overlap: what a network has been trained on must not be part of what measures it.
+    sizes = np.bincount(pictures)
+    random = np.random.default_rng((seed, len(sizes)))
+    order = random.permutation(len(sizes))
+    enough = int(np.searchsorted(np.cumsum(sizes[order]), held_out)) + 1
+    if enough >= len(sizes):
+        most = count - int(sizes[order[-1]])
+        raise UsageError(
+            f"held_out: expected at most {most:,}, as tiles are held out with their whole pictures, of which"
+            f" {images.name} has {len(sizes):,}, got {held_out:,}"
+        )
+    mine = np.isin(pictures, order[:enough])
+    return torch.from_numpy(np.flatnonzero(~mine)), np.sort(random.permutation(np.flatnonzero(mine))[:held_out])
 
 
 class _Order:
@@ -161,6 +184,10 @@ class _Order:
         self.seed, self.given = seed, given.to(device)
         self._images = len(given)
         self._epoch, self._permutation = -1, torch.empty(0, dtype=torch.long)
+
+    def on(self, device: torch.device) -> _Order:
+        """The same order on another device."""
+        return _Order(self.given, self.seed, device)
 
     def __call__(self, start: int, n: int) -> Tensor:
         parts = []
@@ -177,8 +204,41 @@ class _Order:
             (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
             source = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
             self._epoch = epoch
-            self._permutation = self.given[torch.randperm(self._images, generator=source).to(self.given.device)]
+            self._permutation = self._of(
+                self.given[torch.randperm(self._images, generator=source).to(self.given.device)]
+            )
         return self._permutation
+
+    def _of(self, permutation: Tensor) -> Tensor:
+        """What is yielded for the images of an epoch in their order."""
+        return permutation
+
+
+class _Partners(_Order):
+    """The order of images that go with those of `_Order`: each is of the same class as the one at its position."""
+
+    def __init__(self, given: Tensor, seed: int, device: torch.device, labels: Tensor):
+        super().__init__(given, seed, device)
+        self._labels = labels.to(device)
+
+    def on(self, device: torch.device) -> _Order:
+        return _Partners(self.given, self.seed, device, self._labels)
+
+    def _of(self, permutation: Tensor) -> Tensor:
+        return _next_of_class(permutation, self._labels)
+
+
+def _next_of_class(indices: Tensor, labels: Tensor) -> Tensor:
+    """For each of some images, int64 [n], the next one of its class among them, the first one for the last: int64 [n].
+
+    labels: of all images.
+    """
+    places = labels[indices].argsort(stable=True)
+    by_class, classes = indices[places], labels[indices][places]
+    after = torch.arange(1, len(indices) + 1, device=indices.device)
+    first = torch.searchsorted(classes, classes)
+    last = torch.searchsorted(classes, classes, right=True)
+    return torch.empty_like(indices).scatter_(0, places, by_class[torch.where(after == last, first, after)])
 
 
 def labels_of(images: ImageSet) -> np.ndarray:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastgan._util.random import Random
 from fastgan.degradation.blur import random_kernels, random_sinc
+from fastgan.degradation.compression import jpeg
 from fastgan.degradation.filters import filter_each
-from fastgan.degradation.jpeg import jpeg
 from fastgan.degradation.noise import gaussian_noise, poisson_noise
-from fastgan.degradation.resize import downscale_bicubic, resize
-from fastgan.degradation.settings import Range, Settings
+from fastgan.degradation.resizing import downscale_bicubic, resize
+from fastgan.degradation.settings import Range, Settings, read_settings
 from fastgan.errors import UsageError
 
 KINDS = ("bicubic", "first-order", "second-order")
@@ -26,7 +26,8 @@ class Degradation:
 
     kind: "bicubic", MATLAB's downscaling, which draws nothing (SRGAN, ESRGAN); "first-order", blur, resizing, noise
     and JPEG (equation 1 of Real-ESRGAN, arXiv:2107.10833); "second-order", two such passes and a final low-pass filter
-    before or after the last JPEG (section 3 of the paper). settings: of the random kinds.
+    before or after the last JPEG (section 3 of the paper); or the path of a file of settings, with which it is
+    second-order: see `read_settings`. settings: of the random kinds.
 
     What is resized how, Gaussian or Poisson noise, whether the second pass blurs, and the order at the end are chosen
     for the whole batch, since its images must stay of one size; everything else for each image. `PairPool` mixes
@@ -36,8 +37,10 @@ class Degradation:
     def __init__(self, scale: int, kind: str = "second-order", settings: Settings | None = None):
         if scale < 1:
             raise UsageError(f"scale: expected a number >= 1, got {scale}")
+        if settings is None and kind.endswith((".yaml", ".yml", ".toml", ".json")):
+            kind, settings = "second-order", read_settings(kind)
         if kind not in KINDS:
-            raise UsageError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+            raise UsageError(f"degradation: expected {', '.join(KINDS)} or a .yaml file of settings, got {kind!r}")
         self.scale, self.kind, self.settings = scale, kind, settings or Settings()
 
     @torch.no_grad()

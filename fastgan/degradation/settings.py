@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
+from fastgan._util.keyword_options import nearest
+from fastgan._util.table_file import read_table_file
 from fastgan.degradation.blur import KINDS
-from fastgan.degradation.resize import MODES
+from fastgan.degradation.resizing import MODES
 from fastgan.errors import UsageError
 
 Range = tuple[float, float]
-#: Weights of KINDS of blur kernels: iso, aniso, generalized_iso, generalized_aniso, plateau_iso, plateau_aniso.
+#: Real-ESRGAN's names of KINDS of blur kernels, and their weights.
+_KERNELS = ("iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso")
 _KERNEL_PROB = (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)
 
 
@@ -93,3 +99,63 @@ def _problem(name: str, value: object) -> str:
         fits = len(value) == 2 and low <= value[0] <= value[1] <= high  # type: ignore
         return "" if fits else f"two rising numbers from {low:g} to {high:g}"
     return "" if 0 <= value <= 1 else "a probability from 0 to 1"  # type: ignore
+
+
+def read_settings(path: str | Path) -> Settings:
+    """Settings of a .yaml, .toml or .json file with the names of their fields, or of Real-ESRGAN's own option files.
+
+    In the latter, which have a `model_type`, fields are at the top level and in `datasets.train`; `kernel_list` names
+    the kernels of `kernel_prob`; everything else is passed over.
+    Raises UsageError where the file cannot be read, for an unknown name, and for values out of range.
+    """
+    content = read_table_file(Path(path), "degradation")
+    if not isinstance(content, dict):
+        raise UsageError(f"degradation: expected a table of settings in {path}, got {type(content).__name__}")
+    known, given = [field.name for field in fields(Settings)], dict(content)
+    if "model_type" in content:
+        sets = content.get("datasets")
+        train = sets.get("train") if isinstance(sets, dict) else None
+        both = {**content, **train} if isinstance(train, dict) else content
+        own = (*known, "kernel_list")
+        given = {name: value for name, value in both.items() if str(name).startswith(own)}
+    for suffix in ("", "2"):
+        if (listed := given.pop(f"kernel_list{suffix}", None)) is not None:
+            name = f"kernel_prob{suffix}"
+            given[name] = _in_order(name, listed, given.get(name, _KERNEL_PROB), path)
+    for name, value in given.items():
+        if name not in known:
+            raise UsageError(f"degradation: {path} has the unknown setting {name!r}{nearest(str(name), known)}")
+        default = getattr(Settings, name)
+        is_list = isinstance(default, tuple)
+        if isinstance(value, list) is not is_list or not all(_fits(each, default) for each in _each(value)):
+            raise UsageError(f"{name}: expected a value such as {_shown(default)} in {path}, got {value!r}")
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return Settings(**values)
+
+
+def _in_order(name: str, listed: Any, weights: Any, path: str | Path) -> list[float]:
+    """Weights of named kernels in the order of `kernel_prob`."""
+    if not (isinstance(listed, list) and isinstance(weights, list | tuple) and len(listed) == len(weights)) or not set(
+        map(str, listed)
+    ) <= set(_KERNELS):
+        raise UsageError(
+            f"{name}: expected a weight for each kernel of kernel_list in {path}, which are some of"
+            f" {', '.join(_KERNELS)}; got {listed} and {weights}"
+        )
+    found: Mapping[str, float] = dict(zip(listed, weights, strict=True))
+    return [found.get(kernel, 0.0) for kernel in _KERNELS]
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value has the type of the default: a number, or a name."""
+    wanted = default[0] if isinstance(default, tuple) else default
+    kinds = str if isinstance(wanted, str) else int if isinstance(wanted, int) else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _shown(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default

@@ -177,7 +177,9 @@ def _collapsed(t: _Table) -> np.ndarray:
 
 def _diverged(t: _Table) -> np.ndarray:
     loss, gradient = np.abs(t("loss/discriminator")), t("gradient/discriminator")
-    grown = (loss > 50 * (1 + _early(loss))) | (gradient > 1000 * _early(gradient))
+    # A discriminator that is trained later (--task.start) has no gradient before.
+    begun = int(np.argmax(gradient > 0)) if len(gradient) else 0
+    grown = (loss > 50 * (1 + _early(loss[begun:]))) | (gradient > 1000 * _early(gradient[begun:]))
     # A loss without a lower bound, such as a Wasserstein distance, is as large as its images are far apart.
     return grown if t.unbounded else grown | (loss > 100)
 

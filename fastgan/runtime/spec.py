@@ -83,8 +83,9 @@ class Spec:
         """The spec of a network, from its attributes.
 
         `spec`, where it is a Spec, states all of it. Image-to-image networks have the attributes `scale` and
-        `channels`, and may have `out_channels` (where they are others), `multiple`, `reach` and `range` ([0, 1] without
-        it); generators from latents have `latent`, or latent_shape is given, and may have `range` ([-1, 1] without it).
+        `channels`, and may have `out_channels` (where they are others), `multiple`, `reach`, `range` ([0, 1] without
+        it) and `controls` (name, default, size of each further input); generators from latents have `latent`, or
+        latent_shape is given, and may have `range` ([-1, 1] without it).
         Both may have the number of `classes`, where they are called with labels, and `label_vectors`. Raises UsageError
         for a network with neither;
         `fastgan.runtime.network_spec.spec_of` runs such a network to find out.
@@ -106,6 +107,7 @@ class Spec:
                 multiple=int(getattr(network, "multiple", 1)),
                 reach=int(getattr(network, "reach", 0)),
                 range=(float(low), float(high)),
+                controls=tuple(Control(*control) for control in getattr(network, "controls", ())),
             )
         if latent_shape is None and hasattr(network, "latent"):
             latent_shape = (int(network.latent),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -106,7 +107,11 @@ def generator_terms(
         return discriminate_with_features(network, task.packed(shown[0]), shown[1], weights, matching > 0)
 
     of_fake, features = output(fake)
-    of_real, real_features = (None, None) if real is None else output(real)
+    of_real, real_features = None, None
+    if real is not None:
+        # Real images depend on the generator through an unrolled discriminator alone.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and weights is not None):
+            of_real, real_features = output(real)
     if task.loss.paired:
         assert of_real is not None
         value = over_scales(task.loss.g_loss, of_fake, of_real)

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 #: task → its module and class
 TASKS: dict[str, tuple[str, str]] = {
     "autoencoder": ("fastgan.tasks.autoencoder", "Autoencoder"),
+    "compression": ("fastgan.tasks.compression", "Compression"),
     "contrastive": ("fastgan.tasks.contrastive", "Contrastive"),
     "generation": ("fastgan.tasks.generation", "Generation"),
     "paired": ("fastgan.tasks.paired", "Paired"),
     "super-resolution": ("fastgan.tasks.super_resolution", "SuperResolution"),
     "unpaired": ("fastgan.tasks.unpaired", "Unpaired"),
+    "variation": ("fastgan.tasks.variation", "Variation"),
 }
 
 

@@ -114,8 +114,8 @@ def of_pairs(
     found = {}
     for kind, pairs in (("fixed", held_out), ("fresh", batch)):
         if pairs is not None:
-            source, target = (shown(pairs[name][:PAIRS], span) for name in ("source", "target"))
-            made = shown(generator(pairs["source"][:PAIRS]), span)
+            source, target = (shown(some(pairs[name]), span) for name in ("source", "target"))
+            made = shown(generator(some(pairs["source"])), span)
             found[kind] = Grid(in_rows(source, made, target, mode), len(target))
     return found
 
@@ -129,7 +129,7 @@ def of_cycles(generator: nn.Module, batch: Batch, held_out: Batch | None) -> dic
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         for domain, there, back in (("a", "a_to_b", "b_to_a"), ("b", "b_to_a", "a_to_b")):
             if images is not None:
-                source = images[domain][:PAIRS]
+                source = some(images[domain])
                 made = ways[there](source)
                 rows = [shown(each, (-1.0, 1.0)) for each in (source, made, ways[back](made))]
                 found[f"{kind}_{domain}"] = Grid(in_rows(rows[0], rows[1], rows[2]), len(source))
@@ -144,7 +144,7 @@ def of_reconstructions(
     found = {}
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         if images is not None:
-            real = images["real"][:PAIRS]
+            real = some(images["real"])
             found[kind] = Grid(torch.cat([shown(real, span), shown(generator(real), span)]), len(real))
     return found
 
@@ -157,12 +157,18 @@ def of_translations(generator: nn.Module, batch: Batch, held_out: Batch | None, 
     for kind, images in (("fixed", held_out), ("fresh", batch)):
         for domain in ("a", "b") if identity else ("a",):
             if images is not None:
-                source = images[domain][:PAIRS]
+                source = some(images[domain])
                 rows = [shown(each, (-1.0, 1.0)) for each in (source, generator(source))]
                 channels = max(row.shape[1] for row in rows)
                 rows = [row.expand(-1, channels, *row.shape[2:]) for row in rows]
                 found[f"{kind}_{domain}"] = Grid(torch.cat(rows), len(source))
     return found
+
+
+def some(images: Tensor) -> Tensor:
+    """PAIRS of images, from all of them: held-out ones are in the order of their set, in which classes may follow each
+    other."""
+    return images[:: max(len(images) // PAIRS, 1)][:PAIRS]
 
 
 def in_rows(source: Tensor, made: Tensor, target: Tensor, mode: str = "nearest") -> Tensor:

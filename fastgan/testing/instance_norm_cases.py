@@ -35,7 +35,7 @@ def instance_norm_cases() -> Iterator[OpCase]:
             cost=_cost,
             penalty_calls={"instance_norm_act": 2, "instance_norm_act_grad": 3},
             least_pixels=2,
-            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS},
+            dtypes={"reference": FLOATS + HALVES, "cpp": FLOATS, "triton": FLOATS + HALVES},
             core=name in ("linear", "relu"),
             bench_shapes=((1, 256, 64, 64), (8, 64, 64, 64)) if name == "relu" else (),
         )

@@ -327,7 +327,8 @@ def check_resumed(asked: Config, facts: dict[str, Any], ranks: int) -> None:
 
 
 def _all_options(config: Config) -> dict[str, Any]:
-    return {f"{topic}.options": getattr(config, topic).options for topic in ("model", "task", "data")}
+    """Options that a resumed run keeps. Those of the data say where it is, and images are compared with the run's."""
+    return {f"{topic}.options": getattr(config, topic).options for topic in ("model", "task")}
 
 
 def field_names() -> list[str]:

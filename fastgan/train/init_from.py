@@ -17,6 +17,7 @@ from fastgan import models
 from fastgan._util.options import option
 from fastgan.errors import DataError, FastganError, UsageError
 from fastgan.train import checkpoint
+from fastgan.train.public_networks import load_folder, parts_of
 
 if TYPE_CHECKING:
     from fastgan.train.state import TrainState
@@ -30,21 +31,27 @@ def start_from(state: TrainState, source: str | Path) -> None:
     source: a run directory (its newest whole checkpoint) or RUN/checkpoints/STEP, which fill generator, discriminator
     and averaged generator; or a safetensors file with the state dict of one network, which fills the generator and its
     average, or the discriminator: the one whose names and shapes it has; or another file that `fastgan.models.load`
-    opens, such as NVIDIA's .pkl. Optimizers, counters and random numbers stay. StyleGAN's networks, whose layers are
-    named after their resolutions, take over every tensor of the same name and shape from networks of another
-    resolution or other labels, if these are at least half of the parameters; which ones they take and which stay fresh
-    is logged. Of autoencoders whose encoder is frozen the weights before the latents are taken over alone.
+    opens, such as NVIDIA's .pkl; or a folder of CycleGAN, pix2pix or CUT, with a file for each network
+    (latest_net_G_A.pth, 200_net_D.pth). Of several generators a file with one fills "a_to_b". Optimizers, counters and
+    random numbers stay. StyleGAN's networks, whose layers are named after their resolutions, take over every tensor of
+    the same name and shape from networks of another resolution or other labels, if these are at least half of the
+    parameters; which ones they take and which stay fresh is logged. Of
+    autoencoders whose encoder is frozen the weights before the latents are taken over alone.
     Raises UsageError where `source` is none of these or holds other networks, naming the first tensor that differs,
     CheckpointError or DataError where it is damaged; nothing is changed then.
     """
     path = Path(source).expanduser()
     networks = state.networks
-    if path.is_dir():
+    if path.is_dir() and (public := load_folder(path)):
+        found = parts_of(public, networks)
+        about = f"{', '.join(public)} in {path}; the other weights are fresh"
+    elif path.is_dir():
         folder = _checkpoint_of(path)
         found = {part: checkpoint.load_part(folder, part) for part in networks}
         about = f"checkpoint {folder}"
     elif path.is_file():
-        found = _parts_of_file(path, networks) if path.suffix == ".safetensors" else _parts_of_public_file(path)
+        plain = path.suffix == ".safetensors"
+        found = _parts_of_file(path, networks) if plain else _parts_of_public_file(path, networks)
         about = f"{' and '.join(found)} from {path}; the other weights are fresh"
     else:
         raise UsageError(f"init_from: expected a run, a checkpoint or a safetensors file, {path} does not exist")
@@ -89,13 +96,15 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
         if not _misfit(discriminator, tensors):
             return {"discriminator": tensors}
         with suppress(FastganError):  # several networks, or names of another program
-            return _parts_of_public_file(path)
+            return _parts_of_public_file(path, networks)
     return {"generator": tensors, "ema": tensors}
 
 
-def _parts_of_public_file(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The parts of a run that a file of another program fills."""
+def _parts_of_public_file(path: Path, own: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    """The parts of a run that a file of another program fills. own: the run's networks."""
     networks = models.load(path)
+    if isinstance(own["generator"], nn.ModuleDict):
+        return parts_of(networks, own)
     # A file of a discriminator alone, such as latest_net_D.pth or net_d_latest.pth, has none.
     generator = networks.generator if any(name.startswith("G") for name in networks) else None
     found = {"generator": networks.get("G") or generator, "ema": generator, "discriminator": networks.get("D")}

@@ -38,6 +38,9 @@ def prepare(state: TrainState, batches: Batches) -> tuple[Steps, str]:
     state.world.agree({"batches": len(batch[task.real])})
     with state.random.restored():  # it is drawn again in the first step
         noise = {name: state.draw(name, batch) for name in ("discriminator", "generator")}
+    for own in noise.values():
+        if "adversarial" in own:  # steps without the discriminator, at the beginning, compute less
+            own["adversarial"] = True
     if short := too_little(state, batch, noise):
         _logger.warning("%s", short)
     first_batch.check(state, batch, noise)

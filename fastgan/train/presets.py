@@ -137,6 +137,7 @@ _STYLEGAN2: dict[str, Any] = {
     "ema_rampup": 0.05, "precision": "auto",
 }  # fmt: skip
 
+
 #: name → function; the name is the function's with dashes.
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__.replace("_", "-"): function

@@ -11,7 +11,7 @@ import torch
 
 from fastgan._util.keyword_options import option_value
 from fastgan.data.imageset import ImageSet
-from fastgan.data.joined import JoinedStream
+from fastgan.data.joined import JoinedStream, PartnerStream
 from fastgan.data.kinds import KINDS, open_sets
 from fastgan.data.stream import BatchStream, identity, labels_of
 from fastgan.errors import UsageError
@@ -22,7 +22,7 @@ from fastgan.train.distributed import World
 if TYPE_CHECKING:
     from fastgan.train.config import Config
 
-Stream = BatchStream | JoinedStream
+Stream = BatchStream | JoinedStream | PartnerStream
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Sources:
     """Sets of images by the name of their entry in a batch.
 
     real: the name of the set that counts as the real images. side: of what the networks see, where that is cropped.
-    labels: whether labels come with the batches. aligned: whether images of the same number belong together.
+    labels: whether labels come with the batches. aligned: whether images of the same number belong together. partners:
+    whether each image comes with another one of its class.
     """
 
     sets: dict[str, ImageSet]
@@ -38,6 +39,7 @@ class Sources:
     side: int | None
     labels: bool
     aligned: bool
+    partners: bool
 
     @property
     def images(self) -> ImageSet:
@@ -59,6 +61,8 @@ class Sources:
         """Batches of the sets."""
         data = config.data
         where: Any = {"rank": world.rank, "world": world.size, "held_out": data.held_out}
+        if self.partners:
+            return PartnerStream(self.images, data.batch, config.seed, device, **where)
         if list(self.sets) == ["real"]:
             return BatchStream(self.images, data.batch, config.seed, device, labels=self.labels, **where)
         return JoinedStream(self.sets, data.batch, config.seed, device, aligned=self.aligned, **where)
@@ -113,7 +117,8 @@ def open_data(config: Config, class_names: Sequence[str] | None = None) -> tuple
         source = next((images for name, images in sets.items() if name != real), sets[real])
         options = {"source_channels": source.channels} | config.model.options
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, options=options))
-    return Sources(sets, real, side, labels, KINDS[task.data].aligned), config
+    kind = KINDS[task.data]
+    return Sources(sets, real, side, labels, kind.aligned, kind.partners), config
 
 
 def _with_classes(images: ImageSet, config: Config) -> Config:

@@ -58,6 +58,15 @@ _UNPAIRED: dict[str, Any] = {
 }  # fmt: skip
 
 
+def variation() -> Config:
+    """varies images within their class, for fastgan augment; bring labeled --data (docs/tasks/augmentation.md)"""
+    return Config.from_flags(
+        task="variation", task_options={"shift": 2, "diversity": 0.2}, model="variation", condition="projection",
+        width=16, latent=32, batch=32, d_norm="spectral", r1_weight=0.1, penalty_interval=4, lr_g=8e-4, lr_d=8e-4,
+        steps=10_000,
+    )  # fmt: skip
+
+
 def vqgan() -> Config:
     """VQGAN at 256×256 with 16×16 codes, as in its paper; bring --data and a GPU"""
     return Config.from_flags(
@@ -83,6 +92,16 @@ def tiny_decoder() -> Config:
         model="vae", resolution=256, width=128, latent=4, multipliers="1,2,4,4", decoder="tiny", freeze="encoder",
         d_layers=3, batch=16, loss="hinge", lr_g=3e-4, lr_d=3e-4, beta1=0.5, beta2=0.9, task="autoencoder",
         task_options={"start": 5_000, "adversarial_weight": 0.1, "latent_weight": 0.0}, steps=50_000, **_AUTOENCODER,
+    )  # fmt: skip
+
+
+def hific() -> Config:
+    """HiFiC at 256×256 with 0.3 bits a pixel, narrower than its paper's; bring --data and a GPU"""
+    options = {"l1": 0.0, "l2": 38.0, "adversarial_weight": 0.15, "adaptive": False, "start": 50_000}
+    return Config.from_flags(
+        model="hific", resolution=256, width=32, latent=128, halvings=4, blocks=9, hyper=128, d_layers=4, batch=8,
+        lr_g=1e-4, lr_d=1e-4, beta1=0.9, beta2=0.999, task="compression", task_options=options, steps=300_000,
+        **_AUTOENCODER,
     )  # fmt: skip
 
 
@@ -124,5 +143,6 @@ _AUTOENCODER: dict[str, Any] = {"held_out": 64, "precision": "auto"}
 
 #: In the order of `fastgan presets`.
 TASK_PRESETS: tuple[Callable[[], Config], ...] = (
-    pix2pix, pix2pixhd, cyclegan, cut, fastcut, esrgan, real_esrgan, compact, vqgan, vae, tiny_decoder,
+    pix2pix, pix2pixhd, cyclegan, cut, fastcut, esrgan, real_esrgan, compact, vqgan, vae, tiny_decoder, hific,
+    variation,
 )  # fmt: skip

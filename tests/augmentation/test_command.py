@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fastgan import cli
+from fastgan import Config, cli, models
 from fastgan.augmentation import folder
+from fastgan.cli.augment import drawing
 from fastgan.data import open_source
+from fastgan.errors import DataError
+from fastgan.train.networks import Trained
 
 from .conftest import corners
 
@@ -173,3 +178,35 @@ def test_folders_of_classes_are_names_of_files():
     assert folder.names_of(NAMES) == FOLDERS
     assert folder.names_of(["a/b", "a:b", "..", "x"]) == ["a-b 0", "a-b 1", "class", "x"]
     assert folder.names_of(["Cat", "cat"]) == ["Cat 0", "cat 1"]
+
+
+def trained(name, **options):
+    """A run's networks before training, as they are loaded."""
+    generator, _ = models.build(name, resolution=8, channels=1, latent=4, width=2, classes=2, **options)
+    shape = () if name == "variation" else (4,)
+    generator.eval().requires_grad_(False)
+    return Trained(generator, shape, 0, {"config": Config().to_dict()}, Path("run"), getattr(generator, "classes", 0))
+
+
+@pytest.mark.parametrize("name", ["dcgan", "variation"])
+def test_an_image_depends_on_its_class_and_number_alone(name):
+    torch.manual_seed(0)
+    real, run = corners([5, 3], 0), trained(name)
+    draw = drawing(run, real, 7, torch.device("cpu"))
+    whole = draw(1, 0, 6)
+    assert whole.dtype == np.uint8
+    assert np.array_equal(draw(1, 2, 3), whole[2:5])
+    z = torch.from_numpy(np.random.default_rng((7, 1, 4)).standard_normal(4, np.float32))[None]
+    # Images of the class are varied in turn: three of them are there.
+    given = torch.from_numpy(real.images[[5 + 4 % 3]]) / 127.5 - 1
+    made = run.generator(given, z) if name == "variation" else run.generator(z, torch.tensor([1]))
+    assert np.abs(whole[4] - ((made[0].numpy() + 1) * 127.5)).max() <= 1
+    other = drawing(run, real, 8, torch.device("cpu"))
+    assert not np.array_equal(other(1, 0, 6), whole)
+
+
+def test_images_that_are_not_finite_are_an_error():
+    run = trained("dcgan")
+    run.generator.to_image.conv.weight.fill_(torch.nan)
+    with pytest.raises(DataError, match="run: its generator returns images that are NaN or infinite"):
+        drawing(run, corners([5, 3], 0), 0, torch.device("cpu"))

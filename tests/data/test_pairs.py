@@ -1,5 +1,6 @@
 """Pairs of images: side by side, by name, by order, made; and what cannot be a pair."""
 
+import tarfile
 import warnings
 import zipfile
 
@@ -91,6 +92,20 @@ def test_a_zip_beside_a_folder_by_name(folders, tmp_path):
         np.testing.assert_array_equal(found[name].images, images.images)
 
 
+def test_shards_by_name(folders, tmp_path):
+    for folder, shard in (("A", "first-0"), ("B", "second-7")):
+        with tarfile.open(tmp_path / f"{shard}.tar", "w") as archive:
+            for path in sorted((folders / folder).iterdir(), reverse=folder == "B"):
+                if path.is_file() and path.stem != "a.k":
+                    archive.add(path, path.name)
+            path = next((folders / folder / "deep").iterdir())
+            archive.add(path, f"c{path.suffix}")
+    found = open_pairs(tmp_path / "first-0.tar", target=str(tmp_path / "second-7.tar"))
+    for at, seed in enumerate((1, 2)):
+        np.testing.assert_array_equal(found["source"].images[at], planes(image(seed)))
+        np.testing.assert_array_equal(found["target"].images[at], planes(image(10 + seed)))
+
+
 def test_pairs_of_which_one_is_damaged_are_left_out(folders, picture):
     (folders / "A/a.png").write_bytes(b"no image")
     for i in range(20, 24):
@@ -173,6 +188,8 @@ def test_a_function_of_the_users(targets, tmp_path):
     (tmp_path / "own.py").write_text(
         "def turned(image):\n    return 255 - image\n"
         "def numbered(image, i):\n    return image[..., 0] // 2 + i\n"
+        "calls = []\n"
+        "def counted(image):\n    calls.append(0)\n    return image * 0 + len(calls) - 1\n"
         "def broken(image):\n    raise RuntimeError('no')\n"
         "def floats(image):\n    return image / 255\n"
     )
@@ -180,6 +197,8 @@ def test_a_function_of_the_users(targets, tmp_path):
     np.testing.assert_array_equal(found["source"].images, 255 - found["target"].images)
     numbered = open_pairs(targets, make=f"{tmp_path}/own.py:numbered")["source"].images
     np.testing.assert_array_equal(numbered[2, 0], found["target"].images[2, 0] // 2 + 2)
+    # Each image once, in order.
+    assert open_pairs(targets, make=f"{tmp_path}/own.py:counted")["source"].images[:, 0, 0, 0].tolist() == [0, 1, 2]
     with pytest.raises(UsageError, match=r"make: .*broken fails on image 0: RuntimeError: no"):
         open_pairs(targets, make=f"{tmp_path}/own.py:broken")
     with pytest.raises(UsageError, match=r"expected .*floats to return uint8 \[16, 16\].* got float64 \[16, 16, 3\]"):

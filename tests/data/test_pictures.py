@@ -5,11 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastgan.data import open_source
+from fastgan.data.joined import JoinedStream
 from fastgan.data.kinds import open_sets
 from fastgan.data.pictures import open_pictures
+from fastgan.data.stream import BatchStream
 from fastgan.data.tiles import Tiles
 from fastgan.errors import DataError, UsageError
 
@@ -124,6 +127,31 @@ def test_gray_and_transparent_pictures_among_others_are_said(folder, picture, ca
     assert f"1 of 5 images in {folder}, such as clear.png, have transparent parts, which become white" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["folder", "npz"])
+def test_no_tile_of_a_held_out_picture_is_trained_on(kind, picture, tmp_path):
+    """Every pixel of picture i is i, so that its tiles can be told apart."""
+    if kind == "folder":
+        for i in range(6):
+            picture(f"flat/{i}.png", array=np.full((10, 10 + i, 3), i, np.uint8))
+        source = tmp_path / "flat"
+    else:
+        source = tmp_path / "flat.npz"
+        flat = np.arange(6, dtype=np.uint8).repeat(3 * 10 * 14).reshape(6, 3, 10, 14)
+        np.savez(source, images=flat)
+    images = open_pictures(source, 8, step=2)["target"]
+    for seed in range(3):
+        stream = BatchStream(images, 4, seed, torch.device("cpu"), held_out=5)
+        apart = {round(float(x) * 127.5 + 127.5) for x in stream.held_out[:, 0, 0, 0]}
+        given = {int(x) for x in images.images[stream.given, 0, 0, 0]}
+        assert len(stream.held_out) == 5
+        assert apart
+        assert not apart & given
+        assert len(apart | given) >= 6 - 1
+    with pytest.raises(UsageError, match=r"held_out: expected at most \d+, as tiles are held out with .* has 6, got"):
+        BatchStream(images, 4, 0, torch.device("cpu"), held_out=len(images) - 1)
+    assert len(BatchStream(images, 4, 0, torch.device("cpu")).given) == len(images)
+
+
 # --- pairs --------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +173,14 @@ def test_pairs_are_cut_at_matching_places(pairs, resolution, step):
     assert len(source) == len(target) > 5
     assert target.resolution == (resolution or 20,) * 2
     np.testing.assert_array_equal(source.images.repeat(4, 2).repeat(4, 3), target.images)
+
+
+def test_pairs_stay_together_in_batches_and_held_out(pairs):
+    high, low = pairs
+    batches = JoinedStream(open_pictures(high, 16, low=low, step=4), 4, 0, torch.device("cpu"), held_out=3)
+    for batch in (batches.held_out, next(batches), next(batches)):
+        assert torch.equal(batch["source"].repeat_interleave(4, 2).repeat_interleave(4, 3), batch["target"])
+    assert len(batches.held_out["source"]) == 3
 
 
 def test_names_may_be_equal_and_one_may_be_a_zip(pairs, tmp_path):

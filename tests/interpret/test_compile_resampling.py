@@ -125,3 +125,44 @@ def test_double_scales_in_double():
     jobs = [scaling(kernel, 90, "fp64", fast) for kernel in SCALING for fast in (True, False)]
     for job, answer in zip(jobs, compile_all(jobs), strict=True):
         assert not answer["single"], job["kernel"]
+
+
+def normalizing(kernel, arch, element, fast, channels=64, pixels=4096):
+    """The job of a kernel of instance_norm_act of [N, channels, pixels]."""
+    block_p, block_c = channel_scale.tile(channels, pixels, fast)
+    constants = {
+        "ALPHA": 0.2, "EPSILON": 1e-5, "CHANNEL_IS_FAST": fast, "DOUBLE": element == "fp64", "BLOCK_P": block_p,
+        "BLOCK_C": block_c, "BLOCK_K": 64,
+    }  # fmt: skip
+    if kernel == "join_statistics_kernel":
+        constants["BLOCK_C"] = 16
+    wide = dict.fromkeys(("mean", "scale", "means", "squares", "sums", "dots"), "*fp32")
+    wide = {name: "*fp64" if element == "fp64" else value for name, value in wide.items()}
+    types = {**wide, **dict.fromkeys(("channels", "pixels", "chunk", "chunks"), "i32")}
+    aligned = [*wide, "x", "y", "dy", "dx", "channels", "pixels", "chunk"]
+    return {"module": "instance_norm.triton_kernels", "kernel": kernel, "arch": arch, "element": element,
+            "constants": constants, "types": types, "aligned": aligned, "options": {}}  # fmt: skip
+
+
+NORMALIZING = {
+    "part_statistics_kernel": (2, 0), "normalized_fwd_kernel": (1, 1), "part_grad_sums_kernel": (2, 0),
+    "normalized_bwd_kernel": (2, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arch", TARGETS)
+def test_instance_norm_takes_16_bytes_at_a_time(arch):
+    jobs = [normalizing(kernel, arch, "bf16", fast) for kernel in NORMALIZING for fast in (True, False)]
+    for job, answer in zip(jobs, compile_all(jobs), strict=True):
+        reads, writes = NORMALIZING[job["kernel"]]
+        each = job["constants"]["BLOCK_P"] * job["constants"]["BLOCK_C"] // 128 * BYTES["bf16"] // 16
+        assert wide_loads(answer) >= reads * each, (job["kernel"], about(job))
+        assert wide_stores(answer) >= writes * each, (job["kernel"], about(job))
+        assert spilled_bytes(answer) <= FEW_WORDS, about(job)
+        assert not divisions_of_64_bits(answer), about(job)
+    others = [normalizing(kernel, arch, "fp64", True) for kernel in (*NORMALIZING, "join_statistics_kernel")]
+    others.append(normalizing("join_statistics_kernel", arch, "bf16", True))
+    for job, answer in zip(others, compile_all(others), strict=True):
+        assert spilled_bytes(answer) <= FEW_WORDS, about(job)
+        if job["element"] == "fp64":
+            assert not answer["single"], about(job)

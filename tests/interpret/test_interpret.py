@@ -47,12 +47,14 @@ SUITE = [
     "tests/ops/test_conv_triton.py",
     "tests/ops/test_elementwise_triton.py",
     "tests/ops/test_filtered_lrelu_triton.py",
+    "tests/ops/test_instance_norm_triton.py",
     "tests/ops/test_spectral_norm.py",
     "tests/ops/test_upfirdn2d_triton.py",
 ]
 #: All cases of these run by default.
 NOTHING_FULL = tuple(
-    f"tests/ops/test_{name}_triton.py" for name in ("channel_scale", "elementwise", "filtered_lrelu", "upfirdn2d")
+    f"tests/ops/test_{name}_triton.py"
+    for name in ("channel_scale", "elementwise", "filtered_lrelu", "instance_norm", "upfirdn2d")
 )
 
 

@@ -162,7 +162,6 @@ def test_half_precision(tmp_path):
 
 NO_NETWORK = {
     "hifi-gan": ["conv_pre.weight_g", "ups.0.weight_v"],
-    "taming-vqgan": ["encoder.conv_in.weight", "quantize.embedding.weight"],
 }
 
 

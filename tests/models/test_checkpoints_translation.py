@@ -151,7 +151,7 @@ def test_both_directions_in_one_file(tmp_path, suffix, capsys, monkeypatch):
 
 def test_layouts_are_not_mixed(tmp_path):
     generator = ResNetGenerator(3, 3, 1, 2, downsamplings=3)
-    with pytest.raises(UsageError, match="layout: expected cyclegan-pix2pix for a PatchDiscriminator"):
+    with pytest.raises(UsageError, match="layout: expected cyclegan-pix2pix or taming for a PatchDiscriminator"):
         models.save({"G": generator, "D": PatchDiscriminator(width=2)}, tmp_path / "x.pth")
     networks = {"G": ResNetGenerator(3, 3, 1, 2), "D": MultiScaleDiscriminator(scales=1, width=2)}
     models.save(networks, tmp_path / "x.pth", "pix2pixhd")

@@ -17,6 +17,7 @@ from fastgan.ops.conv.triton_configs import (
     shared_memory,
     wgrad_configs,
 )
+from fastgan.ops.instance_norm import triton as instance_norm
 from fastgan.ops.norm_penalty import triton as norm_penalty
 from fastgan.ops.upfirdn2d import triton as upfirdn2d
 
@@ -53,6 +54,7 @@ def recorder(monkeypatch):
     monkeypatch.setattr(norm_penalty, "_kernels", lambda: own)
     monkeypatch.setattr(channel_scale, "_kernels", lambda: own)
     monkeypatch.setattr(upfirdn2d, "_kernels", lambda: own)
+    monkeypatch.setattr(instance_norm, "_kernels", lambda: own)
     for name in ("_kernels", "_epilogue_kernels", "_wgrad_kernels"):
         monkeypatch.setattr(conv, name, lambda: own)
     return own
@@ -76,6 +78,31 @@ def test_elementwise_grids_have_one_axis_and_cover_the_tensor(recorder, shape, l
         if name.startswith("bias_act"):
             covered = programs * options["BLOCK_O"] * options["BLOCK_I"] * options.get("REPEATS", 1)
             assert x.numel() <= covered
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 2, 1), (70_000, 2, 2, 1), (1, 1, 70_000, 2), (2, 64, 256, 256)], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_grids_of_instance_norm_have_one_axis_and_cover_the_tensor(recorder, shape, layout):
+    x, sums = torch.empty(shape).contiguous(memory_format=layout), torch.empty(shape[:2])
+    instance_norm.plan_forward(x, 0.2, 1e-5)(x)
+    instance_norm.plan_grad(x, x, sums, sums, 0.2, 1e-5)(x, x, sums, sums)
+    launches = {name: (grid, args, options) for name, grid, args, options in recorder.launches}
+    assert list(launches) == [
+        "part_statistics_kernel", "join_statistics_kernel", "normalized_fwd_kernel", "part_grad_sums_kernel",
+        *(["sum_rows_kernel"] if "sum_rows_kernel" in launches else []), "normalized_bwd_kernel",
+    ]  # fmt: skip
+    assert all(len(grid) == 1 and 0 < grid[0] < 2**31 for grid, _, _ in launches.values())
+    pixels = shape[2] * shape[3]
+    for name, chunk_at in (("part_statistics_kernel", 5), ("part_grad_sums_kernel", 8)):
+        (programs,), args, options = launches[name]
+        across, (chunk, parts) = -(-shape[1] // options["BLOCK_C"]), args[chunk_at : chunk_at + 2]
+        assert programs == shape[0] * parts * across
+        assert (parts - 1) * chunk < pixels <= parts * chunk
+    for name in ("normalized_fwd_kernel", "normalized_bwd_kernel"):
+        (programs,), _, options = launches[name]
+        assert programs == shape[0] * -(-shape[1] // options["BLOCK_C"]) * -(-pixels // options["BLOCK_P"])
+    (programs,), _, options = launches["join_statistics_kernel"]
+    assert programs == shape[0] * -(-shape[1] // options["BLOCK_C"])
 
 
 @pytest.mark.parametrize("shape", [(1, 70_000, 2, 1), (70_000, 2, 2, 1), (1, 1, 70_000, 2), (2, 64, 256, 256)], ids=str)

@@ -7,6 +7,8 @@ from torch.nn.functional import relu
 from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError
 from fastgan.models.autoencoder import VectorQuantizer
+from fastgan.report.diagnostics import diagnoses
+from fastgan.runtime.network_spec import spec_of
 from fastgan.train.step import TaskSteps
 
 SMALL = {"batch": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "steps": 4}
@@ -102,6 +104,15 @@ def test_before_its_start_the_discriminator_is_not_run():
     assert not torch.equal(later.discriminator.state_dict()["model.0.weight"], before["model.0.weight"])
 
 
+def test_a_discriminator_that_starts_later_has_not_diverged():
+    rows = [
+        {"step": i, "loss/discriminator": 2.0 * (i > 8), "gradient/discriminator": 1.5 * (i > 8)} for i in range(20)
+    ]
+    assert diagnoses(rows) == []
+    rows += [{"step": 20, "loss/discriminator": 500.0, "gradient/discriminator": 1e4}]
+    assert [diagnosis.name for diagnosis in diagnoses(rows)] == ["divergence"]
+
+
 def test_reconstructions_get_better_and_are_measured():
     x = images(32, seed=9)
     x = torch.nn.functional.avg_pool2d(x, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -112,6 +123,35 @@ def test_reconstructions_get_better_and_are_measured():
     psnr = (10 * (4 / (made - x[24:]).square().flatten(1).mean(1)).log10()).mean()
     assert figures["psnr/held_out"] == pytest.approx(float(psnr), rel=1e-3)  # that of pixels of 8 bits
     assert float(psnr) > 10 * torch.log10(4 / x[24:].square().mean()) + 2  # better than gray
+
+
+def test_the_perceptual_loss_is_trained_and_measured():
+    t, x = trainer("tiny-autoencoder", task={"perceptual": "random", "perceptual_weight": 0.5}, steps=2), images(8)
+    figures = t.fit(batches(), held_out=x)
+    distance = t.task.perceptual(t.ema.module(x), x)
+    assert figures["perceptual/held_out"] == pytest.approx(float(distance), rel=1e-3)
+    loss, _ = TaskSteps(t.task).generator({"real": x}, {"lazy": True, "adversarial": False})
+    image = t.generator(x)
+    expected = (image - x).abs().mean() + 0.5 * t.task.perceptual(image, x)
+    torch.testing.assert_close(loss.value, expected.detach())
+
+
+def test_crops_and_flips():
+    t = trainer("tiny-autoencoder", task={"crop": 8, "flip": True}, steps=2)
+    t.fit(batches(), held_out=images(4, seed=5))
+    assert torch.equal(t.state.held_out["real"], images(4, seed=5)[:, :, 4:12, 4:12])
+    assert t.state.batch["real"].shape == (4, 1, 8, 8)
+    with pytest.raises(UsageError, match="crop: expected at most the side of the images, 16×16, got 32"):
+        trainer("tiny-autoencoder", task={"crop": 32}).fit(batches())
+
+
+@pytest.mark.full
+def test_float16_keeps_small_gradients():
+    """The loss scale goes through the gradients at the image."""
+    t = trainer("vae", precision="fp16", steps=4)
+    figures = t.fit(batches())
+    assert figures["skipped/generator"] < 1
+    assert figures["weight/adaptive"] > 0
 
 
 def test_codes_are_averages_of_their_vectors():
@@ -244,4 +284,7 @@ def test_halves_are_the_whole():
     t = trainer("vqgan")
     x, parts = images(), t.generator.parts()
     assert torch.equal(parts["decoder"](parts["encoder"](x)), t.generator(x))
+    assert spec_of(parts["decoder"]).scale == 2
+    with pytest.raises(UsageError, match="an encoder's latents are smaller than its images"):
+        spec_of(parts["encoder"])
     assert torch.equal(t.generator.decode_indices(t.generator.indices(x)), t.generator(x))

@@ -47,7 +47,32 @@ class Case:
     slow: bool = False
 
 
+#: λ and the rate's weight are of a rank's own images.
+_FIXED = {"perceptual": "none", "start": 1, "adaptive": False}
+_HALVES = ("", "decoder")
+_AUTOENCODER = {
+    "resolution": 16, "width": 4, "latent": 2, "multipliers": "1,2", "blocks": 1, "d_width": 4, "d_layers": 1,
+    "precision": "fp32",
+}  # fmt: skip
 CASES = {
+    # Its batch norms and the means of its loss are of the batch of one rank.
+    "esrgan": Case(
+        "large",
+        {"resolution": 48, "width": 4, "blocks": 1, "growth": 2, "d_width": 4, "discriminator": "vgg"},
+        {"crop": 32, "perceptual": "random", "warm_up": 1},
+        ranks=False,
+    ),
+    "real-esrgan": Case(
+        "large",
+        {"resolution": 64, "width": 4, "blocks": 1, "growth": 2, "scale": 2},
+        {"crop": 32, "perceptual": "random", "warm_up": 1, "pool": 8},
+    ),
+    "compact": Case(
+        "large",
+        {"resolution": 64, "width": 4, "blocks": 1, "scale": 2, "shuffle": 4},
+        {"crop": 32, "perceptual": "random", "warm_up": 0, "pool": 0},
+    ),
+    "variation": Case("labeled", {"resolution": 8, "width": 2, "latent": 4}, {"flip": True}),
     "pix2pix": Case("pairs", {"resolution": 36, "width": 2, "dropout": False}, {"crop": 32}),
     "pix2pixhd": Case("pairs", {"resolution": 32, "width": 2, "blocks": 1}),
     "cyclegan": Case(
@@ -67,6 +92,26 @@ CASES = {
         {"resolution": 16, "width": 4, "blocks": 1, "layers": 1, "head_width": 8},
         {"crop": 0, "patches": 8},
         parts=("a_to_b",),
+    ),
+    "vqgan": Case(
+        "single", _AUTOENCODER | {"codes": 8, "attention": "1", "d_norm": "none"}, _FIXED, parts=_HALVES, slow=True
+    ),
+    "vae": Case("single", _AUTOENCODER | {"d_norm": "none"}, _FIXED, parts=("decoder",)),
+    "hific": Case(
+        "single",
+        {
+            "resolution": 16,
+            "width": 2,
+            "latent": 2,
+            "halvings": 2,
+            "blocks": 1,
+            "hyper": 2,
+            "d_width": 4,
+            "d_layers": 2,
+        },
+        _FIXED,
+        parts=_HALVES,
+        slow=True,
     ),
 }
 

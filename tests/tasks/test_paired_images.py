@@ -8,9 +8,10 @@ from torch import nn
 
 from fastgan import Config, Trainer, models
 from fastgan._util.random import Random
+from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
 from fastgan.losses import ADVERSARIAL
-from fastgan.tasks import Paired
+from fastgan.tasks import Paired, sample_grids
 from fastgan.tasks.networks import Output
 from fastgan.testing.batches import Resumable
 from fastgan.train.step import TaskSteps
@@ -90,6 +91,13 @@ def test_crops_that_do_not_fit():
         task.transform(numbered(2), random)
     with pytest.raises(UsageError, match=r"crop: expected sources and targets of one size, got \[3, 3\] and \[6, 6\]"):
         task.transform(numbered(2) | {"source": torch.zeros(2, 1, 3, 3)}, random)
+
+
+def test_the_grid_shows_pairs_of_the_whole_held_out_set():
+    numbers = torch.arange(40.0).view(40, 1, 1, 1)
+    assert sample_grids.some(numbers).flatten().tolist() == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert torch.equal(sample_grids.some(numbers[:11]), numbers[:8])
+    assert torch.equal(sample_grids.some(numbers[:3]), numbers[:3])
 
 
 # --- several scales ---------------------------------------------------------------------------------------------------
@@ -202,6 +210,34 @@ def test_a_run_with_dropout_resumes_bit_for_bit(tmp_path, compile):
     for name in ("generator", "discriminator"):
         for one, other in zip(getattr(whole, name).parameters(), getattr(parts, name).parameters(), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["pix2pix", "pix2pixhd"])
+def test_steps_are_captured_whole(tmp_path, monkeypatch, family):
+    """With dropout in one family; in the other several scales, whose layers are matched, and dropout nowhere."""
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        CompiledStep, "_inductor", lambda self, f: torch.compile(f, fullgraph=True, dynamic=False, backend="eager")
+    )
+    torch._dynamo.reset()
+    options, found = ({}, []) if family == "pix2pix" else ({"blocks": 1, "scales": 2}, [])
+    for compile in ("on", "off"):
+        task_options = {"layer_matching": 5.0 if family == "pix2pixhd" else 0.0, "flip": True}
+        config = Config.from_flags(
+            steps=2, task="paired", task_options=task_options, **QUIET | {"compile": compile, "sample_every": 1}
+        )
+        trainer = Trainer(*networks(family, resolution=64, **options), config=config)
+        trainer.fit(Pairs())
+        assert trainer.steps.compiled == (compile == "on")
+        # Not the weights: the gradient of a bias before an instance norm is 0 up to rounding, which Adam makes a step.
+        with torch.no_grad():
+            source, target = Pairs().batch(torch.Generator().manual_seed(9))
+            made = trainer.generator.eval()(source)
+            found.append([made, *trainer.discriminator.features(target, source)[0]])
+    # The back-end "eager" draws what eager steps draw.
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 
 def test_dropout_draws_anew_in_every_step():

@@ -84,7 +84,7 @@ class VectorQuantizer(nn.Module):
         flat, codes = z.movedim(1, -1).flatten(0, -2), self.embedding.weight.detach().to(z.dtype)
         with torch.autocast(z.device.type, enabled=False):
             distances = codes.square().sum(1) - 2 * flat @ codes.T  # |z|² is the same for all codes
-        return distances.argmin(1).view(len(z), *z.shape[2:])
+        return distances.argmin(1).view(z.shape[0], *z.shape[2:])  # len() would fix the batch in exports
 
     def vectors(self, indices: Tensor) -> Tensor:
         """The codes of numbers int64 [N, h, w]: [N, D, h, w]."""

@@ -46,6 +46,9 @@ class Layout:
 
 
 GENERATOR, DISCRIMINATOR, UPSCALER, TRANSLATOR = "generator", "discriminator", "upscaler", "image translator"
+AUTOENCODER = "autoencoder"
+#: Of taming-transformers and latent diffusion.
+TAMING = "taming"
 #: Of pytorch-CycleGAN-and-pix2pix, whose networks serve both papers.
 CYCLEGAN = "cyclegan-pix2pix"
 #: The first that fits is it.
@@ -70,7 +73,7 @@ LAYOUTS = (
     Layout("pix2pixhd", TRANSLATOR, (r"model\.1\.weight", r"model\.\d+\.conv_block\.\d\.weight"), "translation"),
     Layout("pix2pixhd", DISCRIMINATOR, (r"(scale0_)?layer0\.0\.weight", r"(scale0_)?layer[01]\..*"), "translation"),
     Layout("hifi-gan", "vocoder", (r"conv_pre\.weight_g|conv_pre\.parametrizations.*", r"ups\.0\..*")),
-    Layout("taming-vqgan", "autoencoder", (r"encoder\.conv_in\.weight", r"quantize\.embedding\.weight")),
+    Layout(TAMING, AUTOENCODER, (r"encoder\.conv_in\.weight", r"post_quant_conv\.weight"), "taming"),
 )  # fmt: skip
 
 

@@ -60,7 +60,8 @@ def load(file: str | Path) -> Networks:
 
     file: NVIDIA's .pkl (stylegan2-ada-pytorch, StyleGAN3, R3GAN), of which nothing is executed; safetensors and PyTorch
     files with the weights of StyleGAN2 or 3 under the same names, of rosinality's StyleGAN2, R3GAN, BigGAN-PyTorch,
-    CycleGAN, pix2pix, pix2pixHD, or a super-resolution network (BasicSR, ESRGAN); or an ncnn model. Networks that only
+    CycleGAN, pix2pix, pix2pixHD, VQGAN and latent diffusion's autoencoders, or a super-resolution network (BasicSR,
+    ESRGAN); or an ncnn model. Networks that only
     serve training there, such as augment_pipe, are left out. Raises UsageError if there is no such file, DataError
     (with the path and the reason) if it is damaged, names other objects, or has a network that is not known.
     """

@@ -13,6 +13,7 @@ from fastgan._util.pickle_tensors import plain
 from fastgan._util.schema import read_json, shown, shown_name
 from fastgan._util.weight_files import check_tensors, is_safetensors, is_torch_file, read_safetensors, read_torch_file
 from fastgan.errors import DataError, UsageError, first_line
+from fastgan.models.checkpoints import taming
 from fastgan.models.checkpoints.contents import Contents, State
 from fastgan.models.checkpoints.nvidia_pickle import is_plain_pickle, read_nvidia_pickle
 
@@ -85,7 +86,10 @@ def _of_safetensors(path: Path) -> Contents:
 
 
 def _several(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The networks of a state dict whose names all begin with that of one: G.conv.weight, netG_A.model.1.bias."""
+    """The networks of a state dict whose names all begin with that of one: G.conv.weight, netG_A.model.1.bias; and
+    those of a training of taming-transformers."""
+    if together := taming.parts(tensors):
+        return together
     found = {_NET.sub("", name): name for name in (key.split(".")[0] for key in tensors)}
     if not tensors or any(name not in NETWORKS for name in found):
         return {"": tensors}

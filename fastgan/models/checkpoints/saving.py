@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fastgan._util.files import overwritable, write_whole
 from fastgan.errors import UsageError
-from fastgan.models.checkpoints import rosinality
+from fastgan.models.checkpoints import rosinality, taming
 from fastgan.models.checkpoints.contents import State
-from fastgan.models.checkpoints.layouts import CYCLEGAN, DISCRIMINATOR, layout_of
+from fastgan.models.checkpoints.layouts import CYCLEGAN, DISCRIMINATOR, TAMING, layout_of
 from fastgan.models.checkpoints.reading import ARGUMENTS, NETWORKS
 
 #: Layout → names of the networks in its PyTorch files, by ours.
@@ -37,7 +37,8 @@ def save(
     `load` returns. file: .safetensors, .pth or .pt. layout: "stylegan2" or "stylegan3" (NVIDIA's names; the executable
     pickle in which NVIDIA's code reads them is not written), "rosinality" (StyleGAN2), "r3gan", "biggan-pytorch",
     "basicsr" (super-resolution and its discriminators), "cyclegan-pix2pix", "pix2pixhd" (the networks of
-    fastgan.models.translation); None means the first of these that fits. overwrite: replace an existing file. Raises
+    fastgan.models.translation), "taming" (autoencoders with their discriminator, as the state dict of a Lightning
+    file); None means the first of these that fits. overwrite: replace an existing file. Raises
     UsageError for networks or sizes that the layout does not have, and another suffix.
     """
     path = Path(file)
@@ -82,7 +83,7 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
     from fastgan.models.biggan import to_biggan_pytorch
     from fastgan.models.checkpoints.r3gan import to_r3gan
     from fastgan.models.checkpoints.stylegan import arguments_of
-    from fastgan.models.translation import ResNetGenerator
+    from fastgan.models.translation import PatchDiscriminator, ResNetGenerator
 
     own = {key: value.detach().cpu() for key, value in network.state_dict().items()}
     known = layout_of(State(own))
@@ -99,6 +100,8 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
                 states["stylegan3"] = lambda: own
         if known.name == CYCLEGAN and isinstance(network, ResNetGenerator) and network.arguments["bias"]:
             states["pix2pixhd"] = lambda: own  # its global generator with two halvings
+        if isinstance(network, PatchDiscriminator) and not network.source_channels:
+            states[TAMING] = lambda: own
     if not states:
         raise UsageError(f"networks: a {type(network).__name__} has no public layout")
     name = layout or next(iter(states))
@@ -111,7 +114,7 @@ def _converted(network: nn.Module, layout: str | None) -> tuple[str, dict[str, T
         return name, state, arguments_of(network)
     if name == "basicsr":  # a bicubic downsampling at the end has no weights
         return name, state, {"scale": network.scale} if getattr(network, "reduce", None) is not None else {}
-    return name, state, dict(getattr(network, "arguments", {})) if name in (CYCLEGAN, "pix2pixhd") else {}
+    return name, state, dict(getattr(network, "arguments", {})) if name in (CYCLEGAN, "pix2pixhd", TAMING) else {}
 
 
 def _is_generator(state: dict[str, Tensor]) -> bool:
@@ -134,7 +137,9 @@ def _content(suffix: str, states: dict[str, dict[str, Tensor]], arguments: dict[
     # A generator by itself is the averaged one.
     lone = "G_ema" if "" not in states or _is_generator(states[""]) else "D"
     content: dict[str, Any] = {entries.get(name or lone, name): state for name, state in states.items()}
-    if "" in content:
+    if layout == TAMING:
+        content = {"state_dict": taming.whole(states)}
+    elif "" in content:
         content = content[""]
     elif averages:
         content["latent_avg"] = averages[-1]

@@ -18,6 +18,7 @@ from fastgan.nn.plain_tensor import is_plain_tensor
 from fastgan.nn.spectral import TorchHook
 from fastgan.ops import (
     ACTIVATIONS,
+    _backend,
     bias_act,
     conv1d,
     conv2d,
@@ -26,7 +27,11 @@ from fastgan.ops import (
     conv_transpose2d,
     upfirdn2d,
 )
+from fastgan.ops._eager import is_eager
+from fastgan.ops._launch import why_no_cpp
+from fastgan.ops.conv.cpu_products import FEW, FEW_OF_GRADIENT, fits
 from fastgan.ops.conv.register import pair
+from fastgan.ops.conv.shapes import output_shape
 from fastgan.ops.upfirdn2d.register import MOST_TAPS
 
 #: A class of modules. Not type[nn.Module], which mypy treats as unhashable, because nn.Module defines __hash__.
@@ -179,6 +184,25 @@ def pads_first(layer: Any) -> bool:
     return isinstance(layer, nn.modules.conv._ConvNd) and (
         layer.padding_mode != "zeros" or isinstance(layer.padding, str)
     )
+
+
+def runs_as_product(kind: LayerType, layer: Any, x: Any) -> bool:
+    """Whether a convolution of few pixels with a large weight runs on our op also where `takes` says no: as a matrix
+    product, which is faster in every run on a CPU (fastgan/ops/conv/cpu_products.py)."""
+    if type(x) is not Tensor or not x.is_cpu or x.dim() != 4 or x.dtype != torch.float32 or pads_first(layer):
+        return False
+    if not is_eager() or torch.is_autocast_enabled("cpu") or _backend.forced or why_no_cpp(x):
+        return False
+    # Not of the weight, which a norm computes each time that it is read.
+    channels = (layer.in_channels, layer.out_channels) if kind is CONV_TRANSPOSE2D else (
+        layer.out_channels, layer.in_channels
+    )  # fmt: skip
+    weight = (*channels, *layer.kernel_size)
+    shape = x.shape if kind is CONV_TRANSPOSE2D else output_shape(
+        x.shape, weight, layer.stride, layer.padding, layer.dilation
+    )  # fmt: skip
+    most = FEW_OF_GRADIENT if torch.is_grad_enabled() else FEW
+    return fits(shape[0] * shape[2] * shape[3], weight, layer.groups, most)
 
 
 def bias_for(layer: Any, x: Tensor) -> Tensor | None:

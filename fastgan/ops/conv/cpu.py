@@ -1,5 +1,6 @@
-"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation or as our C++ epilogue in place; and our
-own kernel for input gradients with few channels (of first layers), where oneDNN is slow.
+"""Convolutions on the CPU: oneDNN's, with the activation as its post-operation or as our C++ epilogue in place; matrix
+products for few pixels (cpu_products.py); and our own kernel for input gradients with few channels (of first layers),
+where oneDNN is slow.
 
 Each function plan_* takes the arguments of a step and returns the function that runs it. Tensors whose values do not
 exist when a stack is planned are meta tensors: only their shapes, dtypes and layouts matter.
@@ -18,6 +19,7 @@ from fastgan.ops._launch import why_no_cpp
 from fastgan.ops._library import planned
 from fastgan.ops._memory_format import memory_format
 from fastgan.ops.bias_act import cpu as bias_act_cpu
+from fastgan.ops.conv import cpu_products as products
 from fastgan.ops.conv import reference
 from fastgan.ops.conv.shapes import dgrad_like, forward_like
 
@@ -60,17 +62,41 @@ def _as_given(x: Tensor) -> Tensor:
     return x
 
 
+def _convolve(x: Tensor, weight: Tensor, y: Tensor, options: Any) -> Step:
+    """run(x, weight) → the convolution of x, like y in any layout."""
+    stride, padding, dilation, groups = options
+    if products.fits(products.pixels(y), weight.shape, groups):
+        wide = reference.in_channels_last(weight, weight)
+        return products.plan_conv(y, weight, stride, padding, dilation, wide)
+    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
+    convolution, none = torch.convolution, [0, 0]
+    return lambda x, weight: convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
+
+
+def _transposed(dy: Tensor, weight: Tensor, dx: Tensor, options: Any) -> Step:
+    """run(dy, weight) → the input gradient, like dx in any layout."""
+    stride, padding, dilation, groups = options
+    if products.fits(products.pixels(dy), weight.shape, groups):
+        wide = reference.in_channels_last(weight, weight)
+        return products.plan_dgrad(dx, weight, stride, padding, dilation, wide)
+    extra = reference.output_padding(dy.shape, weight, list(dx.shape[2:]), stride, padding, dilation)
+    to_input = Tensor.contiguous if _in_contiguous(dx, weight) else _as_given
+    convolution = torch.convolution
+    return lambda dy, weight: convolution(to_input(dy), weight, None, stride, padding, dilation, True, extra, groups)
+
+
 def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, alpha, gain, clamp):
     y = forward_like(x, weight, stride, padding, dilation, groups)
     layout = memory_format(y)
     to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
     convolution, none = torch.convolution, [0, 0]
-    if not _post_operation(x, act, alpha, gain, clamp):
+    product = products.fits(products.pixels(y), weight.shape, groups)
+    if product or not _post_operation(x, act, alpha, gain, clamp):
+        convolve = _convolve(x, weight, y, (stride, padding, dilation, groups))
         epilogue = bias_act_cpu.in_place(y, bias, act, alpha, gain, clamp)
 
         def run(x, weight, bias, *_):
-            y = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
-            y = y.contiguous(memory_format=layout)
+            y = convolve(x, weight).contiguous(memory_format=layout)
             epilogue(y, bias)
             return y
 
@@ -96,13 +122,11 @@ def plan_conv_bias_act(x, weight, bias, stride, padding, dilation, groups, act, 
 
 
 def plan_conv(x, weight, stride, padding, dilation, groups):
-    layout = memory_format(forward_like(x, weight, stride, padding, dilation, groups))
-    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
-    convolution, none = torch.convolution, [0, 0]
+    y = forward_like(x, weight, stride, padding, dilation, groups)
+    layout, convolve = memory_format(y), _convolve(x, weight, y, (stride, padding, dilation, groups))
 
     def run(x, weight, *_):
-        y = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
-        return y.contiguous(memory_format=layout)
+        return convolve(x, weight).contiguous(memory_format=layout)
 
     return run
 
@@ -110,12 +134,10 @@ def plan_conv(x, weight, stride, padding, dilation, groups):
 def plan_conv_slope(x, weight, saved, stride, padding, dilation, groups, act, alpha, gain, clamp):
     layout = memory_format(saved)
     slope = bias_act_cpu.grad_in_place(saved, layout, False, act, alpha, gain, clamp)
-    to_input = Tensor.contiguous if _in_contiguous(x, weight) else _as_given
-    convolution, none = torch.convolution, [0, 0]
+    convolve = _convolve(x, weight, saved, (stride, padding, dilation, groups))
 
     def run(x, weight, saved, *_):
-        z = convolution(to_input(x), weight, None, stride, padding, dilation, False, none, groups)
-        z = z.contiguous(memory_format=layout)
+        z = convolve(x, weight).contiguous(memory_format=layout)
         slope(z, saved)
         return z
 
@@ -127,13 +149,10 @@ def plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups):
     layout = memory_format(dx)
     if _is_thin(dy, weight, groups):
         return _plan_thin(dx, dy, weight.shape[0], list(weight.shape[2:]), stride, padding, dilation, layout)
-    extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
-    to_input = Tensor.contiguous if _in_contiguous(dx, weight) else _as_given
-    convolution = torch.convolution
+    convolve = _transposed(dy, weight, dx, (stride, padding, dilation, groups))
 
     def run(dy, weight, *_):
-        dx = convolution(to_input(dy), weight, None, stride, padding, dilation, True, extra, groups)
-        return dx.contiguous(memory_format=layout)
+        return convolve(dy, weight).contiguous(memory_format=layout)
 
     return run
 
@@ -165,13 +184,10 @@ def plan_conv_dgrad_act(dy, weight, saved, options, act, bias_grad):
     size = list(saved.shape[2:])
     layout = memory_format(dgrad_like(dy, weight, size, stride, padding, dilation, groups))
     slope = bias_act_cpu.grad_in_place(saved, layout, bias_grad, *act)
-    extra = reference.output_padding(dy.shape, weight, size, stride, padding, dilation)
-    to_input = Tensor.contiguous if _in_contiguous(saved, weight) else _as_given
-    convolution = torch.convolution
+    convolve = _transposed(dy, weight, saved, options)
 
     def run(dy, weight, saved, *_):
-        dx = convolution(to_input(dy), weight, None, stride, padding, dilation, True, extra, groups)
-        dx = dx.contiguous(memory_format=layout)
+        dx = convolve(dy, weight).contiguous(memory_format=layout)
         return dx, slope(dx, saved)
 
     return run
@@ -179,6 +195,9 @@ def plan_conv_dgrad_act(dy, weight, saved, options, act, bias_grad):
 
 def plan_conv_wgrad(dy, x, kernel, stride, padding, dilation, groups, channels_last):
     shape = (dy.shape[1], x.shape[1] // groups, *kernel)
+    if products.fits(products.pixels(dy), shape, groups, products.FEW_OF_GRADIENT):
+        product = products.plan_wgrad(dy, x, kernel, stride, padding, dilation, channels_last)
+        return lambda dy, x, *_: product(dy, x)
     layout = reference.weight_layout(channels_last)
     # Given channels_last images, oneDNN computes the weight gradient in channels_last. Converting the images is cheaper
     # than converting a gradient that is larger than they are, except where both are small.
@@ -208,6 +227,7 @@ def plan_conv_backward(dy, x, weight, stride, padding, dilation, groups, weight_
         # Where the layouts differ, PyTorch's operation converts more than the two that are made for it do.
         alike = wide == (reference.activation_layout(dy, x) is torch.channels_last)
         together = alike or weight.numel() > x.numel() or max(x.numel(), dy.numel()) < _SMALL
+        together = together and not products.fits(products.pixels(dy), weight.shape, groups, products.FEW_OF_GRADIENT)
         if weight_grad and together and not _is_thin(dy, weight, groups):
             return _plan_both(dy, x, weight, size, stride, padding, dilation, groups)
         dgrad = plan_conv_dgrad(dy, weight, size, stride, padding, dilation, groups)
@@ -244,6 +264,11 @@ def _plan_conv_backward(dy, x, weight, stride, padding, dilation, groups):
 def _plan_conv_dgrad_backward(ddx, dy, weight, stride, padding, dilation, groups):
     layout = memory_format(forward_like(ddx, weight, stride, padding, dilation, groups))
     weight_layout = reference.weight_layout(reference.in_channels_last(weight, weight))
+    if products.fits(products.pixels(dy), weight.shape, groups, products.FEW_OF_GRADIENT):
+        wide = reference.in_channels_last(weight, weight)
+        wgrad = products.plan_wgrad(dy, ddx, list(weight.shape[2:]), stride, padding, dilation, wide)
+        convolve = _convolve(ddx, weight, dy, (stride, padding, dilation, groups))
+        return lambda ddx, dy, weight, *_: (convolve(ddx, weight).contiguous(memory_format=layout), wgrad(dy, ddx))
     extra = reference.output_padding(dy.shape, weight, list(ddx.shape[2:]), stride, padding, dilation)
     backward, mask = torch.ops.aten.convolution_backward.default, [True, True, False]
 

@@ -9,7 +9,7 @@ from fastgan.ops._library import Gradient, define_op
 from fastgan.ops._memory_format import empty, memory_format
 from fastgan.ops.bias_act.reference import accumulation_dtype
 from fastgan.ops.channel_scale.register import check_image
-from fastgan.ops.instance_norm import cpu, reference
+from fastgan.ops.instance_norm import cpu, reference, triton
 
 
 def _save_forward(ctx, inputs, output):
@@ -37,7 +37,7 @@ instance_norm_act_op = define_op(
     reference=reference.instance_norm_act,
     fake=_fake_forward,
     gradient=Gradient(_save_forward, _forward_formula),
-    kernels=(cpu.FORWARD,),
+    kernels=(cpu.FORWARD, triton.FORWARD),
 )
 
 
@@ -59,7 +59,7 @@ instance_norm_act_grad_op = define_op(
     reference=reference.instance_norm_act_grad,
     fake=_fake_grad,
     gradient=Gradient(_save_grad, _grad_formula),
-    kernels=(cpu.GRAD,),
+    kernels=(cpu.GRAD, triton.GRAD),
 )
 
 #: Activation → slope below zero; None for the argument's.
