@@ -102,9 +102,12 @@ def test_focal_frequency_by_the_whole_transform(shape, alpha):
     assert focal_frequency(fake, target, alpha=alpha).item() == pytest.approx(expected, rel=1e-9)
     # The weight is a constant for the derivative: by Parseval's theorem it filters the difference.
     fake.requires_grad_()
-    (slope,) = torch.autograd.grad(focal_frequency(fake, target, alpha=alpha), fake)
-    filtered = np.fft.ifft2(weight * np.fft.fft2(fake.detach().numpy() - target.numpy())).real
-    np.testing.assert_allclose(slope.numpy(), 2 * filtered / fake.numel(), rtol=1e-7, atol=1e-12)
+    (slope,) = torch.autograd.grad(focal_frequency(fake, target, alpha=alpha), fake, create_graph=True)
+    direction = torch.rand_like(fake)
+    (second,) = torch.autograd.grad(slope, fake, direction)
+    for found, image in ((slope.detach(), (fake - target).detach()), (second, direction)):
+        filtered = np.fft.ifft2(weight * np.fft.fft2(image.numpy())).real
+        np.testing.assert_allclose(found.numpy(), 2 * filtered / fake.numel(), rtol=1e-7, atol=1e-12)
     assert focal_frequency(target, target) == 0
 
 
