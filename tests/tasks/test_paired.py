@@ -199,15 +199,18 @@ def test_past_fakes_keep_their_sources():
     torch.testing.assert_close(gradients, torch.autograd.grad(loss, t.discriminator.parameters()))
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.full)])
-def test_compiled_training_is_eager_training(tmp_path, monkeypatch, backend):
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("eager", {}), *(pytest.param("inductor", options, marks=pytest.mark.full) for options in ({}, PERCEPTUAL))],
+)
+def test_compiled_training_is_eager_training(tmp_path, monkeypatch, backend, options):
     """backend: of PyTorch's compiler; "eager" captures the same graph and generates no code."""
     monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
     monkeypatch.setattr(
         CompiledStep, "_inductor", lambda self, f: torch.compile(f, fullgraph=True, dynamic=False, backend=backend)
     )
     torch._dynamo.reset()
-    compiled, eager = (trainer(steps=2, l1_weight=10.0, compile=compile) for compile in ("on", "off"))
+    compiled, eager = (trainer(steps=2, l1_weight=10.0, compile=compile, **options) for compile in ("on", "off"))
     compiled.fit(Pairs())
     eager.fit(Pairs())
     assert compiled.steps.compiled
