@@ -58,6 +58,14 @@ def test_the_gradient_of_the_saturating_loss_vanishes(tmp_path):
 
 
 @pytest.mark.slow
+def test_tiny_decoders_are_trained_behind_an_encoder(tmp_path):
+    rows = run(tmp_path, "tiny_decoder", "--steps", "4", "--only", "autoencoder")
+    rows = run(tmp_path, "tiny_decoder", "--steps", "4", "--only", "L1 + adversarial")
+    assert [row["run"] for row in rows] == ["autoencoder", "L1 + adversarial"]
+    assert int(rows[1]["decoder"]) < int(rows[0]["decoder"])
+
+
+@pytest.mark.slow
 def test_all_modes_of_the_ring_are_covered(tmp_path):
     (row,) = run(tmp_path, "modes", "ring", "--only", "non-saturating, R1")
     assert row["modes"] == row["of"] == "8"
