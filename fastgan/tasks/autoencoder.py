@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgan._util.random import Random
 from fastgan.errors import UsageError
 from fastgan.losses import adaptive_sum
+from fastgan.models.autoencoder.base import Reconstruction
 from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
@@ -54,6 +55,8 @@ class Autoencoder(Generation):
         if self.regularization.config.unroll:
             raise UsageError("unroll: a discriminator of reconstructions is not unrolled; leave it out")
         self.crop, self.flip = crop, flip
+        # The last convolution runs in each step: its gradients balance the losses.
+        self.shares = bool(getattr(self.generator, "splits", False))
         self.adaptive, self.start, self.against = adaptive, start, adversarial_weight > 0
         self.perceptual = perceptual_for(perceptual if perceptual_weight else "none", self.generator, self.range)
 
@@ -66,7 +69,7 @@ class Autoencoder(Generation):
 
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         images = batch[self.real]
-        found = self.generator.reconstruct(images, noise.get("latent"))  # type: ignore[operator]
+        found = self.reconstruction(images, noise)
         image = found.image if found.image.dtype == torch.float64 else found.image.float()
         log = {"loss/latent": found.loss, **found.log}
         reconstruction = torch.zeros_like(found.loss)
@@ -114,7 +117,27 @@ class Autoencoder(Generation):
         return self.generator(z)
 
     def made(self, z: Tensor, condition: Tensor | None, noise: Noise) -> Tensor:
-        return self.generator.reconstruct(z, noise.get("latent")).image  # type: ignore[operator]
+        return self.reconstruction(z, noise).image
+
+    def shared(self, batch: Batch, noise: Noise) -> dict[str, Tensor]:
+        found = self.reconstruction(batch[self.real], noise)
+        made = {f"made.{name}": getattr(found, name) for name in ("hidden", "latents", "loss")}
+        for name in ("log", "outputs"):
+            made |= {f"made.{name}.{key}": value for key, value in getattr(found, name).items()}
+        return made
+
+    def reconstruction(self, images: Tensor, noise: Noise) -> Reconstruction:
+        """The step's own, or what both steps share, from the last convolution on."""
+        generator: Any = self.generator
+        if "made.hidden" not in noise:
+            found: Reconstruction = generator.reconstruct(images, noise.get("latent"))
+            return found
+        log, outputs = (
+            {key.removeprefix(start): value for key, value in noise.items() if key.startswith(start)}
+            for start in ("made.log.", "made.outputs.")
+        )
+        image = generator.finish(noise["made.hidden"])
+        return Reconstruction(image, noise["made.latents"], noise["made.loss"], log, outputs)
 
     @property
     def sees_real(self) -> bool:
