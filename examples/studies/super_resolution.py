@@ -56,7 +56,7 @@ RUNS: dict[str, dict[str, Any]] = {
         ),
     },
 }  # fmt: skip
-#: Which photographs are held out, which of these the picture has (of those in the public domain), the side of its parts.
+#: Every so many photographs one is held out; which of them the picture has, in the public domain; side of its parts.
 EVERY, SHOWN, SIDE = 23, (2, 6, 8, 10), 72
 
 

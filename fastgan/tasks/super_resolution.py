@@ -72,7 +72,7 @@ class SuperResolution(Paired):
             if getattr(self.regularization.config, name) > (name == "pack"):
                 raise UsageError(f"{name}: super-resolution does not have it; leave it out")
         self.sharpen, self.warm_up, self.adversarial_weight = sharpen, warm_up, adversarial_weight
-        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool)
+        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool, self.regularization.mean)
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         if isinstance(batch, Tensor) or (isinstance(batch, Mapping) and "source" not in batch):
