@@ -96,7 +96,7 @@ def _parts_of_file(path: Path, networks: dict[str, nn.Module]) -> dict[str, dict
         if not _misfit(discriminator, tensors):
             return {"discriminator": tensors}
         with suppress(FastganError):  # several networks, or names of another program
-            return _parts_of_public_file(path)
+            return _parts_of_public_file(path, networks)
     return {"generator": tensors, "ema": tensors}
 
 

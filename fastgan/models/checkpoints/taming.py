@@ -73,7 +73,7 @@ def build(state: State) -> nn.Module:
     return built(_constructor(state), state.tensors if own else _of_shares(state.tensors))
 
 
-def _constructor(state: State) -> functools.partial[nn.Module]:
+def _constructor(state: State) -> functools.partial[Any]:
     width, channels = state.shape("encoder.conv_in.weight", 4)[:2]
     levels = _count(state, r"encoder\.down\.(\d{1,4})\.", "levels")
     outputs = [state.shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
@@ -89,14 +89,14 @@ def _constructor(state: State) -> functools.partial[nn.Module]:
         "z_channels": state.shape("decoder.conv_in.weight", 4)[1],
     }
     if "quantize.embedding.weight" not in state.tensors:
-        return functools.partial[nn.Module](autoencoder.KLAutoencoder, **sizes)
+        return functools.partial(autoencoder.KLAutoencoder, **sizes)
     averaged = "quantize.embedding.cluster_size" in state.tensors
     sizes |= {
         "codes": state.shape("quantize.embedding.weight", 2)[0],
         "codebook": "average" if averaged else "gradient",
         **{name: state.arguments[name] for name in _HIDDEN if name in state.arguments},
     }
-    return functools.partial[nn.Module](autoencoder.VQGAN, **sizes)
+    return functools.partial(autoencoder.VQGAN, **sizes)
 
 
 def _count(state: State, pattern: str, what: str) -> int:

@@ -63,7 +63,7 @@ def plan_dgrad(dx: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation
         columns = columns.view(count, -1, taps, channels).permute(0, 3, 2, 1) if wide else (
             columns.view(count, -1, channels, taps).permute(0, 2, 3, 1)
         )  # fmt: skip
-        return F.fold(columns.flatten(1, 2), size, kernel, dilation, padding, stride)
+        return F.fold(columns.flatten(1, 2), tuple(size), tuple(kernel), tuple(dilation), tuple(padding), tuple(stride))
 
     return run
 
