@@ -32,6 +32,7 @@ class Compression(Autoencoder):
         ):  # fmt: skip
             if value < 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
+        self.shares = False
         config = self.regularization.config
         changed = {
             "augment": config.augment != "none", "consistency": config.consistency > 0,

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import fastgan
+from fastgan import models
 from fastgan.models import translation
 from fastgan.tasks import Paired
 
@@ -65,6 +66,39 @@ def test_several_batches_in_an_iteration_are_not_shared(flags):
     _, trainer = trained(True, **flags)
     assert trainer.steps.shared is None
     assert trainer.passes[1:] == [d + 1 if (d := flags.get("d_steps", 0)) else 4] * 2
+
+
+@pytest.mark.parametrize("family", ["vqgan", "vae"])
+def test_an_autoencoder_is_run_once(family):
+    weights = []
+    for share in (False, True):
+        torch.manual_seed(0)
+        options = {"latent": 4, "width": 4, "multipliers": "1,2", "blocks": 1, "d_width": 4, "d_layers": 1}
+        networks = models.build(family, resolution=16, channels=3, **options)
+        config = fastgan.Config.from_flags(
+            task="autoencoder", task_options={"perceptual": "none"}, loss="hinge", steps=3, batch=2, device="cpu",
+            compile="off", lr_g=1e-3, lr_d=1e-3,
+        )  # fmt: skip
+        trainer = fastgan.Trainer(*networks, "hinge", config)
+        assert trainer.task.shares
+        trainer.task.shares = share
+        # The one noise of the generator's step is that of the discriminator's where both share the latents.
+        draw, kept = trainer.task.draw, {}
+
+        def same(network, batch, random, step, draw=draw, kept=kept):
+            noise = draw(network, batch, random, step)
+            if network == "generator" and "latent" in noise:
+                noise["latent"] = kept["latent"]
+            kept |= noise
+            return noise
+
+        trainer.task.draw = same
+        passes = []
+        networks[0].encoder.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        trainer.fit([torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in range(3)])
+        weights.append([w.detach().clone() for n in networks for w in n.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 @pytest.mark.full

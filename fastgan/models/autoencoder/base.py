@@ -18,7 +18,7 @@ class Reconstruction(NamedTuple):
 
     image: [N, C, H, W]. latents: what the decoder got, [N, latent, h, w]. loss: the autoencoder's own loss on its
     latents, a scalar: codebook loss, KL divergence per value of the image, or bits per pixel. log: scalars to log.
-    outputs: for `after_update`.
+    outputs: for `after_update`. hidden: what the last convolution made the image of, of autoencoders with `splits`.
     """
 
     image: Tensor
@@ -26,6 +26,7 @@ class Reconstruction(NamedTuple):
     loss: Tensor
     log: dict[str, Tensor] = {}  # noqa: RUF012 (never changed)
     outputs: dict[str, Tensor] = {}  # noqa: RUF012
+    hidden: Tensor | None = None
 
 
 class Autoencoder(nn.Module):
@@ -73,6 +74,19 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))
+
+    @property
+    def splits(self) -> bool:
+        """Whether `hidden` and `finish` are the decoder in two parts."""
+        return hasattr(self.decoder, "hidden")
+
+    def hidden(self, latents: Tensor) -> Tensor | None:
+        """What the last convolution makes images of, for latents; None where the decoder cannot be split."""
+        return self.decoder.hidden(latents) if self.splits else None  # type: ignore[operator]
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """The last convolution: images [N, channels, H, W] of `hidden`."""
+        return self.decoder.conv_out(hidden)  # type: ignore[operator]
 
     def noise_shape(self, shape: torch.Size) -> tuple[int, ...]:
         """The shape of one image's noise in `reconstruct`, for images of a shape [N, C, H, W]; () for none."""

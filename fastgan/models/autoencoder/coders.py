@@ -77,10 +77,14 @@ class Decoder(nn.Module):
         self.norm_out, self.conv_out = group_norm(before), nn.Conv2d(before, channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        return self.conv_out(self.hidden(z))
+
+    def hidden(self, z: Tensor) -> Tensor:
+        """The input of the last convolution."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.silu(self.norm_out(x))
 
 
 def check(multipliers: Sequence[int], attention: Sequence[int], **sizes: int) -> None:

@@ -65,6 +65,9 @@ class KLAutoencoder(Autoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(latents))
 
+    def hidden(self, latents: Tensor) -> Tensor | None:
+        return super().hidden(self.post_quant_conv(latents))
+
     def noise_shape(self, shape: torch.Size) -> tuple[int, ...]:
         return self.latent_channels, shape[2] // self.multiple, shape[3] // self.multiple
 
@@ -76,7 +79,9 @@ class KLAutoencoder(Autoencoder):
         divergence = 0.5 * (wide[0].square() + wide[1].exp() - 1 - wide[1]).sum() / images.numel()
         deviation = (0.5 * wide[1]).exp().mean()
         log = {"latent/deviation": deviation, "latent/spread": wide[0].square().mean().sqrt()}
-        return Reconstruction(self.decode(z), z, divergence, log)
+        hidden = self.hidden(z)
+        image = self.decode(z) if hidden is None else self.finish(hidden)
+        return Reconstruction(image, z, divergence, log, hidden=hidden)
 
 
 def build(

@@ -72,10 +72,15 @@ class VQGAN(Autoencoder):
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(latents))
 
+    def hidden(self, latents: Tensor) -> Tensor | None:
+        return super().hidden(self.post_quant_conv(latents))
+
     def reconstruct(self, images: Tensor, noise: Tensor | None = None) -> Reconstruction:
         found = self.quantize(self.quant_conv(self.encoder(images)))
         outputs = {} if self.freeze == "encoder" else found.outputs
-        return Reconstruction(self.decode(found.vectors), found.vectors, found.loss, found.log, outputs)
+        hidden = self.hidden(found.vectors)
+        image = self.decode(found.vectors) if hidden is None else self.finish(hidden)
+        return Reconstruction(image, found.vectors, found.loss, found.log, outputs, hidden)
 
     def after_update(self, outputs: Mapping[str, Tensor]) -> None:
         self.quantize.after_update(outputs)

@@ -249,6 +249,8 @@ class _Convolution(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, groups: int, acts: bool, same: bool):
         super().__init__()
+        # In which libraries convolve faster; oneDNN would reorder another layout in each call.
+        weight = weight.contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight, persistent=False)
         self.register_buffer("bias", bias, persistent=False)
         self._stride, self._groups, self._acts, self._same = stride, groups, acts, same

@@ -117,6 +117,9 @@ class FrozenVGG(nn.Module):
         for name, layer in self.convolutions.items():
             for part in ("weight", "bias"):
                 value = state[f"features.{layer.number}.{part}"].detach().float().clone()
+                if part == "weight":
+                    # In which libraries convolve faster; oneDNN would reorder another layout in each call.
+                    value = value.contiguous(memory_format=torch.channels_last)
                 self.register_buffer(f"{name}_{part}", value, persistent=False)
         for part, values in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(part, torch.tensor(values).view(3, 1, 1), persistent=False)
