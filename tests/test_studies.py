@@ -127,6 +127,9 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     assert emoji["fine-tuned"]["images"] == emoji["from scratch"]["images"]
     for other in ("not fine-tuned", "from scratch"):
         assert float(emoji["fine-tuned"]["fid"]) < 0.6 * float(emoji[other]["fid"])
+    sources, made, targets = committed("emoji_pairs")
+    assert float(made["l1"]) < 0.65 * float(sources["l1"])
+    assert float(sources["accuracy"]) < float(made["accuracy"]) < float(targets["accuracy"])
     upscaled = {row["run"]: row for row in committed("super_resolution")}
     psnr, ssim, *distances = (
         {name: float(row[figure]) for name, row in upscaled.items()}
