@@ -22,6 +22,7 @@ import task_cases
 import task_iterations
 import tiny_ops
 import torch
+import translation_layers
 import updates
 from end_to_end import Preset, networks_of, verify
 from plain import plain_pytorch
@@ -224,6 +225,24 @@ def test_updates_are_compared_and_timed(tmp_path):
     assert [row["provider"] for row in rows] == ["torch", "adam_ema"]
     assert rows[0]["ratio_vs_torch"] == "1.00"
     assert all(float(row["median_ms"]) > 0 and not row["note"] for row in rows)
+
+
+def test_layers_of_translation_are_timed(tmp_path, monkeypatch, capsys):
+    small = {"few outputs, small": (2, 3, 8, 7, 1), "reflection, small": (2, 2, 8, 3, 1)}
+    monkeypatch.setattr(translation_layers, "CASES", small)
+    out = tmp_path / "layers.csv"
+    assert translation_layers.main(["--rounds", "1", "--out", str(out)]) == 0
+    rows = rows_of(out)
+    assert [(row["case"].split(",")[0], row["layout"], row["pass"]) for row in rows] == [
+        (case, layout, which)
+        for case in ("few outputs", "reflection")
+        for layout in ("channels_last", "contiguous")
+        for which in ("train", "forward")
+    ]
+    assert all(float(row["plain_ms"]) > 0 and float(row["fused_ms"]) > 0 for row in rows)
+    with pytest.raises(SystemExit):
+        translation_layers.main(["--case", "other"])
+    assert "--case 'other' is in no name" in capsys.readouterr().err
 
 
 def test_iterations_are_timed(tmp_path, small):

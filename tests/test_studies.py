@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -54,6 +55,14 @@ def test_the_gradient_of_the_saturating_loss_vanishes(tmp_path):
     assert last["D_of_fakes"] < 1e-2 < first["D_of_fakes"]
     assert last["minimax"] < 0.05 * max(row["minimax"] for row in rows)
     assert last["non-saturating"] > 20 * last["minimax"]
+
+
+@pytest.mark.slow
+def test_tiny_decoders_are_trained_behind_an_encoder(tmp_path):
+    rows = run(tmp_path, "tiny_decoder", "--steps", "4", "--only", "autoencoder")
+    rows = run(tmp_path, "tiny_decoder", "--steps", "4", "--only", "L1 + adversarial")
+    assert [row["run"] for row in rows] == ["autoencoder", "L1 + adversarial"]
+    assert int(rows[1]["decoder"]) < int(rows[0]["decoder"])
 
 
 @pytest.mark.slow
@@ -118,6 +127,41 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     assert emoji["fine-tuned"]["images"] == emoji["from scratch"]["images"]
     for other in ("not fine-tuned", "from scratch"):
         assert float(emoji["fine-tuned"]["fid"]) < 0.6 * float(emoji[other]["fid"])
+    upscaled = {row["run"]: row for row in committed("super_resolution")}
+    psnr, ssim, *distances = (
+        {name: float(row[figure]) for name, row in upscaled.items()}
+        for figure in ("psnr", "ssim", "efficientnet", "mobilenet")
+    )
+    assert psnr["L1"] > psnr["adversarial"] > psnr["bicubic"] + 1 > psnr["pretrained"] + 2
+    assert ssim["L1"] > ssim["adversarial"] > ssim["bicubic"] > ssim["pretrained"]
+    for distance in distances:
+        assert distance["adversarial"] < distance["L1"] < distance["bicubic"] < distance["pretrained"]
+    page = (ROOT / "docs" / "studies.md").read_text()
+    for row in upscaled.values():
+        assert f"| {row['psnr']} dB | {row['ssim']} | {row['efficientnet']}, {row['mobilenet']} |" in page
+
+
+@pytest.mark.full
+def test_the_study_of_unpaired_emoji_runs(tmp_path):
+    """On random images for three steps."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
+    for name, images in (("a", pixels), ("b", 255 - pixels)):
+        np.savez(tmp_path / f"{name}.npz", images)
+    out = tmp_path / "out"
+    words = ("--a", tmp_path / "a.npz", "--b", tmp_path / "b.npz", "--steps", "3")
+    out.mkdir()
+    rows = run(out, "emoji_unpaired", *words)
+    assert [row["images"] for row in rows] == ["12", "12"]
+    assert all(0 < float(row[name]) < 2 for row in rows for name in ("unchanged", "translated", "there_and_back"))
+    assert rows[0]["unchanged"] == rows[1]["unchanged"]  # the difference of the same pairs
+
+
+def test_unpaired_emoji_come_nearer_to_their_partners():
+    rows = committed("emoji_unpaired")
+    assert [row["way"] for row in rows] == ["emoji → emoji:google", "emoji:google → emoji"]
+    for row in rows:
+        assert float(row["translated"]) < float(row["unchanged"])
+        assert int(row["nearer_percent"]) > 55
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +185,28 @@ def test_the_studies_of_digits_run(tmp_path, digits):
     real, ours, *_ = run(tmp_path, "stacked", "--only", "hinge", "--steps", "2", FASTGAN_CACHE=digits)
     assert real["modes"] == "1000"
     assert float(real["kl"]) < 0.03 < float(ours["kl"])
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_pairs_runs(tmp_path):
+    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "fastgan", "data", "fetch", "emoji"]
+    subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
+    sources, made, targets = run(tmp_path, "emoji_pairs", "--steps", "2", **cache)
+    assert (targets["run"], float(targets["l1"])) == ("targets", 0)
+    assert float(targets["accuracy"]) > 0.75  # of those that the classifier was not trained on
+    assert float(made["l1"]) > float(sources["l1"])  # after two steps
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_super_resolution_runs(tmp_path):
+    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "fastgan", "data", "fetch", "landscapes"]
+    subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
+    rows = {row["run"]: row for row in run(tmp_path, "super_resolution", "--steps", "2", **cache)}
+    assert list(rows) == ["bicubic", "pretrained", "L1", "adversarial"]
+    kept = {row["run"]: row for row in committed("super_resolution")}
+    for name in ("bicubic", "pretrained"):  # not trained: as in the committed table
+        assert float(rows[name]["psnr"]) == pytest.approx(float(kept[name]["psnr"]), abs=0.02)

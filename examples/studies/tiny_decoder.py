@@ -12,7 +12,6 @@ DIR/tiny_decoder.csv and DIR/tiny_decoder.png.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -29,6 +28,7 @@ import study
 import torch
 
 from fastgan.data import open_source
+from fastgan.data.imageset import NOT_STATED, ImageSet
 from fastgan.metrics import pixels
 from fastgan.metrics.evaluate import evaluate
 from fastgan.metrics.extractors import efficientnet
@@ -48,15 +48,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "flags": ("--task.start", 500, "--task.latent_weight", 1e-4, "--task.perceptual", "none"),
     },
     "L1": {
-        "preset": "tiny-decoder", "steps": 1500,
+        "preset": "tiny-decoder", "steps": 1000,
         "flags": (*TINY, "--task.perceptual", "none", "--task.adversarial_weight", 0),
     },
     "L1 + adversarial": {
-        "preset": "tiny-decoder", "steps": 1500,
+        "preset": "tiny-decoder", "steps": 1000,
         "flags": (*TINY, "--task.perceptual", "none", "--task.adversarial_weight", 0.8),
     },
     "L1 + perceptual + adversarial": {
-        "preset": "tiny-decoder", "steps": 1500,
+        "preset": "tiny-decoder", "steps": 1000,
         "flags": (*TINY, "--task.perceptual", "efficientnet", "--task.adversarial_weight", 0.8),
     },
 }  # fmt: skip
@@ -99,7 +99,7 @@ def run(name: str, options: dict[str, Any], out: Path) -> tuple[study.Row, np.nd
     made = reconstructed(network, images)
     fid = evaluate(
         made,
-        dataclasses.replace(test, images=images, labels=None, pack=None),
+        ImageSet(images, None, "the test images", NOT_STATED),
         efficientnet.fetched(torch.device("cpu")),
         metrics="fid",
         n=len(made),

@@ -106,11 +106,13 @@ def _table(base: tuple[int, ...], scale: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # what is kept may meet a gradient later
 def _constant(base: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(base, dtype=torch.float32, device=device)
 
 
 @cache
+@torch.inference_mode(False)  # what is kept may meet a gradient later
 def _transform(device: torch.device) -> Tensor:
     """The orthonormal two-dimensional cosine transform of a block of 64 pixels, [64, 64]."""
     k = torch.arange(_BLOCK, dtype=torch.float64)

@@ -56,6 +56,7 @@ def downscale_bicubic(images: Tensor, scale: int) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # what is kept may meet a gradient later
 def _taps(scale: int, device: torch.device) -> Tensor:
     """The 4 · scale (for odd scales 4 · scale − 1) weights of one output pixel, the same for all. float32."""
     count = 4 * scale - scale % 2

@@ -248,12 +248,14 @@ class HostState:
                 self._note(function.__globals__[each], each, names, depth + 1)
 
     def _note_methods(self, value: Any, names: Names, depth: int) -> Names:
-        """Follow the methods that code without a run can call. Returns their names too."""
+        """Follow the methods that code without a run can call, and those that they extend. Returns their names too."""
         if self._runs:
             return names
         found, new = names, names
         while new:
             methods = [getattr(type(value), each, None) for each in new]
+            if "super" in found:
+                methods += [vars(base).get(each) for base in type(value).__mro__[1:] for each in found]
             functions = [method for method in methods if isinstance(method, types.FunctionType)]
             for function in functions:
                 self._note_function(function, function.__name__, depth)

@@ -16,6 +16,7 @@ from fastgan.tasks import image_losses, measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise, trainable
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import perceptual_for
+from fastgan.tasks.terms import randomly_cropped
 
 
 class Autoencoder(Generation):
@@ -27,34 +28,33 @@ class Autoencoder(Generation):
     codebook loss (1 in VQGAN), or KL divergence (1e-6 in latent diffusion). adversarial_weight: that of the adversarial
     loss; 0 leaves the discriminator out. adaptive: multiply it by λ, which makes both gradients of the last layer
     equally long (equation 7); of several ranks or accumulated batches each has its own, as in public code. start:
-    generator steps without the discriminator, in which neither network of its step is run.
+    generator steps without the discriminator, in which neither network of its step is run. crop: side of random crops,
+    in pixels, 0 for whole images; flip: half of them from left to right.
     """
 
-    data = "images"
+    updates_on_device = True
 
     def __init__(
         self, *args: Any, l1: float = 1.0, l2: float = 0.0, perceptual: str = "efficientnet",
         perceptual_weight: float = 1.0, latent_weight: float = 1.0, adversarial_weight: float = 0.8,
-        adaptive: bool = True, start: int = 0, **kwargs: Any,
+        adaptive: bool = True, start: int = 0, crop: int = 0, flip: bool = False, **kwargs: Any,
     ):  # fmt: skip
         super().__init__(*args, **kwargs)
         self.weights = {
             "l1": l1, "l2": l2, "perceptual_weight": perceptual_weight, "latent_weight": latent_weight,
-            "adversarial_weight": adversarial_weight, "start": start,
+            "adversarial_weight": adversarial_weight, "start": start, "crop": crop,
         }  # fmt: skip
         for name, value in self.weights.items():
             if value < 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
         if l1 == l2 == 0 and (perceptual == "none" or perceptual_weight == 0):
-            raise UsageError(
-                "l1, l2, perceptual_weight: expected one above 0, or nothing compares images, got 0 of all"
-            )
+            raise UsageError("l1, l2, perceptual_weight: expected one above 0, by which images are compared, got none")
         if not hasattr(self.generator, "reconstruct"):
             came = type(self.generator).__name__
             raise UsageError(f"generator: expected an autoencoder with a method reconstruct(images, noise), got {came}")
-        for name in ("unroll", "style_mixing", "path_length"):
-            if getattr(self.regularization.config, name):
-                raise UsageError(f"{name}: autoencoders do not have it; leave it out")
+        if self.regularization.config.unroll:
+            raise UsageError("unroll: a discriminator of reconstructions is not unrolled; leave it out")
+        self.crop, self.flip = crop, flip
         # The last convolution runs in each step: its gradients balance the losses.
         self.shares = bool(getattr(self.generator, "splits", False))
         self.adaptive, self.start, self.against = adaptive, start, adversarial_weight > 0
@@ -75,8 +75,7 @@ class Autoencoder(Generation):
         reconstruction = torch.zeros_like(found.loss)
         for name, weight, term in self.distances(image, images.to(image.dtype)):
             log[f"loss/{name}"], reconstruction = term, reconstruction + weight * term
-        log["loss/reconstruction"] = reconstruction
-        value = reconstruction
+        log["loss/reconstruction"] = value = reconstruction
         if noise["adversarial"]:
             adversarial, terms = self.adversarial(image, found.latents, batch, noise)
             log, weight = log | terms, self.weights["adversarial_weight"]
@@ -99,16 +98,12 @@ class Autoencoder(Generation):
         """The term of the generator's own loss on its latents."""
         return self.weights["latent_weight"] * loss
 
-    def adversarial(
-        self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def adversarial(self, image: Tensor, latents: Tensor, batch: Batch, noise: Noise) -> image_losses.Terms:
         """The adversarial loss of reconstructions, and what to log of it."""
-        condition = self.beside(latents)
-        matching, _ = self.config.matching(noise.get("lazy", True))
-        real = None
-        if self.loss.paired or matching:
-            real = self.regularization.apply(batch[self.real], "real", noise), condition
+        condition, (matching, _) = self.beside(latents), self.config.matching(noise.get("lazy", True))
         fake = self.regularization.apply(image, "fake", noise), condition
+        compared = self.loss.paired or matching
+        real = (self.regularization.apply(batch[self.real], "real", noise), condition) if compared else None
         return image_losses.generator_terms(self, fake, real, None, matching)
 
     def beside(self, latents: Tensor) -> Tensor | None:
@@ -148,6 +143,10 @@ class Autoencoder(Generation):
     def sees_real(self) -> bool:
         return self.loss.paired or self.config.feature_matching > 0
 
+    def transform(self, batch: Batch, random: Random | None) -> Batch:
+        """Crops and flips; held-out images are cropped in the middle."""
+        return batch | {self.real: randomly_cropped(batch[self.real], self.crop, random, self.flip)}
+
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         images = batch[self.real]
         shape = self.generator.noise_shape(images.shape)  # type: ignore[operator]
@@ -169,7 +168,7 @@ class Autoencoder(Generation):
 
     def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
         found = measures.gradient_norms(self, batch)
-        if held_out is None:
-            return found
-        found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
-        return found | measures.of_reconstructions(self, held_out, len(batch[self.real]))
+        if held_out is not None:
+            found["auroc/train_held_out"] = measures.train_against_held_out(self, batch, held_out)
+            found |= measures.of_reconstructions(self, held_out, len(batch[self.real]))
+        return found

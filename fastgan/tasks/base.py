@@ -51,6 +51,9 @@ class Task:
     passes: tuple[str, ...] = ()
     #: How `fastgan train` opens its data: a name in `fastgan.data.kinds.KINDS`.
     data = "images"
+    #: Whether `update` and `update_after_generator` only compute with tensors in place, so that a whole iteration with
+    #: them may become a CUDA graph.
+    updates_on_device = False
     #: Whether its batches have labels whatever the networks take.
     labeled = False
 

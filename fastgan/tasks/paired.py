@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastgan._util.random import Random
+from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.losses import l1
 from fastgan.tasks import measures, sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import sources_and_targets
-from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import dtype_of, perceptual_for, source_channels
 
@@ -115,10 +114,8 @@ class Paired(Generation):
         height, width = target.shape[2:]
         if self.crop > min(height, width):
             raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {self.crop}")
-        size = (self.crop, self.crop) if self.crop else (height, width)
-        both = cropped(torch.cat([source, target], 1), size, random, self.flip)
-        source, target = both.split([source.shape[1], target.shape[1]], 1)
-        return batch | {"source": source.contiguous(), "target": target.contiguous()}
+        pair = {"source": source, "target": target}
+        return batch | random_crop(pair, self.crop or (height, width), random, flip=self.flip, rotate=False)
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:
         return {}  # sources come with the batch

@@ -11,11 +11,11 @@ from fastgan._util.options import option
 from fastgan._util.random import Random
 from fastgan.degradation import Degradation, PairPool, random_crop, sharpen
 from fastgan.errors import UsageError
-from fastgan.losses import l1, perceptual_loss
+from fastgan.losses import l1
 from fastgan.tasks import sample_grids
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import any_tensors, described
-from fastgan.tasks.networks import dtype_of
+from fastgan.tasks.networks import coupling_layer, dtype_of
 from fastgan.tasks.paired import Paired
 
 #: What is degraded beside the crop, in low-resolution pixels on each side: filters see no edge then.
@@ -43,7 +43,9 @@ class SuperResolution(Paired):
         sharpen: bool = False, perceptual: str = "efficientnet", perceptual_weight: float = 1.0,
         adversarial_weight: float = 0.1, warm_up: int = 0, **kwargs: Any,
     ):  # fmt: skip
-        super().__init__(*args, crop=crop, flip=flip, **kwargs)
+        super().__init__(
+            *args, crop=crop, flip=flip, perceptual=perceptual, perceptual_weight=perceptual_weight, **kwargs
+        )
         self.scale = int(getattr(self.generator, "scale", 0))
         if self.scale < 1:
             came = type(self.generator).__name__
@@ -51,9 +53,8 @@ class SuperResolution(Paired):
         multiple = self.scale * int(getattr(self.generator, "multiple", 1))
         if crop < 1 or crop % multiple:
             raise UsageError(f"crop: expected a multiple of {multiple} (scale {self.scale}), got {crop}")
-        weights = {"perceptual_weight": perceptual_weight, "adversarial_weight": adversarial_weight, "warm_up": warm_up}
-        for name, value in weights.items():
-            if value < 0:
+        for name, value in (("adversarial_weight", adversarial_weight), ("warm_up", warm_up)):
+            if not value >= 0:
                 raise UsageError(f"{name}: expected a number >= 0, got {value}")
         if warm_up and not self.config.l1_weight:
             raise UsageError(
@@ -61,16 +62,17 @@ class SuperResolution(Paired):
             )
         if self.conditional:
             raise UsageError("discriminator: expected one of images alone, got one with source_channels")
+        penalties = list(self.config.all_penalties(self.loss))
+        if penalties and (layer := coupling_layer(self.discriminator)):
+            raise UsageError(
+                f"{penalties[0]}: {layer} couples the samples of a batch, so a penalty on each sample's gradient has no"
+                f" meaning; take {option('model.discriminator', 'unet')}"
+            )
         for name in ("unroll", "pack"):
             if getattr(self.regularization.config, name) > (name == "pack"):
                 raise UsageError(f"{name}: super-resolution does not have it; leave it out")
         self.sharpen, self.warm_up, self.adversarial_weight = sharpen, warm_up, adversarial_weight
-        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool)
-        self.perceptual_weight = perceptual_weight if perceptual != "none" else 0.0
-        self.perceptual = None
-        if self.perceptual_weight:
-            device = next(self.generator.parameters()).device
-            self.perceptual = perceptual_loss(perceptual, range=self.range).to(device)
+        self.degradation, self.pool = Degradation(self.scale, degradation), PairPool(pool, self.regularization.mean)
 
     def collate(self, batch: Any, name: str = "batches") -> Batch:
         if isinstance(batch, Tensor) or (isinstance(batch, Mapping) and "source" not in batch):
@@ -123,14 +125,9 @@ class SuperResolution(Paired):
         return batch.get("sharp", batch["target"]).float()
 
     def with_reconstruction(self, loss: Loss, made: Tensor, batch: Batch, weight: float) -> Loss:
-        """l1_weight · L1 + perceptual_weight · perceptual loss + adversarial_weight · loss."""
-        target = self.compared(batch)
+        """adversarial_weight · loss + l1_weight · L1 + perceptual_weight · perceptual loss."""
         loss = Loss(self.adversarial_weight * loss.value, loss.log, loss.outputs)
-        if self.perceptual is not None:
-            distance = self.perceptual(made, target)
-            loss = Loss(loss.value + self.perceptual_weight * distance, loss.log | {"perceptual/batch": distance})
-        distance = l1(made.float(), target)
-        return Loss(loss.value + weight * distance, loss.log | {"l1/batch": distance})
+        return super().with_reconstruction(loss, made, batch | {"target": self.compared(batch)}, weight)
 
     def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
         return dict(sample_grids.of_pairs(self.generator, batch, held_out, self.range, mode="bicubic"))

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fastgan._util.options import option
 from fastgan._util.random import Random
+from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization, RegularizationConfig
-from fastgan.tasks.crops import cropped
 
 
 def adversarial_d(loss: AdversarialLoss, of_real: Tensor, of_fake: Tensor) -> Tensor:
@@ -39,11 +39,14 @@ def like(real: Tensor, images: Tensor) -> Tensor:
 
 
 def randomly_cropped(images: Tensor, crop: int, random: Random | None, flip: bool) -> Tensor:
-    """Squares of side `crop`, or whole images where that is 0, mirrored at random; see `cropped`."""
+    """Squares of side `crop`, or whole images where that is 0, mirrored at random; see `random_crop`."""
     height, width = images.shape[2:]
     if crop > min(height, width):
         raise UsageError(f"crop: expected at most the side of the images, {width}×{height}, got {crop}")
-    return cropped(images, (crop, crop) if crop else (height, width), random, flip) if crop or flip else images
+    if not (crop or (flip and random is not None)):
+        return images
+    size = crop or (height, width)
+    return random_crop({"images": images}, size, random, flip=flip, rotate=False)["images"]
 
 
 def refuse_unknown(task: str, loss: AdversarialLoss, config: LossConfig, regularization: Regularization) -> None:

@@ -61,6 +61,7 @@ class Unpaired(Task):
         check_parts("unpaired", "discriminator", discriminator, {"a", "b"})
         check_options(cycle_weight=cycle_weight, identity_weight=identity_weight, pool=pool, crop=crop)
         self.loss, self.cycle_weight, self.crop, self.flip = loss, cycle_weight, crop, flip
+        self.unbounded = loss.unbounded
         ways: Any = generator
         self.channels = {taken: source_channels(ways[way]) or 3 for way, (taken, _) in WAYS.items()}
         same = self.channels["a"] == self.channels["b"]

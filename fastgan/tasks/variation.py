@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
 from fastgan._util.random import Random
+from fastgan.degradation import random_crop
 from fastgan.errors import UsageError
 from fastgan.tasks import measures
 from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.batches import any_tensors, class_labels, described
-from fastgan.tasks.crops import cropped
 from fastgan.tasks.generation import Generation
 from fastgan.tasks.networks import dtype_of, source_channels
 from fastgan.tasks.sample_grids import Grid, latents, shown
@@ -103,10 +103,11 @@ class Variation(Generation):
         """Shifts and flips, of each image by itself; none of held-out images."""
         if random is None or not (self.shift or self.flip):
             return batch
-        moved = {}
+        moved: Batch = {}
         for name in ("source", "real"):
             wider = pad(batch[name], [self.shift] * 4, mode="reflect")
-            moved[name] = cropped(wider, (batch[name].shape[2], batch[name].shape[3]), random, self.flip)
+            height, width = batch[name].shape[2:]
+            moved |= random_crop({name: wider}, (height, width), random, flip=self.flip, rotate=False)
         return batch | moved
 
     def draw_inputs(self, network: str, batch: Batch, random: Random) -> Noise:

@@ -38,10 +38,10 @@ def why_not(state: TrainState, steps: Steps) -> str:
         return "its steps run eagerly"
     if state.config.grow_images:
         return "networks that grow change between iterations"
-    if type(state.task).update not in (Task.update, Generation.update):
-        return f"{type(state.task).__name__}.update runs after each step"
-    if type(state.task).update_after_generator not in (Task.update_after_generator, Generation.update_after_generator):
-        return f"{type(state.task).__name__}.update_after_generator runs after the generator's step"
+    for name, when in (("update", "each step"), ("update_after_generator", "the generator's step")):
+        known = getattr(Task, name), getattr(Generation, name)
+        if getattr(type(state.task), name) not in known and not state.task.updates_on_device:
+            return f"{type(state.task).__name__}.{name} runs after {when}"
     return state.task.draws_depend_on_steps
 
 

@@ -154,3 +154,13 @@ def test_what_does_not_fit_is_named():
 def test_settings_out_of_range_are_named(name, value, expected):
     with pytest.raises(UsageError, match=f"{name}: expected {expected}"):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("kind", ["bicubic", *RANDOM_KINDS])
+def test_the_memory_format_and_dtype_of_images_do_not_matter(kind):
+    images, degradation = photo_like(3, 3, 32, 40), Degradation(2, kind)
+    wanted = degradation.apply(images, Random(2, CPU))
+    for given in (images.contiguous(memory_format=torch.channels_last), images.double(), images.flip(3).flip(3)):
+        found = degradation.apply(given, Random(2, CPU))
+        assert found.dtype == torch.float32
+        assert ((found - wanted).abs() > 0.5 / 255).float().mean() < 0.01  # of sums in another order

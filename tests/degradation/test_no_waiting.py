@@ -21,7 +21,7 @@ class Shapes:
     def uniform(self, n, *shape):
         return torch.rand(n, *shape, device=DEVICE)
 
-    normal = uniform
+    normal = uniform_of_all = uniform
 
     def number(self):
         return next(self._numbers)

@@ -62,11 +62,31 @@ def test_flips_and_rotations_can_be_left_out():
     assert 10 < mirror.sum() < 40
 
 
+def test_crops_need_not_be_square():
+    images = numbered(40, 9, 7, 3)
+    crops = random_crop({"images": images}, (5, 4), Random(0, CPU), rotate=False)["images"]
+    found = set()
+    for image, crop in zip(images, crops, strict=True):
+        for top in range(5):
+            for left in range(4):
+                part = image[:, top : top + 5, left : left + 4]
+                found |= {
+                    (top, left, mirror) for mirror in (0, 1) if torch.equal(crop, part.flip(2) if mirror else part)
+                }
+    assert {top for top, _, _ in found} == {0, 1, 2, 3, 4}
+    assert {left for _, left, _ in found} == {0, 1, 2, 3}
+    assert {mirror for _, _, mirror in found} == {0, 1}
+    center = random_crop({"images": images}, (5, 4), None, rotate=False)["images"]
+    assert torch.equal(center, images[:, :, 2:7, 1:5])
+    with pytest.raises(UsageError, match="rotate: expected False for crops that are no squares, got True and 5×4"):
+        random_crop({"images": images}, (5, 4), None)
+
+
 def test_crops_that_do_not_fit_are_refused():
     images = numbered(2, 10, 12)
-    with pytest.raises(UsageError, match="size: expected at most the size of the images, 10×12, got 16"):
+    with pytest.raises(UsageError, match="size: expected at most that of the images, 10×12, got 16×16"):
         random_crop({"target": images}, 16, None)
-    with pytest.raises(UsageError, match=r"size: expected a multiple of 2, .* got 5"):
+    with pytest.raises(UsageError, match=r"size: expected multiples of 2, .* got \(5, 5\)"):
         random_crop({"source": images, "target": numbered(2, 20, 24)}, 5, None)
     with pytest.raises(UsageError, match="batch: expected sizes that are multiples of 10×12, got 21×24"):
         random_crop({"source": images, "target": numbered(2, 21, 24)}, 4, None)
@@ -110,15 +130,25 @@ def test_a_pool_goes_on_exactly_where_it_was_saved(after):
     assert torch.equal(torch.stack(found), torch.stack(expected))
 
 
-def test_two_ranks_see_what_one_does_with_a_batch_as_large():
+def test_two_ranks_see_what_one_does_with_a_batch_as_large_and_either_goes_on_from_the_others_state():
+    def mean_for(batches):
+        """Of two ranks, each of which has its own half of a batch: the mean of both is known beforehand."""
+        return lambda tensors: tensors[0].copy_(next(batches).unflatten(0, (2, 2)) / 2)
+
+    def of_all():
+        return (pairs(i, 4)[name] for i in range(24) for name in ("source", "target"))
+
     alone, random = PairPool(8), Random(0, CPU)
-    ranks = [(PairPool(8), Random(0, CPU, rank, 2)) for rank in range(2)]
+    ranks = [(PairPool(8, mean_for(of_all())), Random(0, CPU, rank, 2)) for rank in range(2)]
     for i in range(12):
-        batch = pairs(i, 4)
-        expected = alone.exchange(batch, random)["target"]
-        halves = [{name: value[2 * r : 2 * r + 2] for name, value in batch.items()} for r in range(2)]
+        expected = alone.exchange(pairs(i, 4), random)["target"]
+        halves = [{name: value[2 * r : 2 * r + 2] for name, value in pairs(i, 4).items()} for r in range(2)]
         found = [pool.exchange(half, own)["target"] for half, (pool, own) in zip(halves, ranks, strict=True)]
         assert torch.equal(torch.cat(found), expected)
+    states = [pool.tensors() for pool in (alone, ranks[0][0], ranks[1][0])]
+    for state in states[1:]:
+        assert state.keys() == states[0].keys()
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
 
 
 def test_no_pool_and_pairs_of_another_size():
@@ -130,5 +160,12 @@ def test_no_pool_and_pairs_of_another_size():
     for i in range(4):  # of one image each: it begins anew
         assert pool.exchange(batch := pairs(i, 1), random) is batch
     assert float(pool.exchange(pairs(4, 1), random)["source"].max()) < 4
-    with pytest.raises(UsageError, match="size: expected a number >= 0, got -1"):
+    with pytest.raises(UsageError, match="pool: expected a number of pairs >= 0, got -1"):
         PairPool(-1)
+
+
+def test_crops_of_any_memory_format():
+    images = numbered(4, 8, 10, 3)
+    wanted = random_crop({"target": images}, 4, Random(0, CPU))["target"]
+    given = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(random_crop({"target": given}, 4, Random(0, CPU))["target"], wanted)

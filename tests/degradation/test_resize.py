@@ -64,3 +64,12 @@ def test_what_does_not_fit_is_named():
         downscale_bicubic(images, 2)
     with pytest.raises(UsageError, match=r"mode: expected one of area, bilinear, .*, got 'nearest'"):
         resize(images, (4, 4), "nearest")
+
+
+def test_a_first_call_in_inference_mode_leaves_gradients_possible():
+    with torch.inference_mode():
+        downscale_bicubic(torch.rand(1, 1, 35, 35), 7)
+    images = torch.rand(1, 1, 35, 35, requires_grad=True)
+    downscale_bicubic(images, 7).sum().backward()
+    assert images.grad is not None
+    torch.testing.assert_close(images.grad.sum(), torch.tensor(25.0))  # each weight sum is 1, edges mirrored

@@ -631,6 +631,31 @@ def test_a_deep_copy_after_a_compiled_step_with_hooks_of_weight_norm():
     assert torch.equal(copied.first.weight, case.network.first.weight)
 
 
+def test_weights_of_hooks_are_found_behind_a_method_that_extends_another():
+    """Else Dynamo is refused, for the weight that the hook computes would leave the graph."""
+
+    class Loss:
+        def __init__(self):
+            self.network = nn.Sequential(torch.nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)))
+
+        def loss(self, x):
+            return self.network(x).square().mean()
+
+    class Twice(Loss):
+        def loss(self, x):
+            return 2 * super().loss(x)
+
+        def step(self, x):
+            loss = self.loss(x)
+            return loss.detach(), torch.autograd.grad(loss, list(self.network.parameters()))
+
+    torch.manual_seed(0)
+    case, x = Twice(), torch.randn(2, 3, 8, 8)
+    compiled, eager = fastgan.compile(case.step), copy.deepcopy(case)
+    torch.testing.assert_close(compiled(x), eager.step(x))
+    assert compiled.how == ["Dynamo"] or torch.__version__ < "2.12"
+
+
 @pytest.mark.skipif(not hasattr(constant, "CONSTANT_VARIABLE_NONE"), reason="no shared constants in this torch")
 @pytest.mark.parametrize("name", ["NONE", "TRUE", "FALSE"])
 def test_a_compiled_step_leaves_no_source_on_dynamos_constants(name):

@@ -125,6 +125,35 @@ def test_reconstructions_get_better_and_are_measured():
     assert float(psnr) > 10 * torch.log10(4 / x[24:].square().mean()) + 2  # better than gray
 
 
+def test_the_perceptual_loss_is_trained_and_measured():
+    t, x = trainer("tiny-autoencoder", task={"perceptual": "random", "perceptual_weight": 0.5}, steps=2), images(8)
+    figures = t.fit(batches(), held_out=x)
+    distance = t.task.perceptual(t.ema.module(x), x)
+    assert figures["perceptual/held_out"] == pytest.approx(float(distance), rel=1e-3)
+    loss, _ = TaskSteps(t.task).generator({"real": x}, {"lazy": True, "adversarial": False})
+    image = t.generator(x)
+    expected = (image - x).abs().mean() + 0.5 * t.task.perceptual(image, x)
+    torch.testing.assert_close(loss.value, expected.detach())
+
+
+def test_crops_and_flips():
+    t = trainer("tiny-autoencoder", task={"crop": 8, "flip": True}, steps=2)
+    t.fit(batches(), held_out=images(4, seed=5))
+    assert torch.equal(t.state.held_out["real"], images(4, seed=5)[:, :, 4:12, 4:12])
+    assert t.state.batch["real"].shape == (4, 1, 8, 8)
+    with pytest.raises(UsageError, match="crop: expected at most the side of the images, 16×16, got 32"):
+        trainer("tiny-autoencoder", task={"crop": 32}).fit(batches())
+
+
+@pytest.mark.full
+def test_float16_keeps_small_gradients():
+    """The loss scale goes through the gradients at the image."""
+    t = trainer("vae", precision="fp16", steps=4)
+    figures = t.fit(batches())
+    assert figures["skipped/generator"] < 1
+    assert figures["weight/adaptive"] > 0
+
+
 def test_codes_are_averages_of_their_vectors():
     torch.manual_seed(0)
     quantizer, z = VectorQuantizer(4, 2, codebook="average", decay=0.9), torch.randn(6, 2, 3, 3)
@@ -192,6 +221,22 @@ def test_a_tiny_decoder_behind_a_frozen_encoder(tmp_path):
     other = trainer("vae", model=frozen | {"attention": ""})
     with pytest.raises(UsageError, match=r"init_from: .* holds another generator: .*attn"):
         other.fit(batches(), init_from=tmp_path / "run")
+
+
+def test_a_run_goes_on_from_a_public_file(tmp_path):
+    options = {"codebook": "gradient", "restart": 0.0}
+    source = trainer("vqgan", model=options)
+    for weight in source.generator.parameters():
+        weight.data.add_(0.01)
+    networks = {"G": source.generator, "D": source.discriminator}
+    models.save(networks, tmp_path / "last.pth", "taming")
+    t = trainer("vqgan", model=options, steps=1, lr_g=1e-9, lr_d=1e-9)
+    t.fit(batches(), init_from=tmp_path / "last.pth")
+    for name, value in source.generator.state_dict().items():
+        torch.testing.assert_close(t.generator.state_dict()[name], value, rtol=0, atol=1e-6)
+    decoder = trainer("vqgan", model=options | {"decoder": "tiny", "tiny_width": 4, "freeze": "encoder"}, steps=1)
+    decoder.fit(batches(), init_from=tmp_path / "last.pth")
+    assert torch.equal(decoder.generator.quantize.embedding.weight, source.generator.quantize.embedding.weight)
 
 
 class Numbered:

@@ -7,9 +7,11 @@ import torch
 from torch.nn.functional import softplus
 
 from fastgan import Config, Trainer, models
+from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
 from fastgan.models.autoencoder import FactorizedPrior, gaussian_bits
 from fastgan.train.step import TaskSteps
+from tests.tasks.test_autoencoder import trainer as autoencoder_trainer
 
 SMALL = {"batch": 4, "log_every": 2, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "steps": 4}
 
@@ -142,3 +144,22 @@ def test_sides_that_four_does_not_divide():
 def test_bad_options(flags, task, expected):
     with pytest.raises(UsageError, match=expected):
         trainer(task, **flags)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["autoencoder", "compression"])
+def test_compiled_training_is_eager_training(tmp_path, monkeypatch, kind):
+    """Captured whole by Dynamo, λ included; PyTorch's backend "eager" generates no code."""
+    monkeypatch.setenv("FASTGAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        CompiledStep, "_inductor", lambda self, f: torch.compile(f, fullgraph=True, dynamic=False, backend="eager")
+    )
+    torch._dynamo.reset()
+    make = trainer if kind == "compression" else autoencoder_trainer
+    compiled, eager = (make(steps=2, compile=compile) for compile in ("on", "off"))
+    compiled.fit(batches())
+    eager.fit(batches())
+    assert compiled.steps.compiled
+    assert all(how == "Dynamo" for step in (compiled.steps.generator, compiled.steps.discriminator) for how in step.how)
+    for name, value in eager.generator.state_dict().items():
+        torch.testing.assert_close(compiled.generator.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)

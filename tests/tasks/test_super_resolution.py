@@ -1,11 +1,16 @@
 """Super-resolution: both losses written out, sources made of targets, the steps without the discriminator."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from fastgan import Config, Trainer, models
 from fastgan._util.random import Random
+from fastgan.cli import run as command
 from fastgan.degradation import downscale_bicubic, sharpen
 from fastgan.engine import CompiledStep
 from fastgan.errors import UsageError
@@ -13,6 +18,7 @@ from fastgan.losses import perceptual_loss
 from fastgan.models.esrgan import RRDBNet, UNetDiscriminator
 from fastgan.testing.batches import Resumable
 from fastgan.train.step import TaskSteps
+from fastgan.upscale import pretrained
 
 SMALL = {"batch": 4, "log_every": 1, "sample_every": 4, "checkpoint_every": 2, "compile": "off", "l1_weight": 0.7}
 OPTIONS = {"crop": 32, "perceptual": "random", "perceptual_weight": 0.3, "adversarial_weight": 0.2}
@@ -35,9 +41,9 @@ class Pairs(Resumable):
         return F.avg_pool2d(target, 2) * 0.5, target
 
 
-def trainer(loss="non-saturating", out=None, task=None, family="esrgan", **flags):
+def trainer(loss="non-saturating", out=None, task=None, family="esrgan", discriminator="unet", **flags):
     torch.manual_seed(0)
-    sizes = {"growth": 4} if family == "esrgan" else {}
+    sizes = {"discriminator": discriminator} | ({"growth": 4} if family == "esrgan" else {})
     networks = models.build(family, resolution=32, channels=3, latent=1, width=8, scale=2, blocks=1, **sizes)
     config = Config.from_flags(task="super-resolution", task_options=OPTIONS | (task or {}), **SMALL | flags)
     return Trainer(*networks, loss, config, out=out)
@@ -185,13 +191,14 @@ def test_the_whole_step_is_one_graph(family):
     assert compiled.steps.generator.how == ["Dynamo", "Dynamo"]  # without the discriminator, and with it
     assert last["loss/generator"] == pytest.approx(wanted["loss/generator"], rel=1e-4)
     assert last["perceptual/batch"] == pytest.approx(wanted["perceptual/batch"], rel=1e-4)
-    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights(compiled), weights(eager), rtol=1e-3, atol=5e-4)
 
 
 def test_held_out_figures_and_grids():
     t = trainer(steps=1)
     figures = t.fit(Pictures(), held_out=next(Pictures()))
-    assert {"l1/held_out", "auroc/train_held_out"} <= figures.keys()
+    expected = {f"{name}/held_out" for name in ("l1", "psnr", "ssim", "perceptual")} | {"auroc/train_held_out"}
+    assert expected <= figures.keys()
     grids = t.task.samples(t.state.batch, t.state.held_out, 1)
     assert {name: grid.images.shape for name, grid in grids.items()} == dict.fromkeys(
         ("fixed", "fresh"), (12, 3, 32, 32)
@@ -201,6 +208,27 @@ def test_held_out_figures_and_grids():
     torch.testing.assert_close(grids["fixed"].images[:4], low)
 
 
+def test_penalties():
+    """R1 of the U-Net, second derivatives of its layers and bilinear upsampling included; refused beside batch norm."""
+    t = trainer(r1_weight=2.0)
+    batch = transformed(t)
+    plain = UNetDiscriminator(3, 8)
+    plain.load_state_dict(t.discriminator.state_dict())
+    result, gradients = TaskSteps(t.task).discriminator(batch, t.state.draw("discriminator", batch))
+    # Each pass, of real images, of fakes and of the penalty, moves the spectral norms.
+    real = batch["target"].clone().requires_grad_()
+    with torch.no_grad():
+        fake = t.generator(batch["source"])
+    loss = F.softplus(-plain(batch["target"])).mean() + F.softplus(plain(fake)).mean()
+    (slope,) = torch.autograd.grad(plain(real).sum(), real, create_graph=True)
+    penalty = slope.square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(result.log["penalty/r1"], penalty.detach(), rtol=1e-3, atol=1e-9)
+    expected = torch.autograd.grad(loss + penalty, plain.parameters())
+    torch.testing.assert_close(gradients, expected, rtol=1e-3, atol=1e-5)
+    with pytest.raises(UsageError, match=r"r1: bn0_1 \(BatchNorm2d\) couples the samples of a batch, .*unet"):
+        trainer(discriminator="vgg", r1_weight=1.0)
+
+
 @pytest.mark.parametrize(
     ("task", "flags", "message"),
     [
@@ -208,7 +236,7 @@ def test_held_out_figures_and_grids():
         ({"warm_up": -1}, {}, "warm_up: expected a number >= 0, got -1"),
         ({"adversarial_weight": -0.1}, {}, "adversarial_weight: expected a number >= 0, got -0.1"),
         ({"warm_up": 5}, {"l1_weight": 0.0}, "warm_up: its steps have the L1 loss alone, whose weight is 0; give"),
-        ({"degradation": "third-order"}, {}, "kind: expected one of bicubic, .*, got 'third-order'"),
+        ({"degradation": "third-order"}, {}, "degradation: expected bicubic, .*, got 'third-order'"),
         ({"perceptual": "vgg.pth"}, {}, "perceptual: expected efficientnet, .*, got 'vgg.pth', which is no file"),
         ({"pool": -1}, {}, "size: expected a number >= 0, got -1"),
         ({}, {"unroll": 1}, "unroll: super-resolution does not have it; leave it out"),
@@ -248,3 +276,37 @@ def test_draws_come_from_the_runs_own_random_numbers():
         found = t.task.transform(part, Random(3, torch.device("cpu"), rank, 2))
         for name, value in found.items():
             torch.testing.assert_close(value, whole[name][2 * rank : 2 * rank + 2])
+
+
+def test_from_a_folder_to_an_enlarged_picture(tmp_path, monkeypatch, capsys):
+    """With the weights of a pretrained network by its name, of pairs in two folders, to `upscale` with the run."""
+    network = models.esrgan.SRVGGNetCompact(2, 3, 4, 1, 4)
+    models.save(network, tmp_path / "small.pth")
+    monkeypatch.setattr(pretrained, "fetch", lambda name: tmp_path / "small.pth")
+    for i, target in enumerate(next(Pictures())["target"]):
+        pixels = ((target + 1) * 127.5).byte().permute(1, 2, 0).numpy()
+        for folder, image in (("high", pixels), ("low", pixels[::2, ::2])):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / folder / f"{i}.png")
+    run, out = tmp_path / "run", tmp_path / "large.png"
+    words = [
+        "train", "compact", "--data", tmp_path / "high", "--data.low", tmp_path / "low", "--resolution", 48,
+        "--out", run, "--model.scale", 2, "--model.shuffle", 4, "--model.blocks", 1, "--width", 4, "--task.crop", 32,
+        "--task.pool", 0, "--task.perceptual", "none", "--task.warm-up", 0, "--steps", 1, "--batch", 2, "--lr-g", 1e-9,
+        "--device", "cpu", "--compile", "off", "--init-from", "realesr-animevideov3-x2",
+    ]  # fmt: skip
+    assert command(list(map(str, words))) == 0
+    source = tmp_path / "low" / "0.png"
+    assert command(["upscale", str(source), str(out), "--model", str(run), "--backend", "torch"]) == 0
+    low = torch.from_numpy(np.asarray(Image.open(source)).copy()).permute(2, 0, 1)[None] / 255
+    expected = (network(low).clamp(0, 1) * 255).round()[0].permute(1, 2, 0)
+    found = torch.from_numpy(np.asarray(Image.open(out)).copy())
+    assert (found - expected).abs().max() <= 1
+    # A scale that the pairs do not have, and the sizes of another network: one sentence, before the first step.
+    for changed, sentence in (
+        (("--model.scale", 4), "fastgan: batches: expected targets 4 times as large as their sources"),
+        (("--model.blocks", 2), "fastgan: init_from: .* holds another generator: .*is built with --model.blocks 1"),
+    ):
+        capsys.readouterr()
+        assert command(list(map(str, [*words, "--overwrite", *changed]))) == 2
+        assert re.search(sentence, capsys.readouterr().err)

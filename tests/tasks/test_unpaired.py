@@ -11,7 +11,6 @@ from fastgan.losses import ADVERSARIAL
 from fastgan.losses.config import LossConfig
 from fastgan.models.translation import PatchDiscriminator, ResNetGenerator
 from fastgan.regularization import Regularization, RegularizationConfig
-from fastgan.tasks.crops import cropped
 from fastgan.tasks.image_pool import ImagePool, ImagePools
 from fastgan.tasks.unpaired import Unpaired
 from fastgan.testing.batches import Resumable
@@ -163,29 +162,6 @@ def test_pools_of_no_size_and_of_other_batches():
         assert len(pool.shown) == n
         assert pool.shown.isfinite().all()
         assert (pool.shown != 0).all()
-
-
-def test_crops_are_of_each_image_its_own():
-    pixels = torch.arange(8 * 2 * 9 * 7.0).view(8, 2, 9, 7)
-    found = cropped(pixels, (5, 4), Random(0, CPU))
-    kinds = set()
-    for image, crop in zip(pixels, found, strict=True):
-        places = [
-            (top, left, mirrored)
-            for top in range(5)
-            for left in range(4)
-            for mirrored in (False, True)
-            for part in (image[:, top : top + 5, left : left + 4],)
-            if torch.equal(crop, part.flip(2) if mirrored else part)
-        ]
-        assert len(places) == 1
-        kinds |= {*places}
-    assert len(kinds) > 4
-    assert len({mirrored for *_, mirrored in kinds}) == 2
-    assert torch.equal(cropped(pixels, (5, 4), None), pixels[:, :, 2:7, 2:6])
-    assert torch.equal(cropped(pixels, (9, 7), Random(0, CPU), flip=False), pixels)
-    with pytest.raises(ValueError, match=r"size: expected at most the images' \[9, 7\], got \[10, 7\]"):
-        cropped(pixels, (10, 7), None)
 
 
 def test_batches_are_cropped():

@@ -67,7 +67,8 @@ def fuse(module: M) -> M:
     On a CPU all but filters, instance norms and stacks with activations out of place run PyTorch's own operations in
     eager runs in which no input gradient can follow (inference, steps without a penalty): there they are as fast. A run
     is one in which an input gradient can follow if the layer's input depends on a leaf that requires a gradient and is
-    no nn.Parameter.
+    no nn.Parameter. In those runs large convolutions of 5×5 or more to at most 4 channels, the last ones of many
+    generators, compute several pixels at once, with the same numbers but for rounding.
 
     Differences: The output of a leaky ReLU is saved for the backward pass. Overwriting it outside of the forward that
     computed it (`y = block(x); y += x`, also where the block multiplies it by a gain), or by an activation module in

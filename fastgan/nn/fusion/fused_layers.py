@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastgan.errors import UsageError
+from fastgan.nn.fusion import few_outputs
+from fastgan.nn.fusion.first_order import first_order
 from fastgan.nn.fusion.supported import (
     ACTS,
     CONV1D,
@@ -71,9 +73,11 @@ class Conv2d(Fused, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         # Users' subclasses may have another inner method.
-        own = type(self)._conv_forward is Conv2d._conv_forward
-        if not own or not (CONV2D.takes(input) or runs_as_product(CONV2D, self, input)):
+        if type(self)._conv_forward is not Conv2d._conv_forward:
             return nn.Conv2d.forward(self, input)
+        if not (CONV2D.takes(input) or runs_as_product(CONV2D, self, input)):
+            few = first_order(input) and few_outputs.takes(self, input)
+            return few_outputs.convolved(self, input) if few else nn.Conv2d.forward(self, input)
         return CONV2D.block(self, input, LINEAR)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

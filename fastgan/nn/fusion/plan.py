@@ -142,6 +142,8 @@ _REASONS: dict[type, str] = {
     nn.Conv3d: "runs as in PyTorch: our convolutions have one or two dimensions",
     nn.ConvTranspose3d: "runs as in PyTorch: our convolutions have one or two dimensions",
     nn.Softplus: "PyTorch's is linear above a threshold, ours is not",
+    nn.ReflectionPad2d: "runs as in PyTorch: it takes a few hundredths of the convolution after it",
+    nn.ReplicationPad2d: "runs as in PyTorch: it takes a few hundredths of the convolution after it",
     nn.ModuleList: "a container without forward",
     nn.ModuleDict: "a container without forward",
 }
