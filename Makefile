@@ -78,6 +78,7 @@ bench-training: dev
 	$(BIN)/python benchmarks/plot.py benchmarks/results/training.csv benchmarks/results/training.svg
 	$(BIN)/python benchmarks/end_to_end.py --families --seconds 5 --out benchmarks/results/families.csv
 	$(BIN)/python benchmarks/end_to_end.py --sweep --only fastgan fastgan+compile --out benchmarks/results/sweep.csv
+	$(BIN)/python benchmarks/task_iterations.py --out benchmarks/results/tasks.csv
 	$(BIN)/python benchmarks/plot_sweep.py benchmarks/results/sweep.csv benchmarks/results/sweep.svg
 
 clean:

@@ -113,6 +113,7 @@ bench bias_act_cuda 45 run --resume --only ops --case bias_act-leaky_relu --seco
 bench stylegan_ops_cuda 90 stylegan_ops --resume --seconds 0.01 "${floors[@]}"
 eager=("eager channels_last" "hand-written graph" fastgan "fastgan graph")
 bench training_cuda 100 end_to_end --resume --seconds 0.2 --only "${eager[@]}"
+bench tasks_cuda 120 task_iterations --resume --seconds 0.3 --only "eager channels_last" fastgan "fastgan graph"
 bench stylegan_steps_cuda 90 stylegan_steps --resume --side 256 --seconds 1
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
 if [ -n "$sanitizer" ] || [ "$dry" = 1 ]; then
@@ -125,6 +126,7 @@ bench ops_cuda 60 run --resume --only ops --seconds 0.01 "${floors[@]}"
 bench families_cuda 90 end_to_end --resume --families --seconds 0.1 --only "${eager[@]}"
 bench deploy_cuda 60 deploy --seconds 0.3 --only eager "eager channels_last" "fastgan torch" "fastgan compile" onnxruntime
 bench compiled_cuda 120 end_to_end --resume --seconds 0.2 --only compile "fastgan graph" "fastgan+compile"
+bench tasks_compiled_cuda 120 task_iterations --resume --case esrgan --seconds 0.3 --only compile "fastgan+compile"
 bench whole_cuda 60 run --resume --only steps --case wgan_gp --whole --seconds 0.05
 if [ "$dry" = 0 ] && [ -n "${TRITON_CACHE_DIR:-}" ]; then
     say "kernels in the cache now: $(find "$TRITON_CACHE_DIR" -name '*.cubin' | wc -l)"

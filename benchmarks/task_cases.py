@@ -1,4 +1,4 @@
-"""The tasks that tasks.py times: networks, options of the Trainer, and the plain PyTorch of the same step."""
+"""The tasks that task_iterations.py times: networks, options of the Trainer, and the plain PyTorch of the same step."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import dataclasses
 
 import ceilings
 import contestants
@@ -17,6 +18,8 @@ import run
 import steps
 import stylegan_ops
 import table
+import task_cases
+import task_iterations
 import tiny_ops
 import torch
 import translation_layers
@@ -252,6 +255,32 @@ def test_iterations_are_timed(tmp_path, small):
     written = out.read_text()
     assert end_to_end.main([*words, "--resume"]) == 0
     assert out.read_text() == written
+
+
+def test_iterations_of_a_task_are_timed(tmp_path, monkeypatch):
+    (case,) = (case for case in task_cases.cases() if case.name == "cyclegan")
+    build = task_cases._family("cyclegan", width=4, blocks=1, layers=1)
+    small = dataclasses.replace(case, build=build, sizes={"cpu": (16, 1)})
+    monkeypatch.setattr(task_iterations, "cases", lambda: [small])
+    monkeypatch.setattr(task_iterations, "why_slow", lambda precision, device: "" if precision == "fp32" else "it is")
+    out = tmp_path / "tasks.csv"
+    words = ["--seconds", "0.01", "--only", "fastgan", "--out", str(out)]
+    assert task_iterations.main(words) == 0
+    rows = rows_of(out)
+    assert [row["provider"] for row in rows] == ["eager", "fastgan"] * 2
+    assert all(float(row["iteration_ms"]) > 0 for row in rows if row["precision"] == "fp32")
+    written = out.read_text()
+    assert task_iterations.main([*words, "--resume"]) == 0
+    assert out.read_text() == written
+
+
+def test_a_task_with_other_gradients_is_not_timed(monkeypatch, capsys):
+    (case,) = (case for case in task_cases.cases() if case.name == "pix2pix")
+    build = task_cases._family("pix2pix", width=4, norm="batch")
+    wrong = dataclasses.replace(case, build=build, sizes={"cpu": (32, 1)}, options={"l1_weight": 99.0, "d_scale": 1.0})
+    monkeypatch.setattr(task_iterations, "cases", lambda: [wrong])
+    assert task_iterations.main(["--seconds", "0.01", "--only", "fastgan"]) == 1
+    assert "the generator's gradients differ" in capsys.readouterr().err
 
 
 def test_every_op_runs_for_the_sanitizer(capsys):

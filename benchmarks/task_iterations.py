@@ -1,6 +1,6 @@
 """Times training iterations of image tasks: fastgan's Trainer against plain PyTorch in the style of the public code.
 
-    python benchmarks/tasks.py [--device cuda] [--case SUBSTRING] [--only PROVIDER ...] [--out CSV] [--resume]
+    python benchmarks/task_iterations.py [--device cuda] [--case SUBSTRING] [--only PROVIDER ...] [--out CSV] [--resume]
 
 Both train the same networks from the same weights on the same batches (public_steps.py has the plain iterations), in
 alternating rounds of one process. An iteration is everything between two batches: forward and backward passes, updates,
