@@ -7,6 +7,7 @@ from torch.nn.functional import relu
 from fastgan import Config, Trainer, models
 from fastgan.errors import UsageError
 from fastgan.models.autoencoder import VectorQuantizer
+from fastgan.models.autoencoder.layers import group_norm
 from fastgan.report.diagnostics import diagnoses
 from fastgan.runtime.network_spec import spec_of
 from fastgan.train.step import TaskSteps
@@ -294,6 +295,11 @@ def test_a_generator_that_is_no_autoencoder():
     config = Config.from_flags(task="autoencoder", task_options={"perceptual": "none"}, **SMALL)
     with pytest.raises(UsageError, match=r"generator: expected an autoencoder with a method reconstruct"):
         Trainer(generator, trainer().discriminator, config=config)
+
+
+def test_groups_of_norms():
+    """32 as in public networks, and never one channel a group in small ones, which would lose its mean."""
+    assert [group_norm(n).num_groups for n in (128, 512, 32, 48, 16, 8, 4, 3)] == [32, 32, 32, 12, 4, 2, 1, 1]
 
 
 def test_halves_are_the_whole():

@@ -162,4 +162,4 @@ def test_compiled_training_is_eager_training(tmp_path, monkeypatch, kind):
     assert compiled.steps.compiled
     assert all(how == "Dynamo" for step in (compiled.steps.generator, compiled.steps.discriminator) for how in step.how)
     for name, value in eager.generator.state_dict().items():
-        torch.testing.assert_close(compiled.generator.state_dict()[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(compiled.generator.state_dict()[name], value, rtol=1e-3, atol=5e-5, msg=name)

@@ -7,13 +7,15 @@ from torch.nn import functional as F
 
 from fastgan.errors import UsageError
 
-#: Channels of one group of a group norm where 32 groups do not divide them.
-_GROUPS = 32
+#: Groups of a group norm, and the fewest channels of one where 32 groups do not divide them: a group of one channel
+#: would take its mean away from each image.
+_GROUPS, _FEWEST = 32, 4
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """A group norm with 32 groups, as the public networks have it; with the most that divide other channels."""
-    groups = next(n for n in range(min(_GROUPS, channels), 0, -1) if channels % n == 0)
+    """A group norm with 32 groups, as the public networks have it; of other channels with groups of at least 4."""
+    most = _GROUPS if channels % _GROUPS == 0 else max(channels // _FEWEST, 1)
+    groups = next(n for n in range(min(_GROUPS, most), 0, -1) if channels % n == 0)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
