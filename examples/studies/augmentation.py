@@ -88,10 +88,11 @@ def run(
     report = json.loads((made / "augment.json").read_text())
     drawn, accepted = (sum(row[key] for row in report["classes"]) for key in ("drawn", "generated"))
     row: study.Row = {
-        "run": name, "real": len(images), "generated": accepted, "accepted": f"{accepted / drawn:.2f}",
+        "run": name, "images": len(images), "generated": accepted, "accepted": f"{accepted / drawn:.2f}",
         "filter": f"{report['filter']['accuracy']:.3f}",
     }  # fmt: skip
     for proof in report["proof"]["rows"]:
+        assert proof["trained_on"] not in row
         row[proof["trained_on"]] = f"{100 * proof['mean']:.2f}"
         row[f"± {proof['trained_on']}"] = f"{100 * proof['half_width']:.2f}"
     return row | {"helps": report["proof"]["helps"]}, np.asarray(Image.open(picture))

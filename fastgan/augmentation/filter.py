@@ -27,7 +27,7 @@ class Thresholds:
     Raises UsageError for arguments out of range.
     """
 
-    confidence: float = 0.5
+    confidence: float = 0.9
     near: float = 0.2
     far: float = 2.0
 

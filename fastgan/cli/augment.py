@@ -40,7 +40,7 @@ class _Augment:
     """folder to write: DIR/CLASS/real*.png and generated*.png, and augment.json"""
     per_class: int
     """images that each class has afterwards, real and generated; a class with more keeps all of its own"""
-    confidence: float = 0.5
+    confidence: float = 0.9
     """least probability, by the classifier, of the class that was asked for"""
     near: float = 0.2
     """an image this near to a real or an earlier one is a copy: in multiples of the usual distance between real ones"""
