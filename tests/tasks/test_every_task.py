@@ -61,6 +61,7 @@ CASES = {
         {"resolution": 48, "width": 4, "blocks": 1, "growth": 2, "d_width": 4, "discriminator": "vgg"},
         {"crop": 32, "perceptual": "random", "warm_up": 1},
         ranks=False,
+        slow=True,
     ),
     "real-esrgan": Case(
         "large",

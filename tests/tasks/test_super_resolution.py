@@ -238,7 +238,7 @@ def test_penalties():
         ({"warm_up": 5}, {"l1_weight": 0.0}, "warm_up: its steps have the L1 loss alone, whose weight is 0; give"),
         ({"degradation": "third-order"}, {}, "degradation: expected bicubic, .*, got 'third-order'"),
         ({"perceptual": "vgg.pth"}, {}, "perceptual: expected efficientnet, .*, got 'vgg.pth', which is no file"),
-        ({"pool": -1}, {}, "size: expected a number >= 0, got -1"),
+        ({"pool": -1}, {}, "pool: expected a number of pairs >= 0, got -1"),
         ({}, {"unroll": 1}, "unroll: super-resolution does not have it; leave it out"),
         ({}, {"pack": 2}, "pack: super-resolution does not have it; leave it out"),
     ],
