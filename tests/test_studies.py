@@ -163,6 +163,16 @@ def digits(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.network
+def test_the_study_of_augmentation_runs(tmp_path, digits):
+    words = ("--only", "MNIST, varied", "--steps", "2", "--seeds", "2", "--classifier-steps", "60")
+    (row,) = run(tmp_path, "augmentation", *words, FASTGAN_CACHE=digits)
+    assert row["images"] == "3000"
+    assert row["helps"] == "False"
+    assert float(row["real"]) > 50 < 100 * float(row["filter"])
+
+
+@pytest.mark.slow
+@pytest.mark.network
 def test_the_studies_of_digits_run(tmp_path, digits):
     original, real = run(tmp_path, "mnist", "--only", "original", "--steps", "40", FASTGAN_CACHE=digits)
     assert float(real["fid"]) < 0.1 * float(original["fid"])
