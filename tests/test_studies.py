@@ -150,6 +150,9 @@ def test_unpaired_emoji_come_nearer_to_their_partners():
     for row in rows:
         assert float(row["translated"]) < float(row["unchanged"])
         assert int(row["nearer_percent"]) > 55
+    for row in committed("augmentation"):
+        assert row["helps"] == "False"
+        assert float(row["real + generated, classical"]) < float(row["real"])
 
 
 @pytest.fixture(scope="module")
