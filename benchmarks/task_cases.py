@@ -93,7 +93,7 @@ def cases() -> list[Case]:
             {"task": "contrastive"} | unpaired, inputs=both,
         ),
         Case(
-            "real-esrgan", _family("esrgan", width=32, growth=16, blocks=4, d_width=32), public_steps.RealESRGAN,
+            "real-esrgan", _family("esrgan", width=64, blocks=6), public_steps.RealESRGAN,
             {"cpu": (64, 2), "cuda": (256, 12)},
             {"task": "super-resolution", "l1_weight": 1.0, "ema_images": 1400, "task_options": enlarging},
             {"vgg": weights}, {"source": 4, "target": 1},

@@ -127,6 +127,18 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     assert emoji["fine-tuned"]["images"] == emoji["from scratch"]["images"]
     for other in ("not fine-tuned", "from scratch"):
         assert float(emoji["fine-tuned"]["fid"]) < 0.6 * float(emoji[other]["fid"])
+    upscaled = {row["run"]: row for row in committed("super_resolution")}
+    psnr, ssim, *distances = (
+        {name: float(row[figure]) for name, row in upscaled.items()}
+        for figure in ("psnr", "ssim", "efficientnet", "mobilenet")
+    )
+    assert psnr["L1"] > psnr["adversarial"] > psnr["bicubic"] + 1 > psnr["pretrained"] + 2
+    assert ssim["L1"] > ssim["adversarial"] > ssim["bicubic"] > ssim["pretrained"]
+    for distance in distances:
+        assert distance["adversarial"] < distance["L1"] < distance["bicubic"] < distance["pretrained"]
+    page = (ROOT / "docs" / "studies.md").read_text()
+    for row in upscaled.values():
+        assert f"| {row['psnr']} dB | {row['ssim']} | {row['efficientnet']}, {row['mobilenet']} |" in page
 
 
 @pytest.mark.full
@@ -198,3 +210,16 @@ def test_the_study_of_pairs_runs(tmp_path):
     assert (targets["run"], float(targets["l1"])) == ("targets", 0)
     assert float(targets["accuracy"]) > 0.75  # of those that the classifier was not trained on
     assert float(made["l1"]) > float(sources["l1"])  # after two steps
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_super_resolution_runs(tmp_path):
+    cache = {"FASTGAN_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "-m", "fastgan", "data", "fetch", "landscapes"]
+    subprocess.run(words, env=os.environ | cache, check=True, capture_output=True)
+    rows = {row["run"]: row for row in run(tmp_path, "super_resolution", "--steps", "2", **cache)}
+    assert list(rows) == ["bicubic", "pretrained", "L1", "adversarial"]
+    kept = {row["run"]: row for row in committed("super_resolution")}
+    for name in ("bicubic", "pretrained"):  # not trained: as in the committed table
+        assert float(rows[name]["psnr"]) == pytest.approx(float(kept[name]["psnr"]), abs=0.02)

@@ -17,10 +17,10 @@ from fastgan.errors import UsageError
 @dataclass
 class _Export:
     """Write a network for a runtime, compare it with PyTorch in float64 at several batches and sizes, and refuse a
-    file that differs. SOURCE is a run (its averaged generator), a checkpoint of a run (RUN/checkpoints/00001000), a
-    public checkpoint or file of weights (fastgan inspect FILE says what it is), the name of a pretrained network
-    (fastgan models), or a module of your own (file.py:name or package.module:name, a torch.nn.Module or a function that
-    returns one)."""
+    file that differs. SOURCE is a run (its averaged generator; RUN:NAME is one of several, or a part of it), a
+    checkpoint of a run (RUN/checkpoints/00001000), a public checkpoint or file of weights (fastgan inspect FILE says
+    what it is), the name of a pretrained network (fastgan models), or a module of your own (file.py:name or
+    package.module:name, a torch.nn.Module or a function that returns one)."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """what to write"""
@@ -28,7 +28,8 @@ class _Export:
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     """of weights and arithmetic; inputs and outputs are always float32. int8 needs --calibrate for image models"""
     out: Path | None = None
-    """file to write (default for a run: RUN/generator.onnx); the report is written beside it, FILE.json"""
+    """file to write (default for a run: RUN/generator.onnx, or RUN/NAME.onnx); the report is written beside it,
+    FILE.json"""
     network: str | None = None
     """file.py:name of the generator of a run of your own networks, which gets the run's weights"""
     calibrate: Path | None = None
@@ -42,7 +43,7 @@ class _Export:
 def export(argv: list[str]) -> None:
     """fastgan export SOURCE [--to onnx] [--precision fp32] [--out FILE] [--calibrate IMAGES] [--pair]"""
     from fastgan.cli._choices import with_choices
-    from fastgan.cli._source import open_source, run_of
+    from fastgan.cli._source import open_source, run_of, split_child
     from fastgan.export import targets
 
     choices = {name: target.help for name, target in targets.registry().items()}
@@ -51,12 +52,13 @@ def export(argv: list[str]) -> None:
     source = options.source
     if options.calibrate is not None and options.precision != "int8":
         raise UsageError(f"calibrate: is for --precision int8, got {options.precision}")
-    run = run_of(Path(source))
+    path, child = split_child(source)
+    run = run_of(path)
     out = options.out
     if out is None:
         if run is None or options.to != "onnx":
             raise UsageError("out: expected a file to write (--out FILE); only the ONNX file of a run has a default")
-        out = run / "generator.onnx"
+        out = run / f"{child or 'generator'}.onnx"
     target = targets.registry()[options.to]()
     weights = f"{source.removesuffix('.param')}.bin"  # the other file of ncnn's
     from fastgan.runtime.pair import pair_files

@@ -64,8 +64,7 @@ class Contrastive(Task):
         if not temperature > 0:
             raise UsageError(f"temperature: expected a number > 0, got {temperature}")
         self.loss, self.nce_weight, self.patches, self.temperature = loss, nce_weight, patches, temperature
-        self.equivariance, self.crop, self.flip = equivariance, crop, flip
-        self.unbounded = loss.unbounded
+        self.equivariance, self.crop, self.flip, self.unbounded = equivariance, crop, flip, loss.unbounded
         parts: Any = generator
         self.channels = {"a": parts["a_to_b"].channels, "b": parts["a_to_b"].out_channels}
         self.identity = identity and self.channels["a"] == self.channels["b"]

@@ -223,6 +223,22 @@ def test_a_tiny_decoder_behind_a_frozen_encoder(tmp_path):
         other.fit(batches(), init_from=tmp_path / "run")
 
 
+def test_a_run_goes_on_from_a_public_file(tmp_path):
+    options = {"codebook": "gradient", "restart": 0.0}
+    source = trainer("vqgan", model=options)
+    for weight in source.generator.parameters():
+        weight.data.add_(0.01)
+    networks = {"G": source.generator, "D": source.discriminator}
+    models.save(networks, tmp_path / "last.pth", "taming")
+    t = trainer("vqgan", model=options, steps=1, lr_g=1e-9, lr_d=1e-9)
+    t.fit(batches(), init_from=tmp_path / "last.pth")
+    for name, value in source.generator.state_dict().items():
+        torch.testing.assert_close(t.generator.state_dict()[name], value, rtol=0, atol=1e-6)
+    decoder = trainer("vqgan", model=options | {"decoder": "tiny", "tiny_width": 4, "freeze": "encoder"}, steps=1)
+    decoder.fit(batches(), init_from=tmp_path / "last.pth")
+    assert torch.equal(decoder.generator.quantize.embedding.weight, source.generator.quantize.embedding.weight)
+
+
 class Numbered:
     """Batches that a run can be resumed with."""
 

@@ -1,5 +1,8 @@
 """Contrastive translation: the losses written out patch by patch, FastCUT's mirrored images, features."""
 
+import contextlib
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,15 @@ from fastgan.tasks.contrastive import Contrastive
 from fastgan.train.step import TaskSteps
 
 CPU = torch.device("cpu")
+
+
+@contextlib.contextmanager
+def counting():
+    """How often operations run, by name."""
+    counts = Counter()
+    with torch.profiler.profile() as found:
+        yield counts
+    counts.update({e.key.removeprefix("aten::").removeprefix("fastgan_"): e.count for e in found.key_averages()})
 
 
 def task(norm="instance", **options):
@@ -117,7 +129,10 @@ def test_features_of_a_generator():
     assert [each.shape[1] for each in found] == network.feature_channels == [3, 8, 16, 32, 32, 32]
     assert [(*each.shape[2:],) for each in found] == network.feature_sizes(24, 16)
     assert network.feature_layers == [4, 7, 10, 13, 17]  # the fifth block
-    nothing, alone = network.features(x)
+    with counting() as counts:
+        nothing, alone = network.features(x)
+    assert counts["instance_norm_act"] == 14
+    assert not counts["relu_"]  # the norms' op has run them
     assert nothing is None
     assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 

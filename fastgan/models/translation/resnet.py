@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastgan.errors import UsageError
 from fastgan.models.translation.layers import check, has_bias, initialize, norm_layer
 from fastgan.nn import fuse
+from fastgan.nn.fusion.chain import force, run_next
 
 PADDINGS = ("reflect", "replicate", "zeros")
 DROPOUT = 0.5
@@ -116,14 +117,16 @@ class ResNetGenerator(nn.Module):
         """The image of a source, or None where it is not wanted, and the features on the way to it, whose patches
         contrastive losses compare (Park et al. 2020): the source itself and the outputs of `feature_layers`.
         """
-        x, found, wanted = source, [source], self.feature_layers
+        x: Any = source
+        found, wanted = [source], self.feature_layers
         for i, layer in enumerate(self.model):
-            x = layer(x)
+            x = run_next(layer, x)  # a norm and the activation after it as one op
             if i in wanted:
+                x = force(x)
                 found.append(x)
             if i == wanted[-1] and not image:
                 return None, found
-        return x, found
+        return force(x), found
 
 
 def _padding(kind: str, size: int) -> tuple[list[nn.Module], int]:
