@@ -28,7 +28,7 @@ ALLOWED = {
     "runtime": {"nn"},
     "export": {"models", "nn", "ops", "runtime"},
     "upscale": {"export", "models", "runtime"},
-    "augmentation": {"data", "metrics"},
+    "augmentation": {"data", "metrics", "report"},
     "editing": {"engine", "losses", "runtime"},
     "testing": {"losses", "models", "nn", "ops"},
     "doctor": {"export", "ops", "runtime"},

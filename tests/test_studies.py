@@ -165,6 +165,9 @@ def test_unpaired_emoji_come_nearer_to_their_partners():
     for row in rows:
         assert float(row["translated"]) < float(row["unchanged"])
         assert int(row["nearer_percent"]) > 55
+    for row in committed("augmentation"):
+        assert row["helps"] == "False"
+        assert float(row["real + generated, classical"]) < float(row["real"])
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +177,16 @@ def digits(tmp_path_factory):
     words = [sys.executable, "-m", "fastgan", "data", "fetch", "mnist"]
     subprocess.run(words, env=os.environ | {"FASTGAN_CACHE": cache}, check=True, capture_output=True)
     return cache
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_study_of_augmentation_runs(tmp_path, digits):
+    words = ("--only", "MNIST, varied", "--steps", "2", "--seeds", "2", "--classifier-steps", "60")
+    (row,) = run(tmp_path, "augmentation", *words, FASTGAN_CACHE=digits)
+    assert row["images"] == "3000"
+    assert row["helps"] == "False"
+    assert float(row["real"]) > 50 < 100 * float(row["filter"])
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ def run(
 
 
 def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
-    figure, axes = plt.subplots(2, len(rows), figsize=(4.2 * len(rows), 5.4), squeeze=False, height_ratios=(2, 1))
+    size = 5.5 * len(rows) + 1, 5.4
+    figure, axes = plt.subplots(2, len(rows), figsize=size, squeeze=False, height_ratios=(2.6, 1), layout="constrained")
     for (above, below), row, image in zip(axes.T, rows, made, strict=True):
         above.imshow(image)
         above.axis("off")
@@ -107,12 +108,11 @@ def draw(rows: list[study.Row], made: list[np.ndarray], path: Path) -> None:
         names = [name for name in row if f"± {name}" in row]
         means, widths = ([float(str(row[f"{mark}{name}"])) for name in names] for mark in ("", "± "))
         below.errorbar(means, range(len(names)), xerr=widths, fmt="o", capsize=3)
-        below.set_yticks(range(len(names)), names, size=7)
+        below.set_yticks(range(len(names)), names if below is axes[1, 0] else [], size=8)
         below.invert_yaxis()
         below.tick_params(axis="x", labelsize=7)
         below.set_xlabel("accuracy on test images, %", size=8)
         below.margins(y=0.2)
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
     plt.close(figure)
 

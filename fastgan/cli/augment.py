@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from fastgan.augmentation import Made
     from fastgan.data import ImageSet
     from fastgan.train.networks import Trained
-
-#: Classes, real, accepted and rejected images of a row of the picture.
-_ROWS, _REAL, _ACCEPTED, _REJECTED = 20, 4, 8, 4
 
 
 @dataclass
@@ -76,6 +72,7 @@ def augment(argv: list[str]) -> None:
 
     from fastgan._util.progress import Progress
     from fastgan.augmentation import Filter, Thresholds, folder, generate
+    from fastgan.augmentation.shown import picture, table
     from fastgan.train.device import resolve_device
     from fastgan.train.networks import load_generator
 
@@ -130,10 +127,10 @@ def augment(argv: list[str]) -> None:
     }  # fmt: skip
     parts = {folder.REAL: (real.images, real.labels), folder.GENERATED: generated}
     folder.write(options.out, folders, parts, report)
-    print(_table(rows))
+    print(table(rows))
     print(f"{len(real):,} real and {len(generated[0]):,} generated images: {options.out}")
     if options.grid is not None:
-        print(f"picture: {_picture(real, made, options.grid)}")
+        print(f"picture: {picture(real, made, options.grid)}")
     if held_out is not None:
         report["proof"] = _prove((real.images, real.labels), generated, held_out, options, device)
         folder.write_report(options.out, report)
@@ -292,42 +289,3 @@ def _prove(
     print(found.table())
     print(found.sentence())
     return found.to_json()
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Counts for each class, in lines."""
-    from fastgan._util.output import printable
-    from fastgan.augmentation.filter import REASONS
-
-    width = max(5, *(len(printable(row["class"])) for row in rows))
-    lines = [f"{'class':{width}} {'real':>7} {'generated':>9} {'drawn':>7}   rejected: {', '.join(REASONS)}"]
-    for row in rows:
-        rejected = ", ".join(str(row["rejected"][reason]) for reason in REASONS)
-        counts = f"{row['real']:>7,} {row['generated']:>9,} {row['drawn']:>7,}"
-        lines.append(f"{printable(row['class']):{width}} {counts}   {rejected}")
-    return "\n".join(lines)
-
-
-def _picture(real: ImageSet, made: list[Made], path: Path) -> Path:
-    """Real, accepted and rejected images beside each other, a row for each class that has generated ones."""
-    import numpy as np
-
-    from fastgan.report.images import beside, grid, save_png
-
-    assert real.labels is not None
-    shown = [label for label, one in enumerate(made) if one.wanted][:_ROWS]
-    columns = [
-        (_REAL, [real.images[real.labels == label] for label in shown]),
-        (_ACCEPTED, [made[label].images for label in shown]),
-        (_REJECTED, [np.array(made[label].examples).reshape(-1, *real.images.shape[1:]) for label in shown]),
-    ]
-    scale = max(1, 48 // real.images.shape[-1])
-    picture = None
-    for count, rows in columns:
-        sheet = np.full((len(shown), count, *real.images.shape[1:]), 255, np.uint8)
-        for row, images in zip(sheet, rows, strict=True):
-            row[: len(images)] = images[:count]
-        part = grid(sheet.reshape(-1, *real.images.shape[1:]), count, scale=scale)
-        picture = part if picture is None else beside(picture, part)
-    assert picture is not None
-    return save_png(picture, path)
