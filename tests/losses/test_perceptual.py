@@ -280,3 +280,11 @@ def test_bad_input(files, tmp_path):
         loss(fake, fake[:, :1])
     with pytest.raises(UsageError, match="fake: expected images"):
         loss(fake[:, :2], fake[:, :2])
+
+
+@pytest.mark.parametrize("name", ["vgg19", "random"])
+def test_frozen_weights_are_in_the_layout_in_which_libraries_convolve_faster(files, name):
+    loss = perceptual_loss(files[name][1] if name in files else name)
+    weights = [buffer for buffer in loss.network.buffers() if buffer.dim() == 4 and min(buffer.shape[1:]) > 1]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
