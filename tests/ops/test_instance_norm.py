@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import fastgan
 from fastgan.ops import instance_norm_act
 from fastgan.ops._library import registry
 
@@ -70,3 +71,20 @@ def test_wrong_arguments():
     ):
         with pytest.raises(error, match=sentence):
             call()
+
+
+def test_one_image_whose_gradient_comes_in_another_layout():
+    """PyTorch's own (2.13) takes such a gradient for a contiguous one."""
+    torch.manual_seed(0)
+    x, weights = torch.randn(1, 8, 6, 6, dtype=torch.float64), torch.randn(1, 36, 8, dtype=torch.float64)
+
+    def formula(y):
+        centered = y - y.mean((2, 3), keepdim=True)
+        return centered * torch.rsqrt(centered.square().mean((2, 3), keepdim=True) + 1e-5)
+
+    found = []
+    for norm in (formula, fastgan.fuse(torch.nn.Sequential(torch.nn.InstanceNorm2d(8)))):
+        y = x.clone().requires_grad_()
+        loss = (norm(y).permute(0, 2, 3, 1).flatten(1, 2)[:, :5] * weights[:, :5]).sum()
+        found.append(torch.autograd.grad(loss, y)[0])
+    torch.testing.assert_close(*found)
