@@ -142,6 +142,14 @@ def test_the_committed_tables_support_the_sentences_of_the_page():
     page = (ROOT / "docs" / "studies.md").read_text()
     for row in upscaled.values():
         assert f"| {row['psnr']} dB | {row['ssim']} | {row['efficientnet']}, {row['mobilenet']} |" in page
+    augmented = {row["run"]: row for row in committed("augmentation")}
+    assert {row["helps"] for row in augmented.values()} == {"False"}
+    accuracy = {name: float(augmented["MNIST, from latents"][name]) for name in ("real", "real + generated")}
+    assert accuracy["real + generated"] < accuracy["real"] - 0.5
+    assert augmented["CIFAR-10, from latents"]["generated"] == "11"
+    decoders = {row["run"]: (float(row["psnr"]), float(row["fid"])) for row in committed("tiny_decoder")}
+    assert decoders["L1"][0] > decoders["L1 + adversarial"][0] + 2
+    assert decoders["L1 + adversarial"][1] < decoders["autoencoder"][1] < 0.6 * decoders["L1"][1]
 
 
 @pytest.mark.full
@@ -165,11 +173,6 @@ def test_unpaired_emoji_come_nearer_to_their_partners():
     for row in rows:
         assert float(row["translated"]) < float(row["unchanged"])
         assert int(row["nearer_percent"]) > 55
-    augmented = {row["run"]: row for row in committed("augmentation")}
-    assert {row["helps"] for row in augmented.values()} == {"False"}
-    accuracy = {name: float(augmented["MNIST, from latents"][name]) for name in ("real", "real + generated")}
-    assert accuracy["real + generated"] < accuracy["real"] - 0.5
-    assert augmented["CIFAR-10, from latents"]["generated"] == "11"
 
 
 @pytest.fixture(scope="module")

@@ -48,16 +48,16 @@ RUNS: dict[str, dict[str, Any]] = {
         "flags": ("--task.start", 500, "--task.latent_weight", 1e-4, "--task.perceptual", "none"),
     },
     "L1": {
-        "preset": "tiny-decoder", "steps": 1000,
+        "preset": "tiny-decoder", "steps": 2000,
         "flags": (*TINY, "--task.perceptual", "none", "--task.adversarial_weight", 0),
     },
     "L1 + adversarial": {
-        "preset": "tiny-decoder", "steps": 1000,
-        "flags": (*TINY, "--task.perceptual", "none", "--task.adversarial_weight", 0.8),
+        "preset": "tiny-decoder", "steps": 2000,
+        "flags": (*TINY, "--task.perceptual", "none", "--task.adversarial_weight", 0.3),
     },
     "L1 + perceptual + adversarial": {
-        "preset": "tiny-decoder", "steps": 1000,
-        "flags": (*TINY, "--task.perceptual", "efficientnet", "--task.adversarial_weight", 0.8),
+        "preset": "tiny-decoder", "steps": 2000,
+        "flags": (*TINY, "--task.perceptual", "efficientnet", "--task.adversarial_weight", 0.3),
     },
 }  # fmt: skip
 #: Test images that are measured, and shown.
