@@ -56,14 +56,13 @@ class Trainer:
     """Trains a generator against a discriminator: any modules, any task, any iterator of batches.
 
     generator, discriminator: modules, or ModuleDicts of several. loss: a name in `fastgan.losses.ADVERSARIAL` or an
-    AdversarialLoss; for a task of one's own it gives the usual optimizer settings alone. config: see `fastgan.Config`;
-    its topics data and model describe sets and networks by name and are not used here. task: a subclass of
-    `fastgan.Task`, or a function of both networks that returns a Task; left out, the task that the configuration names,
-    else `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else `fastgan.tasks.Generation`.
-    latent_shape: of one z, for generation;
-    (generator.latent,) where it has that attribute, else (config.model.latent,). out: the run directory, or None to
-    write nothing. about: more facts for `config.json`. world: this process among those that train together, from
-    `fastgan.train.distributed.process_group`; rank 0 writes.
+    AdversarialLoss, in place of the configuration's; for a task of one's own it gives the usual optimizer settings
+    alone. config: see `fastgan.Config`; its topics data and model describe sets and networks by name and are not used
+    here. task: a subclass of `fastgan.Task`, or a function of both networks that returns a Task; left out, the task
+    that the configuration names, else `fastgan.tasks.Paired` for a generator with the attribute `source_channels`, else
+    `fastgan.tasks.Generation`. latent_shape: of one z, for generation; (generator.latent,) where it has that attribute,
+    else (config.model.latent,). out: the run directory, or None to write nothing. about: more facts for `config.json`.
+    world: this process among those that train together, from `fastgan.train.distributed.process_group`; rank 0 writes.
 
     After `fit`, `generator` and `discriminator` are trained in place and `ema.module` is the averaged generator.
     """
@@ -72,7 +71,7 @@ class Trainer:
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        loss: str | AdversarialLoss = "non-saturating",
+        loss: str | AdversarialLoss | None = None,
         config: Config | None = None,
         *,
         task: Callable[[nn.Module, nn.Module], Task] | None = None,
@@ -82,6 +81,7 @@ class Trainer:
         world: World | None = None,
     ):
         config = config or Config()
+        loss = config.loss.adversarial if loss is None else loss
         if isinstance(loss, str) and loss not in ADVERSARIAL:
             raise UsageError(unknown("loss", loss, list(ADVERSARIAL)))
         self.loss = ADVERSARIAL[loss] if isinstance(loss, str) else loss

@@ -290,3 +290,11 @@ def test_single_iterations_without_fit_equal_fit(images):
         iterated.iterate(batches, Means())
     assert iterated.step == 6
     assert torch.equal(weights(fitted), weights(iterated))
+
+
+def test_without_an_argument_the_loss_is_the_configurations():
+    config = Config.from_flags(loss="hinge", steps=1)
+    networks = torch.nn.Linear(64, 4), torch.nn.Linear(4, 1)
+    assert Trainer(*networks, config=config).loss.name == "hinge"
+    assert Trainer(*networks, "wgan-gp", config).loss.name == "wgan-gp"
+    assert Trainer(*networks).loss.name == "non-saturating"
