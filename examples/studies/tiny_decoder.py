@@ -40,7 +40,7 @@ SMALL = (
     "--model.d_layers", 2, "--model.d_width", 16, "--batch", 16, "--lr-g", 2e-3, "--lr-d", 4e-4, "--ema-images", 2000,
     "--held-out", 256, "--compile", "off", "--precision", "fp32",
 )  # fmt: skip
-TINY = ("--model.tiny_width", 16, "--task.start", 0)
+TINY = ("--model.tiny_width", 12, "--task.start", 0)
 #: Preset and flags of `fastgan train` for each run.
 RUNS: dict[str, dict[str, Any]] = {
     "autoencoder": {

@@ -30,12 +30,9 @@ class JoinedStream:
             # With the same seed two sets of the same number of images would be in the same order.
             own = seed if aligned else int(np.random.SeedSequence((seed, i)).generate_state(1)[0])
             self._streams[name] = BatchStream(
-                images, batch, own, device, rank=rank, world=world, held_out=min(held_out, len(images) - 1),
-                share=0.25 / len(sets),
+                images, batch, own, device, rank=rank, world=world, held_out=held_out, share=0.25 / len(sets),
             )  # fmt: skip
-        held = {name: stream.held_out for name, stream in self._streams.items()}
-        fewest = min(map(len, held.values()))
-        self.held_out = {name: images[:fewest] for name, images in held.items()}
+        self.held_out = {name: stream.held_out for name, stream in self._streams.items()}
 
     @property
     def where(self) -> str:

@@ -1,5 +1,7 @@
 """Convolutions with few output channels run as one that makes several pixels at once on a CPU."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +99,17 @@ def test_a_generators_last_convolution_and_penalties(monkeypatch):
     assert calls == [1]
     layers(x.requires_grad_()).sum().backward()
     assert calls == [1]
+
+
+@pytest.mark.parametrize("outputs", [3, 8])
+def test_a_weight_that_a_norm_computes_is_read_once(outputs):
+    """Each time that it is read, a spectral norm takes a step of its power iteration."""
+    torch.manual_seed(0)
+    plain = nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, outputs, 7, padding=3))
+    fused = fuse(copy.deepcopy(plain))
+    x = torch.randn(1, 16, 64, 64)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(fused(x), plain(x))
+    for name, buffer in plain.named_buffers():
+        torch.testing.assert_close(dict(fused.named_buffers())[name], buffer)

@@ -349,7 +349,8 @@ def test_loaded_networks_have_the_level_of_the_checkpoint(tmp_path):
     trained = load_generator(tmp_path / "run")
     z = torch.randn(3, 4)
     assert trained.generator.image_shape == (1, 8, 8)
-    np.testing.assert_array_equal(trained.generator(z), trainer.sample(z))
+    # The average that is trained is in channels_last, which libraries sum in another order.
+    np.testing.assert_allclose(trained.generator(z), trainer.sample(z), rtol=0, atol=2e-6)
     assert (trained.generator.alpha, load_discriminator(trained).alpha) == (0.5, 0.5)
 
 

@@ -36,7 +36,9 @@ class SRVGGNetCompact(nn.Module):
         shuffle = scale if shuffle is None else shuffle
         if not 1 <= scale <= shuffle:
             raise UsageError(f"scale: expected a number from 1 to shuffle = {shuffle}, got {scale}")
-        check_sizes(channels=channels, width=width, blocks=blocks)
+        check_sizes(channels=channels, width=width)
+        if blocks < 0:  # files of none are opened too
+            raise UsageError(f"blocks: expected a number >= 0, got {blocks}")
         self.scale, self.channels, self.shuffle = scale, channels, shuffle
         self.source_channels = channels  # called with images, and not with latents
         self.arguments = {"scale": scale, "channels": channels, "width": width, "blocks": blocks, "shuffle": shuffle}

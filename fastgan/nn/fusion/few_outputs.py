@@ -30,9 +30,12 @@ def _block() -> int:
 
 def takes(layer: Any, x: Tensor) -> bool:
     """Whether `convolved` is faster for a Conv2d of an ordinary float32 tensor x on a CPU."""
-    weight = layer.weight
-    outputs, _, height, width = weight.shape
-    if outputs > MOST_OUTPUTS or width < LEAST_WIDTH or x.dtype is not torch.float32 or x.dim() != 4:
+    height, width = layer.kernel_size
+    if layer.out_channels > MOST_OUTPUTS or width < LEAST_WIDTH or x.dtype is not torch.float32 or x.dim() != 4:
+        return False
+    # A norm computes the weight, and moves on, each time that it is read.
+    weight = vars(layer)["_parameters"].get("weight")
+    if weight is None:
         return False
     plain = layer.stride == (1, 1) and layer.dilation == (1, 1) and layer.groups == 1
     if not plain or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
