@@ -75,7 +75,9 @@ class RRDBNet(nn.Module):
         super().__init__()
         if scale not in UNSHUFFLE:
             raise UsageError(f"scale: expected 1, 2 or 4, got {scale}")
-        check_sizes(channels=channels, width=width, growth=growth, blocks=blocks)
+        check_sizes(channels=channels, width=width, growth=growth)
+        if blocks < 0:  # files of none are opened, and refused for what they lack
+            raise UsageError(f"blocks: expected a number >= 0, got {blocks}")
         self.scale, self.channels, self.multiple = scale, channels, UNSHUFFLE[scale]
         self.source_channels = channels  # called with images, and not with latents
         self.arguments = {"scale": scale, "channels": channels, "width": width, "growth": growth, "blocks": blocks}
@@ -120,6 +122,7 @@ def build(
     where it is another. scale, blocks, growth: as in `RRDBNet`. discriminator: "unet" or "vgg". latent is not used.
     Raises UsageError for sizes and options that they do not support.
     """
+    check_sizes(blocks=blocks)
     generator = fuse(RRDBNet(scale, channels, width, growth, blocks))
     width = width if d_width is None else d_width
     return generator, discriminator_of("esrgan", discriminator, resolution, channels, width, classes, d_norm, scale)

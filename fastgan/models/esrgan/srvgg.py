@@ -76,6 +76,7 @@ def build(
     where it is another. scale, blocks, shuffle: as in `SRVGGNetCompact`. discriminator: "unet" or "vgg". latent is not
     used. Raises UsageError for sizes and options that they do not support.
     """
+    check_sizes(blocks=blocks)
     generator = fuse(SRVGGNetCompact(scale, channels, width, blocks, shuffle))
     width = width if d_width is None else d_width
     return generator, discriminator_of("compact", discriminator, resolution, channels, width, classes, d_norm, scale)
