@@ -84,21 +84,21 @@ _LIMITS = {
 _WEIGHTS = {"kernel_prob": len(KINDS), "resize_prob": 3}
 
 
-def _problem(name: str, value: object) -> str:
+def _problem(name: str, value: Any) -> str:
     """What a value should have been, or ""."""
     if name == "blur_kernel_size":
         return "" if isinstance(value, int) and value > 0 and value % 2 else "an odd number of pixels"
     if name == "resize_modes":
-        return "" if value and set(value) <= MODES.keys() else f"names among {', '.join(MODES)}"  # type: ignore
+        return "" if value and set(value) <= MODES.keys() else f"names among {', '.join(MODES)}"
     if name in _WEIGHTS:
         count = _WEIGHTS[name]
-        fits = len(value) == count and min(value) >= 0 and sum(value) > 0  # type: ignore
+        fits = len(value) == count and min(value) >= 0 and sum(value) > 0
         return "" if fits else f"{count} weights >= 0"
     if name in _LIMITS:
         low, high = _LIMITS[name]
-        fits = len(value) == 2 and low <= value[0] <= value[1] <= high  # type: ignore
+        fits = len(value) == 2 and low <= value[0] <= value[1] <= high
         return "" if fits else f"two rising numbers from {low:g} to {high:g}"
-    return "" if 0 <= value <= 1 else "a probability from 0 to 1"  # type: ignore
+    return "" if 0 <= value <= 1 else "a probability from 0 to 1"
 
 
 def read_settings(path: str | Path) -> Settings:

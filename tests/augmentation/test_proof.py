@@ -25,7 +25,7 @@ def test_the_interval_is_students():
         assert quantile == pytest.approx(stats.t.ppf(0.975, degrees), abs=1e-3)
 
 
-def test_the_verdict_is_of_the_same_training_with_and_without():
+def test_the_proof_compares_the_same_training_with_and_without():
     helps, harms, open_ = of(0.01, 0.011, 0.012), of(-0.01, -0.011, -0.012), of(0.01, -0.01, 0.02)
     assert helps.helps
     assert (
