@@ -164,8 +164,8 @@ class CycleGAN(PublicStep):
     def discriminator_loss(self) -> Tensor:
         loss = torch.zeros((), device=self.device)
         for domain in ("a", "b"):
-            judge = self.discriminator[domain]  # type: ignore[index]
-            real, fake = judge(self.batch[domain]), judge(self.pools[domain].query(self.fake[domain]))
+            discriminator = self.discriminator[domain]  # type: ignore[index]
+            real, fake = discriminator(self.batch[domain]), discriminator(self.pools[domain].query(self.fake[domain]))
             loss = loss + 0.5 * (F.mse_loss(real, torch.ones_like(real)) + F.mse_loss(fake, torch.zeros_like(fake)))
         return loss
 

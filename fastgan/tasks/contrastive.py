@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,22 +14,21 @@ from fastgan.losses import AdversarialLoss
 from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization
 from fastgan.tasks import measures, sample_grids
-from fastgan.tasks.base import Batch, Loss, Noise, Task
-from fastgan.tasks.batches import two_domains
+from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.image_pool import ImagePools
-from fastgan.tasks.networks import coupling_layer, dtype_of
+from fastgan.tasks.networks import coupling_layer
 from fastgan.tasks.terms import (
     adversarial_d,
     adversarial_g,
     check_options,
     check_parts,
     like,
-    randomly_cropped,
     refuse_unknown,
 )
+from fastgan.tasks.two_domains import TwoDomains
 
 
-class Contrastive(Task):
+class Contrastive(TwoDomains):
     """Batches are {"a": [N, C, H, W], "b": [N, C', H, W]}, float in [-1, 1]; images of b are made of those of a.
 
     generator: an nn.ModuleDict of "a_to_b", a network with `features` as `ResNetGenerator` has them, and "heads", which
@@ -45,9 +43,6 @@ class Contrastive(Task):
     The features of real images come from the pass that makes the fakes. The discriminator sees fakes of the generator
     step before, which need not be made again.
     """
-
-    real = "b"
-    data = "unpaired"
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss, config: LossConfig,
@@ -68,7 +63,7 @@ class Contrastive(Task):
         parts: Any = generator
         self.channels = {"a": parts["a_to_b"].channels, "b": parts["a_to_b"].out_channels}
         self.identity = identity and self.channels["a"] == self.channels["b"]
-        self.fakes = ImagePools("b", 0, regularization.mean)
+        self.pools = ImagePools("b", 0, regularization.mean)
         self.apart = bool(coupling_layer(discriminator))
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
@@ -102,7 +97,7 @@ class Contrastive(Task):
         for domain, term in zip(domains, per_image.split(len(a)), strict=True):
             log[f"loss/nce_{domain}"] = term.mean()
         value = log["loss/generator"] + self.nce_weight * per_image.mean()
-        return Loss(value, log, self.fakes.outputs({"b": fake}, batch, noise))
+        return Loss(value, log, self.pools.outputs({"b": fake}, batch, noise))
 
     def straight_keys(self, network: Any, a: Tensor, keys: list[Tensor]) -> list[Tensor]:
         """Features of images of a as they are, where the generator got mirrored ones."""
@@ -120,8 +115,8 @@ class Contrastive(Task):
         parts: Any = self.generator
         n = len(batch["a"])
         if network == "discriminator":
-            return self.fakes.fakes({"b": batch["b"]}, lambda _: parts["a_to_b"](batch["a"]))
-        noise: Noise = dict(self.fakes.draw(n, random, step))
+            return self.pools.fakes({"b": batch["b"]}, lambda _: parts["a_to_b"](batch["a"]))
+        noise: Noise = dict(self.pools.draw(n, random, step))
         if self.equivariance:
             noise["mirrored"] = random.uniform(n) < 0.5
         for domain in ("a", "b") if self.identity else ("a",):
@@ -130,21 +125,6 @@ class Contrastive(Task):
                 noise[f"patches.{domain}.{i}"] = order[:, : self.patches].contiguous()
         return noise
 
-    def update_after_generator(self, losses: Sequence[Loss]) -> None:
-        self.fakes.exchange([loss.outputs for loss in losses])
-
-    def collate(self, batch: Any, name: str = "batches") -> Batch:
-        return two_domains(batch, self.channels, name, dtype_of(self.generator))
-
-    def transform(self, batch: Batch, random: Random | None) -> Batch:
-        return {name: randomly_cropped(images, self.crop, random, self.flip) for name, images in batch.items()}
-
     def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
         parts: Any = self.generator
         return dict(sample_grids.of_translations(parts["a_to_b"], batch, held_out, self.identity))
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.fakes.tensors()
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.fakes.load_tensors(tensors, next(self.generator.parameters()).device)

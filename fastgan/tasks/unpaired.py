@@ -13,25 +13,24 @@ from fastgan.losses import AdversarialLoss, l1
 from fastgan.losses.config import LossConfig
 from fastgan.regularization import Regularization
 from fastgan.tasks import measures, sample_grids
-from fastgan.tasks.base import Batch, Loss, Noise, Task
-from fastgan.tasks.batches import two_domains
+from fastgan.tasks.base import Batch, Loss, Noise
 from fastgan.tasks.image_pool import ImagePools
-from fastgan.tasks.networks import coupling_layer, dtype_of, source_channels
+from fastgan.tasks.networks import coupling_layer, source_channels
 from fastgan.tasks.terms import (
     adversarial_d,
     adversarial_g,
     check_options,
     check_parts,
     like,
-    randomly_cropped,
     refuse_unknown,
 )
+from fastgan.tasks.two_domains import TwoDomains
 
 #: Generator → the domain that it takes, and that it makes.
 WAYS = {"a_to_b": ("a", "b"), "b_to_a": ("b", "a")}
 
 
-class Unpaired(Task):
+class Unpaired(TwoDomains):
     """Batches are {"a": [N, C, H, W], "b": [N, C', H, W]}, float in [-1, 1]: images of two domains, in no order.
 
     generator: an nn.ModuleDict of "a_to_b" and "b_to_a", each called with images of the domain that it takes.
@@ -46,9 +45,6 @@ class Unpaired(Task):
     discriminator, where its layers treat each image by itself. The discriminators of an iteration see fakes of the
     generator step before it, which need not be made again: the order of steps of the public code.
     """
-
-    real = "b"
-    data = "unpaired"
 
     def __init__(
         self, generator: nn.Module, discriminator: nn.Module, loss: AdversarialLoss, config: LossConfig,
@@ -117,23 +113,8 @@ class Unpaired(Task):
         source = {to: (ways[way], batch[taken]) for way, (taken, to) in WAYS.items()}
         return self.pools.fakes(batch, lambda domain: source[domain][0](source[domain][1]))
 
-    def update_after_generator(self, losses: Sequence[Loss]) -> None:
-        self.pools.exchange([loss.outputs for loss in losses])
-
-    def collate(self, batch: Any, name: str = "batches") -> Batch:
-        return two_domains(batch, self.channels, name, dtype_of(self.generator))
-
-    def transform(self, batch: Batch, random: Random | None) -> Batch:
-        return {name: randomly_cropped(images, self.crop, random, self.flip) for name, images in batch.items()}
-
     def samples(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Any]:
         return dict(sample_grids.of_cycles(self.generator, batch, held_out))
 
     def measures(self, batch: Batch, held_out: Batch | None, step: int) -> dict[str, Tensor]:
         return {} if held_out is None else measures.cycles(self.generator, held_out, len(batch["a"]))
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.pools.tensors()
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.pools.load_tensors(tensors, next(self.generator.parameters()).device)
