@@ -77,7 +77,7 @@ class Filter:
         median = torch.cat(found).median()
         self.distances = torch.stack([own.median() if len(own) >= _FEW else median for own in found]).cpu().numpy()
 
-    def judge(self, images: np.ndarray, label: int, accepted: Tensor | None = None) -> tuple[np.ndarray, Tensor]:
+    def reasons(self, images: np.ndarray, label: int, accepted: Tensor | None = None) -> tuple[np.ndarray, Tensor]:
         """For images uint8 [N, C, H, W] made for a class: "" or one of REASONS each, [N], and their features [N, F].
 
         accepted: features of earlier images of the class, which must not be repeated.

@@ -55,7 +55,7 @@ def generate(
         while have < count and made.drawn < tries * count:
             n = min(_BATCH, tries * count - made.drawn)
             candidates = draw(label, made.drawn, n)
-            reasons, vectors = images.judge(candidates, label, accepted)
+            reasons, vectors = images.reasons(candidates, label, accepted)
             good = np.flatnonzero(reasons == "")[: count - have]
             if len(good) == count - have:  # what was drawn behind the last one needed was not looked at
                 candidates, reasons = candidates[: good[-1] + 1], reasons[: good[-1] + 1]

@@ -68,11 +68,11 @@ class Unpaired(TwoDomains):
 
     def discriminator_loss(self, batch: Batch, noise: Noise) -> Loss:
         """Each discriminator by itself: its images against fakes of the pool."""
-        judges: Any = self.discriminator
+        discriminators: Any = self.discriminator
         values, logs = [], []
         for domain in ("a", "b"):
             real, fake = batch[domain], like(batch[domain], noise[f"fake.{domain}"])
-            of_real, of_fake = self.through(domain, judges[domain], real, fake)
+            of_real, of_fake = self.through(domain, discriminators[domain], real, fake)
             values.append(adversarial_d(self.loss, of_real, of_fake))
             logs.append(measures.statistics(real, fake, of_real, of_fake) | {"loss/discriminator": values[-1]})
         log = {name: (logs[0][name] + logs[1][name]) / 2 for name in logs[0]}
@@ -82,7 +82,7 @@ class Unpaired(TwoDomains):
     def generator_loss(self, batch: Batch, noise: Noise) -> Loss:
         """Equation 3, both ways, with the identity loss."""
         ways: Any = self.generator
-        judges: Any = self.discriminator
+        discriminators: Any = self.discriminator
         made, same, log = {}, {}, {}
         for way, (taken, to) in WAYS.items():
             if self.identity_weight:
@@ -92,7 +92,7 @@ class Unpaired(TwoDomains):
         value = torch.zeros((), device=batch["a"].device)
         for way, (taken, to) in WAYS.items():
             back = ways[way](made[taken])  # images of `to` again, which had become images of `taken`
-            terms = {"generator": (1.0, adversarial_g(self.loss, judges[to], made[to], batch[to]))}
+            terms = {"generator": (1.0, adversarial_g(self.loss, discriminators[to], made[to], batch[to]))}
             terms["cycle"] = self.cycle_weight, l1(back.float(), batch[to].float())
             if same:
                 terms["identity"] = self.identity_weight, l1(same[to].float(), batch[to].float())
